@@ -1,0 +1,212 @@
+//! One change on one host, as a closed set: what an agent does, and nothing else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{
+    Address, AddressKey, Destination, DestinationKey, Link, Module, Route, RouteKey, ServiceKey,
+    Sysctl, VirtualService,
+};
+use crate::topology::IfName;
+
+/// A change with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is done.
+    pub change: Change,
+    /// Why, for a person: which forwarding method needs it, and what would happen without.
+    pub why: String,
+}
+
+/// What can be done to a host. Each carries what it expects to find (`before`) and what it leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// modprobe. Has no inverse: others may have come to use it.
+    LoadModule {
+        /// Which.
+        module: Module,
+    },
+    /// Write a value under /proc/sys.
+    SetSysctl {
+        /// Which.
+        key: Sysctl,
+        /// What is there.
+        before: String,
+        /// What will be there.
+        after: String,
+    },
+    /// Set an interface up or down.
+    SetLink {
+        /// Which.
+        dev: IfName,
+        /// What it is.
+        before: Link,
+        /// What it will be.
+        after: Link,
+    },
+    /// Add an address that is not there.
+    AddAddress {
+        /// Which.
+        key: AddressKey,
+        /// How.
+        address: Address,
+    },
+    /// Remove an address that is there.
+    RemoveAddress {
+        /// Which.
+        key: AddressKey,
+        /// How it was.
+        address: Address,
+    },
+    /// Add a route where none leads to the destination.
+    AddRoute {
+        /// Which.
+        key: RouteKey,
+        /// How.
+        route: Route,
+    },
+    /// Replace a route in place: there is no moment without one.
+    ReplaceRoute {
+        /// Which.
+        key: RouteKey,
+        /// How it was.
+        before: Route,
+        /// How it will be.
+        after: Route,
+    },
+    /// Remove a route that is there.
+    RemoveRoute {
+        /// Which.
+        key: RouteKey,
+        /// How it was.
+        route: Route,
+    },
+    /// Add a service, without destinations.
+    AddService {
+        /// Which.
+        key: ServiceKey,
+        /// How; its destinations are empty.
+        service: VirtualService,
+    },
+    /// Change a service in place; its destinations and connections stay.
+    EditService {
+        /// Which.
+        key: ServiceKey,
+        /// How it was; destinations empty.
+        before: VirtualService,
+        /// How it will be; destinations empty.
+        after: VirtualService,
+    },
+    /// Remove a service that has no destination any more.
+    RemoveService {
+        /// Which.
+        key: ServiceKey,
+        /// How it was; destinations empty.
+        service: VirtualService,
+    },
+    /// Add a destination to a service.
+    AddDestination {
+        /// To which service.
+        service: ServiceKey,
+        /// Which.
+        key: DestinationKey,
+        /// How.
+        destination: Destination,
+    },
+    /// Change a destination in place; its connections stay.
+    EditDestination {
+        /// Of which service.
+        service: ServiceKey,
+        /// Which.
+        key: DestinationKey,
+        /// How it was.
+        before: Destination,
+        /// How it will be.
+        after: Destination,
+    },
+    /// Remove a destination from a service.
+    RemoveDestination {
+        /// From which service.
+        service: ServiceKey,
+        /// Which.
+        key: DestinationKey,
+        /// How it was.
+        destination: Destination,
+    },
+}
+
+impl Change {
+    /// What undoes it; `None` for a module, which stays.
+    pub fn inverse(&self) -> Option<Self> {
+        Some(match self.clone() {
+            Self::LoadModule { .. } => return None,
+            Self::SetSysctl { key, before, after } => {
+                Self::SetSysctl { key, before: after, after: before }
+            }
+            Self::SetLink { dev, before, after } => {
+                Self::SetLink { dev, before: after, after: before }
+            }
+            Self::AddAddress { key, address } => Self::RemoveAddress { key, address },
+            Self::RemoveAddress { key, address } => Self::AddAddress { key, address },
+            Self::AddRoute { key, route } => Self::RemoveRoute { key, route },
+            Self::ReplaceRoute { key, before, after } => {
+                Self::ReplaceRoute { key, before: after, after: before }
+            }
+            Self::RemoveRoute { key, route } => Self::AddRoute { key, route },
+            Self::AddService { key, service } => Self::RemoveService { key, service },
+            Self::EditService { key, before, after } => {
+                Self::EditService { key, before: after, after: before }
+            }
+            Self::RemoveService { key, service } => Self::AddService { key, service },
+            Self::AddDestination { service, key, destination } => {
+                Self::RemoveDestination { service, key, destination }
+            }
+            Self::EditDestination { service, key, before, after } => {
+                Self::EditDestination { service, key, before: after, after: before }
+            }
+            Self::RemoveDestination { service, key, destination } => {
+                Self::AddDestination { service, key, destination }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Change {
+    /// One line: what is done to what, with before and after.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoadModule { module } => write!(f, "load module {module}"),
+            Self::SetSysctl { key, before, after } => write!(f, "set {key}: {before} -> {after}"),
+            Self::SetLink { dev, before, after } => {
+                write!(f, "set link {dev}: {before} -> {after}")
+            }
+            Self::AddAddress { key, address } => {
+                write!(f, "add address {} to {} ({address})", key.net, key.dev)
+            }
+            Self::RemoveAddress { key, address } => {
+                write!(f, "remove address {} from {} ({address})", key.net, key.dev)
+            }
+            Self::AddRoute { key, route } => write!(f, "add route {key} {route}"),
+            Self::ReplaceRoute { key, before, after } => {
+                write!(f, "replace route {key}: {before} -> {after}")
+            }
+            Self::RemoveRoute { key, route } => write!(f, "remove route {key} {route}"),
+            Self::AddService { key, service } => write!(f, "add service {key} ({service})"),
+            Self::EditService { key, before, after } => {
+                write!(f, "change service {key}: {before} -> {after}")
+            }
+            Self::RemoveService { key, service } => write!(f, "remove service {key} ({service})"),
+            Self::AddDestination { service, key, destination } => {
+                write!(f, "add real server {key} to {service} ({destination})")
+            }
+            Self::EditDestination { service, key, before, after } => {
+                write!(f, "change real server {key} of {service}: {before} -> {after}")
+            }
+            Self::RemoveDestination { service, key, destination } => {
+                write!(f, "remove real server {key} from {service} ({destination})")
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Links, addresses and routes as a [`super::HostState`] has them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::topology::IfName;
+
+/// Whether an interface is administratively up (IFF_UP).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// IFF_UP is set.
+    Up,
+    /// It is not.
+    Down,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        })
+    }
+}
+
+/// Names an address: `192.0.2.1/32@lo`. The kernel tells addresses apart by all three.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AddressKey {
+    /// The interface.
+    pub dev: IfName,
+    /// Address and prefix length, host part kept.
+    pub net: IpNet,
+}
+
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.net, self.dev)
+    }
+}
+
+impl FromStr for AddressKey {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (net, dev) =
+            text.split_once('@').ok_or("an address key is ADDRESS/PREFIX@INTERFACE")?;
+        let net = net.parse().map_err(|error| format!("{net:?}: {error}"))?;
+        let dev = dev.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { dev, net })
+    }
+}
+
+super::ipvs::text_form!(AddressKey);
+
+/// How an address is set, beyond its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Address {
+    /// Scope.
+    pub scope: Scope,
+    /// IPv4 label such as `lo:0`; `None` where it is just the interface's name (the kernel's default).
+    pub label: Option<String>,
+    /// Broadcast address, if one is set.
+    pub broadcast: Option<IpAddr>,
+}
+
+/// Scope of an address or a route (include/uapi/linux/rtnetlink.h, `rt_scope_t`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// RT_SCOPE_UNIVERSE, 0.
+    Global,
+    /// RT_SCOPE_SITE, 200.
+    Site,
+    /// RT_SCOPE_LINK, 253.
+    Link,
+    /// RT_SCOPE_HOST, 254.
+    Host,
+    /// RT_SCOPE_NOWHERE, 255.
+    Nowhere,
+    /// A number of the user's own.
+    Other(u8),
+}
+
+impl Scope {
+    /// The kernel's number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Global => 0,
+            Self::Site => 200,
+            Self::Link => 253,
+            Self::Host => 254,
+            Self::Nowhere => 255,
+            Self::Other(number) => number,
+        }
+    }
+
+    /// From the kernel's number.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Global,
+            200 => Self::Site,
+            253 => Self::Link,
+            254 => Self::Host,
+            255 => Self::Nowhere,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Global => f.pad("global"),
+            Self::Site => f.pad("site"),
+            Self::Link => f.pad("link"),
+            Self::Host => f.pad("host"),
+            Self::Nowhere => f.pad("nowhere"),
+            Self::Other(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+/// Names a route of the main table by its destination: `0.0.0.0/0` is the default route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RouteKey(
+    /// The destination; its host part is zero.
+    pub IpNet,
+);
+
+impl RouteKey {
+    /// The default route of the family of `address`.
+    pub fn default_for(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        })
+    }
+
+    /// A route to one address.
+    pub fn host(address: IpAddr) -> Self {
+        Self(IpNet::from(address))
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == 0 {
+            return f.write_str(if self.0.addr().is_ipv4() { "default" } else { "default6" });
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for RouteKey {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self(IpNet::V4(ipnet::Ipv4Net::default()))),
+            "default6" => Ok(Self(IpNet::V6(ipnet::Ipv6Net::default()))),
+            _ => {
+                let net: IpNet = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+                Ok(Self(net.trunc()))
+            }
+        }
+    }
+}
+
+super::ipvs::text_form!(RouteKey);
+
+/// How a route is set, beyond its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Next hop; `None`: the destination is on-link.
+    pub gateway: Option<IpAddr>,
+    /// Outgoing interface.
+    pub dev: Option<IfName>,
+    /// Scope.
+    pub scope: Scope,
+    /// Metric (RTA_PRIORITY); the lowest wins. 0 where none is set.
+    pub metric: u32,
+    /// Who made it (`rtm_protocol`): 2 kernel, 3 boot, 4 static, 16 dhcp.
+    pub protocol: u8,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// The next hop is taken as on-link although no subnet says so (RTNH_F_ONLINK).
+    pub onlink: bool,
+    /// What else the kernel says of it that this type cannot hold (several next hops, an MTU, ...):
+    /// such a route is shown, and never replaced, because it could not be put back as it was.
+    pub unheld: Vec<String>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.gateway, &self.dev) {
+            (Some(gateway), Some(dev)) => write!(f, "via {gateway} dev {dev}")?,
+            (Some(gateway), None) => write!(f, "via {gateway}")?,
+            (None, Some(dev)) => write!(f, "dev {dev}")?,
+            (None, None) => f.write_str("without a device")?,
+        }
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        if self.onlink {
+            f.write_str(" onlink")?;
+        }
+        for other in &self.unheld {
+            write!(f, " {other}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Address {
+    /// In one breath: `scope host, label lo:0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scope {}", self.scope)?;
+        if let Some(label) = &self.label {
+            write!(f, ", label {label}")?;
+        }
+        match self.broadcast {
+            Some(broadcast) => write!(f, ", broadcast {broadcast}"),
+            None => Ok(()),
+        }
+    }
+}
