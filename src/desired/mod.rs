@@ -125,6 +125,3 @@ fn label(dev: &IfName) -> Option<String> {
     let label = format!("{dev}:0");
     (label.len() <= 15).then_some(label)
 }
-
-#[cfg(test)]
-mod tests;
