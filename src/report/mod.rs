@@ -1,1 +1,3 @@
-//! To be written.
+//! Findings, plans and outcomes as text and JSON; output only, decides nothing.
+
+pub mod findings;
