@@ -102,7 +102,12 @@ pub fn isolate() -> Result<(), LabError> {
     if let Ok(mut known) = ISOLATED.lock() {
         known.insert(identity);
     }
-    links_in(here, async |links| links.set_up("lo", &[]).await)
+    set_lo_up(here)
+}
+
+/// Sets the loopback interface of a namespace up.
+pub(crate) fn set_lo_up(namespace: impl AsFd) -> Result<(), LabError> {
+    links_in(namespace, async |links| links.set_up("lo", &[]).await)
 }
 
 impl Lab {
@@ -235,7 +240,7 @@ impl Lab {
                 Management::Bridge => Some(management_address(nth)?),
             };
             let namespace = new_namespace(bare::reset_settings)?;
-            links_in(&namespace, async |links| links.set_up("lo", &[]).await)?;
+            set_lo_up(&namespace)?;
             let host = LabHost { namespace, hardware: BTreeMap::new(), management };
             hosts.insert(name.clone(), host);
         }
