@@ -1,1 +1,104 @@
-//! To be written.
+//! The kernel edge: what an agent does on its host. It obeys and decides nothing.
+//!
+//! [`observe`] reads a host, [`act`] changes it, [`arp`] and [`traffic`] try it. Below them [`net`]
+//! (rtnetlink), [`ipvs`] (generic netlink in our own words), [`sysctls`], [`modules`] and
+//! [`receipt`]. [`namespace`] chooses where all of that happens: everything here works in the network
+//! namespace of the thread that calls it. [`sys`] holds the only unsafe code.
+
+pub mod act;
+pub mod arp;
+pub mod error;
+pub mod ipvs;
+pub mod lock;
+pub mod modules;
+pub mod namespace;
+pub mod net;
+pub mod observe;
+pub mod receipt;
+pub mod sys;
+pub mod sysctls;
+pub mod traffic;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::protocol::{Reply, Request};
+use crate::topology::IfName;
+
+pub use error::Error;
+
+/// The host on which this process runs, in the network namespace in which it runs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Where receipts and the lock are kept, `/var/lib/lvsprov` in production.
+    pub state_dir: PathBuf,
+}
+
+impl Host {
+    /// With its receipts in `state_dir`, which is made when there is something to keep.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir }
+    }
+
+    /// Answers `request`. Every thread of the runtime must be in the same network namespace.
+    ///
+    /// An error is an answer too: [`Reply::Refused`] where nothing was touched, a failure in the
+    /// outcome where something was.
+    pub async fn answer(&self, request: Request) -> Reply {
+        match self.try_answer(request).await {
+            Ok(reply) => reply,
+            Err(error) => Reply::Refused(error.to_failure()),
+        }
+    }
+
+    async fn try_answer(&self, request: Request) -> error::Result<Reply> {
+        match request {
+            Request::Look { topology, sysctls, counters } => {
+                let seen = observe::look(&self.state_dir, &topology, &sysctls, counters).await?;
+                Ok(Reply::Seen(Box::new(seen)))
+            }
+            Request::Act { topology, steps, receipt, settled, sysctls } => {
+                let order = act::Order {
+                    topology: &topology,
+                    steps: &steps,
+                    receipt: receipt.as_ref(),
+                    settled: settled.as_ref(),
+                    sysctls: &sysctls,
+                };
+                Ok(Reply::Done(Box::new(act::act(&self.state_dir, &order).await?)))
+            }
+            Request::WhoHas { dev, target, wait_ms } => {
+                in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;
+                let IpAddr::V4(target) = target else {
+                    return Err(Error::new(format!("{target} is IPv6: ARP is for IPv4 only")));
+                };
+                who_has(&dev, target, Duration::from_millis(wait_ms.into())).await
+            }
+            Request::Fetch { target, protocol, count, timeout_ms } => {
+                in_range("the number of requests", count, 1, 10_000)?;
+                in_range("the time for one request in milliseconds", timeout_ms, 1, 60_000)?;
+                let patience = Duration::from_millis(timeout_ms.into());
+                Ok(Reply::Fetched(traffic::fetch(target, protocol, count, patience).await?))
+            }
+        }
+    }
+}
+
+fn in_range(what: &str, value: u32, lowest: u32, highest: u32) -> error::Result<()> {
+    if (lowest..=highest).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::new(format!("{what} is {lowest} to {highest}, not {value}")))
+}
+
+/// The socket is opened here, in the right namespace; only the waiting goes to another thread.
+async fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> error::Result<Reply> {
+    let question = arp::Question::prepare(dev, target)?;
+    let failed = || Error::new(format!("cannot ask for {target} over {dev}"));
+    let answers = tokio::task::spawn_blocking(move || question.ask(wait))
+        .await
+        .map_err(|error| failed().because(error))?
+        .map_err(|error| failed().because(error))?;
+    Ok(Reply::Answered(answers.into_iter().map(arp::mac_text).collect()))
+}

@@ -1,0 +1,246 @@
+//! Changing a host: the steps in their order, and not one behind the first that fails.
+//!
+//! Nothing is touched before it is certain that the host may be changed (root, the lock) and that
+//! the receipt is safe on the disk, the one for the end included. If a step fails the receipt stays:
+//! it says what may have been changed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::error::{Error, Result};
+use super::ipvs::{IpvsSocket, Request, Table, socket, table};
+use super::net::Net;
+use super::{lock, modules, observe, receipt, sysctls};
+use crate::plan::{Change, Step};
+use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
+use crate::state::{HostState, Sysctl};
+use crate::topology::TopologyName;
+
+/// What is to be done: see [`crate::protocol::Request::Act`].
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Whose receipt it is.
+    pub topology: &'a TopologyName,
+    /// What to do.
+    pub steps: &'a [Step],
+    /// What the receipt must say before the first step.
+    pub receipt: Option<&'a Receipt>,
+    /// What it must say after the last one; `None`: it goes away.
+    pub settled: Option<&'a Receipt>,
+    /// What to read afterwards.
+    pub sysctls: &'a BTreeSet<Sysctl>,
+}
+
+/// Carries `order` out. `Err`: nothing was touched.
+pub async fn act(state_dir: &Path, order: &Order<'_>) -> Result<Outcome> {
+    let Order { topology, steps, receipt, settled, sysctls } = order;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new("changing a host needs root")
+            .cure("log in as root, or give the user passwordless sudo"));
+    }
+    for named in [receipt, settled].into_iter().flatten() {
+        if named.topology != **topology {
+            return Err(Error::new(format!(
+                "the receipt of {} was sent with an order for {topology}",
+                named.topology
+            )));
+        }
+    }
+    let _lock = lock::take(state_dir)?;
+    // One that cannot be read would be overwritten, and with it what was found before.
+    receipt::read(state_dir, topology)?;
+    let first = receipt.map(|first| receipt::prepare(state_dir, first, "new")).transpose()?;
+    let last = settled.map(|last| receipt::prepare(state_dir, last, "settled")).transpose()?;
+    let net = Net::open()?;
+    if let Some(first) = first {
+        first.commit()?;
+    }
+
+    let (done, failed) = carry_out(&net, steps).await;
+    let settle = match failed {
+        Some(error) => Err(error),
+        None => match last {
+            Some(last) => last.commit(),
+            None => receipt::remove(state_dir, topology),
+        },
+    };
+    let failure = settle.err().map(|error| error.to_failure());
+    Ok(look_again(state_dir, topology, sysctls, done, failure).await)
+}
+
+async fn look_again(
+    state_dir: &Path,
+    topology: &TopologyName,
+    sysctls: &BTreeSet<Sysctl>,
+    done: usize,
+    failure: Option<Failure>,
+) -> Outcome {
+    match observe::look(state_dir, topology, sysctls, false).await {
+        Ok(after) => Outcome { done, failure, after },
+        Err(error) => {
+            // What was done stays done: the caller must not take the empty state for the host's.
+            let blind = Error::new("the host was changed, but cannot be read again").because(error);
+            let after = Sighting {
+                facts: HostFacts::default(),
+                state: HostState::default(),
+                receipt: None,
+                counters: std::collections::BTreeMap::new(),
+            };
+            Outcome { done, failure: failure.or_else(|| Some(blind.to_failure())), after }
+        }
+    }
+}
+
+/// Does the steps in order. How many were done, from the first, and why the next one was not.
+async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
+    let mut done = 0;
+    while let Some(step) = steps.get(done) {
+        let result = if table::request(&step.change).is_some() {
+            let run =
+                steps[done..].iter().take_while(|step| table::request(&step.change).is_some());
+            let changes: Vec<_> = run.map(|step| &step.change).collect();
+            carry_out_ipvs(&changes)
+        } else {
+            match one(net, &step.change).await {
+                Ok(()) => (1, None),
+                Err(error) => (0, Some(error)),
+            }
+        };
+        done += result.0;
+        if let Some(error) = result.1 {
+            return (done, Some(error));
+        }
+    }
+    (done, None)
+}
+
+async fn one(net: &Net, change: &Change) -> Result<()> {
+    match change {
+        Change::LoadModule { module } => modules::load(*module),
+        Change::SetSysctl { key, before, after } => sysctls::change(key, before, after),
+        Change::SetLink { dev, before, after } => net.set_link(dev, *before, *after).await,
+        Change::AddAddress { key, address } => net.add_address(key, address).await,
+        Change::RemoveAddress { key, address } => net.remove_address(key, address).await,
+        Change::AddRoute { key, route } => net.add_route(key, route).await,
+        Change::ReplaceRoute { key, before, after } => net.replace_route(key, before, after).await,
+        Change::RemoveRoute { key, route } => net.remove_route(key, route).await,
+        Change::AddService { .. }
+        | Change::EditService { .. }
+        | Change::RemoveService { .. }
+        | Change::AddDestination { .. }
+        | Change::EditDestination { .. }
+        | Change::RemoveDestination { .. } => match carry_out_ipvs(&[change]) {
+            (_, Some(error)) => Err(error),
+            (_, None) => Ok(()),
+        },
+    }
+}
+
+/// One request with what it looks like to undo it.
+struct Planned {
+    request: Request,
+    undo: Option<Request>,
+}
+
+/// Does a run of IPVS changes. They are checked against the table first, all of them: what does not
+/// fit ends the run before it, and nothing behind is sent.
+fn carry_out_ipvs(changes: &[&Change]) -> (usize, Option<Error>) {
+    let opened = IpvsSocket::open().and_then(|mut ipvs| ipvs.table().map(|seen| (ipvs, seen)));
+    let (mut ipvs, seen) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return (0, Some(error)),
+    };
+    let mut table = seen.table;
+    let mut planned = Vec::with_capacity(changes.len());
+    let mut misfit = None;
+    for change in changes {
+        match plan_one(&mut table, change) {
+            Ok(one) => planned.push(one),
+            Err(error) => {
+                misfit = Some(error);
+                break;
+            }
+        }
+    }
+    let (done, failed) = send_batches(&mut ipvs, &planned);
+    (done, failed.or(misfit))
+}
+
+fn plan_one(table: &mut Table, change: &Change) -> Result<Planned> {
+    let not_ipvs = || Error::new(format!("{change}: not a change of IPVS"));
+    let request = table::request(change).ok_or_else(not_ipvs)?;
+    table::apply(table, change)?;
+    let undo = change.inverse().as_ref().and_then(table::request);
+    Ok(Planned { request, undo })
+}
+
+/// A request that can fail for a reason of its own, which the table does not show: its scheduler
+/// may not exist. It ends its batch, so that nothing runs behind it.
+fn ends_batch(request: &Request) -> bool {
+    matches!(request, Request::NewService(..) | Request::SetService(..))
+}
+
+fn send_batches(ipvs: &mut IpvsSocket, planned: &[Planned]) -> (usize, Option<Error>) {
+    let mut done = 0;
+    while done < planned.len() {
+        let rest = &planned[done..];
+        let limit = rest.len().min(socket::BATCH);
+        let end = rest[..limit].iter().position(|one| ends_batch(&one.request));
+        let batch = &rest[..end.map_or(limit, |at| at + 1)];
+        let requests: Vec<_> = batch.iter().map(|one| one.request.clone()).collect();
+        let results = match ipvs.carry_out(&requests) {
+            Ok(results) => results,
+            Err(error) => return (done, Some(error)),
+        };
+        let Some((at, errno)) = first_error(&results) else {
+            done += batch.len();
+            continue;
+        };
+        let error = batch.get(at).map_or_else(
+            || Error::new("IPVS answers a request that was not sent"),
+            |one| socket::explain(&one.request, errno),
+        );
+        let error = take_back(ipvs, batch, &results, at, error);
+        return (done + at, Some(error));
+    }
+    (done, None)
+}
+
+fn first_error(results: &[std::result::Result<(), Errno>]) -> Option<(usize, Errno)> {
+    results.iter().enumerate().find_map(|(at, result)| result.err().map(|errno| (at, errno)))
+}
+
+/// The kernel goes on behind an error: what ran behind `failed` is undone, the last first, so that
+/// exactly the steps before it are done.
+fn take_back(
+    ipvs: &mut IpvsSocket,
+    batch: &[Planned],
+    results: &[std::result::Result<(), Errno>],
+    failed: usize,
+    error: Error,
+) -> Error {
+    let undo: Vec<Request> = batch
+        .iter()
+        .zip(results)
+        .skip(failed + 1)
+        .filter(|(_, result)| result.is_ok())
+        .filter_map(|(one, _)| one.undo.clone())
+        .rev()
+        .collect();
+    let left = match ipvs.carry_out(&undo) {
+        Err(lost) => Some(lost.to_string()),
+        Ok(results) => first_error(&results).and_then(|(at, errno)| {
+            undo.get(at).map(|request| socket::explain(request, errno).to_string())
+        }),
+    };
+    match left {
+        None => error,
+        Some(left) => Error::new(format!(
+            "{error}; and what the kernel had done behind it could not be taken back: {left}"
+        ))
+        .because(error)
+        .cure("plan again: it starts from what is there now"),
+    }
+}

@@ -1,0 +1,323 @@
+//! ARP on one interface: asking who has an address, and listening to who says what.
+//!
+//! Only Ethernet. The frames are RFC 826's: everything that is not a whole one is dropped.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{LinkAddr, recvfrom};
+
+use super::error::{Error, Result};
+use super::sys;
+use crate::topology::IfName;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+const BROADCAST: Mac = [0xff; 6];
+/// Ethernet header and ARP packet.
+const FRAME: usize = 14 + 28;
+/// PACKET_OUTGOING (include/uapi/linux/if_packet.h).
+const OUTGOING: u8 = 4;
+/// How often is asked: a frame can get lost.
+const ASKS: u32 = 3;
+
+/// As everybody writes it: `aa:bb:cc:dd:ee:ff`.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// 1: who has the target address?
+    Request,
+    /// 2: the sender has the sender's address.
+    Reply,
+    /// Anything else.
+    Other(u16),
+}
+
+/// An ARP frame as it was on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArpFrame {
+    /// Request or reply.
+    pub operation: Operation,
+    /// Who sent it, as the ARP packet says.
+    pub sender_mac: Mac,
+    /// Which address the sender says is its own; 0.0.0.0 in a probe.
+    pub sender_ip: Ipv4Addr,
+    /// Whom it is about.
+    pub target_ip: Ipv4Addr,
+    /// Sent by the machine that listens, and not received by it.
+    pub outgoing: bool,
+}
+
+impl ArpFrame {
+    /// From the bytes of an Ethernet frame; `None` if they are no ARP for IPv4 over Ethernet.
+    pub fn parse(frame: &[u8], outgoing: bool) -> Option<Self> {
+        let frame: &[u8; FRAME] = frame.first_chunk()?;
+        // EtherType ARP; hardware Ethernet, protocol IPv4, lengths 6 and 4.
+        if frame[12..20] != [0x08, 0x06, 0, 1, 0x08, 0, 6, 4] {
+            return None;
+        }
+        let operation = match u16::from_be_bytes([frame[20], frame[21]]) {
+            1 => Operation::Request,
+            2 => Operation::Reply,
+            other => Operation::Other(other),
+        };
+        let ip = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+        let mut sender_mac = Mac::default();
+        sender_mac.copy_from_slice(&frame[22..28]);
+        Some(Self { operation, sender_mac, sender_ip: ip(28), target_ip: ip(38), outgoing })
+    }
+}
+
+fn request_frame(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    frame[..6].copy_from_slice(&BROADCAST);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..20].copy_from_slice(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]);
+    frame[20..22].copy_from_slice(&1_u16.to_be_bytes());
+    frame[22..28].copy_from_slice(&mac);
+    frame[28..32].copy_from_slice(&sender.octets());
+    frame[38..].copy_from_slice(&target.octets());
+    frame
+}
+
+/// What a listener reads next.
+enum Heard {
+    Frame(ArpFrame),
+    /// Something that is no ARP.
+    Noise,
+    /// Nothing more is there now.
+    Silence,
+}
+
+/// Hears every ARP frame of an interface from the moment it is opened.
+///
+/// It belongs to the network namespace of the thread that opens it; any thread may collect.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Starts listening on `dev`.
+    pub fn open(dev: &IfName) -> io::Result<Self> {
+        let index = nix::net::if_::if_nametoindex(dev.as_str())?;
+        Ok(Self { socket: sys::open_arp_socket(index)? })
+    }
+
+    /// What was heard since it was opened or last asked; does not wait. An error if frames were
+    /// lost: what was not heard proves nothing.
+    pub fn collect(&self) -> io::Result<Vec<ArpFrame>> {
+        let mut frames = Vec::new();
+        loop {
+            match self.next()? {
+                Heard::Frame(frame) => frames.push(frame),
+                Heard::Noise => {}
+                Heard::Silence => break,
+            }
+        }
+        match sys::packets_lost(&self.socket)? {
+            0 => Ok(frames),
+            lost => Err(io::Error::other(format!("{lost} ARP frames were lost"))),
+        }
+    }
+
+    fn next(&self) -> io::Result<Heard> {
+        let mut bytes = [0; 128];
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut bytes) {
+                Ok((length, from)) => {
+                    let outgoing = from.is_some_and(|from| from.pkttype() == OUTGOING);
+                    let frame = bytes.get(..length).unwrap_or_default();
+                    let frame = ArpFrame::parse(frame, outgoing);
+                    return Ok(frame.map_or(Heard::Noise, Heard::Frame));
+                }
+                Err(Errno::EAGAIN) => return Ok(Heard::Silence),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits until something can be collected; `false` if nothing came in time.
+    pub fn wait(&self, patience: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that it never spins.
+            let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut watched, timeout) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Our own side of an interface.
+struct OwnSide {
+    mac: Mac,
+    addresses: Vec<Ipv4Net>,
+}
+
+fn own_side(dev: &IfName) -> Result<OwnSide> {
+    let all = getifaddrs().map_err(|errno| {
+        Error::new("cannot read the interfaces").because(io::Error::from(errno))
+    })?;
+    let mut mac = None;
+    let mut flags = None;
+    let mut addresses = Vec::new();
+    for entry in all.filter(|entry| entry.interface_name == dev.as_str()) {
+        flags = Some(entry.flags);
+        let Some(address) = entry.address else { continue };
+        if let Some(link) = address.as_link_addr() {
+            mac = link.addr().filter(|mac| link.halen() == mac.len() && *mac != [0; 6]);
+        } else if let Some(v4) = address.as_sockaddr_in() {
+            let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in());
+            let mask = mask.map_or(Ipv4Addr::BROADCAST, nix::sys::socket::SockaddrIn::ip);
+            addresses.extend(Ipv4Net::with_netmask(v4.ip(), mask));
+        }
+    }
+    let flags =
+        flags.ok_or_else(|| Error::new(format!("there is no interface {dev} on this host")))?;
+    if !flags.contains(InterfaceFlags::IFF_UP) {
+        return Err(Error::new(format!("interface {dev} is down: nobody can be asked over it")));
+    }
+    match mac {
+        Some(mac) if !flags.contains(InterfaceFlags::IFF_NOARP) => Ok(OwnSide { mac, addresses }),
+        _ => Err(Error::new(format!("interface {dev} does not speak ARP: it is no Ethernet"))),
+    }
+}
+
+/// With which address is asked: one of the interface, best of the target's own subnet. A host
+/// address or the target itself is none that a neighbour should learn from us: then it is a probe
+/// (RFC 5227), which names no sender.
+fn sender_for(addresses: &[Ipv4Net], target: Ipv4Addr) -> Ipv4Addr {
+    let usable = || addresses.iter().filter(|net| net.prefix_len() < 32 && net.addr() != target);
+    usable()
+        .find(|net| net.contains(&target))
+        .or_else(|| usable().next())
+        .map_or(Ipv4Addr::UNSPECIFIED, Ipv4Net::addr)
+}
+
+/// Somebody is being asked for.
+#[derive(Debug)]
+pub struct Question {
+    listener: Listener,
+    frame: [u8; FRAME],
+    target: Ipv4Addr,
+}
+
+impl Question {
+    /// Gets ready to ask over `dev`, in the network namespace of the calling thread.
+    pub fn prepare(dev: &IfName, target: Ipv4Addr) -> Result<Self> {
+        let OwnSide { mac, addresses } = own_side(dev)?;
+        let listener = Listener::open(dev).map_err(|error| {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            Error::new(format!("cannot open a packet socket on {dev}"))
+                .because(error)
+                .maybe_cure(denied.then_some("root with CAP_NET_RAW is needed"))
+        })?;
+        let frame = request_frame(mac, sender_for(&addresses, target), target);
+        Ok(Self { listener, frame, target })
+    }
+
+    /// Asks three times within `wait`, and names everybody who answers. Blocks; any thread may.
+    pub fn ask(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
+        let start = Instant::now();
+        let mut answers = BTreeSet::new();
+        for round in 1..=ASKS {
+            nix::unistd::write(&self.listener.socket, &self.frame)?;
+            let until = start + wait * round / ASKS;
+            while self.listener.wait(until.saturating_duration_since(Instant::now()))? {
+                if let Heard::Frame(frame) = self.listener.next()? {
+                    answers.extend(self.answer(&frame));
+                }
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    fn answer(&self, frame: &ArpFrame) -> Option<Mac> {
+        let is_answer = frame.operation == Operation::Reply
+            && frame.sender_ip == self.target
+            && !frame.outgoing;
+        is_answer.then_some(frame.sender_mac)
+    }
+}
+
+/// Asks over `dev` who has `target`, and names everybody who answers within `wait`. The machine's
+/// own answer is not among them: nobody answers himself. Blocks.
+pub fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> Result<BTreeSet<Mac>> {
+    Question::prepare(dev, target)?
+        .ask(wait)
+        .map_err(|error| Error::new(format!("cannot ask for {target} over {dev}")).because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const US: Mac = [2, 0, 0, 0, 0, 1];
+
+    #[test]
+    fn a_request_says_what_it_asks() {
+        let (sender, target) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 9));
+        let frame = ArpFrame::parse(&request_frame(US, sender, target), true).unwrap();
+        let expected = ArpFrame {
+            operation: Operation::Request,
+            sender_mac: US,
+            sender_ip: sender,
+            target_ip: target,
+            outgoing: true,
+        };
+        assert_eq!(frame, expected);
+    }
+
+    #[test]
+    fn asks_with_an_address_of_the_targets_subnet_and_never_with_a_vip() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let target = Ipv4Addr::new(192, 0, 2, 9);
+        let all = [net("198.51.100.1/24"), net("192.0.2.7/32"), net("192.0.2.1/24")];
+        assert_eq!(sender_for(&all, target), Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(sender_for(&all[..2], target), Ipv4Addr::new(198, 51, 100, 1));
+        assert_eq!(sender_for(&all[1..2], target), Ipv4Addr::UNSPECIFIED);
+        assert_eq!(sender_for(&[net("192.0.2.9/24")], target), Ipv4Addr::UNSPECIFIED);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = ArpFrame::parse(&bytes, false);
+        }
+
+        #[test]
+        fn what_is_no_arp_is_dropped(at in 12_usize..20, flip in 1_u8..) {
+            let mut frame = request_frame(US, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST);
+            frame[at] ^= flip;
+            prop_assert_eq!(ArpFrame::parse(&frame, false), None);
+        }
+    }
+}

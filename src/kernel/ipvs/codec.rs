@@ -1,0 +1,582 @@
+//! IPVS's own language on generic netlink: what is asked, and what the dumps say.
+//!
+//! Pure: `decode(encode(x)) == x`, and no bytes make it panic. Numbers of commands and attributes are
+//! those of include/uapi/linux/ip_vs.h; what the kernel takes was read in
+//! net/netfilter/ipvs/ip_vs_ctl.c (`ip_vs_genl_parse_service`, `ip_vs_genl_parse_dest`).
+//! What IPVS knows besides (sync daemons, ZERO, FLUSH) is not spoken here: nothing uses it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::wire::{self, Attributes, WireError, attributes};
+use crate::protocol::Counters;
+use crate::state::{
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+};
+use crate::topology::Protocol;
+
+/// `IPVS_GENL_VERSION`.
+pub const VERSION: u8 = 1;
+
+/// `IPVS_CMD_*`.
+pub mod command {
+    #![allow(missing_docs)] // the kernel's own names
+    pub const NEW_SERVICE: u8 = 1;
+    pub const SET_SERVICE: u8 = 2;
+    pub const DEL_SERVICE: u8 = 3;
+    pub const GET_SERVICE: u8 = 4;
+    pub const NEW_DEST: u8 = 5;
+    pub const SET_DEST: u8 = 6;
+    pub const DEL_DEST: u8 = 7;
+    pub const GET_DEST: u8 = 8;
+    pub const SET_CONFIG: u8 = 12;
+    pub const GET_CONFIG: u8 = 13;
+    pub const SET_INFO: u8 = 14;
+    pub const GET_INFO: u8 = 15;
+}
+
+/// `IPVS_CMD_ATTR_*`.
+mod top {
+    pub const SERVICE: u16 = 1;
+    pub const DEST: u16 = 2;
+    pub const TIMEOUT_TCP: u16 = 4;
+    pub const TIMEOUT_TCP_FIN: u16 = 5;
+    pub const TIMEOUT_UDP: u16 = 6;
+}
+
+/// `IPVS_SVC_ATTR_*`.
+mod svc {
+    pub const AF: u16 = 1;
+    pub const PROTOCOL: u16 = 2;
+    pub const ADDR: u16 = 3;
+    pub const PORT: u16 = 4;
+    pub const FWMARK: u16 = 5;
+    pub const SCHED_NAME: u16 = 6;
+    pub const FLAGS: u16 = 7;
+    pub const TIMEOUT: u16 = 8;
+    pub const NETMASK: u16 = 9;
+    pub const PE_NAME: u16 = 11;
+}
+
+/// `IPVS_DEST_ATTR_*`.
+mod dest {
+    pub const ADDR: u16 = 1;
+    pub const PORT: u16 = 2;
+    pub const FWD_METHOD: u16 = 3;
+    pub const WEIGHT: u16 = 4;
+    pub const U_THRESH: u16 = 5;
+    pub const L_THRESH: u16 = 6;
+    pub const ACTIVE_CONNS: u16 = 7;
+    pub const INACT_CONNS: u16 = 8;
+    pub const PERSIST_CONNS: u16 = 9;
+    pub const STATS: u16 = 10;
+    pub const ADDR_FAMILY: u16 = 11;
+    pub const STATS64: u16 = 12;
+    pub const TUN_TYPE: u16 = 13;
+    pub const TUN_PORT: u16 = 14;
+    pub const TUN_FLAGS: u16 = 15;
+}
+
+/// `IPVS_STATS_ATTR_CONNS`.
+const STATS_CONNS: u16 = 1;
+/// `IPVS_INFO_ATTR_VERSION` and `IPVS_INFO_ATTR_CONN_TAB_SIZE`.
+const INFO_VERSION: u16 = 1;
+const INFO_TABLE_SIZE: u16 = 2;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// A message that is well-formed netlink, but says what we do not know or leaves out what is needed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Not even netlink.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// An attribute that must be there is not.
+    #[error("{what} has no {attribute}")]
+    Missing {
+        /// What was read.
+        what: &'static str,
+        /// Which.
+        attribute: &'static str,
+    },
+    /// A number that lvsprov does not know.
+    #[error("{what} has {attribute} {number}, which lvsprov does not know")]
+    Unknown {
+        /// What was read.
+        what: &'static str,
+        /// Which attribute.
+        attribute: &'static str,
+        /// Its value.
+        number: u32,
+    },
+}
+
+type Result<T> = std::result::Result<T, CodecError>;
+
+/// Connection timeouts in seconds; in a request 0 leaves one as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// An established TCP connection; 900 by default.
+    pub tcp: u32,
+    /// A TCP connection after a FIN; 120 by default.
+    pub tcp_fin: u32,
+    /// A UDP exchange; 300 by default.
+    pub udp: u32,
+}
+
+/// What IPVS says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    /// Version: `0x00MMmmpp`.
+    pub version: u32,
+    /// Size of the connection hash table.
+    pub table_size: u32,
+}
+
+/// What can be asked of IPVS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Add a service. Its destinations are not sent.
+    NewService(ServiceKey, VirtualService),
+    /// Replace all settings of a service; destinations and connections stay.
+    SetService(ServiceKey, VirtualService),
+    /// Remove a service with all its destinations.
+    DeleteService(ServiceKey),
+    /// Dump all services.
+    GetServices,
+    /// One service: ESRCH if it is not there.
+    GetService(ServiceKey),
+    /// Add a destination.
+    NewDestination(ServiceKey, DestinationKey, Destination),
+    /// Replace all settings of a destination; connections stay.
+    SetDestination(ServiceKey, DestinationKey, Destination),
+    /// Remove a destination.
+    DeleteDestination(ServiceKey, DestinationKey),
+    /// Dump the destinations of one service; empty if the service is not there.
+    GetDestinations(ServiceKey),
+    /// Read the timeouts.
+    GetTimeouts,
+    /// Set the timeouts.
+    SetTimeouts(Timeouts),
+    /// Read version and table size.
+    GetInfo,
+}
+
+impl Request {
+    /// Its `IPVS_CMD_*`.
+    pub fn command(&self) -> u8 {
+        match self {
+            Self::NewService(..) => command::NEW_SERVICE,
+            Self::SetService(..) => command::SET_SERVICE,
+            Self::DeleteService(_) => command::DEL_SERVICE,
+            Self::GetServices | Self::GetService(_) => command::GET_SERVICE,
+            Self::NewDestination(..) => command::NEW_DEST,
+            Self::SetDestination(..) => command::SET_DEST,
+            Self::DeleteDestination(..) => command::DEL_DEST,
+            Self::GetDestinations(_) => command::GET_DEST,
+            Self::GetTimeouts => command::GET_CONFIG,
+            Self::SetTimeouts(_) => command::SET_CONFIG,
+            Self::GetInfo => command::GET_INFO,
+        }
+    }
+
+    /// Its attributes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = Attributes::default();
+        match self {
+            Self::NewService(key, service) | Self::SetService(key, service) => {
+                body.put_nested(top::SERVICE, &service_attributes(key, Some(service)));
+            }
+            Self::DeleteService(key) | Self::GetService(key) | Self::GetDestinations(key) => {
+                body.put_nested(top::SERVICE, &service_attributes(key, None));
+            }
+            Self::NewDestination(service, key, destination)
+            | Self::SetDestination(service, key, destination) => {
+                body.put_nested(top::SERVICE, &service_attributes(service, None));
+                body.put_nested(top::DEST, &destination_attributes(*key, Some(destination)));
+            }
+            Self::DeleteDestination(service, key) => {
+                body.put_nested(top::SERVICE, &service_attributes(service, None));
+                body.put_nested(top::DEST, &destination_attributes(*key, None));
+            }
+            Self::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => {
+                body.put_u32(top::TIMEOUT_TCP, *tcp);
+                body.put_u32(top::TIMEOUT_TCP_FIN, *tcp_fin);
+                body.put_u32(top::TIMEOUT_UDP, *udp);
+            }
+            Self::GetServices | Self::GetTimeouts | Self::GetInfo => {}
+        }
+        body.into_bytes()
+    }
+
+    /// Reads a request back: the inverse of [`Request::command`] and [`Request::encode`].
+    pub fn decode(command: u8, body: &[u8]) -> Result<Self> {
+        Ok(match command {
+            command::NEW_SERVICE => {
+                let (key, service) = decode_service(body)?;
+                Self::NewService(key, service)
+            }
+            command::SET_SERVICE => {
+                let (key, service) = decode_service(body)?;
+                Self::SetService(key, service)
+            }
+            command::DEL_SERVICE => Self::DeleteService(decode_service_key(body)?),
+            command::GET_SERVICE if body.is_empty() => Self::GetServices,
+            command::GET_SERVICE => Self::GetService(decode_service_key(body)?),
+            command::NEW_DEST | command::SET_DEST => {
+                let service = decode_service_key(body)?;
+                let (key, destination, _) = decode_destination(body, &service)?;
+                if command == command::NEW_DEST {
+                    Self::NewDestination(service, key, destination)
+                } else {
+                    Self::SetDestination(service, key, destination)
+                }
+            }
+            command::DEL_DEST => {
+                let service = decode_service_key(body)?;
+                let inside = nested(body, top::DEST, "a destination")?;
+                let key = RawDestination::read(inside)?.key(&service)?;
+                Self::DeleteDestination(service, key)
+            }
+            command::GET_DEST => Self::GetDestinations(decode_service_key(body)?),
+            command::GET_CONFIG => Self::GetTimeouts,
+            command::SET_CONFIG => Self::SetTimeouts(decode_timeouts(body)?),
+            command::GET_INFO => Self::GetInfo,
+            other => {
+                let number = u32::from(other);
+                return Err(CodecError::Unknown {
+                    what: "a request",
+                    attribute: "command",
+                    number,
+                });
+            }
+        })
+    }
+}
+
+/// An address as IPVS has it: 16 bytes, of which IPv4 uses the first 4.
+fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+    }
+}
+
+fn family_of(v6: bool) -> u16 {
+    if v6 { AF_INET6 } else { AF_INET }
+}
+
+fn service_attributes(key: &ServiceKey, settings: Option<&VirtualService>) -> Attributes {
+    let mut list = Attributes::default();
+    list.put_u16(svc::AF, family_of(key.is_ipv6()));
+    match key {
+        ServiceKey::Fwmark { v6: _, mark } => list.put_u32(svc::FWMARK, *mark),
+        ServiceKey::Address(protocol, address) => {
+            list.put_u16(svc::PROTOCOL, protocol.number());
+            list.put(svc::ADDR, &address_bytes(address.ip()));
+            list.put(svc::PORT, &address.port().to_be_bytes());
+        }
+    }
+    if let Some(settings) = settings {
+        let VirtualService { scheduler, flags, timeout, netmask, engine, destinations: _ } =
+            settings;
+        list.put_text(svc::SCHED_NAME, scheduler);
+        if let Some(engine) = engine {
+            list.put_text(svc::PE_NAME, engine);
+        }
+        // struct ip_vs_flags {flags, mask}: what is not in the mask is silently ignored.
+        let mut both = flags.bits().to_ne_bytes().to_vec();
+        both.extend_from_slice(&u32::MAX.to_ne_bytes());
+        list.put(svc::FLAGS, &both);
+        list.put_u32(svc::TIMEOUT, *timeout);
+        // IPv4: the mask in network order. IPv6: a prefix length as a plain number.
+        if key.is_ipv6() {
+            list.put_u32(svc::NETMASK, *netmask);
+        } else {
+            list.put(svc::NETMASK, &netmask.to_be_bytes());
+        }
+    }
+    list
+}
+
+fn destination_attributes(key: DestinationKey, settings: Option<&Destination>) -> Attributes {
+    let DestinationKey(address) = key;
+    let mut list = Attributes::default();
+    list.put_u16(dest::ADDR_FAMILY, family_of(address.is_ipv6()));
+    list.put(dest::ADDR, &address_bytes(address.ip()));
+    list.put(dest::PORT, &address.port().to_be_bytes());
+    if let Some(settings) = settings {
+        let Destination { method, weight, upper_threshold, lower_threshold, tunnel } = settings;
+        list.put_u32(dest::FWD_METHOD, method.number());
+        list.put_u32(dest::WEIGHT, *weight);
+        list.put_u32(dest::U_THRESH, *upper_threshold);
+        list.put_u32(dest::L_THRESH, *lower_threshold);
+        let (kind, port, flags) = match *tunnel {
+            Tunnel::Ipip => (0_u8, 0, 0),
+            Tunnel::Gue { port, flags } => (1, port, flags),
+            Tunnel::Gre { flags } => (2, 0, flags),
+        };
+        list.put(dest::TUN_TYPE, &[kind]);
+        list.put(dest::TUN_PORT, &port.to_be_bytes());
+        list.put_u16(dest::TUN_FLAGS, flags);
+    }
+    list
+}
+
+/// The value of the attribute `kind` in `body`.
+fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8]> {
+    for attribute in attributes(body) {
+        let (found, value) = attribute?;
+        if found == kind {
+            return Ok(value);
+        }
+    }
+    Err(CodecError::Missing { what: "the message", attribute: what })
+}
+
+fn address_from(v6: bool, bytes: &[u8], what: &'static str) -> Result<IpAddr> {
+    Ok(if v6 {
+        let octets: [u8; 16] = wire::array(bytes, what)?;
+        IpAddr::V6(Ipv6Addr::from(octets))
+    } else {
+        let octets: [u8; 4] = wire::array(bytes, what)?;
+        IpAddr::V4(Ipv4Addr::from(octets))
+    })
+}
+
+fn is_ipv6(family: u16, what: &'static str) -> Result<bool> {
+    match family {
+        AF_INET => Ok(false),
+        AF_INET6 => Ok(true),
+        other => {
+            let number = u32::from(other);
+            Err(CodecError::Unknown { what, attribute: "address family", number })
+        }
+    }
+}
+
+const SERVICE: &str = "an IPVS service";
+const DESTINATION: &str = "an IPVS destination";
+
+/// What a service says, attribute by attribute.
+#[derive(Default)]
+struct RawService<'a> {
+    family: Option<u16>,
+    protocol: Option<u16>,
+    address: Option<&'a [u8]>,
+    port: Option<u16>,
+    fwmark: Option<u32>,
+    scheduler: Option<String>,
+    flags: Option<(u32, u32)>,
+    timeout: Option<u32>,
+    netmask: Option<&'a [u8]>,
+    engine: Option<String>,
+}
+
+impl<'a> RawService<'a> {
+    fn read(inside: &'a [u8]) -> Result<Self> {
+        let mut raw = Self::default();
+        for attribute in attributes(inside) {
+            let (kind, value) = attribute?;
+            match kind {
+                svc::AF => raw.family = Some(wire::read_u16(value, SERVICE)?),
+                svc::PROTOCOL => raw.protocol = Some(wire::read_u16(value, SERVICE)?),
+                svc::ADDR => raw.address = Some(value),
+                svc::PORT => raw.port = Some(wire::read_be16(value, SERVICE)?),
+                svc::FWMARK => raw.fwmark = Some(wire::read_u32(value, SERVICE)?),
+                svc::SCHED_NAME => raw.scheduler = Some(wire::read_text(value, SERVICE)?),
+                svc::FLAGS => {
+                    let mask = value.get(4..).unwrap_or_default();
+                    let flags = wire::read_u32(value, SERVICE)?;
+                    raw.flags = Some((flags, wire::read_u32(mask, SERVICE)?));
+                }
+                svc::TIMEOUT => raw.timeout = Some(wire::read_u32(value, SERVICE)?),
+                svc::NETMASK => raw.netmask = Some(value),
+                svc::PE_NAME => raw.engine = Some(wire::read_text(value, SERVICE)?),
+                _ => {}
+            }
+        }
+        Ok(raw)
+    }
+
+    fn key(&self) -> Result<ServiceKey> {
+        let family = required(self.family, SERVICE, "address family")?;
+        let v6 = is_ipv6(family, SERVICE)?;
+        if let Some(mark) = self.fwmark.filter(|mark| *mark != 0) {
+            return Ok(ServiceKey::Fwmark { v6, mark });
+        }
+        let number = required(self.protocol, SERVICE, "protocol")?;
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.number() == number)
+            .ok_or(CodecError::Unknown {
+                what: SERVICE,
+                attribute: "protocol",
+                number: number.into(),
+            })?;
+        let address = address_from(v6, required(self.address, SERVICE, "address")?, SERVICE)?;
+        let port = required(self.port, SERVICE, "port")?;
+        Ok(ServiceKey::Address(protocol, SocketAddr::new(address, port)))
+    }
+}
+
+fn required<T>(value: Option<T>, what: &'static str, attribute: &'static str) -> Result<T> {
+    value.ok_or(CodecError::Missing { what, attribute })
+}
+
+/// The name of the service that a message is about.
+pub fn decode_service_key(body: &[u8]) -> Result<ServiceKey> {
+    RawService::read(nested(body, top::SERVICE, "service")?)?.key()
+}
+
+/// A service of a dump (or of a request), without its destinations.
+pub fn decode_service(body: &[u8]) -> Result<(ServiceKey, VirtualService)> {
+    let raw = RawService::read(nested(body, top::SERVICE, "service")?)?;
+    let key = raw.key()?;
+    let (flags, mask) = required(raw.flags, SERVICE, "flags")?;
+    let netmask = required(raw.netmask, SERVICE, "netmask")?;
+    let netmask: [u8; 4] = wire::array(netmask, SERVICE)?;
+    let service = VirtualService {
+        scheduler: required(raw.scheduler, SERVICE, "scheduler")?,
+        flags: ServiceFlags::new(flags & mask),
+        timeout: required(raw.timeout, SERVICE, "timeout")?,
+        netmask: if key.is_ipv6() {
+            u32::from_ne_bytes(netmask)
+        } else {
+            u32::from_be_bytes(netmask)
+        },
+        engine: raw.engine.filter(|name| !name.is_empty()),
+        destinations: std::collections::BTreeMap::new(),
+    };
+    Ok((key, service))
+}
+
+/// What a destination says, attribute by attribute.
+#[derive(Default)]
+struct RawDestination<'a> {
+    family: Option<u16>,
+    address: Option<&'a [u8]>,
+    port: Option<u16>,
+    method: Option<u32>,
+    weight: Option<u32>,
+    upper: Option<u32>,
+    lower: Option<u32>,
+    tunnel: u8,
+    tunnel_port: u16,
+    tunnel_flags: u16,
+    active: u32,
+    inactive: u32,
+    persistent: u32,
+    total: u64,
+    total64: Option<u64>,
+}
+
+impl<'a> RawDestination<'a> {
+    fn read(inside: &'a [u8]) -> Result<Self> {
+        let mut raw = Self::default();
+        for attribute in attributes(inside) {
+            let (kind, value) = attribute?;
+            match kind {
+                dest::ADDR => raw.address = Some(value),
+                dest::PORT => raw.port = Some(wire::read_be16(value, DESTINATION)?),
+                dest::FWD_METHOD => raw.method = Some(wire::read_u32(value, DESTINATION)?),
+                dest::WEIGHT => raw.weight = Some(wire::read_u32(value, DESTINATION)?),
+                dest::U_THRESH => raw.upper = Some(wire::read_u32(value, DESTINATION)?),
+                dest::L_THRESH => raw.lower = Some(wire::read_u32(value, DESTINATION)?),
+                dest::ACTIVE_CONNS => raw.active = wire::read_u32(value, DESTINATION)?,
+                dest::INACT_CONNS => raw.inactive = wire::read_u32(value, DESTINATION)?,
+                dest::PERSIST_CONNS => raw.persistent = wire::read_u32(value, DESTINATION)?,
+                dest::STATS => {
+                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
+                        raw.total = wire::read_u32(conns, DESTINATION)?.into();
+                    }
+                }
+                dest::STATS64 => {
+                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
+                        raw.total64 = Some(wire::read_u64(conns, DESTINATION)?);
+                    }
+                }
+                dest::ADDR_FAMILY => raw.family = Some(wire::read_u16(value, DESTINATION)?),
+                dest::TUN_TYPE => raw.tunnel = wire::read_u8(value, DESTINATION)?,
+                dest::TUN_PORT => raw.tunnel_port = wire::read_be16(value, DESTINATION)?,
+                dest::TUN_FLAGS => raw.tunnel_flags = wire::read_u16(value, DESTINATION)?,
+                _ => {}
+            }
+        }
+        Ok(raw)
+    }
+
+    /// Kernels before 3.18 do not say a family: it was the service's.
+    fn key(&self, service: &ServiceKey) -> Result<DestinationKey> {
+        let v6 = match self.family {
+            Some(family) => is_ipv6(family, DESTINATION)?,
+            None => service.is_ipv6(),
+        };
+        let address = required(self.address, DESTINATION, "address")?;
+        let address = address_from(v6, address, DESTINATION)?;
+        Ok(DestinationKey::new(address, required(self.port, DESTINATION, "port")?))
+    }
+
+    fn tunnel(&self) -> Result<Tunnel> {
+        match self.tunnel {
+            0 => Ok(Tunnel::Ipip),
+            1 => Ok(Tunnel::Gue { port: self.tunnel_port, flags: self.tunnel_flags }),
+            2 => Ok(Tunnel::Gre { flags: self.tunnel_flags }),
+            other => Err(CodecError::Unknown {
+                what: DESTINATION,
+                attribute: "tunnel type",
+                number: other.into(),
+            }),
+        }
+    }
+}
+
+/// A destination of a dump (or of a request) of `service`, with its connection counters.
+pub fn decode_destination(
+    body: &[u8],
+    service: &ServiceKey,
+) -> Result<(DestinationKey, Destination, Counters)> {
+    let raw = RawDestination::read(nested(body, top::DEST, "destination")?)?;
+    let number = required(raw.method, DESTINATION, "forwarding method")?;
+    let method = ForwardingMethod::from_number(number).ok_or(CodecError::Unknown {
+        what: DESTINATION,
+        attribute: "forwarding method",
+        number,
+    })?;
+    let destination = Destination {
+        method,
+        weight: required(raw.weight, DESTINATION, "weight")?,
+        upper_threshold: required(raw.upper, DESTINATION, "upper threshold")?,
+        lower_threshold: required(raw.lower, DESTINATION, "lower threshold")?,
+        tunnel: raw.tunnel()?,
+    };
+    let counters = Counters {
+        active: raw.active,
+        inactive: raw.inactive,
+        persistent: raw.persistent,
+        total: raw.total64.unwrap_or(raw.total),
+    };
+    Ok((raw.key(service)?, destination, counters))
+}
+
+/// The answer to [`Request::GetTimeouts`].
+pub fn decode_timeouts(body: &[u8]) -> Result<Timeouts> {
+    let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
+    Ok(Timeouts {
+        tcp: read(top::TIMEOUT_TCP, "TCP timeout")?,
+        tcp_fin: read(top::TIMEOUT_TCP_FIN, "TCP FIN timeout")?,
+        udp: read(top::TIMEOUT_UDP, "UDP timeout")?,
+    })
+}
+
+/// The answer to [`Request::GetInfo`].
+pub fn decode_info(body: &[u8]) -> Result<Info> {
+    let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
+    Ok(Info {
+        version: read(INFO_VERSION, "version")?,
+        table_size: read(INFO_TABLE_SIZE, "connection table size")?,
+    })
+}

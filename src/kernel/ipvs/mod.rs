@@ -1,0 +1,24 @@
+//! IPVS over generic netlink, in our own words: no published crate speaks all of it correctly.
+//!
+//! [`codec`] is the language and pure, [`wire`] the framing below it, [`socket`] carries it, and
+//! [`table`] decides strictly, in memory, whether a change fits what is there.
+
+pub mod codec;
+pub mod socket;
+pub mod table;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use codec::{Info, Request, Timeouts};
+pub use socket::{IpvsSocket, Seen};
+pub use table::Table;
+
+/// Whether IPVS is there now. Asking the kernel for the family instead would load the module, and
+/// looking must not change a host: so this looks for the file that ip_vs makes in each namespace.
+pub fn is_loaded() -> bool {
+    Path::new("/proc/thread-self/net/ip_vs").exists()
+}

@@ -1,0 +1,418 @@
+//! Carries IPVS requests to the kernel: the family's number, dumps, and batches.
+//!
+//! **Batches.** Up to 64 requests go out in one send, and only the last asks for an
+//! acknowledgement: errors come back by sequence number all the same, and a netlink socket works
+//! its messages off in order (net/netlink/af_netlink.c, `netlink_rcv_skb`). What stands behind a
+//! failing request runs too; [`IpvsSocket::carry_out`] says which ones did.
+//!
+//! **Dumps.** Only one can run on a socket: a second is refused with EBUSY until the first was read
+//! to its end (`__netlink_dump_start`). So the destinations of N services are N exchanges of one
+//! send and two receives, one after the other.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::codec::{self, CodecError, Info, Request, Timeouts};
+use super::table::Table;
+use super::wire::{self, Attributes, Message};
+use crate::kernel::error::{Error, Result};
+use crate::protocol::Counters;
+use crate::state::{DestinationKey, ServiceKey};
+use crate::topology::Protocol;
+
+/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP (include/uapi/linux/netlink.h).
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const DUMP: u16 = 0x300;
+
+/// GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME
+/// (include/uapi/linux/genetlink.h).
+const CONTROLLER: u16 = 16;
+const GET_FAMILY: u8 = 3;
+const FAMILY_ID: u16 = 1;
+const FAMILY_NAME: u16 = 2;
+
+/// How many requests go out at once. With the default buffers 276 answers find room.
+pub const BATCH: usize = 64;
+/// The kernel fills at most 32 KiB at a time.
+const BUFFER: usize = 64 * 1024;
+/// The kernel answers at once or not at all.
+const PATIENCE_S: i64 = 10;
+/// How often a dump is tried that the kernel says was interrupted.
+const DUMP_TRIES: u32 = 5;
+
+/// The whole table as it was seen.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Services and destinations.
+    pub table: Table,
+    /// The connection counters of every destination.
+    pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
+}
+
+/// A socket to the IPVS of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct IpvsSocket {
+    socket: Socket,
+    family: u16,
+    seq: u32,
+    buffer: Vec<u8>,
+}
+
+impl IpvsSocket {
+    /// Opens it, and **loads ip_vs** where the kernel can: asking for the family does that.
+    /// To look without a change ask [`super::is_loaded`] first.
+    pub fn open() -> Result<Self> {
+        let failed = |error: io::Error| Error::new("cannot open a netlink socket").because(error);
+        let mut socket = Socket::new(NETLINK_GENERIC).map_err(failed)?;
+        socket.bind_auto().map_err(failed)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
+        // Errors need not repeat the request; old kernels (before 4.3) do it anyway.
+        let _ = socket.set_cap_ack(true);
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE_S))
+            .map_err(|errno| failed(errno.into()))?;
+        let mut open = Self { socket, family: 0, seq: 0, buffer: vec![0; BUFFER] };
+        open.family = open.find_family()?;
+        Ok(open)
+    }
+
+    fn find_family(&mut self) -> Result<u16> {
+        let mut body = Attributes::default();
+        body.put_text(FAMILY_NAME, "IPVS");
+        let seq = self.next_seq();
+        let frame = wire::frame(CONTROLLER, REQUEST, seq, GET_FAMILY, 1, &body.into_bytes());
+        self.send(&frame)?;
+        let mut family = None;
+        let code = self.receive(seq, false, |message| {
+            for attribute in wire::attributes(message.generic()?.1) {
+                let (kind, value) = attribute?;
+                if kind == FAMILY_ID {
+                    family = Some(wire::read_u16(value, "a family's number")?);
+                }
+            }
+            Ok(())
+        })?;
+        match (code, family) {
+            (None, Some(family)) => Ok(family),
+            (Some(Errno::ENOENT) | None, _) => {
+                Err(Error::new("this kernel has no IPVS: the module ip_vs is not loaded")
+                    .cure(crate::kernel::modules::CURE_IP_VS))
+            }
+            (Some(errno), _) => {
+                Err(Error::new("the kernel does not say where IPVS is").because(errno))
+            }
+        }
+    }
+
+    fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1).max(1);
+        self.seq
+    }
+
+    fn frame(&mut self, request: &Request, flags: u16) -> (u32, Vec<u8>) {
+        let seq = self.next_seq();
+        let (command, body) = (request.command(), request.encode());
+        (seq, wire::frame(self.family, flags, seq, command, codec::VERSION, &body))
+    }
+
+    fn send_one(&mut self, request: &Request, flags: u16) -> Result<u32> {
+        let (seq, frame) = self.frame(request, flags);
+        self.send(&frame)?;
+        Ok(seq)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<()> {
+        loop {
+            match self.socket.send(bytes, 0) {
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(_) => return Err(Error::new("the kernel took only a part of a request")),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::new("cannot send to IPVS").because(error)),
+            }
+        }
+    }
+
+    /// Gives every answer to `seq` to `each`, up to its end: an error (`Some`), an acknowledgement,
+    /// the end of a dump, or (not `dump`) the first message. A dump that the kernel marks as
+    /// interrupted ends with EAGAIN. What is left of older exchanges is dropped.
+    fn receive(
+        &mut self,
+        seq: u32,
+        dump: bool,
+        mut each: impl FnMut(&Message<'_>) -> std::result::Result<(), CodecError>,
+    ) -> Result<Option<Errno>> {
+        let garbled = |error: CodecError| Error::new("IPVS answers in riddles").because(error);
+        let mut interrupted = false;
+        loop {
+            let length = self.receive_datagram()?;
+            for message in wire::messages(&self.buffer[..length]) {
+                let message = message.map_err(|error| garbled(error.into()))?;
+                if message.seq != seq {
+                    continue;
+                }
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                if matches!(message.kind, wire::ERROR | wire::DONE) {
+                    let code = message.errno().map_err(|error| garbled(error.into()))?;
+                    let again = interrupted.then_some(Errno::EAGAIN);
+                    return Ok(if code == 0 { again } else { Some(Errno::from_raw(code)) });
+                }
+                each(&message).map_err(garbled)?;
+                if !dump {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn receive_datagram(&mut self) -> Result<usize> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) if length <= self.buffer.len() => return Ok(length),
+                Ok(length) => {
+                    return Err(Error::new(format!(
+                        "IPVS answers with {length} bytes at once, {BUFFER} were expected at most"
+                    )));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    return Err(Error::new(format!("IPVS says nothing for {PATIENCE_S} s")));
+                }
+                Err(errno) => return Err(Error::new("cannot hear IPVS").because(errno)),
+            }
+        }
+    }
+
+    /// Dumps; `each` gets the attributes of every answer. Tried again if the kernel says that the
+    /// table changed under it.
+    fn dump<T: Default>(
+        &mut self,
+        request: &Request,
+        each: impl Fn(&mut T, &[u8]) -> std::result::Result<(), CodecError>,
+    ) -> Result<T> {
+        for _ in 0..DUMP_TRIES {
+            let seq = self.send_one(request, REQUEST | DUMP)?;
+            let mut all = T::default();
+            match self.receive(seq, true, |message| each(&mut all, message.generic()?.1))? {
+                None => return Ok(all),
+                Some(Errno::EAGAIN) => {}
+                Some(errno) => return Err(explain(request, errno)),
+            }
+        }
+        Err(Error::new("the IPVS table changes faster than it can be read")
+            .cure("something else (keepalived, kube-proxy) rewrites it all the time: stop that"))
+    }
+
+    fn ask<T>(
+        &mut self,
+        request: &Request,
+        read: impl Fn(&[u8]) -> std::result::Result<T, CodecError>,
+    ) -> Result<T> {
+        let seq = self.send_one(request, REQUEST)?;
+        let mut answer = None;
+        let code = self.receive(seq, false, |message| {
+            answer = Some(read(message.generic()?.1)?);
+            Ok(())
+        })?;
+        match (code, answer) {
+            (None, Some(answer)) => Ok(answer),
+            (None, None) => Err(Error::new("IPVS gives an empty answer")),
+            (Some(errno), _) => Err(explain(request, errno)),
+        }
+    }
+
+    /// Reads the whole table.
+    ///
+    /// A service of a protocol that IPVS does not balance (the kernel accepts any number) cannot be
+    /// named by a topology: it is left out.
+    pub fn table(&mut self) -> Result<Seen> {
+        let services: Vec<_> = self.dump(&Request::GetServices, |all: &mut Vec<_>, body| {
+            match codec::decode_service(body) {
+                Ok(service) => all.push(service),
+                Err(CodecError::Unknown { attribute: "protocol", number, .. }) => {
+                    tracing::warn!(number, "an IPVS service of an unknown protocol is left out");
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })?;
+        let mut seen = Seen::default();
+        for (key, mut service) in services {
+            let request = Request::GetDestinations(key.clone());
+            let destinations: Vec<_> = self.dump(&request, |all: &mut Vec<_>, body| {
+                all.push(codec::decode_destination(body, &key)?);
+                Ok(())
+            })?;
+            let counters = seen.counters.entry(key.clone()).or_default();
+            for (name, destination, counts) in destinations {
+                service.destinations.insert(name, destination);
+                counters.insert(name, counts);
+            }
+            seen.table.insert(key, service);
+        }
+        Ok(seen)
+    }
+
+    /// Whether there is such a service. (A dump of its destinations would not tell: that of a
+    /// missing service is empty and a success.)
+    pub fn has_service(&mut self, key: &ServiceKey) -> Result<bool> {
+        let request = Request::GetService(key.clone());
+        let seq = self.send_one(&request, REQUEST)?;
+        match self.receive(seq, false, |_| Ok(()))? {
+            None => Ok(true),
+            Some(Errno::ESRCH) => Ok(false),
+            Some(errno) => Err(explain(&request, errno)),
+        }
+    }
+
+    /// Reads the connection timeouts.
+    pub fn timeouts(&mut self) -> Result<Timeouts> {
+        self.ask(&Request::GetTimeouts, codec::decode_timeouts)
+    }
+
+    /// Reads IPVS's version and the size of its connection table.
+    pub fn info(&mut self) -> Result<Info> {
+        self.ask(&Request::GetInfo, codec::decode_info)
+    }
+
+    /// Sends all of `requests` (at most [`BATCH`]) at once. The answer has one entry for each:
+    /// `Ok` was done, `Err` was not. The kernel does not stop at an error.
+    pub fn carry_out(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<Vec<std::result::Result<(), Errno>>> {
+        let Some(last) = requests.len().checked_sub(1) else { return Ok(Vec::new()) };
+        let mut frames = Vec::new();
+        let mut seqs = Vec::with_capacity(requests.len());
+        for (at, request) in requests.iter().enumerate() {
+            let flags = if at == last { REQUEST | ACK } else { REQUEST };
+            let (seq, frame) = self.frame(request, flags);
+            frames.extend_from_slice(&frame);
+            seqs.push(seq);
+        }
+        self.send(&frames)?;
+        let mut results = vec![Ok(()); requests.len()];
+        self.collect(&seqs, &mut results)?;
+        Ok(results)
+    }
+
+    /// Reads answers until that to the last of `seqs` is there.
+    fn collect(
+        &mut self,
+        seqs: &[u32],
+        results: &mut [std::result::Result<(), Errno>],
+    ) -> Result<()> {
+        loop {
+            let length = self.receive_datagram()?;
+            for message in wire::messages(&self.buffer[..length]) {
+                let read = |error| Error::new("IPVS answers in riddles").because(error);
+                let message = message.map_err(read)?;
+                let Some(at) = seqs.iter().position(|seq| *seq == message.seq) else { continue };
+                if message.kind != wire::ERROR {
+                    continue;
+                }
+                let code = message.errno().map_err(read)?;
+                if let Some(result) = results.get_mut(at).filter(|_| code != 0) {
+                    *result = Err(Errno::from_raw(code));
+                }
+                if at + 1 == seqs.len() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// What was asked, in words.
+fn in_words(request: &Request) -> String {
+    match request {
+        Request::NewService(key, service) => format!("cannot add service {key} ({service})"),
+        Request::SetService(key, service) => {
+            format!("cannot change service {key} to {service}")
+        }
+        Request::DeleteService(key) => format!("cannot remove service {key}"),
+        Request::GetServices => "cannot read the IPVS services".to_owned(),
+        Request::GetService(key) => format!("cannot read service {key}"),
+        Request::NewDestination(service, key, destination) => {
+            format!("cannot add real server {key} to {service} ({destination})")
+        }
+        Request::SetDestination(service, key, destination) => {
+            format!("cannot change real server {key} of {service} to {destination}")
+        }
+        Request::DeleteDestination(service, key) => {
+            format!("cannot remove real server {key} from {service}")
+        }
+        Request::GetDestinations(service) => format!("cannot read the real servers of {service}"),
+        Request::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
+        Request::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
+        Request::GetInfo => "cannot ask IPVS for its version".to_owned(),
+    }
+}
+
+/// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
+/// family gives no text of its own).
+pub fn explain(request: &Request, errno: Errno) -> Error {
+    let (meaning, cure) = meaning(request, errno);
+    let what = in_words(request);
+    let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
+    Error::new(message).because(errno).maybe_cure(cure)
+}
+
+fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
+    let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
+    match (request, errno) {
+        (Request::NewService(_, service) | Request::SetService(_, service), Errno::ENOENT) => {
+            let name = &service.scheduler;
+            let engine = service.engine.as_deref();
+            let or = engine.map(|pe| format!(" or no persistence engine {pe:?}"));
+            (
+                format!("this kernel has no scheduler {name:?}{}", or.unwrap_or_default()),
+                Some(format!(
+                    "the module ip_vs_{name} is neither built in nor found by modprobe: take \
+                     another scheduler, or install the kernel's full set of modules"
+                )),
+            )
+        }
+        (Request::NewService(..) | Request::NewDestination(..), Errno::EEXIST) => {
+            ("it is there already".to_owned(), again())
+        }
+        (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
+        (Request::SetDestination(..) | Request::DeleteDestination(..), Errno::ENOENT) => {
+            ("the service has no such real server".to_owned(), again())
+        }
+        (Request::NewDestination(..) | Request::SetDestination(..), Errno::ERANGE) => (
+            "the weight or the thresholds are out of range".to_owned(),
+            Some(
+                "a weight is 0 to 2147483647, and the lower threshold not above the upper one"
+                    .to_owned(),
+            ),
+        ),
+        (Request::NewService(key, _), Errno::EPROTONOSUPPORT) => {
+            let protocol = match key {
+                ServiceKey::Address(Protocol::Sctp, _) => "CONFIG_IP_VS_PROTO_SCTP",
+                _ => "its protocol",
+            };
+            (format!("this kernel's IPVS was built without {protocol}"), None)
+        }
+        (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
+            ("this kernel's IPVS was built without IPv6".to_owned(), None)
+        }
+        (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
+        (_, Errno::EPERM | Errno::EACCES) => (
+            "the kernel does not allow it".to_owned(),
+            Some(
+                "IPVS is for root of the machine's own user namespace: in a container or in \
+                 `unshare -U` it is refused even to root"
+                    .to_owned(),
+            ),
+        ),
+        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel is out of memory".to_owned(), None),
+        _ => (String::new(), None),
+    }
+}

@@ -1,0 +1,237 @@
+//! The codec and the table, without a kernel.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::codec::{self, Request, Timeouts, command};
+use super::wire::{self, WireError};
+use super::{Table, table};
+use crate::plan::Change;
+use crate::state::{
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+};
+use crate::topology::Protocol;
+
+fn service_key() -> impl Strategy<Value = ServiceKey> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    prop_oneof![
+        (protocol, any::<IpAddr>(), any::<u16>())
+            .prop_map(|(p, ip, port)| ServiceKey::Address(p, SocketAddr::new(ip, port))),
+        (any::<bool>(), 1..=u32::MAX).prop_map(|(v6, mark)| ServiceKey::Fwmark { v6, mark }),
+    ]
+}
+
+prop_compose! {
+    fn service()(
+        scheduler in "[a-z][a-z0-9_-]{0,14}",
+        flags: u32,
+        timeout: u32,
+        netmask: u32,
+        engine in proptest::option::of("[a-z]{1,15}"),
+    ) -> VirtualService {
+        let flags = ServiceFlags::new(flags);
+        let destinations = std::collections::BTreeMap::new();
+        VirtualService { scheduler, flags, timeout, netmask, engine, destinations }
+    }
+}
+
+fn destination() -> impl Strategy<Value = Destination> {
+    let method = (0_u32..=4).prop_map(|number| ForwardingMethod::from_number(number).unwrap());
+    let tunnel = prop_oneof![
+        Just(Tunnel::Ipip),
+        any::<(u16, u16)>().prop_map(|(port, flags)| Tunnel::Gue { port, flags }),
+        any::<u16>().prop_map(|flags| Tunnel::Gre { flags }),
+    ];
+    (method, tunnel, any::<(u32, u32, u32)>()).prop_map(
+        |(method, tunnel, (weight, upper, lower))| Destination {
+            method,
+            weight,
+            upper_threshold: upper,
+            lower_threshold: lower,
+            tunnel,
+        },
+    )
+}
+
+fn destination_key() -> impl Strategy<Value = DestinationKey> {
+    any::<(IpAddr, u16)>().prop_map(|(ip, port)| DestinationKey::new(ip, port))
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (service_key(), service()).prop_map(|(k, s)| Request::NewService(k, s)),
+        (service_key(), service()).prop_map(|(k, s)| Request::SetService(k, s)),
+        service_key().prop_map(Request::DeleteService),
+        Just(Request::GetServices),
+        service_key().prop_map(Request::GetService),
+        (service_key(), destination_key(), destination())
+            .prop_map(|(s, k, d)| Request::NewDestination(s, k, d)),
+        (service_key(), destination_key(), destination())
+            .prop_map(|(s, k, d)| Request::SetDestination(s, k, d)),
+        (service_key(), destination_key()).prop_map(|(s, k)| Request::DeleteDestination(s, k)),
+        service_key().prop_map(Request::GetDestinations),
+        Just(Request::GetTimeouts),
+        any::<(u32, u32, u32)>().prop_map(|(tcp, tcp_fin, udp)| Request::SetTimeouts(Timeouts {
+            tcp,
+            tcp_fin,
+            udp
+        })),
+        Just(Request::GetInfo),
+    ]
+}
+
+fn read_everything(bytes: &[u8]) {
+    let key = ServiceKey::Fwmark { v6: false, mark: 1 };
+    let _ = codec::decode_service(bytes);
+    let _ = codec::decode_service_key(bytes);
+    let _ = codec::decode_destination(bytes, &key);
+    let _ = codec::decode_timeouts(bytes);
+    let _ = codec::decode_info(bytes);
+    for command in 0..=u8::MAX {
+        let _ = Request::decode(command, bytes);
+    }
+    for message in wire::messages(bytes).flatten() {
+        let _ = message.errno();
+        let _ = message.generic();
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_request_survives_its_encoding(request in request()) {
+        let decoded = Request::decode(request.command(), &request.encode()).unwrap();
+        prop_assert_eq!(decoded, request);
+    }
+
+    #[test]
+    fn a_frame_survives_its_encoding(request in request(), family: u16, seq: u32) {
+        prop_assume!(family != wire::ERROR && family != wire::DONE);
+        let bytes = wire::frame(family, 1, seq, request.command(), 1, &request.encode());
+        let messages: Vec<_> = wire::messages(&bytes).collect::<Result<_, _>>().unwrap();
+        let [message] = messages.as_slice() else { panic!("{messages:?}") };
+        prop_assert_eq!((message.kind, message.seq, message.flags), (family, seq, 1));
+        let (command, body) = message.generic().unwrap();
+        prop_assert_eq!(Request::decode(command, body).unwrap(), request);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        read_everything(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_request_is_an_error_or_another_request(
+        request in request(),
+        at: prop::sample::Index,
+        with: u8,
+        cut: prop::sample::Index,
+    ) {
+        let mut bytes = request.encode();
+        prop_assume!(!bytes.is_empty());
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        read_everything(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        read_everything(&bytes);
+    }
+
+    #[test]
+    fn a_change_and_its_inverse_leave_the_table_as_it_was(
+        key in service_key(),
+        (before, after) in (service(), service()),
+        name in destination_key(),
+        (old, new) in (destination(), destination()),
+    ) {
+        let steps = [
+            Change::AddService { key: key.clone(), service: before.clone() },
+            Change::EditService { key: key.clone(), before, after },
+            Change::AddDestination { service: key.clone(), key: name, destination: old.clone() },
+            Change::EditDestination { service: key, key: name, before: old, after: new },
+        ];
+        let mut table = Table::new();
+        let mut seen = Vec::new();
+        for step in &steps {
+            seen.push(table.clone());
+            table::apply(&mut table, step).unwrap();
+        }
+        for step in steps.iter().rev() {
+            table::apply(&mut table, &step.inverse().unwrap()).unwrap();
+            let before = seen.pop();
+            prop_assert_eq!(Some(&table), before.as_ref());
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_was_cut_says_so() {
+    let bytes = wire::frame(30, 1, 1, command::GET_SERVICE, 1, &[0; 8]);
+    let cut = wire::messages(&bytes[..20]).next().unwrap();
+    let expected = WireError::Truncated { what: "a netlink message", needed: 28, present: 20 };
+    assert_eq!(cut, Err(expected.clone()));
+    assert_eq!(
+        expected.to_string(),
+        "a netlink message is cut short: 28 bytes are needed, 20 are there"
+    );
+    // After an error there is no more.
+    let mut all = wire::messages(&bytes[..20]);
+    assert!(all.next().is_some_and(|first| first.is_err()) && all.next().is_none());
+}
+
+fn web() -> ServiceKey {
+    "tcp 192.0.2.1:80".parse().unwrap()
+}
+
+fn rs(weight: u32) -> Destination {
+    Destination {
+        method: ForwardingMethod::DirectRoute,
+        weight,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        tunnel: Tunnel::Ipip,
+    }
+}
+
+fn add_rs(weight: u32) -> Change {
+    let key = "192.0.2.9:80".parse().unwrap();
+    Change::AddDestination { service: web(), key, destination: rs(weight) }
+}
+
+#[test]
+fn the_table_is_strict() {
+    let plain = VirtualService::plain(&web(), "rr");
+    let add = Change::AddService { key: web(), service: plain.clone() };
+    let mut table = Table::new();
+    let refused = |table: &mut Table, change: &Change, says: &str| {
+        let before = table.clone();
+        let error = table::apply(table, change).unwrap_err().to_string();
+        assert!(error.contains(says), "{change}: {error}");
+        assert_eq!(*table, before, "{change} was refused and still did something");
+    };
+    refused(&mut table, &add_rs(1), "service tcp 192.0.2.1:80: somebody changed it since");
+    refused(&mut table, &add.inverse().unwrap(), "found nothing");
+    table::apply(&mut table, &add).unwrap();
+    refused(&mut table, &add, "expected nothing, found rr");
+    table::apply(&mut table, &add_rs(1)).unwrap();
+    refused(&mut table, &add_rs(1), "expected nothing, found dr weight 1");
+    refused(&mut table, &add.inverse().unwrap(), "expected no real servers any more, found 1");
+    refused(&mut table, &add_rs(2).inverse().unwrap(), "expected dr weight 2, found dr weight 1");
+    let wlc = VirtualService::plain(&web(), "wlc");
+    let edit = Change::EditService { key: web(), before: wlc, after: plain };
+    refused(&mut table, &edit, "expected wlc, found rr");
+}
+
+#[test]
+fn local_is_whatever_was_asked_for() {
+    let mut table = Table::new();
+    let service = VirtualService::plain(&web(), "rr");
+    table::apply(&mut table, &Change::AddService { key: web(), service }).unwrap();
+    table::apply(&mut table, &add_rs(1)).unwrap();
+    for service in table.values_mut() {
+        for destination in service.destinations.values_mut() {
+            destination.method = ForwardingMethod::Local;
+        }
+    }
+    table::apply(&mut table, &add_rs(1).inverse().unwrap()).unwrap();
+}

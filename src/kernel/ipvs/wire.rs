@@ -1,0 +1,269 @@
+//! Netlink's framing, as far as IPVS needs it: messages, generic headers and attributes.
+//!
+//! Pure. Numbers are in the host's byte order (netlink(7)); what is in network order says so. Bytes
+//! that do not add up are a [`WireError`], never a panic.
+
+/// `struct nlmsghdr`: length u32, type u16, flags u16, sequence u32, port u32.
+const HEADER: usize = 16;
+/// `struct genlmsghdr`: command u8, version u8, two reserved bytes.
+const GENERIC_HEADER: usize = 4;
+/// `struct nlattr`: length u16, type u16.
+const ATTRIBUTE_HEADER: usize = 4;
+/// NLA_TYPE_MASK: without the bits "nested" and "network byte order".
+const TYPE_MASK: u16 = 0x3fff;
+/// NLA_F_NESTED.
+const NESTED: u16 = 0x8000;
+
+/// NLMSG_ERROR: an error, or with 0 an acknowledgement.
+pub const ERROR: u16 = 2;
+/// NLMSG_DONE: the end of a dump.
+pub const DONE: u16 = 3;
+
+/// Bytes that are no netlink.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Fewer bytes than the frame itself says, or than the value has.
+    #[error("{what} is cut short: {needed} bytes are needed, {present} are there")]
+    Truncated {
+        /// What was read.
+        what: &'static str,
+        /// How many bytes it has.
+        needed: usize,
+        /// How many there are.
+        present: usize,
+    },
+    /// A length that is smaller than the header it counts.
+    #[error("{what} says that it is {length} bytes long, less than its own header")]
+    Length {
+        /// What was read.
+        what: &'static str,
+        /// What it says.
+        length: usize,
+    },
+    /// A text without its NUL or with bytes that are no text.
+    #[error("{what} is no text")]
+    Text {
+        /// What was read.
+        what: &'static str,
+    },
+}
+
+/// Rounds up to netlink's alignment of 4.
+const fn aligned(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+/// The first `N` bytes of `bytes`.
+pub fn array<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], WireError> {
+    bytes.first_chunk().copied().ok_or(WireError::Truncated {
+        what,
+        needed: N,
+        present: bytes.len(),
+    })
+}
+
+/// A list of attributes that is being written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Vec<u8>);
+
+impl Attributes {
+    /// The bytes so far, padded to 4.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// One attribute. A value has at most 65531 bytes: what we write is far below.
+    pub fn put(&mut self, kind: u16, value: &[u8]) {
+        let value = &value[..value.len().min(usize::from(u16::MAX) - ATTRIBUTE_HEADER)];
+        let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+        self.0.resize(aligned(self.0.len()), 0);
+    }
+
+    /// A number.
+    pub fn put_u16(&mut self, kind: u16, value: u16) {
+        self.put(kind, &value.to_ne_bytes());
+    }
+
+    /// A number.
+    pub fn put_u32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &value.to_ne_bytes());
+    }
+
+    /// A text with its NUL.
+    pub fn put_text(&mut self, kind: u16, text: &str) {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.put(kind, &bytes);
+    }
+
+    /// Attributes within an attribute.
+    pub fn put_nested(&mut self, kind: u16, inside: &Self) {
+        self.put(kind | NESTED, &inside.0);
+    }
+}
+
+/// Reads attributes one after the other; ends after the first error.
+#[derive(Debug, Clone)]
+pub struct AttributeIter<'a>(&'a [u8]);
+
+/// The attributes in `bytes`: type (without its flag bits) and value.
+pub fn attributes(bytes: &[u8]) -> AttributeIter<'_> {
+    AttributeIter(bytes)
+}
+
+impl<'a> Iterator for AttributeIter<'a> {
+    type Item = Result<(u16, &'a [u8]), WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.0);
+        Some(split_attribute(bytes).map(|(kind, value, rest)| {
+            self.0 = rest;
+            (kind, value)
+        }))
+    }
+}
+
+fn split_attribute(bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), WireError> {
+    const WHAT: &str = "a netlink attribute";
+    let [a, b, c, d] = array(bytes, WHAT)?;
+    let length = usize::from(u16::from_ne_bytes([a, b]));
+    let kind = u16::from_ne_bytes([c, d]) & TYPE_MASK;
+    if length < ATTRIBUTE_HEADER {
+        return Err(WireError::Length { what: WHAT, length });
+    }
+    let value = bytes.get(ATTRIBUTE_HEADER..length).ok_or(WireError::Truncated {
+        what: WHAT,
+        needed: length,
+        present: bytes.len(),
+    })?;
+    // The last attribute may lack its padding.
+    Ok((kind, value, bytes.get(aligned(length)..).unwrap_or_default()))
+}
+
+/// A number of 8 bits.
+pub fn read_u8(value: &[u8], what: &'static str) -> Result<u8, WireError> {
+    array(value, what).map(u8::from_ne_bytes)
+}
+
+/// A number of 16 bits.
+pub fn read_u16(value: &[u8], what: &'static str) -> Result<u16, WireError> {
+    array(value, what).map(u16::from_ne_bytes)
+}
+
+/// A number of 16 bits in network order.
+pub fn read_be16(value: &[u8], what: &'static str) -> Result<u16, WireError> {
+    array(value, what).map(u16::from_be_bytes)
+}
+
+/// A number of 32 bits.
+pub fn read_u32(value: &[u8], what: &'static str) -> Result<u32, WireError> {
+    array(value, what).map(u32::from_ne_bytes)
+}
+
+/// A number of 64 bits.
+pub fn read_u64(value: &[u8], what: &'static str) -> Result<u64, WireError> {
+    array(value, what).map(u64::from_ne_bytes)
+}
+
+/// A text that ends with a NUL.
+pub fn read_text(value: &[u8], what: &'static str) -> Result<String, WireError> {
+    let text = std::ffi::CStr::from_bytes_until_nul(value).map_err(|_| WireError::Text { what })?;
+    text.to_str().map(str::to_owned).map_err(|_| WireError::Text { what })
+}
+
+/// A whole request: netlink header, generic header, attributes.
+pub fn frame(family: u16, flags: u16, seq: u32, command: u8, version: u8, body: &[u8]) -> Vec<u8> {
+    let length = HEADER + GENERIC_HEADER + aligned(body.len());
+    let mut frame = Vec::with_capacity(length);
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+    frame.extend_from_slice(&family.to_ne_bytes());
+    frame.extend_from_slice(&flags.to_ne_bytes());
+    frame.extend_from_slice(&seq.to_ne_bytes());
+    frame.extend_from_slice(&0_u32.to_ne_bytes());
+    frame.extend_from_slice(&[command, version, 0, 0]);
+    frame.extend_from_slice(body);
+    frame.resize(length, 0);
+    frame
+}
+
+/// One message that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Its type: [`ERROR`], [`DONE`] or a family.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u16,
+    /// To which request it is the answer.
+    pub seq: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Of a generic message: the command, and the attributes.
+    pub fn generic(&self) -> Result<(u8, &'a [u8]), WireError> {
+        let [command, _, _, _] = array(self.payload, "a generic netlink header")?;
+        Ok((command, self.payload.get(GENERIC_HEADER..).unwrap_or_default()))
+    }
+
+    /// Of [`ERROR`] or [`DONE`]: the errno; 0 is no error.
+    pub fn errno(&self) -> Result<i32, WireError> {
+        // A dump's end may have no number: that is 0.
+        if self.kind == DONE && self.payload.is_empty() {
+            return Ok(0);
+        }
+        let code = array(self.payload, "a netlink error").map(i32::from_ne_bytes)?;
+        Ok(code.saturating_neg())
+    }
+}
+
+/// Reads messages one after the other; ends after the first error.
+#[derive(Debug, Clone)]
+pub struct MessageIter<'a>(&'a [u8]);
+
+/// The messages of one datagram.
+pub fn messages(bytes: &[u8]) -> MessageIter<'_> {
+    MessageIter(bytes)
+}
+
+impl<'a> Iterator for MessageIter<'a> {
+    type Item = Result<Message<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.0);
+        Some(split_message(bytes).map(|(message, rest)| {
+            self.0 = rest;
+            message
+        }))
+    }
+}
+
+fn split_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), WireError> {
+    const WHAT: &str = "a netlink message";
+    let header: [u8; HEADER] = array(bytes, WHAT)?;
+    let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = header;
+    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    if length < HEADER {
+        return Err(WireError::Length { what: WHAT, length });
+    }
+    let payload = bytes.get(HEADER..length).ok_or(WireError::Truncated {
+        what: WHAT,
+        needed: length,
+        present: bytes.len(),
+    })?;
+    let message = Message {
+        kind: u16::from_ne_bytes([k0, k1]),
+        flags: u16::from_ne_bytes([f0, f1]),
+        seq: u32::from_ne_bytes([s0, s1, s2, s3]),
+        payload,
+    };
+    Ok((message, bytes.get(aligned(length)..).unwrap_or_default()))
+}

@@ -1,0 +1,166 @@
+//! Kernel modules: whether one is there, whether it could be, and loading it.
+//!
+//! A module may be built in, and then has no folder under /sys/module unless it has parameters; so
+//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::error::{Error, Result};
+use super::ipvs;
+use crate::protocol::Capability;
+use crate::state::Module;
+
+/// What to do where IPVS is missing.
+pub const CURE_IP_VS: &str = "install the kernel's full set of modules (Ubuntu: \
+     linux-modules-extra-$(uname -r); Debian: linux-image-amd64 and not the cloud kernel) and boot \
+     that kernel; in a container the machine's own kernel must have it: `modprobe ip_vs` there";
+
+const CURE_IPIP: &str = "install the kernel's full set of modules (Ubuntu: \
+     linux-modules-extra-$(uname -r); Debian: linux-image-amd64) and boot that kernel; in a \
+     container the machine's own kernel must have it: `modprobe ipip` there";
+
+/// Where modprobe may lie. Never $PATH: this runs as root.
+const MODPROBE: [&str; 4] =
+    ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"];
+
+/// Whether the running kernel has `module`, or could load it. Loads nothing.
+pub fn capability(module: Module) -> Capability {
+    if works_now(module) {
+        return Capability::Present;
+    }
+    let folder = match folder() {
+        Ok(folder) => folder,
+        Err(why) => return Capability::Missing(why),
+    };
+    let name = module.as_str();
+    let lists =
+        |file: &str| fs::read(folder.join(file)).ok().and_then(|list| module_in_list(&list, name));
+    if lists("modules.builtin").is_some() {
+        return Capability::Present;
+    }
+    let Some(file) = lists("modules.dep") else {
+        return Capability::Missing(format!(
+            "{name} is neither loaded nor listed in {0}/modules.builtin or {0}/modules.dep",
+            folder.display()
+        ));
+    };
+    let file = folder.join(file);
+    if !file.exists() {
+        return Capability::Missing(format!(
+            "{} is listed in modules.dep, but it is not there",
+            file.display()
+        ));
+    }
+    if fs::read("/proc/sys/kernel/modules_disabled").is_ok_and(|value| value.starts_with(b"1")) {
+        return Capability::Missing(format!(
+            "{} is there, but kernel.modules_disabled is 1: no module can be loaded until the next \
+             boot",
+            file.display()
+        ));
+    }
+    Capability::Loadable
+}
+
+fn works_now(module: Module) -> bool {
+    let in_sys = Path::new("/sys/module").join(module.as_str()).is_dir();
+    match module {
+        Module::IpVs => in_sys || ipvs::is_loaded(),
+        Module::Ipip => in_sys || nix::net::if_::if_nametoindex("tunl0").is_ok(),
+    }
+}
+
+fn folder() -> std::result::Result<PathBuf, String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_err(|error| format!("/proc/sys/kernel/osrelease: {error}"))?;
+    let folder = Path::new("/lib/modules").join(release.trim());
+    if folder.is_dir() {
+        Ok(folder)
+    } else {
+        Err(format!("{} is not there: no modules are installed for this kernel", folder.display()))
+    }
+}
+
+/// The file of module `name` in the text of modules.dep or modules.builtin (depmod(8)): lines start
+/// with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it needs. A name
+/// has `_` or `-`, which mean the same.
+fn module_in_list(list: &[u8], name: &str) -> Option<PathBuf> {
+    let wanted = name.replace('-', "_");
+    list.split(|byte| *byte == b'\n').find_map(|line| {
+        let file = line.split(|byte| *byte == b':').next()?;
+        let base = file.rsplit(|byte| *byte == b'/').next()?;
+        let stem = base.split(|byte| *byte == b'.').next()?;
+        let suffix = &base[stem.len()..];
+        let stem = String::from_utf8_lossy(stem).replace('-', "_");
+        let matches = stem == wanted && suffix.starts_with(b".ko");
+        matches.then(|| PathBuf::from(OsStr::from_bytes(file)))
+    })
+}
+
+/// Loads `module` and makes sure that it is there.
+pub fn load(module: Module) -> Result<()> {
+    if works_now(module) {
+        return Ok(());
+    }
+    let tried = modprobe(module);
+    if works_now(module) {
+        return Ok(());
+    }
+    // The kernel calls modprobe itself when somebody asks for the family: also from a container.
+    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && works_now(module) {
+        return Ok(());
+    }
+    let error = Error::new(format!("cannot load the kernel module {module}"));
+    let error = match tried {
+        Err(why) => error.because(why),
+        Ok(()) => match capability(module) {
+            Capability::Missing(why) => error.because(why),
+            _ => error.because("modprobe says that it did, but it is not there"),
+        },
+    };
+    Err(error.cure(match module {
+        Module::IpVs => CURE_IP_VS,
+        Module::Ipip => CURE_IPIP,
+    }))
+}
+
+fn modprobe(module: Module) -> std::result::Result<(), String> {
+    let Some(program) = MODPROBE.iter().find(|path| Path::new(path).exists()) else {
+        return Err(format!("there is no modprobe: looked for {}", MODPROBE.join(", ")));
+    };
+    let done = Command::new(program)
+        .arg(module.as_str())
+        .env_clear()
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    let said = said.lines().next().unwrap_or("it says nothing");
+    Err(format!("{program} {module}: {}: {said}", done.status))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_module_is_found_by_its_whole_name() {
+        let list =
+            b"kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n\
+            kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\n\
+            kernel/net/ipv4/ipip.ko:\nkernel/x/under-score.ko.zst:\n";
+        let found = |name| module_in_list(list, name).map(|path| path.display().to_string());
+        assert_eq!(found("ip_vs").unwrap(), "kernel/net/netfilter/ipvs/ip_vs.ko.xz");
+        assert_eq!(found("ipip").unwrap(), "kernel/net/ipv4/ipip.ko");
+        assert_eq!(found("under_score").unwrap(), "kernel/x/under-score.ko.zst");
+        assert_eq!(found("ip_vs_wlc"), None);
+        assert_eq!(found("kernel"), None);
+        assert_eq!(module_in_list(b"\n:\n/\n.ko\n\xff\xfe", "ip_vs"), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! Addresses: reading them as the canonical type has them, adding and removing one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use nix::errno::Errno;
+
+use super::{Links, Net, errno_of, refused};
+use crate::kernel::error::{Error, Result};
+use crate::state::{Address, AddressKey, Scope};
+
+impl Net {
+    /// Dumps the addresses.
+    pub async fn addresses(&self, links: &Links) -> Result<BTreeMap<AddressKey, Address>> {
+        let messages = self.address_messages().await?;
+        Ok(messages.iter().filter_map(|message| seen(message, links)).collect())
+    }
+
+    async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
+        self.handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| refused("cannot read the addresses".to_owned(), error))
+    }
+
+    /// Adds an address that is not there.
+    pub async fn add_address(&self, key: &AddressKey, address: &Address) -> Result<()> {
+        let (index, _) = self.link_named(&key.dev).await?;
+        let mut request = self.handle.address().add(index, key.net.addr(), key.net.prefix_len());
+        *request.message_mut() = message(index, key, address)?;
+        request.execute().await.map_err(|error| {
+            let what = format!("cannot add address {} to {}", key.net, key.dev);
+            match errno_of(&error) {
+                Some(Errno::EEXIST) => {
+                    Error::changed_since(&format!("address {key}"), "nothing", "the address")
+                }
+                _ => refused(what, error),
+            }
+        })
+    }
+
+    /// Removes an address that is there as `address` says.
+    ///
+    /// With the first address of a subnet on an interface the kernel removes the others of that
+    /// subnet too, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`). They
+    /// are not ours: those that went along are put back as they were.
+    pub async fn remove_address(&self, key: &AddressKey, address: &Address) -> Result<()> {
+        let links = self.links().await?;
+        let before = self.address_messages().await?;
+        let found = before.iter().find_map(|message| {
+            let (name, found) = seen(message, &links)?;
+            (name == *key).then(|| (message.clone(), found))
+        });
+        let what = format!("address {key}");
+        let expected = address.to_string();
+        let message = match found {
+            None => return Err(Error::changed_since(&what, &expected, "nothing")),
+            Some((_, found)) if found != *address => {
+                return Err(Error::changed_since(&what, &expected, &found.to_string()));
+            }
+            Some((message, _)) => message,
+        };
+        self.handle.address().del(message.clone()).execute().await.map_err(|error| {
+            refused(format!("cannot remove address {} from {}", key.net, key.dev), error)
+        })?;
+        self.put_back_secondaries(&message, &before).await
+    }
+
+    async fn put_back_secondaries(
+        &self,
+        removed: &AddressMessage,
+        before: &[AddressMessage],
+    ) -> Result<()> {
+        let could_go_along = |other: &&AddressMessage| {
+            other.header.family == AddressFamily::Inet
+                && other.header.index == removed.header.index
+                && other.header.flags.contains(AddressHeaderFlags::Secondary)
+                && local_net(other) != local_net(removed)
+        };
+        let candidates: Vec<_> = before.iter().filter(could_go_along).collect();
+        if removed.header.family != AddressFamily::Inet || candidates.is_empty() {
+            return Ok(());
+        }
+        let left = self.address_messages().await?;
+        let there = |wanted: &AddressMessage| {
+            left.iter().any(|other| {
+                other.header.index == wanted.header.index && local_net(other) == local_net(wanted)
+            })
+        };
+        for lost in candidates.into_iter().filter(|candidate| !there(candidate)) {
+            let Some(net) = local_net(lost) else { continue };
+            let mut request =
+                self.handle.address().add(lost.header.index, net.addr(), net.prefix_len());
+            *request.message_mut() = as_request(lost);
+            request.execute().await.map_err(|error| {
+                refused(
+                    format!(
+                        "the kernel removed {net} along with the first address of its subnet, and \
+                         it cannot be put back"
+                    ),
+                    error,
+                )
+                .cure(format!("put it back: ip address add {net} dev INTERFACE"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A dumped address as a request to make it again: the kernel decides about "secondary".
+fn as_request(dumped: &AddressMessage) -> AddressMessage {
+    let mut message = dumped.clone();
+    message.header.flags.remove(AddressHeaderFlags::Secondary);
+    for attribute in &mut message.attributes {
+        if let AddressAttribute::Flags(flags) = attribute {
+            flags.remove(AddressFlags::Secondary);
+        }
+    }
+    message
+}
+
+/// The address itself. IPv4 says it in IFA_LOCAL; IPv6 in IFA_ADDRESS, unless there is a peer.
+fn local_net(message: &AddressMessage) -> Option<IpNet> {
+    let mut local = None;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
+}
+
+fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)> {
+    let dev = links.get(&message.header.index)?.name.clone();
+    let mut label = None;
+    let mut broadcast = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Label(text) if text != dev.as_str() => label = Some(text.clone()),
+            AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
+            _ => {}
+        }
+    }
+    let scope = Scope::from_number(message.header.scope.into());
+    Some((AddressKey { dev, net: local_net(message)? }, Address { scope, label, broadcast }))
+}
+
+fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
+    let Address { scope, label, broadcast } = address;
+    let ip = key.net.addr();
+    let mut message = AddressMessage::default();
+    message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = key.net.prefix_len();
+    message.header.scope = scope.number().into();
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(ip));
+    message.attributes.push(AddressAttribute::Address(ip));
+    match (broadcast, ip) {
+        (None, _) => {}
+        (Some(IpAddr::V4(v4)), IpAddr::V4(_)) => {
+            message.attributes.push(AddressAttribute::Broadcast(*v4));
+        }
+        (Some(other), _) => {
+            return Err(Error::new(format!("address {key} cannot have the broadcast {other}")));
+        }
+    }
+    if let Some(label) = label {
+        check_label(key, label)?;
+        message.attributes.push(AddressAttribute::Label(label.clone()));
+    }
+    Ok(message)
+}
+
+/// IFA_LABEL has room for 15 bytes; `ifconfig` understands only those that start with the name of
+/// the interface. IPv6 has no labels.
+fn check_label(key: &AddressKey, label: &str) -> Result<()> {
+    let wrong = |why: &str| Err(Error::new(format!("label {label:?} of address {key}: {why}")));
+    if key.net.addr().is_ipv6() {
+        return wrong("IPv6 addresses have no labels");
+    }
+    if label.is_empty() || label.len() > 15 {
+        return wrong("a label has 1 to 15 bytes");
+    }
+    if label.contains('\0') || !label.starts_with(key.dev.as_str()) {
+        return wrong("a label starts with the name of its interface");
+    }
+    Ok(())
+}

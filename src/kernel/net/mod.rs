@@ -1,0 +1,102 @@
+//! Links, addresses and routes over rtnetlink: reading all, and changing one thing at a time.
+//!
+//! Each change first looks whether what it expects is there, and touches nothing if it is not: the
+//! kernel itself would replace or delete without a word.
+
+mod addresses;
+mod links;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::errno::Errno;
+use rtnetlink::Handle;
+use tokio::task::JoinHandle;
+
+use super::error::{Error, Result};
+use crate::state::{Address, AddressKey, Link, Route, RouteKey};
+use crate::topology::IfName;
+
+pub use links::{LinkSeen, Links};
+
+/// A connection to the rtnetlink of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Net {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// All of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct NetState {
+    /// Interfaces.
+    pub links: BTreeMap<IfName, Link>,
+    /// Hardware address of each interface that has one.
+    pub hardware: BTreeMap<IfName, String>,
+    /// Addresses.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// The route in use to each destination.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+impl Net {
+    /// Opens it in the namespace of the calling thread. Must run inside a tokio runtime.
+    pub fn open() -> Result<Self> {
+        let (connection, handle, _messages) = rtnetlink::new_connection().map_err(|error| {
+            Error::new("cannot open a netlink socket (NETLINK_ROUTE)").because(error)
+        })?;
+        Ok(Self { handle, driver: tokio::spawn(connection) })
+    }
+
+    /// Reads everything.
+    pub async fn read(&self) -> Result<NetState> {
+        let links = self.links().await?;
+        let addresses = self.addresses(&links).await?;
+        let routes = self.routes(&links).await?;
+        let mut state = NetState { addresses, routes, ..NetState::default() };
+        for link in links.into_values() {
+            if let Some(hardware) = link.hardware {
+                state.hardware.insert(link.name.clone(), hardware);
+            }
+            state.links.insert(link.name, link.state);
+        }
+        Ok(state)
+    }
+}
+
+/// The errno in an answer of rtnetlink.
+fn errno_of(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            message.to_io().raw_os_error().map(Errno::from_raw)
+        }
+        _ => None,
+    }
+}
+
+/// `what` failed; the error number in words, and the cure where this layer knows one.
+fn refused(what: String, error: rtnetlink::Error) -> Error {
+    let Some(errno) = errno_of(&error) else { return Error::new(what).because(error) };
+    let cure = match errno {
+        Errno::EPERM | Errno::EACCES => Some(
+            "root with CAP_NET_ADMIN in this network namespace is needed: an unprivileged container \
+             does not have it",
+        ),
+        Errno::ENETUNREACH => Some(
+            "the gateway is on none of this host's subnets: give the host an address in the \
+             gateway's subnet first, or name another gateway",
+        ),
+        Errno::EHOSTUNREACH => Some("the gateway cannot be reached over that interface"),
+        Errno::ENETDOWN => Some("the interface is down: set it up first"),
+        Errno::ENODEV => Some("the interface is gone"),
+        _ => None,
+    };
+    Error::new(what).because(io::Error::from(errno)).maybe_cure(cure)
+}

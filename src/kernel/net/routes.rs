@@ -1,0 +1,263 @@
+//! Routes of the main table: reading the one in use to each destination, adding, replacing, removing.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+};
+use nix::errno::Errno;
+
+use super::{Links, Net, errno_of, refused};
+use crate::kernel::error::{Error, Result};
+use crate::state::{Route, RouteKey, Scope};
+
+/// `IP6_RT_PRIO_USER`: what the kernel makes of "no metric" in IPv6. Canonical is 0.
+const IPV6_DEFAULT_METRIC: u32 = 1024;
+
+impl Net {
+    /// Dumps the main table and keeps, of several routes to one destination, the one in use.
+    pub async fn routes(&self, links: &Links) -> Result<BTreeMap<RouteKey, Route>> {
+        let mut best = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            let messages: Vec<_> = self
+                .handle
+                .route()
+                .get(query)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|error| refused("cannot read the routes".to_owned(), error))?;
+            for message in messages.iter().filter(|message| is_ours(message, family)) {
+                if let Some((key, route)) = seen(message, links) {
+                    keep_better(&mut best, key, route);
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    async fn route_there(&self, key: &RouteKey) -> Result<(Links, Option<Route>)> {
+        let links = self.links().await?;
+        let route = self.routes(&links).await?.remove(key);
+        Ok((links, route))
+    }
+
+    async fn verify(&self, key: &RouteKey, expected: Option<&Route>) -> Result<Links> {
+        let (links, found) = self.route_there(key).await?;
+        if found.as_ref() == expected {
+            return Ok(links);
+        }
+        let text =
+            |route: Option<&Route>| route.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let what = format!("route {key}");
+        Err(Error::changed_since(&what, &text(expected), &text(found.as_ref())))
+    }
+
+    /// Adds a route where none leads to the destination.
+    pub async fn add_route(&self, key: &RouteKey, route: &Route) -> Result<()> {
+        let links = self.verify(key, None).await?;
+        self.new_route(key, route, &links, false).await
+    }
+
+    /// Removes the route that is there as `route` says.
+    pub async fn remove_route(&self, key: &RouteKey, route: &Route) -> Result<()> {
+        let links = self.verify(key, Some(route)).await?;
+        self.delete_route(key, route, &links).await
+    }
+
+    /// Replaces `before` by `after` without a moment in which there is none.
+    ///
+    /// The kernel replaces in place only what has the same metric (net/ipv4/fib_trie.c,
+    /// `fib_table_insert`). Where the metric changes, the new route is added first and the old one
+    /// removed then: there are two for a moment, never none.
+    pub async fn replace_route(&self, key: &RouteKey, before: &Route, after: &Route) -> Result<()> {
+        if !before.unheld.is_empty() {
+            return Err(Error::new(format!(
+                "route {key} ({before}) has settings that could not be put back: it is not replaced"
+            ))
+            .cure("replace or remove it by hand, then plan again"));
+        }
+        let links = self.verify(key, Some(before)).await?;
+        if before.metric == after.metric {
+            return self.new_route(key, after, &links, true).await;
+        }
+        self.new_route(key, after, &links, false).await?;
+        self.delete_route(key, before, &links).await
+    }
+
+    async fn new_route(
+        &self,
+        key: &RouteKey,
+        route: &Route,
+        links: &Links,
+        replace: bool,
+    ) -> Result<()> {
+        let request = self.handle.route().add(message(key, route, links)?);
+        let request = if replace { request.replace() } else { request };
+        let verb = if replace { "replace" } else { "add" };
+        request.execute().await.map_err(|error| match errno_of(&error) {
+            Some(Errno::EEXIST) => Error::new(format!(
+                "cannot {verb} route {key} {route}: another route to it has metric {} already",
+                route.metric
+            ))
+            .cure("give this one another metric, or remove the other"),
+            _ => refused(format!("cannot {verb} route {key} {route}"), error),
+        })
+    }
+
+    async fn delete_route(&self, key: &RouteKey, route: &Route, links: &Links) -> Result<()> {
+        let request = self.handle.route().del(message(key, route, links)?);
+        request
+            .execute()
+            .await
+            .map_err(|error| refused(format!("cannot remove route {key} {route}"), error))
+    }
+}
+
+/// Main table, and no cache entry (RTM_F_CLONED). A kernel without IPv6 answers with other families.
+fn is_ours(message: &RouteMessage, family: AddressFamily) -> bool {
+    let table = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let header = &message.header;
+    header.address_family == family
+        && table.unwrap_or_else(|| header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
+        && !header.flags.contains(RouteFlags::Cloned)
+}
+
+/// The lowest metric wins; of equal ones the first of the dump, as in the kernel's own lookup. One
+/// for a single type of service loses against one for all.
+fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
+    let for_one_tos = |route: &Route| route.unheld.iter().any(|text| text.starts_with("tos "));
+    match best.entry(key) {
+        Entry::Vacant(free) => {
+            free.insert(route);
+        }
+        Entry::Occupied(mut there) => {
+            let rank = |route: &Route| (for_one_tos(route), route.metric);
+            if rank(&route) < rank(there.get()) {
+                there.insert(route);
+            }
+        }
+    }
+}
+
+fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
+    let header = &message.header;
+    let v6 = header.address_family == AddressFamily::Inet6;
+    let mut destination = unspecified(v6);
+    let mut route = Route {
+        gateway: None,
+        dev: None,
+        scope: Scope::from_number(header.scope.into()),
+        metric: 0,
+        protocol: header.protocol.into(),
+        source: None,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        unheld: Vec::new(),
+    };
+    if header.kind != RouteType::Unicast {
+        route.unheld.push(format!("type {:?}", header.kind).to_lowercase());
+    }
+    if header.tos != 0 {
+        route.unheld.push(format!("tos {:#x}", header.tos));
+    }
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => route.gateway = ip(address),
+            RouteAttribute::PrefSource(address) => route.source = ip(address),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Oif(index) => match links.get(index) {
+                Some(link) => route.dev = Some(link.name.clone()),
+                None => route.unheld.push(format!("interface number {index}")),
+            },
+            // Not a setting: the table is known, and IPv6 always adds its cache's numbers and the
+            // default preference.
+            RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
+            RouteAttribute::Preference(preference) if u8::from(*preference) == 0 => {}
+            RouteAttribute::MultiPath(hops) => {
+                route.unheld.push(format!("{} next hops", hops.len()));
+            }
+            RouteAttribute::Metrics(metrics) => route.unheld.push(format!("{metrics:?}")),
+            other => route.unheld.push(format!("{other:?}")),
+        }
+    }
+    if v6 && route.metric == IPV6_DEFAULT_METRIC {
+        route.metric = 0;
+    }
+    let net = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    Some((RouteKey(net.trunc()), route))
+}
+
+fn unspecified(v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn message(key: &RouteKey, route: &Route, links: &Links) -> Result<RouteMessage> {
+    let Route { gateway, dev, scope, metric, protocol, source, onlink, unheld } = route;
+    if !unheld.is_empty() {
+        return Err(Error::new(format!(
+            "route {key} ({route}) has settings that cannot be written: {}",
+            unheld.join(", ")
+        )));
+    }
+    let RouteKey(net) = key;
+    let v6 = net.addr().is_ipv6();
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = scope.number().into();
+    message.header.protocol = (*protocol).into();
+    message.header.destination_prefix_length = net.prefix_len();
+    message.header.flags.set(RouteFlags::Onlink, *onlink);
+    let list = &mut message.attributes;
+    if net.prefix_len() != 0 {
+        list.push(RouteAttribute::Destination(net.addr().into()));
+    }
+    for (what, address) in [("gateway", gateway), ("source", source)] {
+        if let Some(wrong) = address.filter(|address| address.is_ipv6() != v6) {
+            let error = format!("route {key}: its {what} {wrong} is of the other address family");
+            return Err(Error::new(error));
+        }
+    }
+    if let Some(gateway) = gateway {
+        list.push(RouteAttribute::Gateway((*gateway).into()));
+    }
+    if let Some(source) = source {
+        list.push(RouteAttribute::PrefSource((*source).into()));
+    }
+    if let Some(dev) = dev {
+        let index = links.iter().find_map(|(index, link)| (link.name == *dev).then_some(*index));
+        let index = index.ok_or_else(|| {
+            Error::new(format!("route {key}: there is no interface {dev} on this host"))
+        })?;
+        list.push(RouteAttribute::Oif(index));
+    }
+    let metric = if v6 && *metric == 0 { IPV6_DEFAULT_METRIC } else { *metric };
+    if metric != 0 {
+        list.push(RouteAttribute::Priority(metric));
+    }
+    Ok(message)
+}

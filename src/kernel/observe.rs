@@ -1,0 +1,134 @@
+//! Looking at a host: everything a plan needs, and nothing is changed by it, no module loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::error::Result;
+use super::ipvs::{self, IpvsSocket};
+use super::net::{Net, NetState};
+use super::{modules, receipt, sysctls};
+use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
+use crate::state::{ConfDev, ConfItem, HostState, Item, Module, Sysctl};
+use crate::topology::{IfName, TopologyName};
+
+/// Reads the host, in the network namespace of the calling thread.
+pub async fn look(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+    counters: bool,
+) -> Result<Sighting> {
+    let receipt = receipt::read(state_dir, topology)?;
+    let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
+    let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
+    let facts = facts(hardware);
+    let modules = [(Module::IpVs, &facts.ipvs), (Module::Ipip, &facts.ipip)];
+    let state = HostState {
+        modules: modules
+            .into_iter()
+            .filter(|(_, capability)| **capability == Capability::Present)
+            .map(|(module, _)| module)
+            .collect(),
+        sysctls: read_sysctls(&wanted_sysctls(asked, receipt.as_ref(), links.keys()))?,
+        links,
+        addresses,
+        routes,
+        services: ipvs.table,
+    };
+    let counters = if counters { ipvs.counters } else { BTreeMap::new() };
+    Ok(Sighting { facts, state, receipt, counters })
+}
+
+fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
+    let (kernel, machine) = nix::sys::utsname::uname().map_or_else(
+        |_| (String::new(), String::new()),
+        |name| {
+            let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
+            (text(name.release()), text(name.machine()))
+        },
+    );
+    HostFacts {
+        kernel,
+        machine,
+        hardware,
+        ipvs: modules::capability(Module::IpVs),
+        ipip: modules::capability(Module::Ipip),
+    }
+}
+
+/// What was asked for, what the receipt speaks of, and what would change along with those: writing
+/// ip_forward writes every `forwarding` and `conf.all.accept_redirects` too (net/ipv4/devinet.c,
+/// `inet_forward_change`), and whoever plans that must know what they were.
+fn wanted_sysctls<'a>(
+    asked: &BTreeSet<Sysctl>,
+    receipt: Option<&Receipt>,
+    links: impl Iterator<Item = &'a IfName>,
+) -> BTreeSet<Sysctl> {
+    let mut wanted = asked.clone();
+    if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
+        wanted.extend(found.sysctls.keys().cloned());
+        wanted.extend(owned.iter().filter_map(|item| match item {
+            Item::Sysctl(key) => Some(key.clone()),
+            _ => None,
+        }));
+    }
+    if wanted.contains(&Sysctl::IpForward) {
+        wanted.insert(Sysctl::all(ConfItem::AcceptRedirects));
+        wanted.insert(Sysctl::all(ConfItem::Forwarding));
+        wanted.insert(Sysctl::Conf(ConfDev::Default, ConfItem::Forwarding));
+        wanted.extend(links.map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
+    }
+    wanted
+}
+
+fn read_sysctls(wanted: &BTreeSet<Sysctl>) -> Result<BTreeMap<Sysctl, String>> {
+    let mut values = BTreeMap::new();
+    for key in wanted {
+        if let Some(value) = sysctls::read(key)? {
+            values.insert(key.clone(), value);
+        }
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_asks_for_ip_forward_gets_what_it_writes_as_well() {
+        let dev: IfName = "eth0.100".parse().unwrap();
+        let asked = BTreeSet::from([Sysctl::IpForward]);
+        let wanted = wanted_sysctls(&asked, None, [&dev].into_iter());
+        for key in [
+            "net.ipv4.ip_forward",
+            "net.ipv4.conf.all.accept_redirects",
+            "net.ipv4.conf.all.forwarding",
+            "net.ipv4.conf.default.forwarding",
+            "net/ipv4/conf/eth0.100/forwarding",
+        ] {
+            assert!(wanted.contains(&key.parse().unwrap()), "{key} is missing");
+        }
+        assert_eq!(wanted.len(), 5);
+        assert!(wanted_sysctls(&BTreeSet::new(), None, [&dev].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn the_receipt_adds_what_it_owns_and_what_it_found() {
+        let owned: Sysctl = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
+        let found: Sysctl = "net.ipv4.conf.all.arp_ignore".parse().unwrap();
+        let receipt = Receipt {
+            version: 1,
+            topology: "t".parse().unwrap(),
+            since: 0,
+            owned: [Item::Sysctl(owned.clone()), Item::Module(Module::IpVs)].into(),
+            found: HostState {
+                sysctls: [(found.clone(), "0".to_owned())].into(),
+                ..HostState::default()
+            },
+        };
+        let wanted = wanted_sysctls(&BTreeSet::new(), Some(&receipt), std::iter::empty());
+        assert_eq!(wanted, BTreeSet::from([owned, found]));
+    }
+}

@@ -1,0 +1,108 @@
+//! The only unsafe code: what AF_PACKET needs and no crate in use offers safely.
+//!
+//! Three system calls on a packet socket: attach a filter, bind it to an interface, and ask how many
+//! packets it lost. Everything else (opening, sending, receiving) goes through `nix`.
+
+#![allow(unsafe_code)] // audited here, denied everywhere else
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+/// ETH_P_ARP (include/uapi/linux/if_ether.h).
+const ETH_P_ARP: u16 = 0x0806;
+
+/// An AF_PACKET socket that sees every ARP frame of the interface, also those the machine sends
+/// itself, and nothing else. Non-blocking; frames start with their Ethernet header.
+///
+/// It belongs to the network namespace of the calling thread from then on.
+pub fn open_arp_socket(ifindex: u32) -> io::Result<OwnedFd> {
+    let ifindex = i32::try_from(ifindex)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "interface index out of range"))?;
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointer is passed. Protocol 0 receives nothing until it is bound, so that no frame
+    // gets past the filter.
+    let raw = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `raw` is a descriptor that was just made and that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    attach_arp_filter(&socket)?;
+    bind_to(&socket, ifindex)?;
+    Ok(socket)
+}
+
+/// Classic BPF: keep the frame if its EtherType is ARP.
+fn attach_arp_filter(socket: &OwnedFd) -> io::Result<()> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or_default(),
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 12),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(ETH_P_ARP)),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or_default(),
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` points to `filter`, which outlives the call, and gives its true length; the
+    // kernel copies both.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length_of::<libc::sock_fprog>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn bind_to(socket: &OwnedFd, ifindex: i32) -> io::Result<()> {
+    // SAFETY: `sockaddr_ll` is plain numbers: all zeroes is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    // ETH_P_ALL and not ETH_P_ARP: only then the machine's own frames are seen too.
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
+    address.sll_ifindex = ifindex;
+    // SAFETY: `address` is a whole sockaddr_ll and its true length is given.
+    let done = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length_of::<libc::sockaddr_ll>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// How many frames the socket lost since this was last asked (PACKET_STATISTICS clears it).
+pub fn packets_lost(socket: &impl AsFd) -> io::Result<u32> {
+    // SAFETY: `tpacket_stats` is plain numbers: all zeroes is a valid value.
+    let mut statistics: libc::tpacket_stats = unsafe { zeroed() };
+    let mut length = length_of::<libc::tpacket_stats>();
+    // SAFETY: the kernel writes at most `length` bytes into `statistics`, and that is its size.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(libc::socklen_t::MAX)
+}

@@ -1,0 +1,103 @@
+//! Values under /proc/sys, through the `sysctl` crate where it can name them.
+//!
+//! The crate turns every dot into a slash, so the settings of an interface `eth0.100` are out of its
+//! reach: those go by their path. It also calls every failure to open "not found": after an error
+//! the kernel is asked once more for the true reason.
+//!
+//! /proc/sys/net shows the network namespace of the thread that opens a file in it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use sysctl::{Ctl, Sysctl as _, SysctlError};
+
+use super::error::{Error, Result};
+use crate::state::{ConfDev, Sysctl};
+
+/// What is there; `None` if this kernel or this namespace has no such setting.
+pub fn read(key: &Sysctl) -> Result<Option<String>> {
+    match read_raw(key) {
+        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::new(format!("cannot read {key}")).because(error)),
+    }
+}
+
+/// Writes `after` if `before` is there now, and reads it back.
+pub fn change(key: &Sysctl, before: &str, after: &str) -> Result<()> {
+    let what = key.to_string();
+    match read(key)? {
+        None => return Err(absent(key)),
+        Some(found) if found != before => {
+            return Err(Error::changed_since(&what, before, &found));
+        }
+        Some(_) => {}
+    }
+    write_raw(key, after).map_err(|error| refused(key, after, error))?;
+    match read(key)? {
+        Some(now) if now == after => Ok(()),
+        now => {
+            let now = now.unwrap_or_else(|| "nothing".to_owned());
+            Err(Error::new(format!(
+                "{key}: the kernel took {after:?} without an error, but {now:?} is there now"
+            ))
+            .cure("something else on this host writes it too (a network manager?), or the value is out of its range"))
+        }
+    }
+}
+
+fn absent(key: &Sysctl) -> Error {
+    let error = Error::new(format!("{key}: there is no such setting ({})", key.path().display()));
+    match key {
+        Sysctl::Conf(ConfDev::Dev(dev), _) if !conf_dir_exists(dev.as_str()) => {
+            error.cure(format!("there is no interface {dev} here: is its name right?"))
+        }
+        _ => error.cure("this kernel does not have it"),
+    }
+}
+
+fn conf_dir_exists(dev: &str) -> bool {
+    Path::new("/proc/sys/net/ipv4/conf").join(dev).is_dir()
+}
+
+fn refused(key: &Sysctl, value: &str, error: io::Error) -> Error {
+    use nix::libc::{EACCES, EINVAL, ENOENT, EPERM, ERANGE, EROFS};
+    let cure = match error.raw_os_error() {
+        Some(ENOENT) => return absent(key),
+        Some(EINVAL | ERANGE) => "the kernel does not accept this value for it",
+        Some(EACCES | EPERM | EROFS) => {
+            "/proc/sys is read-only here: that is so in most containers; run on the host itself, or \
+             let the container's runtime make the setting"
+        }
+        _ => return Error::new(format!("cannot set {key} to {value:?}")).because(error),
+    };
+    Error::new(format!("cannot set {key} to {value:?}")).because(error).cure(cure)
+}
+
+/// The crate's name for it, if it has one.
+fn crate_name(key: &Sysctl) -> Option<String> {
+    match key {
+        Sysctl::Conf(ConfDev::Dev(dev), _) if dev.as_str().contains('.') => None,
+        Sysctl::Conf(..) | Sysctl::IpForward => Some(key.to_string()),
+    }
+}
+
+fn read_raw(key: &Sysctl) -> io::Result<String> {
+    let Some(name) = crate_name(key) else { return fs::read_to_string(key.path()) };
+    match Ctl::new(&name).and_then(|ctl| ctl.value_string()) {
+        Ok(value) => Ok(value),
+        Err(SysctlError::IoError(error)) => Err(error),
+        Err(_) => fs::read_to_string(key.path()),
+    }
+}
+
+fn write_raw(key: &Sysctl, value: &str) -> io::Result<()> {
+    let by_path = || OpenOptions::new().write(true).open(key.path())?.write_all(value.as_bytes());
+    let Some(name) = crate_name(key) else { return by_path() };
+    match Ctl::new(&name).and_then(|ctl| ctl.set_value_string(value)) {
+        Ok(_) => Ok(()),
+        Err(SysctlError::IoError(error)) => Err(error),
+        Err(_) => by_path(),
+    }
+}

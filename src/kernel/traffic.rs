@@ -1,0 +1,207 @@
+//! Test traffic: connections or datagrams to one address, one after the other, each from a port of
+//! its own, counted by who answers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use super::error::{Error, Result};
+use crate::protocol::Fetched;
+use crate::topology::Protocol;
+
+/// What a TCP server is asked.
+const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+/// What a UDP server is sent.
+const DATAGRAM: &[u8] = b"lvsprov\n";
+/// How much of an answer is read.
+const ANSWER_LIMIT: usize = 16 * 1024;
+/// How long a line of an answer may get in the report.
+const LINE_LIMIT: usize = 200;
+
+/// Why one was not answered.
+const TIMED_OUT: &str = "timed out";
+const SILENT: &str = "connected, then timed out";
+
+/// Fetches `count` times from `target`; each may take `patience`.
+pub async fn fetch(
+    target: SocketAddr,
+    protocol: Protocol,
+    count: u32,
+    patience: Duration,
+) -> Result<Fetched> {
+    if protocol == Protocol::Sctp {
+        return Err(Error::new("sctp cannot be tried from here: lvsprov sends tcp and udp")
+            .cure("test an sctp service with a client of your own"));
+    }
+    let mut fetched = Fetched::default();
+    for _ in 0..count {
+        let answer = match protocol {
+            Protocol::Udp => over_udp(target, patience).await,
+            Protocol::Tcp | Protocol::Sctp => over_tcp(target, patience).await,
+        };
+        match answer {
+            Ok(line) => add(&mut fetched.answers, line),
+            Err(reason) => add(&mut fetched.failures, reason),
+        }
+    }
+    Ok(fetched)
+}
+
+fn add(counts: &mut BTreeMap<String, u32>, what: String) {
+    let count = counts.entry(what).or_default();
+    *count = count.saturating_add(1);
+}
+
+type Answer = std::result::Result<String, String>;
+
+async fn over_tcp(target: SocketAddr, patience: Duration) -> Answer {
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut stream = match tokio::time::timeout_at(deadline, TcpStream::connect(target)).await {
+        Ok(connected) => connected.map_err(|error| reason(&error))?,
+        Err(_) => return Err(TIMED_OUT.to_owned()),
+    };
+    let exchange = async {
+        stream.write_all(GET).await?;
+        read_answer(&mut stream).await
+    };
+    match tokio::time::timeout_at(deadline, exchange).await {
+        Ok(answer) => answer.map_err(|error| reason(&error)),
+        Err(_) => Err(SILENT.to_owned()),
+    }
+}
+
+/// Reads until the telling line is complete, the server ends, or it is enough.
+async fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let length = match stream.read(&mut chunk).await {
+            Ok(length) => length,
+            // A server may reset once it has said everything.
+            Err(_) if telling_line(&bytes, true).is_some_and(|line| !line.is_empty()) => 0,
+            Err(error) => return Err(error),
+        };
+        bytes.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        let ended = length == 0 || bytes.len() >= ANSWER_LIMIT;
+        if let Some(line) = telling_line(&bytes, ended) {
+            return Ok(line);
+        }
+        if ended {
+            return Ok(String::new());
+        }
+    }
+}
+
+/// The first line of the body of an HTTP answer, else the first line. `None`: not complete yet.
+fn telling_line(bytes: &[u8], ended: bool) -> Option<String> {
+    const HTTP: &[u8] = b"HTTP/";
+    let maybe_http = bytes.iter().zip(HTTP).all(|(a, b)| a == b);
+    let body = if !maybe_http {
+        bytes
+    } else if bytes.len() < HTTP.len() {
+        return ended.then(|| printable(bytes));
+    } else {
+        match end_of_headers(bytes) {
+            Some(at) => bytes.get(at..).unwrap_or_default(),
+            None => return ended.then(|| printable(first_line(bytes).0)),
+        }
+    };
+    let (line, complete) = first_line(body);
+    (complete || ended).then(|| printable(line))
+}
+
+fn end_of_headers(bytes: &[u8]) -> Option<usize> {
+    let find = |end: &[u8]| {
+        bytes.windows(end.len()).position(|window| window == end).map(|at| at + end.len())
+    };
+    match (find(b"\r\n\r\n"), find(b"\n\n")) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn first_line(bytes: &[u8]) -> (&[u8], bool) {
+    match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (bytes.get(..end).unwrap_or_default(), true),
+        None => (bytes, false),
+    }
+}
+
+/// A server's text goes to a terminal: no control characters, and not too much of it.
+fn printable(line: &[u8]) -> String {
+    String::from_utf8_lossy(line)
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .take(LINE_LIMIT)
+        .collect()
+}
+
+async fn over_udp(target: SocketAddr, patience: Duration) -> Answer {
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let exchange = async {
+        let socket = UdpSocket::bind((any, 0)).await?;
+        // Connected: only answers from the VIP itself count, and ICMP errors are heard.
+        socket.connect(target).await?;
+        socket.send(DATAGRAM).await?;
+        let mut bytes = [0; 2048];
+        let length = socket.recv(&mut bytes).await?;
+        Ok(printable(first_line(bytes.get(..length).unwrap_or_default()).0))
+    };
+    match timeout(patience, exchange).await {
+        Ok(answer) => answer.map_err(|error: io::Error| reason(&error)),
+        Err(_) => Err(TIMED_OUT.to_owned()),
+    }
+}
+
+/// Few words, the same for the same reason, so that they can be counted.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "no route".to_owned(),
+        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        io::ErrorKind::TimedOut => TIMED_OUT.to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_telling_line() {
+        let line = |text: &str, ended| telling_line(text.as_bytes(), ended);
+        let whole = "HTTP/1.0 200 OK\r\nServer: x\r\n\r\nweb1\nmore\n";
+        assert_eq!(line(whole, false).unwrap(), "web1");
+        assert_eq!(line("HTTP/1.0 200 OK\r\n\r\nweb1", false), None);
+        assert_eq!(line("HTTP/1.0 200 OK\r\n\r\nweb1", true).unwrap(), "web1");
+        assert_eq!(line("HTTP/1.0 200 OK\n\nweb2\n", false).unwrap(), "web2");
+        assert_eq!(line("HTTP/1.0 204 No Content\r\n", true).unwrap(), "HTTP/1.0 204 No Content");
+        assert_eq!(line("220 mail ready\r\n", false).unwrap(), "220 mail ready");
+        assert_eq!(line("HTT", false), None);
+        assert_eq!(line("", false), None);
+        assert_eq!(line("", true).unwrap(), "");
+        assert_eq!(line("\u{1b}[2Jx\n", false).unwrap(), "\u{fffd}[2Jx");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), ended: bool) {
+            let line = telling_line(&bytes, ended);
+            prop_assert!(!ended || line.is_some());
+        }
+    }
+}
