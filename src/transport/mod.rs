@@ -1,1 +1,264 @@
-//! To be written.
+//! How a controller talks to the agent on each host.
+//!
+//! A [`Connection`] is one running agent: on this machine, in a network namespace of it, or at the
+//! far end of an ssh connection. All three are a process with pipes that speaks the same frames, so
+//! that everything above sees one kind of host. What the messages mean is in [`crate::protocol`];
+//! who is asked what, and how many hosts at a time, is the caller's business.
+
+pub mod agent;
+mod binary;
+mod error;
+pub mod frame;
+pub mod greeting;
+mod link;
+mod local;
+mod ssh;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+pub use error::{TransportError, Trouble};
+
+use crate::protocol::{Hello, Reply, Request, VERSION};
+use crate::topology::{HostName, Reach};
+use frame::FrameError;
+use link::{Link, Silence};
+
+/// How long an agent may take to end once its input is closed.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// How hosts are reached. The defaults are right for real hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Until ssh is logged in; 10 s.
+    pub connect_timeout: Duration,
+    /// From the login, or the start of a local agent, to its hello; while the agent is being sent,
+    /// from one piece to the next; 20 s.
+    pub hello_timeout: Duration,
+    /// What any request may take; 30 s. Requests that wait, and ones with many steps, get more:
+    /// [`call_limit`].
+    pub call_timeout: Duration,
+    /// How long an idle ssh connection is kept for the next command; 60 s. Zero: it is not kept.
+    pub keep: Duration,
+    /// Where the receipts of this machine and its namespaces lie; `None`: `/var/lib/lvsprov`. A host
+    /// behind ssh always has them there.
+    pub state_dir: Option<PathBuf>,
+    /// The configuration for ssh (`ssh -F`); `None`: the user's own.
+    pub ssh_config: Option<PathBuf>,
+    /// Where the sockets of kept connections lie; `None`: a private folder in XDG_RUNTIME_DIR, /run
+    /// (root) or /tmp.
+    pub control_dir: Option<PathBuf>,
+    /// The program that is the agent, here and on hosts; `None`: the running executable.
+    pub agent_binary: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(20),
+            call_timeout: Duration::from_secs(30),
+            keep: Duration::from_secs(60),
+            state_dir: None,
+            ssh_config: None,
+            control_dir: None,
+            agent_binary: None,
+        }
+    }
+}
+
+/// A running agent on one host.
+pub struct Connection {
+    host: HostName,
+    to: String,
+    link: Option<Link>,
+    call_timeout: Duration,
+}
+
+impl Connection {
+    /// Starts the agent on `host` and waits for its hello. Over ssh the agent is sent first where it
+    /// is not there yet. Takes no longer than the limits in `options` allow.
+    pub async fn open(
+        host: &HostName,
+        reach: &Reach,
+        options: &Options,
+    ) -> Result<Self, TransportError> {
+        let (to, opened) = match reach {
+            Reach::Local => ("this machine".to_owned(), local::open(None, options).await),
+            Reach::Netns(path) => {
+                let to = format!("network namespace {}", path.display());
+                (to, local::open(Some(path), options).await)
+            }
+            Reach::Ssh(target) => (target.to_string(), ssh::open(target, options).await),
+        };
+        match opened {
+            Ok(link) => Ok(Self {
+                host: host.clone(),
+                to,
+                link: Some(link),
+                call_timeout: options.call_timeout,
+            }),
+            Err(Fault { trouble, said }) => Err(TransportError::new(host, &to, trouble, said)),
+        }
+    }
+
+    /// Asks one thing and waits for the answer, no longer than [`call_limit`]. After an error the
+    /// connection is of no more use.
+    pub async fn call(&mut self, request: Request) -> Result<Reply, TransportError> {
+        // Taken out: whoever drops this future half-way leaves a connection that says so, not one
+        // whose next answer belongs to the request before.
+        let Some(mut link) = self.link.take() else {
+            return Err(self.fail(Trouble::GivenUp, String::new()));
+        };
+        let (name, acting) = kind(&request);
+        let limit = call_limit(&request, self.call_timeout);
+        let exchanged = timeout(limit, exchange(&mut link, &request)).await;
+        let trouble = match exchanged {
+            Ok(Ok(Some(reply))) => {
+                self.link = Some(link);
+                return Ok(reply);
+            }
+            Ok(Ok(None)) => Trouble::Cut { request: name, how: link.ended().await, acting },
+            Ok(Err(source)) if is_cut(&source) => {
+                Trouble::Cut { request: name, how: link.ended().await, acting }
+            }
+            Ok(Err(source)) => Trouble::BadFrame { request: name, source, acting },
+            Err(_) => Trouble::CallTimeout { request: name, limit, acting },
+        };
+        let said = link.said().await;
+        Err(self.fail(trouble, said))
+    }
+
+    /// Ends the agent and waits for that, at most two seconds. Dropping a connection ends the agent
+    /// too, without waiting.
+    pub async fn close(self) {
+        if let Some(link) = self.link {
+            link.close(CLOSING).await;
+        }
+    }
+
+    fn fail(&self, trouble: Trouble, said: String) -> TransportError {
+        TransportError::new(&self.host, &self.to, trouble, said)
+    }
+}
+
+/// How long `request` may take: `base`, and what it says itself that it will wait; a quarter of a
+/// second for each step.
+pub fn call_limit(request: &Request, base: Duration) -> Duration {
+    let own = match request {
+        Request::Look { .. } => Duration::ZERO,
+        Request::Act { steps, .. } => Duration::from_millis(250)
+            .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
+        Request::WhoHas { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
+        Request::Fetch { count, timeout_ms, .. } => {
+            Duration::from_millis((*timeout_ms).into()).saturating_mul(*count)
+        }
+    };
+    base.saturating_add(own)
+}
+
+/// The request's name for messages, and whether it changes the host.
+fn kind(request: &Request) -> (&'static str, bool) {
+    match request {
+        Request::Look { .. } => ("look", false),
+        Request::Act { .. } => ("act", true),
+        Request::WhoHas { .. } => ("who has", false),
+        Request::Fetch { .. } => ("fetch", false),
+    }
+}
+
+async fn exchange(link: &mut Link, request: &Request) -> Result<Option<Reply>, FrameError> {
+    let frame = frame::encode(request)?;
+    let write = async {
+        link.writer.write_all(&frame).await?;
+        link.writer.flush().await
+    };
+    write.await.map_err(|source| FrameError::Stream { source })?;
+    frame::read(&mut link.reader).await
+}
+
+/// Whether the other side went away, rather than said something wrong.
+fn is_cut(error: &FrameError) -> bool {
+    match error {
+        FrameError::Truncated { .. } => true,
+        FrameError::Stream { source } => matches!(
+            source.kind(),
+            io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+/// A trouble without the host, for the parts of this module that do not know its name.
+#[derive(Debug)]
+struct Fault {
+    trouble: Trouble,
+    said: String,
+}
+
+impl From<Trouble> for Fault {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble, said: String::new() }
+    }
+}
+
+/// Reads the frame behind the mark `hello` and sees that agent and controller fit together.
+async fn greet(link: &mut Link) -> Result<(), Trouble> {
+    let request = "hello";
+    let hello = match frame::read::<Hello, _>(&mut link.reader).await {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return Err(silence(link, Silence::Ended).await),
+        Err(source) if is_cut(&source) => return Err(silence(link, Silence::Ended).await),
+        Err(source) => return Err(Trouble::BadFrame { request, source, acting: false }),
+    };
+    let Hello { version, uid } = hello;
+    if version != VERSION {
+        return Err(Trouble::Version { ours: VERSION, theirs: version });
+    }
+    if uid != 0 {
+        return Err(Trouble::NotRoot { uid });
+    }
+    Ok(())
+}
+
+/// What it means that no mark came.
+async fn silence(link: &mut Link, silence: Silence) -> Trouble {
+    let chatter = link.chatter();
+    match silence {
+        Silence::Babble => Trouble::NotAnAgent { chatter },
+        Silence::Ended => Trouble::NoHello { how: link.ended().await, chatter },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::topology::Protocol;
+
+    #[test]
+    fn a_request_that_waits_gets_that_time_on_top() {
+        let base = Duration::from_secs(30);
+        let fetch = |count, timeout_ms| Request::Fetch {
+            target: "127.0.0.1:80".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            count,
+            timeout_ms,
+        };
+        assert_eq!(call_limit(&fetch(10, 2000), base), Duration::from_secs(50));
+        assert!(call_limit(&fetch(u32::MAX, u32::MAX), base) > base);
+        let who = Request::WhoHas {
+            dev: "eth0".parse().unwrap(),
+            target: "10.0.0.1".parse().unwrap(),
+            wait_ms: 1500,
+        };
+        assert_eq!(call_limit(&who, base), Duration::from_millis(31_500));
+    }
+}

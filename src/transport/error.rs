@@ -1,0 +1,374 @@
+//! What can go wrong between a controller and a host: which host, what, why, and what to do about it.
+//!
+//! Every trouble that a person would mend in another way is a variant of its own. What `ssh` and the
+//! host themselves said is kept and shown: it is the source of truth.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::frame::FrameError;
+use crate::protocol::Failure;
+use crate::topology::HostName;
+
+/// A [`Trouble`] with a host.
+#[derive(Debug)]
+pub struct TransportError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: HostName,
+    to: String,
+    trouble: Trouble,
+    said: String,
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// A program of this machine could not be started.
+    #[error("cannot start {}", program.display())]
+    Start {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Our own executable could not be read.
+    #[error("cannot read {}, the program that is sent to hosts", path.display())]
+    Binary {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no safe place for the sockets of kept connections.
+    #[error("cannot use {} for the sockets of ssh connections: {why}", path.display())]
+    ControlFolder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The name is not known.
+    #[error("the name cannot be resolved")]
+    Unresolved,
+    /// Nothing listens there.
+    #[error("the connection was refused")]
+    Refused,
+    /// There is no way there.
+    #[error("there is no route to it")]
+    NoRoute,
+    /// The host does not answer, or answers and then says nothing.
+    #[error("no ssh login within {} s", limit.as_secs_f32())]
+    LoginTimeout {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The host closed the connection before the login.
+    #[error("it closed the connection before the login")]
+    ClosedEarly,
+    /// The host's key is not in known_hosts.
+    #[error("its host key is not known")]
+    UnknownHostKey,
+    /// The host's key is another than in known_hosts.
+    #[error("its host key has changed: somebody else may be answering in its place")]
+    ChangedHostKey,
+    /// The host does not let the user in.
+    #[error("the login was refused")]
+    LoginRefused,
+    /// OpenSSH does not like its own configuration.
+    #[error("ssh does not accept its configuration")]
+    SshConfig,
+    /// ssh failed in a way of its own.
+    #[error("ssh failed")]
+    Ssh,
+    /// The connection stands, but the host opens no session on it.
+    #[error("the host opens no session on the connection")]
+    NoSession {
+        /// What the ssh client says.
+        #[source]
+        source: openssh::Error,
+    },
+    /// The host is not Linux.
+    #[error("it runs {system}, not Linux")]
+    NotLinux {
+        /// `uname -s`.
+        system: String,
+    },
+    /// The host's architecture is not that of the binary.
+    #[error("it is a {host} machine, but {} is built for {ours}", binary.display())]
+    WrongMachine {
+        /// `uname -m`.
+        host: String,
+        /// What the binary is for.
+        ours: String,
+        /// Our binary.
+        binary: PathBuf,
+        /// What would have been taken had it been there.
+        beside: PathBuf,
+    },
+    /// The login user is not root and there is no sudo.
+    #[error("the login user has user id {uid}, not 0, and there is no sudo on the host")]
+    NoSudo {
+        /// Effective user id there.
+        uid: u32,
+    },
+    /// sudo wants a password.
+    #[error("the login user has user id {uid}, not 0, and sudo asks for a password")]
+    SudoPassword {
+        /// Effective user id there.
+        uid: u32,
+    },
+    /// sudo does not let the user.
+    #[error("the login user has user id {uid}, not 0, and sudo does not let it become root")]
+    SudoRefused {
+        /// Effective user id there.
+        uid: u32,
+    },
+    /// The agent has not enough rights.
+    #[error("the agent runs with user id {uid}; only root can set up a network")]
+    NotRoot {
+        /// Effective user id there.
+        uid: u32,
+    },
+    /// Somebody else than root could put a program of his own in the agent's place.
+    #[error("{path} on the host does not belong to root alone")]
+    UnsafeFolder {
+        /// What.
+        path: String,
+    },
+    /// The host could not store or start the agent.
+    #[error("the agent cannot start there: {reason}")]
+    AgentFailed {
+        /// Why, in the host's words.
+        reason: String,
+    },
+    /// The connection ended while the agent was being sent.
+    #[error("the connection was cut while the agent was sent, after {sent} of {size} bytes")]
+    PushCut {
+        /// How much had gone out, in bytes.
+        sent: u64,
+        /// How much there was, in bytes.
+        size: u64,
+    },
+    /// The host stopped taking bytes.
+    #[error("nothing moved for {} s while the agent was sent, after {sent} of {size} bytes", limit.as_secs_f32())]
+    PushStalled {
+        /// How much had gone out, in bytes.
+        sent: u64,
+        /// How much there was, in bytes.
+        size: u64,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The other side ended without a word of the agent.
+    #[error("the command ended ({how}) before the agent said a word")]
+    NoHello {
+        /// Its exit status, in words.
+        how: String,
+        /// What it printed instead.
+        chatter: String,
+    },
+    /// The other side talks, but not as our agent.
+    #[error("something else than the agent answers")]
+    NotAnAgent {
+        /// What it printed.
+        chatter: String,
+    },
+    /// The other side says nothing.
+    #[error("the agent did not answer within {} s", limit.as_secs_f32())]
+    HelloTimeout {
+        /// How long was waited.
+        limit: Duration,
+        /// What was printed meanwhile.
+        chatter: String,
+    },
+    /// The agent is of another make.
+    #[error("the agent speaks version {theirs} of the protocol, this program {ours}")]
+    Version {
+        /// Ours.
+        ours: u32,
+        /// Theirs.
+        theirs: u32,
+    },
+    /// The agent, or the connection to it, ended in the middle of a request.
+    #[error("the connection to the agent ended ({how}) during '{request}'{}", changes(*acting))]
+    Cut {
+        /// Which request.
+        request: &'static str,
+        /// Its exit status, in words.
+        how: String,
+        /// Whether the request changes the host.
+        acting: bool,
+    },
+    /// The agent takes too long.
+    #[error("the agent did not answer '{request}' within {} s{}", limit.as_secs_f32(), changes(*acting))]
+    CallTimeout {
+        /// Which request.
+        request: &'static str,
+        /// How long was waited.
+        limit: Duration,
+        /// Whether the request changes the host.
+        acting: bool,
+    },
+    /// The agent's bytes make no sense.
+    #[error("the agent's answer to '{request}' cannot be read{}", changes(*acting))]
+    BadFrame {
+        /// Which request, or `hello`.
+        request: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: FrameError,
+        /// Whether the request changes the host.
+        acting: bool,
+    },
+    /// An earlier request failed on this connection.
+    #[error("the connection was given up after an earlier error")]
+    GivenUp,
+}
+
+fn changes(acting: bool) -> &'static str {
+    if acting { "; some of the steps may have been done" } else { "" }
+}
+
+impl TransportError {
+    /// `to` says how the host is reached, `said` what ssh or the host printed.
+    pub(super) fn new(host: &HostName, to: &str, trouble: Trouble, said: String) -> Self {
+        Self(Box::new(Inner { host: host.clone(), to: to.to_owned(), trouble, said }))
+    }
+
+    /// Which host of the topology.
+    pub fn host(&self) -> &HostName {
+        &self.0.host
+    }
+
+    /// What went wrong.
+    pub fn trouble(&self) -> &Trouble {
+        &self.0.trouble
+    }
+
+    /// What ssh or the host printed about it, line by line; may be empty.
+    pub fn said(&self) -> &str {
+        &self.0.said
+    }
+
+    /// What to do about it, where that is known.
+    pub fn cure(&self) -> Option<String> {
+        self.0.trouble.cure(&self.0.to)
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { host, to, trouble, said: _ } = &*self.0;
+        write!(f, "cannot talk to {host} ({to}): {trouble}")
+    }
+}
+
+impl Error for TransportError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.trouble.source()
+    }
+}
+
+impl From<&TransportError> for Failure {
+    fn from(error: &TransportError) -> Self {
+        let mut failure = Self::from_error(error);
+        let chatter = match error.trouble() {
+            Trouble::NoHello { chatter, .. }
+            | Trouble::NotAnAgent { chatter }
+            | Trouble::HelloTimeout { chatter, .. } => chatter.as_str(),
+            _ => "",
+        };
+        failure.causes.extend(chatter.lines().map(|line| format!("it printed: {line}")));
+        failure.causes.extend(error.said().lines().map(|line| format!("it said: {line}")));
+        failure.cure = error.cure();
+        failure
+    }
+}
+
+impl Trouble {
+    fn cure(&self, to: &str) -> Option<String> {
+        let cure = match self {
+            Self::Start { program, .. } if program.as_os_str() == "ssh" => {
+                "install the OpenSSH client on this machine".to_owned()
+            }
+            Self::Start { .. } | Self::Binary { .. } | Self::GivenUp => return None,
+            Self::ControlFolder { .. } => {
+                "set XDG_RUNTIME_DIR to a folder that belongs to you alone (mode 0700)".to_owned()
+            }
+            Self::Unresolved => "correct the host's `ssh:` entry, or name the host in /etc/hosts, \
+                 DNS or ~/.ssh/config"
+                .to_owned(),
+            Self::Refused => {
+                "see that sshd runs there and that the port is right (`ssh: user@host:port`)".to_owned()
+            }
+            Self::NoRoute => "see that the host is up and that this machine has a route to it; a jump \
+                 host goes into ~/.ssh/config (ProxyJump)"
+                .to_owned(),
+            Self::LoginTimeout { .. } => format!(
+                "see that the host is up and that no firewall swallows the connection: try `ssh {to} true`"
+            ),
+            Self::ClosedEarly => "see sshd's log there; MaxStartups, fail2ban, hosts.deny or an account \
+                 without a shell end a connection like this"
+                .to_owned(),
+            Self::UnknownHostKey => format!(
+                "log in once by hand with `ssh {to}` and compare the fingerprint, or add the key to known_hosts"
+            ),
+            Self::ChangedHostKey => "if the host was installed anew, remove the old key with `ssh-keygen -R` \
+                 and log in once by hand; if not, find out who answers"
+                .to_owned(),
+            Self::LoginRefused => format!(
+                "log in without a password first: `ssh-copy-id`, a loaded ssh-agent or IdentityFile in \
+                 ~/.ssh/config; `ssh {to} true` must work without asking anything"
+            ),
+            Self::SshConfig | Self::Ssh => format!("make `ssh {to} true` work first"),
+            Self::NoSession { .. } => "see MaxSessions and ForceCommand in the host's sshd_config".to_owned(),
+            Self::NotLinux { .. } => "IPVS is a part of Linux: take another host".to_owned(),
+            Self::WrongMachine { beside, .. } => {
+                format!("put a build for that architecture at {}", beside.display())
+            }
+            Self::NoSudo { .. } => "log in as root (`ssh: root@host`) or install sudo there".to_owned(),
+            Self::SudoPassword { .. } | Self::SudoRefused { .. } => {
+                "log in as root (`ssh: root@host`), or let the user become root without a password: \
+                 `USER ALL=(root) NOPASSWD: ALL` in a file under /etc/sudoers.d"
+                    .to_owned()
+            }
+            Self::NotRoot { .. } => "run it as root".to_owned(),
+            Self::UnsafeFolder { path } => format!(
+                "look at who made {path} and what lies in it, then remove it or run `chown root: {path}; chmod go-w {path}`"
+            ),
+            Self::AgentFailed { .. } => {
+                "see that /var/lib/lvsprov on the host has room (10 MB) and can be written".to_owned()
+            }
+            Self::PushCut { .. } | Self::PushStalled { .. } => {
+                "nothing was changed: try again".to_owned()
+            }
+            Self::NoHello { .. } => "see that the login shell runs commands (no ForceCommand, no nologin) \
+                 and that /var/lib is not mounted noexec"
+                .to_owned(),
+            Self::NotAnAgent { .. } => format!(
+                "`ssh {to} true` must print nothing: look for output in the login shell's start-up files \
+                 and for ForceCommand"
+            ),
+            Self::HelloTimeout { .. } => {
+                format!("see what hangs there: `ssh {to} true` must end at once")
+            }
+            Self::Version { .. } => "use the same build of lvsprov everywhere".to_owned(),
+            Self::Cut { acting: true, .. }
+            | Self::CallTimeout { acting: true, .. }
+            | Self::BadFrame { acting: true, .. } => {
+                "run the same command again: it looks at the host first and does what is missing".to_owned()
+            }
+            Self::Cut { .. } | Self::CallTimeout { .. } | Self::BadFrame { .. } => {
+                "nothing was changed: try again".to_owned()
+            }
+        };
+        Some(cure)
+    }
+}

@@ -1,0 +1,119 @@
+//! An agent on this machine: a child process, in the present network namespace or in another.
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+use std::process::Stdio;
+use std::{fmt::Write as _, io};
+
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::agent::STATE_DIR;
+use super::greeting::Mark;
+use super::link::{Link, Process};
+use super::{Fault, Options, Trouble, greet, silence};
+
+/// Starts an agent and waits for its hello.
+pub(super) async fn open(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {
+    let mut link = start(netns, options)?;
+    match timeout(options.hello_timeout, first_word(&mut link)).await {
+        Ok(Ok(())) => Ok(link),
+        Ok(Err(trouble)) => {
+            link.kill_unheard();
+            Err(Fault { trouble, said: link.said().await })
+        }
+        Err(_) => {
+            link.kill_unheard();
+            let trouble =
+                Trouble::HelloTimeout { limit: options.hello_timeout, chatter: link.chatter() };
+            Err(Fault { trouble, said: link.said().await })
+        }
+    }
+}
+
+async fn first_word(link: &mut Link) -> Result<(), Trouble> {
+    match link.mark().await {
+        Ok(Mark::Hello) => greet(link).await,
+        Ok(Mark::Failed { reason }) => Err(Trouble::AgentFailed { reason }),
+        Ok(other) => Err(Trouble::NotAnAgent { chatter: other.to_string().trim_end().to_owned() }),
+        Err(none) => Err(silence(link, none).await),
+    }
+}
+
+fn start(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {
+    let program = options.agent_binary.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    let failed = |source| Trouble::Start { program: program.clone(), source };
+    let mut child = Command::new(&program)
+        .args(arguments(netns, options))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C on the terminal is for the controller: the agent ends between two requests, when
+        // its input does, not in the middle of a step.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(failed(io::Error::other("it has no pipes")).into());
+    };
+    Ok(Link::new(Process::Child(Box::new(child)), stdin, stdout, stderr))
+}
+
+fn arguments(netns: Option<&Path>, options: &Options) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["agent".into()];
+    let base = options.state_dir.clone().unwrap_or_else(|| STATE_DIR.into());
+    let state_dir = match netns {
+        Some(path) => {
+            arguments.extend(["--netns".into(), path.into()]);
+            state_dir_of(&base, path)
+        }
+        None => base,
+    };
+    arguments.extend(["--state-dir".into(), state_dir.into()]);
+    arguments
+}
+
+/// Where the receipts of a namespace lie: two namespaces of one machine must not share any.
+fn state_dir_of(base: &Path, netns: &Path) -> PathBuf {
+    let named = netns.strip_prefix("/run/netns").or_else(|_| netns.strip_prefix("/var/run/netns"));
+    if let Ok(name) = named {
+        let mut parts = name.components();
+        if let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) {
+            return base.join("netns").join(name);
+        }
+    }
+    let digest = Sha256::digest(netns.as_os_str().as_encoded_bytes());
+    base.join("netns-by-path").join(hex(&digest[..16]))
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_never_share_a_state_folder() {
+        let base = Path::new("/var/lib/lvsprov");
+        let of = |path: &str| state_dir_of(base, Path::new(path));
+        assert_eq!(of("/run/netns/web1"), base.join("netns/web1"));
+        assert_eq!(of("/var/run/netns/web1"), base.join("netns/web1"));
+        let others =
+            ["/run/netns", "/run/netns/../x", "/run/netns/a/b", "/proc/7/fd/3", "/proc/7/fd/4"];
+        for (at, one) in others.iter().enumerate() {
+            assert!(of(one).starts_with(base.join("netns-by-path")), "{one}");
+            for other in &others[at + 1..] {
+                assert_ne!(of(one), of(other));
+            }
+        }
+    }
+}

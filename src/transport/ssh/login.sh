@@ -1,0 +1,18 @@
+# Run by the login shell's `sh` as: sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE have|push
+# Becomes root, then goes on with INSTALL. See script.rs for what may not be written here.
+S=$1;
+shift;
+LC_ALL=C;
+export LC_ALL;
+U=$(id -u);
+if [ "$U" = 0 ]; then
+  eval "$S";
+else
+  echo "$1 user $U";
+  if command -v sudo >/dev/null 2>&1; then
+    exec sudo -n -- sh -c "$S" sh "$@";
+  else
+    echo "$1 nosudo";
+    exit 1;
+  fi;
+fi
