@@ -33,9 +33,7 @@ mod reach;
 mod services;
 mod vips;
 
-use std::collections::BTreeSet;
-
-use crate::topology::{self, HostName, Topology};
+use crate::topology::{self, Topology, Unclear};
 
 pub use finding::{Finding, Severity};
 
@@ -51,8 +49,9 @@ pub struct Examined {
 /// Reads `text` and applies every rule. `name` is the file's name for messages.
 pub fn examine(name: &str, text: &str) -> Examined {
     let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
+    let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
-        findings.extend(apply(&Subject { topology, unclear: &unclear }));
+        findings.extend(apply(&Subject { topology, unclear: &unclear, whole }));
     }
     tidy(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
@@ -61,8 +60,8 @@ pub fn examine(name: &str, text: &str) -> Examined {
 
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
-    let unclear = BTreeSet::new();
-    let mut findings = apply(&Subject { topology, unclear: &unclear });
+    let unclear = Unclear::default();
+    let mut findings = apply(&Subject { topology, unclear: &unclear, whole: true });
     tidy(&mut findings);
     findings
 }
@@ -71,7 +70,9 @@ pub fn check(topology: &Topology) -> Vec<Finding> {
 struct Subject<'a> {
     topology: &'a Topology,
     /// Hosts from whose gaps nothing may be concluded.
-    unclear: &'a BTreeSet<HostName>,
+    unclear: &'a Unclear,
+    /// Nothing was left out because it could not be understood.
+    whole: bool,
 }
 
 type Rule = fn(&Subject<'_>) -> Vec<Finding>;

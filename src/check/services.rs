@@ -155,8 +155,8 @@ pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
 /// A director or real server that nothing uses: perhaps forgotten in a service.
 pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
     let services = &subject.topology.services;
-    // With an unclear service or real server left out, nobody can tell.
-    if services.is_empty() || !subject.unclear.is_empty() {
+    // With a service or real server left out, nobody can tell.
+    if services.is_empty() || !subject.whole {
         return Vec::new();
     }
     let directs = |name| services.iter().any(|s| s.director == name);

@@ -15,8 +15,6 @@ use crate::topology::scalar;
 
 /// The gateways that hosts have in the file.
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
-    // Collected first: a host without a clear gateway still has clear addresses for the others.
-    let mut unclear = Vec::new();
     for doc in hosts {
         let name = &doc.name.value;
         let found = match &doc.gateway {
@@ -25,11 +23,10 @@ pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
             Said::This(gateway) => resolver.gateway(name, gateway),
         };
         if found.is_none() {
-            unclear.push(name.clone());
+            resolver.unclear_gateways.insert(name.clone());
         }
         resolver.set_gateway(name, found);
     }
-    resolver.unclear.extend(unclear);
 }
 
 /// Real servers behind NAT send everything to the director: without that, no reply is rewritten.

@@ -185,6 +185,9 @@ impl Resolver {
     }
 
     fn derived_network(&mut self, doc: &InterfaceDoc) -> Option<NetworkName> {
+        if doc.addresses.is_empty() && doc.unclear {
+            return None;
+        }
         if doc.addresses.is_empty() {
             let what = format!("interface {}", doc.name.value);
             self.findings.push(Finding::error(

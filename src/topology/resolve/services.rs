@@ -24,8 +24,28 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
             resolver.services.push(service);
         }
     }
+    no_director(resolver, document);
     resolver.one_prefix_for_each_vip();
     resolver.names(document);
+    resolver.services.sort_by(|a, b| {
+        (a.vip, a.protocol, a.port, &a.name).cmp(&(b.vip, b.protocol, b.port, &b.name))
+    });
+}
+
+/// Services that name no director, and nobody who could be meant.
+fn no_director(resolver: &mut Resolver, document: &Document) {
+    let could_be = |h: &Host| h.roles.is_empty() || h.roles.contains(&Role::Director);
+    let first = document.services.iter().find(|s| s.director == Said::Nothing);
+    let Some(first) = first.filter(|_| !resolver.hosts.is_empty()) else { return };
+    if !resolver.hosts.values().any(could_be) {
+        resolver.findings.push(Finding::error(
+            "no-director",
+            first.at,
+            "no host has the role director",
+            "a service needs a host that runs IPVS for it",
+            "give one host `role: director`",
+        ));
+    }
 }
 
 /// The value, or what is missing; `None` where it is not clear.
@@ -131,17 +151,10 @@ impl Resolver {
             .filter(|h| h.roles.contains(&Role::Director))
             .map(|h| &h.name)
             .collect();
-        let unclear_roles = self.hosts.values().any(|h| h.roles.is_empty());
         let finding = match directors.as_slice() {
             [only] => return Some((*only).clone()),
-            [] if unclear_roles || self.hosts.is_empty() => return None,
-            [] => Finding::error(
-                "no-director",
-                doc.at,
-                "no host has the role director",
-                "a service needs a host that runs IPVS for it",
-                "give one host `role: director`",
-            ),
+            // Has a finding of its own, once for all services.
+            [] => return None,
             several => {
                 let names: Vec<&str> = several.iter().map(|n| n.as_str()).collect();
                 Finding::error(
@@ -185,7 +198,8 @@ impl Resolver {
             Said::Nothing => {}
         }
         let found = self.derive_vip_interface(host, &plugged, vip);
-        if found.is_none() && !self.unclear.contains(director) {
+        let clear = !self.unclear.contains(director) && !self.unclear_gateways.contains(director);
+        if found.is_none() && clear {
             let at = doc.vip.value().map_or(doc.at, |v| v.at);
             let names: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
             self.findings.push(Finding::error(
