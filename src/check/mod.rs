@@ -15,6 +15,7 @@
 //! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
 //! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
+//! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
 //! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
 //! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
 //! | 20 | fullnat | `fullnat-not-yet` | unknown-words |
@@ -82,6 +83,7 @@ const RULES: &[Rule] = &[
     services::duplicate_real_server,
     services::port_mapping,
     services::director_is_real_server,
+    services::client_is_real_server,
     services::weights_ignored,
     services::all_weights_zero,
     services::hash_without_fallback,
@@ -91,6 +93,7 @@ const RULES: &[Rule] = &[
     vips::prefix_differs,
     vips::interface_differs,
     vips::mask_overlaps,
+    vips::wrong_network,
     vips::end_of_subnet,
     vips::mask_of_interface,
     reach::dr_not_on_link,

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::path::{End, source};
-use super::{Finding, Subject};
+use super::{Finding, Subject, vips};
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
 /// Every real server of every service with `wanted` whose hosts are clear.
@@ -159,6 +159,11 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
         for service in &subject.topology.services {
             let end = subject.walk(client, service.vip);
             let Some(because) = stuck(end) else { continue };
+            // Has a finding of its own.
+            if matches!(end, End::WrongWire(..)) && vips::other_network(subject, service).is_some()
+            {
+                continue;
+            }
             findings.push(Finding::error(
                 "vip-unreachable",
                 client.at,

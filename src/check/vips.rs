@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Finding, Subject};
-use crate::topology::{IfName, Service};
+use crate::topology::{IfName, Network, Service};
 
 /// A VIP that a host other than its director has already.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
@@ -171,6 +171,37 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
                 format!("write `vip: {}` without a prefix length", service.vip),
             ));
         }
+    }
+    findings
+}
+
+/// The network whose subnet holds the VIP, if that is not the one that the VIP is put onto.
+pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Option<&'a Network> {
+    let director = subject.host(&service.director).filter(|d| !subject.is_unclear(d))?;
+    let wire = director.interfaces.get(&service.vip_interface)?.network.as_ref()?;
+    let holds = |n: &&Network| n.subnets.iter().any(|s| s.contains(&service.vip));
+    let networks = &subject.topology.networks;
+    if networks.get(wire).is_some_and(|n| holds(&n)) {
+        return None;
+    }
+    networks.values().find(holds)
+}
+
+/// A VIP on one wire whose subnet is on another: who is on that wire asks there, in vain.
+pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        let Some(network) = other_network(subject, service) else { continue };
+        findings.push(Finding::error(
+            "vip-wrong-network",
+            service.vip_at,
+            format!(
+                "{} is in a subnet of network {}, and {} of {} is not on it",
+                service.vip, network.name, service.vip_interface, service.director
+            ),
+            "routers and hosts of that network look for the VIP on their own wire, where nobody answers",
+            format!("put {} onto network {}, or choose a VIP from one of its own networks", service.director, network.name),
+        ));
     }
     findings
 }

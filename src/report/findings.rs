@@ -88,6 +88,7 @@ fn visible(text: &str) -> String {
         (c.is_control() && !matches!(c, '\n' | '\t'))
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    let text = text.replace("\r\n", "\n");
+    // YAML ends a line at any of \r\n, \r and \n.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()
 }

@@ -8,7 +8,7 @@ use super::document::{
 };
 use super::model::Position;
 use super::node::{At, Content, Entry, Node};
-use super::{reach, scalar};
+use super::{reach, scalar, suggest};
 use crate::check::Finding;
 
 const TOP: &[&str] = &["version", "name", "networks", "defaults", "hosts", "services"];
@@ -106,13 +106,13 @@ impl Loader {
         let entries = self.map(node, what)?;
         let mut mistyped = Vec::new();
         for Entry { key, .. } in entries.iter().filter(|e| !known.contains(&e.key.value.as_str())) {
-            mistyped.extend(scalar::nearest(&key.value, known));
+            mistyped.extend(suggest::nearest(&key.value, known));
             self.findings.push(Finding::error(
                 "unknown-key",
                 key.at,
                 format!("{what} has no key {:?}", key.value),
                 "a mistyped key would silently leave a setting at its default",
-                scalar::nearest_of(&key.value, known),
+                suggest::nearest_of(&key.value, known),
             ));
         }
         Some(Table { entries, mistyped, at })

@@ -19,6 +19,7 @@ mod properties;
 mod reach;
 mod resolve;
 mod scalar;
+mod suggest;
 #[cfg(test)]
 mod tests;
 

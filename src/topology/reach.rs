@@ -125,6 +125,8 @@ fn bad(text: &str, at: Position) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@ use crate::topology::document::{GatewayDoc, HostDoc, Said};
 use crate::topology::model::{Forward, Gateway, Host, Interface, Position};
 use crate::topology::names::{HostName, IfName};
 use crate::topology::node::At;
-use crate::topology::scalar;
+use crate::topology::suggest;
 
 /// The gateways that hosts have in the file.
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
@@ -139,7 +139,7 @@ impl Resolver {
 
     pub(super) fn unknown_host(&mut self, name: &HostName, at: Position) {
         let known: Vec<&str> = self.hosts.keys().map(HostName::as_str).collect();
-        self.findings.push(scalar::unknown_name("host", at, name.as_str(), &known));
+        self.findings.push(suggest::unknown_name("host", at, name.as_str(), &known));
     }
 
     fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Gateway> {

@@ -7,6 +7,7 @@
 
 mod gateways;
 mod hosts;
+mod rips;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
