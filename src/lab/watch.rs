@@ -94,7 +94,7 @@ impl Watch {
         let socket = namespace::run_in(lab.switch(), open).map_err(problem())?.map_err(problem())?;
         let (stopped, stop) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(LabError::errno("make a pipe"))?;
-        let networks = lab.networks_by_bridge();
+        let networks = lab.networks_by_bridge().clone();
         let name = "arp".to_owned();
         let thread = thread::Builder::new()
             .name(name)
@@ -116,8 +116,10 @@ impl Watch {
         };
         let Heard { frames, lost } = heard;
         if lost > 0 {
-            let error = io::Error::other(format!("the kernel dropped {lost} frames, some of them \
-                maybe ARP; there was too much traffic to hear it all"));
+            let error = io::Error::other(format!(
+                "the kernel dropped {lost} frames, some of them \
+                maybe ARP; there was too much traffic to hear it all"
+            ));
             return Err(LabError::io("tell who answered ARP")(error));
         }
         Ok(frames)
@@ -136,7 +138,7 @@ fn open() -> io::Result<OwnedFd> {
 fn listen(
     socket: &OwnedFd,
     stopped: &OwnedFd,
-    networks: &BTreeMap<usize, NetworkName>,
+    networks: &BTreeMap<u32, NetworkName>,
 ) -> io::Result<Heard> {
     let mut heard = Heard::default();
     loop {
@@ -160,7 +162,7 @@ fn listen(
 /// Takes one frame out of the socket; false if there is none.
 fn hear(
     socket: &OwnedFd,
-    networks: &BTreeMap<usize, NetworkName>,
+    networks: &BTreeMap<u32, NetworkName>,
     heard: &mut Heard,
 ) -> io::Result<bool> {
     let mut bytes = [0; ARP_FRAME];
@@ -183,10 +185,10 @@ fn hear(
             Err(error) => return Err(error.into()),
         };
     heard.lost = heard.lost.max(lost.unwrap_or(0));
-    let Some(from) = from else { return Ok(true) };
     // What a bridge sends by itself is not a frame of the lab's.
-    let outgoing = from.pkttype() == libc::PACKET_OUTGOING;
-    if let Some(network) = networks.get(&from.ifindex()).filter(|_| !outgoing)
+    let from = from.filter(|from| from.pkttype() != libc::PACKET_OUTGOING);
+    let bridge = from.and_then(|from| u32::try_from(from.ifindex()).ok());
+    if let Some(network) = bridge.and_then(|bridge| networks.get(&bridge))
         && let Some(arp) = parse(bytes.get(..length).unwrap_or_default())
     {
         heard.frames.push(ArpFrame { at: Instant::now(), network: network.clone(), arp });

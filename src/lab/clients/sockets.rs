@@ -51,8 +51,7 @@ impl Sockets {
 
     /// A socket that does not block, for the family of `target`.
     pub(super) async fn open(&self, target: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
-        let family =
-            if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let (answer, result) = oneshot::channel();
         self.orders.send((family, kind, answer)).map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
