@@ -192,6 +192,17 @@ pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
         let Some(network) = other_network(subject, service) else { continue };
+        let director = subject.host(&service.director);
+        let near = director.and_then(|d| subject.topology.interfaces_on(d, &network.name).next());
+        let cure = match near {
+            Some(interface) => {
+                format!("write `vip_interface: {}`, or leave it away", interface.name)
+            }
+            None => format!(
+                "put {} onto network {}, or choose a VIP from one of its own networks",
+                service.director, network.name
+            ),
+        };
         findings.push(Finding::error(
             "vip-wrong-network",
             service.vip_at,
@@ -200,7 +211,7 @@ pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
                 service.vip, network.name, service.vip_interface, service.director
             ),
             "routers and hosts of that network look for the VIP on their own wire, where nobody answers",
-            format!("put {} onto network {}, or choose a VIP from one of its own networks", service.director, network.name),
+            cure,
         ));
     }
     findings

@@ -3,14 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
-
 use super::{Resolver, hosts};
 use crate::check::Finding;
-use crate::topology::document::{Document, RealServerDoc, Said, ServiceDoc};
-use crate::topology::model::{
-    Host, Interface, Position, Protocol, RealServer, Role, Scheduler, Service,
-};
+use crate::topology::document::{Document, Said, ServiceDoc};
+use crate::topology::model::{Host, Interface, Position, Protocol, Role, Scheduler, Service};
 use crate::topology::names::{HostName, IfName, ServiceName};
 use crate::topology::node::At;
 use crate::topology::suggest;
