@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_what_began_after_the_first_answer_can_be_lost() {
-        let list = attempts(&[
+        let made = attempts(&[
             (0, 1, Err("refused")),
             (2, 50, Err("timed out")), // begun before the first answer, ended after it
             (10, 20, Ok("web1")),
@@ -185,8 +185,8 @@ mod tests {
             (30, 31, Ok("web2")),
             (40, 1040, Err("timed out")),
         ]);
-        let lost = lost_after_first_answer(&list);
-        assert_eq!(lost, vec![list[4].clone(), list[6].clone()]);
+        let lost = lost_after_first_answer(&made);
+        assert_eq!(lost, vec![made[4].clone(), made[6].clone()]);
     }
 
     #[test]
