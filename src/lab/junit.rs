@@ -1,7 +1,7 @@
 //! Results for CI as JUnit XML: one suite for each playbook, one case for each thing it proves.
 //!
-//! Where the numbers come from is not its business. What XML 1.0 cannot say (control characters,
-//! for instance) is left out of texts by quick-junit.
+//! Where the numbers come from is not its business. What XML 1.0 cannot say is left out of texts:
+//! quick-junit sees to control characters, this module to the two others.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -67,7 +67,7 @@ fn report(results: &[CaseResult]) -> Report {
         let CaseResult { playbook, name: _, ok: _, seconds, detail: _ } = result;
         let took = Duration::try_from_secs_f64(*seconds).unwrap_or_default();
         let at = suites.iter().position(|(name, ..)| name == playbook).unwrap_or_else(|| {
-            suites.push((playbook, TestSuite::new(playbook), Duration::ZERO));
+            suites.push((playbook, TestSuite::new(sayable(playbook)), Duration::ZERO));
             suites.len() - 1
         });
         if let Some((_, suite, total)) = suites.get_mut(at) {
@@ -85,20 +85,26 @@ fn report(results: &[CaseResult]) -> Report {
     report
 }
 
+/// Without the two characters that XML 1.0 rules out at the end of its range (section 2.2, `Char`).
+fn sayable(text: &str) -> String {
+    text.replace(['\u{fffe}', '\u{ffff}'], "")
+}
+
 fn case(result: &CaseResult, took: Duration) -> TestCase {
     let CaseResult { playbook, name, ok, seconds: _, detail } = result;
+    let (playbook, name, detail) = (sayable(playbook), sayable(name), sayable(detail));
     let status = if *ok {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
         status.set_message(detail.lines().next().unwrap_or_default());
-        status.set_description(detail);
+        status.set_description(&detail);
         status
     };
     let mut case = TestCase::new(name, status);
     case.set_classname(playbook).set_time(took);
     if *ok && !detail.is_empty() {
-        case.set_system_out(detail);
+        case.set_system_out(&detail);
     }
     case
 }

@@ -9,6 +9,7 @@ mod sockets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -77,7 +78,8 @@ pub struct Attempt {
 pub struct Stream {
     /// Taken, and with it the task told to end, by [`Stream::stop`].
     stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<Vec<Attempt>>>,
+    task: Option<JoinHandle<()>>,
+    attempts: Arc<Mutex<Vec<Attempt>>>,
 }
 
 /// The shortest pause between the beginnings of two requests of a stream.
@@ -102,34 +104,39 @@ impl Stream {
         let sockets = Sockets::of(lab, client)?;
         let interval = interval.max(SHORTEST_INTERVAL);
         let (stop, mut stopped) = oneshot::channel();
+        let attempts = Arc::new(Mutex::new(Vec::new()));
+        let made = Arc::clone(&attempts);
         let task = tokio::spawn(async move {
-            let mut attempts = Vec::new();
             loop {
                 let started = Instant::now();
                 let result = request::ask_once(&sockets, target, protocol, patience).await;
-                attempts.push(Attempt { started, ended: Instant::now(), result });
+                let attempt = Attempt { started, ended: Instant::now(), result };
+                made.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
                 tokio::select! {
                     biased;
-                    _ = &mut stopped => return attempts,
+                    _ = &mut stopped => return,
                     () = sleep_until((started + interval).into()) => {}
                 }
             }
         });
-        Ok(Self { stop: Some(stop), task: Some(task) })
+        Ok(Self { stop: Some(stop), task: Some(task), attempts })
+    }
+
+    /// The requests that are done by now, in the order of their beginning.
+    pub fn so_far(&self) -> Vec<Attempt> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets the present request finish and returns all of them, in the order of their beginning.
     pub async fn stop(mut self) -> Vec<Attempt> {
         drop(self.stop.take());
-        let Some(task) = self.task.take() else { return Vec::new() };
-        match task.await {
-            Ok(attempts) => attempts,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // Only when the runtime itself is being shut down.
-                Err(_) => Vec::new(),
-            },
+        if let Some(task) = self.task.take()
+            && let Err(error) = task.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
+        self.so_far()
     }
 }
 
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_what_began_after_the_first_answer_can_be_lost() {
-        let list = attempts(&[
+        let made = attempts(&[
             (0, 1, Err("refused")),
             (2, 50, Err("timed out")), // begun before the first answer, ended after it
             (10, 20, Ok("web1")),
@@ -178,8 +185,8 @@ mod tests {
             (30, 31, Ok("web2")),
             (40, 1040, Err("timed out")),
         ]);
-        let lost = lost_after_first_answer(&list);
-        assert_eq!(lost, vec![list[4].clone(), list[6].clone()]);
+        let lost = lost_after_first_answer(&made);
+        assert_eq!(lost, vec![made[4].clone(), made[6].clone()]);
     }
 
     #[test]
