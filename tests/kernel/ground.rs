@@ -27,10 +27,16 @@ impl Ground {
         Self { netns, folder: tempfile::tempdir().unwrap() }
     }
 
-    /// With `lo` up and a pair v0-v1, both ends here and up, v0 with `address`.
-    pub fn with_pair(address: &str) -> Self {
+    /// With `lo` up. In a namespace without any address IPVS takes no real server.
+    pub fn with_lo() -> Self {
         let ground = Self::new();
         ground.ip("link set lo up");
+        ground
+    }
+
+    /// With `lo` up and a pair v0-v1, both ends here and up, v0 with `address`.
+    pub fn with_pair(address: &str) -> Self {
+        let ground = Self::with_lo();
         ground.ip("link add v0 type veth peer name v1");
         ground.ip(&format!("address add {address} dev v0"));
         ground.ip("link set v0 up");
