@@ -3,6 +3,8 @@
 //! The tests named `vm_` boot a machine of their own and take longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "lab/hosts.rs"]
+mod hosts;
 #[path = "lab/topologies.rs"]
 mod topologies;
 #[path = "lab/vm.rs"]
