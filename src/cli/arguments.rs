@@ -1,10 +1,11 @@
 //! What can be said on the command line.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::lab::vm::Kvm;
+use crate::lab::vm::command::VmArguments;
 use crate::topology::HostName;
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
@@ -118,7 +119,7 @@ pub enum LabCommand {
     /// running kernel has no IPVS, all of it happens in a throw-away virtual machine.
     Run(LabRun),
     /// Run a program in the lab's virtual machine, on this machine's own files (read-only)
-    Vm(LabVm),
+    Vm(VmArguments),
 }
 
 /// `lab run`.
@@ -139,40 +140,12 @@ pub struct LabRun {
     /// Requests to each service, from each client
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(4..=10_000))]
     pub requests: u32,
-    /// Acceleration of the virtual machine
-    #[arg(long, value_enum, default_value_t = Kvm::Auto)]
+    /// Acceleration of the virtual machine: auto (where it works), on (or fail), off (emulate)
+    #[arg(long, value_name = "auto|on|off", default_value = "auto")]
     pub kvm: Kvm,
     /// A kernel image for the virtual machine, instead of the distribution's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
-}
-
-/// `lab vm`.
-#[derive(Debug, Clone, Args)]
-pub struct LabVm {
-    /// Acceleration
-    #[arg(long, value_enum, default_value_t = Kvm::Auto)]
-    pub kvm: Kvm,
-    /// Memory, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65_536))]
-    pub memory: u32,
-    /// A folder that the program may write to; may be given more than once
-    #[arg(long, value_name = "DIR")]
-    pub share: Vec<PathBuf>,
-    /// A kernel image instead of the distribution's
-    #[arg(long, value_name = "IMAGE")]
-    pub kernel: Option<PathBuf>,
-    /// End it after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub time_limit: Option<u64>,
-    /// The program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM"
-    )]
-    pub program: Vec<OsString>,
 }
 
 /// How the lab's hosts are reached.
@@ -193,15 +166,4 @@ pub enum Place {
     Here,
     /// In the virtual machine.
     Vm,
-}
-
-/// Hardware acceleration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kvm {
-    /// If it works.
-    Auto,
-    /// Or fail.
-    On,
-    /// Emulate.
-    Off,
 }

@@ -24,6 +24,16 @@ struct UnknownHost {
     known: Vec<String>,
 }
 
+/// A file that says of no host how it is reached.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{file} says of no host how it is reached, so there is nothing to look at; say `ssh: USER@HOST`, \
+     `local: true` or `netns: NAME` for those that are yours, or try the file with `lvsprov lab run`"
+)]
+struct NobodyReached {
+    file: String,
+}
+
 /// `check`.
 pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
     let mut worst = Exit::Ok;
@@ -71,7 +81,7 @@ pub fn apply(target: &Target, common: &Common) -> Outcome {
 
 /// `destroy`.
 pub fn destroy(target: &Target, dry_run: bool, common: &Common) -> Outcome {
-    with_hosts(target, common, async |mut survey| {
+    with_hosts(target, common, async |survey| {
         survey.turn(Direction::Destroy);
         if dry_run {
             let report = survey.plan.report(survey.session.topology);
@@ -144,6 +154,9 @@ fn with_hosts(
     let Loaded::Good(topology) = file::load(&target.file, common.format)? else {
         return Ok(Exit::Findings);
     };
+    if topology.hosts.values().all(|host| host.reach.is_none()) {
+        return Err(NobodyReached { file: target.file.display().to_string() }.into());
+    }
     let settings = settings(target, &topology)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

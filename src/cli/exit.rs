@@ -21,6 +21,21 @@ pub enum Exit {
     NotProven,
 }
 
+impl Exit {
+    /// From the exit code of another lvsprov; what it never says is an error.
+    pub fn from_code(code: i32) -> Self {
+        match code {
+            0 => Self::Ok,
+            2 => Self::Usage,
+            3 => Self::Findings,
+            4 => Self::Pending,
+            5 => Self::HostFailed,
+            6 => Self::NotProven,
+            _ => Self::Error,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {

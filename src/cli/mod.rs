@@ -38,8 +38,11 @@ fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Verify(target) => commands::verify(&target, &common),
         Command::Status(target) => commands::status(&target, &common),
         Command::Destroy { target, dry_run } => commands::destroy(&target, dry_run, &common),
-        Command::Lab(LabCommand::Run(run)) => crate::lab::run::command(run, common.format),
-        Command::Lab(LabCommand::Vm(vm)) => return crate::lab::vm_command(vm),
+        Command::Lab(LabCommand::Run(run)) => crate::lab::run::command(&run, common.format),
+        Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
+            Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
+            Err(error) => Err(error.into()),
+        },
         Command::Agent { netns, state_dir } => {
             return crate::transport::agent::main(crate::transport::agent::AgentOptions {
                 netns,

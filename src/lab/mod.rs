@@ -19,8 +19,10 @@ pub mod expect;
 pub mod junit;
 pub mod network;
 pub mod responders;
+pub mod run;
 pub mod snapshot;
 pub mod sshd;
+mod story;
 pub mod vm;
 pub mod watch;
 

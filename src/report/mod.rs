@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod findings;
+pub mod lab;
 pub mod proofs;
 pub mod table;
 

@@ -1,0 +1,171 @@
+//! `lab run`: from bare hosts to a proven cluster and back, on the running kernel where that can, in
+//! the virtual machine where it cannot.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::story::{self, Setting};
+use super::vm::{self, VmOptions};
+use super::{isolate, junit};
+use crate::cli::arguments::{Format, LabRun, Over, Place};
+use crate::cli::{Exit, file};
+use crate::kernel::modules;
+use crate::protocol::Capability;
+use crate::report;
+use crate::state::Module;
+use crate::topology::{Forward, Topology};
+
+/// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
+const VM_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Reads the files, finds the place, runs the story of each.
+pub fn command(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+    let mut topologies = Vec::new();
+    for path in &run.files {
+        match file::load(path, format)? {
+            file::Loaded::Good(topology) => topologies.push((path.clone(), *topology)),
+            file::Loaded::Bad => return Ok(Exit::Findings),
+        }
+    }
+    let lacks = lacking(&topologies);
+    match (run.place, lacks.as_slice()) {
+        (Place::Here, []) | (Place::Auto, []) => here(run, format, &topologies),
+        (Place::Here, lacks) => Err(format!(
+            "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
+            lacks.join("; ")
+        )
+        .into()),
+        (Place::Auto, lacks) => {
+            anstream::eprintln!(
+                "{}: running in a throw-away virtual machine instead",
+                lacks.join("; ")
+            );
+            in_vm(run, format)
+        }
+        (Place::Vm, _) => in_vm(run, format),
+    }
+}
+
+/// Why the running kernel will not do.
+fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return vec!["network namespaces with IPVS need root".to_owned()];
+    }
+    let tunnels = topologies
+        .iter()
+        .flat_map(|(_, topology)| &topology.services)
+        .any(|service| service.forward == Forward::Tun);
+    let needed = [Some(Module::IpVs), tunnels.then_some(Module::Ipip)];
+    let missing =
+        needed.into_iter().flatten().filter_map(|module| match modules::capability(module) {
+            Capability::Missing(looked) => {
+                Some(format!("the running kernel has no {module} ({looked})"))
+            }
+            Capability::Present | Capability::Loadable | Capability::Unknown => None,
+        });
+    missing.collect()
+}
+
+/// The same command once more, inside.
+fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+    let mut arguments: Vec<OsString> = vec!["lab".into(), "run".into()];
+    arguments.extend(["--in".into(), "here".into()]);
+    arguments.extend([
+        "--over".into(),
+        match run.over {
+            Over::Local => "local".into(),
+            Over::Ssh => "ssh".into(),
+        },
+    ]);
+    arguments.extend([
+        "--format".into(),
+        match format {
+            Format::Text => "text".into(),
+            Format::Json => "json".into(),
+        },
+    ]);
+    arguments.extend(["--requests".into(), run.requests.to_string().into()]);
+    let mut share = Vec::new();
+    if let Some(junit) = &run.junit {
+        let folder = junit.parent().filter(|folder| !folder.as_os_str().is_empty());
+        share.push(std::path::absolute(folder.unwrap_or(Path::new(".")))?);
+        arguments.extend(["--junit".into(), std::path::absolute(junit)?.into()]);
+    }
+    arguments.push("--".into());
+    for file in &run.files {
+        arguments.push(std::path::absolute(file)?.into());
+    }
+    let options = VmOptions {
+        kvm: run.kvm,
+        kernel: run.kernel.clone(),
+        share,
+        time_limit: Some(VM_LIMIT),
+        ..VmOptions::default()
+    };
+    let exit = vm::run(&options, &std::env::current_exe()?, &arguments)?;
+    Ok(Exit::from_code(exit.code))
+}
+
+/// On the running kernel, in a network of our own.
+fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Result<Exit, Failure> {
+    // Modules are loaded before: the bare hosts are to be compared with, and a tunnel device comes
+    // with its module.
+    for module in [Module::IpVs, Module::Ipip] {
+        let wanted = match module {
+            Module::IpVs => true,
+            Module::Ipip => topologies
+                .iter()
+                .flat_map(|(_, t)| &t.services)
+                .any(|service| service.forward == Forward::Tun),
+        };
+        if wanted {
+            modules::load(module)?;
+        }
+    }
+    isolate()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let setting = Setting { over: run.over, requests: run.requests };
+    let mut results = Vec::new();
+    let interrupted = runtime.block_on(async {
+        for (path, topology) in topologies {
+            let playbook = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+            let quiet = format == Format::Json;
+            tokio::select! {
+                cases = story::tell(&playbook, topology, &setting, quiet) => results.extend(cases),
+                () = interruption() => return true,
+            }
+        }
+        false
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if interrupted {
+        return Err("interrupted: the lab's hosts are gone with it".into());
+    }
+    if let Some(path) = &run.junit {
+        junit::write(path, &results)?;
+    }
+    let good = results.iter().all(|case| case.ok);
+    match format {
+        Format::Json => anstream::println!("{:#}", report::lab::json(&results)),
+        Format::Text => anstream::print!("{}", report::lab::summary(&results)),
+    }
+    Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interruption() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut ctrl_c), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = ctrl_c.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,137 @@
+//! What somebody undoes by hand is mended, and only that: every single step of the apply is undone by
+//! itself on its host, the plan must then name just what is missing, and apply must bring it back.
+
+use std::collections::BTreeMap;
+
+use super::chapters::{Seen, succeeded, towards};
+use super::{Proof, Stage};
+use crate::cluster::outcome::{ClusterReport, StepState};
+use crate::cluster::planning;
+use crate::cluster::{Session, acting};
+use crate::plan::{Change, Step, simulate};
+use crate::protocol::{Receipt, Reply, Request};
+use crate::state::{HostState, Item};
+use crate::topology::HostName;
+
+/// Undoes one thing after the other and has it mended.
+pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
+    let mut session = Session::open(stage.topology, &stage.settings).await;
+    let proof = mend_all(&mut session).await;
+    session.close().await;
+    proof
+}
+
+async fn mend_all(session: &mut Session<'_>) -> Proof {
+    let damages = damages(&session.look(false).await)?;
+    for (host, damage, receipt) in &damages {
+        break_it(session, host, damage, receipt).await?;
+        let seen = session.look(false).await;
+        let plan =
+            planning::plan(session.topology, &session.desired, &seen, session.absent(), towards());
+        let report = acting::act(session, &plan, &seen, towards()).await;
+        succeeded(&report)?;
+        let only_this: Vec<_> =
+            damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
+        let done = done(&report);
+        if done != only_this {
+            return Err(format!("after `{damage}` on {host}, apply did {done:?}"));
+        }
+    }
+    if damages.is_empty() {
+        return Err("there was nothing to undo".to_owned());
+    }
+    Ok(format!("{} things undone one by one, each mended by itself", damages.len()))
+}
+
+/// What was done, on which host.
+fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
+    let all = report.hosts.iter().flat_map(|(host, of_host)| {
+        of_host
+            .steps
+            .iter()
+            .filter(|step| step.state == StepState::Done)
+            .map(|step| (host.clone(), step.change.clone()))
+    });
+    all.collect()
+}
+
+/// For everything that is ours, the change that takes just it away or alters it.
+fn damages(seen: &Seen) -> Result<Vec<(HostName, Change, Receipt)>, String> {
+    let mut all = Vec::new();
+    for (host, sighting) in seen {
+        let sighting = sighting.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
+        let Some(receipt) = &sighting.receipt else { continue };
+        for item in &receipt.owned {
+            for damage in damage(item, &sighting.state, &receipt.found) {
+                if simulate(&sighting.state, [&damage]).is_ok() {
+                    all.push((host.clone(), damage, receipt.clone()));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Change> {
+    let change = match item {
+        Item::Module(_) => None,
+        Item::Sysctl(key) => now.sysctls.get(key).and_then(|before| {
+            let after = found.sysctls.get(key)?;
+            (before != after).then(|| Change::SetSysctl {
+                key: key.clone(),
+                before: before.clone(),
+                after: after.clone(),
+            })
+        }),
+        Item::Link(dev) => now.links.get(dev).and_then(|before| {
+            let after = *found.links.get(dev)?;
+            (*before != after).then(|| Change::SetLink { dev: dev.clone(), before: *before, after })
+        }),
+        Item::Address(key) => now
+            .addresses
+            .get(key)
+            .map(|address| Change::RemoveAddress { key: key.clone(), address: address.clone() }),
+        Item::Route(key) => now
+            .routes
+            .get(key)
+            .map(|route| Change::RemoveRoute { key: key.clone(), route: route.clone() }),
+        Item::Service(key) => {
+            let destinations = now.services.get(key).map(|service| &service.destinations);
+            return destinations
+                .into_iter()
+                .flatten()
+                .map(|(at, destination)| Change::RemoveDestination {
+                    service: key.clone(),
+                    key: *at,
+                    destination: destination.clone(),
+                })
+                .collect();
+        }
+    };
+    change.into_iter().collect()
+}
+
+/// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.
+async fn break_it(
+    session: &mut Session<'_>,
+    host: &HostName,
+    damage: &Change,
+    receipt: &Receipt,
+) -> Result<(), String> {
+    let request = Request::Act {
+        topology: session.topology.name.clone(),
+        steps: vec![Step { change: damage.clone(), why: "to be mended".to_owned() }],
+        receipt: None,
+        settled: Some(receipt.clone()),
+        sysctls: std::collections::BTreeSet::new(),
+    };
+    let mut answers = session.ask(BTreeMap::from([(host.clone(), request)])).await;
+    match answers.remove(host) {
+        Some(Ok(Reply::Done(outcome))) => {
+            outcome.failure.map_or(Ok(()), |failure| Err(format!("{damage} on {host}: {failure}")))
+        }
+        Some(Ok(other)) => Err(format!("{damage} on {host}: {other:?}")),
+        Some(Err(failure)) => Err(format!("{damage} on {host}: {failure}")),
+        None => Err(format!("{host} went away")),
+    }
+}

@@ -1,0 +1,195 @@
+//! The story of one playbook, and the proof of each of its chapters:
+//!
+//! bare hosts do not answer -> a plan changes nothing -> apply -> nobody but the director claimed the
+//! VIP meanwhile, and nothing was lost once it answered -> requests are shared as the weights say ->
+//! a second apply does nothing -> whatever is undone by hand is mended, and only that -> destroy ->
+//! the hosts are as before.
+
+mod chapters;
+mod drift;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::junit::CaseResult;
+use super::sshd::Sshds;
+use super::{Lab, network::Management};
+use crate::cli::arguments::Over;
+use crate::cluster::Settings;
+use crate::topology::{Host, HostName, Protocol, Reach, Role, Service, SshTarget, Topology};
+use crate::transport::Options;
+
+/// How the story is told.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// How hosts are reached.
+    pub over: Over,
+    /// Requests to each service, from each client.
+    pub requests: u32,
+}
+
+/// What a chapter proves, or why it does not.
+type Proof = Result<String, String>;
+
+/// Everything that the chapters need.
+struct Stage<'a> {
+    topology: &'a Topology,
+    lab: Lab,
+    settings: Settings,
+    requests: u32,
+    /// Alive as long as the story: it ends with them.
+    _sshds: Option<Sshds>,
+    _state: tempfile::TempDir,
+}
+
+/// Brings one topology up and down again. Never fails: what went wrong is a case that did.
+pub async fn tell(
+    playbook: &str,
+    topology: &Topology,
+    setting: &Setting,
+    quiet: bool,
+) -> Vec<CaseResult> {
+    let mut teller = Teller {
+        playbook: format!(
+            "{playbook} ({})",
+            match setting.over {
+                Over::Local => "local",
+                Over::Ssh => "ssh",
+            }
+        ),
+        quiet,
+        cases: Vec::new(),
+        started: Instant::now(),
+    };
+    teller.title(topology);
+    match Stage::set(topology, setting) {
+        Ok(mut stage) => {
+            teller.case("bare hosts are built from the file", Ok(stage.describe()));
+            chapters::all(&mut stage, &mut teller).await;
+        }
+        Err(error) => {
+            let text = crate::protocol::Failure::from_error(error.as_ref()).to_string();
+            teller.case("bare hosts are built from the file", Err(text));
+        }
+    }
+    teller.cases
+}
+
+impl<'a> Stage<'a> {
+    fn set(topology: &'a Topology, setting: &Setting) -> Result<Self, Box<dyn std::error::Error>> {
+        let management = match setting.over {
+            Over::Local => Management::None,
+            Over::Ssh => Management::Bridge,
+        };
+        let lab = Lab::build(topology, management)?;
+        let state = tempfile::Builder::new().prefix("lvsprov-lab-").tempdir()?;
+        let mut transport = Options {
+            state_dir: Some(state.path().join("state")),
+            // Emulated machines are slow, and a lab has no user who waits.
+            connect_timeout: Duration::from_secs(60),
+            hello_timeout: Duration::from_secs(60),
+            call_timeout: Duration::from_secs(60),
+            control_dir: Some(state.path().join("c")),
+            ..Options::default()
+        };
+        let mut reach = BTreeMap::new();
+        let mut sshds = None;
+        match setting.over {
+            Over::Local => {
+                for host in topology.hosts.keys() {
+                    reach.insert(host.clone(), Reach::Netns(lab.netns_path(host)?));
+                }
+            }
+            Over::Ssh => {
+                let started = Sshds::start(&lab, topology.hosts.keys(), &std::env::current_exe()?)?;
+                transport.ssh_config = Some(started.ssh_config());
+                for host in topology.hosts.keys() {
+                    reach.insert(host.clone(), Reach::Ssh(ssh_target(host)));
+                }
+                sshds = Some(started);
+            }
+        }
+        let settings = Settings { transport, reach, ..Settings::default() };
+        Ok(Self {
+            topology,
+            lab,
+            settings,
+            requests: setting.requests,
+            _sshds: sshds,
+            _state: state,
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "{} hosts on {} networks, kernel {}",
+            self.topology.hosts.len(),
+            self.topology.networks.len(),
+            kernel_release()
+        )
+    }
+
+    fn clients(&self) -> impl Iterator<Item = &'a Host> + use<'a> {
+        self.topology.with_role(Role::Client)
+    }
+
+    /// Services that the lab can send requests to.
+    fn services(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
+        self.topology.services.iter().filter(|service| service.protocol != Protocol::Sctp)
+    }
+}
+
+fn ssh_target(host: &HostName) -> SshTarget {
+    SshTarget { host: host.to_string(), user: None, port: None }
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn target(service: &Service) -> SocketAddr {
+    SocketAddr::new(service.vip, service.port)
+}
+
+/// Collects what was proven, and says it as it goes.
+struct Teller {
+    playbook: String,
+    quiet: bool,
+    cases: Vec<CaseResult>,
+    started: Instant,
+}
+
+impl Teller {
+    fn title(&self, topology: &Topology) {
+        if !self.quiet {
+            anstream::println!(
+                "{}",
+                crate::report::lab::title(&self.playbook, topology.name.as_str())
+            );
+        }
+    }
+
+    /// Records a chapter; whether it was proven.
+    fn case(&mut self, name: &str, proof: Proof) -> bool {
+        let (ok, detail) = match proof {
+            Ok(detail) => (true, detail),
+            Err(detail) => (false, detail),
+        };
+        let case = CaseResult {
+            playbook: self.playbook.clone(),
+            name: name.to_owned(),
+            ok,
+            seconds: self.started.elapsed().as_secs_f64(),
+            detail,
+        };
+        self.started = Instant::now();
+        if !self.quiet {
+            anstream::print!("{}", crate::report::lab::case(&case));
+        }
+        self.cases.push(case);
+        ok
+    }
+}

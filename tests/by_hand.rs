@@ -1,0 +1,417 @@
+//! The commands as a user types them, against hosts in named network namespaces, judged by other
+//! programs than ours: `ipvsadm -Sn`, `ip -j`, /proc/sys, `tcpdump` and `arping`.
+//!
+//! Needs a kernel with IPVS. Started by cargo it boots the lab's virtual machine and runs itself in it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+const IN_VM: &str = "LVSPROV_TEST_IN_VM";
+const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
+
+fn main() -> ExitCode {
+    if std::env::var_os(IN_VM).is_none() {
+        let here = std::env::current_exe().unwrap();
+        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        let status = Command::new(LVSPROV)
+            .args(["lab", "vm", "--time-limit", "1500", "--", "/usr/bin/env"])
+            .arg(format!("{IN_VM}=1"))
+            .arg(here)
+            .args(arguments)
+            .status()
+            .unwrap();
+        return ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1));
+    }
+    let mut arguments = Arguments::from_args();
+    // They share the names of their namespaces, and a slow machine.
+    arguments.test_threads = Some(1);
+    let trial = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    };
+    let tests = vec![
+        trial("dr_is_applied_mended_and_taken_back", dr),
+        trial("nat_is_applied_mended_and_taken_back", nat),
+        trial("tun_is_applied_mended_and_taken_back", tun),
+    ];
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
+
+/// Hosts `client`, `lvs`, `rs1` and `rs2` on one bridge, each a named namespace with its own address.
+struct Cluster {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    hosts: Vec<&'static str>,
+}
+
+const ADDRESSES: [(&str, &str); 4] = [
+    ("client", "172.25.7.250/24"),
+    ("lvs", "172.25.7.2/24"),
+    ("rs1", "172.25.7.3/24"),
+    ("rs2", "172.25.7.4/24"),
+];
+
+impl Cluster {
+    fn new(services: &str, client: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("topology.yaml");
+        let mut hosts = String::new();
+        for (host, address) in ADDRESSES {
+            let role = match host {
+                "client" => "client",
+                "lvs" => "director",
+                _ => "real_server",
+            };
+            let address = if host == "client" { client } else { address };
+            hosts.push_str(&format!(
+                "  {host}: {{role: {role}, netns: {host}, interfaces: {{eth0: {address}}}}}\n"
+            ));
+        }
+        let networks = "[172.25.7.0/24, 172.25.254.0/24]";
+        let text = format!(
+            "version: 1\nname: by-hand\nnetworks: {{lan: {networks}}}\nhosts:\n{hosts}services:\n{services}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let cluster = Self { folder, file, hosts: ADDRESSES.map(|(host, _)| host).to_vec() };
+        cluster.build(client);
+        cluster
+    }
+
+    fn build(&self, client: &str) {
+        run("ip", &["netns", "add", "switch"]);
+        run("ip", &["-n", "switch", "link", "add", "br0", "type", "bridge"]);
+        run("ip", &["-n", "switch", "link", "set", "br0", "up"]);
+        for (host, address) in ADDRESSES {
+            let address = if host == "client" { client } else { address };
+            run("ip", &["netns", "add", host]);
+            let peer = ["peer", "name", "eth0", "netns", host];
+            let veth = ["-n", "switch", "link", "add", host, "type", "veth"];
+            run("ip", &[&veth[..], &peer[..]].concat());
+            run("ip", &["-n", "switch", "link", "set", host, "master", "br0", "up"]);
+            run("ip", &["-n", host, "link", "set", "lo", "up"]);
+            run("ip", &["-n", host, "link", "set", "eth0", "up"]);
+            run("ip", &["-n", host, "address", "add", address, "dev", "eth0"]);
+            // As strict as distributions make it.
+            inside(host, "sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=1"]);
+        }
+    }
+
+    fn lvsprov(&self, arguments: &[&str]) -> (i32, String) {
+        let (command, rest) = arguments.split_first().unwrap();
+        let output = Command::new(LVSPROV)
+            .arg(command)
+            .arg(&self.file)
+            .args(rest)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    fn expect(&self, arguments: &[&str], code: i32) -> String {
+        let (exit, text) = self.lvsprov(arguments);
+        assert_eq!(exit, code, "{arguments:?} said:\n{text}");
+        text
+    }
+
+    /// Everything about every host that other programs show.
+    fn photograph(&self) -> String {
+        let mut all = String::new();
+        for host in &self.hosts {
+            for show in [
+                &["-n", host, "-j", "address", "show"][..],
+                &["-n", host, "-j", "route", "show", "table", "all"],
+                &["-n", host, "-j", "rule", "show"],
+            ] {
+                all.push_str(&format!("{host} {show:?}\n{}\n", without_noise(&run("ip", show))));
+            }
+            all.push_str(&inside(host, "sysctl", &["-a", "-r", r"^net\.ipv4\.(conf|ip_forward$)"]));
+            all.push_str(&inside(host, "ipvsadm", &["-Sn"]));
+        }
+        all
+    }
+
+    /// Undoes one thing with another program; the plan names just `step`, apply does just that.
+    fn mends(&self, host: &str, program: &str, arguments: &[&str], step: &str) {
+        inside(host, program, arguments);
+        let plan = self.expect(&["plan"], 4);
+        assert!(plan.contains(step), "the plan does not say {step:?}:\n{plan}");
+        assert!(plan.contains("1 change to do"), "more than one step:\n{plan}");
+        let applied = self.expect(&["apply"], 0);
+        assert!(applied.contains("1 change made"), "{applied}");
+        self.expect(&["plan"], 0);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for name in self.hosts.iter().chain(&["switch"]) {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+        assert!(self.folder.path().exists());
+    }
+}
+
+/// Lifetimes count down, and a tunnel device of the module comes and stays.
+fn without_noise(json: &str) -> String {
+    let mut value: serde_json::Value = serde_json::from_str(json).unwrap();
+    for link in value.as_array_mut().unwrap() {
+        for address in
+            link.get_mut("addr_info").and_then(|a| a.as_array_mut()).into_iter().flatten()
+        {
+            let address = address.as_object_mut().unwrap();
+            address.remove("valid_life_time");
+            address.remove("preferred_life_time");
+        }
+    }
+    format!("{value:#}")
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    checked(program, arguments, &output)
+}
+
+fn inside(host: &str, program: &str, arguments: &[&str]) -> String {
+    run("ip", &[&["netns", "exec", host, program], arguments].concat())
+}
+
+fn checked(program: &str, arguments: &[&str], output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {} {error}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn sysctl(host: &str, key: &str) -> String {
+    inside(host, "sysctl", &["-n", key]).trim().to_owned()
+}
+
+fn modules() {
+    for module in ["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ipip"] {
+        run("modprobe", &[module]);
+    }
+}
+
+fn receipts_gone(cluster: &Cluster) {
+    for host in &cluster.hosts {
+        let receipt = Path::new("/var/lib/lvsprov/netns").join(host).join("by-hand/receipt.json");
+        assert!(!receipt.exists(), "{} is left", receipt.display());
+    }
+}
+
+/// bare -> plan is dry -> apply -> again -> `judge` -> destroy -> as before.
+fn life(cluster: &Cluster, judge: impl FnOnce(&Cluster)) {
+    let before = cluster.photograph();
+    cluster.expect(&["plan"], 4);
+    assert!(before == cluster.photograph(), "plan changed something");
+    cluster.expect(&["apply"], 0);
+    let again = cluster.expect(&["apply"], 0);
+    assert!(again.contains("0 changes made"), "{again}");
+    judge(cluster);
+    cluster.expect(&["status"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(cluster);
+    let nothing = cluster.expect(&["destroy"], 0);
+    assert!(nothing.contains("0 changes taken back"), "{nothing}");
+}
+
+fn difference(before: &str, after: &str) -> String {
+    let lines = before.lines().zip(after.lines()).filter(|(before, after)| before != after);
+    lines.take(20).map(|(before, after)| format!("- {before}\n+ {after}\n")).collect()
+}
+
+fn dr() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: wrr, forward: dr, \
+                    real_servers: [rs1, {host: rs2, weight: 3}]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.7.200:80 -s wrr\n\
+             -a -t 172.25.7.200:80 -r 172.25.7.3:80 -g -w 1\n\
+             -a -t 172.25.7.200:80 -r 172.25.7.4:80 -g -w 3\n"
+        );
+        for host in ["rs1", "rs2"] {
+            let lo: serde_json::Value = serde_json::from_str(&run(
+                "ip",
+                &["-n", host, "-j", "-4", "address", "show", "lo"],
+            ))
+            .unwrap();
+            let vip = &lo[0]["addr_info"][1];
+            assert_eq!(
+                (&vip["local"], &vip["prefixlen"], &vip["scope"], &vip["label"]),
+                (&"172.25.7.200".into(), &32.into(), &"host".into(), &"lo:0".into()),
+                "{lo}"
+            );
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_ignore"), "1");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_announce"), "2");
+            assert_eq!(sysctl(host, "net.ipv4.ip_forward"), "0");
+        }
+        assert_eq!(sysctl("lvs", "net.ipv4.ip_forward"), "0", "DR needs no forwarding");
+        only_the_director_answers();
+        let (lvs, rs1) = ("lvs", "rs1");
+        let vip = "172.25.7.200";
+        cluster.mends(
+            rs1,
+            "sysctl",
+            &["-qw", "net.ipv4.conf.all.arp_ignore=0"],
+            "set net.ipv4.conf.all.arp_ignore: 0 -> 1",
+        );
+        cluster.mends(
+            rs1,
+            "ip",
+            &["address", "del", "172.25.7.200/32", "dev", "lo"],
+            "add address 172.25.7.200/32 to lo",
+        );
+        cluster.mends(
+            lvs,
+            "ipvsadm",
+            &["-d", "-t", "172.25.7.200:80", "-r", "172.25.7.3"],
+            "add real server 172.25.7.3:80",
+        );
+        cluster.mends(
+            lvs,
+            "ipvsadm",
+            &["-e", "-t", "172.25.7.200:80", "-r", "172.25.7.4", "-g", "-w", "9"],
+            "weight 9 -> dr weight 3",
+        );
+        cluster.mends(
+            lvs,
+            "ipvsadm",
+            &["-E", "-t", "172.25.7.200:80", "-s", "rr"],
+            "change service tcp 172.25.7.200:80: rr -> wrr",
+        );
+        cluster.mends(
+            lvs,
+            "ip",
+            &["address", "del", &format!("{vip}/32"), "dev", "eth0"],
+            "add address 172.25.7.200/32 to eth0",
+        );
+    });
+}
+
+/// arping and tcpdump, not our own eyes.
+fn only_the_director_answers() {
+    let director = inside("lvs", "cat", &["/sys/class/net/eth0/address"]);
+    let director = director.trim();
+    let mac = run("ip", &["-n", "lvs", "-j", "link", "show", "eth0"]);
+    let mac: serde_json::Value = serde_json::from_str(&mac).unwrap();
+    let mac = mac[0]["address"].as_str().unwrap_or(director).to_owned();
+    let capture = Command::new("ip")
+        .args(["netns", "exec", "client", "tcpdump", "-i", "eth0", "-n", "-e", "-l", "-c", "3"])
+        .args(["arp", "and", "arp[6:2]", "=", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            "client",
+            "arping",
+            "-I",
+            "eth0",
+            "-c",
+            "4",
+            "-w",
+            "10",
+            "172.25.7.200",
+        ])
+        .output()
+        .unwrap();
+    let heard = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    let answers: Vec<&str> = heard.lines().filter(|line| line.contains("reply from")).collect();
+    assert!(!answers.is_empty(), "nobody answered arping: {heard}");
+    assert!(answers.iter().all(|line| line.contains(&mac)), "not only {mac} answered: {heard}");
+    let captured = capture.wait_with_output().unwrap();
+    let captured = String::from_utf8_lossy(&captured.stdout).to_lowercase();
+    let replies: Vec<&str> =
+        captured.lines().filter(|line| line.contains("172.25.7.200 is-at")).collect();
+    assert!(!replies.is_empty(), "tcpdump saw no answer:\n{captured}");
+    assert!(
+        replies.iter().all(|line| line.contains(&format!("is-at {mac}"))),
+        "tcpdump saw another than {mac} answer:\n{captured}"
+    );
+}
+
+fn nat() {
+    modules();
+    let services = "  - {vip: 172.25.254.100/24, port: 80, scheduler: rr, forward: nat, \
+                    real_servers: [{host: rs1, port: 8080}, {host: rs2, port: 8080}]}\n";
+    let cluster = Cluster::new(services, "172.25.254.1/24");
+    // Somebody's own default route, which is to be back afterwards, metric and all.
+    run("ip", &["-n", "rs1", "route", "add", "default", "via", "172.25.7.9", "metric", "50"]);
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.254.100:80 -s rr\n\
+             -a -t 172.25.254.100:80 -r 172.25.7.3:8080 -m -w 1\n\
+             -a -t 172.25.254.100:80 -r 172.25.7.4:8080 -m -w 1\n"
+        );
+        assert_eq!(sysctl("lvs", "net.ipv4.ip_forward"), "1");
+        assert_eq!(sysctl("lvs", "net.ipv4.conf.all.send_redirects"), "0");
+        assert_eq!(sysctl("lvs", "net.ipv4.conf.eth0.send_redirects"), "0");
+        let default = run("ip", &["-n", "rs1", "route", "show", "default"]);
+        assert_eq!(default.trim(), "default via 172.25.7.2 dev eth0 proto static metric 50");
+        cluster.mends(
+            "rs2",
+            "ip",
+            &["route", "del", "default"],
+            "add route default via 172.25.7.2 dev eth0",
+        );
+        cluster.mends(
+            "lvs",
+            "sysctl",
+            &["-qw", "net.ipv4.ip_forward=0"],
+            "set net.ipv4.ip_forward: 0 -> 1",
+        );
+        cluster.mends(
+            "lvs",
+            "sysctl",
+            &["-qw", "net.ipv4.conf.eth0.send_redirects=1"],
+            "set net.ipv4.conf.eth0.send_redirects: 1 -> 0",
+        );
+    });
+    let default = run("ip", &["-n", "rs1", "route", "show", "default"]);
+    assert_eq!(default.trim(), "default via 172.25.7.9 dev eth0 metric 50");
+}
+
+fn tun() {
+    modules();
+    let services = "  - {vip: 172.25.7.100, port: 80, forward: tun, real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.7.100:80 -s wlc\n\
+             -a -t 172.25.7.100:80 -r 172.25.7.3:80 -i -w 1\n\
+             -a -t 172.25.7.100:80 -r 172.25.7.4:80 -i -w 1\n"
+        );
+        for host in ["rs1", "rs2"] {
+            let tunnel = run("ip", &["-n", host, "-4", "address", "show", "tunl0"]);
+            assert!(tunnel.contains("inet 172.25.7.100/32"), "{tunnel}");
+            assert!(tunnel.contains("<NOARP,UP"), "{tunnel}");
+            assert_eq!(sysctl(host, "net.ipv4.conf.tunl0.rp_filter"), "2");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.rp_filter"), "1", "it is left alone");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_ignore"), "1");
+        }
+        cluster.mends("rs1", "ip", &["link", "set", "tunl0", "down"], "set link tunl0: down -> up");
+        cluster.mends(
+            "rs1",
+            "sysctl",
+            &["-qw", "net.ipv4.conf.tunl0.rp_filter=1"],
+            "set net.ipv4.conf.tunl0.rp_filter: 1 -> 2",
+        );
+    });
+}

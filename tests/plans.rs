@@ -1,0 +1,66 @@
+//! Golden plans: what `plan` says of every playbook on bare hosts, byte for byte.
+//!
+//! `LVSPROV_BLESS=1 cargo test --test plans` writes them anew; read the difference before you commit.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lvsprov::cluster::planning::{self, Direction, Prospect};
+use lvsprov::desired::desired_for;
+use lvsprov::plan::{Change, simulate};
+use lvsprov::report;
+
+#[test]
+fn every_playbook_has_the_plan_that_was_read_and_found_right() {
+    for path in support::playbooks() {
+        let topology = support::load(&path);
+        let desired: BTreeMap<_, _> = topology
+            .hosts
+            .values()
+            .map(|host| (host.name.clone(), desired_for(&topology, host)))
+            .collect();
+        let seen = topology
+            .hosts
+            .values()
+            .map(|host| (host.name.clone(), Ok(support::bare(host))))
+            .collect();
+        let direction = Direction::Apply { now: 0 };
+        let plan = planning::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
+        let text = report::cluster::text(&plan.report(&topology));
+        let plain = anstream::adapter::strip_str(&text).to_string();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/plan/{name}.txt"));
+        support::golden(&golden, &plain);
+    }
+}
+
+#[test]
+fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
+    for path in support::playbooks() {
+        let topology = support::load(&path);
+        for host in topology.hosts.values() {
+            let desired = desired_for(&topology, host);
+            let mut seen = support::bare(host);
+            let direction = Direction::Apply { now: 0 };
+            let Prospect::Plan(plan) =
+                planning::plan_host(&topology, host, &desired, &seen, direction)
+            else {
+                panic!("{}: {} cannot be planned", path.display(), host.name)
+            };
+            let changes: Vec<Change> = plan
+                .stages
+                .iter()
+                .flat_map(|(_, steps)| steps.iter().map(|step| step.change.clone()))
+                .collect();
+            seen.state = simulate(&seen.state, &changes).unwrap();
+            seen.receipt.clone_from(&plan.goal.settled);
+            let again = planning::plan_host(&topology, host, &desired, &seen, direction);
+            let Prospect::Plan(again) = again else { panic!("{}: no second plan", host.name) };
+            assert_eq!(again.stages, vec![], "{}: {}", path.display(), host.name);
+        }
+    }
+}
