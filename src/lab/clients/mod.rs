@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
@@ -104,7 +104,6 @@ impl Stream {
         let sockets = Sockets::of(lab, client)?;
         let interval = interval.max(SHORTEST_INTERVAL);
         let (stop, mut stopped) = oneshot::channel();
-        let (count, answered) = watch::channel(0);
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let made = Arc::clone(&attempts);
         let task = tokio::spawn(async move {
@@ -126,13 +125,6 @@ impl Stream {
     /// The requests that are done by now, in the order of their beginning.
     pub fn so_far(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until `count` requests were answered, but no longer than `limit`.
-    pub async fn until_answered(&mut self, count: u32, limit: Duration) {
-        let enough = self.answered.wait_for(|answered| *answered >= count);
-        // Whether it was enough is seen in the attempts.
-        let _ = tokio::time::timeout(limit, enough).await;
     }
 
     /// Lets the present request finish and returns all of them, in the order of their beginning.
