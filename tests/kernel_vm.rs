@@ -45,6 +45,7 @@ const CASES: &[Case] = &[
     ("counters", services::counters),
     ("many_services", services::many_services),
     ("the_kernels_errors", services::the_kernels_errors),
+    ("two_dumps_at_once", services::two_dumps_at_once),
     ("strict_before", steps::strict_before),
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),

@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::error::{Error, Result};
-use super::ipvs::{IpvsSocket, Request, Table, socket, table};
+use super::ipvs::{self, IpvsSocket, Request, Table, socket, table};
 use super::net::Net;
 use super::{lock, modules, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
@@ -194,7 +194,9 @@ fn load_parts(planned: &[Planned]) {
             engine.into_iter().chain([service.scheduler.clone()])
         })
         .collect();
-    parts.iter().for_each(|name| modules::load_part(name));
+    for name in &parts {
+        modules::load_part(name);
+    }
 }
 
 fn send_batches(ipvs: &mut IpvsSocket, planned: &[Planned]) -> (usize, Option<Error>) {
@@ -216,7 +218,7 @@ fn send_batches(ipvs: &mut IpvsSocket, planned: &[Planned]) -> (usize, Option<Er
         };
         let error = batch.get(at).map_or_else(
             || Error::new("IPVS answers a request that was not sent"),
-            |one| socket::explain(&one.request, errno),
+            |one| ipvs::explain(&one.request, errno),
         );
         let error = take_back(ipvs, batch, &results, at, error);
         return (done + at, Some(error));
@@ -248,7 +250,7 @@ fn take_back(
     let left = match ipvs.carry_out(&undo) {
         Err(lost) => Some(lost.to_string()),
         Ok(results) => first_error(&results).and_then(|(at, errno)| {
-            undo.get(at).map(|request| socket::explain(request, errno).to_string())
+            undo.get(at).map(|request| ipvs::explain(request, errno).to_string())
         }),
     };
     match left {

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 
 use super::error::{Error, Result};
-use super::receipt::make_folder;
+use super::receipt::{cannot_io, make_folder};
 
 /// Held until it is dropped, at the latest until the process ends: no stale lock is left behind.
 #[derive(Debug)]
@@ -21,15 +21,7 @@ pub struct Lock(#[allow(dead_code)] Flock<std::fs::File>);
 pub fn take(state_dir: &Path) -> Result<Lock> {
     make_folder(state_dir)?;
     let path = state_dir.join("lock");
-    let failed = |error: io::Error| {
-        let read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
-        Error::new(format!("cannot open the lock {}", path.display())).because(error).maybe_cure(
-            read_only.then_some(
-                "a receipt has to be kept there: mount the file system writable; nothing was \
-                 changed",
-            ),
-        )
-    };
+    let failed = |error| cannot_io("lock", &path, error);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -102,3 +102,9 @@ async fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> error::Resul
         .map_err(|error| failed().because(error))?;
     Ok(Reply::Answered(answers.into_iter().map(arp::mac_text).collect()))
 }
+
+/// Compiles only if an answer can be awaited on any thread of a runtime.
+const _: fn(&Host, Request) = |host, request| {
+    fn can_move<T: Send>(_: T) {}
+    can_move(host.answer(request));
+};

@@ -33,7 +33,7 @@ pub fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Receipt>
         match fs::symlink_metadata(folder) {
             Ok(found) => check_folder(folder, &found)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(cannot("read", folder).because(error)),
+            Err(error) => return Err(cannot_io("read", folder, error)),
         }
     }
     let Some(text) = read_file(&path)? else { return Ok(None) };
@@ -62,9 +62,9 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
             return Err(symlink(path));
         }
-        Err(error) => return Err(cannot("read", path).because(error)),
+        Err(error) => return Err(cannot_io("read", path, error)),
     };
-    let read = |error| cannot("read", path).because(error);
+    let read = |error| cannot_io("read", path, error);
     let metadata = file.metadata().map_err(read)?;
     if !metadata.is_file() {
         return Err(damaged(path, "is no plain file"));
@@ -99,10 +99,10 @@ pub struct Prepared {
 impl Prepared {
     /// Gives it its name, in place of the receipt that was there.
     pub fn commit(mut self) -> Result<()> {
-        let failed = |error| cannot("write", &self.target).because(error);
+        let failed = |error| cannot_io("write", &self.target, error);
         fs::rename(&self.temporary, &self.target).map_err(failed)?;
         self.committed = true;
-        sync_parent(&self.target).map_err(|error| cannot("write", &self.target).because(error))
+        sync_parent(&self.target).map_err(|error| cannot_io("write", &self.target, error))
     }
 }
 
@@ -110,6 +110,10 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         if !self.committed {
             let _ = fs::remove_file(&self.temporary);
+            // Made for this receipt, if it is empty.
+            if let Some(folder) = self.temporary.parent() {
+                let _ = fs::remove_dir(folder);
+            }
         }
     }
 }
@@ -131,16 +135,12 @@ pub fn prepare(state_dir: &Path, receipt: &Receipt, tag: &str) -> Result<Prepare
         return Err(symlink(&target));
     }
     let mut text = serde_json::to_vec_pretty(receipt)
-        .map_err(|error| cannot("write", &target).because(error))?;
+        .map_err(|error| cannot_io("write", &target, error.into()))?;
     text.push(b'\n');
     let temporary = folder.join(format!(".receipt.json.{tag}"));
     let prepared = Prepared { temporary, target, committed: false };
-    write_new(&prepared.temporary, &text).map_err(|error| {
-        let full = error.kind() == io::ErrorKind::StorageFull;
-        cannot("write", &prepared.target).because(error).maybe_cure(full.then(|| {
-            format!("make room on the file system of {}: nothing was changed", state_dir.display())
-        }))
-    })?;
+    write_new(&prepared.temporary, &text)
+        .map_err(|error| cannot_io("write", &prepared.target, error))?;
     Ok(prepared)
 }
 
@@ -175,11 +175,11 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     let found = made
         .and_then(|()| fs::symlink_metadata(folder))
-        .map_err(|error| cannot("make", folder).because(error))?;
+        .map_err(|error| cannot_io("make", folder, error))?;
     check_folder(folder, &found)?;
     if found.mode() & 0o777 != 0o700 {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-            .map_err(|error| cannot("protect", folder).because(error))?;
+            .map_err(|error| cannot_io("protect", folder, error))?;
     }
     Ok(())
 }
@@ -231,8 +231,18 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     folder.sync_all()
 }
 
-fn cannot(verb: &str, path: &Path) -> Error {
-    Error::new(format!("cannot {verb} {}", path.display()))
+/// `verb` failed, with the cure where it is a matter of the file system.
+pub(super) fn cannot_io(verb: &str, path: &Path, error: io::Error) -> Error {
+    let cure = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room on that file system: a receipt has to be kept there")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("mount that file system writable: a receipt has to be kept there")
+        }
+        _ => None,
+    };
+    Error::new(format!("cannot {verb} {}", path.display())).because(error).maybe_cure(cure)
 }
 
 fn symlink(path: &Path) -> Error {

@@ -350,7 +350,7 @@ fn what_the_reader_sees_is_what_ip_sees() {
         .state
         .routes
         .keys()
-        .map(|key| key.to_string())
+        .map(ToString::to_string)
         .filter(|key| !key.contains("fe80"))
         .collect();
     ours.sort();

@@ -110,8 +110,8 @@ fn take_apart(message: &wire::Message<'_>) -> Heard {
     Heard { command, attributes }
 }
 
-fn with(destination: Destination, method: ForwardingMethod, tunnel: Tunnel) -> Destination {
-    Destination { method, tunnel, ..destination }
+fn with(weight: u32, method: ForwardingMethod, tunnel: Tunnel) -> Destination {
+    Destination { method, tunnel, ..dr(weight) }
 }
 
 /// What ipvsadm is told, and what we ask for instead.
@@ -163,19 +163,19 @@ fn pairs() -> Vec<(&'static str, Request)> {
         ),
         (
             "-a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 0",
-            new_rs("192.0.2.11:8080", with(dr(0), nat, Tunnel::Ipip)),
+            new_rs("192.0.2.11:8080", with(0, nat, Tunnel::Ipip)),
         ),
         (
             "-a -t 192.0.2.1:80 -r 192.0.2.12:80 -i",
-            new_rs("192.0.2.12:80", with(dr(1), tun, Tunnel::Ipip)),
+            new_rs("192.0.2.12:80", with(1, tun, Tunnel::Ipip)),
         ),
         (
             "-a -t 192.0.2.1:80 -r 192.0.2.13:80 -i --tun-type gue --tun-port 6080 --tun-nocsum",
-            new_rs("192.0.2.13:80", with(dr(1), tun, gue)),
+            new_rs("192.0.2.13:80", with(1, tun, gue)),
         ),
         (
             "-a -t 192.0.2.1:80 -r 192.0.2.14:80 -i --tun-type gre --tun-csum",
-            new_rs("192.0.2.14:80", with(dr(1), tun, Tunnel::Gre { flags: 1 })),
+            new_rs("192.0.2.14:80", with(1, tun, Tunnel::Gre { flags: 1 })),
         ),
         (
             "-a -f 8 -r 192.0.2.15:0 -g",
@@ -261,7 +261,7 @@ fn take_apart_encoded(request: &Request) -> Heard {
 }
 
 /// The number of the family IPVS, as `genl` sees it: the second opinion on our own lookup.
-fn family(ground: &Ground) -> u16 {
+pub fn family(ground: &Ground) -> u16 {
     let text = ground.run(|| run(Command::new("genl").args(["ctrl", "get", "name", "IPVS"])));
     let id = text.split("ID: ").nth(1).unwrap().split_whitespace().next().unwrap();
     u16::from_str_radix(id.trim_start_matches("0x"), 16).unwrap()

@@ -1,18 +1,16 @@
-//! IPVS's own language on generic netlink: what is asked, and what the dumps say.
+//! IPVS's own language on generic netlink: what is asked. What it answers is read in
+//! [`super::decode`].
 //!
 //! Pure: `decode(encode(x)) == x`, and no bytes make it panic. Numbers of commands and attributes are
 //! those of include/uapi/linux/ip_vs.h; what the kernel takes was read in
 //! net/netfilter/ipvs/ip_vs_ctl.c (`ip_vs_genl_parse_service`, `ip_vs_genl_parse_dest`).
 //! What IPVS knows besides (sync daemons, ZERO, FLUSH) is not spoken here: nothing uses it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
-use super::wire::{self, Attributes, WireError, attributes};
-use crate::protocol::Counters;
-use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
-};
-use crate::topology::Protocol;
+use super::decode;
+use super::wire::{Attributes, WireError};
+use crate::state::{Destination, DestinationKey, ServiceKey, Tunnel, VirtualService};
 
 /// `IPVS_GENL_VERSION`.
 pub const VERSION: u8 = 1;
@@ -35,7 +33,7 @@ pub mod command {
 }
 
 /// `IPVS_CMD_ATTR_*`.
-mod top {
+pub(super) mod top {
     pub const SERVICE: u16 = 1;
     pub const DEST: u16 = 2;
     pub const TIMEOUT_TCP: u16 = 4;
@@ -44,7 +42,7 @@ mod top {
 }
 
 /// `IPVS_SVC_ATTR_*`.
-mod svc {
+pub(super) mod svc {
     pub const AF: u16 = 1;
     pub const PROTOCOL: u16 = 2;
     pub const ADDR: u16 = 3;
@@ -58,7 +56,7 @@ mod svc {
 }
 
 /// `IPVS_DEST_ATTR_*`.
-mod dest {
+pub(super) mod dest {
     pub const ADDR: u16 = 1;
     pub const PORT: u16 = 2;
     pub const FWD_METHOD: u16 = 3;
@@ -77,13 +75,13 @@ mod dest {
 }
 
 /// `IPVS_STATS_ATTR_CONNS`.
-const STATS_CONNS: u16 = 1;
+pub(super) const STATS_CONNS: u16 = 1;
 /// `IPVS_INFO_ATTR_VERSION` and `IPVS_INFO_ATTR_CONN_TAB_SIZE`.
-const INFO_VERSION: u16 = 1;
-const INFO_TABLE_SIZE: u16 = 2;
+pub(super) const INFO_VERSION: u16 = 1;
+pub(super) const INFO_TABLE_SIZE: u16 = 2;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
 
 /// A message that is well-formed netlink, but says what we do not know or leaves out what is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +109,7 @@ pub enum CodecError {
     },
 }
 
-type Result<T> = std::result::Result<T, CodecError>;
+pub(super) type Result<T> = std::result::Result<T, CodecError>;
 
 /// Connection timeouts in seconds; in a request 0 leaves one as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,19 +211,19 @@ impl Request {
     pub fn decode(command: u8, body: &[u8]) -> Result<Self> {
         Ok(match command {
             command::NEW_SERVICE => {
-                let (key, service) = decode_service(body)?;
+                let (key, service) = decode::service(body)?;
                 Self::NewService(key, service)
             }
             command::SET_SERVICE => {
-                let (key, service) = decode_service(body)?;
+                let (key, service) = decode::service(body)?;
                 Self::SetService(key, service)
             }
-            command::DEL_SERVICE => Self::DeleteService(decode_service_key(body)?),
+            command::DEL_SERVICE => Self::DeleteService(decode::service_key(body)?),
             command::GET_SERVICE if body.is_empty() => Self::GetServices,
-            command::GET_SERVICE => Self::GetService(decode_service_key(body)?),
+            command::GET_SERVICE => Self::GetService(decode::service_key(body)?),
             command::NEW_DEST | command::SET_DEST => {
-                let service = decode_service_key(body)?;
-                let (key, destination, _) = decode_destination(body, &service)?;
+                let service = decode::service_key(body)?;
+                let (key, destination, _) = decode::destination(body, &service)?;
                 if command == command::NEW_DEST {
                     Self::NewDestination(service, key, destination)
                 } else {
@@ -233,14 +231,13 @@ impl Request {
                 }
             }
             command::DEL_DEST => {
-                let service = decode_service_key(body)?;
-                let inside = nested(body, top::DEST, "a destination")?;
-                let key = RawDestination::read(inside)?.key(&service)?;
+                let service = decode::service_key(body)?;
+                let key = decode::destination_key(body, &service)?;
                 Self::DeleteDestination(service, key)
             }
-            command::GET_DEST => Self::GetDestinations(decode_service_key(body)?),
+            command::GET_DEST => Self::GetDestinations(decode::service_key(body)?),
             command::GET_CONFIG => Self::GetTimeouts,
-            command::SET_CONFIG => Self::SetTimeouts(decode_timeouts(body)?),
+            command::SET_CONFIG => Self::SetTimeouts(decode::timeouts(body)?),
             command::GET_INFO => Self::GetInfo,
             other => {
                 let number = u32::from(other);
@@ -324,260 +321,4 @@ fn destination_attributes(key: DestinationKey, settings: Option<&Destination>) -
         list.put_u16(dest::TUN_FLAGS, flags);
     }
     list
-}
-
-/// The value of the attribute `kind` in `body`.
-fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8]> {
-    for attribute in attributes(body) {
-        let (found, value) = attribute?;
-        if found == kind {
-            return Ok(value);
-        }
-    }
-    Err(CodecError::Missing { what: "the message", attribute: what })
-}
-
-fn address_from(v6: bool, bytes: &[u8], what: &'static str) -> Result<IpAddr> {
-    Ok(if v6 {
-        let octets: [u8; 16] = wire::array(bytes, what)?;
-        IpAddr::V6(Ipv6Addr::from(octets))
-    } else {
-        let octets: [u8; 4] = wire::array(bytes, what)?;
-        IpAddr::V4(Ipv4Addr::from(octets))
-    })
-}
-
-fn is_ipv6(family: u16, what: &'static str) -> Result<bool> {
-    match family {
-        AF_INET => Ok(false),
-        AF_INET6 => Ok(true),
-        other => {
-            let number = u32::from(other);
-            Err(CodecError::Unknown { what, attribute: "address family", number })
-        }
-    }
-}
-
-const SERVICE: &str = "an IPVS service";
-const DESTINATION: &str = "an IPVS destination";
-
-/// What a service says, attribute by attribute.
-#[derive(Default)]
-struct RawService<'a> {
-    family: Option<u16>,
-    protocol: Option<u16>,
-    address: Option<&'a [u8]>,
-    port: Option<u16>,
-    fwmark: Option<u32>,
-    scheduler: Option<String>,
-    flags: Option<(u32, u32)>,
-    timeout: Option<u32>,
-    netmask: Option<&'a [u8]>,
-    engine: Option<String>,
-}
-
-impl<'a> RawService<'a> {
-    fn read(inside: &'a [u8]) -> Result<Self> {
-        let mut raw = Self::default();
-        for attribute in attributes(inside) {
-            let (kind, value) = attribute?;
-            match kind {
-                svc::AF => raw.family = Some(wire::read_u16(value, SERVICE)?),
-                svc::PROTOCOL => raw.protocol = Some(wire::read_u16(value, SERVICE)?),
-                svc::ADDR => raw.address = Some(value),
-                svc::PORT => raw.port = Some(wire::read_be16(value, SERVICE)?),
-                svc::FWMARK => raw.fwmark = Some(wire::read_u32(value, SERVICE)?),
-                svc::SCHED_NAME => raw.scheduler = Some(wire::read_text(value, SERVICE)?),
-                svc::FLAGS => {
-                    let mask = value.get(4..).unwrap_or_default();
-                    let flags = wire::read_u32(value, SERVICE)?;
-                    raw.flags = Some((flags, wire::read_u32(mask, SERVICE)?));
-                }
-                svc::TIMEOUT => raw.timeout = Some(wire::read_u32(value, SERVICE)?),
-                svc::NETMASK => raw.netmask = Some(value),
-                svc::PE_NAME => raw.engine = Some(wire::read_text(value, SERVICE)?),
-                _ => {}
-            }
-        }
-        Ok(raw)
-    }
-
-    fn key(&self) -> Result<ServiceKey> {
-        let family = required(self.family, SERVICE, "address family")?;
-        let v6 = is_ipv6(family, SERVICE)?;
-        if let Some(mark) = self.fwmark.filter(|mark| *mark != 0) {
-            return Ok(ServiceKey::Fwmark { v6, mark });
-        }
-        let number = required(self.protocol, SERVICE, "protocol")?;
-        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|protocol| protocol.number() == number)
-            .ok_or(CodecError::Unknown {
-                what: SERVICE,
-                attribute: "protocol",
-                number: number.into(),
-            })?;
-        let address = address_from(v6, required(self.address, SERVICE, "address")?, SERVICE)?;
-        let port = required(self.port, SERVICE, "port")?;
-        Ok(ServiceKey::Address(protocol, SocketAddr::new(address, port)))
-    }
-}
-
-fn required<T>(value: Option<T>, what: &'static str, attribute: &'static str) -> Result<T> {
-    value.ok_or(CodecError::Missing { what, attribute })
-}
-
-/// The name of the service that a message is about.
-pub fn decode_service_key(body: &[u8]) -> Result<ServiceKey> {
-    RawService::read(nested(body, top::SERVICE, "service")?)?.key()
-}
-
-/// A service of a dump (or of a request), without its destinations.
-pub fn decode_service(body: &[u8]) -> Result<(ServiceKey, VirtualService)> {
-    let raw = RawService::read(nested(body, top::SERVICE, "service")?)?;
-    let key = raw.key()?;
-    let (flags, mask) = required(raw.flags, SERVICE, "flags")?;
-    let netmask = required(raw.netmask, SERVICE, "netmask")?;
-    let netmask: [u8; 4] = wire::array(netmask, SERVICE)?;
-    let service = VirtualService {
-        scheduler: required(raw.scheduler, SERVICE, "scheduler")?,
-        flags: ServiceFlags::new(flags & mask),
-        timeout: required(raw.timeout, SERVICE, "timeout")?,
-        netmask: if key.is_ipv6() {
-            u32::from_ne_bytes(netmask)
-        } else {
-            u32::from_be_bytes(netmask)
-        },
-        engine: raw.engine.filter(|name| !name.is_empty()),
-        destinations: std::collections::BTreeMap::new(),
-    };
-    Ok((key, service))
-}
-
-/// What a destination says, attribute by attribute.
-#[derive(Default)]
-struct RawDestination<'a> {
-    family: Option<u16>,
-    address: Option<&'a [u8]>,
-    port: Option<u16>,
-    method: Option<u32>,
-    weight: Option<u32>,
-    upper: Option<u32>,
-    lower: Option<u32>,
-    tunnel: u8,
-    tunnel_port: u16,
-    tunnel_flags: u16,
-    active: u32,
-    inactive: u32,
-    persistent: u32,
-    total: u64,
-    total64: Option<u64>,
-}
-
-impl<'a> RawDestination<'a> {
-    fn read(inside: &'a [u8]) -> Result<Self> {
-        let mut raw = Self::default();
-        for attribute in attributes(inside) {
-            let (kind, value) = attribute?;
-            match kind {
-                dest::ADDR => raw.address = Some(value),
-                dest::PORT => raw.port = Some(wire::read_be16(value, DESTINATION)?),
-                dest::FWD_METHOD => raw.method = Some(wire::read_u32(value, DESTINATION)?),
-                dest::WEIGHT => raw.weight = Some(wire::read_u32(value, DESTINATION)?),
-                dest::U_THRESH => raw.upper = Some(wire::read_u32(value, DESTINATION)?),
-                dest::L_THRESH => raw.lower = Some(wire::read_u32(value, DESTINATION)?),
-                dest::ACTIVE_CONNS => raw.active = wire::read_u32(value, DESTINATION)?,
-                dest::INACT_CONNS => raw.inactive = wire::read_u32(value, DESTINATION)?,
-                dest::PERSIST_CONNS => raw.persistent = wire::read_u32(value, DESTINATION)?,
-                dest::STATS => {
-                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
-                        raw.total = wire::read_u32(conns, DESTINATION)?.into();
-                    }
-                }
-                dest::STATS64 => {
-                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
-                        raw.total64 = Some(wire::read_u64(conns, DESTINATION)?);
-                    }
-                }
-                dest::ADDR_FAMILY => raw.family = Some(wire::read_u16(value, DESTINATION)?),
-                dest::TUN_TYPE => raw.tunnel = wire::read_u8(value, DESTINATION)?,
-                dest::TUN_PORT => raw.tunnel_port = wire::read_be16(value, DESTINATION)?,
-                dest::TUN_FLAGS => raw.tunnel_flags = wire::read_u16(value, DESTINATION)?,
-                _ => {}
-            }
-        }
-        Ok(raw)
-    }
-
-    /// Kernels before 3.18 do not say a family: it was the service's.
-    fn key(&self, service: &ServiceKey) -> Result<DestinationKey> {
-        let v6 = match self.family {
-            Some(family) => is_ipv6(family, DESTINATION)?,
-            None => service.is_ipv6(),
-        };
-        let address = required(self.address, DESTINATION, "address")?;
-        let address = address_from(v6, address, DESTINATION)?;
-        Ok(DestinationKey::new(address, required(self.port, DESTINATION, "port")?))
-    }
-
-    fn tunnel(&self) -> Result<Tunnel> {
-        match self.tunnel {
-            0 => Ok(Tunnel::Ipip),
-            1 => Ok(Tunnel::Gue { port: self.tunnel_port, flags: self.tunnel_flags }),
-            2 => Ok(Tunnel::Gre { flags: self.tunnel_flags }),
-            other => Err(CodecError::Unknown {
-                what: DESTINATION,
-                attribute: "tunnel type",
-                number: other.into(),
-            }),
-        }
-    }
-}
-
-/// A destination of a dump (or of a request) of `service`, with its connection counters. The kernel
-/// sums up `total` every two seconds only; the others are of this moment.
-pub fn decode_destination(
-    body: &[u8],
-    service: &ServiceKey,
-) -> Result<(DestinationKey, Destination, Counters)> {
-    let raw = RawDestination::read(nested(body, top::DEST, "destination")?)?;
-    let number = required(raw.method, DESTINATION, "forwarding method")?;
-    let method = ForwardingMethod::from_number(number).ok_or(CodecError::Unknown {
-        what: DESTINATION,
-        attribute: "forwarding method",
-        number,
-    })?;
-    let destination = Destination {
-        method,
-        weight: required(raw.weight, DESTINATION, "weight")?,
-        upper_threshold: required(raw.upper, DESTINATION, "upper threshold")?,
-        lower_threshold: required(raw.lower, DESTINATION, "lower threshold")?,
-        tunnel: raw.tunnel()?,
-    };
-    let counters = Counters {
-        active: raw.active,
-        inactive: raw.inactive,
-        persistent: raw.persistent,
-        total: raw.total64.unwrap_or(raw.total),
-    };
-    Ok((raw.key(service)?, destination, counters))
-}
-
-/// The answer to [`Request::GetTimeouts`].
-pub fn decode_timeouts(body: &[u8]) -> Result<Timeouts> {
-    let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
-    Ok(Timeouts {
-        tcp: read(top::TIMEOUT_TCP, "TCP timeout")?,
-        tcp_fin: read(top::TIMEOUT_TCP_FIN, "TCP FIN timeout")?,
-        udp: read(top::TIMEOUT_UDP, "UDP timeout")?,
-    })
-}
-
-/// The answer to [`Request::GetInfo`].
-pub fn decode_info(body: &[u8]) -> Result<Info> {
-    let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
-    Ok(Info {
-        version: read(INFO_VERSION, "version")?,
-        table_size: read(INFO_TABLE_SIZE, "connection table size")?,
-    })
 }

@@ -1,9 +1,12 @@
 //! IPVS over generic netlink, in our own words: no published crate speaks all of it correctly.
 //!
-//! [`codec`] is the language and pure, [`wire`] the framing below it, [`socket`] carries it, and
-//! [`table`] decides strictly, in memory, whether a change fits what is there.
+//! [`codec`] and [`decode`] are the language and pure, [`wire`] the framing below it; [`socket`]
+//! carries it, and [`explain`] says what an error number means. [`table`] decides strictly, in
+//! memory, whether a change fits what is there.
 
 pub mod codec;
+pub mod decode;
+pub mod explain;
 pub mod socket;
 pub mod table;
 pub mod wire;
@@ -12,6 +15,8 @@ pub mod wire;
 mod tests;
 
 use std::path::Path;
+
+pub use explain::explain;
 
 pub use codec::{Info, Request, Timeouts};
 pub use socket::{IpvsSocket, Seen};

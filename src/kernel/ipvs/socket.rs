@@ -19,12 +19,13 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::codec::{self, CodecError, Info, Request, Timeouts};
+use super::decode;
+use super::explain::explain;
 use super::table::Table;
 use super::wire::{self, Attributes, Message};
 use crate::kernel::error::{Error, Result};
 use crate::protocol::Counters;
 use crate::state::{DestinationKey, ServiceKey};
-use crate::topology::Protocol;
 
 /// NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP (include/uapi/linux/netlink.h).
 const REQUEST: u16 = 0x1;
@@ -148,7 +149,8 @@ impl IpvsSocket {
         dump: bool,
         mut each: impl FnMut(&Message<'_>) -> std::result::Result<(), CodecError>,
     ) -> Result<Option<Errno>> {
-        let garbled = |error: CodecError| Error::new("IPVS answers in riddles").because(error);
+        let garbled =
+            |error: CodecError| Error::new("what IPVS answers cannot be understood").because(error);
         let mut interrupted = false;
         loop {
             let length = self.receive_datagram()?;
@@ -233,7 +235,7 @@ impl IpvsSocket {
     /// named by a topology: it is left out.
     pub fn table(&mut self) -> Result<Seen> {
         let services: Vec<_> = self.dump(&Request::GetServices, |all: &mut Vec<_>, body| {
-            match codec::decode_service(body) {
+            match decode::service(body) {
                 Ok(service) => all.push(service),
                 Err(CodecError::Unknown { attribute: "protocol", number, .. }) => {
                     tracing::warn!(number, "an IPVS service of an unknown protocol is left out");
@@ -246,7 +248,7 @@ impl IpvsSocket {
         for (key, mut service) in services {
             let request = Request::GetDestinations(key.clone());
             let destinations: Vec<_> = self.dump(&request, |all: &mut Vec<_>, body| {
-                all.push(codec::decode_destination(body, &key)?);
+                all.push(decode::destination(body, &key)?);
                 Ok(())
             })?;
             let counters = seen.counters.entry(key.clone()).or_default();
@@ -273,12 +275,12 @@ impl IpvsSocket {
 
     /// Reads the connection timeouts.
     pub fn timeouts(&mut self) -> Result<Timeouts> {
-        self.ask(&Request::GetTimeouts, codec::decode_timeouts)
+        self.ask(&Request::GetTimeouts, decode::timeouts)
     }
 
     /// Reads IPVS's version and the size of its connection table.
     pub fn info(&mut self) -> Result<Info> {
-        self.ask(&Request::GetInfo, codec::decode_info)
+        self.ask(&Request::GetInfo, decode::info)
     }
 
     /// Sends all of `requests` (at most [`BATCH`]) at once. The answer has one entry for each:
@@ -311,7 +313,8 @@ impl IpvsSocket {
         loop {
             let length = self.receive_datagram()?;
             for message in wire::messages(&self.buffer[..length]) {
-                let read = |error| Error::new("IPVS answers in riddles").because(error);
+                let read =
+                    |error| Error::new("what IPVS answers cannot be understood").because(error);
                 let message = message.map_err(read)?;
                 let Some(at) = seqs.iter().position(|seq| *seq == message.seq) else { continue };
                 if message.kind != wire::ERROR {
@@ -326,102 +329,5 @@ impl IpvsSocket {
                 }
             }
         }
-    }
-}
-
-/// What was asked, in words.
-fn in_words(request: &Request) -> String {
-    match request {
-        Request::NewService(key, service) => format!("cannot add service {key} ({service})"),
-        Request::SetService(key, service) => {
-            format!("cannot change service {key} to {service}")
-        }
-        Request::DeleteService(key) => format!("cannot remove service {key}"),
-        Request::GetServices => "cannot read the IPVS services".to_owned(),
-        Request::GetService(key) => format!("cannot read service {key}"),
-        Request::NewDestination(service, key, destination) => {
-            format!("cannot add real server {key} to {service} ({destination})")
-        }
-        Request::SetDestination(service, key, destination) => {
-            format!("cannot change real server {key} of {service} to {destination}")
-        }
-        Request::DeleteDestination(service, key) => {
-            format!("cannot remove real server {key} from {service}")
-        }
-        Request::GetDestinations(service) => format!("cannot read the real servers of {service}"),
-        Request::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
-        Request::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
-        Request::GetInfo => "cannot ask IPVS for its version".to_owned(),
-    }
-}
-
-/// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
-/// family gives no text of its own).
-pub fn explain(request: &Request, errno: Errno) -> Error {
-    let (meaning, cure) = meaning(request, errno);
-    let what = in_words(request);
-    let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
-    Error::new(message).because(errno).maybe_cure(cure)
-}
-
-fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
-    let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
-    match (request, errno) {
-        (Request::NewService(_, service) | Request::SetService(_, service), Errno::ENOENT) => {
-            let name = &service.scheduler;
-            let engine = service.engine.as_deref();
-            let or = engine.map(|pe| format!(" or no persistence engine {pe:?}"));
-            (
-                format!("this kernel has no scheduler {name:?}{}", or.unwrap_or_default()),
-                Some(format!(
-                    "the module ip_vs_{name} is neither built in nor found by modprobe: take \
-                     another scheduler, or install the kernel's full set of modules"
-                )),
-            )
-        }
-        (Request::NewService(..) | Request::NewDestination(..), Errno::EEXIST) => {
-            ("it is there already".to_owned(), again())
-        }
-        (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
-        (Request::SetDestination(..) | Request::DeleteDestination(..), Errno::ENOENT) => {
-            ("the service has no such real server".to_owned(), again())
-        }
-        (Request::NewDestination(..) | Request::SetDestination(..), Errno::ERANGE) => (
-            "the weight or the thresholds are out of range".to_owned(),
-            Some(
-                "a weight is 0 to 2147483647, and the lower threshold not above the upper one"
-                    .to_owned(),
-            ),
-        ),
-        (Request::NewService(key, _), Errno::EPROTONOSUPPORT) => {
-            let protocol = match key {
-                ServiceKey::Address(Protocol::Sctp, _) => "CONFIG_IP_VS_PROTO_SCTP",
-                _ => "its protocol",
-            };
-            (format!("this kernel's IPVS was built without {protocol}"), None)
-        }
-        (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
-            ("this kernel's IPVS was built without IPv6".to_owned(), None)
-        }
-        (Request::NewDestination(_, key, _), Errno::EINVAL) => (
-            format!("the kernel says that {} is no unicast address of this host's network", key.0.ip()),
-            Some(
-                "multicast and broadcast addresses cannot be real servers; and in a network \
-                 namespace that has no address at all every address counts as one: set lo up. A GUE \
-                 tunnel without a port is refused in the same way"
-                    .to_owned(),
-            ),
-        ),
-        (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
-        (_, Errno::EPERM | Errno::EACCES) => (
-            "the kernel does not allow it".to_owned(),
-            Some(
-                "IPVS is for root of the machine's own user namespace: in a container or in \
-                 `unshare -U` it is refused even to root"
-                    .to_owned(),
-            ),
-        ),
-        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel is out of memory".to_owned(), None),
-        _ => (String::new(), None),
     }
 }

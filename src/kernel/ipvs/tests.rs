@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::codec::{self, Request, Timeouts, command};
+use super::codec::{Request, Timeouts, command};
+use super::decode;
 use super::wire::{self, WireError};
 use super::{Table, table};
 use crate::plan::Change;
@@ -84,11 +85,11 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn read_everything(bytes: &[u8]) {
     let key = ServiceKey::Fwmark { v6: false, mark: 1 };
-    let _ = codec::decode_service(bytes);
-    let _ = codec::decode_service_key(bytes);
-    let _ = codec::decode_destination(bytes, &key);
-    let _ = codec::decode_timeouts(bytes);
-    let _ = codec::decode_info(bytes);
+    let _ = decode::service(bytes);
+    let _ = decode::service_key(bytes);
+    let _ = decode::destination(bytes, &key);
+    let _ = decode::timeouts(bytes);
+    let _ = decode::info(bytes);
     for command in 0..=u8::MAX {
         let _ = Request::decode(command, bytes);
     }

@@ -1,0 +1,130 @@
+//! What the kernel means by an error number: IPVS gives no text of its own.
+
+use nix::errno::Errno;
+
+use super::codec::Request;
+use crate::kernel::error::Error;
+use crate::state::{Destination, DestinationKey, ServiceKey, Tunnel};
+use crate::topology::Protocol;
+
+/// What was asked, in words.
+fn in_words(request: &Request) -> String {
+    match request {
+        Request::NewService(key, service) => format!("cannot add service {key} ({service})"),
+        Request::SetService(key, service) => {
+            format!("cannot change service {key} to {service}")
+        }
+        Request::DeleteService(key) => format!("cannot remove service {key}"),
+        Request::GetServices => "cannot read the IPVS services".to_owned(),
+        Request::GetService(key) => format!("cannot read service {key}"),
+        Request::NewDestination(service, key, destination) => {
+            format!("cannot add real server {key} to {service} ({destination})")
+        }
+        Request::SetDestination(service, key, destination) => {
+            format!("cannot change real server {key} of {service} to {destination}")
+        }
+        Request::DeleteDestination(service, key) => {
+            format!("cannot remove real server {key} from {service}")
+        }
+        Request::GetDestinations(service) => format!("cannot read the real servers of {service}"),
+        Request::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
+        Request::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
+        Request::GetInfo => "cannot ask IPVS for its version".to_owned(),
+    }
+}
+
+/// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
+/// family gives no text of its own).
+pub fn explain(request: &Request, errno: Errno) -> Error {
+    let (meaning, cure) = meaning(request, errno);
+    let what = in_words(request);
+    let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
+    Error::new(message).because(errno).maybe_cure(cure)
+}
+
+fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
+    let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
+    match (request, errno) {
+        (Request::NewService(_, service) | Request::SetService(_, service), Errno::ENOENT) => {
+            let name = &service.scheduler;
+            let engine = service.engine.as_deref();
+            let or = engine.map(|pe| format!(" or no persistence engine {pe:?}"));
+            (
+                format!("this kernel has no scheduler {name:?}{}", or.unwrap_or_default()),
+                Some(format!(
+                    "the module ip_vs_{name} is neither built in nor found by modprobe: take \
+                     another scheduler, or install the kernel's full set of modules"
+                )),
+            )
+        }
+        (Request::NewService(..) | Request::NewDestination(..), Errno::EEXIST) => {
+            ("it is there already".to_owned(), again())
+        }
+        (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
+        (Request::SetDestination(..) | Request::DeleteDestination(..), Errno::ENOENT) => {
+            ("the service has no such real server".to_owned(), again())
+        }
+        (Request::NewDestination(..) | Request::SetDestination(..), Errno::ERANGE) => {
+            out_of_range()
+        }
+        (Request::NewService(key, _), Errno::EPROTONOSUPPORT) => {
+            let protocol = match key {
+                ServiceKey::Address(Protocol::Sctp, _) => "CONFIG_IP_VS_PROTO_SCTP",
+                _ => "its protocol",
+            };
+            (format!("this kernel's IPVS was built without {protocol}"), None)
+        }
+        (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
+            ("this kernel's IPVS was built without IPv6".to_owned(), None)
+        }
+        (
+            Request::NewDestination(_, key, destination)
+            | Request::SetDestination(_, key, destination),
+            Errno::EINVAL,
+        ) => invalid_destination(*key, destination),
+        (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
+        (_, Errno::EPERM | Errno::EACCES) => (
+            "the kernel does not allow it".to_owned(),
+            Some(
+                "IPVS is for root of the machine's own user namespace: in a container or in \
+                 `unshare -U` it is refused even to root"
+                    .to_owned(),
+            ),
+        ),
+        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel is out of memory".to_owned(), None),
+        _ => (String::new(), None),
+    }
+}
+
+fn out_of_range() -> (String, Option<String>) {
+    (
+        "the weight or the thresholds are out of range".to_owned(),
+        Some(
+            "weights and thresholds are 0 to 2147483647, and the lower threshold is not above the \
+             upper one"
+                .to_owned(),
+        ),
+    )
+}
+
+/// EINVAL has several meanings here, which the request itself tells apart.
+fn invalid_destination(key: DestinationKey, destination: &Destination) -> (String, Option<String>) {
+    const LARGEST: u32 = i32::MAX.unsigned_abs();
+    let Destination { method: _, weight: _, upper_threshold, lower_threshold, tunnel } =
+        destination;
+    if *upper_threshold > LARGEST || *lower_threshold > LARGEST {
+        return out_of_range();
+    }
+    if matches!(tunnel, Tunnel::Gue { port: 0, flags: _ }) {
+        return ("a GUE tunnel needs a port".to_owned(), Some("1 to 65535".to_owned()));
+    }
+    (
+        format!("the kernel says that {} is no unicast address", key.0.ip()),
+        Some(
+            "multicast and broadcast addresses cannot be real servers, and IPv4 and IPv6 can be \
+             mixed only in a tunnel; in a network namespace that has no address at all none counts \
+             as unicast: set lo up"
+                .to_owned(),
+        ),
+    )
+}
