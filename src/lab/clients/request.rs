@@ -19,11 +19,12 @@ use crate::topology::{HostName, Protocol};
 /// As much as is read of an answer, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
-/// Source ports for UDP, taken in turn from the range that Linux itself picks from. IPVS keeps a
-/// UDP entry for 300 s (net/netfilter/ipvs/ip_vs_proto_udp.c), so a port that comes round by chance
-/// within that time would go to its old real server and not be scheduled at all. TCP needs no such
-/// care: the kernel moves on through its ports by itself (net/ipv4/inet_hashtables.c). The first is
-/// drawn by lot, so that two runs in one lab do not begin with the same.
+/// Source ports, taken in turn from the range that Linux itself picks from. IPVS remembers a
+/// connection after it is over (TCP 120 s, UDP 300 s: ip_vs_proto_tcp.c, ip_vs_proto_udp.c in
+/// net/netfilter/ipvs), so a request from the same port within that time would go to its old real
+/// server and not be scheduled at all. The kernel picks UDP's ports by lot, and those of TCP in a
+/// row that begins anew somewhere else every 10 s (net/core/secure_seq.c); left to it, both do repeat
+/// soon. The first port is drawn by lot, so that two runs in one lab do not begin with the same.
 static NEXT_PORT: LazyLock<AtomicU64> =
     LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(()) >> 1));
 const FIRST_PORT: u16 = 32_768;
@@ -54,6 +55,7 @@ pub(super) async fn ask_once(
 
 async fn over_tcp(sockets: &Sockets, target: SocketAddr) -> io::Result<Vec<u8>> {
     let socket = sockets.open(target, SockType::Stream).await?;
+    bind_in_turn(&socket, target.is_ipv4())?;
     let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
     let mut stream = socket.connect(target).await?;
     let request = format!("GET / HTTP/1.0\r\nHost: {}\r\n\r\n", target.ip());

@@ -13,7 +13,8 @@
 //!   while: TCP 120 s in TIME_WAIT, or in FIN_WAIT where the director hears only the client (DR, TUN);
 //!   UDP 300 s, and those are never active (ip_vs_proto_tcp.c, ip_vs_proto_udp.c). So the shares go by
 //!   the weights (lc: even), with the slack that [`fewest_connections`] derives. It is meant for runs
-//!   shorter than that, on destinations that were there from the start.
+//!   shorter than that, on destinations that were there from the start: one that is deleted and added
+//!   again within that time still has its old counts (`ip_vs_trash_get_dest` in ip_vs_ctl.c).
 //! * **sed**, **nq** look at active connections only. There are none when the next request comes, so
 //!   all go to one: sed's has the highest weight, nq's is whichever comes first in the kernel's list.
 //!   A request in [`SELDOM`] may find the one before still active and go elsewhere; under UDP none.
@@ -48,8 +49,8 @@ const SELDOM: u32 = 8;
 pub fn judge(service: &Service, tally: &Tally, requests: u32) -> Result<String, String> {
     let Tally { answers, failures } = tally;
     let seen = listed(answers, failures);
-    let Expected { law, rule } = expected(service, requests);
-    let wrong = |why: &str| format!("{seen}: {why}; expected {rule} ({})", service.scheduler);
+    let Expected { law, rule, wanted } = expected(service, requests);
+    let wrong = |why: &str| format!("{seen}: {why}; expected {wanted} ({})", service.scheduler);
     let sum = |counts: &BTreeMap<String, u32>| counts.values().map(|n| u64::from(*n)).sum::<u64>();
     let (answered, failed) = (sum(answers), sum(failures));
     if answered + failed != u64::from(requests) {

@@ -8,7 +8,10 @@ use crate::topology::{Protocol, Scheduler, Service};
 /// What must be true, and in words.
 pub(super) struct Expected {
     pub(super) law: Law,
-    pub(super) rule: String,
+    /// In two or three words.
+    pub(super) rule: &'static str,
+    /// With the numbers.
+    pub(super) wanted: String,
 }
 
 pub(super) enum Law {
@@ -29,7 +32,8 @@ pub(super) fn expected(service: &Service, requests: u32) -> Expected {
         all.map(|server| (server.host.to_string(), u64::from(server.weight))).collect();
     let open: Vec<Destination> = all.iter().filter(|(_, weight)| *weight > 0).cloned().collect();
     if open.is_empty() {
-        return Expected { law: Law::Silence, rule: "no answer, all weights are 0".into() };
+        let rule = "no answer, all weights are 0";
+        return Expected { law: Law::Silence, rule, wanted: rule.to_owned() };
     }
     let n = u64::from(requests);
     let even: Vec<Destination> = open.iter().map(|(host, _)| (host.clone(), 1)).collect();
@@ -52,7 +56,7 @@ pub(super) fn expected(service: &Service, requests: u32) -> Expected {
                 && shut
             {
                 *may_refuse = true;
-                expected.rule = "all to one, or none where the hash falls on weight 0".into();
+                expected.wanted += ", or no answer where the hash falls on weight 0";
             }
             expected
         }
@@ -60,7 +64,7 @@ pub(super) fn expected(service: &Service, requests: u32) -> Expected {
 }
 
 fn ranges(
-    rule: &str,
+    rule: &'static str,
     open: &[Destination],
     all: &[Destination],
     range: impl Fn(&Destination) -> (u64, u64),
@@ -77,19 +81,20 @@ fn ranges(
         if low == high { format!("{host} {low}") } else { format!("{host} {low} to {high}") }
     });
     let told: Vec<String> = told.collect();
-    Expected { rule: format!("{rule}: {}", told.join(", ")), law: Law::Ranges(hosts) }
+    let wanted = format!("{rule}: {}", told.join(", "));
+    Expected { rule, wanted, law: Law::Ranges(hosts) }
 }
 
-fn one(of: &[Destination], open: &[Destination], rule: &str, astray: u64) -> Expected {
+fn one(of: &[Destination], open: &[Destination], rule: &'static str, astray: u64) -> Expected {
     let names =
         |list: &[Destination]| list.iter().map(|(host, _)| host.clone()).collect::<BTreeSet<_>>();
     let (of, others) = (names(of), names(open));
     let told: Vec<&str> = of.iter().map(String::as_str).collect();
-    let mut rule = format!("{rule}: {}", told.join(" or "));
+    let mut wanted = format!("{rule}: {}", told.join(" or "));
     if astray > 0 && others.len() > 1 {
-        rule = format!("{rule}, but for at most {astray}");
+        wanted = format!("{wanted}, but for at most {astray}");
     }
-    Expected { rule, law: Law::One { of, others, astray, may_refuse: false } }
+    Expected { rule, wanted, law: Law::One { of, others, astray, may_refuse: false } }
 }
 
 fn heaviest(open: &[Destination]) -> Vec<Destination> {
@@ -169,9 +174,9 @@ impl Law {
         requests: u32,
     ) -> Result<(), String> {
         let unanswered = || Err(format!("{failed} of {requests} requests were not answered"));
-        let nobody_may_answer = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
+        let silence = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
         match self {
-            _ if nobody_may_answer && answers.is_empty() => Ok(()),
+            _ if silence && answers.is_empty() => Ok(()),
             Self::Silence => Err("somebody answered".to_owned()),
             Self::Ranges(_) if failed > 0 => unanswered(),
             Self::Ranges(ranges) => {

@@ -46,10 +46,7 @@ fn verdict(scheduler: Scheduler, weights: &[u32], counts: &[u32]) -> Result<Stri
 
 #[test]
 fn the_sentences_say_what_was_seen_and_what_was_expected() {
-    assert_eq!(
-        verdict(Scheduler::Rr, &[1, 1], &[12, 12]).unwrap(),
-        "web1 12, web2 12 (rr: even: web1 12, web2 12)"
-    );
+    assert_eq!(verdict(Scheduler::Rr, &[1, 1], &[12, 12]).unwrap(), "web1 12, web2 12 (rr: even)");
     assert_eq!(
         verdict(Scheduler::Rr, &[1, 1], &[24, 0]).unwrap_err(),
         "web1 24: web1 answered 24 times; expected even: web1 12, web2 12 (rr)"
