@@ -35,7 +35,7 @@ pub(super) enum Process {
     /// A child of ours.
     Child(Box<tokio::process::Child>),
     /// A command on the far side of an ssh connection.
-    Remote(openssh::Child<Arc<openssh::Session>>),
+    Remote(Box<openssh::Child<Arc<openssh::Session>>>),
 }
 
 /// What came instead of a mark.

@@ -25,7 +25,7 @@ use crate::topology::SshTarget;
 const FOLDER_LIMIT: usize = 107 - 40 - 17;
 
 /// A dead socket is not swept away before this age: it may be one that is just coming up.
-const SWEEP_AGE: Duration = Duration::from_secs(120);
+const SWEEP_AGE: Duration = Duration::from_mins(2);
 
 /// The sockets of one target.
 #[derive(Debug, Clone)]
