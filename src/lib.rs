@@ -22,5 +22,7 @@ pub mod plan;
 pub mod protocol;
 pub mod report;
 pub mod state;
+#[cfg(test)]
+mod support;
 pub mod topology;
 pub mod transport;

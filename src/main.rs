@@ -1,21 +1,16 @@
-//! Parse, run, exit code. For now only the hidden `agent`: the command line is yet to come.
+//! Parse, run, exit code.
 
 use std::process::ExitCode;
 
-use lvsprov::transport::agent::{self, AgentOptions};
-
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|word| word != "agent") {
-        return ExitCode::FAILURE;
+    // The first process of the lab's virtual machine, and the thin programs around the lab's
+    // children, are this same binary.
+    if lvsprov::lab::vm::guest::is_guest() {
+        lvsprov::lab::vm::guest::main();
     }
-    let mut options = AgentOptions::default();
-    while let (Some(name), Some(value)) = (arguments.next(), arguments.next()) {
-        match name.to_str() {
-            Some("--netns") => options.netns = Some(value.into()),
-            Some("--state-dir") => options.state_dir = Some(value.into()),
-            _ => return ExitCode::FAILURE,
-        }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = lvsprov::lab::child::main(&arguments) {
+        return code;
     }
-    agent::main(options)
+    lvsprov::cli::run(arguments)
 }

@@ -26,6 +26,7 @@ pub struct Hello {
 }
 
 /// What a controller asks.
+#[allow(clippy::large_enum_variant, reason = "one is alive at a time, and it goes over a pipe")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {

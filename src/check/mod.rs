@@ -1,1 +1,115 @@
-//! To be written.
+//! Whether a topology would work: one function a rule, all findings, none of them stops another.
+//!
+//! Pure: looks at the resolved [`Topology`] only, touches no host. What a text alone can get wrong
+//! (keys, types, names, addresses) is found while it is read, in [`crate::topology`], because only
+//! there each value's own position is known; [`examine`] does both. Rules that a trap of the field
+//! stands behind (numbers as in `docs`' list of traps), with the case under `tests/cases/check` that
+//! proves each:
+//!
+//! | trap | what goes wrong | rule | case |
+//! | --- | --- | --- | --- |
+//! | 5 | VIP with a mask on lo makes the LAN local | `mask-on-lo`, `vip-is-own-address` | mask-on-lo |
+//! | 6 | DR and TUN never rewrite a port | `port-mapping` | port-mapping |
+//! | 7 | DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
+//! | 8, 28 | the director is its own real server | `director-is-real-server` | director-is-real-server |
+//! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
+//! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
+//! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
+//! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
+//! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
+//! | 20 | fullnat | `fullnat-not-yet` | unknown-words |
+//! | 30-32 | IPv6 | `ipv6-not-yet` | addresses |
+//! | 33 | port 0 without persistence | `port-zero` | numbers |
+//! | 34, 35 | weight 0 everywhere: nobody answers | `all-weights-zero` (warning) | weights |
+//! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights |
+//!
+//! Traps 1-4, 9, 10, 12, 16-18, 23-25 are not found but prevented: `desired` and `plan` set and
+//! order what they need. 19, 21, 22, 26, 29, 39-41 show on hosts only. 13, 27, 37, 38 need what
+//! this version's file cannot say.
+
+mod finding;
+mod path;
+mod reach;
+mod services;
+mod vips;
+
+use std::collections::BTreeSet;
+
+use crate::topology::{self, HostName, Topology};
+
+pub use finding::{Finding, Severity};
+
+/// A file, read and checked.
+#[derive(Debug)]
+pub struct Examined {
+    /// What to work with; `None` if there is any error among the findings.
+    pub topology: Option<Topology>,
+    /// Everything found, in the order of the file.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads `text` and applies every rule. `name` is the file's name for messages.
+pub fn examine(name: &str, text: &str) -> Examined {
+    let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
+    if let Some(topology) = &topology {
+        findings.extend(apply(&Subject { topology, unclear: &unclear }));
+    }
+    tidy(&mut findings);
+    let blocked = findings.iter().any(|f| f.severity == Severity::Error);
+    Examined { topology: topology.filter(|_| !blocked), findings }
+}
+
+/// Applies every rule to a resolved topology.
+pub fn check(topology: &Topology) -> Vec<Finding> {
+    let unclear = BTreeSet::new();
+    let mut findings = apply(&Subject { topology, unclear: &unclear });
+    tidy(&mut findings);
+    findings
+}
+
+/// What the rules look at.
+struct Subject<'a> {
+    topology: &'a Topology,
+    /// Hosts from whose gaps nothing may be concluded.
+    unclear: &'a BTreeSet<HostName>,
+}
+
+type Rule = fn(&Subject<'_>) -> Vec<Finding>;
+
+const RULES: &[Rule] = &[
+    services::duplicate_service,
+    services::duplicate_real_server,
+    services::port_mapping,
+    services::director_is_real_server,
+    services::weights_ignored,
+    services::all_weights_zero,
+    services::hash_without_fallback,
+    services::unused_host,
+    vips::is_own_address,
+    vips::on_two_directors,
+    vips::prefix_differs,
+    vips::interface_differs,
+    vips::mask_overlaps,
+    vips::end_of_subnet,
+    vips::mask_of_interface,
+    reach::dr_not_on_link,
+    reach::tun_no_route,
+    reach::director_is_gateway,
+    reach::nat_gateway,
+    reach::nat_client_on_link,
+    reach::vip_unreachable,
+    reach::no_way_back,
+    reach::router_not_reached,
+];
+
+fn apply(subject: &Subject<'_>) -> Vec<Finding> {
+    RULES.iter().flat_map(|rule| rule(subject)).collect()
+}
+
+fn tidy(findings: &mut Vec<Finding>) {
+    findings.sort_by(|a, b| {
+        let key = |f: &Finding| (f.at.line, f.at.column, f.severity, f.rule);
+        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
+    });
+    findings.dedup();
+}

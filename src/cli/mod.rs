@@ -1,1 +1,74 @@
-//! To be written.
+//! The command line: one function a subcommand, each a short story; what they say is rendered by
+//! [`crate::report`].
+
+pub mod arguments;
+pub mod commands;
+pub mod exit;
+pub mod file;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::{Arguments, Command, LabCommand};
+pub use exit::Exit;
+
+/// Parses `arguments`, does what they say, and returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // Nothing can be done if the terminal is gone.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    watch(arguments.verbose);
+    dispatch(arguments)
+}
+
+fn dispatch(arguments: Arguments) -> ExitCode {
+    let Arguments { command, common, verbose: _ } = arguments;
+    let outcome = match command {
+        Command::Check { files } => commands::check(&files, &common),
+        Command::Plan(target) => commands::plan(&target, &common),
+        Command::Apply(target) => commands::apply(&target, &common),
+        Command::Verify(target) => commands::verify(&target, &common),
+        Command::Status(target) => commands::status(&target, &common),
+        Command::Destroy { target, dry_run } => commands::destroy(&target, dry_run, &common),
+        Command::Lab(LabCommand::Run(run)) => crate::lab::run::command(run, common.format),
+        Command::Lab(LabCommand::Vm(vm)) => return crate::lab::vm_command(vm),
+        Command::Agent { netns, state_dir } => {
+            return crate::transport::agent::main(crate::transport::agent::AgentOptions {
+                netns,
+                state_dir,
+            });
+        }
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            exit::say(error.as_ref());
+            Exit::Error.into()
+        }
+    }
+}
+
+/// Diagnostics go to standard error, and only when asked for.
+fn watch(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "lvsprov=info",
+        2 => "lvsprov=debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LVSPROV_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .try_init();
+}

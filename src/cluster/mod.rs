@@ -1,1 +1,14 @@
-//! To be written.
+//! All hosts of a topology through the story in parallel: connect, look, plan, act, verify.
+//!
+//! [`session`] holds the connections and asks; [`planning`] decides (pure); [`acting`] goes through
+//! the stages; [`proving`] asks the network itself. What comes of it are the plain types of
+//! [`outcome`], which [`crate::report`] renders.
+
+pub mod acting;
+pub mod outcome;
+pub mod planning;
+pub mod proving;
+pub mod session;
+
+pub use outcome::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
+pub use session::{Session, Settings};

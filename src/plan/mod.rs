@@ -1,8 +1,26 @@
 //! The difference between two states as ordered steps, each with what was, what will be, and why.
 //!
-//! [`step`] has the closed set of changes and their inverses. What decides the order is `order`;
-//! `simulate` applies steps in memory as strictly as the kernel does.
+//! - [`step`]: the closed set of changes and their inverses.
+//! - [`order`]: from what is seen to what is wanted, in an order that is safe at every point.
+//! - [`ownership`]: what is ours, what was there before, and what the goal of an apply or a destroy is.
+//! - [`simulate`]: steps applied in memory, as strictly as the kernel does it.
+//! - [`stages`]: the order across hosts.
+//! - [`preflight`]: what must be true of a host before anything is touched.
+//!
+//! All of it is pure: nothing here looks at a host.
 
+pub mod order;
+pub mod ownership;
+pub mod preflight;
+pub mod simulate;
+pub mod stages;
 pub mod step;
 
+#[cfg(test)]
+mod laws;
+
+pub use order::steps_between;
+pub use ownership::Goal;
+pub use simulate::{SimulateError, simulate};
+pub use stages::Stage;
 pub use step::{Change, Step};

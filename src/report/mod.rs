@@ -1,1 +1,26 @@
-//! To be written.
+//! What came of a command, as text for a person and JSON for a program. Output only: nothing here
+//! decides anything.
+//!
+//! Text has ANSI colours in it; whoever prints it takes them out where there is no terminal.
+
+pub mod cluster;
+pub mod findings;
+pub mod proofs;
+pub mod table;
+
+/// The `schema` member of every JSON document: what it is, and a number that counts up only when a
+/// member changes its meaning or goes away.
+pub fn with_schema<T: serde::Serialize>(kind: &str, value: &T) -> serde_json::Value {
+    let mut document = serde_json::json!({ "schema": format!("lvsprov/{kind}/1") });
+    match (serde_json::to_value(value), document.as_object_mut()) {
+        (Ok(serde_json::Value::Object(members)), Some(object)) => object.extend(members),
+        (Ok(other), Some(object)) => {
+            object.insert("value".to_owned(), other);
+        }
+        (Err(error), Some(object)) => {
+            object.insert("error".to_owned(), error.to_string().into());
+        }
+        (_, None) => {}
+    }
+    document
+}

@@ -1,0 +1,25 @@
+# `make lab` shows what lvsprov does; `make test` proves it. Both install what they need (see scripts/need).
+
+LAB ?= playbooks/dr-two-networks.yaml
+
+.PHONY: lab test quick lint bench
+
+lab: # a cluster from bare hosts, with real traffic through a real kernel
+	scripts/need lab
+	cargo run --quiet -- lab run $(LAB)
+
+test: # everything; the last part boots a virtual machine
+	scripts/need test
+	$(MAKE) lint
+	cargo test --no-fail-fast
+
+quick: # what needs neither root nor a virtual machine; under two minutes
+	cargo test --lib --test check --test cli --test plans
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+bench: # over SSH to 5, 20 and 50 namespace hosts, beside plain ssh; needs root
+	scripts/need test
+	cargo bench --bench ssh

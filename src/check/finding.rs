@@ -1,0 +1,57 @@
+//! What a rule has to say: what is wrong, where, why it matters, and what to do.
+
+use serde::Serialize;
+
+use crate::topology::Position;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The cluster would not work, or it is not clear what is meant: nothing is done.
+    Error,
+    /// It works, and is perhaps not what was meant: does not block.
+    Warning,
+}
+
+/// One thing found in a topology.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The rule's stable name, in kebab-case.
+    pub rule: &'static str,
+    /// Where.
+    pub at: Position,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// Why it matters: what a person would see.
+    pub why: String,
+    /// What to do.
+    pub cure: String,
+}
+
+impl Finding {
+    /// A finding that blocks.
+    pub fn error(
+        rule: &'static str,
+        at: Position,
+        message: impl Into<String>,
+        why: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        let (message, why, cure) = (message.into(), why.into(), cure.into());
+        Self { severity: Severity::Error, rule, at, message, why, cure }
+    }
+
+    /// A finding that does not block.
+    pub fn warning(
+        rule: &'static str,
+        at: Position,
+        message: impl Into<String>,
+        why: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(rule, at, message, why, cure) }
+    }
+}

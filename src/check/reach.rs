@@ -1,0 +1,272 @@
+//! Rules about the way there and back: from clients to the VIP, from the director to the real
+//! servers, and from those to the clients.
+
+use std::net::IpAddr;
+
+use super::path::{End, source};
+use super::{Finding, Subject};
+use crate::topology::{Forward, Host, RealServer, Role, Service};
+
+/// Every real server of every service with `wanted` whose hosts are clear.
+fn real_servers<'a>(
+    subject: &Subject<'a>,
+    wanted: impl Fn(Forward) -> bool,
+) -> Vec<(&'a Service, &'a RealServer, &'a Host, &'a Host)> {
+    let mut found = Vec::new();
+    for service in subject.topology.services.iter().filter(|s| wanted(s.forward)) {
+        let Some(director) = subject.host(&service.director) else { continue };
+        for real in service.real_servers.iter().filter(|r| r.host != service.director) {
+            let Some(host) = subject.host(&real.host) else { continue };
+            if !subject.is_unclear(host) && !subject.is_unclear(director) {
+                found.push((service, real, host, director));
+            }
+        }
+    }
+    found
+}
+
+/// Clear clients, with the address that they use towards `vip`.
+fn clients<'a>(subject: &Subject<'a>, vip: IpAddr) -> Vec<(&'a Host, IpAddr)> {
+    let clients = subject.topology.with_role(Role::Client).filter(|h| !subject.is_unclear(h));
+    clients.filter_map(|h| Some((h, source(h, vip)?))).collect()
+}
+
+/// Whether the real server's RIP is a neighbour of the director.
+fn on_link(subject: &Subject<'_>, director: &Host, host: &Host, real: &RealServer) -> bool {
+    let wire = host.interfaces.get(&real.interface).and_then(|i| i.network.as_ref());
+    let Some(director) = subject.host(&director.name) else { return false };
+    subject.on_link(director, real.rip).is_some_and(|(i, _)| i.network.as_ref() == wire)
+}
+
+/// Trap 7: DR rewrites the MAC address only, so the real server must be a neighbour.
+pub(super) fn dr_not_on_link(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (service, real, host, director) in real_servers(subject, |f| f == Forward::Dr) {
+        if !on_link(subject, director, host, real) {
+            findings.push(Finding::error(
+                "dr-not-on-link",
+                real.at,
+                format!("{} ({}) is no neighbour of the director {}", real.host, real.rip, service.director),
+                "dr only rewrites the MAC address: a packet for the VIP that passes a router on the way goes back to the director or nowhere",
+                format!("put {} onto a network and subnet of {}, or use `forward: tun`", real.host, service.director),
+            ));
+        }
+    }
+    findings
+}
+
+/// The director must have a route to a tunnel's other end.
+pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (_, real, _, director) in real_servers(subject, |f| f == Forward::Tun) {
+        let end = subject.walk(director, real.rip);
+        let Some(because) = stuck(end) else { continue };
+        findings.push(Finding::error(
+            "tun-no-route",
+            real.at,
+            format!(
+                "the director {} cannot reach {} ({}): {because}",
+                director.name, real.host, real.rip
+            ),
+            "the tunnel's packets are routed like any others",
+            cure(end, &real.host.to_string()),
+        ));
+    }
+    findings
+}
+
+/// Trap 11: replies with the VIP as source, sent through the machine that has the VIP.
+pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (service, _, host, director) in real_servers(subject, |f| f != Forward::Nat) {
+        let Some(gateway) =
+            host.gateway.as_ref().filter(|g| g.host.as_ref() == Some(&director.name))
+        else {
+            continue;
+        };
+        findings.push(Finding::error(
+            "director-is-gateway",
+            gateway.at,
+            format!("the gateway of {} is the director {}", host.name, director.name),
+            format!(
+                "under {} the replies carry the VIP {} as source, and the director drops packets that come in from one of its own addresses",
+                service.forward, service.vip
+            ),
+            "name the router as gateway, or use `forward: nat`",
+        ));
+    }
+    findings
+}
+
+/// Trap 14: replies that do not pass the director are not rewritten.
+pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
+    const WHY: &str = "under nat only the director can turn a reply's source back into the VIP: one that goes another way is reset or ignored by the client";
+    let mut findings = Vec::new();
+    for (_, real, host, director) in real_servers(subject, |f| f == Forward::Nat) {
+        let name = &director.name;
+        let finding = match &host.gateway {
+            Some(gateway) if gateway.host.as_ref() == Some(name) => continue,
+            Some(gateway) => {
+                let is =
+                    gateway.host.as_ref().map_or(gateway.address.to_string(), ToString::to_string);
+                let message =
+                    format!("the gateway of {} is {is}, not the director {name}", host.name);
+                let cure = format!("write `gateway: {name}`, or leave it away: nat derives it");
+                Finding::error("nat-gateway", gateway.at, message, WHY, cure)
+            }
+            None => {
+                let message = format!(
+                    "{} shares no subnet with the director {name}, which must be its gateway",
+                    host.name
+                );
+                let cure = format!(
+                    "give {name} an address in the subnet of {}, or use `forward: tun`",
+                    real.rip
+                );
+                Finding::error("nat-gateway", real.at, message, WHY, cure)
+            }
+        };
+        findings.push(finding);
+    }
+    findings
+}
+
+/// Trap 15: a client that the real server answers without a gateway.
+pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (service, real, host, _) in real_servers(subject, |f| f == Forward::Nat) {
+        for (client, source) in clients(subject, service.vip) {
+            let near = subject.on_link(host, source).filter(|_| client.name != host.name);
+            if near.is_some() {
+                findings.push(Finding::error(
+                    "nat-client-on-link",
+                    client.at,
+                    format!("client {} ({source}) is in the subnet of real server {} of {}", client.name, real.host, service.name),
+                    "the real server answers it directly instead of through the director, and the client refuses a reply from an address it did not ask",
+                    "move the client or the real servers into another subnet, or use `forward: dr`",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// A client that no route leads to the VIP.
+pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for client in subject.topology.with_role(Role::Client).filter(|h| !subject.is_unclear(h)) {
+        for service in &subject.topology.services {
+            let end = subject.walk(client, service.vip);
+            let Some(because) = stuck(end) else { continue };
+            findings.push(Finding::error(
+                "vip-unreachable",
+                client.at,
+                format!("client {} cannot reach the VIP {}: {because}", client.name, service.vip),
+                "its requests would never get to the director",
+                cure(end, &service.director.to_string()),
+            ));
+        }
+    }
+    findings
+}
+
+/// Replies that do not find the client: from the real server, under NAT from the director.
+pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (service, _, host, director) in real_servers(subject, |_| true) {
+        let sender = if service.forward == Forward::Nat { director } else { host };
+        for (client, source) in clients(subject, service.vip) {
+            let end = subject.walk(sender, source);
+            let Some(because) = stuck(end) else { continue };
+            findings.push(Finding::error(
+                "no-way-back",
+                sender.at,
+                format!(
+                    "replies of {} do not reach client {} ({source}): {because}",
+                    sender.name, client.name
+                ),
+                format!("requests for {} arrive and are never answered", service.vip),
+                cure(end, &client.name.to_string()),
+            ));
+        }
+    }
+    findings
+}
+
+fn stuck(end: End<'_>) -> Option<String> {
+    Some(match end {
+        End::Arrives | End::Unknown => return None,
+        End::NoGateway(at) => format!("{} has neither a subnet with it nor a gateway", at.name),
+        End::NotForwarding(at) => {
+            format!("{} is the gateway on the way, and forwards nothing", at.name)
+        }
+        End::Circle(at) => format!("the gateways lead back to {}", at.name),
+        End::WrongWire(at, interface) => {
+            format!("{} asks for it on {}, and nobody on that wire has it", at.name, interface.name)
+        }
+    })
+}
+
+fn cure(end: End<'_>, towards: &str) -> String {
+    match end {
+        End::NoGateway(at) => format!("give {} a `gateway:` towards {towards}", at.name),
+        End::NotForwarding(at) => {
+            format!("add router to the roles of {}, or name another gateway", at.name)
+        }
+        End::Circle(_) | End::Arrives | End::Unknown => {
+            format!("correct a `gateway:` on the way to {towards}")
+        }
+        End::WrongWire(at, _) => format!(
+            "correct the prefix length or the network of {}, or name the interface with `vip_interface:`",
+            at.name
+        ),
+    }
+}
+
+/// Traps 10 and 12 on a router that lvsprov does not reach while it reaches others.
+pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
+    let topology = subject.topology;
+    let mut findings = Vec::new();
+    if topology.hosts.values().all(|h| h.reach.is_none()) {
+        return findings;
+    }
+    let routers =
+        topology.with_role(Role::Router).filter(|h| h.reach.is_none() && !subject.is_unclear(h));
+    for router in routers {
+        for service in &topology.services {
+            if subject.on_link(router, service.vip).is_none()
+                && subject.takes_host_route(router, service)
+            {
+                findings.push(by_hand(
+                    router,
+                    &format!("a host route to the VIP {}", service.vip),
+                    &format!("ip route add {}/32 via the director's address", service.vip),
+                ));
+            }
+        }
+        for (service, real, host, _) in real_servers(subject, |f| f != Forward::Nat) {
+            let behind =
+                host.gateway.as_ref().is_some_and(|g| g.host.as_ref() == Some(&router.name));
+            let Some((vip_side, _)) = subject.on_link(router, service.vip) else { continue };
+            let Some((rip_side, _)) = subject.on_link(router, real.rip) else { continue };
+            if behind && vip_side.name != rip_side.name {
+                findings.push(by_hand(
+                    router,
+                    &format!("loose rp_filter on {}", rip_side.name),
+                    &format!("sysctl net/ipv4/conf/{}/rp_filter=2", rip_side.name),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+fn by_hand(router: &Host, what: &str, cure: &str) -> Finding {
+    Finding::warning(
+        "router-not-reached",
+        router.at,
+        format!("router {} needs {what}, and the file does not say how to reach it", router.name),
+        "without it requests or replies end at this router, with nothing in any log",
+        format!("add `ssh:`, `local:` or `netns:` to it, or see to it yourself: {cure}"),
+    )
+}

@@ -1,0 +1,182 @@
+//! Rules about services by themselves: keys, ports, weights, schedulers, and who takes part.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Finding, Subject};
+use crate::topology::{Forward, Role, Scheduler, Service};
+
+/// Two services with one protocol, VIP and port.
+pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut seen: HashMap<_, &Service> = HashMap::new();
+    let mut findings = Vec::new();
+    let mut services: Vec<&Service> = subject.topology.services.iter().collect();
+    services.sort_by_key(|s| s.at);
+    for service in services {
+        let Some(first) = seen.get(&(service.protocol, service.vip, service.port)) else {
+            seen.insert((service.protocol, service.vip, service.port), service);
+            continue;
+        };
+        findings.push(Finding::error(
+            "duplicate-service",
+            service.vip_at,
+            format!(
+                "{} {}:{} is served already (at {}:{})",
+                service.protocol, service.vip, service.port, first.vip_at.line, first.vip_at.column
+            ),
+            "IPVS has one service for each protocol, VIP and port (EEXIST)",
+            "put all real servers into one service, or correct the port",
+        ));
+    }
+    findings
+}
+
+/// One real server twice in one service.
+pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        let mut seen = HashMap::new();
+        let mut reals: Vec<_> = service.real_servers.iter().collect();
+        reals.sort_by_key(|r| r.at);
+        for real in reals {
+            if seen.insert((real.rip, real.port), real).is_some() {
+                findings.push(Finding::error(
+                    "duplicate-real-server",
+                    real.at,
+                    format!(
+                        "{} (port {}) is already a real server of {}",
+                        real.host, real.port, service.name
+                    ),
+                    "IPVS has one destination for each address and port (EEXIST)",
+                    "remove one of them; for a larger share give it a weight",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Trap 6: DR and TUN never rewrite the port.
+pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in subject.topology.services.iter().filter(|s| s.forward != Forward::Nat) {
+        for real in service.real_servers.iter().filter(|r| r.port != service.port) {
+            findings.push(Finding::error(
+                "port-mapping",
+                real.at,
+                format!("port {} is mapped to {} under {}", service.port, real.port, service.forward),
+                format!(
+                    "{} passes the packet on as it is: it arrives at port {}, and the kernel ignores the other without an error",
+                    service.forward, service.port
+                ),
+                format!("let {} listen on port {}, or use `forward: nat`", real.host, service.port),
+            ));
+        }
+    }
+    findings
+}
+
+/// Traps 8 and 28: not in this version.
+pub(super) fn director_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        for real in service.real_servers.iter().filter(|r| r.host == service.director) {
+            findings.push(Finding::error(
+                "director-is-real-server",
+                real.at,
+                format!("{} is both the director and a real server of {}", real.host, service.name),
+                "IPVS would answer locally, with other settings than a real server needs; this version does not bring that up",
+                "use another host as real server",
+            ));
+        }
+    }
+    findings
+}
+
+/// Weights that the scheduler does not look at (net/netfilter/ipvs/ip_vs_rr.c, _lc.c, _dh.c).
+pub(super) fn weights_ignored(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        let better = match service.scheduler {
+            Scheduler::Rr => "wrr",
+            Scheduler::Lc => "wlc",
+            Scheduler::Dh => "sh",
+            _ => continue,
+        };
+        let weights: BTreeSet<u32> =
+            service.real_servers.iter().map(|r| r.weight).filter(|w| *w != 0).collect();
+        if weights.len() > 1 {
+            findings.push(Finding::warning(
+                "weights-ignored",
+                service.at,
+                format!("the weights differ, and the scheduler {} ignores them", service.scheduler),
+                "every real server gets the same share, whatever its weight (only 0 counts)",
+                format!("use `scheduler: {better}`, or remove the weights"),
+            ));
+        }
+    }
+    findings
+}
+
+/// Weight 0 everywhere: nobody takes a new connection.
+pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
+    let drained =
+        |s: &&Service| !s.real_servers.is_empty() && s.real_servers.iter().all(|r| r.weight == 0);
+    let services = subject.topology.services.iter().filter(drained);
+    services
+        .map(|service| {
+            Finding::warning(
+                "all-weights-zero",
+                service.at,
+                format!("every real server of {} has weight 0", service.name),
+                "weight 0 takes no new connections: clients are refused",
+                "give at least one real server a weight, unless the service is being drained",
+            )
+        })
+        .collect()
+}
+
+/// Trap 36: sh and mh go on sending to a server that is out.
+pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
+    let hashing = |s: &&Service| matches!(s.scheduler, Scheduler::Sh | Scheduler::Mh);
+    let services = subject.topology.services.iter().filter(hashing);
+    services
+        .map(|service| {
+            Finding::warning(
+                "hash-without-fallback",
+                service.at,
+                format!("{} runs without its fallback flag", service.scheduler),
+                "clients of a real server with weight 0 are refused instead of going to another one, and clients behind one NAT all go to the same; this version cannot say the flags yet",
+                "use wrr or wlc, unless a client must stay on its server at that price",
+            )
+        })
+        .collect()
+}
+
+/// A director or real server that nothing uses: perhaps forgotten in a service.
+pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
+    let services = &subject.topology.services;
+    // With an unclear service or real server left out, nobody can tell.
+    if services.is_empty() || !subject.unclear.is_empty() {
+        return Vec::new();
+    }
+    let directs = |name| services.iter().any(|s| s.director == name);
+    let serves = |name| services.iter().any(|s| s.real_servers.iter().any(|r| r.host == name));
+    let mut findings = Vec::new();
+    for host in subject.topology.hosts.values() {
+        let idle = match () {
+            () if host.roles.contains(&Role::RealServer) && !serves(host.name.clone()) => {
+                "real server"
+            }
+            () if host.roles.contains(&Role::Director) && !directs(host.name.clone()) => "director",
+            () => continue,
+        };
+        findings.push(Finding::warning(
+            "unused-host",
+            host.at,
+            format!("{} is a {idle}, and no service uses it", host.name),
+            "it gets no settings and no traffic",
+            "name it in a service, or remove its role",
+        ));
+    }
+    findings
+}

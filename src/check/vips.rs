@@ -1,0 +1,223 @@
+//! Rules about VIPs: who else has the address, and what its prefix covers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Finding, Subject};
+use crate::topology::Service;
+
+/// A VIP that a host other than its director has already.
+pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        for host in subject.topology.hosts.values().filter(|h| h.name != service.director) {
+            let Some((interface, _)) = host.interface_with(service.vip) else { continue };
+            let serves = service.real_servers.iter().any(|r| r.host == host.name);
+            let (why, cure) = if serves {
+                (
+                    "lvsprov puts the VIP onto a real server itself, after the settings that keep it silent; there before them, it takes requests away from the director",
+                    format!("remove it from {} in the file (and from the host)", interface.name),
+                )
+            } else {
+                (
+                    "two machines that answer ARP for one address take each other's packets",
+                    "choose another VIP, or another address for this host".to_owned(),
+                )
+            };
+            findings.push(Finding::error(
+                "vip-is-own-address",
+                interface.at,
+                format!(
+                    "the VIP {} of {} is an address of {} on {}",
+                    service.vip, service.name, interface.name, host.name
+                ),
+                why,
+                cure,
+            ));
+        }
+    }
+    findings
+}
+
+/// Pairs of a service and an earlier one with the same VIP that it does not agree with.
+fn disagreements<'a>(
+    subject: &Subject<'a>,
+    differ: impl Fn(&Service, &Service) -> bool,
+) -> Vec<(&'a Service, &'a Service)> {
+    let mut first: HashMap<IpAddr, &Service> = HashMap::new();
+    let mut services: Vec<&Service> = subject.topology.services.iter().collect();
+    services.sort_by_key(|s| s.at);
+    let mut found = Vec::new();
+    for service in services {
+        let earlier = *first.entry(service.vip).or_insert(service);
+        if differ(earlier, service) {
+            found.push((earlier, service));
+        }
+    }
+    found
+}
+
+/// One VIP on two machines.
+pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
+    let pairs = disagreements(subject, |a, b| a.director != b.director);
+    let finding = |(first, second): (&Service, &Service)| {
+        Finding::error(
+            "vip-on-two-directors",
+            second.vip_at,
+            format!("{} would be on {} and on {}", second.vip, first.director, second.director),
+            "both answer ARP for it, and a client reaches one or the other by chance",
+            "use one director for all services of a VIP, or two VIPs",
+        )
+    };
+    pairs.into_iter().map(finding).collect()
+}
+
+/// One VIP with two prefix lengths, or with another than the director has it with.
+pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
+    let differ =
+        |a: &Service, b: &Service| a.director == b.director && a.vip_prefix != b.vip_prefix;
+    let mut findings = Vec::new();
+    for (first, second) in disagreements(subject, differ) {
+        findings.push(Finding::error(
+            "vip-prefix-differs",
+            second.vip_at,
+            format!(
+                "{} has another prefix length at {}:{}",
+                second.vip, first.vip_at.line, first.vip_at.column
+            ),
+            "an address is on an interface once, with one prefix length",
+            "write the prefix length once, or the same everywhere",
+        ));
+    }
+    for service in &subject.topology.services {
+        let Some(director) = subject.host(&service.director) else { continue };
+        let (Some((interface, own)), Some(prefix)) =
+            (director.interface_with(service.vip), service.vip_prefix)
+        else {
+            continue;
+        };
+        if own.prefix_len() != prefix {
+            findings.push(Finding::error(
+                "vip-prefix-differs",
+                service.vip_at,
+                format!("{} has {own} on {} already, not /{prefix}", director.name, interface.name),
+                "an address is on an interface once, with one prefix length",
+                format!("write `vip: {}`", service.vip),
+            ));
+        }
+    }
+    findings
+}
+
+/// One VIP on two interfaces.
+pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
+    let differ =
+        |a: &Service, b: &Service| a.director == b.director && a.vip_interface != b.vip_interface;
+    let finding = |(first, second): (&Service, &Service)| {
+        Finding::error(
+            "vip-interface-differs",
+            second.vip_at,
+            format!(
+                "{} would be on {} and on {}",
+                second.vip, first.vip_interface, second.vip_interface
+            ),
+            "an address belongs on one interface",
+            format!("write `vip_interface: {}` in both services", first.vip_interface),
+        )
+    };
+    disagreements(subject, differ).into_iter().map(finding).collect()
+}
+
+/// A VIP's prefix that covers a subnet on another wire.
+pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        let Some(net) = service.vip_prefix.and_then(|p| IpNet::new(service.vip, p).ok()) else {
+            continue;
+        };
+        if net.prefix_len() >= net.max_prefix_len() {
+            continue;
+        }
+        let director = subject.host(&service.director);
+        let wire =
+            director.and_then(|d| d.interfaces.get(&service.vip_interface)?.network.as_ref());
+        for network in subject.topology.networks.values().filter(|n| Some(&n.name) != wire) {
+            let overlaps = |s: &&IpNet| s.contains(&net.trunc()) || net.contains(*s);
+            let Some(subnet) = network.subnets.iter().find(overlaps) else { continue };
+            findings.push(Finding::error(
+                "vip-mask-overlaps",
+                service.vip_at,
+                format!(
+                    "/{} covers {subnet} of network {}, which is on another wire",
+                    net.prefix_len(),
+                    network.name
+                ),
+                format!(
+                    "the director would look for all of {} on {}",
+                    net.trunc(),
+                    service.vip_interface
+                ),
+                format!("write `vip: {}` without a prefix length", service.vip),
+            ));
+        }
+    }
+    findings
+}
+
+/// A VIP that is the first or last address of a subnet it lies in.
+pub(super) fn end_of_subnet(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let subnets: Vec<&IpNet> =
+        subject.topology.networks.values().flat_map(|n| &n.subnets).collect();
+    for service in &subject.topology.services {
+        let ends = |s: &&&IpNet| {
+            s.max_prefix_len() - s.prefix_len() > 1
+                && (s.network() == service.vip || s.broadcast() == service.vip)
+        };
+        let Some(subnet) = subnets.iter().find(ends) else { continue };
+        let (rule, end) = if subnet.network() == service.vip {
+            ("network-address", "first")
+        } else {
+            ("broadcast-address", "last")
+        };
+        findings.push(Finding::error(
+            rule,
+            service.vip_at,
+            format!("{} is the {end} address of {subnet}", service.vip),
+            "the first address of a subnet names the subnet, the last one is its broadcast address",
+            "choose a VIP in between",
+        ));
+    }
+    findings
+}
+
+/// An interface whose prefix length is not its subnet's.
+pub(super) fn mask_of_interface(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for host in subject.topology.hosts.values() {
+        for interface in host.interfaces.values() {
+            let network = interface.network.as_ref().and_then(|n| subject.topology.networks.get(n));
+            let Some(network) = network else { continue };
+            for address in &interface.addresses {
+                let known = network.subnets.iter().any(|s| *s == address.trunc());
+                let Some(subnet) = network.subnets.iter().find(|s| s.contains(&address.addr()))
+                else {
+                    continue;
+                };
+                if known || address.prefix_len() == address.max_prefix_len() {
+                    continue;
+                }
+                findings.push(Finding::warning(
+                    "mask-differs",
+                    interface.at,
+                    format!("{address} of {} has another prefix length than {subnet}, the subnet it is in", host.name),
+                    "hosts that disagree about where a subnet ends do not find some of their neighbours",
+                    format!("write {}/{}, or correct the subnet", address.addr(), subnet.prefix_len()),
+                ));
+            }
+        }
+    }
+    findings
+}

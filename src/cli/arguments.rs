@@ -1,0 +1,207 @@
+//! What can be said on the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::topology::HostName;
+
+/// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
+///
+/// Start with `lvsprov check FILE`, then `plan`, then `apply`. `lab run` tries the same file with
+/// real traffic on this machine without touching any host.
+#[derive(Debug, Parser)]
+#[command(name = "lvsprov", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// For every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// Say more on standard error; twice or three times for more still
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done, and all is well (plan, status: nothing differs)
+  1  unexpected error
+  2  wrong command line
+  3  the file has errors; no host was touched
+  4  plan, status: there are differences
+  5  a host could not be reached, refused or failed
+  6  verify, lab run: something that must be true is not";
+
+/// For every command.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// How to say the result
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    pub format: Format,
+}
+
+/// How to say the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For a person.
+    Text,
+    /// For a program: one JSON document on standard output, with a `schema` member.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Find everything that is wrong with a file; touch no host
+    Check {
+        /// Topology files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Show what apply would do, step by step and why; change nothing
+    Plan(Target),
+    /// Bring the hosts to what the file says; a second run changes nothing
+    Apply(Target),
+    /// Prove that it works: state, who answers ARP for the VIP, requests from the clients
+    Verify(Target),
+    /// Show what is running: services, real servers, connections, and what differs from the file
+    Status(Target),
+    /// Put every host back as it was before the first apply
+    Destroy {
+        /// Which hosts.
+        #[command(flatten)]
+        target: Target,
+        /// Show what would be done; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The same cluster on this machine, with real traffic
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Serve a controller on standard input and output (lvsprov starts this itself)
+    #[command(hide = true)]
+    Agent {
+        /// Network namespace to enter first
+        #[arg(long)]
+        netns: Option<PathBuf>,
+        /// Where receipts are kept
+        #[arg(long)]
+        state_dir: Option<PathBuf>,
+    },
+}
+
+/// Which hosts, and how they are reached.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The topology file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only this host; may be given more than once, or several with commas
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub limit: Vec<HostName>,
+    /// Another ssh_config than the user's own
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// How long connecting to a host may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub connect_timeout: u64,
+}
+
+/// Labs.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Bring clusters up from bare hosts, send requests, apply again, destroy, compare
+    ///
+    /// The hosts are network namespaces of this machine, gone when the command ends. Where the
+    /// running kernel has no IPVS, all of it happens in a throw-away virtual machine.
+    Run(LabRun),
+    /// Run a program in the lab's virtual machine, on this machine's own files (read-only)
+    Vm(LabVm),
+}
+
+/// `lab run`.
+#[derive(Debug, Clone, Args)]
+pub struct LabRun {
+    /// Topology files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How the lab's hosts are reached
+    #[arg(long, value_enum, default_value_t = Over::Local)]
+    pub over: Over,
+    /// Where to run: `auto` takes the running kernel if it can
+    #[arg(long = "in", value_enum, default_value_t = Place::Auto)]
+    pub place: Place,
+    /// Also write the result as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Requests to each service, from each client
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    pub requests: u32,
+    /// Acceleration of the virtual machine
+    #[arg(long, value_enum, default_value_t = Kvm::Auto)]
+    pub kvm: Kvm,
+    /// A kernel image for the virtual machine, instead of the distribution's
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel: Option<PathBuf>,
+}
+
+/// `lab vm`.
+#[derive(Debug, Clone, Args)]
+pub struct LabVm {
+    /// Acceleration
+    #[arg(long, value_enum, default_value_t = Kvm::Auto)]
+    pub kvm: Kvm,
+    /// Memory, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    pub memory: u32,
+    /// A folder that the program may write to; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub share: Vec<PathBuf>,
+    /// A kernel image instead of the distribution's
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel: Option<PathBuf>,
+    /// End it after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub time_limit: Option<u64>,
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    pub program: Vec<OsString>,
+}
+
+/// How the lab's hosts are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Over {
+    /// Agents are started in the namespaces directly.
+    Local,
+    /// A real sshd runs in each namespace: the production way.
+    Ssh,
+}
+
+/// Where the lab runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// Here if the kernel can, else in the virtual machine.
+    Auto,
+    /// On the running kernel, or not at all.
+    Here,
+    /// In the virtual machine.
+    Vm,
+}
+
+/// Hardware acceleration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kvm {
+    /// If it works.
+    Auto,
+    /// Or fail.
+    On,
+    /// Emulate.
+    Off,
+}

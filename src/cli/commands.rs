@@ -1,0 +1,190 @@
+//! One function a subcommand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::arguments::{Common, Format, Target};
+use super::exit::Exit;
+use super::file::{self, Loaded};
+use crate::check::{self, Severity};
+use crate::cluster::planning::{self, ClusterPlan, Direction};
+use crate::cluster::{Session, Settings, acting, proving};
+use crate::protocol::{Failure, Sighting};
+use crate::topology::{self, HostName, Topology};
+use crate::{report, transport};
+
+type Outcome = Result<Exit, Box<dyn std::error::Error>>;
+
+/// A host that `--limit` names and the file does not.
+#[derive(Debug, thiserror::Error)]
+#[error("--limit {name}: there is no such host in the file; it has {}", .known.join(", "))]
+struct UnknownHost {
+    name: HostName,
+    known: Vec<String>,
+}
+
+/// `check`.
+pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
+    let mut worst = Exit::Ok;
+    let mut documents = Vec::new();
+    for path in files {
+        let text = topology::read_file(path)?;
+        let name = path.display().to_string();
+        let findings = check::examine(&name, &text).findings;
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+            worst = Exit::Findings;
+        }
+        match common.format {
+            Format::Json => documents.push(report::findings::json(&name, &findings)),
+            Format::Text if findings.is_empty() => anstream::println!("{name}: nothing found"),
+            Format::Text => {
+                anstream::print!("{}", report::findings::text(&name, &text, &findings, true));
+            }
+        }
+    }
+    match (common.format, documents.as_slice()) {
+        (Format::Text, _) => {}
+        (Format::Json, [only]) => anstream::println!("{only:#}"),
+        (Format::Json, all) => anstream::println!("{:#}", serde_json::Value::from(all)),
+    }
+    Ok(worst)
+}
+
+/// `plan`.
+pub fn plan(target: &Target, common: &Common) -> Outcome {
+    with_hosts(target, common, async |survey| {
+        let report = survey.plan.report(survey.session.topology);
+        show(common, &report::cluster::json(&report), || report::cluster::text(&report));
+        match (report.has_failures(), report.has_pending()) {
+            (true, _) => Exit::HostFailed,
+            (false, true) => Exit::Pending,
+            (false, false) => Exit::Ok,
+        }
+    })
+}
+
+/// `apply`.
+pub fn apply(target: &Target, common: &Common) -> Outcome {
+    with_hosts(target, common, async |survey| act(survey, common).await)
+}
+
+/// `destroy`.
+pub fn destroy(target: &Target, dry_run: bool, common: &Common) -> Outcome {
+    with_hosts(target, common, async |mut survey| {
+        survey.turn(Direction::Destroy);
+        if dry_run {
+            let report = survey.plan.report(survey.session.topology);
+            show(common, &report::cluster::json(&report), || report::cluster::text(&report));
+            return if report.has_failures() { Exit::HostFailed } else { Exit::Ok };
+        }
+        act(survey, common).await
+    })
+}
+
+async fn act(survey: &mut Survey<'_>, common: &Common) -> Exit {
+    let Survey { session, plan, seen, direction } = survey;
+    let report = acting::act(session, plan, seen, *direction).await;
+    show(common, &report::cluster::json(&report), || report::cluster::text(&report));
+    if report.has_failures() { Exit::HostFailed } else { Exit::Ok }
+}
+
+/// `verify`.
+pub fn verify(target: &Target, common: &Common) -> Outcome {
+    with_hosts(target, common, async |survey| {
+        let report = proving::verify(&mut survey.session, &survey.plan, &survey.seen).await;
+        show(common, &report::proofs::verify_json(&report), || {
+            report::proofs::verify_text(&report)
+        });
+        if report.has_failures() { Exit::NotProven } else { Exit::Ok }
+    })
+}
+
+/// `status`.
+pub fn status(target: &Target, common: &Common) -> Outcome {
+    with_hosts(target, common, async |survey| {
+        let report = proving::status(survey.session.topology, &survey.plan, &survey.seen);
+        show(common, &report::proofs::status_json(&report), || {
+            report::proofs::status_text(&report)
+        });
+        let failed = report.hosts.values().any(|host| host.status.is_failure());
+        let differs = report.hosts.values().any(|host| !host.drift.is_empty());
+        match (failed, differs) {
+            (true, _) => Exit::HostFailed,
+            (false, true) => Exit::Pending,
+            (false, false) => Exit::Ok,
+        }
+    })
+}
+
+/// All hosts as they are, and what is to be done.
+struct Survey<'a> {
+    session: Session<'a>,
+    seen: BTreeMap<HostName, Result<Sighting, Failure>>,
+    plan: ClusterPlan,
+    direction: Direction,
+}
+
+impl Survey<'_> {
+    /// Plans the other way.
+    fn turn(&mut self, direction: Direction) {
+        self.direction = direction;
+        let Self { session, seen, plan, .. } = self;
+        *plan =
+            planning::plan(session.topology, &session.desired, seen, session.absent(), direction);
+    }
+}
+
+/// Loads the file, looks at its hosts, plans towards it, and goes on with `command`.
+fn with_hosts(
+    target: &Target,
+    common: &Common,
+    command: impl AsyncFnOnce(&mut Survey<'_>) -> Exit,
+) -> Outcome {
+    let Loaded::Good(topology) = file::load(&target.file, common.format)? else {
+        return Ok(Exit::Findings);
+    };
+    let settings = settings(target, &topology)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    Ok(runtime.block_on(async {
+        let mut survey = survey(&topology, &settings).await;
+        let exit = command(&mut survey).await;
+        survey.session.close().await;
+        exit
+    }))
+}
+
+async fn survey<'a>(topology: &'a Topology, settings: &Settings) -> Survey<'a> {
+    let mut session = Session::open(topology, settings).await;
+    let seen = session.look(true).await;
+    let direction = Direction::Apply { now: now() };
+    let plan = planning::plan(topology, &session.desired, &seen, session.absent(), direction);
+    Survey { session, seen, plan, direction }
+}
+
+fn settings(target: &Target, topology: &Topology) -> Result<Settings, UnknownHost> {
+    let limit: BTreeSet<HostName> = target.limit.iter().cloned().collect();
+    if let Some(name) = limit.iter().find(|name| !topology.hosts.contains_key(name)) {
+        let known = topology.hosts.keys().map(ToString::to_string).collect();
+        return Err(UnknownHost { name: name.clone(), known });
+    }
+    let transport = transport::Options {
+        connect_timeout: Duration::from_secs(target.connect_timeout),
+        ssh_config: target.ssh_config.clone(),
+        ..transport::Options::default()
+    };
+    Ok(Settings { transport, reach: BTreeMap::new(), limit })
+}
+
+/// Seconds since 1970; 0 with a clock before that.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+fn show(common: &Common, json: &serde_json::Value, text: impl FnOnce() -> String) {
+    match common.format {
+        Format::Json => anstream::println!("{json:#}"),
+        Format::Text => anstream::print!("{}", text()),
+    }
+}

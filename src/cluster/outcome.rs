@@ -1,0 +1,246 @@
+//! What came of a command, host by host: plain data for the reports. The JSON form is stable:
+//! members are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::preflight::Obstacle;
+use crate::plan::{Change, Stage};
+use crate::protocol::{Counters, Failure};
+use crate::state::{DestinationKey, ServiceKey};
+use crate::topology::HostName;
+
+/// What a command did or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing is changed; the steps are what `apply` would do.
+    Plan,
+    /// The steps were done.
+    Apply,
+    /// The steps were done, backwards.
+    Destroy,
+    /// Nothing is changed; the steps are what `destroy` would do.
+    PlanDestroy,
+}
+
+/// All hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// Which command.
+    pub action: Action,
+    /// The topology's name.
+    pub topology: String,
+    /// By name of the host.
+    pub hosts: BTreeMap<HostName, HostReport>,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// In one word.
+    pub status: HostStatus,
+    /// In their order.
+    pub steps: Vec<StepReport>,
+    /// What stands in the way.
+    pub obstacles: Vec<Obstacle>,
+    /// What went wrong.
+    pub failure: Option<Failure>,
+    /// What else a person should know: modules that stay, for one.
+    pub notes: Vec<String>,
+}
+
+impl HostReport {
+    /// A host of which there is only a status to tell.
+    pub fn bare(status: HostStatus) -> Self {
+        Self { status, steps: Vec::new(), obstacles: Vec::new(), failure: None, notes: Vec::new() }
+    }
+
+    /// A host that failed.
+    pub fn failed(status: HostStatus, failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::bare(status) }
+    }
+}
+
+/// How a host fared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostStatus {
+    /// It is as it should be.
+    Unchanged,
+    /// There are steps to do.
+    Pending,
+    /// All steps were done and what was read afterwards is right.
+    Changed,
+    /// All steps were done, but what was read afterwards is not what was wanted.
+    Unverified,
+    /// A step failed.
+    Failed,
+    /// It could not be reached or did not answer.
+    Unreachable,
+    /// Something stands in the way; nothing was touched.
+    Obstructed,
+    /// Another host had to go first and failed.
+    NotAttempted {
+        /// Which, and why it matters.
+        because: String,
+    },
+    /// The file does not say how it is reached: it is not ours to touch.
+    Unmanaged,
+    /// It was left out by `--limit`.
+    LeftOut,
+}
+
+impl HostStatus {
+    /// Whether the command failed on this host.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Unverified
+            | Self::Failed
+            | Self::Unreachable
+            | Self::Obstructed
+            | Self::NotAttempted { .. } => true,
+            Self::Unchanged | Self::Pending | Self::Changed | Self::Unmanaged | Self::LeftOut => {
+                false
+            }
+        }
+    }
+}
+
+/// One step of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its turn across hosts.
+    pub stage: Stage,
+    /// In one line, with before and after.
+    pub text: String,
+    /// The same for a program.
+    pub change: Change,
+    /// Why.
+    pub why: String,
+    /// Whether it was done.
+    pub state: StepState,
+}
+
+/// Whether a step was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// It would be.
+    Planned,
+    /// It was.
+    Done,
+    /// It failed, and changed nothing.
+    Failed,
+    /// It was not reached.
+    NotDone,
+}
+
+impl ClusterReport {
+    /// How many steps are in `state`.
+    pub fn count(&self, state: StepState) -> usize {
+        self.hosts.values().flat_map(|host| &host.steps).filter(|step| step.state == state).count()
+    }
+
+    /// Whether any host failed.
+    pub fn has_failures(&self) -> bool {
+        self.hosts.values().any(|host| host.status.is_failure())
+    }
+
+    /// Whether any step is still to be done.
+    pub fn has_pending(&self) -> bool {
+        self.count(StepState::Planned) > 0
+    }
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// The topology's name.
+    pub topology: String,
+    /// One after the other.
+    pub proofs: Vec<Proof>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What must be true.
+    pub claim: String,
+    /// Whether it is.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub evidence: String,
+}
+
+/// Whether a claim is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It is.
+    Holds,
+    /// It is not.
+    Fails,
+    /// It could not be looked at; the evidence says why.
+    NotChecked,
+}
+
+impl VerifyReport {
+    /// Whether any claim failed.
+    pub fn has_failures(&self) -> bool {
+        self.proofs.iter().any(|proof| proof.verdict == Verdict::Fails)
+    }
+}
+
+/// What `status` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The topology's name.
+    pub topology: String,
+    /// By name of the host.
+    pub hosts: BTreeMap<HostName, HostView>,
+}
+
+/// One host as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostView {
+    /// Reachable or not, drifted or not.
+    pub status: HostStatus,
+    /// What went wrong.
+    pub failure: Option<Failure>,
+    /// Seconds since 1970 of the first apply, where there was one.
+    pub applied_since: Option<u64>,
+    /// What differs from the file, one line each.
+    pub drift: Vec<String>,
+    /// Services of the file that this host directs.
+    pub services: Vec<ServiceView>,
+}
+
+/// One service as IPVS has it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name in the file.
+    pub name: String,
+    /// Its name in the IPVS table.
+    pub key: ServiceKey,
+    /// The scheduler in use; `None` where the service is not there.
+    pub scheduler: Option<String>,
+    /// Its real servers.
+    pub real_servers: Vec<RealServerView>,
+}
+
+/// One real server as IPVS has it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealServerView {
+    /// The host's name, if the file knows the address.
+    pub host: Option<HostName>,
+    /// Address and port.
+    pub key: DestinationKey,
+    /// nat, dr, tun, local.
+    pub method: String,
+    /// Its weight now.
+    pub weight: u32,
+    /// Connections.
+    pub counters: Counters,
+}

@@ -1,0 +1,206 @@
+//! From what was seen on every host to what each must do, and when. Pure.
+
+use std::collections::BTreeMap;
+
+use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepReport, StepState};
+use super::session::Absent;
+use crate::desired::{Desired, Reasons};
+use crate::plan::ownership::Goal;
+use crate::plan::preflight::{self, Obstacle};
+use crate::plan::{Stage, Step, order, stages};
+use crate::protocol::{Failure, Sighting};
+use crate::state::{Item, Module};
+use crate::topology::{Host, HostName, Topology};
+
+/// What one host must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPlan {
+    /// What to reach, and what the receipt must say.
+    pub goal: Goal,
+    /// The steps of each of its turns.
+    pub stages: Vec<(Stage, Vec<Step>)>,
+}
+
+/// What every host must do, or why it cannot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterPlan {
+    /// Towards the file, or back.
+    pub action: Action,
+    /// By name of the host.
+    pub hosts: BTreeMap<HostName, Prospect>,
+}
+
+/// What lies before a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prospect {
+    /// Steps; none, if all is well.
+    Plan(Box<HostPlan>),
+    /// Something stands in the way.
+    Obstructed(Vec<Obstacle>),
+    /// It did not answer, or gave an answer that cannot be planned with.
+    Failed(HostStatus, Failure),
+    /// It is not asked.
+    Absent(HostStatus),
+}
+
+/// Which way to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To what the file says; `now` in seconds since 1970, for a new receipt.
+    Apply {
+        /// The controller's clock.
+        now: u64,
+    },
+    /// Back to what was found.
+    Destroy,
+}
+
+/// Plans for every host of `topology`.
+pub fn plan(
+    topology: &Topology,
+    desired: &BTreeMap<HostName, Desired>,
+    seen: &BTreeMap<HostName, Result<Sighting, Failure>>,
+    absent: &BTreeMap<HostName, Absent>,
+    direction: Direction,
+) -> ClusterPlan {
+    let action = match direction {
+        Direction::Apply { .. } => Action::Apply,
+        Direction::Destroy => Action::Destroy,
+    };
+    let nothing = Desired::default();
+    let hosts = topology.hosts.values().map(|host| {
+        let desired = desired.get(&host.name).unwrap_or(&nothing);
+        let prospect = match (seen.get(&host.name), absent.get(&host.name)) {
+            (Some(Ok(sighting)), _) => plan_host(topology, host, desired, sighting, direction),
+            (Some(Err(failure)), _) => Prospect::Failed(HostStatus::Unreachable, failure.clone()),
+            (None, Some(Absent::Unreachable(failure))) => {
+                Prospect::Failed(HostStatus::Unreachable, failure.clone())
+            }
+            (None, Some(Absent::LeftOut)) => Prospect::Absent(HostStatus::LeftOut),
+            (None, Some(Absent::Unmanaged) | None) => Prospect::Absent(HostStatus::Unmanaged),
+        };
+        (host.name.clone(), prospect)
+    });
+    ClusterPlan { action, hosts: hosts.collect() }
+}
+
+/// Plans for one host.
+pub fn plan_host(
+    topology: &Topology,
+    host: &Host,
+    desired: &Desired,
+    seen: &Sighting,
+    direction: Direction,
+) -> Prospect {
+    let (goal, obstacles) = match direction {
+        Direction::Apply { now } => {
+            let goal = match Goal::apply(&topology.name, now, desired, seen) {
+                Ok(goal) => goal,
+                Err(error) => return impossible(&error),
+            };
+            let obstacles = preflight::obstacles(desired, &goal, seen);
+            (goal, obstacles)
+        }
+        Direction::Destroy => {
+            let Some(goal) = Goal::destroy(seen) else {
+                return Prospect::Absent(HostStatus::Unchanged);
+            };
+            let mut obstacles = Vec::new();
+            preflight::receipt(seen, &mut obstacles);
+            (goal, obstacles)
+        }
+    };
+    if !obstacles.is_empty() {
+        return Prospect::Obstructed(obstacles);
+    }
+    let none = Reasons::default();
+    let reasons = if direction == Direction::Destroy { &none } else { &desired.reasons };
+    match order::steps_between(&seen.state, &goal.wanted, &goal.owned, reasons) {
+        Ok(steps) => {
+            Prospect::Plan(Box::new(HostPlan { goal, stages: stages::stage(host, steps) }))
+        }
+        Err(error) => impossible(&error),
+    }
+}
+
+fn impossible(error: &crate::plan::SimulateError) -> Prospect {
+    let mut failure = Failure::from_error(error);
+    failure.cure = Some("this is a fault of lvsprov: please report it".to_owned());
+    Prospect::Failed(HostStatus::Failed, failure)
+}
+
+impl ClusterPlan {
+    /// As a report in which nothing has been done yet.
+    pub fn report(&self, topology: &Topology) -> ClusterReport {
+        let hosts = self.hosts.iter().map(|(name, prospect)| (name.clone(), prospect.report()));
+        let action = match self.action {
+            Action::Apply => Action::Plan,
+            Action::Destroy => Action::PlanDestroy,
+            other => other,
+        };
+        ClusterReport { action, topology: topology.name.to_string(), hosts: hosts.collect() }
+    }
+}
+
+impl Prospect {
+    /// As a report in which nothing has been done yet.
+    pub fn report(&self) -> HostReport {
+        match self {
+            Self::Plan(plan) => {
+                let steps = plan.reports(StepState::Planned);
+                let status =
+                    if steps.is_empty() { HostStatus::Unchanged } else { HostStatus::Pending };
+                HostReport { steps, notes: plan.notes(), ..HostReport::bare(status) }
+            }
+            Self::Obstructed(obstacles) => HostReport {
+                obstacles: obstacles.clone(),
+                ..HostReport::bare(HostStatus::Obstructed)
+            },
+            Self::Failed(status, failure) => HostReport::failed(status.clone(), failure.clone()),
+            Self::Absent(status) => HostReport::bare(status.clone()),
+        }
+    }
+}
+
+impl HostPlan {
+    /// Whether there is anything to do, the receipt included.
+    pub fn is_idle(&self, seen: Option<&crate::protocol::Receipt>) -> bool {
+        self.stages.is_empty() && self.goal.settled.as_ref() == seen
+    }
+
+    /// Its steps as reports.
+    pub fn reports(&self, state: StepState) -> Vec<StepReport> {
+        let steps = self.stages.iter().flat_map(|(stage, steps)| {
+            steps.iter().map(|step| StepReport {
+                stage: *stage,
+                text: step.change.to_string(),
+                change: step.change.clone(),
+                why: step.why.clone(),
+                state,
+            })
+        });
+        steps.collect()
+    }
+
+    /// What a destroy leaves, and why.
+    fn notes(&self) -> Vec<String> {
+        let stays = |module: &Module| {
+            format!(
+                "module {module} stays loaded: others may have come to use it, and it does nothing \
+                 by itself"
+            )
+        };
+        let owned = self.goal.owned.iter();
+        if self.goal.settled.is_some() {
+            return Vec::new();
+        }
+        owned
+            .filter_map(|item| match item {
+                Item::Module(module) if !self.goal.receipt.found.modules.contains(module) => {
+                    Some(stays(module))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! What lies on the way: default gateways, routers, and whoever real servers send their replies to.
+
+use std::net::IpAddr;
+
+use super::Desired;
+use crate::state::{ConfItem, Route, RouteKey, Scope, Sysctl};
+use crate::topology::{Forward, Host, IfName, Role, Service, Topology};
+
+/// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): set by an administrator.
+const STATIC: u8 = 4;
+
+/// Adds what `host` needs for packets to find their way.
+pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
+    default_gateway(topology, host, desired);
+    if host.roles.contains(&Role::Router) {
+        desired.sysctl(
+            Sysctl::IpForward,
+            "1",
+            "it is a router: requests and replies pass through it",
+        );
+        for service in &topology.services {
+            route_to_vip(topology, host, service, desired);
+        }
+    }
+    for service in &topology.services {
+        replies_with_the_vip(topology, host, service, desired);
+    }
+}
+
+fn via(gateway: IpAddr, dev: &IfName) -> Route {
+    Route {
+        gateway: Some(gateway),
+        dev: Some(dev.clone()),
+        scope: Scope::Global,
+        metric: 0,
+        protocol: STATIC,
+        source: None,
+        onlink: false,
+        unheld: Vec::new(),
+    }
+}
+
+fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
+    let Some(gateway) = &host.gateway else { return };
+    let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    let serves = |method: Forward| {
+        topology.services.iter().any(|service| {
+            service.forward == method
+                && service.real_servers.iter().any(|real_server| real_server.host == host.name)
+        })
+    };
+    let why = if serves(Forward::Nat) {
+        format!(
+            "NAT: replies must go back through the director{named}, which puts the VIP back as their \
+             source"
+        )
+    } else if serves(Forward::Dr) || serves(Forward::Tun) {
+        format!(
+            "replies go straight to the client, by {}{named}, not by the director",
+            gateway.address
+        )
+    } else {
+        format!("the file names {}{named} as its gateway", gateway.address)
+    };
+    desired.route(
+        RouteKey::default_for(gateway.address),
+        via(gateway.address, &gateway.interface),
+        why,
+    );
+}
+
+/// A router in whose subnets the VIP is not needs to be told that the director has it.
+fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
+    if let Some((dev, dip)) = host_route(topology, host, service) {
+        desired.route(
+            RouteKey::host(service.vip),
+            via(dip, &dev),
+            format!(
+                "{} is in none of this router's subnets: it must be told that {} has it",
+                service.vip, service.director
+            ),
+        );
+    }
+}
+
+/// Over which interface, and by which address of the director, a router reaches a VIP that is in
+/// none of its subnets. `None` where a subnet holds it or the director is not a neighbour.
+fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(IfName, IpAddr)> {
+    if host.on_link(service.vip).is_some() || host.interface_with(service.vip).is_some() {
+        return None;
+    }
+    let director = topology.hosts.get(&service.director)?;
+    let outside = director.interfaces.get(&service.vip_interface).into_iter();
+    outside
+        .chain(director.interfaces.values())
+        .flat_map(|interface| &interface.addresses)
+        .find_map(|net| host.on_link(net.addr()).map(|(dev, _)| (dev.name.clone(), net.addr())))
+}
+
+/// Replies of DR and TUN carry the VIP as their source. Whoever real servers send them to takes them
+/// in on the real servers' side; where its own route to the VIP points elsewhere, a strict source
+/// check drops them all.
+fn replies_with_the_vip(
+    topology: &Topology,
+    host: &Host,
+    service: &Service,
+    desired: &mut Desired,
+) {
+    if service.forward == Forward::Nat {
+        return;
+    }
+    for real_server in &service.real_servers {
+        let gateway = topology.hosts.get(&real_server.host).and_then(|rs| rs.gateway.as_ref());
+        let Some(gateway) = gateway.filter(|gateway| gateway.host.as_ref() == Some(&host.name))
+        else {
+            continue;
+        };
+        let Some((incoming, _)) = host.interface_with(gateway.address) else { continue };
+        let Some(towards) = route_towards_vip(topology, host, service) else { continue };
+        if towards == incoming.name {
+            continue;
+        }
+        desired.sysctl(
+            Sysctl::dev(&incoming.name, ConfItem::RpFilter),
+            "2",
+            format!(
+                "replies with source {} come in on {}, while the route to {} points to {towards}: a \
+                 strict source check would drop every one of them",
+                service.vip, incoming.name, service.vip
+            ),
+        );
+    }
+}
+
+fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Option<IfName> {
+    if let Some((interface, _)) = host.on_link(service.vip) {
+        return Some(interface.name.clone());
+    }
+    if host.roles.contains(&Role::Router)
+        && let Some((dev, _)) = host_route(topology, host, service)
+    {
+        return Some(dev);
+    }
+    host.gateway.as_ref().map(|gateway| gateway.interface.clone())
+}

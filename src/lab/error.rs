@@ -1,0 +1,92 @@
+//! What can go wrong in the lab's network, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the lab, or a part of it, could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The kernel or the file system refused.
+    #[error("the lab cannot {what}")]
+    Io {
+        /// What was attempted, as it goes on after "cannot".
+        what: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// rtnetlink refused.
+    #[error("the lab cannot {what}")]
+    Netlink {
+        /// What was attempted, as it goes on after "cannot".
+        what: String,
+        /// The reason.
+        source: rtnetlink::Error,
+    },
+    /// The caller is still in the machine's own network.
+    #[error(
+        "the lab would be built in this machine's own network; \
+         it must call isolate() before it starts a thread"
+    )]
+    NotIsolated,
+    /// The topology cannot be built from namespaces.
+    #[error("{0}")]
+    Topology(String),
+    /// A program that the lab needs is not installed.
+    #[error("the lab needs {program}, which is not installed (looked in {searched}); {cure}")]
+    Missing {
+        /// Its name.
+        program: &'static str,
+        /// Where it was looked for.
+        searched: String,
+        /// How to get it.
+        cure: &'static str,
+    },
+    /// A program that the lab started failed.
+    #[error("{program} failed: {detail}")]
+    Program {
+        /// Which, with the host it ran for.
+        program: String,
+        /// Its exit status and last words.
+        detail: String,
+    },
+    /// A template could not be rendered: a bug.
+    #[error("template {0} cannot be rendered")]
+    Template(&'static str, #[source] minijinja::Error),
+}
+
+impl LabError {
+    /// For `map_err`: `io("open ...")`.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// For `map_err`, from an errno.
+    pub(crate) fn errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> Self {
+        let what = what.into();
+        move |errno| Self::Io { what, source: errno.into() }
+    }
+
+    /// For `map_err`, from rtnetlink.
+    pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Netlink { what, source }
+    }
+}
+
+/// Finds `program` on PATH, and in the two places where system programs lie that a user's PATH often
+/// leaves out.
+pub(crate) fn find_program(program: &'static str, cure: &'static str) -> Result<PathBuf, LabError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> =
+        std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
+    for extra in ["/usr/sbin", "/sbin"] {
+        if !folders.iter().any(|folder| folder.as_os_str() == extra) {
+            folders.push(PathBuf::from(extra));
+        }
+    }
+    folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file()).ok_or_else(|| {
+        let searched: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
+        LabError::Missing { program, searched: searched.join(", "), cure }
+    })
+}

@@ -1,0 +1,81 @@
+//! What a bare host starts from: the kernel's compiled-in settings, with strict reverse path
+//! filtering, whatever the machine underneath is set to.
+//!
+//! A new namespace copies `conf/all` and `conf/default` from the machine's first namespace
+//! (`net.core.devconf_inherit_init_net`, net/ipv4/devinet.c `devinet_init_net`), so the same file
+//! would behave differently on differently tuned machines. And a lab in which forgetting
+//! `rp_filter` does not show would prove nothing: most distributions switch it on at boot.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::lab::LabError;
+
+/// Values that are not 0 in `ipv4_devconf` and `ipv4_devconf_dflt` (net/ipv4/devinet.c).
+const COMPILED_IN: [(&str, &str); 8] = [
+    ("accept_redirects", "1"),
+    ("send_redirects", "1"),
+    ("secure_redirects", "1"),
+    ("shared_media", "1"),
+    ("igmpv2_unsolicited_report_interval", "10000"),
+    ("igmpv3_unsolicited_report_interval", "1000"),
+    ("arp_evict_nocarrier", "1"),
+    ("rp_filter", "0"),
+];
+
+/// The kernel sets these on lo by itself (`inetdev_event`, `NETDEV_REGISTER`).
+const OF_THE_DEVICE: [&str; 2] = ["disable_policy", "disable_xfrm"];
+
+/// Brings the calling thread's namespace, which must be new, to the kernel's compiled-in settings
+/// with `conf/all/rp_filter` at 1.
+pub(super) fn reset_settings() -> Result<(), LabError> {
+    let conf = Path::new("/proc/sys/net/ipv4/conf");
+    // First, because writing it resets other parameters (Documentation/networking/ip-sysctl.rst).
+    write_if_other(&conf.join("all/forwarding"), "0")?;
+    for device in names(conf)? {
+        for setting in names(&conf.join(&device))? {
+            let virtual_device = device == "all" || device == "default";
+            if !virtual_device && OF_THE_DEVICE.contains(&setting.as_str()) {
+                continue;
+            }
+            write_if_other(&conf.join(&device).join(&setting), compiled_in(&device, &setting))?;
+        }
+    }
+    write_if_other(&conf.join("all/rp_filter"), "1")
+}
+
+fn compiled_in(device: &str, setting: &str) -> &'static str {
+    if device != "all" && setting == "accept_source_route" {
+        return "1";
+    }
+    COMPILED_IN.iter().find(|(name, _)| *name == setting).map_or("0", |(_, value)| value)
+}
+
+/// Switches IPv6 off in the calling thread's namespace, so that a switch says nothing by itself.
+pub(super) fn switch_ipv6_off() -> Result<(), LabError> {
+    for scope in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
+        if Path::new(&path).exists() {
+            write_if_other(Path::new(&path), "1")?;
+        }
+    }
+    Ok(())
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, LabError> {
+    let list = || -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        Ok(entries.into_iter().filter_map(|e| e.file_name().into_string().ok()).collect())
+    };
+    list().map_err(LabError::io(format!("list {}", folder.display())))
+}
+
+fn write_if_other(path: &Path, value: &str) -> Result<(), LabError> {
+    let present =
+        fs::read_to_string(path).map_err(LabError::io(format!("read {}", path.display())))?;
+    if present.trim_end() == value {
+        return Ok(());
+    }
+    fs::write(path, value).map_err(LabError::io(format!("write {value} to {}", path.display())))
+}

@@ -1,0 +1,271 @@
+//! A real sshd in each host of the lab, so that a topology is applied there as it is in production.
+//!
+//! Each sshd is in the host's network namespace, with /run and /var/lib of its own: so each host has
+//! its own agent and its own receipts. What a connection starts ends with the sshd. The keys are
+//! made for this lab and lie in a temporary folder that goes with it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::child::{Kept, Spec};
+use super::error::find_program;
+use super::{Lab, LabError};
+use crate::topology::HostName;
+
+/// How long sshd may take until it answers. Under emulation it needs seconds.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const INSTALL: &str =
+    "install the package openssh-server (Debian, Ubuntu: apt-get install openssh-server)";
+
+/// The sshds of a lab, and how to reach them. They end when the value is dropped.
+pub struct Sshds {
+    hosts: BTreeMap<HostName, Sshd>,
+    folder: TempDir,
+}
+
+/// One host's sshd.
+struct Sshd {
+    address: Ipv4Addr,
+    process: Kept,
+}
+
+#[derive(Serialize)]
+struct SshHost<'a> {
+    name: &'a str,
+    address: Ipv4Addr,
+}
+
+impl Sshds {
+    /// Starts an sshd in each of `hosts` and waits until all answer. The lab must have been built
+    /// with a management network. `binary` is this program (`/proc/self/exe` outside of tests).
+    ///
+    /// # Errors
+    /// If OpenSSH is not installed, a host has no management address, or an sshd does not come up;
+    /// then with its last words.
+    pub fn start<'a>(
+        lab: &Lab,
+        hosts: impl IntoIterator<Item = &'a HostName>,
+        binary: &Path,
+    ) -> Result<Self, LabError> {
+        let sshd = find_program("sshd", INSTALL)?;
+        let keygen = find_program("ssh-keygen", INSTALL)?;
+        let folder = tempfile::Builder::new().prefix("lvsprov-lab-").tempdir();
+        let folder = folder.map_err(LabError::io("make a temporary folder"))?;
+        let mut all = Self { hosts: BTreeMap::new(), folder };
+        let names: Vec<&HostName> = hosts.into_iter().collect();
+        make_keys(&keygen, all.folder.path(), &names)?;
+        write_shadow(&all.shadow())?;
+        for name in &names {
+            let address = lab.management_address(name).ok_or_else(|| {
+                LabError::Topology(format!(
+                    "{name} is in no management network: nothing to listen on"
+                ))
+            })?;
+            let process = start_one(lab, name, address, &all, &sshd, binary)?;
+            all.hosts.insert((*name).clone(), Sshd { address, process });
+        }
+        all.write_client_files()?;
+        let deadline = Instant::now() + READY_WITHIN;
+        for (name, sshd) in &mut all.hosts {
+            let log = all.folder.path().join(format!("{name}.log"));
+            wait_until_ready(name, sshd, &log, deadline)?;
+        }
+        Ok(all)
+    }
+
+    /// An ssh_config that knows every host by its name; for `ssh -F`, or as the user's configuration.
+    pub fn ssh_config(&self) -> PathBuf {
+        self.folder.path().join("ssh_config")
+    }
+
+    /// The host keys of all hosts.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.folder.path().join("known_hosts")
+    }
+
+    /// The private key that every host lets in as root.
+    pub fn identity(&self) -> PathBuf {
+        self.folder.path().join("client")
+    }
+
+    /// Where a host's sshd listens.
+    pub fn address(&self, host: &HostName) -> Option<SocketAddr> {
+        self.hosts.get(host).map(|sshd| SocketAddr::new(IpAddr::V4(sshd.address), 22))
+    }
+
+    /// What a host's sshd said so far.
+    pub fn log(&self, host: &HostName) -> String {
+        fs::read_to_string(self.folder.path().join(format!("{host}.log"))).unwrap_or_default()
+    }
+
+    /// Ends one host's sshd, and with it every connection to it: the host is gone.
+    pub fn kill(&mut self, host: &HostName) {
+        self.hosts.remove(host);
+    }
+
+    fn shadow(&self) -> PathBuf {
+        self.folder.path().join("shadow")
+    }
+
+    fn write_client_files(&self) -> Result<(), LabError> {
+        let mut known = String::new();
+        let mut hosts = Vec::new();
+        for (name, sshd) in &self.hosts {
+            let public = self.folder.path().join(format!("{name}.key.pub"));
+            let text = fs::read_to_string(&public)
+                .map_err(LabError::io(format!("read {}", public.display())))?;
+            // "ssh-ed25519 AAAA... comment"
+            let key: Vec<&str> = text.split_whitespace().take(2).collect();
+            known.push_str(&format!("{},{} {}\n", name, sshd.address, key.join(" ")));
+            hosts.push(SshHost { name: name.as_str(), address: sshd.address });
+        }
+        write(&self.known_hosts(), &known)?;
+        let config = render(
+            "ssh_config.j2",
+            include_str!("../../templates/ssh_config.j2"),
+            minijinja::context! {
+                hosts => minijinja::value::Serde(&hosts),
+                identity => self.identity().to_string_lossy(),
+                known_hosts => self.known_hosts().to_string_lossy(),
+            },
+        )?;
+        write(&self.ssh_config(), &config)
+    }
+}
+
+fn start_one(
+    lab: &Lab,
+    name: &HostName,
+    address: Ipv4Addr,
+    all: &Sshds,
+    sshd: &Path,
+    binary: &Path,
+) -> Result<Kept, LabError> {
+    let folder = all.folder.path();
+    let config = folder.join(format!("{name}.sshd_config"));
+    let text = render(
+        "sshd_config.j2",
+        include_str!("../../templates/sshd_config.j2"),
+        minijinja::context! {
+            host => name.as_str(),
+            address => address.to_string(),
+            host_key => folder.join(format!("{name}.key")).to_string_lossy(),
+            authorized_keys => folder.join("client.pub").to_string_lossy(),
+        },
+    )?;
+    write(&config, &text)?;
+    let log = folder.join(format!("{name}.log"));
+    let log = File::create(&log).map_err(LabError::io(format!("write {}", log.display())))?;
+    let log_too = log.try_clone().map_err(LabError::io("share a log file"))?;
+    // sshd creates its privilege separation folder nowhere itself: it wants /run/sshd to be there.
+    let mut command = Spec::new(sshd)
+        .arg("-D")
+        .arg("-e")
+        .arg("-f")
+        .arg(&config)
+        .netns(lab.netns_path(name)?)
+        .over(all.shadow(), "/etc/shadow")
+        .private("/run")
+        .private("/run/sshd")
+        .private("/var/lib")
+        .own_processes()
+        .command(binary)
+        .map_err(LabError::io("write down how to start sshd"))?;
+    command.stdin(Stdio::null()).stdout(log).stderr(log_too);
+    let process = lab.keeper().spawn(command);
+    process.map(Kept).map_err(LabError::io(format!("start sshd for {name}")))
+}
+
+/// Makes the client's key and each host's, all at once.
+fn make_keys(keygen: &Path, folder: &Path, hosts: &[&HostName]) -> Result<(), LabError> {
+    let paths = hosts.iter().map(|host| folder.join(format!("{host}.key")));
+    let paths = paths.chain([folder.join("client")]);
+    let mut running = Vec::new();
+    for path in paths {
+        let child = Command::new(keygen)
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "lvsprov-lab", "-f"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        running.push(child.map_err(LabError::io("start ssh-keygen"))?);
+    }
+    for child in running {
+        let output = child.wait_with_output().map_err(LabError::io("wait for ssh-keygen"))?;
+        if !output.status.success() {
+            return Err(LabError::Program {
+                program: "ssh-keygen".to_owned(),
+                detail: format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Without PAM sshd refuses an account whose password is locked by "!", as root's is on many
+/// distributions; "*" is no password either, and is let in by key (auth.c, `LOCKED_PASSWD_PREFIX`).
+fn write_shadow(path: &Path) -> Result<(), LabError> {
+    write(path, "root:*:19000:0:99999:7:::\nsshd:*:19000::::::\n")?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(LabError::io(format!("protect {}", path.display())))
+}
+
+fn wait_until_ready(
+    name: &HostName,
+    sshd: &mut Sshd,
+    log: &Path,
+    deadline: Instant,
+) -> Result<(), LabError> {
+    let failed = |why: String| LabError::Program {
+        program: format!("sshd of {name}"),
+        detail: format!("{why}; it said: {}", fs::read_to_string(log).unwrap_or_default().trim()),
+    };
+    loop {
+        if let Ok(Some(status)) = sshd.process.0.try_wait() {
+            return Err(failed(format!("it ended ({status})")));
+        }
+        let attempt = greeting(SocketAddr::new(IpAddr::V4(sshd.address), 22));
+        match attempt {
+            Ok(text) if text.starts_with(b"SSH-") => return Ok(()),
+            _ if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Ok(text) => return Err(failed(format!("it greets with {text:?}"))),
+            Err(error) => {
+                let seconds = READY_WITHIN.as_secs();
+                return Err(failed(format!("no greeting within {seconds} s: {error}")));
+            }
+        }
+    }
+}
+
+fn greeting(address: SocketAddr) -> io::Result<[u8; 4]> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut text = [0; 4];
+    stream.read_exact(&mut text)?;
+    Ok(text)
+}
+
+fn render(
+    name: &'static str,
+    template: &'static str,
+    values: minijinja::Value,
+) -> Result<String, LabError> {
+    let mut environment = minijinja::Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    environment.render_named_str(name, template, values).map_err(|e| LabError::Template(name, e))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), LabError> {
+    fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
+}

@@ -1,0 +1,261 @@
+//! From what is seen to what is wanted on one host, in an order that is safe at every point.
+//!
+//! First what makes the host take requests is withdrawn, last it is added; in between the ground is
+//! prepared. So a VIP never stands on a real server without its ARP settings, a destination never
+//! without its service, and a director has the VIP only while its rules are complete:
+//!
+//! 1. addresses removed, destinations and services removed, tunnels down, routes removed; a destination
+//!    whose forwarding method changes goes too, as its real server is made ready for the new one only
+//!    while nothing is sent there;
+//! 2. modules; `ip_forward`, because writing it moves other values; other sysctls, those that grow
+//!    before those that shrink, so that a maximum over two of them never dips;
+//! 3. tunnels up, routes, services and destinations, addresses.
+
+use super::simulate::{self, SimulateError};
+use super::step::{Change, Step};
+use crate::desired::Reasons;
+use crate::state::{HostState, Item, Link, Module, Owned, Sysctl, VirtualService};
+
+/// The steps that withdraw, and the steps that build up. Across hosts others come in between.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Part 1.
+    pub withdraw: Vec<Step>,
+    /// Parts 2 and 3.
+    pub build: Vec<Step>,
+}
+
+impl Steps {
+    /// All of them, in their order.
+    pub fn into_all(self) -> Vec<Step> {
+        let mut all = self.withdraw;
+        all.extend(self.build);
+        all
+    }
+}
+
+/// The steps from `seen` to `wanted`, as far as `owned` names what may be changed. A thing that is
+/// owned and not wanted is removed; a link goes down instead, and a module or a sysctl stays.
+pub fn steps_between(
+    seen: &HostState,
+    wanted: &HostState,
+    owned: &Owned,
+    reasons: &Reasons,
+) -> Result<Steps, SimulateError> {
+    let mut draft = Draft { state: seen.clone(), wanted, owned, reasons, steps: Vec::new() };
+    draft.withdraw()?;
+    let withdraw = std::mem::take(&mut draft.steps);
+    draft.prepare()?;
+    draft.build()?;
+    Ok(Steps { withdraw, build: draft.steps })
+}
+
+/// A plan in the making: the state as it will be after the steps so far.
+struct Draft<'a> {
+    state: HostState,
+    wanted: &'a HostState,
+    owned: &'a Owned,
+    reasons: &'a Reasons,
+    steps: Vec<Step>,
+}
+
+impl Draft<'_> {
+    fn push(&mut self, change: Change) -> Result<(), SimulateError> {
+        simulate::apply(&mut self.state, &change)?;
+        let why = why(&change, self.reasons);
+        self.steps.push(Step { change, why });
+        Ok(())
+    }
+
+    fn withdraw(&mut self) -> Result<(), SimulateError> {
+        let owned = self.owned;
+        for item in owned {
+            let Item::Address(key) = item else { continue };
+            let (seen, wanted) = (self.state.addresses.get(key), self.wanted.addresses.get(key));
+            if let Some(address) = seen.filter(|seen| wanted != Some(seen)).cloned() {
+                self.push(Change::RemoveAddress { key: key.clone(), address })?;
+            }
+        }
+        for item in owned {
+            let Item::Service(key) = item else { continue };
+            self.withdraw_service(key)?;
+        }
+        for item in owned {
+            let Item::Link(dev) = item else { continue };
+            let wanted = self.wanted.links.get(dev).copied().unwrap_or(Link::Down);
+            if wanted == Link::Down && self.state.links.get(dev) == Some(&Link::Up) {
+                let (before, after) = (Link::Up, Link::Down);
+                self.push(Change::SetLink { dev: dev.clone(), before, after })?;
+            }
+        }
+        for item in owned {
+            let Item::Route(key) = item else { continue };
+            if self.wanted.routes.contains_key(key) {
+                continue;
+            }
+            if let Some(route) = self.state.routes.get(key).cloned() {
+                self.push(Change::RemoveRoute { key: key.clone(), route })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn withdraw_service(&mut self, key: &crate::state::ServiceKey) -> Result<(), SimulateError> {
+        let Some(seen) = self.state.services.get(key).cloned() else { return Ok(()) };
+        let wanted = self.wanted.services.get(key);
+        for (at, destination) in &seen.destinations {
+            let stays = wanted
+                .and_then(|wanted| wanted.destinations.get(at))
+                .is_some_and(|wanted| wanted.method == destination.method);
+            if !stays {
+                self.push(Change::RemoveDestination {
+                    service: key.clone(),
+                    key: *at,
+                    destination: destination.clone(),
+                })?;
+            }
+        }
+        if wanted.is_none() {
+            let service = without_destinations(&seen);
+            self.push(Change::RemoveService { key: key.clone(), service })?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<(), SimulateError> {
+        let missing: Vec<Module> =
+            self.wanted.modules.difference(&self.state.modules).copied().collect();
+        for module in missing {
+            if self.owned.contains(&Item::Module(module)) {
+                self.push(Change::LoadModule { module })?;
+            }
+        }
+        if let Some(change) = self.sysctl(&Sysctl::IpForward) {
+            self.push(change)?;
+        }
+        let mut changes: Vec<Change> = self
+            .owned
+            .iter()
+            .filter_map(|item| match item {
+                Item::Sysctl(key) => self.sysctl(key),
+                _ => None,
+            })
+            .collect();
+        changes.sort_by_key(shrinks);
+        changes.into_iter().try_for_each(|change| self.push(change))
+    }
+
+    fn sysctl(&self, key: &Sysctl) -> Option<Change> {
+        if !self.owned.contains(&Item::Sysctl(key.clone())) {
+            return None;
+        }
+        let (before, after) = (self.state.sysctls.get(key)?, self.wanted.sysctls.get(key)?);
+        (before != after).then(|| Change::SetSysctl {
+            key: key.clone(),
+            before: before.clone(),
+            after: after.clone(),
+        })
+    }
+
+    fn build(&mut self) -> Result<(), SimulateError> {
+        let (owned, wanted) = (self.owned, self.wanted);
+        for (dev, after) in &wanted.links {
+            let Some(before) = self.state.links.get(dev).copied() else { continue };
+            if before != *after && owned.contains(&Item::Link(dev.clone())) {
+                self.push(Change::SetLink { dev: dev.clone(), before, after: *after })?;
+            }
+        }
+        for (key, route) in &wanted.routes {
+            if !owned.contains(&Item::Route(key.clone())) {
+                continue;
+            }
+            let (key, route) = (key.clone(), route.clone());
+            match self.state.routes.get(&key).cloned() {
+                None => self.push(Change::AddRoute { key, route })?,
+                Some(before) if before != route => {
+                    self.push(Change::ReplaceRoute { key, before, after: route })?;
+                }
+                Some(_) => {}
+            }
+        }
+        for (key, service) in &wanted.services {
+            if owned.contains(&Item::Service(key.clone())) {
+                self.build_service(key, service)?;
+            }
+        }
+        for (key, address) in &wanted.addresses {
+            if owned.contains(&Item::Address(key.clone()))
+                && !self.state.addresses.contains_key(key)
+            {
+                self.push(Change::AddAddress { key: key.clone(), address: address.clone() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build_service(
+        &mut self,
+        key: &crate::state::ServiceKey,
+        wanted: &VirtualService,
+    ) -> Result<(), SimulateError> {
+        let seen = self.state.services.get(key).cloned();
+        let after = without_destinations(wanted);
+        match &seen {
+            None => self.push(Change::AddService { key: key.clone(), service: after })?,
+            Some(seen) if !seen.same_settings(wanted) => {
+                let before = without_destinations(seen);
+                self.push(Change::EditService { key: key.clone(), before, after })?;
+            }
+            Some(_) => {}
+        }
+        for (at, destination) in &wanted.destinations {
+            let (service, key, after) = (key.clone(), *at, destination.clone());
+            match seen.as_ref().and_then(|seen| seen.destinations.get(at)) {
+                None => self.push(Change::AddDestination { service, key, destination: after })?,
+                Some(before) if before != destination => {
+                    let before = before.clone();
+                    self.push(Change::EditDestination { service, key, before, after })?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn without_destinations(service: &VirtualService) -> VirtualService {
+    VirtualService { destinations: std::collections::BTreeMap::new(), ..service.clone() }
+}
+
+/// Growing values first. What is no number counts as growing.
+fn shrinks(change: &Change) -> bool {
+    let Change::SetSysctl { before, after, .. } = change else { return false };
+    match (before.parse::<i64>(), after.parse::<i64>()) {
+        (Ok(before), Ok(after)) => after < before,
+        _ => false,
+    }
+}
+
+fn why(change: &Change, reasons: &Reasons) -> String {
+    let item = match change {
+        Change::LoadModule { module } => Item::Module(*module),
+        Change::SetSysctl { key, .. } => Item::Sysctl(key.clone()),
+        Change::SetLink { dev, .. } => Item::Link(dev.clone()),
+        Change::AddAddress { key, .. } | Change::RemoveAddress { key, .. } => {
+            Item::Address(key.clone())
+        }
+        Change::AddRoute { key, .. }
+        | Change::ReplaceRoute { key, .. }
+        | Change::RemoveRoute { key, .. } => Item::Route(key.clone()),
+        Change::AddService { key, .. }
+        | Change::EditService { key, .. }
+        | Change::RemoveService { key, .. } => Item::Service(key.clone()),
+        Change::AddDestination { service, key, .. }
+        | Change::EditDestination { service, key, .. }
+        | Change::RemoveDestination { service, key, .. } => {
+            let why = reasons.of_destination(service, *key);
+            return why.unwrap_or("it is no real server of this service in the file").to_owned();
+        }
+    };
+    reasons.of(&item).unwrap_or("put back as it was before lvsprov").to_owned()
+}

@@ -1,0 +1,86 @@
+//! Findings as a person reads them, with the offending line, and as JSON.
+
+use annotate_snippets::{
+    AnnotationKind, Group, Level, Origin, Renderer, Snippet, renderer::DecorStyle,
+};
+use serde_json::{Value, json};
+
+use crate::check::{Finding, Severity};
+use crate::topology::Position;
+
+/// Longer lines are cut around the place in question.
+const WIDTH: usize = 140;
+
+/// All findings with file, line, column, the line itself, the reason and the cure; then how many
+/// there are. Empty if there are none.
+pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> String {
+    let Some(summary) = summary(findings) else { return String::new() };
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let renderer = renderer.term_width(WIDTH).decor_style(DecorStyle::Ascii);
+    let lines: Vec<&str> = text.lines().collect();
+    let name = visible(name);
+    let mut out = String::new();
+    for finding in findings {
+        out.push_str(&renderer.render(&[group(&name, &lines, finding)]));
+        out.push_str("\n\n");
+    }
+    out.extend([name.as_str(), ": ", &summary, "\n"]);
+    out
+}
+
+/// `{"file": ..., "errors": n, "warnings": n, "findings": [...]}`, each finding with its fields.
+pub fn json(name: &str, findings: &[Finding]) -> Value {
+    let (errors, warnings) = counts(findings);
+    json!({ "file": name, "errors": errors, "warnings": warnings, "findings": findings })
+}
+
+fn group<'a>(name: &'a str, lines: &[&'a str], finding: &'a Finding) -> Group<'a> {
+    let Finding { severity, rule, at, message, why, cure } = finding;
+    let level = match severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let title = level.primary_title(message).id(*rule);
+    let line = usize::try_from(at.line).unwrap_or(usize::MAX);
+    let group = match line.checked_sub(1).and_then(|index| lines.get(index)) {
+        Some(source) => title.element(
+            Snippet::source(*source)
+                .line_start(line)
+                .path(name)
+                .annotation(AnnotationKind::Primary.span(span(source, *at))),
+        ),
+        // The end of the file, or a place that is not known.
+        None => title.element(Origin::path(name).line(line.max(1)).char_column(1)),
+    };
+    group.element(Level::NOTE.message(why)).element(Level::HELP.message(cure))
+}
+
+/// The bytes of `line` that a position means; never splits a character.
+fn span(line: &str, at: Position) -> std::ops::Range<usize> {
+    let byte = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte);
+    let start = usize::try_from(at.column).unwrap_or(usize::MAX).saturating_sub(1);
+    let length = usize::try_from(at.length).unwrap_or(usize::MAX).max(1);
+    byte(start)..byte(start.saturating_add(length))
+}
+
+fn counts(findings: &[Finding]) -> (usize, usize) {
+    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+    (errors, findings.len() - errors)
+}
+
+fn summary(findings: &[Finding]) -> Option<String> {
+    let many = |n: usize, what: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        _ => Some(format!("{n} {what}s")),
+    };
+    let (errors, warnings) = counts(findings);
+    let parts: Vec<String> =
+        [many(errors, "error"), many(warnings, "warning")].into_iter().flatten().collect();
+    if parts.is_empty() { None } else { Some(parts.join(", ")) }
+}
+
+/// A file's name may hold anything, a terminal's commands too.
+fn visible(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,120 @@
+//! What `verify` and `status` found.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use owo_colors::OwoColorize as _;
+
+use crate::cluster::HostStatus;
+use crate::cluster::outcome::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+
+/// As JSON, schema `lvsprov/verify/1`.
+pub fn verify_json(report: &VerifyReport) -> serde_json::Value {
+    super::with_schema("verify", report)
+}
+
+/// As text, a claim a line.
+pub fn verify_text(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for proof in &report.proofs {
+        let verdict = match proof.verdict {
+            Verdict::Holds => "holds      ".green().to_string(),
+            Verdict::Fails => "FAILS      ".red().to_string(),
+            Verdict::NotChecked => "not checked".yellow().to_string(),
+        };
+        let _ = writeln!(text, "{verdict}  {}", proof.claim);
+        let _ = writeln!(text, "             {}", proof.evidence.dimmed());
+    }
+    let count = |verdict| report.proofs.iter().filter(|proof| proof.verdict == verdict).count();
+    let _ = writeln!(
+        text,
+        "\n{}: {} hold, {} fail, {} not checked",
+        report.topology,
+        count(Verdict::Holds),
+        count(Verdict::Fails),
+        count(Verdict::NotChecked)
+    );
+    text
+}
+
+/// As JSON, schema `lvsprov/status/1`.
+pub fn status_json(report: &StatusReport) -> serde_json::Value {
+    super::with_schema("status", report)
+}
+
+/// As text: hosts with their drift, then the services with their real servers.
+pub fn status_text(report: &StatusReport) -> String {
+    let mut text = String::new();
+    for (name, host) in &report.hosts {
+        let _ = writeln!(text, "{}  {}", name.bold(), state(host));
+        for difference in &host.drift {
+            let _ = writeln!(text, "    {} {difference}", "differs:".yellow());
+        }
+        if let Some(failure) = &host.failure {
+            let _ = writeln!(text, "    {} {failure}", "error:".red());
+            if let Some(cure) = &failure.cure {
+                let _ = writeln!(text, "        do: {cure}");
+            }
+        }
+    }
+    for (name, host) in &report.hosts {
+        for service in &host.services {
+            text.push('\n');
+            text.push_str(&service_text(name.as_str(), service));
+        }
+    }
+    text
+}
+
+fn state(host: &HostView) -> String {
+    let since = host.applied_since.map_or_else(
+        || "never applied here".to_owned(),
+        |since| format!("applied {} ago", age(since)),
+    );
+    match &host.status {
+        HostStatus::Unchanged => format!("{}, {since}", "as the file wants it".green()),
+        HostStatus::Pending => {
+            format!("{}, {since}", format!("{} differences", host.drift.len()).yellow())
+        }
+        HostStatus::Obstructed => "something stands in the way".red().to_string(),
+        HostStatus::Unmanaged => "not managed".dimmed().to_string(),
+        HostStatus::LeftOut => "left out by --limit".dimmed().to_string(),
+        _ => "not reached".red().to_string(),
+    }
+}
+
+fn service_text(director: &str, service: &ServiceView) -> String {
+    let scheduler = service.scheduler.as_deref().unwrap_or("not there");
+    let mut text =
+        format!("{}  {}  {scheduler}  on {director}\n", service.name.bold(), service.key);
+    let mut rows = vec![
+        ["real server", "address", "method", "weight", "active", "inactive", "total"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for rs in &service.real_servers {
+        rows.push(vec![
+            rs.host.as_ref().map_or_else(|| "not in the file".to_owned(), ToString::to_string),
+            rs.key.to_string(),
+            rs.method.clone(),
+            rs.weight.to_string(),
+            rs.counters.active.to_string(),
+            rs.counters.inactive.to_string(),
+            rs.counters.total.to_string(),
+        ]);
+    }
+    text.push_str(&super::table::aligned(&rows, 2));
+    text
+}
+
+/// How long ago, in the largest unit that makes sense.
+fn age(since: u64) -> String {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
+    let seconds = then.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

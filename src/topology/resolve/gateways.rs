@@ -1,0 +1,263 @@
+//! Gateways: those the file states, those that NAT needs, and the default for the rest, in this order.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Resolver;
+use super::hosts::is_plugged;
+use crate::check::Finding;
+use crate::topology::document::{GatewayDoc, HostDoc, Said};
+use crate::topology::model::{Forward, Gateway, Host, Interface, Position};
+use crate::topology::names::{HostName, IfName};
+use crate::topology::node::At;
+use crate::topology::scalar;
+
+/// The gateways that hosts have in the file.
+pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
+    // Collected first: a host without a clear gateway still has clear addresses for the others.
+    let mut unclear = Vec::new();
+    for doc in hosts {
+        let name = &doc.name.value;
+        let found = match &doc.gateway {
+            Said::Nothing => continue,
+            Said::Unclear => None,
+            Said::This(gateway) => resolver.gateway(name, gateway),
+        };
+        if found.is_none() {
+            unclear.push(name.clone());
+        }
+        resolver.set_gateway(name, found);
+    }
+    resolver.unclear.extend(unclear);
+}
+
+/// Real servers behind NAT send everything to the director: without that, no reply is rewritten.
+pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
+    let mut found = Vec::new();
+    for service in resolver.services.iter().filter(|s| s.forward == Forward::Nat) {
+        let Some(director) = resolver.hosts.get(&service.director) else { continue };
+        for real in &service.real_servers {
+            let Some(host) = resolver.hosts.get(&real.host) else { continue };
+            let candidates = candidates(host, director);
+            let mut on_rips_side = candidates.iter().filter(|(_, dev)| **dev == real.interface);
+            if let Some((address, dev)) = on_rips_side.next() {
+                found.push((
+                    real.host.clone(),
+                    Gateway {
+                        address: *address,
+                        host: Some(director.name.clone()),
+                        interface: (*dev).clone(),
+                        derived: true,
+                        at: host.at,
+                    },
+                ));
+            }
+        }
+    }
+    for (name, gateway) in found {
+        let silent = hosts.iter().any(|d| d.name.value == name && d.gateway == Said::Nothing);
+        if silent && resolver.hosts.get(&name).is_some_and(|h| h.gateway.is_none()) {
+            resolver.set_gateway(&name, Some(gateway));
+        }
+    }
+}
+
+/// `defaults.gateway`, for every host that has none yet and shares a subnet with it.
+pub(super) fn default(resolver: &mut Resolver, stated: &Said<GatewayDoc>, hosts: &[HostDoc]) {
+    let Said::This(At { value, at }) = stated else { return };
+    if let GatewayDoc::Host(name) = value
+        && !resolver.hosts.contains_key(name)
+    {
+        return resolver.unknown_host(name, *at);
+    }
+    for doc in hosts.iter().filter(|d| d.gateway == Said::Nothing) {
+        let Some(host) = resolver.clear_host(&doc.name.value) else { continue };
+        if host.gateway.is_some() {
+            continue;
+        }
+        let gateway = match value {
+            GatewayDoc::Host(name) => {
+                resolver.clear_host(name).filter(|g| g.name != host.name).and_then(|g| {
+                    let candidates = candidates(host, g);
+                    let (address, dev) = candidates.first().filter(|_| candidates.len() == 1)?;
+                    Some((*address, (*dev).clone()))
+                })
+            }
+            GatewayDoc::Address(address) => on_link(host, IpAddr::V4(*address)),
+        };
+        let gateway = gateway.map(|(address, interface)| Gateway {
+            address,
+            host: resolver.holder(address).map(|h| h.name.clone()),
+            interface,
+            derived: false,
+            at: *at,
+        });
+        resolver.set_gateway(&doc.name.value, gateway);
+    }
+}
+
+/// Where `address` is on-link for `host` over a wire, unless it is the host's own.
+fn on_link(host: &Host, address: IpAddr) -> Option<(IpAddr, IfName)> {
+    if host.interface_with(address).is_some() {
+        return None;
+    }
+    let (interface, _) = host.on_link(address)?;
+    is_plugged(interface.name.as_str()).then(|| (address, interface.name.clone()))
+}
+
+/// The addresses of `gateway` that are on-link for `host`, and over which of its interfaces.
+fn candidates<'a>(host: &'a Host, gateway: &Host) -> Vec<(IpAddr, &'a IfName)> {
+    let mut found: Vec<(IpAddr, &IfName)> = Vec::new();
+    for (ours, net) in plugged(host) {
+        for (theirs, address) in plugged(gateway) {
+            let address = address.addr();
+            let known = found.iter().any(|(a, _)| *a == address);
+            if ours.network == theirs.network && net.contains(&address) && !known {
+                found.push((address, &ours.name));
+            }
+        }
+    }
+    found
+}
+
+fn plugged(host: &Host) -> impl Iterator<Item = (&Interface, IpNet)> {
+    let plugged = host.interfaces.values().filter(|i| i.network.is_some());
+    plugged.flat_map(|i| i.addresses.iter().map(move |a| (i, *a)))
+}
+
+impl Resolver {
+    fn set_gateway(&mut self, host: &HostName, gateway: Option<Gateway>) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.gateway = gateway;
+        }
+    }
+
+    /// Who has `address` on a wire.
+    fn holder(&self, address: IpAddr) -> Option<&Host> {
+        self.hosts
+            .values()
+            .find(|h| h.interface_with(address).is_some_and(|(i, _)| i.network.is_some()))
+    }
+
+    pub(super) fn unknown_host(&mut self, name: &HostName, at: Position) {
+        let known: Vec<&str> = self.hosts.keys().map(HostName::as_str).collect();
+        self.findings.push(scalar::unknown_name("host", at, name.as_str(), &known));
+    }
+
+    fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Gateway> {
+        match &stated.value {
+            GatewayDoc::Host(name) if !self.hosts.contains_key(name) => {
+                self.unknown_host(name, stated.at);
+                None
+            }
+            GatewayDoc::Host(name) => self.gateway_by_name(of, name, stated.at),
+            GatewayDoc::Address(address) => {
+                self.gateway_by_address(of, IpAddr::V4(*address), stated.at)
+            }
+        }
+    }
+
+    fn gateway_by_name(&mut self, of: &HostName, name: &HostName, at: Position) -> Option<Gateway> {
+        if of == name {
+            self.findings.push(own_gateway(of, at));
+            return None;
+        }
+        let (host, gateway) = (self.clear_host(of)?, self.clear_host(name)?);
+        let candidates = candidates(host, gateway);
+        if let [(address, dev)] = candidates.as_slice() {
+            let (address, interface) = (*address, (*dev).clone());
+            return Some(Gateway {
+                address,
+                host: Some(name.clone()),
+                interface,
+                derived: false,
+                at,
+            });
+        }
+        let finding = if candidates.is_empty() {
+            let theirs: Vec<String> = plugged(gateway).map(|(_, a)| a.to_string()).collect();
+            let theirs = if theirs.is_empty() { "none".to_owned() } else { theirs.join(", ") };
+            let ours: Vec<String> = plugged(host).map(|(_, a)| a.to_string()).collect();
+            Finding::error(
+                "gateway-not-on-link",
+                at,
+                format!("{name} has no address in a subnet of {of} on a network they share"),
+                format!(
+                    "a gateway must be a neighbour; {of} has {}, {name} has {theirs}",
+                    ours.join(", ")
+                ),
+                format!(
+                    "give both an address in one subnet of one network, or name another gateway for {of}"
+                ),
+            )
+        } else {
+            let all: Vec<String> = candidates.iter().map(|(a, _)| a.to_string()).collect();
+            Finding::error(
+                "gateway-ambiguous",
+                at,
+                format!("{name} has several addresses next to {of}: {}", all.join(", ")),
+                "a default route has one next hop",
+                format!(
+                    "write the address that is meant: `gateway: {}`",
+                    all.first().map_or("", |a| a)
+                ),
+            )
+        };
+        self.findings.push(finding);
+        None
+    }
+
+    fn gateway_by_address(
+        &mut self,
+        of: &HostName,
+        address: IpAddr,
+        at: Position,
+    ) -> Option<Gateway> {
+        let host = self.clear_host(of)?;
+        if host.interface_with(address).is_some() {
+            let finding = own_gateway(of, at);
+            self.findings.push(finding);
+            return None;
+        }
+        let found = on_link(host, address);
+        let holder = self.holder(address);
+        let Some((address, dev)) = found else {
+            self.findings.push(Finding::error(
+                "gateway-not-on-link",
+                at,
+                format!("{address} is in no subnet of {of}"),
+                "the kernel refuses a gateway that is not a neighbour: network is unreachable",
+                "name an address in one of the host's own subnets",
+            ));
+            return None;
+        };
+        let wire = host.interfaces.get(&dev).and_then(|i| i.network.as_ref());
+        let their_wire =
+            holder.and_then(|h| h.interface_with(address)).and_then(|(i, _)| i.network.as_ref());
+        if let (Some(holder), Some(theirs)) = (holder, their_wire)
+            && Some(theirs) != wire
+        {
+            let message = format!(
+                "{address} is {}'s address on network {theirs}, which {of} is not on",
+                holder.name
+            );
+            let why = "nobody on the host's own wire answers ARP for it";
+            let cure = "name a gateway on a network they share";
+            self.findings.push(Finding::error("gateway-not-on-link", at, message, why, cure));
+            return None;
+        }
+        let host = holder.map(|h| h.name.clone());
+        Some(Gateway { address, host, interface: dev, derived: false, at })
+    }
+}
+
+fn own_gateway(of: &HostName, at: Position) -> Finding {
+    Finding::error(
+        "own-gateway",
+        at,
+        format!("{of} is its own gateway"),
+        "a packet would never leave it",
+        "name the next machine on the way out, or leave `gateway` away",
+    )
+}

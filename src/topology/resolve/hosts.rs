@@ -1,0 +1,247 @@
+//! Hosts: their roles, reach, and the network that each interface is plugged into.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::Resolver;
+use crate::check::Finding;
+use crate::topology::document::{HostDoc, InterfaceDoc, ReachDoc, Said};
+use crate::topology::model::{Host, Interface, Position, Reach};
+use crate::topology::names::NetworkName;
+use crate::topology::node::At;
+use crate::topology::scalar;
+
+/// Devices that are plugged into nothing.
+pub(super) fn is_plugged(name: &str) -> bool {
+    !matches!(name, "lo" | "tunl0")
+}
+
+pub(super) fn resolve(resolver: &mut Resolver, hosts: &[HostDoc]) {
+    for doc in hosts {
+        let mut unclear = doc.unclear;
+        let mut interfaces = BTreeMap::new();
+        for interface in &doc.interfaces {
+            match resolver.interface(interface) {
+                Some(found) => {
+                    interfaces.insert(interface.name.value.clone(), found);
+                }
+                None => unclear = true,
+            }
+        }
+        let name = doc.name.value.clone();
+        if unclear {
+            resolver.unclear.insert(name.clone());
+        }
+        let roles = doc.roles.iter().map(|r| r.value).collect();
+        let (reach, at) = (reach(&doc.reach), doc.name.at);
+        let host = Host { name: name.clone(), roles, interfaces, gateway: None, reach, at };
+        resolver.hosts.insert(name, host);
+    }
+    same_machine(resolver, hosts);
+}
+
+fn reach(doc: &Said<ReachDoc>) -> Option<Reach> {
+    Some(match &doc.value()?.value {
+        ReachDoc::Ssh(target) => Reach::Ssh(target.clone()),
+        ReachDoc::Local => Reach::Local,
+        ReachDoc::Netns(path) => Reach::Netns(path.clone()),
+    })
+}
+
+/// Two hosts of the file that are one machine would undo each other's settings.
+fn same_machine(resolver: &mut Resolver, hosts: &[HostDoc]) {
+    let mut seen: HashMap<String, &HostDoc> = HashMap::new();
+    for doc in hosts {
+        let Some(At { value, at }) = doc.reach.value() else { continue };
+        if let Some(first) = seen.get(&format!("{value:?}")) {
+            resolver.findings.push(Finding::error(
+                "same-machine",
+                *at,
+                format!(
+                    "hosts {} and {} are reached the same way",
+                    first.name.value, doc.name.value
+                ),
+                "they are one machine, and would be given two sets of settings",
+                "correct one of them, or make them one host with several roles",
+            ));
+            continue;
+        }
+        seen.insert(format!("{value:?}"), doc);
+    }
+}
+
+/// The same address on two interfaces. VIPs have rules of their own.
+pub(super) fn duplicate_addresses(
+    resolver: &mut Resolver,
+    hosts: &[HostDoc],
+    vips: &BTreeSet<Ipv4Addr>,
+) {
+    let mut seen: HashMap<Ipv4Addr, (&HostDoc, &InterfaceDoc, Position)> = HashMap::new();
+    for doc in hosts {
+        for interface in &doc.interfaces {
+            for At { value, at } in &interface.addresses {
+                if vips.contains(&value.addr()) || value.addr().is_loopback() {
+                    continue;
+                }
+                let Some((first, device, first_at)) = seen.get(&value.addr()) else {
+                    seen.insert(value.addr(), (doc, interface, *at));
+                    continue;
+                };
+                resolver.findings.push(Finding::error(
+                    "duplicate-address",
+                    *at,
+                    format!(
+                        "{} is already the address of {} on {} (at {}:{})",
+                        value.addr(),
+                        device.name.value,
+                        first.name.value,
+                        first_at.line,
+                        first_at.column
+                    ),
+                    "two machines that answer ARP for one address take each other's packets",
+                    "give one of them another address",
+                ));
+            }
+        }
+    }
+}
+
+impl Resolver {
+    fn interface(&mut self, doc: &InterfaceDoc) -> Option<Interface> {
+        let name = doc.name.value.clone();
+        let network = if is_plugged(name.as_str()) {
+            Some(self.network_of(doc)?)
+        } else {
+            self.unplugged(doc)?;
+            None
+        };
+        let addresses: Vec<IpNet> = doc.addresses.iter().map(|a| a.value.into()).collect();
+        Some(Interface { name, addresses, network, at: doc.at })
+    }
+
+    fn unplugged(&mut self, doc: &InterfaceDoc) -> Option<()> {
+        if let Some(network) = doc.network.value() {
+            self.findings.push(Finding::error(
+                "network-on-lo",
+                network.at,
+                format!("{} is not plugged into any network", doc.name.value),
+                "it is a device inside the host: nothing on a wire hears it",
+                "remove `network:` here",
+            ));
+        }
+        let wide = |a: &&At<Ipv4Net>| a.value.prefix_len() < 32 && !a.value.addr().is_loopback();
+        for address in doc.addresses.iter().filter(wide) {
+            self.findings.push(Finding::error(
+                "mask-on-lo",
+                address.at,
+                format!("{} on {} makes a whole subnet local", address.value, doc.name.value),
+                format!(
+                    "the host would take every address of {} for its own and lose its LAN",
+                    address.value.trunc()
+                ),
+                format!("write {}/32", address.value.addr()),
+            ));
+        }
+        let sound = doc.network == Said::Nothing && !doc.addresses.iter().any(|a| wide(&a));
+        sound.then_some(())
+    }
+
+    fn network_of(&mut self, doc: &InterfaceDoc) -> Option<NetworkName> {
+        match &doc.network {
+            Said::This(stated) => self.stated_network(doc, stated),
+            Said::Unclear => None,
+            Said::Nothing => self.derived_network(doc),
+        }
+    }
+
+    fn stated_network(
+        &mut self,
+        doc: &InterfaceDoc,
+        stated: &At<NetworkName>,
+    ) -> Option<NetworkName> {
+        let Some(network) = self.networks.get(&stated.value) else {
+            let known: Vec<&str> = self.networks.keys().map(NetworkName::as_str).collect();
+            let name = stated.value.as_str();
+            self.findings.push(scalar::unknown_name("network", stated.at, name, &known));
+            return None;
+        };
+        let clear = !self.unclear_networks.contains(&stated.value);
+        let outside = |a: &&At<Ipv4Net>| {
+            !network.subnets.iter().any(|s| s.contains(&IpNet::V4(a.value).addr()))
+        };
+        let outside: Vec<_> = doc.addresses.iter().filter(outside).filter(|_| clear).collect();
+        for address in &outside {
+            self.findings.push(Finding::error(
+                "address-outside-network",
+                address.at,
+                format!("{} is in no subnet of network {}", address.value, stated.value),
+                "its neighbours would not find it there",
+                format!("add its subnet to network {}, or correct the address", stated.value),
+            ));
+        }
+        outside.is_empty().then(|| stated.value.clone())
+    }
+
+    fn derived_network(&mut self, doc: &InterfaceDoc) -> Option<NetworkName> {
+        if doc.addresses.is_empty() {
+            let what = format!("interface {}", doc.name.value);
+            self.findings.push(Finding::error(
+                "no-network",
+                doc.at,
+                format!("{what} has neither an address nor a network"),
+                "what is on the same wire is what forwarding methods depend on",
+                "give it an address, or write {network: NAME}",
+            ));
+            return None;
+        }
+        let mut found: Option<NetworkName> = None;
+        for address in &doc.addresses {
+            let network = self.network_with(address)?;
+            match &found {
+                Some(first) if *first != network => {
+                    self.findings.push(Finding::error(
+                        "two-networks",
+                        address.at,
+                        format!(
+                            "{} is plugged into one wire, but its addresses are on networks {first} and {network}",
+                            doc.name.value
+                        ),
+                        "an L2 segment with several subnets is one network",
+                        format!("put both subnets onto one network, or move {} to another interface", address.value),
+                    ));
+                    return None;
+                }
+                _ => found = Some(network),
+            }
+        }
+        found
+    }
+
+    fn network_with(&mut self, address: &At<Ipv4Net>) -> Option<NetworkName> {
+        let inside = |s: &IpNet| s.contains(&IpNet::V4(address.value).addr());
+        let mut holding = self.networks.values().filter(|n| n.subnets.iter().any(inside));
+        match (holding.next(), holding.next()) {
+            (Some(network), None) => Some(network.name.clone()),
+            // Subnets that overlap have their own finding.
+            (Some(_), Some(_)) => None,
+            (None, _) => {
+                // A subnet that could not be read may be the one.
+                if self.unclear_networks.is_empty() {
+                    self.findings.push(Finding::error(
+                        "no-network",
+                        address.at,
+                        format!("{} is in no subnet of any network", address.value),
+                        "what is on the same wire is what forwarding methods depend on",
+                        format!(
+                            "add {} to the network it is on, or correct the address",
+                            address.value.trunc()
+                        ),
+                    ));
+                }
+                None
+            }
+        }
+    }
+}
