@@ -178,6 +178,8 @@ fn start_one(
         .private("/run")
         .private("/run/sshd")
         .private("/var/lib")
+        // A bare host has nobody's start-up files in root's home: they would run on every command.
+        .private("/root")
         .own_processes()
         .command(binary)
         .map_err(LabError::io("write down how to start sshd"))?;

@@ -132,8 +132,8 @@ impl Connection {
         Err(self.fail(trouble, said))
     }
 
-    /// Ends the agent and waits for that, at most two seconds. Dropping a connection ends the agent
-    /// too, without waiting.
+    /// Ends the agent, and waits for that (at most two seconds) where it is a process of this
+    /// machine. Dropping a connection ends the agent too, without waiting.
     pub async fn close(self) {
         if let Some(link) = self.link {
             link.close(CLOSING).await;

@@ -1,7 +1,7 @@
 //! A real sshd on the loopback for one test, with keys and configurations of its own.
 //!
 //! It runs in a mount and a PID namespace: `/var/lib`, where the agent is stored, is a small file
-//! system that only it sees, and whatever was started under it dies with it.
+//! system that only it sees, root's home is empty, and whatever was started under it dies with it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -88,7 +88,7 @@ impl Sshd {
     /// Starts (again) the daemon on an empty /var/lib.
     pub fn start(&mut self) {
         let prepare = "mount -t tmpfs -o size=$1,mode=755 none /var/lib && \
-                       mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && \
+                       mount -t tmpfs none /root && mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && \
                        exec /usr/sbin/sshd -D -e -f $2";
         let log = fs::OpenOptions::new().create(true).append(true).open(self.file("log")).unwrap();
         let child = Command::new("setpriv")

@@ -176,3 +176,13 @@ async fn an_agent_that_is_killed_on_its_host_is_a_cut_connection() {
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     assert_eq!(sshd.logins(), 1);
 }
+
+#[tokio::test]
+async fn a_connection_that_was_turned_away_is_tried_again() {
+    let sshd = Sshd::plain();
+    let wire = Wire::to(sshd.port);
+    sshd.write_client_config("user_key", wire.port);
+    wire.turn_away(2);
+    look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+    assert_eq!(sshd.logins(), 1);
+}

@@ -45,6 +45,13 @@ impl Sockets {
         Ok(Self { kept: folder.join(&name), folder, name })
     }
 
+    /// A pause that differs from target to target, below 256 ms: those that were turned away together
+    /// must not come back together.
+    pub fn stagger(&self) -> Duration {
+        let spread = u64::from_str_radix(self.name.get(..2).unwrap_or("0"), 16).unwrap_or(0);
+        Duration::from_millis(spread)
+    }
+
     /// A path that nobody else uses, for a connection that comes up.
     pub fn fresh(&self) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);

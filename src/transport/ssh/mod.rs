@@ -218,6 +218,7 @@ impl Talk {
     }
 
     async fn push(&mut self, link: &mut Link, gzip: bool) -> Result<(), Trouble> {
+        tracing::debug!(digest = self.binary.digest, gzip, "sending the agent");
         let mut sent = 0;
         if gzip {
             let packed = self.binary.packed().await?;
