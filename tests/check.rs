@@ -49,7 +49,7 @@ fn every_case_reads_as_written() {
 /// The first comment of a case names the rules that it is there for.
 #[test]
 fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
-    let mut found = BTreeSet::new();
+    let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
     for path in files("tests/cases/check") {
         let source = fs::read_to_string(&path).unwrap();
         let promised: BTreeSet<&str> = source
@@ -62,11 +62,16 @@ fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
             .collect();
         let examined = check::examine(&name(&path), &source);
         let rules: BTreeSet<&str> = examined.findings.iter().map(|f| f.rule).collect();
-        assert_eq!(rules, promised, "{}", path.display());
+        if rules != promised {
+            let extra: Vec<_> = rules.difference(&promised).collect();
+            let absent: Vec<_> = promised.difference(&rules).collect();
+            wrong.push(format!("{}: not promised {extra:?}, not found {absent:?}", name(&path)));
+        }
         let errors = examined.findings.iter().any(|f| f.severity == Severity::Error);
         assert_eq!(examined.topology.is_none(), errors, "{}", path.display());
         found.extend(examined.findings.iter().map(|f| f.rule.to_owned()));
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     let unproven: Vec<String> = rules_in_the_sources().difference(&found).cloned().collect();
     assert!(unproven.is_empty(), "rules without a case: {unproven:?}");
 }
@@ -145,12 +150,13 @@ fn nothing_in_a_file_reaches_the_terminal_as_a_command() {
         "version: 1\n\"\\e[2J\": 1\nhosts: {\"a\\nb\": {}}\n",
         "a: *\u{1b}[31m\n",
         "a: !\u{1b}[31m b\n",
+        "version: 1\nname: \"a\u{202e}b\"\n",
     ];
     for source in sources {
         let findings = check::examine("x\u{1b}.yaml", source).findings;
         assert!(!findings.is_empty(), "{source:?}");
         let shown = report::findings::text("x\u{1b}.yaml", source, &findings, false);
-        let bad = shown.chars().find(|c| c.is_control() && *c != '\n');
+        let bad = shown.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
         assert_eq!(bad, None, "{shown:?}");
     }
 }

@@ -5,15 +5,47 @@
 
 #[path = "lab/topologies.rs"]
 mod topologies;
+#[path = "lab/vm.rs"]
+mod vm;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::HostName;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lvsprov");
+
+/// A process of this machine.
+struct Process {
+    id: u32,
+    parent: u32,
+    command: String,
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    let ids = std::fs::read_dir("/proc").unwrap().flatten();
+    ids.filter_map(|entry| {
+        let id: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let parent =
+            status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        Some(Process { id, parent, command })
+    })
+}
+
+/// Polls, for as long as anything may take on a busy machine.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 fn host(name: &str) -> HostName {
     name.parse().unwrap()

@@ -15,6 +15,7 @@
 //! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
 //! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
+//! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
 //! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
 //! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
 //! | 20 | fullnat | `fullnat-not-yet` | unknown-words |
@@ -33,9 +34,7 @@ mod reach;
 mod services;
 mod vips;
 
-use std::collections::BTreeSet;
-
-use crate::topology::{self, HostName, Topology};
+use crate::topology::{self, Topology, Unclear};
 
 pub use finding::{Finding, Severity};
 
@@ -51,8 +50,9 @@ pub struct Examined {
 /// Reads `text` and applies every rule. `name` is the file's name for messages.
 pub fn examine(name: &str, text: &str) -> Examined {
     let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
+    let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
-        findings.extend(apply(&Subject { topology, unclear: &unclear }));
+        findings.extend(apply(&Subject { topology, unclear: &unclear, whole }));
     }
     tidy(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
@@ -61,8 +61,8 @@ pub fn examine(name: &str, text: &str) -> Examined {
 
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
-    let unclear = BTreeSet::new();
-    let mut findings = apply(&Subject { topology, unclear: &unclear });
+    let unclear = Unclear::default();
+    let mut findings = apply(&Subject { topology, unclear: &unclear, whole: true });
     tidy(&mut findings);
     findings
 }
@@ -71,7 +71,9 @@ pub fn check(topology: &Topology) -> Vec<Finding> {
 struct Subject<'a> {
     topology: &'a Topology,
     /// Hosts from whose gaps nothing may be concluded.
-    unclear: &'a BTreeSet<HostName>,
+    unclear: &'a Unclear,
+    /// Nothing was left out because it could not be understood.
+    whole: bool,
 }
 
 type Rule = fn(&Subject<'_>) -> Vec<Finding>;
@@ -81,6 +83,7 @@ const RULES: &[Rule] = &[
     services::duplicate_real_server,
     services::port_mapping,
     services::director_is_real_server,
+    services::client_is_real_server,
     services::weights_ignored,
     services::all_weights_zero,
     services::hash_without_fallback,
@@ -90,6 +93,7 @@ const RULES: &[Rule] = &[
     vips::prefix_differs,
     vips::interface_differs,
     vips::mask_overlaps,
+    vips::wrong_network,
     vips::end_of_subnet,
     vips::mask_of_interface,
     reach::dr_not_on_link,

@@ -34,7 +34,11 @@ impl<'a> Subject<'a> {
     }
 
     pub fn is_unclear(&self, host: &Host) -> bool {
-        self.unclear.contains(&host.name)
+        self.unclear.hosts.contains(&host.name)
+    }
+
+    pub fn has_unclear_gateway(&self, host: &Host) -> bool {
+        self.unclear.gateways.contains(&host.name)
     }
 
     /// Walks from `from` to `to`.
@@ -69,7 +73,7 @@ impl<'a> Subject<'a> {
         if let Some(director) = self.host_route(here, to) {
             return Ok(director);
         }
-        if self.is_unclear(here) {
+        if self.is_unclear(here) || self.has_unclear_gateway(here) {
             return Err(End::Unknown);
         }
         match here.gateway.as_ref().map(|g| g.host.as_ref()) {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::path::{End, source};
-use super::{Finding, Subject};
+use super::{Finding, Subject, vips};
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
 /// Every real server of every service with `wanted` whose hosts are clear.
@@ -114,6 +114,7 @@ pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
                 let cure = format!("write `gateway: {name}`, or leave it away: nat derives it");
                 Finding::error("nat-gateway", gateway.at, message, WHY, cure)
             }
+            None if subject.has_unclear_gateway(host) => continue,
             None => {
                 let message = format!(
                     "{} shares no subnet with the director {name}, which must be its gateway",
@@ -141,7 +142,7 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::error(
                     "nat-client-on-link",
                     client.at,
-                    format!("client {} ({source}) is in the subnet of real server {} of {}", client.name, real.host, service.name),
+                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.name),
                     "the real server answers it directly instead of through the director, and the client refuses a reply from an address it did not ask",
                     "move the client or the real servers into another subnet, or use `forward: dr`",
                 ));
@@ -158,10 +159,15 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
         for service in &subject.topology.services {
             let end = subject.walk(client, service.vip);
             let Some(because) = stuck(end) else { continue };
+            // Has a finding of its own.
+            if matches!(end, End::WrongWire(..)) && vips::other_network(subject, service).is_some()
+            {
+                continue;
+            }
             findings.push(Finding::error(
                 "vip-unreachable",
                 client.at,
-                format!("client {} cannot reach the VIP {}: {because}", client.name, service.vip),
+                format!("{} cannot reach the VIP {}: {because}", client.name, service.vip),
                 "its requests would never get to the director",
                 cure(end, &service.director.to_string()),
             ));
@@ -182,15 +188,26 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
                 "no-way-back",
                 sender.at,
                 format!(
-                    "replies of {} do not reach client {} ({source}): {because}",
+                    "replies of {} do not reach {} ({source}): {because}",
                     sender.name, client.name
                 ),
                 format!("requests for {} arrive and are never answered", service.vip),
-                cure(end, &client.name.to_string()),
+                way_back(end, service, client),
             ));
         }
     }
     findings
+}
+
+/// Under NAT the director may have its only address next to the client by the VIP's prefix.
+fn way_back(end: End<'_>, service: &Service, client: &Host) -> String {
+    let cure = cure(end, &client.name.to_string());
+    match end {
+        End::NoGateway(_) if service.forward == Forward::Nat && service.vip_prefix.is_none() => {
+            format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", service.vip)
+        }
+        _ => cure,
+    }
 }
 
 fn stuck(end: End<'_>) -> Option<String> {
@@ -265,7 +282,7 @@ fn by_hand(router: &Host, what: &str, cure: &str) -> Finding {
     Finding::warning(
         "router-not-reached",
         router.at,
-        format!("router {} needs {what}, and the file does not say how to reach it", router.name),
+        format!("{} needs {what}, and the file does not say how to reach it", router.name),
         "without it requests or replies end at this router, with nothing in any log",
         format!("add `ssh:`, `local:` or `netns:` to it, or see to it yourself: {cure}"),
     )

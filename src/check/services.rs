@@ -92,6 +92,27 @@ pub(super) fn director_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
+/// A client that has the VIP itself.
+pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in subject.topology.services.iter().filter(|s| s.forward != Forward::Nat) {
+        for real in &service.real_servers {
+            let host = subject.host(&real.host);
+            let both = [Role::Client, Role::RealServer];
+            if host.is_some_and(|h| both.iter().all(|role| h.roles.contains(role))) {
+                findings.push(Finding::warning(
+                    "client-is-real-server",
+                    real.at,
+                    format!("{} is both a client and a real server of {}", real.host, service.name),
+                    format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", service.forward),
+                    "use another host as client",
+                ));
+            }
+        }
+    }
+    findings
+}
+
 /// Weights that the scheduler does not look at (net/netfilter/ipvs/ip_vs_rr.c, _lc.c, _dh.c).
 pub(super) fn weights_ignored(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -155,8 +176,8 @@ pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
 /// A director or real server that nothing uses: perhaps forgotten in a service.
 pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
     let services = &subject.topology.services;
-    // With an unclear service or real server left out, nobody can tell.
-    if services.is_empty() || !subject.unclear.is_empty() {
+    // With a service or real server left out, nobody can tell.
+    if services.is_empty() || !subject.whole {
         return Vec::new();
     }
     let directs = |name| services.iter().any(|s| s.director == name);

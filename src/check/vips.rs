@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Finding, Subject};
-use crate::topology::Service;
+use crate::topology::{IfName, Network, Service};
 
 /// A VIP that a host other than its director has already.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
@@ -111,23 +111,32 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// One VIP on two interfaces.
+/// One VIP on two interfaces, or on another than has it already.
 pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
     let differ =
         |a: &Service, b: &Service| a.director == b.director && a.vip_interface != b.vip_interface;
-    let finding = |(first, second): (&Service, &Service)| {
+    let mut found: Vec<(&Service, &IfName)> = disagreements(subject, differ)
+        .into_iter()
+        .map(|(first, second)| (second, &first.vip_interface))
+        .collect();
+    for service in &subject.topology.services {
+        let director = subject.host(&service.director);
+        if let Some((own, _)) = director.and_then(|d| d.interface_with(service.vip))
+            && own.name != service.vip_interface
+        {
+            found.push((service, &own.name));
+        }
+    }
+    let finding = |(service, other): (&Service, &IfName)| {
         Finding::error(
             "vip-interface-differs",
-            second.vip_at,
-            format!(
-                "{} would be on {} and on {}",
-                second.vip, first.vip_interface, second.vip_interface
-            ),
+            service.vip_at,
+            format!("{} would be on {other} and on {}", service.vip, service.vip_interface),
             "an address belongs on one interface",
-            format!("write `vip_interface: {}` in both services", first.vip_interface),
+            format!("let every service of {} say the same `vip_interface:`, or none", service.vip),
         )
     };
-    disagreements(subject, differ).into_iter().map(finding).collect()
+    found.into_iter().map(finding).collect()
 }
 
 /// A VIP's prefix that covers a subnet on another wire.
@@ -162,6 +171,48 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
                 format!("write `vip: {}` without a prefix length", service.vip),
             ));
         }
+    }
+    findings
+}
+
+/// The network whose subnet holds the VIP, if that is not the one that the VIP is put onto.
+pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Option<&'a Network> {
+    let director = subject.host(&service.director).filter(|d| !subject.is_unclear(d))?;
+    let wire = director.interfaces.get(&service.vip_interface)?.network.as_ref()?;
+    let holds = |n: &&Network| n.subnets.iter().any(|s| s.contains(&service.vip));
+    let networks = &subject.topology.networks;
+    if networks.get(wire).is_some_and(|n| holds(&n)) {
+        return None;
+    }
+    networks.values().find(holds)
+}
+
+/// A VIP on one wire whose subnet is on another: who is on that wire asks there, in vain.
+pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &subject.topology.services {
+        let Some(network) = other_network(subject, service) else { continue };
+        let director = subject.host(&service.director);
+        let near = director.and_then(|d| subject.topology.interfaces_on(d, &network.name).next());
+        let cure = match near {
+            Some(interface) => {
+                format!("write `vip_interface: {}`, or leave it away", interface.name)
+            }
+            None => format!(
+                "put {} onto network {}, or choose a VIP from one of its own networks",
+                service.director, network.name
+            ),
+        };
+        findings.push(Finding::error(
+            "vip-wrong-network",
+            service.vip_at,
+            format!(
+                "{} is in a subnet of network {}, and {} of {} is not on it",
+                service.vip, network.name, service.vip_interface, service.director
+            ),
+            "routers and hosts of that network look for the VIP on their own wire, where nobody answers",
+            cure,
+        ));
     }
     findings
 }

@@ -182,7 +182,23 @@ fn ends_batch(request: &Request) -> bool {
     matches!(request, Request::NewService(..) | Request::SetService(..))
 }
 
+/// Loads what the services of `planned` are made of: see [`modules::load_part`].
+fn load_parts(planned: &[Planned]) {
+    let services = planned.iter().filter_map(|one| match &one.request {
+        Request::NewService(_, service) | Request::SetService(_, service) => Some(service),
+        _ => None,
+    });
+    let parts: BTreeSet<String> = services
+        .flat_map(|service| {
+            let engine = service.engine.as_ref().map(|name| format!("pe_{name}"));
+            engine.into_iter().chain([service.scheduler.clone()])
+        })
+        .collect();
+    parts.iter().for_each(|name| modules::load_part(name));
+}
+
 fn send_batches(ipvs: &mut IpvsSocket, planned: &[Planned]) -> (usize, Option<Error>) {
+    load_parts(planned);
     let mut done = 0;
     while done < planned.len() {
         let rest = &planned[done..];

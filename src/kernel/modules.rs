@@ -69,7 +69,9 @@ fn works_now(module: Module) -> bool {
     let in_sys = Path::new("/sys/module").join(module.as_str()).is_dir();
     match module {
         Module::IpVs => in_sys || ipvs::is_loaded(),
-        Module::Ipip => in_sys || nix::net::if_::if_nametoindex("tunl0").is_ok(),
+        // Never ask for the interface by its name (SIOCGIFINDEX, if_nametoindex): that loads ipip,
+        // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`).
+        Module::Ipip => in_sys || Path::new("/proc/sys/net/ipv4/conf/tunl0").is_dir(),
     }
 }
 
@@ -105,7 +107,7 @@ pub fn load(module: Module) -> Result<()> {
     if works_now(module) {
         return Ok(());
     }
-    let tried = modprobe(module);
+    let tried = modprobe(module.as_str());
     if works_now(module) {
         return Ok(());
     }
@@ -127,12 +129,31 @@ pub fn load(module: Module) -> Result<()> {
     }))
 }
 
-fn modprobe(module: Module) -> std::result::Result<(), String> {
+/// Loads the module of an IPVS scheduler (`ip_vs_NAME`) or persistence engine (`ip_vs_pe_NAME`), if
+/// it is not there and can be found. Whether it exists is for the kernel to say, when it is used.
+///
+/// The kernel would load it by itself, but under the lock of the IPVS table (ip_vs_ctl.c,
+/// `__ip_vs_mutex`). Seen on Linux 6.1: that of lblc and lblcr then waits for a network namespace
+/// that is just being removed, which waits for this lock (`ip_vs_service_nets_cleanup`), and IPVS
+/// hangs for ever.
+pub fn load_part(name: &str) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let module = format!("ip_vs_{name}");
+    let there = Path::new("/sys/module").join(module.replace('-', "_")).is_dir();
+    if name.is_empty() || !name.chars().all(plain) || there {
+        return;
+    }
+    if let Err(why) = modprobe(&module) {
+        tracing::debug!(why, "left to the kernel");
+    }
+}
+
+fn modprobe(module: &str) -> std::result::Result<(), String> {
     let Some(program) = MODPROBE.iter().find(|path| Path::new(path).exists()) else {
         return Err(format!("there is no modprobe: looked for {}", MODPROBE.join(", ")));
     };
     let done = Command::new(program)
-        .arg(module.as_str())
+        .arg(module)
         .env_clear()
         .output()
         .map_err(|error| format!("{program}: {error}"))?;

@@ -1,1 +1,160 @@
-//! To be written.
+//! Results for CI as JUnit XML: one suite for each playbook, one case for each thing it proves.
+//!
+//! Where the numbers come from is not its business. What XML 1.0 cannot say is left out of texts:
+//! quick-junit sees to control characters, this module to the two others.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+/// What came of one case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseResult {
+    /// The playbook that it belongs to: the suite.
+    pub playbook: String,
+    /// What it proves.
+    pub name: String,
+    /// Whether it did.
+    pub ok: bool,
+    /// How long it took, in seconds. What is no duration (negative, not a number) counts as 0.
+    pub seconds: f64,
+    /// What was seen; where it failed, the first line stands out as the message.
+    pub detail: String,
+}
+
+/// Why there is no file with results.
+#[derive(Debug, thiserror::Error)]
+pub enum JunitError {
+    /// The file cannot be written.
+    #[error("cannot write the JUnit results to {path}")]
+    Io {
+        /// Where to.
+        path: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The XML cannot be made.
+    #[error("cannot put the results into JUnit XML")]
+    Xml(#[from] quick_junit::SerializeError),
+}
+
+/// Writes `results` to `path` at once: whoever reads it sees the old file or the new one. Suites are
+/// in the order in which playbooks first appear.
+///
+/// # Errors
+/// If the folder of `path` does not exist or cannot be written.
+pub fn write(path: &Path, results: &[CaseResult]) -> Result<(), JunitError> {
+    let xml = report(results).to_string()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let put = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(xml.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    put().map_err(|source| JunitError::Io { path: path.display().to_string(), source })
+}
+
+fn report(results: &[CaseResult]) -> Report {
+    let mut report = Report::new("lvsprov lab");
+    let mut suites: Vec<(&str, TestSuite, Duration)> = Vec::new();
+    for result in results {
+        let CaseResult { playbook, name: _, ok: _, seconds, detail: _ } = result;
+        let took = Duration::try_from_secs_f64(*seconds).unwrap_or_default();
+        let at = suites.iter().position(|(name, ..)| name == playbook).unwrap_or_else(|| {
+            suites.push((playbook, TestSuite::new(sayable(playbook)), Duration::ZERO));
+            suites.len() - 1
+        });
+        if let Some((_, suite, total)) = suites.get_mut(at) {
+            suite.add_test_case(case(result, took));
+            *total = total.saturating_add(took);
+        }
+    }
+    let mut total = Duration::ZERO;
+    for (_, mut suite, took) in suites {
+        total = total.saturating_add(took);
+        suite.set_time(took);
+        report.add_test_suite(suite);
+    }
+    report.set_time(total);
+    report
+}
+
+/// Without the two characters that XML 1.0 rules out at the end of its range (section 2.2, `Char`).
+fn sayable(text: &str) -> String {
+    text.replace(['\u{fffe}', '\u{ffff}'], "")
+}
+
+fn case(result: &CaseResult, took: Duration) -> TestCase {
+    let CaseResult { playbook, name, ok, seconds: _, detail } = result;
+    let (playbook, name, detail) = (sayable(playbook), sayable(name), sayable(detail));
+    let status = if *ok {
+        TestCaseStatus::success()
+    } else {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_message(detail.lines().next().unwrap_or_default());
+        status.set_description(&detail);
+        status
+    };
+    let mut case = TestCase::new(name, status);
+    case.set_classname(playbook).set_time(took);
+    if *ok && !detail.is_empty() {
+        case.set_system_out(&detail);
+    }
+    case
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn result(playbook: &str, name: &str, ok: bool, detail: &str) -> CaseResult {
+        let (playbook, name, detail) = (playbook.into(), name.into(), detail.into());
+        CaseResult { playbook, name, ok, seconds: 0.5, detail }
+    }
+
+    #[test]
+    fn the_file_reads_back_with_a_suite_for_each_playbook() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.xml");
+        std::fs::write(&path, "what was there before").unwrap();
+        let results = [
+            result("dr", "answers", true, "web1 12, web2 12"),
+            result("nat", "answers", false, "web1 24\nexpected: even"),
+            result("dr", "arp", false, "odd: \u{1}\u{1b}[31m <&>\"]]> \u{fffe} é"),
+            CaseResult { seconds: f64::NAN, ..result("nat", "again", true, "") },
+        ];
+        write(&path, &results).unwrap();
+        let report =
+            Report::deserialize_from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!((report.tests, report.failures), (4, 2));
+        let names: Vec<&str> = report.test_suites.iter().map(|suite| suite.name.as_str()).collect();
+        assert_eq!(names, ["dr", "nat"]);
+        let dr = &report.test_suites[0];
+        assert_eq!((dr.tests, dr.failures, dr.time), (2, 1, Some(Duration::from_secs(1))));
+        let TestCaseStatus::NonSuccess { description, .. } = &dr.test_cases[1].status else {
+            unreachable!("it failed")
+        };
+        assert_eq!(description.as_ref().unwrap().as_str(), "odd:  <&>\"]]>  é");
+        let TestCaseStatus::NonSuccess { message, .. } =
+            &report.test_suites[1].test_cases[0].status
+        else {
+            unreachable!("it failed")
+        };
+        assert_eq!(message.as_ref().unwrap().as_str(), "web1 24");
+        // Nothing is left beside it.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = write(Path::new("/nonexistent/results.xml"), &[]).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/results.xml"), "{error}");
+    }
+}

@@ -1,7 +1,7 @@
 //! A real sshd in each host of the lab, so that a topology is applied there as it is in production.
 //!
-//! Each sshd is in the host's network namespace, with /run and /var/lib of its own: so each host has
-//! its own agent and its own receipts. What a connection starts ends with the sshd. The keys are
+//! Each sshd is in the host's network namespace, with /run, /var/lib and root's home of its own: so each
+//! host has its own agent and its own receipts. What a connection starts ends with the sshd. The keys are
 //! made for this lab and lie in a temporary folder that goes with it.
 
 use std::collections::BTreeMap;
@@ -168,7 +168,7 @@ fn start_one(
     let log = File::create(&log).map_err(LabError::io(format!("write {}", log.display())))?;
     let log_too = log.try_clone().map_err(LabError::io("share a log file"))?;
     // sshd creates its privilege separation folder nowhere itself: it wants /run/sshd to be there.
-    let mut command = Spec::new(sshd)
+    let mut spec = Spec::new(sshd)
         .arg("-D")
         .arg("-e")
         .arg("-f")
@@ -178,11 +178,14 @@ fn start_one(
         .private("/run")
         .private("/run/sshd")
         .private("/var/lib")
-        // A bare host has nobody's start-up files in root's home: they would run on every command.
-        .private("/root")
-        .own_processes()
-        .command(binary)
-        .map_err(LabError::io("write down how to start sshd"))?;
+        .own_processes();
+    // Its own home too, else the shell of each connection runs this machine's start-up files. Unless
+    // that is where our own files lie.
+    let home = Path::new("/root");
+    if home.is_dir() && !folder.starts_with(home) {
+        spec = spec.private(home);
+    }
+    let mut command = spec.command(binary).map_err(LabError::io("write down how to start sshd"))?;
     command.stdin(Stdio::null()).stdout(log).stderr(log_too);
     let process = lab.keeper().spawn(command);
     process.map(Kept).map_err(LabError::io(format!("start sshd for {name}")))

@@ -17,8 +17,9 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     let Some(summary) = summary(findings) else { return String::new() };
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let renderer = renderer.term_width(WIDTH).decor_style(DecorStyle::Ascii);
-    let lines: Vec<&str> = text.lines().collect();
-    let name = visible(name);
+    let text = visible(text);
+    let lines: Vec<&str> = text.split('\n').collect();
+    let name = visible(name).replace('\n', " ");
     let mut out = String::new();
     for finding in findings {
         out.push_str(&renderer.render(&[group(&name, &lines, finding)]));
@@ -80,7 +81,14 @@ fn summary(findings: &[Finding]) -> Option<String> {
     if parts.is_empty() { None } else { Some(parts.join(", ")) }
 }
 
-/// A file's name may hold anything, a terminal's commands too.
-fn visible(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// A file, and its name too, may hold anything: commands for the terminal, or characters that
+/// turn the direction of writing around. Each becomes one other character, so columns stay.
+fn visible(text: &str) -> String {
+    let hidden = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    // YAML ends a line at any of \r\n, \r and \n.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()
 }

@@ -98,6 +98,8 @@ pub struct InterfaceDoc {
     pub at: Position,
     pub addresses: Vec<At<Ipv4Net>>,
     pub network: Said<NetworkName>,
+    /// Something under it was not understood.
+    pub unclear: bool,
 }
 
 /// `ssh`, `local` or `netns`.

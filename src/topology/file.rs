@@ -62,6 +62,8 @@ pub fn read_file(path: &Path) -> Result<String, FileError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use super::document::{
 };
 use super::model::Position;
 use super::node::{At, Content, Entry, Node};
-use super::{reach, scalar};
+use super::{reach, scalar, suggest};
 use crate::check::Finding;
 
 const TOP: &[&str] = &["version", "name", "networks", "defaults", "hosts", "services"];
@@ -43,6 +43,8 @@ pub(super) struct Loader {
 /// A mapping whose keys are known to be fine.
 pub(super) struct Table<'a> {
     entries: &'a [Entry],
+    /// Keys that were meant by keys that are not known: not missing, but not understood either.
+    mistyped: Vec<&'static str>,
     /// Where to point when a key is missing.
     pub at: Position,
 }
@@ -70,13 +72,18 @@ impl Loader {
         read: impl Fn(&Node) -> Result<At<T>, Box<Finding>>,
     ) -> Said<T> {
         match table.get(key).map(|node| self.keep(read(node))) {
+            None if table.mistyped.contains(&key) => Said::Unclear,
             None => Said::Nothing,
             Some(None) => Said::Unclear,
             Some(Some(value)) => Said::This(value),
         }
     }
 
-    pub fn missing(&mut self, at: Position, key: &str, of: &str, cure: &str) {
+    /// A key that must be there. Says nothing where it is there but mistyped.
+    pub fn missing(&mut self, table: &Table<'_>, at: Position, key: &str, of: &str, cure: &str) {
+        if table.mistyped.contains(&key) {
+            return;
+        }
         let message = format!("{of} has no `{key}`");
         let why = "it cannot be derived from anything else in the file";
         self.findings.push(Finding::error("missing-key", at, message, why, cure));
@@ -94,19 +101,21 @@ impl Loader {
         node: &'a Node,
         what: &str,
         at: Position,
-        known: &[&str],
+        known: &[&'static str],
     ) -> Option<Table<'a>> {
         let entries = self.map(node, what)?;
+        let mut mistyped = Vec::new();
         for Entry { key, .. } in entries.iter().filter(|e| !known.contains(&e.key.value.as_str())) {
+            mistyped.extend(suggest::nearest(&key.value, known));
             self.findings.push(Finding::error(
                 "unknown-key",
                 key.at,
                 format!("{what} has no key {:?}", key.value),
                 "a mistyped key would silently leave a setting at its default",
-                scalar::nearest_of(&key.value, known),
+                suggest::nearest_of(&key.value, known),
             ));
         }
-        Some(Table { entries, at })
+        Some(Table { entries, mistyped, at })
     }
 
     /// A list, or one value that stands for a list of one.
@@ -125,7 +134,7 @@ impl Loader {
         let name = self.said(&table, "name", |n| scalar::name(n, "the topology's name"));
         if name == Said::Nothing {
             let cure = "add `name: my-cluster`: it names this cluster on every host";
-            self.missing(start, "name", "the file", cure);
+            self.missing(&table, start, "name", "the file", cure);
         }
         Some(Document {
             name,
@@ -138,7 +147,13 @@ impl Loader {
 
     fn version(&mut self, table: &Table<'_>) {
         let Some(node) = table.get("version") else {
-            return self.missing(table.at, "version", "the file", "add `version: 1` at the top");
+            return self.missing(
+                table,
+                table.at,
+                "version",
+                "the file",
+                "add `version: 1` at the top",
+            );
         };
         let Some(text) = self.keep(scalar::text(node, "the version")) else { return };
         if text != "1" {
@@ -163,7 +178,7 @@ impl Loader {
         if let Some(node) = table.get(key) {
             return self.map(node, &format!("`{key}`"));
         }
-        self.missing(table.at, key, "the file", cure);
+        self.missing(table, table.at, key, "the file", cure);
         None
     }
 
@@ -172,9 +187,10 @@ impl Loader {
         let what = format!("network {}", key.value);
         let before = self.findings.len();
         let node = if matches!(value.content, Content::Map(_)) {
-            let found = self.table(value, &what, key.at, NETWORK)?.get("subnets");
+            let table = self.table(value, &what, key.at, NETWORK)?;
+            let found = table.get("subnets");
             if found.is_none() {
-                self.missing(key.at, "subnets", &what, "write `subnets: [192.0.2.0/24]`");
+                self.missing(&table, key.at, "subnets", &what, "write `subnets: [192.0.2.0/24]`");
             }
             found
         } else {
@@ -190,7 +206,7 @@ impl Loader {
     }
 
     fn defaults(&mut self, top: &Table<'_>) -> Defaults {
-        let nothing = Table { entries: &[], at: top.at };
+        let nothing = Table { entries: &[], mistyped: Vec::new(), at: top.at };
         let table = match (top.get("defaults"), top.key("defaults")) {
             (Some(node), Some(key)) => self.table(node, "`defaults`", key.at, DEFAULTS),
             _ => None,
@@ -233,12 +249,12 @@ impl Loader {
         const CURE: &str =
             "add `role:` with client, router, director or real_server, or a list of them";
         let Some(node) = table.get("role") else {
-            self.missing(table.at, "role", what, CURE);
+            self.missing(table, table.at, "role", what, CURE);
             return Vec::new();
         };
         let items = self.list(node, "`role`", true).unwrap_or_default();
         if matches!(&node.content, Content::List(items) if items.is_empty()) {
-            self.missing(node.at, "role", what, CURE);
+            self.missing(table, node.at, "role", what, CURE);
         }
         items.iter().filter_map(|item| self.keep(scalar::role(item))).collect()
     }
@@ -246,7 +262,7 @@ impl Loader {
     fn interfaces(&mut self, table: &Table<'_>, what: &str) -> Vec<InterfaceDoc> {
         let Some(node) = table.get("interfaces") else {
             let cure = "add `interfaces: {eth0: 192.0.2.1/24}`";
-            self.missing(table.at, "interfaces", what, cure);
+            self.missing(table, table.at, "interfaces", what, cure);
             return Vec::new();
         };
         let entries = self.map(node, "`interfaces`").unwrap_or_default();
@@ -255,6 +271,7 @@ impl Loader {
 
     fn interface(&mut self, Entry { key, value }: &Entry) -> Option<InterfaceDoc> {
         let name = self.keep(scalar::name_at(&key.value, key.at))?;
+        let before = self.findings.len();
         let (node, network, at) = match &value.content {
             Content::Map(_) => {
                 let what = format!("interface {}", key.value);
@@ -276,13 +293,14 @@ impl Loader {
                 Some(net)
             })
             .collect();
-        Some(InterfaceDoc { name, at, addresses, network })
+        let unclear = self.findings.len() > before;
+        Some(InterfaceDoc { name, at, addresses, network, unclear })
     }
 
     fn services(&mut self, table: &Table<'_>) -> Vec<ServiceDoc> {
         let Some(node) = table.get("services") else {
             let cure = "add `services:`, a list with the VIP, port and real servers of each";
-            self.missing(table.at, "services", "the file", cure);
+            self.missing(table, table.at, "services", "the file", cure);
             return Vec::new();
         };
         let items = self.list(node, "`services`", false).unwrap_or_default();
@@ -296,7 +314,7 @@ impl Loader {
         let at = name.value().map(|n| n.at).or(vip.value().map(|v| v.at)).unwrap_or(node.at);
         if vip == Said::Nothing {
             let cure = "add `vip:` with the address that clients use";
-            self.missing(at, "vip", "this service", cure);
+            self.missing(&table, at, "vip", "this service", cure);
         }
         let real_servers = self.real_servers(&table, at);
         Some(ServiceDoc {
@@ -316,12 +334,12 @@ impl Loader {
     fn real_servers(&mut self, table: &Table<'_>, at: Position) -> Vec<RealServerDoc> {
         const CURE: &str = "add `real_servers: [NAME, NAME]`";
         let Some(node) = table.get("real_servers") else {
-            self.missing(at, "real_servers", "this service", CURE);
+            self.missing(table, at, "real_servers", "this service", CURE);
             return Vec::new();
         };
         let items = self.list(node, "`real_servers`", false).unwrap_or_default();
         if matches!(&node.content, Content::List(items) if items.is_empty()) {
-            self.missing(node.at, "real_servers", "this service", CURE);
+            self.missing(table, node.at, "real_servers", "this service", CURE);
         }
         items.iter().filter_map(|item| self.real_server(item)).collect()
     }
@@ -335,7 +353,13 @@ impl Loader {
         let table = self.table(node, "a real server", node.at, REAL_SERVER)?;
         let host = self.said(&table, "host", |n| scalar::name(n, "a real server"));
         if host == Said::Nothing {
-            self.missing(node.at, "host", "this real server", "add `host:` with a host's name");
+            self.missing(
+                &table,
+                node.at,
+                "host",
+                "this real server",
+                "add `host:` with a host's name",
+            );
         }
         let weight = self.said(&table, "weight", scalar::weight);
         let port = self.said(&table, "port", scalar::port);

@@ -14,9 +14,12 @@ mod load;
 pub mod model;
 pub mod names;
 mod node;
+#[cfg(test)]
+mod properties;
 mod reach;
 mod resolve;
 mod scalar;
+mod suggest;
 #[cfg(test)]
 mod tests;
 
@@ -31,14 +34,23 @@ pub use model::{
 };
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
 
+/// Hosts of which something could not be understood.
+#[derive(Debug, Default)]
+pub struct Unclear {
+    /// Whose roles or interfaces.
+    pub hosts: BTreeSet<HostName>,
+    /// Whose gateway.
+    pub gateways: BTreeSet<HostName>,
+}
+
 /// What was read from a text.
 #[derive(Debug)]
 pub struct Read {
     /// As much as could be resolved; `None` where nothing sensible could be.
     /// With an error among the findings it is good for looking for more of them only.
     pub topology: Option<Topology>,
-    /// Hosts of which something could not be understood: nothing may be concluded from what they lack.
-    pub unclear: BTreeSet<HostName>,
+    /// Nothing may be concluded from what these lack.
+    pub unclear: Unclear,
     /// What was wrong in the text, in no particular order.
     pub findings: Vec<Finding>,
 }
@@ -48,7 +60,7 @@ pub struct Read {
 /// Pure and total: any text gives a result. See [`crate::check::examine`] for the rules as well.
 pub fn read(_name: &str, text: &str) -> Read {
     let (root, mut findings) = node::parse(text);
-    let nothing = |findings| Read { topology: None, unclear: BTreeSet::new(), findings };
+    let nothing = |findings| Read { topology: None, unclear: Unclear::default(), findings };
     let Some(root) = root else {
         if findings.is_empty() {
             findings.push(empty());

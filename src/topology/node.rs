@@ -288,10 +288,16 @@ fn syntax(error: &ScanError) -> Finding {
     Finding::error(
         "yaml-syntax",
         mark(*error.marker()),
-        format!("this is not YAML: {}", error.info().escape_debug()),
+        format!("this is not YAML: {}", plain(&error.info())),
         "nothing after this place can be understood",
         "check indentation (blanks, no tabs), colons followed by a blank, and closing brackets and quotes",
     )
+}
+
+/// What the parser says may quote the text.
+fn plain(message: &str) -> String {
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    message.chars().map(visible).collect()
 }
 
 fn tag(span: Span) -> Finding {

@@ -66,7 +66,7 @@ fn ssh(loader: &mut Loader, node: &Node) -> Option<SshTarget> {
     let port = loader.said(&table, "port", scalar::port);
     if host == Said::Nothing {
         let cure = "add `host:` with a name, an address or an alias of ssh_config";
-        loader.missing(node.at, "host", "`ssh`", cure);
+        loader.missing(&table, node.at, "host", "`ssh`", cure);
     }
     if user.is_unclear() || port.is_unclear() {
         return None;
@@ -125,6 +125,8 @@ fn bad(text: &str, at: Position) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

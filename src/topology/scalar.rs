@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use super::document::GatewayDoc;
 use super::model::{Forward, Position, Protocol, Role, Scheduler};
 use super::names::{HostName, NameError};
 use super::node::{At, Content, Node};
+use super::suggest::nearest_of;
 use crate::check::Finding;
 
 /// Weights are what fits into a signed int of the kernel (`ip_vs_add_dest`, ERANGE below 0).
@@ -37,7 +38,7 @@ pub fn wrong_kind<T>(node: &Node, what: &str, expected: &str) -> Read<T> {
         Content::List(_) => "a list",
         Content::Map(_) => "a mapping",
     };
-    let message = format!("{what} is {expected}, and here stands {found}");
+    let message = format!("{what}: expected {expected}, found {found}");
     let why = "what is meant cannot be told from a value of another kind";
     no("wrong-type", node.at, message, why, format!("write {expected}"))
 }
@@ -187,32 +188,6 @@ pub fn role(node: &Node) -> Read<At<Role>> {
     })
 }
 
-/// The cure for an unknown word: the nearest known one, else all of them.
-pub fn nearest_of(text: &str, known: &[impl AsRef<str>]) -> String {
-    match nearest(text, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "there is none to choose from".to_owned(),
-        None => {
-            let mut all: Vec<&str> = known.iter().map(AsRef::as_ref).take(20).collect();
-            if known.len() > all.len() {
-                all.push("...");
-            }
-            format!("one of: {}", all.join(", "))
-        }
-    }
-}
-
-fn nearest<'a>(text: &str, known: &'a [impl AsRef<str>]) -> Option<&'a str> {
-    let text = text.to_lowercase().replace('-', "_");
-    if text.len() > 64 {
-        return None;
-    }
-    let allowed = (text.chars().count() / 3).max(1);
-    let distance = |word: &str| strsim::damerau_levenshtein(&text, &word.replace('-', "_"));
-    let near = known.iter().map(AsRef::as_ref).min_by_key(|word| distance(word))?;
-    (distance(near) <= allowed).then_some(near)
-}
-
 fn ipv6_not_yet<T>(at: Position, text: &str) -> Read<T> {
     no(
         "ipv6-not-yet",
@@ -225,7 +200,7 @@ fn ipv6_not_yet<T>(at: Position, text: &str) -> Read<T> {
 
 fn bad_address<T>(at: Position, text: &str, expected: &str) -> Read<T> {
     let message = format!("{text:?} is not {expected}");
-    let why = "an address is written as four decimal numbers up to 255, without leading zeros";
+    let why = "an address is four decimal numbers up to 255, a prefix length one up to 32, without leading zeros";
     no("bad-address", at, message, why, format!("write {expected}"))
 }
 
@@ -267,24 +242,27 @@ pub fn address(node: &Node, what: &str) -> Read<At<Ipv4Addr>> {
 
 /// An address with its prefix; host bits are kept.
 fn prefix(text: &str, at: Position, expected: &str) -> Read<Ipv4Net> {
-    match text.parse::<IpNet>() {
-        Ok(IpNet::V4(net))
-            if text.split('/').nth(1).is_some_and(|p| p == "0" || !p.starts_with('0')) =>
-        {
-            if net.prefix_len() == 0 {
-                return no(
-                    "bad-address",
-                    at,
-                    format!("{text:?} stands for every address there is"),
-                    "an interface with prefix length 0 would take all traffic as local",
-                    format!("write {expected}"),
-                );
-            }
-            Ok(net)
-        }
-        Ok(IpNet::V6(_)) => ipv6_not_yet(at, text),
-        _ if text.parse::<Ipv6Addr>().is_ok() => ipv6_not_yet(at, text),
-        _ => bad_address(at, text, expected),
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    if address.parse::<Ipv6Addr>().is_ok() {
+        return ipv6_not_yet(at, text);
+    }
+    // The standard library's parser refuses leading zeros, which others take for octal.
+    let plain =
+        length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    let net = match (address.parse(), length.parse()) {
+        (Ok(address), Ok(length)) if plain => Ipv4Net::new(address, length).ok(),
+        _ => None,
+    };
+    match net {
+        Some(net) if net.prefix_len() == 0 => no(
+            "bad-address",
+            at,
+            format!("{text:?} stands for every address there is"),
+            "with prefix length 0 all traffic would be local",
+            format!("write {expected}"),
+        ),
+        Some(net) => Ok(net),
+        None => bad_address(at, text, expected),
     }
 }
 
@@ -384,15 +362,4 @@ pub fn netns(node: &Node) -> Read<At<PathBuf>> {
     // The same form as a host's name: one safe part of a path.
     let At { value, at } = name_at::<HostName>(text, node.at)?;
     Ok(At { value: PathBuf::from("/run/netns").join(value.as_str()), at })
-}
-
-/// A finding about a name that nothing has.
-pub fn unknown_name(what: &str, at: Position, name: &str, known: &[&str]) -> Finding {
-    Finding::error(
-        "unknown-name",
-        at,
-        format!("there is no {what} {name}"),
-        "everything that is named must be described in the same file",
-        nearest_of(name, known),
-    )
 }

@@ -1,1 +1,197 @@
+//! What is derived, from where, and what it comes to where several things could be meant.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::check::{Severity, examine};
+
+/// A topology that must be without an error.
+fn topology(text: &str) -> Topology {
+    let examined = examine("test.yaml", text);
+    let errors: Vec<_> =
+        examined.findings.iter().filter(|f| f.severity == Severity::Error).collect();
+    examined.topology.unwrap_or_else(|| panic!("{errors:#?}"))
+}
+
+fn host<'a>(topology: &'a Topology, name: &str) -> &'a Host {
+    &topology.hosts[&name.parse::<HostName>().unwrap()]
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A director with two wires, a router, and services as given.
+fn with_services(director: &str, services: &str) -> String {
+    format!(
+        "version: 1
+name: test
+networks: {{front: [192.0.2.0/24, 203.0.113.0/24], back: [10.0.0.0/24]}}
+defaults: {{forward: nat, port: 80}}
+hosts:
+  router: {{role: router, interfaces: {{eth0: [192.0.2.1/24, 203.0.113.1/24]}}}}
+  lvs: {{role: director, {director}}}
+  rs1: {{role: real_server, interfaces: {{eth0: 10.0.0.11/24}}}}
+  rs2: {{role: real_server, interfaces: {{eth0: 10.0.0.12/24}}}}
+services:
+{services}
+"
+    )
+}
+
+const TWO_NICS: &str = "interfaces: {eth0: 192.0.2.2/24, eth1: 10.0.0.1/24}, gateway: router";
+
+#[test]
+fn defaults_hold_where_a_service_says_nothing_and_only_there() {
+    let text = with_services(
+        TWO_NICS,
+        "  - {vip: 192.0.2.80, real_servers: [rs1, {host: rs2, weight: 5, port: 8080}]}
+  - {name: dns, vip: 192.0.2.80, protocol: udp, port: 53, scheduler: sed, real_servers: [rs2]}",
+    );
+    let text = text.replace("port: 80}", "port: 80, scheduler: wrr, weight: 7, protocol: tcp}");
+    let topology = topology(&text);
+    let [web, dns] = topology.services.as_slice() else { panic!("{topology:#?}") };
+    assert_eq!(
+        (web.name.as_str(), web.port, web.protocol),
+        ("tcp-192.0.2.80-80", 80, Protocol::Tcp)
+    );
+    assert_eq!((web.scheduler, web.forward), (Scheduler::Wrr, Forward::Nat));
+    let reals: Vec<_> = web.real_servers.iter().map(|r| (r.rip, r.port, r.weight)).collect();
+    assert_eq!(reals, [(ip("10.0.0.11"), 80, 7), (ip("10.0.0.12"), 8080, 5)]);
+    assert_eq!((dns.name.as_str(), dns.port, dns.scheduler), ("dns", 53, Scheduler::Sed));
+    assert_eq!(dns.real_servers[0].port, 53);
+}
+
+#[test]
+fn without_any_defaults_it_is_wlc_tcp_and_weight_one() {
+    let text = with_services(TWO_NICS, "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}");
+    let service = &topology(&text).services[0];
+    assert_eq!((service.scheduler, service.protocol), (Scheduler::Wlc, Protocol::Tcp));
+    assert!(service.real_servers.iter().all(|r| r.weight == 1));
+    assert_eq!(service.director.as_str(), "lvs");
+}
+
+#[test]
+fn the_vip_goes_where_it_is_then_where_it_fits_then_where_clients_come_from() {
+    let interface = |director: &str, vip: &str| {
+        let service = format!("  - {{vip: {vip}, real_servers: [rs1, rs2]}}");
+        let topology = topology(&with_services(director, &service));
+        topology.services[0].vip_interface.to_string()
+    };
+    let own = "interfaces: {eth0: [192.0.2.2/24, 192.0.2.80/24], eth1: 10.0.0.1/24}";
+    assert_eq!(interface(own, "192.0.2.80"), "eth0", "has it already");
+    assert_eq!(interface(TWO_NICS, "192.0.2.80"), "eth0", "in its subnet");
+    assert_eq!(interface(TWO_NICS, "10.0.0.80"), "eth1", "in its subnet");
+    assert_eq!(interface(TWO_NICS, "203.0.113.80"), "eth0", "in a subnet of its network");
+    assert_eq!(interface(TWO_NICS, "100.64.0.80"), "eth0", "on the way to its gateway");
+    let no_gateway = TWO_NICS.replace(", gateway: router", "");
+    assert_eq!(interface(&no_gateway, "100.64.0.80"), "eth0", "on the wire with the router");
+}
+
+#[test]
+fn nat_makes_the_director_the_gateway_and_a_default_gateway_does_not_stand_in_its_way() {
+    let text = with_services(TWO_NICS, "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}");
+    let text = text.replace("port: 80}", "port: 80, gateway: router}");
+    let topology = topology(&text);
+    let gateway = host(&topology, "rs1").gateway.as_ref().unwrap();
+    assert_eq!((gateway.address, gateway.derived), (ip("10.0.0.1"), true));
+    assert_eq!(gateway.host.as_ref().unwrap().as_str(), "lvs");
+    assert_eq!(gateway.interface.as_str(), "eth0");
+    let lvs = host(&topology, "lvs").gateway.as_ref().unwrap();
+    assert_eq!((lvs.address, lvs.derived), (ip("192.0.2.1"), false));
+    assert_eq!(host(&topology, "router").gateway, None, "nobody is its own gateway");
+}
+
+#[test]
+fn a_gateway_is_found_by_name_on_the_network_that_both_are_on() {
+    let text = std::fs::read_to_string("playbooks/dr-two-networks.yaml").unwrap();
+    let topology = topology(&text);
+    for (name, address) in
+        [("client", "192.168.244.129"), ("lvs", "192.168.142.133"), ("web1", "192.168.142.133")]
+    {
+        let gateway = host(&topology, name).gateway.as_ref().unwrap();
+        assert_eq!(gateway.address, ip(address), "{name}");
+        assert_eq!(gateway.host.as_ref().unwrap().as_str(), "router", "{name}");
+    }
+    let lvs = host(&topology, "lvs").interfaces.values().next().unwrap();
+    assert_eq!(lvs.network.as_ref().unwrap().as_str(), "farm");
+    assert_eq!(topology.services[0].vip_prefix, None);
+    assert_eq!(topology.services[0].vip_on_director(), 32);
+}
+
+#[test]
+fn an_address_that_nobody_in_the_file_has_may_be_a_gateway() {
+    let text = with_services(
+        &TWO_NICS.replace("gateway: router", "gateway: 192.0.2.254"),
+        "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}",
+    );
+    let gateway = host(&topology(&text), "lvs").gateway.clone().unwrap();
+    assert_eq!((gateway.address, gateway.host), (ip("192.0.2.254"), None));
+}
+
+#[test]
+fn a_prefix_said_once_holds_for_every_service_of_the_vip() {
+    let text = with_services(
+        TWO_NICS,
+        "  - {vip: 203.0.113.80, real_servers: [rs1, rs2]}
+  - {vip: 203.0.113.80/24, port: 81, real_servers: [rs1, rs2]}",
+    );
+    assert!(topology(&text).services.iter().all(|s| s.vip_prefix == Some(24)));
+}
+
+#[test]
+fn reach_is_what_the_file_says() {
+    let text = with_services(TWO_NICS, "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}")
+        .replace("rs1: {", "rs1: {ssh: root@rs1:2222, ")
+        .replace("rs2: {", "rs2: {netns: rs2, ")
+        .replace("lvs: {", "lvs: {local: true, ")
+        .replace("router: {", "router: {netns: /proc/42/ns/net, ");
+    let topology = topology(&text);
+    let reach = |name| host(&topology, name).reach.clone().unwrap();
+    let Reach::Ssh(target) = reach("rs1") else { panic!("{:?}", reach("rs1")) };
+    assert_eq!(target.to_string(), "root@rs1:2222");
+    assert_eq!(reach("rs2"), Reach::Netns("/run/netns/rs2".into()));
+    assert_eq!(reach("lvs"), Reach::Local);
+    assert_eq!(reach("router"), Reach::Netns("/proc/42/ns/net".into()));
+}
+
+#[test]
+fn positions_point_at_what_they_name() {
+    let text = std::fs::read_to_string("playbooks/nat-two-nics.yaml").unwrap();
+    let topology = topology(&text);
+    let at = |p: Position| {
+        let line = text.lines().nth(p.line as usize - 1).unwrap();
+        let chars = line.chars().skip(p.column as usize - 1);
+        chars.take(p.length as usize).collect::<String>()
+    };
+    let web = topology.services.iter().find(|s| s.name.as_str() == "web").unwrap();
+    assert_eq!(at(web.at), "web");
+    assert_eq!(at(web.vip_at), "172.16.100.8");
+    assert_eq!(at(web.real_servers[1].at), "{host: rs2, port: 8080, weight: 3}");
+    let rs1 = host(&topology, "rs1");
+    assert_eq!(at(rs1.at), "rs1");
+    assert_eq!(at(rs1.interfaces.values().next().unwrap().at), "192.168.12.11/24");
+    assert_eq!(at(topology.networks.values().next().unwrap().at), "inside");
+}
+
+#[test]
+fn line_ends_of_windows_a_byte_order_mark_and_wide_characters_change_nothing() {
+    let text = std::fs::read_to_string("playbooks/tun.yaml").unwrap();
+    let plain = topology(&text);
+    assert_eq!(topology(&text.replace('\n', "\r\n")), plain);
+    assert_eq!(topology(&format!("\u{feff}{text}")), plain);
+    assert_eq!(topology(&text.replacen("IPIP tunnels", "隧道 тоннель", 1)), plain);
+}
+
+#[test]
+fn with_an_error_there_is_no_topology_and_with_a_warning_there_is() {
+    let text =
+        with_services(TWO_NICS, "  - {vip: 192.0.2.80, scheduler: sh, real_servers: [rs1, rs2]}");
+    let examined = examine("x", &text);
+    assert_eq!(examined.findings.len(), 1, "{:#?}", examined.findings);
+    assert_eq!(examined.findings[0].severity, Severity::Warning);
+    assert!(examined.topology.is_some());
+    assert!(examine("x", &text.replace("sh,", "sh2,")).topology.is_none());
+}

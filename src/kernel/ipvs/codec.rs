@@ -534,7 +534,8 @@ impl<'a> RawDestination<'a> {
     }
 }
 
-/// A destination of a dump (or of a request) of `service`, with its connection counters.
+/// A destination of a dump (or of a request) of `service`, with its connection counters. The kernel
+/// sums up `total` every two seconds only; the others are of this moment.
 pub fn decode_destination(
     body: &[u8],
     service: &ServiceKey,

@@ -403,6 +403,15 @@ fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
         (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
             ("this kernel's IPVS was built without IPv6".to_owned(), None)
         }
+        (Request::NewDestination(_, key, _), Errno::EINVAL) => (
+            format!("the kernel says that {} is no unicast address of this host's network", key.0.ip()),
+            Some(
+                "multicast and broadcast addresses cannot be real servers; and in a network \
+                 namespace that has no address at all every address counts as one: set lo up. A GUE \
+                 tunnel without a port is refused in the same way"
+                    .to_owned(),
+            ),
+        ),
         (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
         (_, Errno::EPERM | Errno::EACCES) => (
             "the kernel does not allow it".to_owned(),

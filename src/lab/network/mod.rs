@@ -210,9 +210,9 @@ impl Lab {
         self.switch.as_fd()
     }
 
-    /// The network of a bridge, by the bridge's interface index in the switch's namespace.
-    pub(super) fn network_of(&self, bridge: u32) -> Option<&NetworkName> {
-        self.networks.get(&bridge)
+    /// The networks by the interface index of their bridge in the switch's namespace.
+    pub(super) fn networks_by_bridge(&self) -> &BTreeMap<u32, NetworkName> {
+        &self.networks
     }
 
     /// Starts processes that end when this value does.

@@ -8,9 +8,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::image;
 use super::kernel::KernelError;
 
 const BY_HAND: &str = "or give a kernel by --kernel IMAGE or LVSPROV_KERNEL";
+
+/// Modules for hardware that the guest does not have: more than half of all, by size.
+const USELESS: [&str; 12] = [
+    "sound",
+    "drivers/gpu",
+    "drivers/media",
+    "drivers/iio",
+    "drivers/usb",
+    "drivers/scsi",
+    "drivers/staging",
+    "drivers/infiniband",
+    "drivers/hwmon",
+    "drivers/input",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+];
 
 /// Fetches the newest kernel of the distribution into `kernels/RELEASE` and returns the release. The
 /// folder appears when it is complete. The caller holds the cache's lock.
@@ -140,8 +157,9 @@ fn prepare(tree: &Path, release: &str) -> Result<(), KernelError> {
     if !lib.join("modules").exists() {
         std::os::unix::fs::symlink("usr/lib", &lib).map_err(|e| file_error(&lib, &e))?;
     }
-    for useless in ["usr/share", "etc"] {
-        let path = tree.join(useless);
+    let drivers = lib.join("modules").join(release).join("kernel");
+    let useless = USELESS.iter().map(|path| drivers.join(path));
+    for path in useless.chain([tree.join("usr/share"), tree.join("etc")]) {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(|e| file_error(&path, &e))?;
         }
@@ -150,6 +168,9 @@ fn prepare(tree: &Path, release: &str) -> Result<(), KernelError> {
     let mut command = Command::new(depmod.unwrap_or("depmod"));
     command.arg("-b").arg(tree).arg(release);
     run(&mut command, "install the package kmod")?;
+    if let Err(error) = image::unpack(&tree.join("boot"), release) {
+        tracing::debug!(%error, "the kernel stays packed");
+    }
     Ok(())
 }
 

@@ -131,7 +131,9 @@ fn from_image(image: &Path) -> Result<GuestKernel, KernelError> {
 
 fn from_layout(folder: &Path, release: &str) -> Option<GuestKernel> {
     let modules = folder.join("lib/modules").join(release);
-    let image = folder.join("boot").join(format!("vmlinuz-{release}"));
+    let unpacked = folder.join("boot").join(format!("vmlinux-{release}"));
+    let packed = folder.join("boot").join(format!("vmlinuz-{release}"));
+    let image = if unpacked.is_file() { unpacked } else { packed };
     modules.is_dir().then(|| GuestKernel { image, modules, release: release.to_owned() })
 }
 

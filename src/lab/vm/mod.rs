@@ -11,8 +11,10 @@
 
 pub mod accel;
 pub mod cache;
+pub mod command;
 mod fetch;
 pub mod guest;
+mod image;
 mod initramfs;
 pub mod kernel;
 mod modules;
@@ -51,6 +53,8 @@ pub struct VmOptions {
     pub environment: Vec<(OsString, OsString)>,
     /// A kernel image to boot instead of one that is found or fetched.
     pub kernel: Option<PathBuf>,
+    /// The device that KVM is used through: `/dev/kvm`.
+    pub kvm_device: PathBuf,
     /// The QEMU to run instead of the first on PATH.
     pub qemu: Option<PathBuf>,
     /// Where fetched kernels and the verdict on KVM are kept instead of the usual place.
@@ -74,6 +78,7 @@ impl Default for VmOptions {
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             environment: guest::environment(std::env::vars_os()),
             kernel: None,
+            kvm_device: PathBuf::from("/dev/kvm"),
             qemu: None,
             cache: None,
             hello_kvm: Duration::from_secs(8),
@@ -198,7 +203,7 @@ pub fn run_with(
     let initramfs = initramfs::build(&options.binary, &kernel, &order)?;
     let machine = Machine { options, qemu: &qemu, kernel: &kernel, initramfs: &initramfs };
 
-    let plan = accel::choose(options.kvm, &cache, &qemu)?;
+    let plan = accel::choose(options.kvm, &options.kvm_device, &cache, &qemu)?;
     let mut without_kvm = plan.without_kvm;
     for accel in plan.try_in_order {
         let last = accel == Accel::Tcg || options.kvm == Kvm::On;

@@ -19,7 +19,7 @@ use super::{Accel, VmError, VmOptions};
 use crate::lab::child::{Kept, Spec};
 
 /// How many of the last lines of a log are shown.
-const LAST_LINES: usize = 12;
+const LAST_LINES: usize = 40;
 
 /// QEMU on this architecture.
 struct Emulator {

@@ -11,12 +11,10 @@ use crate::topology::document::{GatewayDoc, HostDoc, Said};
 use crate::topology::model::{Forward, Gateway, Host, Interface, Position};
 use crate::topology::names::{HostName, IfName};
 use crate::topology::node::At;
-use crate::topology::scalar;
+use crate::topology::suggest;
 
 /// The gateways that hosts have in the file.
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
-    // Collected first: a host without a clear gateway still has clear addresses for the others.
-    let mut unclear = Vec::new();
     for doc in hosts {
         let name = &doc.name.value;
         let found = match &doc.gateway {
@@ -25,11 +23,10 @@ pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
             Said::This(gateway) => resolver.gateway(name, gateway),
         };
         if found.is_none() {
-            unclear.push(name.clone());
+            resolver.unclear_gateways.insert(name.clone());
         }
         resolver.set_gateway(name, found);
     }
-    resolver.unclear.extend(unclear);
 }
 
 /// Real servers behind NAT send everything to the director: without that, no reply is rewritten.
@@ -142,7 +139,7 @@ impl Resolver {
 
     pub(super) fn unknown_host(&mut self, name: &HostName, at: Position) {
         let known: Vec<&str> = self.hosts.keys().map(HostName::as_str).collect();
-        self.findings.push(scalar::unknown_name("host", at, name.as_str(), &known));
+        self.findings.push(suggest::unknown_name("host", at, name.as_str(), &known));
     }
 
     fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Gateway> {

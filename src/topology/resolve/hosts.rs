@@ -11,7 +11,7 @@ use crate::topology::document::{HostDoc, InterfaceDoc, ReachDoc, Said};
 use crate::topology::model::{Host, Interface, Position, Reach};
 use crate::topology::names::NetworkName;
 use crate::topology::node::At;
-use crate::topology::scalar;
+use crate::topology::suggest;
 
 /// Devices that are plugged into nothing.
 pub(super) fn is_plugged(name: &str) -> bool {
@@ -164,7 +164,7 @@ impl Resolver {
         let Some(network) = self.networks.get(&stated.value) else {
             let known: Vec<&str> = self.networks.keys().map(NetworkName::as_str).collect();
             let name = stated.value.as_str();
-            self.findings.push(scalar::unknown_name("network", stated.at, name, &known));
+            self.findings.push(suggest::unknown_name("network", stated.at, name, &known));
             return None;
         };
         let clear = !self.unclear_networks.contains(&stated.value);
@@ -185,6 +185,9 @@ impl Resolver {
     }
 
     fn derived_network(&mut self, doc: &InterfaceDoc) -> Option<NetworkName> {
+        if doc.addresses.is_empty() && doc.unclear {
+            return None;
+        }
         if doc.addresses.is_empty() {
             let what = format!("interface {}", doc.name.value);
             self.findings.push(Finding::error(

@@ -7,10 +7,12 @@
 
 mod gateways;
 mod hosts;
+mod rips;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Unclear;
 use super::document::{Document, NetworkDoc};
 use super::model::{Host, Network, Service, Topology};
 use super::names::{HostName, NetworkName};
@@ -22,8 +24,10 @@ pub(super) struct Resolver {
     /// Networks whose subnets are not all known: what follows from them is not clear either.
     unclear_networks: BTreeSet<NetworkName>,
     hosts: BTreeMap<HostName, Host>,
-    /// Hosts of which something is not known.
+    /// Hosts whose roles or interfaces are not wholly known.
     unclear: BTreeSet<HostName>,
+    /// Hosts whose gateway is not known.
+    unclear_gateways: BTreeSet<HostName>,
     services: Vec<Service>,
     findings: Vec<Finding>,
 }
@@ -31,7 +35,7 @@ pub(super) struct Resolver {
 /// What came of it.
 pub(super) struct Resolved {
     pub topology: Option<Topology>,
-    pub unclear: BTreeSet<HostName>,
+    pub unclear: Unclear,
     pub findings: Vec<Finding>,
 }
 
@@ -42,6 +46,7 @@ pub(super) fn resolve(document: &Document) -> Resolved {
         unclear_networks: BTreeSet::new(),
         hosts: BTreeMap::new(),
         unclear: BTreeSet::new(),
+        unclear_gateways: BTreeSet::new(),
         services: Vec::new(),
         findings: Vec::new(),
     };
@@ -101,20 +106,18 @@ impl Resolver {
         }
     }
 
-    /// A host that is known wholly.
+    /// A host whose interfaces are known wholly.
     fn clear_host(&self, name: &HostName) -> Option<&Host> {
         if self.unclear.contains(name) { None } else { self.hosts.get(name) }
     }
 
-    fn finish(mut self, document: &Document) -> Resolved {
-        self.services.sort_by(|a, b| {
-            (a.vip, a.protocol, a.port, &a.name).cmp(&(b.vip, b.protocol, b.port, &b.name))
-        });
+    fn finish(self, document: &Document) -> Resolved {
         // Where the name is not clear there is an error, and nobody will act on this one.
         let name = document.name.value().map(|n| n.value.clone());
         let name = name.or_else(|| "unnamed".parse().ok());
         let anything = !self.hosts.is_empty();
-        let Resolver { networks, hosts, services, findings, unclear, .. } = self;
+        let Resolver { networks, hosts, services, findings, unclear, unclear_gateways, .. } = self;
+        let unclear = Unclear { hosts: unclear, gateways: unclear_gateways };
         let topology =
             name.filter(|_| anything).map(|name| Topology { name, networks, hosts, services });
         Resolved { topology, unclear, findings }

@@ -3,17 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
-
 use super::{Resolver, hosts};
 use crate::check::Finding;
-use crate::topology::document::{Document, RealServerDoc, Said, ServiceDoc};
-use crate::topology::model::{
-    Host, Interface, Position, Protocol, RealServer, Role, Scheduler, Service,
-};
+use crate::topology::document::{Document, Said, ServiceDoc};
+use crate::topology::model::{Host, Interface, Position, Protocol, Role, Scheduler, Service};
 use crate::topology::names::{HostName, IfName, ServiceName};
 use crate::topology::node::At;
-use crate::topology::scalar;
+use crate::topology::suggest;
 
 pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
     let vips: BTreeSet<Ipv4Addr> =
@@ -24,8 +20,28 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
             resolver.services.push(service);
         }
     }
+    no_director(resolver, document);
     resolver.one_prefix_for_each_vip();
     resolver.names(document);
+    resolver.services.sort_by(|a, b| {
+        (a.vip, a.protocol, a.port, &a.name).cmp(&(b.vip, b.protocol, b.port, &b.name))
+    });
+}
+
+/// Services that name no director, and nobody who could be meant.
+fn no_director(resolver: &mut Resolver, document: &Document) {
+    let could_be = |h: &Host| h.roles.is_empty() || h.roles.contains(&Role::Director);
+    let first = document.services.iter().find(|s| s.director == Said::Nothing);
+    let Some(first) = first.filter(|_| !resolver.hosts.is_empty()) else { return };
+    if !resolver.hosts.values().any(could_be) {
+        resolver.findings.push(Finding::error(
+            "no-director",
+            first.at,
+            "no host has the role director",
+            "a service needs a host that runs IPVS for it",
+            "give one host `role: director`",
+        ));
+    }
 }
 
 /// The value, or what is missing; `None` where it is not clear.
@@ -131,17 +147,10 @@ impl Resolver {
             .filter(|h| h.roles.contains(&Role::Director))
             .map(|h| &h.name)
             .collect();
-        let unclear_roles = self.hosts.values().any(|h| h.roles.is_empty());
         let finding = match directors.as_slice() {
             [only] => return Some((*only).clone()),
-            [] if unclear_roles || self.hosts.is_empty() => return None,
-            [] => Finding::error(
-                "no-director",
-                doc.at,
-                "no host has the role director",
-                "a service needs a host that runs IPVS for it",
-                "give one host `role: director`",
-            ),
+            // Has a finding of its own, once for all services.
+            [] => return None,
             several => {
                 let names: Vec<&str> = several.iter().map(|n| n.as_str()).collect();
                 Finding::error(
@@ -178,14 +187,16 @@ impl Resolver {
                 }
                 let known: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
                 let what = format!("interface on a network of {director} named");
-                let finding = scalar::unknown_name(&what, stated.at, stated.value.as_str(), &known);
+                let finding =
+                    suggest::unknown_name(&what, stated.at, stated.value.as_str(), &known);
                 self.findings.extend((!self.unclear.contains(director)).then_some(finding));
                 return None;
             }
             Said::Nothing => {}
         }
         let found = self.derive_vip_interface(host, &plugged, vip);
-        if found.is_none() && !self.unclear.contains(director) {
+        let clear = !self.unclear.contains(director) && !self.unclear_gateways.contains(director);
+        if found.is_none() && clear {
             let at = doc.vip.value().map_or(doc.at, |v| v.at);
             let names: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
             self.findings.push(Finding::error(
@@ -241,51 +252,6 @@ impl Resolver {
         if let [one] = outside.as_slice() { named(one) } else { None }
     }
 
-    fn real_server(
-        &mut self,
-        doc: &RealServerDoc,
-        director: Option<&HostName>,
-        port: Option<u16>,
-        default_weight: Option<u32>,
-    ) -> Option<RealServer> {
-        let At { value: name, at } = &doc.host;
-        let Some(host) = self.hosts.get(name) else {
-            self.unknown_host(name, *at);
-            return None;
-        };
-        let unclear = self.unclear.contains(name);
-        if !host.roles.contains(&Role::RealServer) && !unclear {
-            let finding = lacks_role(host, "real_server", *at);
-            self.findings.push(finding);
-        }
-        let host = self.hosts.get(name)?;
-        let director = self.hosts.get(director?)?;
-        let found = match &doc.address {
-            Said::Unclear => return None,
-            Said::This(stated) => stated_rip(host, IpAddr::V4(stated.value), stated.at),
-            Said::Nothing => rip(host, director, *at),
-        };
-        let (rip, interface) = match found {
-            Ok(found) => found,
-            Err(finding) => {
-                self.findings.extend((!unclear).then_some(*finding));
-                return None;
-            }
-        };
-        Some(RealServer {
-            host: name.clone(),
-            rip,
-            interface,
-            port: doc.port.value().map(|p| p.value).or(port.filter(|_| !doc.port.is_unclear()))?,
-            weight: doc
-                .weight
-                .value()
-                .map(|w| w.value)
-                .or(default_weight.filter(|_| !doc.weight.is_unclear()))?,
-            at: doc.at,
-        })
-    }
-
     /// A prefix that one service gives its VIP holds for every service of that VIP on that director.
     fn one_prefix_for_each_vip(&mut self) {
         let mut stated = BTreeMap::new();
@@ -325,7 +291,7 @@ fn doc_weight(default: &Said<u32>) -> Option<u32> {
     value_or(default, 1)
 }
 
-fn lacks_role(host: &Host, role: &str, at: Position) -> Finding {
+pub(super) fn lacks_role(host: &Host, role: &str, at: Position) -> Finding {
     Finding::error(
         "role-missing",
         at,
@@ -333,61 +299,4 @@ fn lacks_role(host: &Host, role: &str, at: Position) -> Finding {
         "what a host gets follows from its roles; this may also be the wrong host",
         format!("add {role} to the roles of {}, or name another host", host.name),
     )
-}
-
-type Rip = Result<(IpAddr, IfName), Box<Finding>>;
-
-fn stated_rip(host: &Host, address: IpAddr, at: Position) -> Rip {
-    let plugged = host.interface_with(address).filter(|(i, _)| i.network.is_some());
-    if let Some((interface, _)) = plugged {
-        return Ok((address, interface.name.clone()));
-    }
-    let all: Vec<String> = plugged_addresses(host).map(|(_, a)| a.addr().to_string()).collect();
-    Err(Box::new(Finding::error(
-        "rip-not-its-own",
-        at,
-        format!("{address} is not an address of {}", host.name),
-        "the director would send packets to a machine that is somebody else or nobody",
-        format!("one of: {}", all.join(", ")),
-    )))
-}
-
-/// The address that the director has on-link; without one, the host's only or first address.
-fn rip(host: &Host, director: &Host, at: Position) -> Rip {
-    let near = |interface: &Interface, address: IpNet| {
-        director
-            .interfaces
-            .values()
-            .filter(|d| d.network == interface.network)
-            .any(|d| d.addresses.iter().any(|n| n.contains(&address.addr())))
-    };
-    let mut all: Vec<_> = plugged_addresses(host).filter(|(i, a)| near(i, *a)).collect();
-    if all.is_empty() {
-        all = plugged_addresses(host).collect();
-    }
-    let Some((interface, address)) = all.first() else {
-        return Err(Box::new(Finding::error(
-            "rip-missing",
-            at,
-            format!("{} has no address on any network", host.name),
-            "the director needs an address to send to",
-            format!("give an interface of {} an address", host.name),
-        )));
-    };
-    if all.iter().any(|(other, _)| other.name != interface.name) {
-        let all: Vec<String> = all.iter().map(|(_, a)| a.addr().to_string()).collect();
-        return Err(Box::new(Finding::error(
-            "rip-ambiguous",
-            at,
-            format!("{} could be reached at any of {}", host.name, all.join(", ")),
-            "a destination of IPVS is one address",
-            format!("write {{host: {}, address: {}}}", host.name, address.addr()),
-        )));
-    }
-    Ok((address.addr(), interface.name.clone()))
-}
-
-fn plugged_addresses(host: &Host) -> impl Iterator<Item = (&Interface, IpNet)> {
-    let plugged = host.interfaces.values().filter(|i| i.network.is_some());
-    plugged.flat_map(|i| i.addresses.iter().map(move |a| (i, *a)))
 }

@@ -1,0 +1,63 @@
+//! Sockets of a host: a thread that stays in its namespace makes them, one at a time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::sync::oneshot;
+
+use crate::lab::{Lab, LabError};
+use crate::topology::HostName;
+
+type Order = (AddressFamily, SockType, oneshot::Sender<io::Result<OwnedFd>>);
+
+/// Makes sockets in one host's namespace. Its thread ends when this value is dropped.
+pub(super) struct Sockets {
+    orders: mpsc::Sender<Order>,
+}
+
+impl Sockets {
+    pub(super) fn of(lab: &Lab, host: &HostName) -> Result<Self, LabError> {
+        let what = format!("ask from {host}");
+        let namespace = lab.namespace(host)?.try_clone_to_owned();
+        let namespace = namespace.map_err(LabError::io(what.clone()))?;
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let (entered, result) = mpsc::channel();
+        let work = move || {
+            let inside = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET);
+            let there = inside.is_ok();
+            // Whoever waits for it is the function that started this thread.
+            let _ = entered.send(inside);
+            if there {
+                for (family, kind, answer) in inbox {
+                    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                    // Nobody waits any more: then the socket is closed again.
+                    let _ = answer.send(socket(family, kind, flags, None).map_err(Into::into));
+                }
+            }
+        };
+        let name = "client".to_owned();
+        thread::Builder::new().name(name).spawn(work).map_err(LabError::io(what.clone()))?;
+        match result.recv() {
+            Ok(Ok(())) => Ok(Self { orders }),
+            Ok(Err(errno)) => Err(LabError::errno(what)(errno)),
+            Err(_) => Err(LabError::io(what)(gone())),
+        }
+    }
+
+    /// A socket that does not block, for the family of `target`.
+    pub(super) async fn open(&self, target: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+        let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let (answer, result) = oneshot::channel();
+        self.orders.send((family, kind, answer)).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that makes sockets has ended")
+}

@@ -1,0 +1,201 @@
+//! The rules of [`super`] as numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::SELDOM;
+use crate::topology::{Protocol, Scheduler, Service};
+
+/// What must be true, and in words.
+pub(super) struct Expected {
+    pub(super) law: Law,
+    pub(super) rule: String,
+}
+
+pub(super) enum Law {
+    /// Nobody answers.
+    Silence,
+    /// Each host's number is in a range, both ends included.
+    Ranges(BTreeMap<String, (u64, u64)>),
+    /// All go to one of these hosts, but for so many that may go to any host of weight above 0.
+    One { of: BTreeSet<String>, others: BTreeSet<String>, astray: u64, may_refuse: bool },
+}
+
+/// One destination: who, and its weight, above 0.
+type Destination = (String, u64);
+
+pub(super) fn expected(service: &Service, requests: u32) -> Expected {
+    let all = service.real_servers.iter();
+    let all: Vec<Destination> =
+        all.map(|server| (server.host.to_string(), u64::from(server.weight))).collect();
+    let open: Vec<Destination> = all.iter().filter(|(_, weight)| *weight > 0).cloned().collect();
+    if open.is_empty() {
+        return Expected { law: Law::Silence, rule: "no answer, all weights are 0".into() };
+    }
+    let n = u64::from(requests);
+    let even: Vec<Destination> = open.iter().map(|(host, _)| (host.clone(), 1)).collect();
+    let shut = all.len() > open.len();
+    match service.scheduler {
+        Scheduler::Rr => ranges("even", &even, &all, |d| in_cycle(d, &even, n)),
+        Scheduler::Wrr => ranges("by weight", &open, &all, |d| in_cycle(d, &open, n)),
+        Scheduler::Lc => ranges("about even", &even, &all, |d| fewest_connections(d, &even, n)),
+        Scheduler::Wlc => {
+            ranges("about by weight", &open, &all, |d| fewest_connections(d, &open, n))
+        }
+        Scheduler::Twos => ranges("everyone some", &open, &all, |d| (at_least_one(d, &open, n), n)),
+        Scheduler::Sed => one(&heaviest(&open), &open, "all to the heaviest", astray(service, n)),
+        Scheduler::Nq => one(&open, &open, "all to one", astray(service, n)),
+        Scheduler::Fo | Scheduler::Ovf => one(&heaviest(&open), &open, "all to the heaviest", 0),
+        Scheduler::Lblc | Scheduler::Lblcr | Scheduler::Mh => one(&open, &open, "all to one", 0),
+        Scheduler::Dh | Scheduler::Sh => {
+            let mut expected = one(&open, &open, "all to one", 0);
+            if let Law::One { may_refuse, .. } = &mut expected.law
+                && shut
+            {
+                *may_refuse = true;
+                expected.rule = "all to one, or none where the hash falls on weight 0".into();
+            }
+            expected
+        }
+    }
+}
+
+fn ranges(
+    rule: &str,
+    open: &[Destination],
+    all: &[Destination],
+    range: impl Fn(&Destination) -> (u64, u64),
+) -> Expected {
+    // A host may be a destination twice, on two ports: then what is known is about their sum.
+    let mut hosts: BTreeMap<String, (u64, u64)> =
+        all.iter().map(|(host, _)| (host.clone(), (0, 0))).collect();
+    for destination in open {
+        let (low, high) = range(destination);
+        let sum = hosts.entry(destination.0.clone()).or_default();
+        *sum = (sum.0.saturating_add(low), sum.1.saturating_add(high));
+    }
+    let told = hosts.iter().map(|(host, (low, high))| {
+        if low == high { format!("{host} {low}") } else { format!("{host} {low} to {high}") }
+    });
+    let told: Vec<String> = told.collect();
+    Expected { rule: format!("{rule}: {}", told.join(", ")), law: Law::Ranges(hosts) }
+}
+
+fn one(of: &[Destination], open: &[Destination], rule: &str, astray: u64) -> Expected {
+    let names =
+        |list: &[Destination]| list.iter().map(|(host, _)| host.clone()).collect::<BTreeSet<_>>();
+    let (of, others) = (names(of), names(open));
+    let told: Vec<&str> = of.iter().map(String::as_str).collect();
+    let mut rule = format!("{rule}: {}", told.join(" or "));
+    if astray > 0 && others.len() > 1 {
+        rule = format!("{rule}, but for at most {astray}");
+    }
+    Expected { rule, law: Law::One { of, others, astray, may_refuse: false } }
+}
+
+fn heaviest(open: &[Destination]) -> Vec<Destination> {
+    let most = open.iter().map(|(_, weight)| *weight).max();
+    open.iter().filter(|(_, weight)| Some(*weight) == most).cloned().collect()
+}
+
+/// An entry of UDP is never active (the destination's connections begin as inactive,
+/// `__ip_vs_update_dest` in ip_vs_ctl.c, and UDP never changes that).
+fn astray(service: &Service, requests: u64) -> u64 {
+    match service.protocol {
+        Protocol::Udp => 0,
+        Protocol::Tcp | Protocol::Sctp => requests.div_ceil(u64::from(SELDOM)),
+    }
+}
+
+/// `n` requests in a row out of an endless repetition of a cycle in which each destination stands as
+/// often as its weight divided by the greatest common divisor.
+pub(super) fn in_cycle((_, weight): &Destination, all: &[Destination], n: u64) -> (u64, u64) {
+    let divisor = all.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
+    let own = weight / divisor;
+    let cycle: u64 = all.iter().map(|(_, weight)| weight / divisor).sum::<u64>().max(1);
+    let (whole, rest) = (n / cycle * own, n % cycle);
+    // The rest of the cycle is taken by others first, or by this one first.
+    (whole + rest.saturating_sub(cycle - own), whole + rest.min(own))
+}
+
+pub(super) fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Whoever has the fewest connections for its weight gets the next. Let `n_i` be what destination `i`
+/// of `k` has, `w_i` its weight, `W` the sum of weights, `N` that of connections. When `i` was last
+/// chosen, `(n_i - 1) / w_i <= n_j / w_j` for every `j`. Summed over `i` and over `j` this gives
+/// `w N / W - (k - 1) w / W <= n <= w N / W + (W - w) / W`, always; so what is added between two
+/// moments is off the exact share by at most the sum of both, `1 + (k - 2) w / W`. One more is
+/// granted because a request may come before the end of the previous connection was seen, which then
+/// counts as 256.
+pub(super) fn fewest_connections(
+    (_, weight): &Destination,
+    all: &[Destination],
+    n: u64,
+) -> (u64, u64) {
+    let sum = all.iter().map(|(_, weight)| u128::from(*weight)).sum::<u128>().max(1);
+    let (weight, n) = (u128::from(*weight), u128::from(n));
+    let others = u128::try_from(all.len()).unwrap_or(u128::MAX).saturating_sub(2);
+    if all.len() < 2 {
+        let n = u64::try_from(n).unwrap_or(u64::MAX);
+        return (n, n);
+    }
+    // All in units of 1 / W.
+    let share = weight * n;
+    let slack = 2 * sum + others * weight;
+    let low = share.saturating_sub(slack).div_ceil(sum);
+    let high = ((share + slack) / sum).min(n);
+    (u64::try_from(low).unwrap_or(u64::MAX), u64::try_from(high).unwrap_or(u64::MAX))
+}
+
+/// A destination without connections is taken whenever one of the two draws falls on it, which has
+/// the probability of its part of all weights (and one, ip_vs_twos.c). 1 if it is next to impossible
+/// (less than one in a million) that none of `n` did.
+fn at_least_one((_, weight): &Destination, all: &[Destination], n: u64) -> u64 {
+    let sum: u64 = all.iter().map(|(_, weight)| weight).sum();
+    // Weights are below 2^31: exact in a float.
+    #[allow(clippy::cast_precision_loss)]
+    let missed = 1.0 - *weight as f64 / (sum + 1) as f64;
+    let draws = i32::try_from(n.saturating_mul(2)).unwrap_or(i32::MAX);
+    u64::from(missed.powi(draws) < 1e-6)
+}
+
+impl Law {
+    /// Why it is broken, if it is.
+    pub(super) fn check(
+        &self,
+        answers: &BTreeMap<String, u32>,
+        failed: u64,
+        requests: u32,
+    ) -> Result<(), String> {
+        let unanswered = || Err(format!("{failed} of {requests} requests were not answered"));
+        let nobody_may_answer = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
+        match self {
+            _ if nobody_may_answer && answers.is_empty() => Ok(()),
+            Self::Silence => Err("somebody answered".to_owned()),
+            Self::Ranges(_) if failed > 0 => unanswered(),
+            Self::Ranges(ranges) => {
+                for (host, (low, high)) in ranges {
+                    let got = answers.get(host).map_or(0, |n| u64::from(*n));
+                    if got < *low || got > *high {
+                        return Err(format!("{host} answered {got} times"));
+                    }
+                }
+                Ok(())
+            }
+            Self::One { .. } if failed > 0 => unanswered(),
+            Self::One { of, others, astray, may_refuse: _ } => {
+                if let Some(shut) = answers.keys().find(|name| !others.contains(*name)) {
+                    return Err(format!("{shut} answered although its weight is 0"));
+                }
+                let of = of.iter().filter_map(|host| answers.get(host));
+                let most = of.max().map_or(0, |n| u64::from(*n));
+                let elsewhere = u64::from(requests).saturating_sub(most);
+                if elsewhere > *astray {
+                    return Err(format!("{elsewhere} went elsewhere"));
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The lab's evidence on the running kernel: responders, clients, the watch over ARP, snapshots.
+//! Needs root and `ip`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+// What other tests use of it is not used here.
+#[allow(dead_code)]
+#[path = "lab/topologies.rs"]
+mod topologies;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lvsprov::lab::clients::{self, Attempt, Stream, Tally};
+use lvsprov::lab::network::Management;
+use lvsprov::lab::responders::{self, Endpoint};
+use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
+use lvsprov::lab::watch::{ArpFrame, Operation, Watch, announcements_of};
+use lvsprov::lab::{self, Lab};
+use lvsprov::topology::{HostName, Protocol, Topology};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For requests that nobody answers.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+const WEB1: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 3);
+const WEB2: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 4);
+const VIP: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 200);
+
+/// Runs `test` in a lab of one network, `client`, `director`, `web1` and `web2`.
+fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(&'static Lab, &'static Topology) -> F) {
+    lab::isolate().unwrap();
+    let topology = Box::leak(Box::new(topologies::dr_one_network()));
+    let lab = Box::leak(Box::new(Lab::build(topology, Management::None).unwrap()));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(test(lab, topology));
+}
+
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
+}
+
+fn ip(lab: &Lab, name: &str, arguments: &str) {
+    let run = || Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let output = lab.run_in(&host(name), run).unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+fn set(lab: &Lab, name: &str, setting: &str, value: &str) {
+    let path = format!("/proc/sys/{setting}");
+    lab.run_in(&host(name), || std::fs::write(path, value)).unwrap().unwrap();
+}
+
+async fn ask(lab: &Lab, to: Ipv4Addr, port: u16, protocol: Protocol, patience: Duration) -> Tally {
+    let target = SocketAddr::from((to, port));
+    clients::ask(lab, &host("client"), target, protocol, 3, patience).await.unwrap()
+}
+
+fn answered(name: &str, count: u32) -> Tally {
+    Tally { answers: BTreeMap::from([(name.to_owned(), count)]), ..Tally::default() }
+}
+
+fn failed(reason: &str, count: u32) -> Tally {
+    Tally { failures: BTreeMap::from([(reason.to_owned(), count)]), ..Tally::default() }
+}
+
+/// Polls until `done`, for half a minute at most.
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "{what}: not within half a minute");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[test]
+fn real_servers_answer_with_their_names_and_are_counted() {
+    in_lab(async |lab, topology| {
+        let responders = responders::start(lab, topology).await.unwrap();
+        assert_eq!(ask(lab, WEB1, 80, Protocol::Tcp, PATIENCE).await, answered("web1", 3));
+        assert_eq!(ask(lab, WEB2, 53, Protocol::Udp, PATIENCE).await, answered("web2", 3));
+        let endpoint = |name, protocol, port| Endpoint { host: host(name), protocol, port };
+        let expected = BTreeMap::from([
+            (endpoint("web1", Protocol::Tcp, 80), 3),
+            (endpoint("web1", Protocol::Udp, 53), 0),
+            (endpoint("web2", Protocol::Tcp, 80), 0),
+            (endpoint("web2", Protocol::Udp, 53), 3),
+        ]);
+        until("all are counted", || responders.served() == expected).await;
+        assert!(responders.not_served().is_empty());
+    });
+}
+
+#[test]
+fn two_services_on_one_port_share_a_listener_and_sctp_is_listed_as_not_served() {
+    in_lab(async |lab, topology| {
+        let mut topology = topology.clone();
+        let mut second = topology.services[0].clone();
+        second.vip = "172.25.7.201".parse().unwrap();
+        let mut sctp = second.clone();
+        sctp.protocol = Protocol::Sctp;
+        topology.services.extend([second, sctp]);
+        let responders = responders::start(lab, &topology).await.unwrap();
+        assert_eq!(responders.served().len(), 4);
+        let names: Vec<String> = responders.not_served().keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["web1 sctp 80", "web2 sctp 80"]);
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_it() {
+    in_lab(async |lab, topology| {
+        let taken = lab.run_in(&host("web2"), || UdpSocket::bind("0.0.0.0:53")).unwrap().unwrap();
+        let error = responders::start(lab, topology).await.err().unwrap();
+        assert!(error.to_string().contains("listen on udp port 53 of web2"), "{error}");
+        drop(taken);
+        assert!(responders::start(lab, topology).await.is_ok());
+    });
+}
+
+#[test]
+fn a_datagram_is_answered_from_the_address_that_was_asked() {
+    in_lab(async |lab, topology| {
+        // Not the address that the route back prefers, and one that is on no wire, as under DR.
+        ip(lab, "web1", "address add 172.25.7.33/24 dev eth0");
+        ip(lab, "web1", "address add 10.9.8.7/32 dev lo");
+        ip(lab, "client", "route add 10.9.8.7 via 172.25.7.3");
+        let _responders = responders::start(lab, topology).await.unwrap();
+        for asked in [WEB1, Ipv4Addr::new(172, 25, 7, 33), Ipv4Addr::new(10, 9, 8, 7)] {
+            // A connected socket, as the client has, hears nobody else.
+            let tally = ask(lab, asked, 53, Protocol::Udp, PATIENCE).await;
+            assert_eq!(tally, answered("web1", 3), "{asked}");
+        }
+    });
+}
+
+#[test]
+fn what_a_responder_sends_to_a_responder_is_not_answered() {
+    in_lab(async |lab, topology| {
+        let responders = responders::start(lab, topology).await.unwrap();
+        // As if the answer of another responder had got lost.
+        let socket = lab.run_in(&host("client"), || UdpSocket::bind("0.0.0.0:53"));
+        socket.unwrap().unwrap().send_to(b"web2\n", (WEB1, 53)).unwrap();
+        // The socket answers in order, so the forged one has been read when this is answered.
+        assert_eq!(ask(lab, WEB1, 53, Protocol::Udp, PATIENCE).await, answered("web1", 3));
+        let served = |endpoint: &Endpoint| responders.served()[endpoint];
+        let udp = Endpoint { host: host("web1"), protocol: Protocol::Udp, port: 53 };
+        until("three are counted", || served(&udp) >= 3).await;
+        assert_eq!(served(&udp), 3);
+    });
+}
+
+#[test]
+fn clients_that_say_nothing_block_nobody() {
+    in_lab(async |lab, topology| {
+        let _responders = responders::start(lab, topology).await.unwrap();
+        let silent = lab.run_in(&host("client"), || {
+            (0..200).map(|_| TcpStream::connect((WEB1, 80)).unwrap()).collect::<Vec<_>>()
+        });
+        let silent = silent.unwrap();
+        assert_eq!(ask(lab, WEB1, 80, Protocol::Tcp, PATIENCE).await, answered("web1", 3));
+        drop(silent);
+    });
+}
+
+#[test]
+fn failures_have_their_reasons() {
+    in_lab(async |lab, topology| {
+        let _responders = responders::start(lab, topology).await.unwrap();
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
+        let nobody = Ipv4Addr::new(172, 25, 7, 99);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            assert_eq!(ask(lab, WEB1, 81, protocol, PATIENCE).await, failed("refused", 3));
+            assert_eq!(ask(lab, elsewhere, 80, protocol, PATIENCE).await, failed("no route", 3));
+            assert_eq!(ask(lab, nobody, 80, protocol, IMPATIENCE).await, failed("timed out", 3));
+        }
+        assert!(
+            clients::ask(lab, &host("x"), (WEB1, 80).into(), Protocol::Tcp, 1, PATIENCE)
+                .await
+                .is_err()
+        );
+    });
+}
+
+#[test]
+fn a_stream_outlives_what_it_asks_and_tells_what_was_lost() {
+    in_lab(async |lab, topology| {
+        let pause = Duration::from_millis(5);
+        let start = async || {
+            let (client, target) = (host("client"), SocketAddr::from((WEB1, 80)));
+            let protocol = Protocol::Tcp;
+            Stream::start(lab, &client, target, protocol, pause, PATIENCE).await.unwrap()
+        };
+        let stream = start().await;
+        let ok = |attempts: &[Attempt]| attempts.iter().filter(|a| a.result.is_ok()).count();
+        let failures = |attempts: &[Attempt]| attempts.len() - ok(attempts);
+        until("nobody answers yet", || failures(&stream.so_far()) >= 3).await;
+        let mut responders = responders::start(lab, topology).await.unwrap();
+        until("it is answered", || ok(&stream.so_far()) >= 3).await;
+        // So far nothing was lost: what failed, failed before the first answer.
+        assert_eq!(clients::lost_after_first_answer(&stream.so_far()), []);
+        let stopped = Instant::now();
+        responders.stop(&host("web1")).await;
+        until("it fails again", || {
+            stream
+                .so_far()
+                .last()
+                .is_some_and(|last| last.started > stopped && last.result.is_err())
+        })
+        .await;
+        let attempts = stream.stop().await;
+        let lost = clients::lost_after_first_answer(&attempts);
+        assert!(!lost.is_empty() && lost.len() < failures(&attempts), "{attempts:?}");
+        assert!(lost.iter().all(|attempt| attempt.ended > stopped), "{lost:?}");
+        assert_eq!(attempts.last().unwrap().result, Err("refused".to_owned()));
+        let in_order = attempts.is_sorted_by(|one, next| one.ended <= next.started);
+        assert!(in_order && attempts.iter().all(|a| a.started <= a.ended), "{attempts:?}");
+        // The other host's responders are still there.
+        assert_eq!(ask(lab, WEB2, 80, Protocol::Tcp, PATIENCE).await, answered("web2", 3));
+    });
+}
+
+/// Has the client ask for `address` over ARP, with nothing remembered. Returns what was heard.
+async fn hear_requests_for(lab: &Lab, address: Ipv4Addr) -> Vec<ArpFrame> {
+    ip(lab, "client", "neighbour flush all");
+    let watch = Watch::start(lab).unwrap();
+    // Nobody listens: the answer is a refusal, or none.
+    ask(lab, address, 9, Protocol::Tcp, IMPATIENCE).await;
+    watch.stop().unwrap()
+}
+
+fn owners(lab: &Lab, frames: &[ArpFrame], address: Ipv4Addr) -> BTreeSet<String> {
+    let claims = announcements_of(frames, address);
+    claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect()
+}
+
+#[test]
+fn the_watch_hears_each_arp_frame_once_and_knows_who_sent_it() {
+    in_lab(async |lab, _| {
+        let frames = hear_requests_for(lab, WEB1).await;
+        let client = lab.mac_of(&host("client"), &"eth0".parse().unwrap()).unwrap();
+        let asked = frames.iter().filter(|frame| {
+            let arp = &frame.arp;
+            arp.operation == Operation::Request && arp.sender_mac == client && arp.target_ip == WEB1
+        });
+        assert_eq!(asked.count(), 1, "{frames:?}");
+        let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
+        let claims = announcements_of(&frames, WEB1);
+        assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1]);
+        assert_eq!((claims[&web1].replies, claims[&web1].announcements), (1, 0));
+        assert!(frames.iter().all(|frame| frame.network.as_str() == "lan"));
+        assert!(frames.is_sorted_by_key(|frame| frame.at));
+    });
+}
+
+#[test]
+fn the_watch_tells_exactly_who_answers_for_a_vip() {
+    in_lab(async |lab, _| {
+        assert_eq!(owners(lab, &hear_requests_for(lab, VIP).await, VIP), BTreeSet::new());
+        ip(lab, "director", "address add 172.25.7.200/32 dev eth0");
+        for web in ["web1", "web2"] {
+            ip(lab, web, "address add 172.25.7.200/32 dev lo");
+        }
+        // As a kernel comes, an address on lo is answered for on every interface (trap 1).
+        let all = ["director", "web1", "web2"].map(str::to_owned);
+        assert_eq!(owners(lab, &hear_requests_for(lab, VIP).await, VIP), BTreeSet::from(all));
+        for web in ["web1", "web2"] {
+            set(lab, web, "net/ipv4/conf/all/arp_ignore", "1");
+        }
+        let director = BTreeSet::from(["director".to_owned()]);
+        assert_eq!(owners(lab, &hear_requests_for(lab, VIP).await, VIP), director);
+    });
+}
+
+#[test]
+fn the_watch_tells_a_vip_as_the_sender_of_a_request() {
+    in_lab(async |lab, _| {
+        ip(lab, "web1", "address add 172.25.7.200/32 dev lo");
+        let socket = lab.run_in(&host("web1"), || UdpSocket::bind((VIP, 0))).unwrap().unwrap();
+        let watch = Watch::start(lab).unwrap();
+        // To answer from the VIP it must ask for the client; arp_announce=2 would hide the VIP (trap 3).
+        socket.send_to(b"x", "172.25.7.250:9").unwrap();
+        let listening = ask(lab, WEB1, 80, Protocol::Tcp, PATIENCE).await;
+        assert_eq!(listening, failed("refused", 3));
+        let frames = watch.stop().unwrap();
+        let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
+        let claims = announcements_of(&frames, VIP);
+        assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1], "{frames:?}");
+        assert_eq!((claims[&web1].requests, claims[&web1].replies), (1, 0));
+    });
+}
+
+fn look(lab: &Lab, name: &str) -> Snapshot {
+    snapshot(lab.namespace(&host(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn a_snapshot_shows_one_change_and_nothing_else() {
+    in_lab(async |lab, topology| {
+        let before = look(lab, "web1");
+        assert_eq!(before["net/ipv4/conf/all/rp_filter"], "1");
+        assert!(
+            before["link eth0"].starts_with("up ") && before["link eth0"].contains("mtu 1500"),
+            "{}",
+            before["link eth0"]
+        );
+        assert!(before.contains_key("address 172.25.7.3/24 on eth0"));
+        assert!(before.contains_key("route main 172.25.7.0/24"));
+        assert!(before.contains_key("rule ipv4 32766"));
+        let now = || difference(&before, &look(lab, "web1"));
+
+        set(lab, "web1", "net/ipv4/conf/all/arp_ignore", "1");
+        assert_eq!(now(), ["changed net/ipv4/conf/all/arp_ignore: 0 -> 1"]);
+        set(lab, "web1", "net/ipv4/conf/all/arp_ignore", "0");
+
+        ip(lab, "web1", "address add 10.9.8.7/32 dev lo label lo:0 scope host");
+        let lines = now();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("added address 10.9.8.7/32 on lo: "), "{lines:?}");
+        assert!(lines[0].contains("label lo:0"), "{lines:?}");
+        assert!(lines[1].starts_with("added route local 10.9.8.7/32: Local "), "{lines:?}");
+        ip(lab, "web1", "address del 10.9.8.7/32 dev lo");
+
+        ip(lab, "web1", "route add default via 172.25.7.2");
+        let added = "added route main default: Unicast dev eth0 via 172.25.7.2 protocol boot \
+                     scope universe";
+        assert_eq!(now(), [added]);
+        ip(lab, "web1", "route add default via 172.25.7.250 metric 9");
+        assert_eq!(now().len(), 1, "{:?}", now());
+        assert!(now()[0].contains("metric 9") && now()[0].contains(" and "), "{:?}", now());
+        ip(lab, "web1", "route del default metric 9");
+        ip(lab, "web1", "route del default");
+
+        ip(lab, "web1", "rule add fwmark 1 table 100");
+        assert_eq!(now().len(), 1, "{:?}", now());
+        assert!(now()[0].starts_with("added rule ipv4 32765: "), "{:?}", now());
+        ip(lab, "web1", "rule del fwmark 1 table 100");
+
+        ip(lab, "web1", "link set lo down");
+        let lines = now();
+        assert!(lines.iter().any(|line| line.starts_with("changed link lo: up ")), "{lines:?}");
+        ip(lab, "web1", "link set lo up");
+
+        // All undone, and traffic in between: nothing is left, and on the other host nothing ever was.
+        let other = look(lab, "web2");
+        let _responders = responders::start(lab, topology).await.unwrap();
+        assert_eq!(ask(lab, WEB1, 80, Protocol::Tcp, PATIENCE).await, answered("web1", 3));
+        assert_eq!(ask(lab, WEB2, 53, Protocol::Udp, PATIENCE).await, answered("web2", 3));
+        assert_eq!(now(), Vec::<String>::new());
+        assert_eq!(difference(&other, &look(lab, "web2")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_link_that_comes_and_goes_takes_its_traces_along() {
+    in_lab(async |lab, _| {
+        let before = look(lab, "web1");
+        ip(lab, "web1", "link add link0 type veth peer name link0b");
+        let lines = difference(&before, &look(lab, "web1"));
+        assert!(lines.iter().any(|line| line.starts_with("added link link0: down ")), "{lines:?}");
+        assert!(lines.contains(&"added net/ipv4/conf/link0/rp_filter: 0".to_owned()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("link0")), "{lines:?}");
+        ip(lab, "web1", "link del link0");
+        assert_eq!(difference(&before, &look(lab, "web1")), Vec::<String>::new());
+    });
+}

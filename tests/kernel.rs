@@ -1,0 +1,16 @@
+//! The kernel edge against the running kernel, each test in a network namespace of its own. What was
+//! done is looked at with `ip -j` and /proc, and not only with our own reader.
+//!
+//! Needs root. What needs IPVS or IPIP is in kernel_vm.rs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "kernel/ground.rs"]
+mod ground;
+#[path = "kernel/keeping.rs"]
+mod keeping;
+#[path = "kernel/network.rs"]
+mod network;
+#[path = "kernel/values.rs"]
+mod values;
+#[path = "kernel/wire.rs"]
+mod wire;

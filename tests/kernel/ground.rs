@@ -1,0 +1,195 @@
+//! The ground that kernel tests stand on: network namespaces of their own, the `ip` command as the
+//! second opinion, and the host that is asked.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use lvsprov::kernel::{Host, namespace};
+use lvsprov::plan::{Change, Step};
+use lvsprov::protocol::{Failure, Outcome, Receipt, Reply, Request, Sighting};
+use lvsprov::state::{Address, AddressKey, HostState, Route, RouteKey, Scope, Sysctl};
+use serde_json::Value;
+
+/// A namespace with its own folder for receipts.
+pub struct Ground {
+    netns: OwnedFd,
+    pub folder: tempfile::TempDir,
+}
+
+impl Ground {
+    /// A bare one: only `lo`, and that is down.
+    pub fn new() -> Self {
+        let netns = namespace::create().expect("root and namespaces are needed for this test");
+        Self { netns, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// With `lo` up. In a namespace without any address IPVS takes no real server.
+    pub fn with_lo() -> Self {
+        let ground = Self::new();
+        ground.ip("link set lo up");
+        ground
+    }
+
+    /// With `lo` up and a pair v0-v1, both ends here and up, v0 with `address`.
+    pub fn with_pair(address: &str) -> Self {
+        let ground = Self::with_lo();
+        ground.ip("link add v0 type veth peer name v1");
+        ground.ip(&format!("address add {address} dev v0"));
+        ground.ip("link set v0 up");
+        ground.ip("link set v1 up");
+        ground
+    }
+
+    /// Two namespaces with a cable between them: v0 in each, up, with these addresses.
+    pub fn two(here: &str, there: &str) -> (Self, Self) {
+        let (a, b) = (Self::new(), Self::new());
+        a.run(|| {
+            let path = format!("/proc/{}/fd/{}", std::process::id(), b.raw());
+            run(Command::new("ip")
+                .args(["link", "add", "v0", "type", "veth"])
+                .args(["peer", "name", "v0", "netns", &path]));
+        });
+        for (ground, address) in [(&a, here), (&b, there)] {
+            ground.ip("link set lo up");
+            ground.ip(&format!("address add {address} dev v0"));
+            ground.ip("link set v0 up");
+        }
+        (a, b)
+    }
+
+    fn raw(&self) -> i32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.netns)
+    }
+
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        namespace::run_in(&self.netns, work).unwrap()
+    }
+
+    /// Runs `ip` in here; `words` are split at blanks.
+    pub fn ip(&self, words: &str) -> String {
+        self.run(|| run(Command::new("ip").args(words.split(' '))))
+    }
+
+    /// `ip -j`: what the second opinion sees.
+    pub fn ip_json(&self, words: &str) -> Vec<Value> {
+        let text = self.ip(&format!("-j -d {words}"));
+        if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).unwrap() }
+    }
+
+    /// A value below /proc/sys/net/ipv4 of this namespace.
+    pub fn sysctl(&self, path: &str) -> String {
+        self.run(|| {
+            let path = format!("/proc/sys/net/ipv4/{path}");
+            std::fs::read_to_string(&path).expect(&path).trim().to_owned()
+        })
+    }
+
+    pub fn set_sysctl(&self, path: &str, value: &str) {
+        self.run(|| std::fs::write(format!("/proc/sys/net/ipv4/{path}"), value).unwrap());
+    }
+
+    /// What the host that lives here answers.
+    pub fn ask(&self, request: Request) -> Reply {
+        self.run(|| ask_here(self.folder.path(), request))
+    }
+
+    pub fn look(&self, sysctls: &[&str]) -> Sighting {
+        let sysctls = sysctls.iter().map(|key| key.parse().unwrap()).collect();
+        let topology = "t".parse().unwrap();
+        match self.ask(Request::Look { topology, sysctls, counters: false }) {
+            Reply::Seen(seen) => *seen,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Acts without a receipt.
+    pub fn act(&self, changes: Vec<Change>) -> Outcome {
+        match self.ask(order(changes, None, None)) {
+            Reply::Done(outcome) => *outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All of `changes` must be done.
+    pub fn do_all(&self, changes: Vec<Change>) -> Outcome {
+        let count = changes.len();
+        let outcome = self.act(changes);
+        assert_eq!(outcome.failure, None);
+        assert_eq!(outcome.done, count);
+        outcome
+    }
+
+    /// None of it must be done, and the reason must have `says` in it.
+    pub fn fails(&self, change: Change, says: &str) -> Failure {
+        let text = change.to_string();
+        let outcome = self.act(vec![change]);
+        let failure = outcome.failure.unwrap_or_else(|| panic!("{text}: it was done"));
+        assert_eq!(outcome.done, 0, "{text}");
+        assert!(failure.to_string().contains(says), "{text}: {failure}");
+        failure
+    }
+}
+
+/// In the namespace of this thread.
+pub fn ask_here(state_dir: &Path, request: Request) -> Reply {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Host::new(state_dir.to_owned()).answer(request))
+}
+
+pub fn order(changes: Vec<Change>, receipt: Option<Receipt>, settled: Option<Receipt>) -> Request {
+    let steps = changes.into_iter().map(|change| Step { change, why: "a test".to_owned() });
+    let topology = "t".parse().unwrap();
+    Request::Act { topology, steps: steps.collect(), receipt, settled, sysctls: BTreeSet::new() }
+}
+
+pub fn receipt() -> Receipt {
+    let sysctl: Sysctl = "net.ipv4.ip_forward".parse().unwrap();
+    let mut found = HostState::default();
+    found.sysctls.insert(sysctl, "0".to_owned());
+    Receipt { version: 1, topology: "t".parse().unwrap(), since: 7, owned: found.items(), found }
+}
+
+pub fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Asks again and again until `check` says yes; a minute at most.
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !check() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn address_key(text: &str) -> AddressKey {
+    text.parse().unwrap()
+}
+
+pub fn plain_address() -> Address {
+    Address { scope: Scope::Global, label: None, broadcast: None }
+}
+
+pub fn route_key(text: &str) -> RouteKey {
+    text.parse().unwrap()
+}
+
+/// A static route via `gateway` over `dev`.
+pub fn via(gateway: &str, dev: &str, metric: u32) -> Route {
+    Route {
+        gateway: Some(gateway.parse::<IpAddr>().unwrap()),
+        dev: Some(dev.parse().unwrap()),
+        scope: Scope::Global,
+        metric,
+        protocol: 4,
+        source: None,
+        onlink: false,
+        unheld: Vec::new(),
+    }
+}

@@ -1,0 +1,254 @@
+//! The receipt and the lock.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use lvsprov::kernel::{lock, receipt as receipts};
+use lvsprov::plan::Change;
+use lvsprov::protocol::{Failure, Reply, Request};
+
+use crate::ground::{Ground, ask_here, order, receipt, run};
+
+fn step() -> Change {
+    let key = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
+    Change::SetSysctl { key, before: "0".to_owned(), after: "1".to_owned() }
+}
+
+fn bad_step() -> Change {
+    let key = "net.ipv4.conf.lo.arp_announce".parse().unwrap();
+    Change::SetSysctl { key, before: "9".to_owned(), after: "1".to_owned() }
+}
+
+fn refused(reply: Reply) -> Failure {
+    match reply {
+        Reply::Refused(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn look() -> Request {
+    let topology = "t".parse().unwrap();
+    Request::Look { topology, sysctls: Default::default(), counters: false }
+}
+
+#[test]
+fn the_receipt_is_written_before_and_settled_after() {
+    let ground = Ground::new();
+    let path = receipts::path(ground.folder.path(), &"t".parse().unwrap());
+    let mut settled = receipt();
+    settled.since = 8;
+    let Reply::Done(outcome) =
+        ground.ask(order(vec![step()], Some(receipt()), Some(settled.clone())))
+    else {
+        panic!("not done")
+    };
+    assert_eq!((outcome.done, outcome.failure), (1, None));
+    assert_eq!(outcome.after.receipt, Some(settled.clone()));
+    // What the receipt speaks of is read, asked for or not.
+    assert_eq!(outcome.after.state.sysctls[&"net.ipv4.ip_forward".parse().unwrap()], "0");
+    let file = fs::metadata(&path).unwrap();
+    assert_eq!(file.mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
+    let on_disk: lvsprov::protocol::Receipt =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(on_disk, settled);
+    let files: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+    assert_eq!(files.len(), 1, "something else is left: {files:?}");
+
+    let Reply::Done(outcome) = ground.ask(order(vec![step().inverse().unwrap()], None, None))
+    else {
+        panic!("not done")
+    };
+    assert_eq!((outcome.failure, outcome.after.receipt), (None, None));
+    assert!(!path.parent().unwrap().exists());
+}
+
+#[test]
+fn a_failed_step_leaves_the_receipt_of_the_start() {
+    let ground = Ground::new();
+    let mut settled = receipt();
+    settled.since = 8;
+    let Reply::Done(outcome) =
+        ground.ask(order(vec![step(), bad_step()], Some(receipt()), Some(settled)))
+    else {
+        panic!("not done")
+    };
+    assert_eq!(outcome.done, 1);
+    assert!(outcome.failure.is_some());
+    assert_eq!(outcome.after.receipt, Some(receipt()));
+    let folder = ground.folder.path().join("t");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+}
+
+#[test]
+fn looking_makes_nothing() {
+    let ground = Ground::new();
+    let place = ground.folder.path().join("deeper");
+    let before = ground.ip("-d address show");
+    let reply = ground.run(|| ask_here(&place, look()));
+    assert!(matches!(reply, Reply::Seen(_)), "{reply:?}");
+    assert!(!place.exists());
+    assert_eq!(ground.ip("-d address show"), before);
+}
+
+#[test]
+fn a_damaged_receipt_is_named_and_stops_everything() {
+    let ground = Ground::new();
+    let whole = serde_json::to_string(&receipt()).unwrap();
+    receipts::write(ground.folder.path(), &receipt()).unwrap();
+    let path = receipts::path(ground.folder.path(), &"t".parse().unwrap());
+    for (text, says) in [
+        (whole[..whole.len() / 2].to_owned(), "is damaged"),
+        (String::new(), "is damaged"),
+        ("\u{0}\u{1}not json".to_owned(), "is damaged"),
+        (whole.replace("\"version\":1", "\"version\":2"), "format 2"),
+        (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),
+        (whole.replace("\"since\":7", "\"since\":7,\"more\":1"), "is damaged"),
+    ] {
+        fs::write(&path, &text).unwrap();
+        let failure = refused(ground.ask(look()));
+        assert!(failure.message.contains(says), "{text}: {failure}");
+        assert!(failure.message.contains(path.to_str().unwrap()), "{failure}");
+        assert!(failure.cure.is_some());
+        refused(ground.ask(order(vec![step()], Some(receipt()), Some(receipt()))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "it was overwritten");
+        assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+    }
+}
+
+#[test]
+fn a_symbolic_link_in_the_place_is_refused() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("passwd");
+    fs::write(&target, "precious").unwrap();
+    let act = || order(vec![step()], Some(receipt()), Some(receipt()));
+    let check = |ground: &Ground, state_dir: &Path| {
+        for request in [look(), act()] {
+            let failure = refused(ground.run(|| ask_here(state_dir, request)));
+            assert!(failure.message.contains("is a symbolic link"), "{failure}");
+        }
+        assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    };
+
+    let ground = Ground::new();
+    fs::create_dir(ground.folder.path().join("t")).unwrap();
+    symlink(&target, ground.folder.path().join("t/receipt.json")).unwrap();
+    check(&ground, ground.folder.path());
+
+    let ground = Ground::new();
+    symlink(elsewhere.path(), ground.folder.path().join("t")).unwrap();
+    check(&ground, ground.folder.path());
+
+    let ground = Ground::new();
+    let link = ground.folder.path().join("state");
+    symlink(elsewhere.path(), &link).unwrap();
+    check(&ground, &link);
+
+    // A temporary file that somebody prepared is replaced, not followed.
+    let ground = Ground::new();
+    fs::create_dir(ground.folder.path().join("t")).unwrap();
+    symlink(&target, ground.folder.path().join("t/.receipt.json.new")).unwrap();
+    receipts::write(ground.folder.path(), &receipt()).unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
+
+#[test]
+fn a_receipt_that_others_can_write_is_not_trusted() {
+    let ground = Ground::new();
+    receipts::write(ground.folder.path(), &receipt()).unwrap();
+    let folder = ground.folder.path().join("t");
+    for (path, mode) in [(folder.join("receipt.json"), 0o666), (folder, 0o777)] {
+        let was = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let failure = refused(ground.ask(look()));
+        assert!(failure.message.contains("can be written by others"), "{failure}");
+        fs::set_permissions(&path, was).unwrap();
+    }
+    assert_eq!(ground.look(&[]).receipt, Some(receipt()));
+}
+
+/// Runs `work` with a file system of its own over the ground's folder.
+fn with_file_system<T: Send>(
+    ground: &Ground,
+    options: &str,
+    work: impl FnOnce(&Path) -> T + Send,
+) -> T {
+    ground.run(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        run(Command::new("mount").args(["--make-rprivate", "/"]));
+        let path = ground.folder.path();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path));
+        work(path)
+    })
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_touched() {
+    let ground = Ground::new();
+    let failure = with_file_system(&ground, "size=64k,mode=700", |path| {
+        let _ = fs::write(path.join("ballast"), vec![0; 1 << 20]);
+        let reply = ask_here(path, order(vec![step()], Some(receipt()), Some(receipt())));
+        let names = fs::read_dir(path.join("t")).map_or(0, Iterator::count);
+        assert_eq!(names, 0, "a half receipt is left");
+        refused(reply)
+    });
+    assert!(failure.to_string().contains("No space left"), "{failure}");
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+}
+
+#[test]
+fn with_no_room_for_the_receipt_of_the_end_nothing_is_touched() {
+    let ground = Ground::new();
+    let mut large = receipt();
+    for number in 0..20_000_u32 {
+        let service = format!("fwmark4 {}", number + 1).parse().unwrap();
+        large.owned.insert(lvsprov::state::Item::Service(service));
+    }
+    with_file_system(&ground, "size=128k,mode=700", |path| {
+        let failure = refused(ask_here(path, order(vec![step()], Some(receipt()), Some(large))));
+        assert!(failure.to_string().contains("No space left"), "{failure}");
+        assert_eq!(fs::read_dir(path.join("t")).unwrap().count(), 0);
+    });
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+}
+
+#[test]
+fn on_a_read_only_file_system_nothing_is_touched() {
+    let ground = Ground::new();
+    let failure = with_file_system(&ground, "mode=700", |path| {
+        run(Command::new("mount").args(["-o", "remount,ro"]).arg(path));
+        refused(ask_here(path, order(vec![step()], None, None)))
+    });
+    assert!(failure.to_string().contains("Read-only file system"), "{failure}");
+    assert!(failure.cure.unwrap().contains("writable"));
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+}
+
+#[test]
+fn only_one_acts_at_a_time() {
+    let ground = Ground::new();
+    let held = lock::take(ground.folder.path()).unwrap();
+    let failure = refused(ground.ask(order(vec![step()], None, None)));
+    let who = format!("process {}, for ", std::process::id());
+    assert!(failure.message.contains(&who), "{failure}");
+    assert!(failure.cure.unwrap().contains("plan again"));
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+    // Looking needs no lock.
+    ground.look(&[]);
+    drop(held);
+    ground.do_all(vec![step()]);
+}
+
+#[test]
+fn a_receipt_of_another_topology_is_refused() {
+    let ground = Ground::new();
+    let mut other = receipt();
+    other.topology = "other".parse().unwrap();
+    let failure = refused(ground.ask(order(vec![step()], Some(other), None)));
+    assert!(failure.message.contains("the receipt of other"), "{failure}");
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+}

@@ -1,0 +1,85 @@
+//! The kernel edge against a kernel with IPVS and IPIP: a program of its own, for inside a VM.
+//!
+//! It loads modules, so it only runs where it is told that it may: with the argument `--in-vm` or the
+//! environment variable `LVSPROV_IN_VM`. There a missing capability is a failure. It needs root,
+//! modprobe with the modules of the running kernel, ipvsadm, iproute2 and tcpdump; the modules
+//! ip_vs (with its schedulers), ipip, 8021q and nlmon.
+//!
+//! `kernel_vm --in-vm [PART OF A NAME]` runs the cases whose name has that part.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "kernel_vm/bytes.rs"]
+mod bytes;
+#[path = "kernel/ground.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod ground;
+#[path = "kernel_vm/modules.rs"]
+mod modules;
+#[path = "kernel_vm/services.rs"]
+mod services;
+#[path = "kernel_vm/steps.rs"]
+mod steps;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+type Case = (&'static str, fn());
+
+/// In this order: the first ones need a kernel into which nothing was loaded yet.
+const CASES: &[Case] = &[
+    ("looking_loads_nothing", modules::looking_loads_nothing),
+    ("a_missing_module_is_explained", modules::a_missing_module_is_explained),
+    ("ip_vs_is_loaded", modules::ip_vs_is_loaded),
+    ("ipip_is_loaded_and_brings_tunl0", modules::ipip_is_loaded_and_brings_tunl0),
+    ("a_vip_on_tunl0", modules::a_vip_on_tunl0),
+    ("a_vlan_has_its_settings", modules::a_vlan_has_its_settings),
+    ("a_process_enters_a_namespace", modules::a_process_enters_a_namespace),
+    ("only_root_acts", modules::only_root_acts),
+    ("every_scheduler", services::every_scheduler),
+    ("an_unknown_scheduler", services::an_unknown_scheduler),
+    ("services_as_ipvsadm_shows_them", services::as_ipvsadm_shows_them),
+    ("services_as_ipvsadm_makes_them", services::as_ipvsadm_makes_them),
+    ("weights_and_thresholds", services::weights_and_thresholds),
+    ("a_real_server_on_the_director", services::a_real_server_on_the_director),
+    ("a_bare_namespace", services::a_bare_namespace),
+    ("counters", services::counters),
+    ("many_services", services::many_services),
+    ("the_kernels_errors", services::the_kernels_errors),
+    ("strict_before", steps::strict_before),
+    ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
+    ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),
+    ("a_plan_and_its_inverse", steps::a_plan_and_its_inverse),
+    ("the_same_bytes_as_ipvsadm", bytes::the_same_bytes_as_ipvsadm),
+];
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    // Parts of this program that a case starts as a process of its own.
+    if let [role, rest @ ..] = args.as_slice()
+        && let Some(role) = role.strip_prefix("child:")
+    {
+        return modules::child(role, rest);
+    }
+    let told = std::env::var_os("LVSPROV_IN_VM").is_some() || args.iter().any(|a| a == "--in-vm");
+    args.retain(|arg| !arg.starts_with("--"));
+    if !told {
+        eprintln!(
+            "kernel_vm loads kernel modules and needs a kernel with ip_vs and ipip: it was not told \
+             that it is in a VM.\nRun it there, with --in-vm."
+        );
+        return ExitCode::from(2);
+    }
+    let wanted = |name: &str| args.is_empty() || args.iter().any(|part| name.contains(part));
+    let mut failed = Vec::new();
+    let mut count = 0;
+    for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
+        count += 1;
+        let passed = catch_unwind(case).is_ok();
+        println!("kernel_vm {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    println!("kernel_vm: {} passed, {} failed {failed:?}", count - failed.len(), failed.len());
+    if failed.is_empty() && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
