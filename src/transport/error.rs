@@ -20,9 +20,18 @@ pub struct TransportError(Box<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: HostName,
-    to: String,
+    place: Place,
     trouble: Trouble,
     said: String,
+}
+
+/// Where a host is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// In words.
+    pub to: String,
+    /// How a person would log in there.
+    pub by_hand: String,
 }
 
 /// What went wrong.
@@ -142,7 +151,13 @@ pub enum Trouble {
         /// What.
         path: String,
     },
-    /// The host could not store or start the agent.
+    /// The host could not store the agent.
+    #[error("the agent cannot be stored there: {reason}")]
+    NotStored {
+        /// Why, in the host's words.
+        reason: String,
+    },
+    /// The agent was started and gave up.
     #[error("the agent cannot start there: {reason}")]
     AgentFailed {
         /// Why, in the host's words.
@@ -237,9 +252,9 @@ fn changes(acting: bool) -> &'static str {
 }
 
 impl TransportError {
-    /// `to` says how the host is reached, `said` what ssh or the host printed.
-    pub(super) fn new(host: &HostName, to: &str, trouble: Trouble, said: String) -> Self {
-        Self(Box::new(Inner { host: host.clone(), to: to.to_owned(), trouble, said }))
+    /// `said` is what ssh or the host printed.
+    pub(super) fn new(host: &HostName, place: &Place, trouble: Trouble, said: String) -> Self {
+        Self(Box::new(Inner { host: host.clone(), place: place.clone(), trouble, said }))
     }
 
     /// Which host of the topology.
@@ -259,13 +274,13 @@ impl TransportError {
 
     /// What to do about it, where that is known.
     pub fn cure(&self) -> Option<String> {
-        self.0.trouble.cure(&self.0.to)
+        self.0.trouble.cure(&self.0.place.by_hand)
     }
 }
 
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { host, to, trouble, said: _ } = &*self.0;
+        let Inner { host, place: Place { to, by_hand: _ }, trouble, said: _ } = &*self.0;
         write!(f, "cannot talk to {host} ({to}): {trouble}")
     }
 }
@@ -293,7 +308,7 @@ impl From<&TransportError> for Failure {
 }
 
 impl Trouble {
-    fn cure(&self, to: &str) -> Option<String> {
+    fn cure(&self, by_hand: &str) -> Option<String> {
         let cure = match self {
             Self::Start { program, .. } if program.as_os_str() == "ssh" => {
                 "install the OpenSSH client on this machine".to_owned()
@@ -312,22 +327,22 @@ impl Trouble {
                  host goes into ~/.ssh/config (ProxyJump)"
                 .to_owned(),
             Self::LoginTimeout { .. } => format!(
-                "see that the host is up and that no firewall swallows the connection: try `ssh {to} true`"
+                "see that the host is up and that no firewall swallows the connection: try `{by_hand} true`"
             ),
             Self::ClosedEarly => "see sshd's log there; MaxStartups, fail2ban, hosts.deny or an account \
                  without a shell end a connection like this"
                 .to_owned(),
             Self::UnknownHostKey => format!(
-                "log in once by hand with `ssh {to}` and compare the fingerprint, or add the key to known_hosts"
+                "log in once by hand with `{by_hand}` and compare the fingerprint, or add the key to known_hosts"
             ),
             Self::ChangedHostKey => "if the host was installed anew, remove the old key with `ssh-keygen -R` \
                  and log in once by hand; if not, find out who answers"
                 .to_owned(),
             Self::LoginRefused => format!(
                 "log in without a password first: `ssh-copy-id`, a loaded ssh-agent or IdentityFile in \
-                 ~/.ssh/config; `ssh {to} true` must work without asking anything"
+                 ~/.ssh/config; `{by_hand} true` must work without asking anything"
             ),
-            Self::SshConfig | Self::Ssh => format!("make `ssh {to} true` work first"),
+            Self::SshConfig | Self::Ssh => format!("make `{by_hand} true` work first"),
             Self::NoSession { .. } => "see MaxSessions and ForceCommand in the host's sshd_config".to_owned(),
             Self::NotLinux { .. } => "IPVS is a part of Linux: take another host".to_owned(),
             Self::WrongMachine { beside, .. } => {
@@ -343,21 +358,21 @@ impl Trouble {
             Self::UnsafeFolder { path } => format!(
                 "look at who made {path} and what lies in it, then remove it or run `chown root: {path}; chmod go-w {path}`"
             ),
-            Self::AgentFailed { .. } => {
-                "see that /var/lib/lvsprov on the host has room (10 MB) and can be written".to_owned()
+            Self::NotStored { .. } => {
+                "see that /var/lib/lvsprov on the host has room (20 MB) and can be written".to_owned()
             }
-            Self::PushCut { .. } | Self::PushStalled { .. } => {
-                "nothing was changed: try again".to_owned()
+            Self::AgentFailed { .. } => {
+                "see that you are root and that the network namespace is there (`ip netns list`)".to_owned()
             }
             Self::NoHello { .. } => "see that the login shell runs commands (no ForceCommand, no nologin) \
                  and that /var/lib is not mounted noexec"
                 .to_owned(),
             Self::NotAnAgent { .. } => format!(
-                "`ssh {to} true` must print nothing: look for output in the login shell's start-up files \
+                "`{by_hand} true` must print nothing: look for output in the login shell's start-up files \
                  and for ForceCommand"
             ),
             Self::HelloTimeout { .. } => {
-                format!("see what hangs there: `ssh {to} true` must end at once")
+                format!("see what hangs there: `{by_hand} true` must end at once")
             }
             Self::Version { .. } => "use the same build of lvsprov everywhere".to_owned(),
             Self::Cut { acting: true, .. }
@@ -365,7 +380,11 @@ impl Trouble {
             | Self::BadFrame { acting: true, .. } => {
                 "run the same command again: it looks at the host first and does what is missing".to_owned()
             }
-            Self::Cut { .. } | Self::CallTimeout { .. } | Self::BadFrame { .. } => {
+            Self::PushCut { .. }
+            | Self::PushStalled { .. }
+            | Self::Cut { .. }
+            | Self::CallTimeout { .. }
+            | Self::BadFrame { .. } => {
                 "nothing was changed: try again".to_owned()
             }
         };

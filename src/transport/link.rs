@@ -35,7 +35,7 @@ pub(super) enum Process {
     /// A child of ours.
     Child(Box<tokio::process::Child>),
     /// A command on the far side of an ssh connection.
-    Remote(openssh::Child<Arc<openssh::Session>>),
+    Remote(Box<openssh::Child<Arc<openssh::Session>>>),
 }
 
 /// What came instead of a mark.
@@ -115,25 +115,15 @@ impl Link {
         }
     }
 
-    /// Closes the agent's input, which ends it, and waits for that.
+    /// Closes the agent's input, which ends it. Waits for that where it is a child of ours; on a
+    /// host behind ssh it ends on its own, one trip through the network later.
     pub async fn close(mut self, limit: Duration) {
         self.writer = Box::new(tokio::io::sink());
-        let reader = &mut self.reader;
-        let drain = async move {
-            let mut rest = [0; 1024];
-            while matches!(reader.read(&mut rest).await, Ok(n) if n > 0) {}
-        };
-        let process = self.process.take();
-        let wait = async move {
-            drain.await;
-            match process {
-                Some(Process::Child(mut child)) => drop(child.wait().await),
-                Some(Process::Remote(child)) => drop(child.wait().await),
-                None => {}
-            }
-        };
-        // One that does not end in time is left to end by itself: it may be in the middle of a step.
-        let _ = timeout(limit, wait).await;
+        if let Some(Process::Child(mut child)) = self.process.take() {
+            // One that does not end in time is left to end by itself: it may be in the middle of a
+            // step.
+            let _ = timeout(limit, child.wait()).await;
+        }
     }
 }
 

@@ -24,7 +24,8 @@ use tokio::time::timeout;
 pub use error::{TransportError, Trouble};
 
 use crate::protocol::{Hello, Reply, Request, VERSION};
-use crate::topology::{HostName, Reach};
+use crate::topology::{HostName, Reach, SshTarget};
+use error::Place;
 use frame::FrameError;
 use link::{Link, Silence};
 
@@ -62,7 +63,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(30),
-            keep: Duration::from_secs(60),
+            keep: Duration::from_mins(1),
             state_dir: None,
             ssh_config: None,
             control_dir: None,
@@ -74,7 +75,7 @@ impl Default for Options {
 /// A running agent on one host.
 pub struct Connection {
     host: HostName,
-    to: String,
+    place: Place,
     link: Option<Link>,
     call_timeout: Duration,
 }
@@ -87,22 +88,20 @@ impl Connection {
         reach: &Reach,
         options: &Options,
     ) -> Result<Self, TransportError> {
-        let (to, opened) = match reach {
-            Reach::Local => ("this machine".to_owned(), local::open(None, options).await),
-            Reach::Netns(path) => {
-                let to = format!("network namespace {}", path.display());
-                (to, local::open(Some(path), options).await)
-            }
-            Reach::Ssh(target) => (target.to_string(), ssh::open(target, options).await),
+        let opened = match reach {
+            Reach::Local => local::open(None, options).await,
+            Reach::Netns(path) => local::open(Some(path), options).await,
+            Reach::Ssh(target) => ssh::open(target, options).await,
         };
+        let place = place(reach, options);
         match opened {
             Ok(link) => Ok(Self {
                 host: host.clone(),
-                to,
+                place,
                 link: Some(link),
                 call_timeout: options.call_timeout,
             }),
-            Err(Fault { trouble, said }) => Err(TransportError::new(host, &to, trouble, said)),
+            Err(Fault { trouble, said }) => Err(TransportError::new(host, &place, trouble, said)),
         }
     }
 
@@ -133,8 +132,8 @@ impl Connection {
         Err(self.fail(trouble, said))
     }
 
-    /// Ends the agent and waits for that, at most two seconds. Dropping a connection ends the agent
-    /// too, without waiting.
+    /// Ends the agent, and waits for that (at most two seconds) where it is a process of this
+    /// machine. Dropping a connection ends the agent too, without waiting.
     pub async fn close(self) {
         if let Some(link) = self.link {
             link.close(CLOSING).await;
@@ -142,7 +141,26 @@ impl Connection {
     }
 
     fn fail(&self, trouble: Trouble, said: String) -> TransportError {
-        TransportError::new(&self.host, &self.to, trouble, said)
+        TransportError::new(&self.host, &self.place, trouble, said)
+    }
+}
+
+fn place(reach: &Reach, options: &Options) -> Place {
+    match reach {
+        Reach::Local => Place { to: "this machine".to_owned(), by_hand: "sh -c".to_owned() },
+        Reach::Netns(path) => Place {
+            to: format!("network namespace {}", path.display()),
+            by_hand: format!("nsenter --net={}", path.display()),
+        },
+        Reach::Ssh(target) => {
+            let SshTarget { host, user, port } = target;
+            let config = options.ssh_config.as_ref().map(|path| format!("-F {}", path.display()));
+            let port = port.map(|port| format!("-p {port}"));
+            let user = user.as_ref().map(|user| format!("-l {user}"));
+            let words = ["ssh".to_owned()].into_iter().chain(config).chain(port).chain(user);
+            let by_hand: Vec<String> = words.chain([host.clone()]).collect();
+            Place { to: target.to_string(), by_hand: by_hand.join(" ") }
+        }
     }
 }
 

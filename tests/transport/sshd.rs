@@ -1,7 +1,7 @@
 //! A real sshd on the loopback for one test, with keys and configurations of its own.
 //!
 //! It runs in a mount and a PID namespace: `/var/lib`, where the agent is stored, is a small file
-//! system that only it sees, and whatever was started under it dies with it.
+//! system that only it sees, root's home is empty, and whatever was started under it dies with it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -39,7 +39,7 @@ pub struct Like {
     pub tools: Vec<(&'static str, String)>,
     /// Nothing but these busybox applets is found besides `tools`.
     pub only: Option<&'static [&'static str]>,
-    /// Size of the file system at /var/lib; 64m unless told.
+    /// Size of the file system at /var/lib; 512m unless told.
     pub room: Option<&'static str>,
 }
 
@@ -47,24 +47,23 @@ pub struct Like {
 pub struct Sshd {
     pub folder: TempDir,
     pub port: u16,
-    like_room: String,
+    room: String,
     process: Option<Child>,
 }
 
 impl Sshd {
     pub fn plain() -> Self {
-        Self::like(Like::default())
+        Self::like(&Like::default())
     }
 
-    pub fn like(like: Like) -> Self {
-        let nobody_needs = nix::unistd::geteuid().is_root();
-        assert!(nobody_needs, "needs root: starts sshd in namespaces");
+    pub fn like(like: &Like) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "needs root: starts sshd in namespaces");
         let folder = tempfile::Builder::new().prefix("t").tempdir_in("/tmp").unwrap();
         for name in ["host_key", "user_key", "other_key"] {
             keygen(&folder.path().join(name));
         }
         let port = free_port();
-        let path = tools(folder.path(), &like);
+        let path = tools(folder.path(), like);
         let at = folder.path().display();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host_key\nPidFile none\n\
@@ -74,8 +73,8 @@ impl Sshd {
             like.config
         );
         fs::write(folder.path().join("sshd_config"), config).unwrap();
-        let like_room = like.room.unwrap_or("64m").to_owned();
-        let mut sshd = Self { folder, port, like_room, process: None };
+        let room = like.room.unwrap_or("512m").to_owned();
+        let mut sshd = Self { folder, port, room, process: None };
         sshd.know(&sshd.file("host_key.pub"));
         sshd.write_client_config("user_key", port);
         sshd.start();
@@ -89,12 +88,12 @@ impl Sshd {
     /// Starts (again) the daemon on an empty /var/lib.
     pub fn start(&mut self) {
         let prepare = "mount -t tmpfs -o size=$1,mode=755 none /var/lib && \
-                       mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && \
+                       mount -t tmpfs none /root && mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && \
                        exec /usr/sbin/sshd -D -e -f $2";
         let log = fs::OpenOptions::new().create(true).append(true).open(self.file("log")).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"])
-            .args(["--kill-child", "--mount-proc", "sh", "-c", prepare, "sh", &self.like_room])
+            .args(["--kill-child", "--mount-proc", "sh", "-c", prepare, "sh", &self.room])
             .arg(self.file("sshd_config"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -179,6 +178,8 @@ impl Sshd {
         fs::write(self.file("ssh_config"), config).unwrap();
     }
 
+    /// How the client configuration names it.
+    #[allow(clippy::unused_self)] // reads as a property of the host, beside `options`
     pub fn reach(&self) -> Reach {
         Reach::Ssh(SshTarget { host: "host".to_owned(), user: None, port: None })
     }

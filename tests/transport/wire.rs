@@ -18,6 +18,8 @@ struct State {
     after: AtomicU64,
     clogs: AtomicBool,
     carried: AtomicU64,
+    /// So many more connections are closed at once.
+    turned_away: AtomicU64,
     ends: Mutex<Vec<TcpStream>>,
 }
 
@@ -30,6 +32,7 @@ impl Wire {
             after: AtomicU64::new(u64::MAX),
             clogs: AtomicBool::new(false),
             carried: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             ends: Mutex::new(Vec::new()),
         });
         let shared = Arc::clone(&state);
@@ -50,6 +53,11 @@ impl Wire {
     pub fn end(&self, after: u64, clogs: bool) {
         self.state.clogs.store(clogs, Ordering::SeqCst);
         self.state.after.store(after, Ordering::SeqCst);
+    }
+
+    /// Closes the next `count` connections without a word, as an sshd with MaxStartups does.
+    pub fn turn_away(&self, count: u64) {
+        self.state.turned_away.store(count, Ordering::SeqCst);
     }
 
     /// Cuts what is connected now.
@@ -73,6 +81,10 @@ impl Drop for Wire {
 
 impl State {
     fn pass(self: &Arc<Self>, near: TcpStream) {
+        let fewer = |left: u64| left.checked_sub(1);
+        if self.turned_away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+            return;
+        }
         let Ok(far) = TcpStream::connect(("127.0.0.1", self.to)) else { return };
         let mut ends = self.ends.lock().unwrap();
         ends.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);

@@ -25,7 +25,7 @@ use crate::topology::SshTarget;
 const FOLDER_LIMIT: usize = 107 - 40 - 17;
 
 /// A dead socket is not swept away before this age: it may be one that is just coming up.
-const SWEEP_AGE: Duration = Duration::from_secs(120);
+const SWEEP_AGE: Duration = Duration::from_mins(2);
 
 /// The sockets of one target.
 #[derive(Debug, Clone)]
@@ -43,6 +43,13 @@ impl Sockets {
         sweep(&folder);
         let name = name(target, options);
         Ok(Self { kept: folder.join(&name), folder, name })
+    }
+
+    /// A pause that differs from target to target, below 256 ms: those that were turned away together
+    /// must not come back together.
+    pub fn stagger(&self) -> Duration {
+        let spread = u64::from_str_radix(self.name.get(..2).unwrap_or("0"), 16).unwrap_or(0);
+        Duration::from_millis(spread)
     }
 
     /// A path that nobody else uses, for a connection that comes up.

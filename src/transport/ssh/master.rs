@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use openssh::Session;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::super::greeting::readable;
@@ -26,6 +27,10 @@ use super::super::{Fault, Options, Trouble};
 use super::classify;
 use super::control::Sockets;
 use crate::topology::SshTarget;
+
+/// How many log in at the same time. A login is mostly the CPU's work, on this machine too: beyond
+/// this it gets no faster, and hundreds at once would each run into their time limit.
+static LOGINS: Semaphore = Semaphore::const_new(32);
 
 /// How often a connection that sshd turned away is tried anew, and how long to wait before.
 const TRIES: u32 = 4;
@@ -55,6 +60,7 @@ impl Master {
         if options.keep.is_zero() || !found.file_type().is_socket() {
             return None;
         }
+        tracing::debug!(socket = %sockets.kept.display(), "taking up a kept connection");
         Some(Self::at(sockets.kept.clone(), true, true))
     }
 
@@ -67,10 +73,15 @@ impl Master {
         let mut tried = 1;
         let socket = loop {
             let socket = sockets.fresh();
-            match login(target, &socket, options).await {
+            // The semaphore is never closed; without a permit there would only be no bound.
+            let permit = LOGINS.acquire().await;
+            tracing::debug!(%target, tried, "logging in");
+            let done = login(target, &socket, options).await;
+            drop(permit);
+            match done {
                 Ok(()) => break socket,
                 Err(fault) if tried < TRIES && classify::was_turned_away(&fault.said) => {
-                    sleep(PAUSE * tried).await;
+                    sleep(PAUSE * tried + sockets.stagger()).await;
                     tried += 1;
                 }
                 Err(fault) => return Err(fault),

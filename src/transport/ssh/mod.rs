@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openssh::Stdio;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::binary::{self, Binary};
@@ -90,7 +90,7 @@ async fn attempt(
     master.settle().await;
     let mut talk =
         Talk { binary: Arc::clone(binary), heard: Heard::default(), needs: 0, pushed: None, limit };
-    match talk.to_hello(&mut link, options).await {
+    match talk.reach_hello(&mut link, options).await {
         Ok(()) => Ok(link),
         Err(trouble) => {
             let said = link.said().await;
@@ -131,7 +131,7 @@ async fn run(master: &Master, binary: &Binary, mode: Mode) -> Result<Link, Troub
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed(openssh::Error::ChildIo(std::io::Error::other("it has no pipes"))));
     };
-    Ok(Link::new(Process::Remote(child), stdin, stdout, stderr))
+    Ok(Link::new(Process::Remote(Box::new(child)), stdin, stdout, stderr))
 }
 
 /// What was heard on the way to hello.
@@ -154,7 +154,7 @@ struct Talk {
 }
 
 impl Talk {
-    async fn to_hello(&mut self, link: &mut Link, options: &Options) -> Result<(), Trouble> {
+    async fn reach_hello(&mut self, link: &mut Link, options: &Options) -> Result<(), Trouble> {
         loop {
             let mark = match timeout(self.limit, link.mark()).await {
                 Ok(Ok(mark)) => mark,
@@ -185,12 +185,15 @@ impl Talk {
                     self.needs += 1;
                     if self.needs > NEEDS {
                         let reason = "it was sent and was gone again".to_owned();
-                        return Err(Trouble::AgentFailed { reason });
+                        return Err(Trouble::NotStored { reason });
                     }
                     self.serve(link, &system, &machine, gzip).await?;
                 }
                 Mark::Unsafe { path } => return Err(Trouble::UnsafeFolder { path }),
-                Mark::Failed { reason } => return Err(Trouble::AgentFailed { reason }),
+                Mark::Failed { reason } if self.heard.have => {
+                    return Err(Trouble::AgentFailed { reason });
+                }
+                Mark::Failed { reason } => return Err(Trouble::NotStored { reason }),
             }
         }
     }
@@ -208,14 +211,14 @@ impl Talk {
         }
         if !self.binary.runs_on(machine) {
             self.binary = for_machine(&self.binary, machine).await?;
-            let line = format!("use {} {}\n", self.binary.digest, self.binary.size);
-            let mut sent = 0;
-            return self.send(link, line.as_bytes(), &mut sent, self.binary.size).await;
+            let instead = format!("use {} {}\n", self.binary.digest, self.binary.size);
+            return self.send(link, instead.as_bytes(), &mut 0, self.binary.size).await;
         }
         self.push(link, gzip).await
     }
 
     async fn push(&mut self, link: &mut Link, gzip: bool) -> Result<(), Trouble> {
+        tracing::debug!(digest = self.binary.digest, gzip, "sending the agent");
         let mut sent = 0;
         if gzip {
             let packed = self.binary.packed().await?;
@@ -225,7 +228,6 @@ impl Talk {
                 self.send(link, piece, &mut sent, size).await?;
             }
         } else {
-            use tokio::io::AsyncReadExt;
             let size = self.binary.size;
             let unreadable = |source| Trouble::Binary { path: self.binary.path.clone(), source };
             let mut file = tokio::fs::File::open(&self.binary.path).await.map_err(unreadable)?;
@@ -261,7 +263,7 @@ impl Talk {
                 Ok(())
             }
             Ok(Err(_)) => match timeout(self.limit, link.mark()).await {
-                Ok(Ok(Mark::Failed { reason })) => Err(Trouble::AgentFailed { reason }),
+                Ok(Ok(Mark::Failed { reason })) => Err(Trouble::NotStored { reason }),
                 Ok(Ok(Mark::Unsafe { path })) => Err(Trouble::UnsafeFolder { path }),
                 Ok(Err(Silence::Babble)) => Err(Trouble::NotAnAgent { chatter: link.chatter() }),
                 _ => Err(Trouble::PushCut { sent: *sent, size }),
