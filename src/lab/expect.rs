@@ -17,6 +17,10 @@
 //!   `sh` and `dh` can pick a server of weight 0, and drop the request (trap 36).
 //! * `twos` draws lots: shares within a wide tolerance.
 //!
+//! This is so for a director that starts from nothing. Earlier connections count too where connections
+//! are counted, for minutes, even if service and server were deleted since: IPVS keeps a deleted
+//! server that has connections, and takes it up again with them (ip_vs_ctl.c, `ip_vs_trash_get_dest`).
+//!
 //! A server of weight 0 gets nothing, whatever the scheduler.
 
 use std::collections::BTreeMap;

@@ -78,7 +78,7 @@ mod tests {
         let mut bytes = Vec::new();
         write(&cases, &mut bytes).unwrap();
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.contains("tests=\"3\" failures=\"1\""), "{text}");
+        assert!(text.contains("tests=\"3\" skipped=\"0\" failures=\"1\""), "{text}");
         assert!(text.contains("<testsuite name=\"dr\" tests=\"2\""), "{text}");
         assert!(text.contains("message=\"web1 claims the VIP\""), "{text}");
         assert!(text.contains("&lt;10&gt;") && !text.contains('\u{1b}'), "{text}");

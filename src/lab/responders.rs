@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -137,10 +137,8 @@ fn listeners(topology: &Topology) -> Result<BTreeSet<Listener>, LabError> {
 /// Opens a socket in the calling thread's namespace.
 fn open(listener: &Listener) -> io::Result<Socket> {
     let Listener { protocol, port, v6, .. } = *listener;
-    let any: SocketAddr = match v6 {
-        false => (Ipv4Addr::UNSPECIFIED, port).into(),
-        true => (Ipv6Addr::UNSPECIFIED, port).into(),
-    };
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let any = SocketAddr::new(any, port);
     let domain = if v6 { socket2::Domain::IPV6 } else { socket2::Domain::IPV4 };
     let kind = match protocol {
         Protocol::Udp => socket2::Type::DGRAM,
@@ -154,9 +152,10 @@ fn open(listener: &Listener) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     if protocol == Protocol::Udp {
         // The reply must come from the address that was asked, which is the VIP.
-        match v6 {
-            false => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            true => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        if v6 {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
         socket.bind(&any.into())?;
         return Ok(Socket::Udp(socket.into()));

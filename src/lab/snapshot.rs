@@ -140,7 +140,7 @@ async fn read_netlink(handle: &Handle, all: &mut Snapshot) -> Result<(), rtnetli
         names.insert(link.header.index, name.clone());
         let said = link.attributes.iter().filter(|a| is_lasting_link(a)).map(|a| format!("{a:?}"));
         let text = format!("{:?} {}", link.header.flags, sorted(said));
-        add(all, format!("link {name}"), text);
+        add(all, &format!("link {name}"), text);
     }
     let name_of = |index: u32| names.get(&index).cloned().unwrap_or_else(|| index.to_string());
 
@@ -153,7 +153,7 @@ async fn read_netlink(handle: &Handle, all: &mut Snapshot) -> Result<(), rtnetli
         }
         let header = &address.header;
         let key = format!("address {} {said}/{}", name_of(header.index), header.prefix_len);
-        add(all, key, format!("{:?} {:?}", header.scope, header.flags));
+        add(all, &key, format!("{:?} {:?}", header.scope, header.flags));
     }
     for route in [
         RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -168,7 +168,7 @@ async fn read_netlink(handle: &Handle, all: &mut Snapshot) -> Result<(), rtnetli
             });
             let said = sorted(said);
             if !is_link_local(&said) {
-                add(all, format!("route {:?} {said}", route.header), String::new());
+                add(all, &format!("route {:?} {said}", route.header), String::new());
             }
         }
     }
@@ -176,7 +176,7 @@ async fn read_netlink(handle: &Handle, all: &mut Snapshot) -> Result<(), rtnetli
         let mut rules = handle.rule().get(version).execute();
         while let Some(rule) = rules.try_next().await? {
             let said = sorted(rule.attributes.iter().map(|a| format!("{a:?}")));
-            add(all, format!("rule {:?} {said}", rule.header), String::new());
+            add(all, &format!("rule {:?} {said}", rule.header), String::new());
         }
     }
     Ok(())
@@ -217,8 +217,8 @@ fn sorted(words: impl Iterator<Item = String>) -> String {
 }
 
 /// Two of the same are two.
-fn add(all: &mut Snapshot, key: String, value: String) {
-    let mut unique = key.clone();
+fn add(all: &mut Snapshot, key: &str, value: String) {
+    let mut unique = key.to_owned();
     let mut copies = 1;
     while all.contains_key(&unique) {
         copies += 1;
