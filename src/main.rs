@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match vm.run() {
         Ok(exit) => ExitCode::from(u8::try_from(exit.code).unwrap_or(255)),
         Err(error) => {
-            eprintln!("lvsprov: {error}");
+            eprintln!("lvsprov: {}", lvsprov::protocol::Failure::from_error(&error));
             ExitCode::from(3)
         }
     }
