@@ -4,26 +4,19 @@
 //! Needs a kernel with IPVS. Started by cargo it boots the lab's virtual machine and runs itself in it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+#[path = "support/vm.rs"]
+mod vm;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-const IN_VM: &str = "LVSPROV_TEST_IN_VM";
 const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
 
 fn main() -> ExitCode {
-    if std::env::var_os(IN_VM).is_none() {
-        let here = std::env::current_exe().unwrap();
-        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-        let status = Command::new(LVSPROV)
-            .args(["lab", "vm", "--time-limit", "1500", "--", "/usr/bin/env"])
-            .arg(format!("{IN_VM}=1"))
-            .arg(here)
-            .args(arguments)
-            .status()
-            .unwrap();
-        return ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1));
+    if let Some(code) = vm::boot(1500) {
+        return code;
     }
     let mut arguments = Arguments::from_args();
     // They share the names of their namespaces, and a slow machine.

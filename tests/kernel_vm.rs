@@ -1,11 +1,11 @@
 //! The kernel edge against a kernel with IPVS and IPIP: a program of its own, for inside a VM.
 //!
-//! It loads modules, so it only runs where it is told that it may: with the argument `--in-vm` or the
-//! environment variable `LVSPROV_IN_VM`. There a missing capability is a failure. It needs root,
-//! modprobe with the modules of the running kernel, ipvsadm, iproute2 and tcpdump; the modules
-//! ip_vs (with its schedulers), ipip, 8021q and nlmon.
+//! It loads modules, so it boots the lab's virtual machine and runs itself there, unless the
+//! environment variable `LVSPROV_IN_VM` says that it is in one. There a missing capability is a
+//! failure. It needs root, modprobe with the modules of the running kernel, ipvsadm, iproute2 and
+//! tcpdump; the modules ip_vs (with its schedulers), ipip, 8021q and nlmon.
 //!
-//! `kernel_vm --in-vm [PART OF A NAME]` runs the cases whose name has that part.
+//! `cargo test --test kernel_vm -- [PART OF A NAME]` runs the cases whose name has that part.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "kernel_vm/bytes.rs"]
@@ -19,6 +19,8 @@ mod modules;
 mod services;
 #[path = "kernel_vm/steps.rs"]
 mod steps;
+#[path = "support/vm.rs"]
+mod vm;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
@@ -61,15 +63,10 @@ fn main() -> ExitCode {
     {
         return modules::child(role, rest);
     }
-    let told = std::env::var_os("LVSPROV_IN_VM").is_some() || args.iter().any(|a| a == "--in-vm");
-    args.retain(|arg| !arg.starts_with("--"));
-    if !told {
-        eprintln!(
-            "kernel_vm loads kernel modules and needs a kernel with ip_vs and ipip: it was not told \
-             that it is in a VM.\nRun it there, with --in-vm."
-        );
-        return ExitCode::from(2);
+    if let Some(code) = vm::boot(1500) {
+        return code;
     }
+    args.retain(|arg| !arg.starts_with("--"));
     let wanted = |name: &str| args.is_empty() || args.iter().any(|part| name.contains(part));
     let mut failed = Vec::new();
     let mut count = 0;

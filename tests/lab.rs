@@ -40,7 +40,7 @@ fn processes() -> impl Iterator<Item = Process> {
 
 /// Polls, for as long as anything may take on a busy machine.
 fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !done() {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(20));

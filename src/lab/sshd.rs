@@ -2,18 +2,21 @@
 //!
 //! Each sshd is in the host's network namespace, with /run, /var/lib and root's home of its own: so each
 //! host has its own agent and its own receipts. What a connection starts ends with the sshd. The keys are
-//! made for this lab and lie in a temporary folder that goes with it.
+//! made for this lab and lie in a temporary folder that goes with it; what a killed lab left there is
+//! removed by the next one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -23,7 +26,9 @@ use super::{Lab, LabError};
 use crate::topology::HostName;
 
 /// How long sshd may take until it answers. Under emulation it needs seconds.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
+/// How the temporary folder is called, with something random behind it.
+const FOLDER: &str = "lvsprov-lab-";
 const INSTALL: &str =
     "install the package openssh-server (Debian, Ubuntu: apt-get install openssh-server)";
 
@@ -31,6 +36,8 @@ const INSTALL: &str =
 pub struct Sshds {
     hosts: BTreeMap<HostName, Sshd>,
     folder: TempDir,
+    /// Says that the folder is in use.
+    _lock: Flock<File>,
 }
 
 /// One host's sshd.
@@ -59,9 +66,9 @@ impl Sshds {
     ) -> Result<Self, LabError> {
         let sshd = find_program("sshd", INSTALL)?;
         let keygen = find_program("ssh-keygen", INSTALL)?;
-        let folder = tempfile::Builder::new().prefix("lvsprov-lab-").tempdir();
-        let folder = folder.map_err(LabError::io("make a temporary folder"))?;
-        let mut all = Self { hosts: BTreeMap::new(), folder };
+        let (folder, lock) =
+            make_folder(&std::env::temp_dir()).map_err(LabError::io("make a temporary folder"))?;
+        let mut all = Self { hosts: BTreeMap::new(), folder, _lock: lock };
         let names: Vec<&HostName> = hosts.into_iter().collect();
         make_keys(&keygen, all.folder.path(), &names)?;
         write_shadow(&all.shadow())?;
@@ -126,7 +133,8 @@ impl Sshds {
                 .map_err(LabError::io(format!("read {}", public.display())))?;
             // "ssh-ed25519 AAAA... comment"
             let key: Vec<&str> = text.split_whitespace().take(2).collect();
-            known.push_str(&format!("{},{} {}\n", name, sshd.address, key.join(" ")));
+            let address = sshd.address;
+            known.extend([&format!("{name},{address} {}", key.join(" ")), "\n"]);
             hosts.push(SshHost { name: name.as_str(), address: sshd.address });
         }
         write(&self.known_hosts(), &known)?;
@@ -141,6 +149,28 @@ impl Sshds {
         )?;
         write(&self.ssh_config(), &config)
     }
+}
+
+/// Makes a folder that is locked while it is in use, and removes those of ours that no longer are.
+fn make_folder(parent: &Path) -> io::Result<(TempDir, Flock<File>)> {
+    let lock_of = |folder: &Path| folder.join("lock");
+    for entry in fs::read_dir(parent)?.flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(FOLDER)
+            && entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw());
+        let lock = if ours { File::open(lock_of(&entry.path())).ok() } else { None };
+        let free = lock.and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
+        if free.is_some() {
+            // Somebody else may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = tempfile::Builder::new().prefix(FOLDER).tempdir_in(parent)?;
+    // It appears when it is locked.
+    let new = folder.path().join("new-lock");
+    let lock = Flock::lock(File::create(&new)?, FlockArg::LockExclusiveNonblock);
+    let lock = lock.map_err(|(_, errno)| io::Error::from(errno))?;
+    fs::rename(&new, lock_of(folder.path()))?;
+    Ok((folder, lock))
 }
 
 fn start_one(
@@ -273,4 +303,24 @@ fn render(
 
 fn write(path: &Path, text: &str) -> Result<(), LabError> {
     fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_killed_lab_left_is_removed_and_what_is_in_use_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let (used, _lock) = make_folder(parent.path()).unwrap();
+        let (killed, lock) = make_folder(parent.path()).unwrap();
+        let killed = killed.keep();
+        drop(lock);
+        let others = parent.path().join("lvsprov-lab-of-somebody");
+        fs::create_dir(&others).unwrap();
+        let (_folder, _lock) = make_folder(parent.path()).unwrap();
+        assert!(used.path().exists() && others.exists());
+        assert!(!killed.exists());
+    }
 }

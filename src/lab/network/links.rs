@@ -2,7 +2,6 @@
 //!
 //! Each [`Links`] speaks to the one namespace in which it was opened.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use futures_util::TryStreamExt as _;
@@ -110,7 +109,7 @@ impl Links {
             let what = format!("add {address} to {name}");
             let request = self.handle.address();
             let mut request = request.add(index, address.addr(), address.prefix_len());
-            if let IpAddr::V6(_) = address.addr() {
+            if address.addr().is_ipv6() {
                 // Without it the address is of no use until nobody has objected for a second.
                 request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
                 let flags = AddressAttribute::Flags(AddressFlags::Nodad);

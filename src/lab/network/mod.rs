@@ -59,8 +59,11 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (nth, byte) in self.0.iter().enumerate() {
+            let separator = if nth == 0 { "" } else { ":" };
+            write!(f, "{separator}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -232,7 +235,7 @@ impl Lab {
         management: Management,
     ) -> Result<Self, LabError> {
         let home = require_isolation()?;
-        let switch = new_namespace(|| bare::switch_ipv6_off())?;
+        let switch = new_namespace(bare::switch_ipv6_off)?;
         let mut hosts = BTreeMap::new();
         for (nth, name) in names.enumerate() {
             let management = match management {

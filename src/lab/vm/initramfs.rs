@@ -78,14 +78,13 @@ impl<W: Write> Archive<W> {
         let links = 1;
         let fields =
             [self.entries, mode, 0, 0, links, 0, length, 0, 0, major, minor, name_length, 0];
-        let mut header = String::from("070701");
+        write!(self.to, "070701")?;
         for field in fields {
-            header.push_str(&format!("{field:08x}"));
+            write!(self.to, "{field:08x}")?;
         }
-        self.to.write_all(header.as_bytes())?;
         self.to.write_all(name.as_bytes())?;
         self.to.write_all(&[0])?;
-        self.pad(header.len() + name.len() + 1)?;
+        self.pad(6 + 8 * fields.len() + name.len() + 1)?;
         self.to.write_all(data)?;
         self.pad(data.len())
     }

@@ -148,7 +148,7 @@ fn require_modules(kernel: &GuestKernel) -> Result<(), ModulesError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn layout(base: &Path, release: &str, modules: &str) {
@@ -162,7 +162,7 @@ mod tests {
 
     fn all_modules() -> String {
         let all = [modules::TO_SEE_THE_ROOT, modules::FOR_THE_LAB].concat();
-        all.iter().map(|name| format!("kernel/{name}.ko:\n")).collect()
+        all.iter().map(|name| format!("kernel/{name}.ko:\n")).collect::<Vec<_>>().concat()
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Default for VmOptions {
             qemu: None,
             cache: None,
             hello_kvm: Duration::from_secs(8),
-            hello_tcg: Duration::from_secs(120),
+            hello_tcg: Duration::from_mins(2),
             time_limit: None,
         }
     }

@@ -18,8 +18,8 @@ use super::wire::{Frame, PORT};
 use super::{Accel, VmError, VmOptions};
 use crate::lab::child::{Kept, Spec};
 
-/// How many of the last lines of a log are shown.
-const LAST_LINES: usize = 40;
+/// How many lines of a log are shown.
+const LAST_LINES: usize = 12;
 
 /// QEMU on this architecture.
 struct Emulator {
@@ -147,8 +147,8 @@ fn of_this_process(file: &File) -> String {
 struct Arguments(Vec<OsString>);
 
 impl Arguments {
-    fn add<const N: usize>(&mut self, arguments: [impl AsRef<OsStr>; N]) {
-        self.0.extend(arguments.iter().map(|a| a.as_ref().to_owned()));
+    fn add(&mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+        self.0.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
     }
 
     /// A folder of the host over 9p.
@@ -283,8 +283,8 @@ impl Running {
         }
         let console = String::from_utf8_lossy(&console).into_owned();
         for (who, text) in [("QEMU", &stderr), ("guest", &console)] {
-            for line in last_lines(text) {
-                details.push_str(&format!("\n  {who}: {line}"));
+            for line in &last_lines(text) {
+                details.extend(["\n  ", who, ": ", line.as_str()]);
             }
         }
         if details.is_empty() {
@@ -332,7 +332,11 @@ fn last_lines(text: &str) -> Vec<String> {
     let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
     let lines: Vec<String> =
         text.lines().map(printable).filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
+    // Behind a panic the kernel prints where it was, which pushes the reason out of sight.
+    let panic = lines.iter().position(|line| line.contains("Kernel panic"));
+    let last = lines.len().saturating_sub(LAST_LINES);
+    let from = panic.map_or(last, |at| at.saturating_sub(LAST_LINES / 2).min(last));
+    lines.into_iter().skip(from).take(LAST_LINES).collect()
 }
 
 #[cfg(test)]
@@ -350,10 +354,13 @@ mod tests {
 
     #[test]
     fn last_lines_are_the_last_and_harmless_on_a_terminal() {
-        let text: String = (0..100).map(|n| format!("line {n}\r\n\n")).collect();
-        let lines = last_lines(&(text + "\u{1b}[31mred"));
+        let text = (0..100).map(|n| format!("line {n}\r\n\n")).collect::<Vec<_>>().concat();
+        let lines = last_lines(&(text.clone() + "\u{1b}[31mred"));
         assert_eq!(lines.len(), LAST_LINES);
         assert_eq!(lines[LAST_LINES - 1], "[31mred");
         assert_eq!(lines[LAST_LINES - 2], "line 99");
+        let lines = last_lines(&text.replace("line 50\r", "Kernel panic: not syncing\r"));
+        assert_eq!(lines.len(), LAST_LINES);
+        assert!(lines.contains(&"Kernel panic: not syncing".to_owned()), "{lines:?}");
     }
 }

@@ -1,0 +1,23 @@
+//! Test programs that need a kernel with IPVS run themselves in the lab's virtual machine.
+
+use std::process::{Command, ExitCode};
+
+/// Set inside; there a missing capability is a failure.
+pub const IN_VM: &str = "LVSPROV_IN_VM";
+
+/// Boots the machine and runs this program in it, with the same arguments. `None` if it is there
+/// already.
+pub fn boot(seconds: u32) -> Option<ExitCode> {
+    if std::env::var_os(IN_VM).is_some() {
+        return None;
+    }
+    let here = std::env::current_exe().expect("this program has a path");
+    let status = Command::new(env!("CARGO_BIN_EXE_lvsprov"))
+        .args(["lab", "vm", "--time-limit", &seconds.to_string(), "--", "/usr/bin/env"])
+        .arg(format!("{IN_VM}=1"))
+        .arg(here)
+        .args(std::env::args_os().skip(1))
+        .status()
+        .expect("lvsprov was built beside this program");
+    Some(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
