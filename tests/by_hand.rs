@@ -3,6 +3,7 @@
 //!
 //! Needs a kernel with IPVS. Started by cargo it boots the lab's virtual machine and runs itself in it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(clippy::format_push_string, clippy::format_collect, reason = "short texts in a test")]
 
 #[path = "support/vm.rs"]
 mod vm;
@@ -71,11 +72,11 @@ impl Cluster {
         );
         std::fs::write(&file, text).unwrap();
         let cluster = Self { folder, file, hosts: ADDRESSES.map(|(host, _)| host).to_vec() };
-        cluster.build(client);
+        Self::build(client);
         cluster
     }
 
-    fn build(&self, client: &str) {
+    fn build(client: &str) {
         run("ip", &["netns", "add", "switch"]);
         run("ip", &["-n", "switch", "link", "add", "br0", "type", "bridge"]);
         run("ip", &["-n", "switch", "link", "set", "br0", "up"]);

@@ -17,7 +17,7 @@ use crate::state::Module;
 use crate::topology::{Forward, Topology};
 
 /// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
-const VM_LIMIT: Duration = Duration::from_secs(60 * 60);
+const VM_LIMIT: Duration = Duration::from_hours(1);
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -32,7 +32,7 @@ pub fn command(run: &LabRun, format: Format) -> Result<Exit, Failure> {
     }
     let lacks = lacking(&topologies);
     match (run.place, lacks.as_slice()) {
-        (Place::Here, []) | (Place::Auto, []) => here(run, format, &topologies),
+        (Place::Here | Place::Auto, []) => here(run, format, &topologies),
         (Place::Here, lacks) => Err(format!(
             "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
             lacks.join("; ")

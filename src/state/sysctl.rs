@@ -140,6 +140,7 @@ super::ipvs::text_form!(Sysctl);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -87,9 +87,9 @@ impl<'a> Stage<'a> {
         let mut transport = Options {
             state_dir: Some(state.path().join("state")),
             // Emulated machines are slow, and a lab has no user who waits.
-            connect_timeout: Duration::from_secs(60),
-            hello_timeout: Duration::from_secs(60),
-            call_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_mins(1),
+            hello_timeout: Duration::from_mins(1),
+            call_timeout: Duration::from_mins(1),
             control_dir: Some(state.path().join("c")),
             ..Options::default()
         };
