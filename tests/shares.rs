@@ -85,8 +85,7 @@ async fn tally_of(lab: &Lab, service: &Service) -> Tally {
     };
     // Neither at the beginning of a cycle nor with empty counts.
     ask(5).await;
-    let tally = ask(REQUESTS).await;
-    tally
+    ask(REQUESTS).await
 }
 
 #[test]
