@@ -9,7 +9,7 @@ mod topologies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,18 @@ fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(&'static Lab, &'static Topol
     let topology = Box::leak(Box::new(topologies::dr_one_network()));
     let lab = Box::leak(Box::new(Lab::build(topology, Management::None).unwrap()));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(test(lab, topology));
+    runtime.block_on(async {
+        // A new cable takes up to a second until the bridge has heard of it (net/core/link_watch.c);
+        // asking goes on for longer than that.
+        for host in topology.hosts.values().filter(|host| host.name.as_str() != "client") {
+            let IpAddr::V4(address) = host.interfaces.values().next().unwrap().addresses[0].addr()
+            else {
+                unreachable!("it is an IPv4 network")
+            };
+            assert_eq!(ask(lab, address, 9, Protocol::Tcp, PATIENCE).await, failed("refused", 3));
+        }
+        test(lab, topology).await;
+    });
 }
 
 fn host(name: &str) -> HostName {

@@ -9,6 +9,7 @@ mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -80,10 +81,10 @@ pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabErro
             let endpoint = Endpoint { host, protocol, port };
             if let Some(reason) = reason_not_to_serve(protocol, server.rip.is_ipv6()) {
                 not_served.insert(endpoint, reason);
-            } else if !sockets.contains_key(&endpoint) {
-                let socket = lab.run_in(&endpoint.host, || open(protocol, port))?;
-                let socket = socket.map_err(LabError::io(format!("listen on {endpoint}")))?;
-                sockets.insert(endpoint, socket);
+            } else if let Entry::Vacant(new) = sockets.entry(endpoint) {
+                let socket = lab.run_in(&new.key().host, || open(protocol, port))?;
+                let what = format!("listen on {}", new.key());
+                new.insert(socket.map_err(LabError::io(what))?);
             }
         }
     }
