@@ -2,7 +2,7 @@
 //! and what they say, standard output first, then standard error, then the exit code.
 //!
 //! `LVSPROV_BLESS=1 cargo test --test cli` writes them anew; read the difference before you commit.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::format_push_string)]
 
 mod support;
 

@@ -30,11 +30,11 @@ fn every_playbook_has_the_plan_that_was_read_and_found_right() {
         let direction = Direction::Apply { now: 0 };
         let plan = planning::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
         let text = report::cluster::text(&plan.report(&topology));
-        let plain = anstream::adapter::strip_str(&text).to_string();
+        let shown = anstream::adapter::strip_str(&text).to_string();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let golden =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/plan/{name}.txt"));
-        support::golden(&golden, &plain);
+        support::golden(&golden, &shown);
     }
 }
 

@@ -85,7 +85,6 @@ async fn tally_of(lab: &Lab, service: &Service) -> Tally {
     };
     // Neither at the beginning of a cycle nor with empty counts.
     ask(5).await;
-
     ask(REQUESTS).await
 }
 

@@ -173,12 +173,13 @@ impl Law {
         failed: u64,
         requests: u32,
     ) -> Result<(), String> {
-        let unanswered = || Err(format!("{failed} of {requests} requests were not answered"));
         let silence = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
         match self {
             _ if silence && answers.is_empty() => Ok(()),
             Self::Silence => Err("somebody answered".to_owned()),
-            Self::Ranges(_) if failed > 0 => unanswered(),
+            Self::Ranges(_) | Self::One { .. } if failed > 0 => {
+                Err(format!("{failed} of {requests} requests were not answered"))
+            }
             Self::Ranges(ranges) => {
                 for (host, (low, high)) in ranges {
                     let got = answers.get(host).map_or(0, |n| u64::from(*n));
@@ -188,7 +189,6 @@ impl Law {
                 }
                 Ok(())
             }
-            Self::One { .. } if failed > 0 => unanswered(),
             Self::One { of, others, astray, may_refuse: _ } => {
                 if let Some(shut) = answers.keys().find(|name| !others.contains(*name)) {
                     return Err(format!("{shut} answered although its weight is 0"));

@@ -9,6 +9,7 @@ mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -36,7 +37,7 @@ pub struct Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, protocol, port } = self;
-        write!(f, "{host} {protocol} {port}")
+        write!(f, "{protocol} port {port} of {host}")
     }
 }
 
@@ -72,28 +73,29 @@ enum Socket {
 pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabError> {
     let runtime = Handle::try_current()
         .map_err(|error| LabError::io("serve the real servers' ports")(io::Error::other(error)))?;
-    let mut started = Responders {
-        running: BTreeMap::new(),
-        served: BTreeMap::new(),
-        not_served: BTreeMap::new(),
-    };
+    let mut sockets = BTreeMap::new();
+    let mut not_served = BTreeMap::new();
     for service in &topology.services {
         for server in &service.real_servers {
             let (host, protocol, port) = (server.host.clone(), service.protocol, server.port);
             let endpoint = Endpoint { host, protocol, port };
             if let Some(reason) = reason_not_to_serve(protocol, server.rip.is_ipv6()) {
-                started.not_served.insert(endpoint, reason);
-            } else if !started.running.contains_key(&endpoint) {
-                let what = format!("listen on {protocol} port {port} of {}", endpoint.host);
-                let socket = lab.run_in(&endpoint.host, || open(protocol, port))?;
-                let socket = socket.map_err(LabError::io(what.clone()))?;
-                let served = Served::default();
-                started.served.insert(endpoint.clone(), served.clone());
-                let serving = serve(socket, endpoint.host.as_str(), served);
-                let serving = serving.map_err(LabError::io(what))?;
-                started.running.insert(endpoint, runtime.spawn(serving));
+                not_served.insert(endpoint, reason);
+            } else if let Entry::Vacant(new) = sockets.entry(endpoint) {
+                let socket = lab.run_in(&new.key().host, || open(protocol, port))?;
+                let what = format!("listen on {}", new.key());
+                new.insert(socket.map_err(LabError::io(what))?);
             }
         }
+    }
+    // Only now that nothing is missing: until here, an error closes all of them at once.
+    let mut started = Responders { running: BTreeMap::new(), served: BTreeMap::new(), not_served };
+    for (endpoint, socket) in sockets {
+        let served = Served::default();
+        started.served.insert(endpoint.clone(), served.clone());
+        let serving = serve(socket, endpoint.host.as_str(), served);
+        let serving = serving.map_err(LabError::io(format!("serve {endpoint}")))?;
+        started.running.insert(endpoint, runtime.spawn(serving));
     }
     Ok(started)
 }
