@@ -158,6 +158,8 @@ impl Responders {
     }
 
     /// Stops all responders of a host, as if its programs had died: afterwards its ports are closed.
+    /// (A child process that is being started in that very moment has copies of the sockets until its
+    /// program runs: for so long, clients are still connected, and then reset.)
     pub async fn stop(&mut self, host: &HostName) {
         let (stopping, going_on) =
             std::mem::take(&mut self.running).into_iter().partition(|(at, _)| at.host == *host);
