@@ -82,9 +82,7 @@ impl<'a> Session<'a> {
     }
 
     fn lose(&mut self, name: HostName, error: &TransportError) {
-        let mut failure = Failure::from_error(error);
-        failure.cure = error.cure();
-        self.absent.insert(name, Absent::Unreachable(failure));
+        self.absent.insert(name, Absent::Unreachable(Failure::from(error)));
     }
 
     /// Hosts that are not asked, and why.
@@ -116,9 +114,7 @@ impl<'a> Session<'a> {
                     answers.insert(name, Ok(reply));
                 }
                 Err(error) => {
-                    let mut failure = Failure::from_error(&error);
-                    failure.cure = error.cure();
-                    answers.insert(name.clone(), Err(failure));
+                    answers.insert(name.clone(), Err(Failure::from(&error)));
                     lost.push((name, error));
                 }
             }

@@ -91,6 +91,8 @@ impl<'a> Stage<'a> {
             hello_timeout: Duration::from_mins(1),
             call_timeout: Duration::from_mins(1),
             control_dir: Some(state.path().join("c")),
+            // A kept connection would hold the namespaces after the lab has ended.
+            keep: Duration::ZERO,
             ..Options::default()
         };
         let mut reach = BTreeMap::new();
