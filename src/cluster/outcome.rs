@@ -135,6 +135,8 @@ pub enum StepState {
     Failed,
     /// It was not reached.
     NotDone,
+    /// The connection broke while the host was at it: some of these may have been done.
+    Unknown,
 }
 
 impl ClusterReport {
