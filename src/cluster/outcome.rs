@@ -222,8 +222,11 @@ pub struct HostView {
 /// One service as IPVS has it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceView {
-    /// Its name in the file.
+    /// Its name: the file's, or the one derived from protocol, VIP and port.
     pub name: String,
+    /// What a person calls it.
+    #[serde(skip)]
+    pub spoken: String,
     /// Its name in the IPVS table.
     pub key: ServiceKey,
     /// The scheduler in use; `None` where the service is not there.

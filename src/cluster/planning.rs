@@ -8,7 +8,7 @@ use super::turns;
 use crate::desired::{Desired, Reasons};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
-use crate::plan::{Stage, Step, order, stages};
+use crate::plan::{Change, Stage, Step, order, simulate, stages};
 use crate::protocol::{Failure, Sighting};
 use crate::state::{Item, Module};
 use crate::topology::{Host, HostName, Topology};
@@ -83,7 +83,8 @@ pub fn plan(
             (None, Some(Absent::Unmanaged) | None) => Prospect::Absent(HostStatus::Unmanaged),
         };
         if let Prospect::Plan(plan) = &mut prospect {
-            plan.cautions = turns::cautions(topology, &host.name, plan, action, absent);
+            let unseen = turns::cautions(topology, &host.name, plan, action, absent);
+            plan.cautions.extend(unseen);
         }
         (host.name.clone(), prospect)
     });
@@ -124,10 +125,26 @@ pub fn plan_host(
     match order::steps_between(&seen.state, &goal.wanted, &goal.owned, reasons) {
         Ok(steps) => {
             let stages = stages::stage(host, steps);
-            Prospect::Plan(Box::new(HostPlan { goal, stages, cautions: Vec::new() }))
+            settle(HostPlan { goal, stages, cautions: Vec::new() }, seen)
         }
         Err(error) => impossible(&error),
     }
+}
+
+/// What the steps themselves say against them, or about them.
+fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
+    let changes: Vec<Change> =
+        plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
+    let mut obstacles = Vec::new();
+    preflight::shared(&changes, &plan.goal, seen, &mut obstacles);
+    if !obstacles.is_empty() {
+        return Prospect::Obstructed(obstacles);
+    }
+    match simulate(&seen.state, &changes) {
+        Ok(after) => plan.cautions.extend(preflight::way_back(seen, &after)),
+        Err(error) => return impossible(&error),
+    }
+    Prospect::Plan(Box::new(plan))
 }
 
 fn impossible(error: &crate::plan::SimulateError) -> Prospect {

@@ -148,7 +148,7 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
     let clients: Vec<&Host> =
         topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
     for service in &topology.services {
-        let claim = |who: &str| format!("{who} is answered by {} ({})", service.name, at(service));
+        let claim = |who: &str| format!("{who} is answered by {}", called(service));
         if service.protocol == Protocol::Sctp || clients.is_empty() {
             let evidence = if clients.is_empty() {
                 "no client of the file can be reached to send requests"
@@ -177,8 +177,10 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
     proofs
 }
 
-fn at(service: &Service) -> String {
-    service_key(service).to_string()
+/// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
+fn called(service: &Service) -> String {
+    let (spoken, key) = (service.spoken(), service_key(service).to_string());
+    if spoken == key { key } else { format!("{spoken} ({key})") }
 }
 
 /// Enough that every real server gets its turn twice under round robin; at most 50.
@@ -250,6 +252,7 @@ fn services(topology: &Topology, director: &HostName, seen: &Sighting) -> Vec<Se
         });
         ServiceView {
             name: service.name.to_string(),
+            spoken: service.spoken(),
             scheduler: there.map(|there| there.scheduler.clone()),
             real_servers: real_servers.collect(),
             key,

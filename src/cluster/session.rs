@@ -83,7 +83,7 @@ impl Phase {
 }
 
 /// Hears who is awaited, for a person who waits too.
-pub trait Watch {
+pub trait Watch: Sync {
     /// These hosts have not answered yet; called again whenever one has, at last with none.
     fn awaited(&self, phase: Phase, hosts: &BTreeSet<HostName>);
 }

@@ -53,7 +53,7 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
             facts.hardware.insert(interface.name.clone(), mac(topology, name));
         }
     }
-    Sighting { facts, state, receipt: None, counters: BTreeMap::new() }
+    Sighting { facts, state, receipt: None, others: BTreeMap::new(), counters: BTreeMap::new() }
 }
 
 pub(super) fn mac(topology: &Topology, name: &HostName) -> String {
@@ -134,6 +134,7 @@ fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
         facts: HostFacts::default(),
         state: HostState::default(),
         receipt: None,
+        others: BTreeMap::new(),
         counters: BTreeMap::new(),
     };
     Outcome { done, failure, after }

@@ -156,7 +156,13 @@ fn wanted() -> impl Strategy<Value = Desired> {
 }
 
 fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
-    Sighting { facts: HostFacts::default(), state, receipt, counters: BTreeMap::new() }
+    Sighting {
+        facts: HostFacts::default(),
+        state,
+        receipt,
+        others: BTreeMap::new(),
+        counters: BTreeMap::new(),
+    }
 }
 
 fn name() -> TopologyName {
