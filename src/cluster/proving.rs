@@ -260,3 +260,7 @@ fn services(topology: &Topology, director: &HostName, seen: &Sighting) -> Vec<Se
     });
     views.collect()
 }
+
+#[cfg(test)]
+#[path = "proving_tests.rs"]
+mod tests;

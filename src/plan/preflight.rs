@@ -208,3 +208,7 @@ fn vips(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;
