@@ -63,7 +63,7 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
         match common.format {
             Format::Json => documents.push(report::findings::json(&name, &findings)),
             Format::Text if findings.is_empty() => {
-                output::say(&format!("{name}: nothing found\n"))?
+                output::say(&format!("{name}: nothing found\n"))?;
             }
             Format::Text => {
                 output::say(&report::findings::text(&name, &text, &findings, true))?;
