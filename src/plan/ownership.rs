@@ -163,7 +163,10 @@ fn is_local(destination: &Destination) -> bool {
 }
 
 fn inherit_route(wanted: &Route, there: &Route) -> Route {
-    if wanted.gateway == there.gateway && wanted.dev == there.dev && there.unheld.is_empty() {
+    // An MTU or a window is as welcome as a metric. What is for some packets only is not enough.
+    let for_all = |text: &String| !text.starts_with("tos ") && !text.starts_with("type ");
+    let leads_there = wanted.gateway == there.gateway && wanted.dev == there.dev;
+    if leads_there && there.unheld.iter().all(for_all) {
         return there.clone();
     }
     Route { metric: there.metric, ..wanted.clone() }

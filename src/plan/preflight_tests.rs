@@ -129,6 +129,27 @@ fn a_route_that_could_not_be_put_back_is_not_replaced_but_may_stay() {
     assert_eq!(messages(&desired(), &seen), Vec::<String>::new(), "it is not ours");
 }
 
+/// DHCP and hosters put an MTU or a window on default routes: there is nothing to replace.
+#[test]
+fn a_route_that_leads_where_it_should_stays_with_whatever_else_it_says() {
+    let default: RouteKey = "default".parse().unwrap();
+    let mut wanted = desired();
+    wanted.state.routes = [(default.clone(), route("192.0.2.1"))].into();
+    let with = |unheld: &str| {
+        let mut seen = seen();
+        let there = seen.state.routes.get_mut(&default).unwrap();
+        there.unheld = vec![unheld.to_owned()];
+        (there.protocol, there.metric) = (16, 100);
+        seen
+    };
+    let seen = with("mtu 1400");
+    assert_eq!(messages(&wanted, &seen), Vec::<String>::new());
+    assert_eq!(goal(&wanted, &seen).wanted.routes, seen.state.routes, "it is not touched");
+    for partial in ["tos 0x10", "type blackhole"] {
+        assert_eq!(messages(&wanted, &with(partial)).len(), 1, "{partial}");
+    }
+}
+
 #[test]
 fn a_vip_that_stands_elsewhere_on_a_real_server() {
     let mut desired = desired();
