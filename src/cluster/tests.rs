@@ -277,6 +277,42 @@ fn a_real_server_taken_out_of_the_file_keeps_its_vip_until_the_director_has_with
     assert!(because(&report, "rs2").starts_with("director may still send requests here"));
 }
 
+/// The file moves a service to another director, and the first cannot be withdrawn.
+#[test]
+fn a_vip_does_not_come_up_on_a_second_director_while_the_first_may_have_it() {
+    let mut first = dr();
+    let mut spare = first.hosts[&host("director")].clone();
+    spare.name = host("spare");
+    let eth0 = spare.interfaces.values_mut().next().unwrap();
+    eth0.addresses = vec!["10.0.0.7/24".parse().unwrap()];
+    first.hosts.insert(spare.name.clone(), spare);
+    let seen = applied(&first);
+    let mut second = first.clone();
+    for service in &mut second.services {
+        service.director = host("spare");
+    }
+    let plan = plan(&second, &seen, &BTreeMap::new(), APPLY);
+    let withdrawn = |fails: bool| {
+        act(&second, &plan, &seen, move |name, stage, turn| {
+            if fails && name.as_str() == "director" {
+                return Ok(outcome(0, Some(failure("no"))));
+            }
+            all_done(name, stage, turn)
+        })
+    };
+    let (report, order) = withdrawn(false);
+    assert!(!report.has_failures());
+    let order = acted(&order);
+    let at = |turn| order.iter().position(|one| *one == turn).unwrap();
+    assert!(at((Stage::Withdraw, "director")) < at((Stage::Live, "spare")));
+
+    let (report, _) = withdrawn(true);
+    assert_eq!(
+        because(&report, "spare"),
+        "director may still have 10.0.0.100: it failed, and two hosts would answer for it"
+    );
+}
+
 #[test]
 fn a_lost_connection_leaves_steps_unknown_and_a_refusal_leaves_them_undone() {
     let topology = dr();

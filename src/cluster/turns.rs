@@ -1,6 +1,7 @@
 //! Whose turn it is in a stage, and who must not take it because another host failed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::outcome::{Action, ClusterReport, HostStatus};
 use super::planning::{ClusterPlan, HostPlan, Prospect};
@@ -8,6 +9,7 @@ use super::recording;
 use super::session::Absent;
 use crate::plan::{Change, Stage, Step};
 use crate::protocol::Receipt;
+use crate::state::{AddressKey, Link};
 use crate::topology::{HostName, Role, Topology};
 
 /// What one host does in one stage.
@@ -38,7 +40,9 @@ pub fn due(
         if statuses.get(name).is_some_and(HostStatus::is_failure) {
             continue;
         }
-        if let Some(because) = blocked(topology, name, stage, &turn.steps, plan.action, &statuses) {
+        let because = blocked(topology, name, stage, &turn.steps, plan.action, &statuses)
+            .or_else(|| held_elsewhere(plan, name, &turn.steps, &statuses));
+        if let Some(because) = because {
             if let Some(host) = report.hosts.get_mut(name) {
                 recording::not_attempted(host, because);
             }
@@ -102,6 +106,40 @@ fn blocked(
     }
 }
 
+/// Why an address must not be added: it moves here from a host that was to give it up and failed, so
+/// that two machines would answer for it.
+fn held_elsewhere(
+    plan: &ClusterPlan,
+    name: &HostName,
+    steps: &[Step],
+    statuses: &BTreeMap<HostName, HostStatus>,
+) -> Option<String> {
+    let added: BTreeSet<IpAddr> = steps
+        .iter()
+        .filter_map(|step| match &step.change {
+            Change::AddAddress { key, .. } if !is_silent(key) => Some(key.net.addr()),
+            _ => None,
+        })
+        .collect();
+    plan.hosts.iter().find_map(|(other, prospect)| {
+        let Prospect::Plan(theirs) = prospect else { return None };
+        let plight = plight(statuses.get(other).filter(|_| other != name)?)?;
+        let mut steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
+        let kept = steps.find_map(|step| match &step.change {
+            Change::RemoveAddress { key, .. } if !is_silent(key) => {
+                Some(key.net.addr()).filter(|address| added.contains(address))
+            }
+            _ => None,
+        })?;
+        Some(format!("{other} may still have {kept}: {plight}, and two hosts would answer for it"))
+    })
+}
+
+/// Whether nobody hears of an address: on lo and in a tunnel no ARP request is answered.
+fn is_silent(key: &AddressKey) -> bool {
+    matches!(key.dev.as_str(), "lo" | "tunl0")
+}
+
 /// What is wrong with a host that failed, as a sentence after its name.
 fn plight(status: &HostStatus) -> Option<&'static str> {
     match status {
@@ -124,7 +162,7 @@ fn takes_away(change: &Change) -> bool {
         change,
         Change::RemoveAddress { .. }
             | Change::RemoveRoute { .. }
-            | Change::SetLink { after: crate::state::Link::Down, .. }
+            | Change::SetLink { after: Link::Down, .. }
     )
 }
 
