@@ -118,7 +118,7 @@ fn the_kernel_shares_requests_out_as_expected() {
                         server.weight = weight;
                     }
                     let tally = tally_of(&lab, &service).await;
-                    let verdict = expect::judge(&service, &tally, REQUESTS);
+                    let verdict = expect::judge(&service, &tally, REQUESTS, &expect::Before::new());
                     let line = format!("{} {weights:?} {verdict:?}", service.protocol);
                     println!("{line}");
                     judged += 1;

@@ -99,6 +99,13 @@ impl Links {
         self.index(name).await.is_ok()
     }
 
+    /// Removes an interface, if it is there.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), LabError> {
+        let Ok(index) = self.index(name).await else { return Ok(()) };
+        let what = format!("remove interface {name}");
+        self.handle.link().del(index).execute().await.map_err(LabError::netlink(what))
+    }
+
     /// Gives an interface its addresses and sets it up.
     pub(super) async fn set_up(&self, name: &str, addresses: &[IpNet]) -> Result<(), LabError> {
         let index = self.index(name).await?;

@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::sched::{CloneFlags, unshare};
@@ -35,6 +36,9 @@ const MANAGEMENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const MANAGEMENT_PREFIX: u8 = 16;
 /// As many host addresses as the management network has, without its own, the broadcast and ours.
 const MOST_HOSTS: usize = 65_533;
+
+/// How many labs with a management network this process has had.
+static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// The namespaces that [`isolate`] made in this process. Whether one is the machine's own cannot be
 /// asked of the kernel: in a container nobody may look at the first process.
@@ -285,11 +289,15 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
 /// Plugs every host into a bridge in the caller's namespace.
 fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Result<(), LabError> {
     let ours = management_net(MANAGEMENT_ADDRESS)?;
+    // The ends of that lab's cables vanish when the kernel gets to it: never the same name twice.
+    let lab = LABS.fetch_add(1, Ordering::Relaxed);
     links_in(home, async |links: Links| {
+        // That of a lab which this process had before.
+        links.remove(MANAGEMENT_BRIDGE).await?;
         let bridge = links.add_bridge(MANAGEMENT_BRIDGE).await?;
         links.set_up(MANAGEMENT_BRIDGE, &[ours]).await?;
         for (nth, (name, host)) in hosts.iter().enumerate() {
-            let port = format!("m{nth}");
+            let port = format!("m{lab}-{nth}");
             let mac = Mac::of(name, MANAGEMENT_INTERFACE);
             let host = &host.namespace;
             let cable = Cable { port: &port, bridge, host, name: MANAGEMENT_INTERFACE, mac };
