@@ -24,6 +24,7 @@ use nix::unistd::{Pid, chdir, chroot};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Frame, PORT};
+use crate::kernel::namespace;
 use crate::lab::network;
 
 /// The variable that makes this binary, as the first process, a guest. The kernel hands what it does
@@ -144,7 +145,7 @@ fn live(port: &mut Option<Port>) -> Result<(), GuestError> {
     let order: Order = serde_json::from_slice(&order).map_err(cannot("read the order"))?;
     enter_root(&order)?;
     fs::write("/proc/sys/kernel/hostname", "lvsprov-lab").map_err(cannot("set the host name"))?;
-    network::namespace::current()
+    namespace::current()
         .map_err(|error| crate::lab::LabError::io("open the network namespace")(error))
         .and_then(network::set_lo_up)
         .map_err(|error| cannot("set lo up")(io::Error::other(error.to_string())))?;
