@@ -296,7 +296,7 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(cannot(format!("run {} in {}", program.display(), directory.display())))?;
+        .map_err(|error| not_started(order, error))?;
     let (ended, streams) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         pass_on(stdout, port, Frame::Out, ended.clone());
@@ -310,6 +310,19 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
     let deadline = Instant::now() + Duration::from_secs(2);
     while streams.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
     Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255))
+}
+
+fn not_started(order: &Order, error: io::Error) -> GuestError {
+    let what = format!("run {} in {}", order.program.display(), order.directory.display());
+    // Root in here may be anybody out there: over 9p QEMU opens the files.
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; is it executable, and may the user who started the VM read it?"
+        }
+        _ => "",
+    };
+    let source = io::Error::new(error.kind(), format!("{error}{hint}"));
+    GuestError { what, source }
 }
 
 /// The first process inherits every process whose parent ended, and must wait for it.
