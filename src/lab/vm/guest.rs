@@ -296,7 +296,7 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| not_started(order, error))?;
+        .map_err(|error| not_started(order, &error))?;
     let (ended, streams) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         pass_on(stdout, port, Frame::Out, ended.clone());
@@ -312,7 +312,7 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
     Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255))
 }
 
-fn not_started(order: &Order, error: io::Error) -> GuestError {
+fn not_started(order: &Order, error: &io::Error) -> GuestError {
     let what = format!("run {} in {}", order.program.display(), order.directory.display());
     // Root in here may be anybody out there: over 9p QEMU opens the files.
     let hint = match error.kind() {
