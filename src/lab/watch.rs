@@ -21,8 +21,9 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
-use super::network::{Mac, namespace};
+use super::network::Mac;
 use super::{Lab, LabError};
+use crate::kernel::namespace;
 use crate::topology::NetworkName;
 
 /// What an ARP frame is for (RFC 826, `ar$op`).

@@ -7,7 +7,6 @@
 
 mod bare;
 mod links;
-pub mod namespace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use self::links::{Cable, Links, links_in};
 use super::LabError;
 use super::child::Keeper;
+use crate::kernel::namespace;
 use crate::topology::{HostName, IfName, NetworkName, Topology};
 
 /// The interface of each host in the management network.
@@ -39,6 +40,9 @@ const MOST_HOSTS: usize = 65_533;
 
 /// How many labs with a management network this process has had.
 static LABS: AtomicU32 = AtomicU32::new(0);
+/// A new cable carries when the kernel has looked at it, which it does once in a second for most
+/// (net/core/link_watch.c), and later on a machine that is busy.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The namespaces that [`isolate`] made in this process. Whether one is the machine's own cannot be
 /// asked of the kernel: in a container nobody may look at the first process.
@@ -125,25 +129,26 @@ impl Lab {
     pub fn build(topology: &Topology, management: Management) -> Result<Self, LabError> {
         let mut lab = Self::empty(topology.hosts.keys(), management)?;
         lab.networks = plug(&lab, topology)?;
-        for (name, host) in &topology.hosts {
-            links_in(&lab.host(name)?.namespace, async |links| {
-                for interface in host.interfaces.values() {
+        for (host, wanted) in &topology.hosts {
+            links_in(&lab.host(host)?.namespace, async |links| {
+                for interface in wanted.interfaces.values() {
                     let name = interface.name.as_str();
                     let lonely = interface.network.is_none() && name != "lo";
                     if lonely && !links.exists(name).await {
-                        links.add_dummy(name).await?;
+                        links.add_dummy(host, name).await?;
                     }
                     links.set_up(name, &interface.addresses).await?;
                 }
                 Ok(())
             })?;
-            let plugged = host.interfaces.values().filter(|i| i.network.is_some());
-            let hardware = plugged.map(|i| (i.name.clone(), Mac::of(name, i.name.as_str())));
+            let plugged = wanted.interfaces.values().filter(|i| i.network.is_some());
+            let hardware = plugged.map(|i| (i.name.clone(), Mac::of(host, i.name.as_str())));
             let hardware = hardware.collect();
-            if let Some(built) = lab.hosts.get_mut(name) {
+            if let Some(built) = lab.hosts.get_mut(host) {
                 built.hardware = hardware;
             }
         }
+        lab.wait_for_cables(topology)?;
         Ok(lab)
     }
 
@@ -227,6 +232,23 @@ impl Lab {
         &self.keeper
     }
 
+    /// A frame that is sent before both ends of its cable and the port in between are ready is lost
+    /// without a word.
+    fn wait_for_cables(&self, topology: &Topology) -> Result<(), LabError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        let ports = topology.hosts.values().flat_map(|host| host.interfaces.values());
+        let ports = ports.filter(|interface| interface.network.is_some()).count();
+        let ports: Vec<String> = (0..ports).map(port_name).collect();
+        links_in(&self.switch, async |links| links.wait_until_ready(&ports, deadline).await)?;
+        for host in self.hosts.values() {
+            let plugged: Vec<String> = host.hardware.keys().map(ToString::to_string).collect();
+            links_in(&host.namespace, async |links| {
+                links.wait_until_ready(&plugged, deadline).await
+            })?;
+        }
+        Ok(())
+    }
+
     fn host(&self, host: &HostName) -> Result<&LabHost, LabError> {
         self.hosts
             .get(host)
@@ -274,7 +296,7 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
                     let name = &interface.name;
                     LabError::Topology(format!("{host}'s {name} is in {network}, which is unknown"))
                 })?;
-                let port = format!("p{ports}");
+                let port = port_name(ports);
                 ports += 1;
                 let namespace = &lab.host(host)?.namespace;
                 let name = interface.name.as_str();
@@ -284,6 +306,11 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
         }
         Ok(bridges.into_iter().map(|(name, index)| (index, name.clone())).collect())
     })
+}
+
+/// The name of the switch's `nth` port.
+fn port_name(nth: usize) -> String {
+    format!("p{nth}")
 }
 
 /// Plugs every host into a bridge in the caller's namespace.
@@ -297,7 +324,7 @@ fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Re
         let bridge = links.add_bridge(MANAGEMENT_BRIDGE).await?;
         links.set_up(MANAGEMENT_BRIDGE, &[ours]).await?;
         for (nth, (name, host)) in hosts.iter().enumerate() {
-            let port = format!("m{lab}-{nth}");
+            let port = management_port(lab, nth);
             let mac = Mac::of(name, MANAGEMENT_INTERFACE);
             let host = &host.namespace;
             let cable = Cable { port: &port, bridge, host, name: MANAGEMENT_INTERFACE, mac };
@@ -312,7 +339,21 @@ fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Re
             links.set_up(MANAGEMENT_INTERFACE, &[address]).await
         })?;
     }
-    Ok(())
+    let deadline = Instant::now() + READY_WITHIN;
+    for host in hosts.values() {
+        let ours = [MANAGEMENT_INTERFACE.to_owned()];
+        links_in(&host.namespace, async |links| links.wait_until_ready(&ours, deadline).await)?;
+    }
+    let ports = (0..hosts.len()).map(|nth| management_port(lab, nth));
+    // A bridge has a carrier once one of its ports forwards; without hosts it never has.
+    let bridge = (!hosts.is_empty()).then(|| MANAGEMENT_BRIDGE.to_owned());
+    let ours: Vec<String> = ports.chain(bridge).collect();
+    links_in(home, async |links| links.wait_until_ready(&ours, deadline).await)
+}
+
+/// The name of the management bridge's `nth` port, in the `lab`th lab of this process.
+fn management_port(lab: u32, nth: usize) -> String {
+    format!("m{lab}-{nth}")
 }
 
 fn management_address(nth: usize) -> Result<Ipv4Addr, LabError> {
