@@ -13,7 +13,7 @@ use lvsprov::lab::clients::{self, Attempt, Stream, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
-use lvsprov::lab::watch::{ArpFrame, Operation, Watch, announcements_of};
+use lvsprov::lab::watch::{Heard, Operation, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::{HostName, Protocol, Topology};
 
@@ -237,7 +237,7 @@ fn a_stream_outlives_what_it_asks_and_tells_what_was_lost() {
 }
 
 /// Has the client ask for `address` over ARP, with nothing remembered. Returns what was heard.
-async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<ArpFrame> {
+async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<Heard> {
     ip(lab, "client", "neighbour flush all");
     let watch = Watch::start(lab).unwrap();
     // Whoever has the address refuses: nobody listens.
@@ -249,7 +249,7 @@ async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<
     watch.stop().unwrap()
 }
 
-fn owners(lab: &Lab, frames: &[ArpFrame], address: Ipv4Addr) -> BTreeSet<String> {
+fn owners(lab: &Lab, frames: &[Heard], address: Ipv4Addr) -> BTreeSet<String> {
     let claims = announcements_of(frames, address);
     claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect()
 }

@@ -307,7 +307,7 @@ pub fn weights_and_thresholds() {
     // it is said, or it is so.
     let outcome = ground.act(vec![add_rs(&web(), "192.0.2.14:80", limits(u32::MAX, 2))]);
     if let Some(failure) = outcome.failure {
-        assert!(failure.message.contains("out of range"), "{failure}")
+        assert!(failure.message.contains("out of range"), "{failure}");
     } else {
         let seen = &outcome.after.state.services[&web()].destinations;
         assert_eq!(seen[&"192.0.2.14:80".parse().unwrap()], limits(u32::MAX, 2));

@@ -1,5 +1,6 @@
 //! Bare hosts: what they come with, that they hear each other, and that nothing is left of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use lvsprov::kernel::namespace;
 use lvsprov::lab::clients::{self, Tally};
-use lvsprov::lab::network::{MANAGEMENT_INTERFACE, Management};
+use lvsprov::lab::network::Management;
 use lvsprov::lab::snapshot::snapshot;
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab, LabError, responders};
@@ -113,40 +114,46 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
     }
 }
 
-fn udp_socket() -> UdpSocket {
-    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()
+/// Who was heard until each of `expected` was; a broadcast is sent once, and repeated by nobody.
+fn hear(socket: &UdpSocket, expected: usize) -> BTreeSet<IpAddr> {
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut heard = BTreeSet::new();
+    while heard.len() < expected
+        && let Ok((_, from)) = socket.recv_from(&mut [0; 8])
+    {
+        heard.insert(from.ip());
+    }
+    heard
 }
 
-/// Sends one datagram, once. The sender must know the hardware address already: ARP is repeated.
-fn one_datagram_arrives(from: &UdpSocket, to: &UdpSocket, address: Ipv4Addr) {
-    to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    from.send_to(b"x", (address, to.local_addr().unwrap().port())).unwrap();
-    let arrived = to.recv(&mut [0; 8]);
-    assert!(arrived.is_ok(), "a frame for {address} got lost: {arrived:?}");
+/// Each host sends one frame to all others, at once, without any ARP before it.
+fn all_hear_each_other(sockets: &[UdpSocket], all: Ipv4Addr) {
+    for socket in sockets {
+        socket.set_broadcast(true).unwrap();
+        socket.send_to(b"x", (all, PORT)).unwrap();
+    }
+    for socket in sockets {
+        // A host hears itself too.
+        let heard = hear(socket, sockets.len());
+        assert_eq!(heard.len(), sockets.len(), "only these were heard: {heard:?}");
+    }
 }
+
+const PORT: u16 = 4242;
 
 #[test]
 fn frames_pass_from_the_moment_in_which_a_lab_is_built() {
     let topology = load(&playbook("dr-one-network.yaml"));
-    for management in [Management::None, Management::Bridge] {
+    let open = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+    // Several times: the kernel looks at some cables at once, and puts off the look at others.
+    for management in [Management::None, Management::Bridge].repeat(3) {
         let lab = build(&topology, management);
-        let socket_of = |name: &str| lab.run_in(&host(name), udp_socket).unwrap();
-        for (name, address) in [
-            ("client", Ipv4Addr::new(172, 25, 7, 250)),
-            ("server2", Ipv4Addr::new(172, 25, 7, 2)),
-            ("server3", Ipv4Addr::new(172, 25, 7, 3)),
-            ("server4", Ipv4Addr::new(172, 25, 7, 4)),
-        ] {
-            let other = if name == "client" { "server4" } else { "client" };
-            let mac = lab.mac_of(&host(name), &"eth0".parse().unwrap()).unwrap();
-            ip(&lab, other, &format!("neigh add {address} lladdr {mac} dev eth0 nud permanent"));
-            one_datagram_arrives(&socket_of(other), &socket_of(name), address);
-            if let Some(address) = lab.management_address(&host(name)) {
-                let link = ip(&lab, name, &format!("-br link show {MANAGEMENT_INTERFACE}"));
-                let mac = link.split_whitespace().nth(2).unwrap();
-                run("ip", &format!("neigh add {address} lladdr {mac} dev mgmt nud permanent"));
-                one_datagram_arrives(&udp_socket(), &socket_of(name), address);
-            }
+        let sockets: Vec<UdpSocket> =
+            lab.host_names().map(|host| lab.run_in(host, open).unwrap()).collect();
+        all_hear_each_other(&sockets, Ipv4Addr::new(172, 25, 7, 255));
+        if management == Management::Bridge {
+            let sockets: Vec<UdpSocket> = sockets.into_iter().chain([open()]).collect();
+            all_hear_each_other(&sockets, Ipv4Addr::new(198, 18, 255, 255));
         }
     }
 }

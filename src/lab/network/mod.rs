@@ -9,7 +9,6 @@ mod bare;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -25,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use self::links::{Cable, Links, links_in};
 use super::LabError;
 use super::child::Keeper;
+pub use crate::kernel::arp::Mac;
 use crate::kernel::namespace;
 use crate::topology::{HostName, IfName, NetworkName, Topology};
 
@@ -48,31 +48,15 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 /// asked of the kernel: in a container nobody may look at the first process.
 static ISOLATED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
-/// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// The same for the same host and interface in every run: locally administered, unicast
-    /// (IEEE 802, the low bits of the first byte).
-    fn of(host: &HostName, interface: &str) -> Self {
-        let digest = Sha256::new()
-            .chain_update(host.as_str())
-            .chain_update([0])
-            .chain_update(interface)
-            .finalize();
-        Self([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, byte) in self.0.iter().enumerate() {
-            let separator = if nth == 0 { "" } else { ":" };
-            write!(f, "{separator}{byte:02x}")?;
-        }
-        Ok(())
-    }
+/// The same for the same host and interface in every run: locally administered, unicast (IEEE 802,
+/// the low bits of the first byte).
+fn hardware_of(host: &HostName, interface: &str) -> Mac {
+    let digest = Sha256::new()
+        .chain_update(host.as_str())
+        .chain_update([0])
+        .chain_update(interface)
+        .finalize();
+    Mac([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
 /// Bare hosts and the switch between them. All of it vanishes with this value, or with the process.
@@ -142,7 +126,7 @@ impl Lab {
                 Ok(())
             })?;
             let plugged = wanted.interfaces.values().filter(|i| i.network.is_some());
-            let hardware = plugged.map(|i| (i.name.clone(), Mac::of(host, i.name.as_str())));
+            let hardware = plugged.map(|i| (i.name.clone(), hardware_of(host, i.name.as_str())));
             let hardware = hardware.collect();
             if let Some(built) = lab.hosts.get_mut(host) {
                 built.hardware = hardware;
@@ -300,7 +284,7 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
                 ports += 1;
                 let namespace = &lab.host(host)?.namespace;
                 let name = interface.name.as_str();
-                let mac = Mac::of(host, name);
+                let mac = hardware_of(host, name);
                 links.add_cable(Cable { port: &port, bridge, host: namespace, name, mac }).await?;
             }
         }
@@ -325,7 +309,7 @@ fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Re
         links.set_up(MANAGEMENT_BRIDGE, &[ours]).await?;
         for (nth, (name, host)) in hosts.iter().enumerate() {
             let port = management_port(lab, nth);
-            let mac = Mac::of(name, MANAGEMENT_INTERFACE);
+            let mac = hardware_of(name, MANAGEMENT_INTERFACE);
             let host = &host.namespace;
             let cable = Cable { port: &port, bridge, host, name: MANAGEMENT_INTERFACE, mac };
             links.add_cable(cable).await?;
@@ -411,11 +395,10 @@ mod tests {
     fn hardware_addresses_differ_and_stay() {
         let web1: HostName = "web1".parse().unwrap();
         let web: HostName = "web".parse().unwrap();
-        assert_eq!(Mac::of(&web1, "eth0"), Mac::of(&web1, "eth0"));
-        assert_ne!(Mac::of(&web1, "eth0"), Mac::of(&web1, "eth1"));
-        assert_ne!(Mac::of(&web1, "eth0"), Mac::of(&web, "1eth0"));
-        assert_eq!(Mac::of(&web, "eth0").0[0] & 0b11, 0b10);
-        assert_eq!(Mac([2, 0, 10, 255, 1, 16]).to_string(), "02:00:0a:ff:01:10");
+        assert_eq!(hardware_of(&web1, "eth0"), hardware_of(&web1, "eth0"));
+        assert_ne!(hardware_of(&web1, "eth0"), hardware_of(&web1, "eth1"));
+        assert_ne!(hardware_of(&web1, "eth0"), hardware_of(&web, "1eth0"));
+        assert_eq!(hardware_of(&web, "eth0").0[0] & 0b11, 0b10);
     }
 
     #[test]
