@@ -102,6 +102,8 @@ pub struct Sighting {
     pub state: HostState,
     /// What this topology owns here, if it was ever applied.
     pub receipt: Option<Receipt>,
+    /// What other topologies own here, by their receipts.
+    pub others: BTreeMap<TopologyName, Owned>,
     /// Connection counters, if asked for.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }
@@ -119,6 +121,8 @@ pub struct HostFacts {
     pub ipvs: Capability,
     /// Whether the kernel has, or could load, the IPIP tunnel.
     pub ipip: Capability,
+    /// From where the controller is logged in, where the host knows it (ssh).
+    pub controller: Option<IpAddr>,
 }
 
 /// Whether a kernel can do something.

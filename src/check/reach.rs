@@ -142,7 +142,7 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::error(
                     "nat-client-on-link",
                     client.at,
-                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.name),
+                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.spoken()),
                     "the real server answers it directly instead of through the director, and the client refuses a reply from an address it did not ask",
                     "move the client or the real servers into another subnet, or use `forward: dr`",
                 ));

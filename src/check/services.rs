@@ -44,7 +44,9 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                     real.at,
                     format!(
                         "{} (port {}) is already a real server of {}",
-                        real.host, real.port, service.name
+                        real.host,
+                        real.port,
+                        service.spoken()
                     ),
                     "IPVS has one destination for each address and port (EEXIST)",
                     "remove one of them; for a larger share give it a weight",
@@ -83,7 +85,7 @@ pub(super) fn director_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::error(
                 "director-is-real-server",
                 real.at,
-                format!("{} is both the director and a real server of {}", real.host, service.name),
+                format!("{} is both the director and a real server of {}", real.host, service.spoken()),
                 "IPVS would answer locally, with other settings than a real server needs; this version does not bring that up",
                 "use another host as real server",
             ));
@@ -103,7 +105,7 @@ pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     "client-is-real-server",
                     real.at,
-                    format!("{} is both a client and a real server of {}", real.host, service.name),
+                    format!("{} is both a client and a real server of {}", real.host, service.spoken()),
                     format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", service.forward),
                     "use another host as client",
                 ));
@@ -148,7 +150,7 @@ pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::warning(
                 "all-weights-zero",
                 service.at,
-                format!("every real server of {} has weight 0", service.name),
+                format!("every real server of {} has weight 0", service.spoken()),
                 "weight 0 takes no new connections: clients are refused",
                 "give at least one real server a weight, unless the service is being drained",
             )

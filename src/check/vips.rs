@@ -31,7 +31,10 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
                 interface.at,
                 format!(
                     "the VIP {} of {} is an address of {} on {}",
-                    service.vip, service.name, interface.name, host.name
+                    service.vip,
+                    service.spoken(),
+                    interface.name,
+                    host.name
                 ),
                 why,
                 cure,

@@ -29,7 +29,7 @@ pub struct Arguments {
 const EXIT_CODES: &str = "Exit codes:
   0  done, and all is well (plan, status: nothing differs)
   1  unexpected error
-  2  wrong command line
+  2  wrong command line, or --limit names a host that the file does not have
   3  the file has errors; no host was touched
   4  plan, status: there are differences
   5  a host could not be reached, refused or failed
@@ -99,7 +99,11 @@ pub struct Target {
     /// The topology file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Only this host; may be given more than once, or several with commas
+    /// Only these hosts: several with commas, or the option more than once
+    ///
+    /// The others are not looked at and count as no failure. A director that is named goes live even
+    /// where its real servers are left out, and a real server that is named gives its VIP back even
+    /// where its director is left out: the report says who was not looked at.
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub limit: Vec<HostName>,
     /// Another ssh_config than the user's own

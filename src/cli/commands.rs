@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+
 use super::arguments::{Common, Format, Target};
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::file::{self, Loaded};
+use super::output;
+use super::progress::Progress;
 use crate::check::{self, Severity};
 use crate::cluster::planning::{self, ClusterPlan, Direction};
 use crate::cluster::{Session, Settings, acting, proving};
@@ -34,29 +38,44 @@ struct NobodyReached {
     file: String,
 }
 
-/// `check`.
+/// `check`. A file that cannot be read does not keep the others from being checked.
 pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
     let mut worst = Exit::Ok;
     let mut documents = Vec::new();
     for path in files {
-        let text = topology::read_file(path)?;
         let name = path.display().to_string();
+        let text = match topology::read_file(path) {
+            Ok(text) => text,
+            // The only one: the command has failed, and that is its one document.
+            Err(error) if files.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                exit::say(&error);
+                documents.push(exit::json(&error));
+                worst = Exit::Error;
+                continue;
+            }
+        };
         let findings = check::examine(&name, &text).findings;
-        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        let is_error = |finding: &check::Finding| finding.severity == Severity::Error;
+        if findings.iter().any(is_error) && worst == Exit::Ok {
             worst = Exit::Findings;
         }
         match common.format {
             Format::Json => documents.push(report::findings::json(&name, &findings)),
-            Format::Text if findings.is_empty() => anstream::println!("{name}: nothing found"),
+            Format::Text if findings.is_empty() => {
+                output::say(&format!("{name}: nothing found\n"))?
+            }
             Format::Text => {
-                anstream::print!("{}", report::findings::text(&name, &text, &findings, true));
+                output::say(&report::findings::text(&name, &text, &findings, true))?;
             }
         }
     }
     match (common.format, documents.as_slice()) {
         (Format::Text, _) => {}
-        (Format::Json, [only]) => anstream::println!("{only:#}"),
-        (Format::Json, all) => anstream::println!("{:#}", serde_json::Value::from(all)),
+        (Format::Json, [only]) => output::document(only)?,
+        (Format::Json, all) => {
+            output::document(&report::with_schema("check", &json!({ "files": all })))?;
+        }
     }
     Ok(worst)
 }
@@ -65,12 +84,12 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
 pub fn plan(target: &Target, common: &Common) -> Outcome {
     with_hosts(target, common, async |survey| {
         let report = survey.plan.report(survey.session.topology);
-        show(common, &report::cluster::json(&report), || report::cluster::text(&report));
-        match (report.has_failures(), report.has_pending()) {
+        output::show(common, || report::cluster::json(&report), || report::cluster::text(&report))?;
+        Ok(match (report.has_failures(), report.has_pending()) {
             (true, _) => Exit::HostFailed,
             (false, true) => Exit::Pending,
             (false, false) => Exit::Ok,
-        }
+        })
     })
 }
 
@@ -85,28 +104,34 @@ pub fn destroy(target: &Target, dry_run: bool, common: &Common) -> Outcome {
         survey.turn(Direction::Destroy);
         if dry_run {
             let report = survey.plan.report(survey.session.topology);
-            show(common, &report::cluster::json(&report), || report::cluster::text(&report));
-            return if report.has_failures() { Exit::HostFailed } else { Exit::Ok };
+            output::show(
+                common,
+                || report::cluster::json(&report),
+                || report::cluster::text(&report),
+            )?;
+            return Ok(if report.has_failures() { Exit::HostFailed } else { Exit::Ok });
         }
         act(survey, common).await
     })
 }
 
-async fn act(survey: &mut Survey<'_>, common: &Common) -> Exit {
+async fn act(survey: &mut Survey<'_>, common: &Common) -> Outcome {
     let Survey { session, plan, seen, direction } = survey;
     let report = acting::act(session, plan, seen, *direction).await;
-    show(common, &report::cluster::json(&report), || report::cluster::text(&report));
-    if report.has_failures() { Exit::HostFailed } else { Exit::Ok }
+    output::show(common, || report::cluster::json(&report), || report::cluster::text(&report))?;
+    Ok(if report.has_failures() { Exit::HostFailed } else { Exit::Ok })
 }
 
 /// `verify`.
 pub fn verify(target: &Target, common: &Common) -> Outcome {
     with_hosts(target, common, async |survey| {
         let report = proving::verify(&mut survey.session, &survey.plan, &survey.seen).await;
-        show(common, &report::proofs::verify_json(&report), || {
-            report::proofs::verify_text(&report)
-        });
-        if report.has_failures() { Exit::NotProven } else { Exit::Ok }
+        output::show(
+            common,
+            || report::proofs::verify_json(&report),
+            || report::proofs::verify_text(&report),
+        )?;
+        Ok(if report.has_failures() { Exit::NotProven } else { Exit::Ok })
     })
 }
 
@@ -114,16 +139,18 @@ pub fn verify(target: &Target, common: &Common) -> Outcome {
 pub fn status(target: &Target, common: &Common) -> Outcome {
     with_hosts(target, common, async |survey| {
         let report = proving::status(survey.session.topology, &survey.plan, &survey.seen);
-        show(common, &report::proofs::status_json(&report), || {
-            report::proofs::status_text(&report)
-        });
+        output::show(
+            common,
+            || report::proofs::status_json(&report),
+            || report::proofs::status_text(&report),
+        )?;
         let failed = report.hosts.values().any(|host| host.status.is_failure());
         let differs = report.hosts.values().any(|host| !host.drift.is_empty());
-        match (failed, differs) {
+        Ok(match (failed, differs) {
             (true, _) => Exit::HostFailed,
             (false, true) => Exit::Pending,
             (false, false) => Exit::Ok,
-        }
+        })
     })
 }
 
@@ -149,7 +176,7 @@ impl Survey<'_> {
 fn with_hosts(
     target: &Target,
     common: &Common,
-    command: impl AsyncFnOnce(&mut Survey<'_>) -> Exit,
+    command: impl AsyncFnOnce(&mut Survey<'_>) -> Outcome,
 ) -> Outcome {
     let Loaded::Good(topology) = file::load(&target.file, common.format)? else {
         return Ok(Exit::Findings);
@@ -157,19 +184,30 @@ fn with_hosts(
     if topology.hosts.values().all(|host| host.reach.is_none()) {
         return Err(NobodyReached { file: target.file.display().to_string() }.into());
     }
-    let settings = settings(target, &topology)?;
+    let settings = match settings(target, &topology) {
+        Ok(settings) => settings,
+        Err(error) => {
+            exit::report(&error, common)?;
+            return Ok(Exit::Usage);
+        }
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    Ok(runtime.block_on(async {
-        let mut survey = survey(&topology, &settings).await;
-        let exit = command(&mut survey).await;
+    let progress = Progress::new(common.format);
+    runtime.block_on(async {
+        let mut survey = survey(&topology, &settings, &progress).await;
+        let outcome = command(&mut survey).await;
         survey.session.close().await;
-        exit
-    }))
+        outcome
+    })
 }
 
-async fn survey<'a>(topology: &'a Topology, settings: &Settings) -> Survey<'a> {
-    let mut session = Session::open(topology, settings).await;
+async fn survey<'a>(
+    topology: &'a Topology,
+    settings: &Settings,
+    progress: &'a Progress,
+) -> Survey<'a> {
+    let mut session = Session::watched(topology, settings, progress).await;
     let seen = session.look(true).await;
     let direction = Direction::Apply { now: now() };
     let plan = planning::plan(topology, &session.desired, &seen, session.absent(), direction);
@@ -193,11 +231,4 @@ fn settings(target: &Target, topology: &Topology) -> Result<Settings, UnknownHos
 /// Seconds since 1970; 0 with a clock before that.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-fn show(common: &Common, json: &serde_json::Value, text: impl FnOnce() -> String) {
-    match common.format {
-        Format::Json => anstream::println!("{json:#}"),
-        Format::Text => anstream::print!("{}", text()),
-    }
 }

@@ -2,6 +2,12 @@
 
 use std::process::ExitCode;
 
+use owo_colors::OwoColorize as _;
+
+use super::arguments::{Common, Format};
+use super::output::{self, Unsaid};
+use crate::protocol::Failure;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
@@ -9,7 +15,7 @@ pub enum Exit {
     Ok,
     /// 1: something unexpected: a file that cannot be read, a fault of lvsprov.
     Error,
-    /// 2: the command line is wrong.
+    /// 2: the command line is wrong; `--limit` names no host of the file.
     Usage,
     /// 3: the file has errors; no host was touched.
     Findings,
@@ -50,12 +56,27 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Says an error on standard error, and with `--format json` as the document on standard output too.
+pub fn report(error: &dyn std::error::Error, common: &Common) -> Result<(), Unsaid> {
+    say(error);
+    match common.format {
+        Format::Json => output::document(&json(error)),
+        Format::Text => Ok(()),
+    }
+}
+
 /// Says an error with its sources on standard error.
 pub fn say(error: &dyn std::error::Error) {
-    anstream::eprintln!("error: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        anstream::eprintln!("  because: {cause}");
-        source = cause.source();
+    let Failure { message, causes, cure: _ } = Failure::from_error(error);
+    let mut text = format!("{} {message}\n", "error:".red());
+    for cause in causes {
+        text.extend(["  because: ", &cause, "\n"]);
     }
+    output::complain(&text);
+}
+
+/// An error with its sources, schema `lvsprov/error/1`.
+pub fn json(error: &dyn std::error::Error) -> serde_json::Value {
+    let Failure { message, causes, cure: _ } = Failure::from_error(error);
+    crate::report::with_schema("error", &serde_json::json!({ "error": message, "causes": causes }))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::arguments::Format;
+use super::output;
 use crate::check::{self, Severity};
 use crate::report;
 use crate::topology::{self, Topology};
@@ -23,10 +24,10 @@ pub fn load(path: &Path, format: Format) -> Result<Loaded, Box<dyn std::error::E
     let examined = check::examine(&name, &text);
     let bad = examined.findings.iter().any(|finding| finding.severity == Severity::Error);
     if !examined.findings.is_empty() {
-        anstream::eprint!("{}", report::findings::text(&name, &text, &examined.findings, true));
+        output::complain(&report::findings::text(&name, &text, &examined.findings, true));
     }
     if bad && format == Format::Json {
-        anstream::println!("{:#}", report::findings::json(&name, &examined.findings));
+        output::document(&report::findings::json(&name, &examined.findings))?;
     }
     match examined.topology.filter(|_| !bad) {
         Some(topology) => Ok(Loaded::Good(Box::new(topology))),

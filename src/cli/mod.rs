@@ -5,6 +5,8 @@ pub mod arguments;
 pub mod commands;
 pub mod exit;
 pub mod file;
+pub mod output;
+pub mod progress;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -53,7 +55,8 @@ fn dispatch(arguments: Arguments) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {
-            exit::say(error.as_ref());
+            // The exit code says it too.
+            let _ = exit::report(error.as_ref(), &common);
             Exit::Error.into()
         }
     }

@@ -135,6 +135,8 @@ pub enum StepState {
     Failed,
     /// It was not reached.
     NotDone,
+    /// The connection broke while the host was at it: some of these may have been done.
+    Unknown,
 }
 
 impl ClusterReport {
@@ -220,8 +222,11 @@ pub struct HostView {
 /// One service as IPVS has it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceView {
-    /// Its name in the file.
+    /// Its name: the file's, or the one derived from protocol, VIP and port.
     pub name: String,
+    /// What a person calls it.
+    #[serde(skip)]
+    pub spoken: String,
     /// Its name in the IPVS table.
     pub key: ServiceKey,
     /// The scheduler in use; `None` where the service is not there.

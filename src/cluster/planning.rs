@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepReport, StepState};
 use super::session::Absent;
+use super::turns;
 use crate::desired::{Desired, Reasons};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
-use crate::plan::{Stage, Step, order, stages};
+use crate::plan::{Change, Stage, Step, order, simulate, stages};
 use crate::protocol::{Failure, Sighting};
 use crate::state::{Item, Module};
 use crate::topology::{Host, HostName, Topology};
@@ -19,6 +20,8 @@ pub struct HostPlan {
     pub goal: Goal,
     /// The steps of each of its turns.
     pub stages: Vec<(Stage, Vec<Step>)>,
+    /// What a person should know before it is done: hosts that nobody looked at.
+    pub cautions: Vec<String>,
 }
 
 /// What every host must do, or why it cannot.
@@ -70,7 +73,7 @@ pub fn plan(
     let nothing = Desired::default();
     let hosts = topology.hosts.values().map(|host| {
         let desired = desired.get(&host.name).unwrap_or(&nothing);
-        let prospect = match (seen.get(&host.name), absent.get(&host.name)) {
+        let mut prospect = match (seen.get(&host.name), absent.get(&host.name)) {
             (Some(Ok(sighting)), _) => plan_host(topology, host, desired, sighting, direction),
             (Some(Err(failure)), _) => Prospect::Failed(HostStatus::Unreachable, failure.clone()),
             (None, Some(Absent::Unreachable(failure))) => {
@@ -79,6 +82,10 @@ pub fn plan(
             (None, Some(Absent::LeftOut)) => Prospect::Absent(HostStatus::LeftOut),
             (None, Some(Absent::Unmanaged) | None) => Prospect::Absent(HostStatus::Unmanaged),
         };
+        if let Prospect::Plan(plan) = &mut prospect {
+            let unseen = turns::cautions(topology, &host.name, plan, action, absent);
+            plan.cautions.extend(unseen);
+        }
         (host.name.clone(), prospect)
     });
     ClusterPlan { action, hosts: hosts.collect() }
@@ -117,10 +124,27 @@ pub fn plan_host(
     let reasons = if direction == Direction::Destroy { &none } else { &desired.reasons };
     match order::steps_between(&seen.state, &goal.wanted, &goal.owned, reasons) {
         Ok(steps) => {
-            Prospect::Plan(Box::new(HostPlan { goal, stages: stages::stage(host, steps) }))
+            let stages = stages::stage(host, steps);
+            settle(HostPlan { goal, stages, cautions: Vec::new() }, seen)
         }
         Err(error) => impossible(&error),
     }
+}
+
+/// What the steps themselves say against them, or about them.
+fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
+    let changes: Vec<Change> =
+        plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
+    let mut obstacles = Vec::new();
+    preflight::shared(&changes, &plan.goal, seen, &mut obstacles);
+    if !obstacles.is_empty() {
+        return Prospect::Obstructed(obstacles);
+    }
+    match simulate(&seen.state, &changes) {
+        Ok(after) => plan.cautions.extend(preflight::way_back(seen, &after)),
+        Err(error) => return impossible(&error),
+    }
+    Prospect::Plan(Box::new(plan))
 }
 
 fn impossible(error: &crate::plan::SimulateError) -> Prospect {
@@ -182,8 +206,12 @@ impl HostPlan {
         steps.collect()
     }
 
-    /// What a destroy leaves, and why.
+    /// What is not looked at; what a destroy leaves, and why.
     fn notes(&self) -> Vec<String> {
+        self.cautions.iter().cloned().chain(self.leftovers()).collect()
+    }
+
+    fn leftovers(&self) -> Vec<String> {
         let stays = |module: &Module| {
             format!(
                 "module {module} stays loaded: others may have come to use it, and it does nothing \

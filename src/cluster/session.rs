@@ -33,6 +33,68 @@ pub enum Absent {
     Unreachable(Failure),
 }
 
+/// A host that was asked and gave no answer to go on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It said why not; this request changed nothing on it.
+    Refused(Failure),
+    /// It went away in the midst: what it had done by then is not known.
+    Lost(Failure),
+}
+
+impl NoAnswer {
+    /// Why, for a report.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Refused(failure) | Self::Lost(failure) => failure,
+        }
+    }
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(failure) | Self::Lost(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// What hosts are busy with while they are awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Logging in and starting the agent.
+    Connecting,
+    /// Reading the host.
+    Looking,
+    /// Changing the host.
+    Acting,
+    /// Trying the network: ARP, requests.
+    Trying,
+}
+
+impl Phase {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Look { .. } => Self::Looking,
+            Request::Act { .. } => Self::Acting,
+            Request::WhoHas { .. } | Request::Fetch { .. } => Self::Trying,
+        }
+    }
+}
+
+/// Hears who is awaited, for a person who waits too.
+pub trait Watch: Sync {
+    /// These hosts have not answered yet; called again whenever one has, at last with none.
+    fn awaited(&self, phase: Phase, hosts: &BTreeSet<HostName>);
+}
+
+/// Nobody waits.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn awaited(&self, _: Phase, _: &BTreeSet<HostName>) {}
+}
+
 /// A topology and the hosts that answer.
 pub struct Session<'a> {
     /// The topology.
@@ -41,18 +103,30 @@ pub struct Session<'a> {
     pub desired: BTreeMap<HostName, Desired>,
     connections: BTreeMap<HostName, Connection>,
     absent: BTreeMap<HostName, Absent>,
+    watch: &'a dyn Watch,
 }
 
 impl<'a> Session<'a> {
     /// Connects to every host at once. Hosts that cannot be reached are remembered as absent.
     pub async fn open(topology: &'a Topology, settings: &Settings) -> Session<'a> {
+        Self::watched(topology, settings, &Unwatched).await
+    }
+
+    /// The same with somebody who hears which hosts are still awaited.
+    pub async fn watched(
+        topology: &'a Topology,
+        settings: &Settings,
+        watch: &'a dyn Watch,
+    ) -> Session<'a> {
         let mut session = Session {
+            watch,
             topology,
             desired: BTreeMap::new(),
             connections: BTreeMap::new(),
             absent: BTreeMap::new(),
         };
         let mut opening = FuturesUnordered::new();
+        let mut awaited = BTreeSet::new();
         for host in topology.hosts.values() {
             session.desired.insert(host.name.clone(), desired_for(topology, host));
             if !settings.limit.is_empty() && !settings.limit.contains(&host.name) {
@@ -65,12 +139,16 @@ impl<'a> Session<'a> {
                 continue;
             };
             let name = host.name.clone();
+            awaited.insert(name.clone());
             opening.push(async move {
                 let connection = Connection::open(&name, &reach, &settings.transport).await;
                 (name, connection)
             });
         }
+        watch.awaited(Phase::Connecting, &awaited);
         while let Some((name, connection)) = opening.next().await {
+            awaited.remove(&name);
+            watch.awaited(Phase::Connecting, &awaited);
             match connection {
                 Ok(connection) => {
                     session.connections.insert(name, connection);
@@ -90,31 +168,38 @@ impl<'a> Session<'a> {
         &self.absent
     }
 
-    /// Asks every host in `requests` at once. A host that goes away becomes absent, and has no answer.
+    /// Asks every host in `requests` at once. A host that goes away becomes absent; one that is
+    /// absent already is not among the answers.
     pub async fn ask(
         &mut self,
         requests: BTreeMap<HostName, Request>,
-    ) -> BTreeMap<HostName, Result<Reply, Failure>> {
+    ) -> BTreeMap<HostName, Result<Reply, NoAnswer>> {
+        let Some(phase) = requests.values().next().map(Phase::of) else { return BTreeMap::new() };
         let mut asking = FuturesUnordered::new();
+        let mut awaited = BTreeSet::new();
         for (name, request) in requests {
             if let Some(connection) = self.connections.remove(&name) {
+                awaited.insert(name.clone());
                 asking.push(ask_one(name, connection, request));
             }
         }
         let mut answers = BTreeMap::new();
         let mut lost = Vec::new();
+        self.watch.awaited(phase, &awaited);
         while let Some((name, connection, reply)) = asking.next().await {
+            awaited.remove(&name);
+            self.watch.awaited(phase, &awaited);
             match reply {
                 Ok(Reply::Refused(failure)) => {
                     self.connections.insert(name.clone(), connection);
-                    answers.insert(name, Err(failure));
+                    answers.insert(name, Err(NoAnswer::Refused(failure)));
                 }
                 Ok(reply) => {
                     self.connections.insert(name.clone(), connection);
                     answers.insert(name, Ok(reply));
                 }
                 Err(error) => {
-                    answers.insert(name.clone(), Err(Failure::from(&error)));
+                    answers.insert(name.clone(), Err(NoAnswer::Lost(Failure::from(&error))));
                     lost.push((name, error));
                 }
             }
@@ -143,7 +228,7 @@ impl<'a> Session<'a> {
             .collect();
         let answers = self.ask(requests).await;
         let seen = answers.into_iter().map(|(name, answer)| {
-            let sighting = answer.and_then(|reply| match reply {
+            let sighting = answer.map_err(NoAnswer::into_failure).and_then(|reply| match reply {
                 Reply::Seen(sighting) => Ok(*sighting),
                 other => Err(unexpected(&other)),
             });

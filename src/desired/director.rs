@@ -31,7 +31,9 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
         Address { scope: Scope::Global, label: label(&service.vip_interface), broadcast: None };
     let why = format!(
         "requests for {} are sent to {}: the director takes them on {}, and only it answers ARP for it",
-        service.name, service.vip, service.vip_interface
+        service.spoken(),
+        service.vip,
+        service.vip_interface
     );
     desired.address(key, address, why);
 }
@@ -44,7 +46,7 @@ fn forwarding(host: &Host, service: &Service, desired: &mut Desired) {
         "1",
         format!(
             "NAT: the real servers' replies for {} pass through the director, which must forward them",
-            service.name
+            service.spoken()
         ),
     );
     if let Some(dev) = one_armed(host, service) {
@@ -69,7 +71,8 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     let key = service_key(service);
     let why = format!(
         "service {}: {} decides which real server gets a new connection",
-        service.name, service.scheduler
+        service.spoken(),
+        service.scheduler
     );
     desired.service(key.clone(), VirtualService::plain(&key, service.scheduler.as_str()), why);
     for rs in &service.real_servers {
@@ -80,7 +83,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
             lower_threshold: 0,
             tunnel: Tunnel::Ipip,
         };
-        let mut why = format!("{} is a real server of {}", rs.host, service.name);
+        let mut why = format!("{} is a real server of {}", rs.host, service.spoken());
         if rs.port != service.port {
             why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
         }

@@ -102,7 +102,7 @@ fn tunnel(service: &Service, desired: &mut Desired) {
     let Ok(dev) = TUNNEL.parse::<IfName>() else { return };
     desired.module(
         Module::Ipip,
-        format!("the director sends requests for {} wrapped in IPIP", service.name),
+        format!("the director sends requests for {} wrapped in IPIP", service.spoken()),
     );
     desired.link_up(dev.clone(), "wrapped requests are unwrapped here");
     desired.sysctl(

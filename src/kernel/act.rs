@@ -86,6 +86,7 @@ async fn look_again(
                 facts: HostFacts::default(),
                 state: HostState::default(),
                 receipt: None,
+                others: std::collections::BTreeMap::new(),
                 counters: std::collections::BTreeMap::new(),
             };
             Outcome { done, failure: failure.or_else(|| Some(blind.to_failure())), after }

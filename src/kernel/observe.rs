@@ -19,6 +19,7 @@ pub async fn look(
     counters: bool,
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
+    let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
     let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
     let facts = facts(hardware);
@@ -36,7 +37,7 @@ pub async fn look(
         services: ipvs.table,
     };
     let counters = if counters { ipvs.counters } else { BTreeMap::new() };
-    Ok(Sighting { facts, state, receipt, counters })
+    Ok(Sighting { facts, state, receipt, others, counters })
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
@@ -53,7 +54,13 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         hardware,
         ipvs: modules::capability(Module::IpVs),
         ipip: modules::capability(Module::Ipip),
+        controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
     }
+}
+
+/// `SSH_CONNECTION` is "client address, client port, server address, server port" (sshd(8)).
+fn client_of(connection: &str) -> Option<std::net::IpAddr> {
+    connection.split(' ').next()?.parse().ok()
 }
 
 /// What was asked for, what the receipt speaks of, and what would change along with those: writing
@@ -112,6 +119,14 @@ mod tests {
         }
         assert_eq!(wanted.len(), 5);
         assert!(wanted_sysctls(&BTreeSet::new(), None, [&dev].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn the_controller_is_the_first_of_what_sshd_says() {
+        assert_eq!(client_of("192.0.2.7 50000 192.0.2.1 22"), "192.0.2.7".parse().ok());
+        for nothing in ["", " ", "x 1 y 2"] {
+            assert_eq!(client_of(nothing), None);
+        }
     }
 
     #[test]

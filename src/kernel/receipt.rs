@@ -4,6 +4,7 @@
 //! one is written beside the old, flushed to the disk, and only then takes its name: after a crash
 //! there is the old or the new one, never half of one. Nothing here follows a symbolic link.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -13,6 +14,7 @@ use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
 
 use super::error::{Error, Result};
 use crate::protocol::Receipt;
+use crate::state::Owned;
 use crate::topology::TopologyName;
 
 /// The format of the file that this build reads and writes.
@@ -51,6 +53,30 @@ pub fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Receipt>
         return Err(damaged(&path, &format!("is that of the topology {owner:?}")));
     }
     Ok(Some(receipt))
+}
+
+/// What other topologies own on this host. A receipt of theirs that cannot be read is an error too:
+/// what it says would have to be respected.
+pub fn others(state_dir: &Path, topology: &TopologyName) -> Result<BTreeMap<TopologyName, Owned>> {
+    let failed = |error| cannot_io("read", state_dir, error);
+    let entries = match fs::read_dir(state_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut others = BTreeMap::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        // Other things lie here as well: the lock, the agent, the folders of namespaces.
+        let Some(Ok(name)) = name.to_str().map(str::parse::<TopologyName>) else { continue };
+        if name == *topology || fs::symlink_metadata(path(state_dir, &name)).is_err() {
+            continue;
+        }
+        if let Some(receipt) = read(state_dir, &name)? {
+            others.insert(name, receipt.owned);
+        }
+    }
+    Ok(others)
 }
 
 /// Not a file that is opened and hangs (a FIFO), and none that fills the memory.

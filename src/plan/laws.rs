@@ -47,10 +47,12 @@ fn sysctls() -> impl Strategy<Value = BTreeMap<Sysctl, String>> {
 fn addresses() -> impl Strategy<Value = BTreeMap<AddressKey, Address>> {
     let keys = ["192.0.2.1/32@lo", "192.0.2.1/32@eth0", "192.0.2.9/24@eth0", "10.0.0.1/8@eth1"];
     let keys: Vec<AddressKey> = keys.iter().map(|key| key.parse().unwrap()).collect();
-    let address = select(vec![Scope::Global, Scope::Host]).prop_map(|scope| Address {
+    let attributes =
+        (select(vec![Scope::Global, Scope::Host]), select(vec![None, Some("lo:7")]), any::<bool>());
+    let address = attributes.prop_map(|(scope, label, broadcast)| Address {
         scope,
-        label: None,
-        broadcast: None,
+        label: label.map(str::to_owned),
+        broadcast: broadcast.then(|| [192, 0, 2, 255].into()),
     });
     btree_map(select(keys), address, 0..4)
 }
@@ -156,7 +158,25 @@ fn wanted() -> impl Strategy<Value = Desired> {
 }
 
 fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
-    Sighting { facts: HostFacts::default(), state, receipt, counters: BTreeMap::new() }
+    Sighting {
+        facts: HostFacts::default(),
+        state,
+        receipt,
+        others: BTreeMap::new(),
+        counters: BTreeMap::new(),
+    }
+}
+
+/// Modules stay, a tunnel device with them, and what `ip_forward` moves along is not ours.
+fn can_drift(item: &Item) -> bool {
+    match item {
+        Item::Module(_) => false,
+        Item::Link(dev) | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _)) => {
+            dev.as_str() != "tunl0"
+        }
+        Item::Sysctl(Sysctl::IpForward) => false,
+        Item::Sysctl(_) | Item::Address(_) | Item::Route(_) | Item::Service(_) => true,
+    }
 }
 
 fn name() -> TopologyName {
@@ -262,6 +282,45 @@ proptest! {
         let twice = applied(&c, &once);
         let back = destroyed(&twice);
         prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+    }
+
+    /// Somebody changed what is ours, in any way, between two runs.
+    #[test]
+    fn law_7_drift_is_mended_and_destroy_restores_what_was_found_at_first(
+        a in seen_state(), b in wanted(), other in seen_state(),
+    ) {
+        let mut drifted = applied(&b, &sighting(a.clone(), None));
+        let first = drifted.receipt.clone().map(|receipt| receipt.owned).unwrap_or_default();
+        for item in first.iter().filter(|item| can_drift(item)) {
+            drifted.state.copy_item(item, &other);
+        }
+        let goal = goal(&b, &drifted);
+        let mended = applied(&b, &drifted);
+        prop_assert_eq!(
+            mended.state.restricted_to(&goal.owned), goal.wanted.restricted_to(&goal.owned)
+        );
+        prop_assert_eq!(&mended.receipt, &drifted.receipt);
+        let back = destroyed(&mended);
+        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        // Nor does it need the mending.
+        let back = destroyed(&drifted);
+        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+    }
+
+    /// The director takes requests only when all else on it is as it must be.
+    #[test]
+    fn law_4_the_vip_is_the_last_to_come_and_the_first_to_go(a in seen_state(), b in wanted()) {
+        let kind = |change: &Change| match change {
+            Change::RemoveAddress { .. } => 0,
+            Change::AddAddress { .. } => 2,
+            _ => 1,
+        };
+        let after = applied(&b, &sighting(a.clone(), None));
+        let there = changes(&a, &goal(&b, &sighting(a.clone(), None)));
+        let back = Goal::destroy(&after).map(|goal| changes(&after.state, &goal)).unwrap_or_default();
+        for steps in [there, back] {
+            prop_assert!(steps.iter().map(kind).is_sorted(), "{steps:?}");
+        }
     }
 
     #[test]

@@ -237,25 +237,12 @@ fn shrinks(change: &Change) -> bool {
 }
 
 fn why(change: &Change, reasons: &Reasons) -> String {
-    let item = match change {
-        Change::LoadModule { module } => Item::Module(*module),
-        Change::SetSysctl { key, .. } => Item::Sysctl(key.clone()),
-        Change::SetLink { dev, .. } => Item::Link(dev.clone()),
-        Change::AddAddress { key, .. } | Change::RemoveAddress { key, .. } => {
-            Item::Address(key.clone())
-        }
-        Change::AddRoute { key, .. }
-        | Change::ReplaceRoute { key, .. }
-        | Change::RemoveRoute { key, .. } => Item::Route(key.clone()),
-        Change::AddService { key, .. }
-        | Change::EditService { key, .. }
-        | Change::RemoveService { key, .. } => Item::Service(key.clone()),
-        Change::AddDestination { service, key, .. }
-        | Change::EditDestination { service, key, .. }
-        | Change::RemoveDestination { service, key, .. } => {
-            let why = reasons.of_destination(service, *key);
-            return why.unwrap_or("it is no real server of this service in the file").to_owned();
-        }
-    };
-    reasons.of(&item).unwrap_or("put back as it was before lvsprov").to_owned()
+    if let Change::AddDestination { service, key, .. }
+    | Change::EditDestination { service, key, .. }
+    | Change::RemoveDestination { service, key, .. } = change
+    {
+        let why = reasons.of_destination(service, *key);
+        return why.unwrap_or("it is no real server of this service in the file").to_owned();
+    }
+    reasons.of(&change.item()).unwrap_or("put back as it was before lvsprov").to_owned()
 }

@@ -1,11 +1,15 @@
 //! What must be true of a host before anything on it is touched.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, RECEIPT_VERSION};
+use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Capability, Sighting};
-use crate::state::{Link, Module};
+use crate::state::{HostState, Item, Link, Module, Route, RouteKey};
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,65 @@ pub fn receipt(seen: &Sighting, all: &mut Vec<Obstacle>) {
             cure: "use the lvsprov that wrote it, or a later one".to_owned(),
         });
     }
+}
+
+/// What another topology owns on this host too is not taken over from it, and not given back while it
+/// relies on it. Putting back what was changed by oneself is fine, as both want the same.
+pub fn shared<'a>(
+    steps: impl IntoIterator<Item = &'a Change>,
+    goal: &Goal,
+    seen: &Sighting,
+    all: &mut Vec<Obstacle>,
+) {
+    let mut said = BTreeSet::new();
+    for item in steps.into_iter().map(Change::item) {
+        if matches!(item, Item::Module(_)) || !said.insert(item.clone()) {
+            continue;
+        }
+        let Some((other, _)) = seen.others.iter().find(|(_, owned)| owned.contains(&item)) else {
+            continue;
+        };
+        let was_ours = seen.receipt.as_ref().is_some_and(|receipt| receipt.owned.contains(&item));
+        let stays_ours = goal.settled.as_ref().is_some_and(|kept| kept.owned.contains(&item));
+        match (was_ours, stays_ours) {
+            (true, true) => {}
+            (false, _) => all.push(Obstacle {
+                message: format!("{item} belongs to the topology {other} on this host already"),
+                why: format!("this file wants it otherwise, and {other} would no longer work"),
+                cure: format!("destroy {other} first, or say both in one file"),
+            }),
+            (true, false) => all.push(Obstacle {
+                message: format!("the topology {other} on this host has {item} too"),
+                why: format!("put back as it was before, it is not what {other} needs"),
+                cure: format!("destroy {other} first, or say both in one file"),
+            }),
+        }
+    }
+}
+
+/// What a person should know whose own way to the host leads over a route that changes.
+pub fn way_back(seen: &Sighting, after: &HostState) -> Option<String> {
+    let controller = seen.facts.controller?;
+    let (before, after) = (way_to(&seen.state, controller), way_to(after, controller));
+    let hops = |way: Option<(&RouteKey, &Route)>| way.map(|(_, r)| (r.gateway, r.dev.clone()));
+    if hops(before) == hops(after) {
+        return None;
+    }
+    let text = |way: Option<(&RouteKey, &Route)>| {
+        way.map_or_else(|| "no route".to_owned(), |(key, route)| format!("{key} {route}"))
+    };
+    Some(format!(
+        "you are logged in from {controller}, and the way back there changes: {} -> {}. If the new one \
+         does not lead to you, the connection breaks; the steps are finished all the same",
+        text(before),
+        text(after)
+    ))
+}
+
+/// The route of the main table that a packet to `address` takes.
+fn way_to(state: &HostState, address: IpAddr) -> Option<(&RouteKey, &Route)> {
+    let fitting = state.routes.iter().filter(|(key, _)| key.0.contains(&address));
+    fitting.max_by_key(|(key, _)| key.0.prefix_len())
 }
 
 fn interfaces(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
@@ -145,3 +208,7 @@ fn vips(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;

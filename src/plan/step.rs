@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Address, AddressKey, Destination, DestinationKey, Link, Module, Route, RouteKey, ServiceKey,
-    Sysctl, VirtualService,
+    Address, AddressKey, Destination, DestinationKey, Item, Link, Module, Route, RouteKey,
+    ServiceKey, Sysctl, VirtualService,
 };
 use crate::topology::IfName;
 
@@ -138,6 +138,27 @@ pub enum Change {
 }
 
 impl Change {
+    /// What it changes. A destination is part of its service.
+    pub fn item(&self) -> Item {
+        match self {
+            Self::LoadModule { module } => Item::Module(*module),
+            Self::SetSysctl { key, .. } => Item::Sysctl(key.clone()),
+            Self::SetLink { dev, .. } => Item::Link(dev.clone()),
+            Self::AddAddress { key, .. } | Self::RemoveAddress { key, .. } => {
+                Item::Address(key.clone())
+            }
+            Self::AddRoute { key, .. }
+            | Self::ReplaceRoute { key, .. }
+            | Self::RemoveRoute { key, .. } => Item::Route(key.clone()),
+            Self::AddService { key, .. }
+            | Self::EditService { key, .. }
+            | Self::RemoveService { key, .. }
+            | Self::AddDestination { service: key, .. }
+            | Self::EditDestination { service: key, .. }
+            | Self::RemoveDestination { service: key, .. } => Item::Service(key.clone()),
+        }
+    }
+
     /// What undoes it; `None` for a module, which stays.
     pub fn inverse(&self) -> Option<Self> {
         Some(match self.clone() {

@@ -50,6 +50,48 @@ pub fn text(report: &ClusterReport) -> String {
         }
     }
     let _ = writeln!(text, "\n{}", summary(report));
+    text.push_str(&what_next(report));
+    text
+}
+
+/// After an apply or destroy that did not come to its end: where that leaves the hosts, and the two
+/// ways on. Empty where all went well.
+fn what_next(report: &ClusterReport) -> String {
+    let (again, back) = match report.action {
+        Action::Plan | Action::PlanDestroy => return String::new(),
+        Action::Apply => {
+            ("apply", "`lvsprov destroy` puts back what was found before the first apply")
+        }
+        Action::Destroy => ("destroy", "`lvsprov apply` brings them to what the file says"),
+    };
+    if !report.has_failures() {
+        return String::new();
+    }
+    let between: Vec<&str> = report
+        .hosts
+        .iter()
+        .filter(|(_, host)| host.steps.iter().any(|step| step.state != StepState::Done))
+        .filter(|(_, host)| {
+            host.steps.iter().any(|step| {
+                matches!(step.state, StepState::Done | StepState::Failed | StepState::Unknown)
+            })
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let mut text = String::new();
+    if !between.is_empty() {
+        let _ = writeln!(
+            text,
+            "{} half-way: {}; the receipt on the host says what was found before",
+            "left".red(),
+            between.join(", ")
+        );
+    }
+    let _ = writeln!(
+        text,
+        "to finish:  mend what is said above, then `lvsprov {again}` again: it goes on from what is \
+         there\nto go back: {back}"
+    );
     text
 }
 
@@ -62,16 +104,40 @@ fn status(host: &HostReport) -> String {
             format!("{steps} {} done, verified", plural(steps, "step")).green().to_string()
         }
         HostStatus::Unverified => "done, but not as wanted afterwards".red().to_string(),
-        HostStatus::Failed => "failed".red().to_string(),
-        HostStatus::Unreachable => "not reached".red().to_string(),
+        HostStatus::Failed => format!("failed{}", how_far(host)).red().to_string(),
+        HostStatus::Unreachable => "not touched: it could not be reached".red().to_string(),
         HostStatus::Obstructed => "not touched: something stands in the way".red().to_string(),
-        HostStatus::NotAttempted { because } => {
-            format!("not attempted, because {because}").red().to_string()
-        }
+        HostStatus::NotAttempted { because } => match count(host, StepState::Done) {
+            0 => format!("not attempted, because {because}").red().to_string(),
+            done => {
+                format!("{done} of {steps} steps done, the rest not attempted, because {because}")
+                    .red()
+                    .to_string()
+            }
+        },
         HostStatus::Unmanaged => {
             "not touched: the file does not say how it is reached".dimmed().to_string()
         }
         HostStatus::LeftOut => "left out by --limit".dimmed().to_string(),
+    }
+}
+
+fn count(host: &HostReport, state: StepState) -> usize {
+    host.steps.iter().filter(|step| step.state == state).count()
+}
+
+/// Where a host that failed stands now.
+fn how_far(host: &HostReport) -> String {
+    let (all, done) = (host.steps.len(), count(host, StepState::Done));
+    let failed = count(host, StepState::Failed);
+    match count(host, StepState::Unknown) {
+        0 if all == 0 => String::new(),
+        0 if done == 0 && failed == 0 => ": nothing on it was changed".to_owned(),
+        0 => format!(": {done} of {all} {} done, then it stopped", plural(all, "step")),
+        unknown => format!(
+            ": {done} of {all} {} done, of {unknown} more it is not known",
+            plural(all, "step")
+        ),
     }
 }
 
@@ -100,6 +166,7 @@ fn done(step: &StepReport) -> String {
         StepState::Done => format!("  {}", "done".green()),
         StepState::Failed => format!("  {}", "FAILED".red().bold()),
         StepState::NotDone => format!("  {}", "not done".yellow()),
+        StepState::Unknown => format!("  {}", "NOT KNOWN whether done".red().bold()),
     }
 }
 
@@ -112,7 +179,10 @@ fn summary(report: &ClusterReport) -> String {
     let failed = report.hosts.values().filter(|host| host.status.is_failure()).count();
     let changed = report.count(StepState::Done);
     let planned = report.count(StepState::Planned);
-    let left = report.count(StepState::NotDone) + report.count(StepState::Failed);
+    let left = [StepState::NotDone, StepState::Failed, StepState::Unknown]
+        .map(|state| report.count(state))
+        .iter()
+        .sum::<usize>();
     let outcome = match report.action {
         Action::Plan | Action::PlanDestroy if planned == 0 => format!("{name}: nothing to do"),
         Action::Plan => format!("{name}: {planned} {} to do", plural(planned, "change")),

@@ -29,10 +29,14 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     out
 }
 
-/// `{"file": ..., "errors": n, "warnings": n, "findings": [...]}`, each finding with its fields.
+/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "findings": [...]}`, each
+/// finding with its fields.
 pub fn json(name: &str, findings: &[Finding]) -> Value {
     let (errors, warnings) = counts(findings);
-    json!({ "file": name, "errors": errors, "warnings": warnings, "findings": findings })
+    super::with_schema(
+        "check",
+        &json!({ "file": name, "errors": errors, "warnings": warnings, "findings": findings }),
+    )
 }
 
 fn group<'a>(name: &'a str, lines: &[&'a str], finding: &'a Finding) -> Group<'a> {

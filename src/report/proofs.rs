@@ -85,8 +85,9 @@ fn state(host: &HostView) -> String {
 
 fn service_text(director: &str, service: &ServiceView) -> String {
     let scheduler = service.scheduler.as_deref().unwrap_or("not there");
-    let mut text =
-        format!("{}  {}  {scheduler}  on {director}\n", service.name.bold(), service.key);
+    let key = service.key.to_string();
+    let name = if service.spoken == key { String::new() } else { format!("{}  ", service.spoken) };
+    let mut text = format!("{}{key}  {scheduler}  on {director}\n", name.bold());
     let mut rows = vec![
         ["real server", "address", "method", "weight", "active", "inactive", "total"]
             .map(str::to_owned)

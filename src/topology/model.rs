@@ -295,6 +295,21 @@ pub struct Service {
 }
 
 impl Service {
+    /// What a person calls it: the name that the file gives, else `tcp VIP:PORT`, which says all that
+    /// the derived name says and reads better.
+    pub fn spoken(&self) -> String {
+        let Self { name, vip, port, protocol, .. } = self;
+        if name.as_str() == Self::derived_name(*protocol, *vip, *port) {
+            return format!("{protocol} {}", std::net::SocketAddr::new(*vip, *port));
+        }
+        name.to_string()
+    }
+
+    /// The name of a service to which the file gives none.
+    pub fn derived_name(protocol: Protocol, vip: IpAddr, port: u16) -> String {
+        format!("{protocol}-{vip}-{port}")
+    }
+
     /// The VIP as the director has it on its interface: with the file's prefix length, else as a host address.
     pub fn vip_on_director(&self) -> u8 {
         self.vip_prefix.unwrap_or(host_prefix(self.vip))

@@ -87,5 +87,5 @@ pub fn bare(host: &Host) -> Sighting {
         ipip: Capability::Loadable,
         ..HostFacts::default()
     };
-    Sighting { facts, state, receipt: None, counters: BTreeMap::new() }
+    Sighting { facts, state, receipt: None, others: BTreeMap::new(), counters: BTreeMap::new() }
 }

@@ -99,7 +99,7 @@ impl Resolver {
             (port?, value_or(doc.protocol.or(&defaults.protocol), Protocol::Tcp)?);
         let name = match &doc.name {
             Said::This(name) => name.value.clone(),
-            _ => format!("{protocol}-{address}-{port}").parse().ok()?,
+            _ => Service::derived_name(protocol, IpAddr::V4(address), port).parse().ok()?,
         };
         let mut service = Service {
             name,

@@ -1,0 +1,54 @@
+//! What came of a turn, written into the host's report: which steps were done, which failed, and
+//! of which nobody knows. Pure.
+
+use super::outcome::{HostReport, HostStatus, StepState};
+use super::session::NoAnswer;
+use crate::plan::Stage;
+use crate::protocol::{Failure, Outcome};
+
+/// The host answered.
+pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Outcome) {
+    let Outcome { done, failure, after: _ } = outcome;
+    let of_stage = host.steps.iter_mut().filter(|step| step.stage == stage);
+    for (at, step) in of_stage.enumerate() {
+        step.state = match (at.cmp(done), failure) {
+            (std::cmp::Ordering::Less, _) => StepState::Done,
+            (std::cmp::Ordering::Equal, Some(_)) => StepState::Failed,
+            _ => StepState::NotDone,
+        };
+    }
+    if let Some(failure) = failure {
+        failed(host, failure.clone());
+    }
+}
+
+/// The host did not answer.
+pub fn unanswered(host: &mut HostReport, stage: Stage, no_answer: NoAnswer) {
+    let state = match no_answer {
+        NoAnswer::Refused(_) => StepState::NotDone,
+        NoAnswer::Lost(_) => StepState::Unknown,
+    };
+    for step in host.steps.iter_mut().filter(|step| step.stage == stage) {
+        step.state = state;
+    }
+    failed(host, no_answer.into_failure());
+}
+
+/// The host had to wait for another, which failed.
+pub fn not_attempted(host: &mut HostReport, because: String) {
+    host.status = HostStatus::NotAttempted { because };
+    give_up(host);
+}
+
+fn failed(host: &mut HostReport, failure: Failure) {
+    host.status = HostStatus::Failed;
+    host.failure = Some(failure);
+    give_up(host);
+}
+
+/// What was still planned is not done any more.
+fn give_up(host: &mut HostReport) {
+    for step in host.steps.iter_mut().filter(|step| step.state == StepState::Planned) {
+        step.state = StepState::NotDone;
+    }
+}

@@ -1,0 +1,254 @@
+//! Each thing that can stand in the way, on hosts made by hand.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::protocol::{HostFacts, Receipt};
+use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
+
+const ETH0: &str = "192.0.2.2/24@eth0";
+
+fn key(text: &str) -> AddressKey {
+    text.parse().unwrap()
+}
+
+fn address() -> Address {
+    Address { scope: Scope::Global, label: None, broadcast: None }
+}
+
+fn route(gateway: &str) -> Route {
+    Route {
+        gateway: Some(gateway.parse().unwrap()),
+        dev: Some("eth0".parse().unwrap()),
+        scope: Scope::Global,
+        metric: 0,
+        protocol: 4,
+        source: None,
+        onlink: false,
+        unheld: Vec::new(),
+    }
+}
+
+/// A host with eth0 up, its address and a default route.
+fn seen() -> Sighting {
+    let state = HostState {
+        links: [("eth0".parse().unwrap(), Link::Up)].into(),
+        addresses: [(key(ETH0), address())].into(),
+        routes: [("default".parse().unwrap(), route("192.0.2.1"))].into(),
+        sysctls: [(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned())].into(),
+        ..HostState::default()
+    };
+    Sighting {
+        facts: HostFacts { kernel: "6.1".to_owned(), ..HostFacts::default() },
+        state,
+        receipt: None,
+        others: BTreeMap::new(),
+        counters: BTreeMap::new(),
+    }
+}
+
+fn desired() -> Desired {
+    let needs = [("eth0".parse().unwrap(), vec!["192.0.2.2/24".parse().unwrap()])].into();
+    Desired { needs, ..Desired::default() }
+}
+
+fn goal(desired: &Desired, seen: &Sighting) -> Goal {
+    Goal::apply(&"t".parse().unwrap(), 7, desired, seen).unwrap()
+}
+
+/// What stands in the way, as the messages say it.
+fn messages(desired: &Desired, seen: &Sighting) -> Vec<String> {
+    let all = obstacles(desired, &goal(desired, seen), seen);
+    for Obstacle { message, why, cure } in &all {
+        assert!(!why.is_empty() && !cure.is_empty(), "{message}: without why or cure");
+    }
+    all.into_iter().map(|obstacle| obstacle.message).collect()
+}
+
+#[test]
+fn nothing_stands_in_the_way_of_a_host_as_the_file_says() {
+    assert_eq!(messages(&desired(), &seen()), Vec::<String>::new());
+}
+
+#[test]
+fn an_interface_that_is_missing_or_down_or_has_another_address() {
+    let mut absent = seen();
+    absent.state.links = [("ens3".parse().unwrap(), Link::Up)].into();
+    assert_eq!(messages(&desired(), &absent), ["there is no interface eth0"]);
+
+    let mut down = seen();
+    down.state.links.insert("eth0".parse().unwrap(), Link::Down);
+    assert_eq!(messages(&desired(), &down), ["interface eth0 is down"]);
+
+    for other in ["192.0.2.3/24@eth0", "192.0.2.2/25@eth0", "192.0.2.2/24@eth1"] {
+        let mut elsewhere = seen();
+        elsewhere.state.addresses = [(key(other), address())].into();
+        assert_eq!(
+            messages(&desired(), &elsewhere),
+            ["interface eth0 does not have the address 192.0.2.2/24"],
+            "{other}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_device_comes_with_its_module_and_is_not_missed() {
+    let mut desired = desired();
+    desired.needs.insert("tunl0".parse().unwrap(), vec![]);
+    assert_eq!(messages(&desired, &seen()), ["there is no interface tunl0"]);
+    desired.state.links.insert("tunl0".parse().unwrap(), Link::Up);
+    assert_eq!(messages(&desired, &seen()), Vec::<String>::new());
+}
+
+#[test]
+fn a_kernel_without_the_module_but_not_one_that_can_load_it() {
+    let mut desired = desired();
+    desired.state.modules = [Module::IpVs, Module::Ipip].into();
+    let mut seen = seen();
+    seen.facts.ipvs = Capability::Missing("nothing in /lib/modules".to_owned());
+    seen.facts.ipip = Capability::Loadable;
+    assert_eq!(messages(&desired, &seen), ["kernel 6.1 has no ip_vs: nothing in /lib/modules"]);
+    seen.facts.ipvs = Capability::Present;
+    assert_eq!(messages(&desired, &seen), Vec::<String>::new());
+    seen.facts.ipip = Capability::Missing("no".to_owned());
+    assert_eq!(messages(&desired, &seen), ["kernel 6.1 has no ipip: no"]);
+}
+
+#[test]
+fn a_route_that_could_not_be_put_back_is_not_replaced_but_may_stay() {
+    let mut seen = seen();
+    let there = seen.state.routes.get_mut(&"default".parse().unwrap()).unwrap();
+    there.unheld = vec!["2 next hops".to_owned()];
+    let mut other = desired();
+    other.state.routes = [("default".parse().unwrap(), route("192.0.2.9"))].into();
+    let found = messages(&other, &seen);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("route default via 192.0.2.1"), "{found:?}");
+    assert_eq!(messages(&desired(), &seen), Vec::<String>::new(), "it is not ours");
+}
+
+#[test]
+fn a_vip_that_stands_elsewhere_on_a_real_server() {
+    let mut desired = desired();
+    desired.state.addresses = [(key("192.0.2.80/32@lo"), address())].into();
+    for there in ["192.0.2.80/24@lo", "192.0.2.80/32@eth0"] {
+        let mut seen = seen();
+        seen.state.addresses.insert(key(there), address());
+        assert_eq!(
+            messages(&desired, &seen),
+            [format!("the VIP is on this host already, as {there}")],
+        );
+    }
+    let mut seen = seen();
+    seen.state.addresses.insert(key("192.0.2.80/32@lo"), address());
+    assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "there it belongs");
+}
+
+#[test]
+fn a_receipt_of_a_later_version() {
+    let mut later = seen();
+    later.receipt = Some(Receipt {
+        version: RECEIPT_VERSION + 1,
+        topology: "t".parse().unwrap(),
+        since: 0,
+        owned: [].into(),
+        found: HostState::default(),
+    });
+    assert_eq!(messages(&desired(), &later), ["the receipt on this host has version 2"]);
+}
+
+mod sharing {
+    use super::*;
+    use crate::plan::order::steps_between;
+
+    fn arp() -> Item {
+        Item::Sysctl(Sysctl::all(ConfItem::ArpIgnore))
+    }
+
+    fn wants_arp() -> Desired {
+        let mut desired = desired();
+        desired.state.sysctls = [(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned())].into();
+        desired
+    }
+
+    fn with_value(value: &str) -> Sighting {
+        let mut seen = seen();
+        seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), value.to_owned());
+        seen.others = [("other".parse().unwrap(), [arp()].into())].into();
+        seen
+    }
+
+    fn found(goal: &Goal, seen: &Sighting) -> Vec<String> {
+        let reasons = crate::desired::Reasons::default();
+        let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
+        let changes: Vec<Change> = steps.into_all().into_iter().map(|step| step.change).collect();
+        let mut all = Vec::new();
+        shared(&changes, goal, seen, &mut all);
+        all.into_iter().map(|obstacle| obstacle.message).collect()
+    }
+
+    #[test]
+    fn what_both_want_alike_is_shared_and_the_last_gives_it_back() {
+        // The other one set it: we find what we want.
+        let mut seen = with_value("1");
+        let goal = goal(&wants_arp(), &seen);
+        assert_eq!(found(&goal, &seen), Vec::<String>::new());
+        // We give it back as we found it: nothing to do.
+        seen.receipt = goal.settled;
+        assert_eq!(found(&Goal::destroy(&seen).unwrap(), &seen), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_other_relies_on_is_not_given_back() {
+        let mut seen = with_value("0");
+        seen.receipt = goal(&wants_arp(), &seen).settled;
+        seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned());
+        let back = Goal::destroy(&seen).unwrap();
+        assert_eq!(
+            found(&back, &seen),
+            ["the topology other on this host has net.ipv4.conf.all.arp_ignore too"]
+        );
+        let dropped = goal(&desired(), &seen);
+        assert_eq!(found(&dropped, &seen).len(), 1, "nor when the file no longer wants it");
+        // Nobody else has it any more.
+        seen.others.clear();
+        assert_eq!(found(&back, &seen), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_other_has_set_otherwise_is_not_taken_over() {
+        let seen = with_value("2");
+        assert_eq!(
+            found(&goal(&wants_arp(), &seen), &seen),
+            ["net.ipv4.conf.all.arp_ignore belongs to the topology other on this host already"]
+        );
+    }
+
+    #[test]
+    fn drift_of_what_both_have_is_mended() {
+        let mut seen = with_value("1");
+        seen.receipt = goal(&wants_arp(), &seen).settled;
+        seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned());
+        assert_eq!(found(&goal(&wants_arp(), &seen), &seen), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_way_back_that_changes_is_said_and_only_that() {
+    let mut seen = seen();
+    let mut after = seen.state.clone();
+    after.routes.insert("default".parse().unwrap(), route("192.0.2.9"));
+    assert_eq!(way_back(&seen, &after), None, "nobody is logged in from anywhere");
+    seen.facts.controller = Some("198.51.100.7".parse().unwrap());
+    let said = way_back(&seen, &after).unwrap();
+    assert!(said.contains("from 198.51.100.7"), "{said}");
+    assert!(said.contains("via 192.0.2.1 dev eth0 -> default via 192.0.2.9 dev eth0"), "{said}");
+    assert_eq!(way_back(&seen, &seen.state), None);
+    // A narrower route leads there, and stays.
+    let narrow = "198.51.100.0/24".parse().unwrap();
+    seen.state.routes.insert(narrow, route("192.0.2.5"));
+    after.routes.insert("198.51.100.0/24".parse().unwrap(), route("192.0.2.5"));
+    assert_eq!(way_back(&seen, &after), None);
+}
