@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         trial("dr_is_applied_mended_and_taken_back", dr),
         trial("nat_is_applied_mended_and_taken_back", nat),
         trial("tun_is_applied_mended_and_taken_back", tun),
+        trial("the_director_waits_for_a_real_server_that_is_not_there", waiting),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()
 }
@@ -194,6 +195,45 @@ fn modules() {
     for module in ["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ipip"] {
         run("modprobe", &[module]);
     }
+}
+
+/// A real server cannot be reached: the other gets ready, the director takes no request before both
+/// are. On the way back the director goes first, and without it nothing is taken from a real server.
+fn waiting() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let before = cluster.photograph();
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    let without = |host: &str| {
+        let gone = text.replace(&format!("netns: {host},"), "netns: not-there,");
+        std::fs::write(&cluster.file, gone).unwrap();
+    };
+
+    without("rs2");
+    let applied = cluster.expect(&["apply"], 5);
+    let waits = "lvs  not attempted, because rs2 is not ready: it could not be reached";
+    assert!(applied.contains(waits), "{applied}");
+    assert!(applied.contains("rs1  3 steps done, verified"), "{applied}");
+    assert_eq!(inside("lvs", "ipvsadm", &["-Sn"]), "");
+    // The operator says so: it goes live without them, and the report tells.
+    let limited = cluster.expect(&["apply", "--limit", "lvs"], 0);
+    assert!(limited.contains("not looked at: rs1 (left out by --limit), rs2"), "{limited}");
+    assert!(inside("lvs", "ipvsadm", &["-Sn"]).contains("172.25.7.4:80"));
+
+    without("lvs");
+    let live = cluster.photograph();
+    let destroyed = cluster.expect(&["destroy"], 5);
+    assert!(destroyed.contains("rs1  not attempted, because lvs may still send"), "{destroyed}");
+    let after = cluster.photograph();
+    assert!(live == after, "something was taken away:\n{}", difference(&live, &after));
+
+    std::fs::write(&cluster.file, &text).unwrap();
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(&cluster);
 }
 
 fn receipts_gone(cluster: &Cluster) {

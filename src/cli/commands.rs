@@ -63,7 +63,7 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
         match common.format {
             Format::Json => documents.push(report::findings::json(&name, &findings)),
             Format::Text if findings.is_empty() => {
-                output::say(&format!("{name}: nothing found\n"))?
+                output::say(&format!("{name}: nothing found\n"))?;
             }
             Format::Text => {
                 output::say(&report::findings::text(&name, &text, &findings, true))?;
@@ -181,9 +181,6 @@ fn with_hosts(
     let Loaded::Good(topology) = file::load(&target.file, common.format)? else {
         return Ok(Exit::Findings);
     };
-    if topology.hosts.values().all(|host| host.reach.is_none()) {
-        return Err(NobodyReached { file: target.file.display().to_string() }.into());
-    }
     let settings = match settings(target, &topology) {
         Ok(settings) => settings,
         Err(error) => {
@@ -191,6 +188,9 @@ fn with_hosts(
             return Ok(Exit::Usage);
         }
     };
+    if topology.hosts.values().all(|host| host.reach.is_none()) {
+        return Err(NobodyReached { file: target.file.display().to_string() }.into());
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let progress = Progress::new(common.format);

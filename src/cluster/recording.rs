@@ -24,12 +24,12 @@ pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Outcome) {
 
 /// The host did not answer.
 pub fn unanswered(host: &mut HostReport, stage: Stage, no_answer: NoAnswer) {
-    let state = match no_answer {
+    let left = match no_answer {
         NoAnswer::Refused(_) => StepState::NotDone,
         NoAnswer::Lost(_) => StepState::Unknown,
     };
     for step in host.steps.iter_mut().filter(|step| step.stage == stage) {
-        step.state = state;
+        step.state = left;
     }
     failed(host, no_answer.into_failure());
 }

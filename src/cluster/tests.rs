@@ -16,6 +16,11 @@ use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scop
 use crate::support::Cluster;
 use crate::topology::{Forward, HostName, Topology};
 
+/// Makes one host unfit.
+type Spoil = fn(&mut Seen, &HostName);
+/// How a turn ends without an answer.
+type End = fn(Failure) -> NoAnswer;
+
 const APPLY: Direction = Direction::Apply { now: 7 };
 
 pub(super) fn host(name: &str) -> HostName {
@@ -125,6 +130,7 @@ fn act(
     (report, acted)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a turn")]
 fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Outcome, NoAnswer> {
     Ok(outcome(turn.steps.len(), None))
 }
@@ -184,7 +190,7 @@ fn real_servers_go_before_the_director_and_after_it_on_the_way_back() {
 fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() {
     let topology = dr();
     let rs1 = host("rs1");
-    let cases: [(&str, fn(&mut Seen, &HostName)); 2] = [
+    let cases: [(&str, Spoil); 2] = [
         ("it could not be reached", |seen, rs1| {
             seen.insert(rs1.clone(), Err(failure("no answer")));
         }),
@@ -221,8 +227,7 @@ fn the_director_waits_for_one_that_fails_in_its_turn() {
     });
     let rs2 = &report.hosts[&host("rs2")];
     assert_eq!(rs2.status, HostStatus::Failed);
-    use StepState::{Done, Failed, NotDone};
-    assert_eq!(states(rs2)[..3], [Done, Failed, NotDone]);
+    assert_eq!(states(rs2)[..3], [StepState::Done, StepState::Failed, StepState::NotDone]);
     assert_eq!(
         because(&report, "director"),
         "rs2 is not ready: it failed, and requests sent to it would be lost"
@@ -277,7 +282,7 @@ fn a_lost_connection_leaves_steps_unknown_and_a_refusal_leaves_them_undone() {
     let topology = dr();
     let seen = all_bare(&topology);
     let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let cases: [(fn(Failure) -> NoAnswer, StepState); 2] =
+    let cases: [(End, StepState); 2] =
         [(NoAnswer::Lost, StepState::Unknown), (NoAnswer::Refused, StepState::NotDone)];
     for (no_answer, state) in cases {
         let (report, _) = act(&topology, &plan, &seen, |name, stage, turn| {

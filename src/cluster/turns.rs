@@ -80,7 +80,6 @@ fn blocked(
 ) -> Option<String> {
     let plight = |host: &HostName| statuses.get(host).and_then(plight);
     match stage {
-        Stage::Withdraw => None,
         Stage::Ground => {
             let takes_away = steps.iter().any(|step| takes_away(&step.change));
             if !takes_away && action != Action::Destroy {
@@ -99,7 +98,7 @@ fn blocked(
                 .find_map(|host| plight(&host).map(|plight| (host, plight)))?;
             Some(format!("{unready} is not ready: {plight}, and requests sent to it would be lost"))
         }
-        Stage::Live => None,
+        Stage::Withdraw | Stage::Live => None,
     }
 }
 

@@ -170,11 +170,10 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
 /// Modules stay, a tunnel device with them, and what `ip_forward` moves along is not ours.
 fn can_drift(item: &Item) -> bool {
     match item {
-        Item::Module(_) => false,
+        Item::Module(_) | Item::Sysctl(Sysctl::IpForward) => false,
         Item::Link(dev) | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _)) => {
             dev.as_str() != "tunl0"
         }
-        Item::Sysctl(Sysctl::IpForward) => false,
         Item::Sysctl(_) | Item::Address(_) | Item::Route(_) | Item::Service(_) => true,
     }
 }

@@ -21,7 +21,7 @@ pub fn json(report: &ClusterReport) -> serde_json::Value {
 pub fn text(report: &ClusterReport) -> String {
     let mut text = String::new();
     for (name, host) in &report.hosts {
-        let _ = writeln!(text, "{}  {}", name.bold(), status(host));
+        let _ = writeln!(text, "{}  {}", name.bold(), status(host, report.action));
         let mut stage = None;
         for step in &host.steps {
             if stage != Some(step.stage) {
@@ -95,9 +95,11 @@ fn what_next(report: &ClusterReport) -> String {
     text
 }
 
-fn status(host: &HostReport) -> String {
+fn status(host: &HostReport, action: Action) -> String {
     let steps = host.steps.len();
+    let back = matches!(action, Action::Destroy | Action::PlanDestroy);
     match &host.status {
+        HostStatus::Unchanged if back => "nothing to take back".green().to_string(),
         HostStatus::Unchanged => "as it should be".green().to_string(),
         HostStatus::Pending => format!("{steps} {}", plural(steps, "step")).yellow().to_string(),
         HostStatus::Changed => {
@@ -184,6 +186,9 @@ fn summary(report: &ClusterReport) -> String {
         .iter()
         .sum::<usize>();
     let outcome = match report.action {
+        Action::Plan | Action::PlanDestroy if planned == 0 && failed > 0 => {
+            format!("{name}: nothing to do elsewhere")
+        }
         Action::Plan | Action::PlanDestroy if planned == 0 => format!("{name}: nothing to do"),
         Action::Plan => format!("{name}: {planned} {} to do", plural(planned, "change")),
         Action::PlanDestroy => {

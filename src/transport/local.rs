@@ -21,7 +21,12 @@ pub(super) async fn open(netns: Option<&Path>, options: &Options) -> Result<Link
         Ok(Ok(())) => Ok(link),
         Ok(Err(trouble)) => {
             link.kill_unheard();
-            Err(Fault { trouble, said: link.said().await })
+            // Its reason is what it says on standard error as well, sooner or later.
+            let said = match trouble {
+                Trouble::AgentFailed { .. } => String::new(),
+                _ => link.said().await,
+            };
+            Err(Fault { trouble, said })
         }
         Err(_) => {
             link.kill_unheard();

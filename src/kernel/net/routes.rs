@@ -187,8 +187,10 @@ fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
             RouteAttribute::MultiPath(hops) => {
                 route.unheld.push(format!("{} next hops", hops.len()));
             }
-            RouteAttribute::Metrics(metrics) => route.unheld.push(format!("{metrics:?}")),
-            other => route.unheld.push(format!("{other:?}")),
+            RouteAttribute::Metrics(metrics) => {
+                route.unheld.extend(metrics.iter().map(|metric| words(&format!("{metric:?}"))));
+            }
+            other => route.unheld.push(words(&format!("{other:?}"))),
         }
     }
     if v6 && route.metric == IPV6_DEFAULT_METRIC {
@@ -196,6 +198,11 @@ fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
     }
     let net = IpNet::new(destination, header.destination_prefix_length).ok()?;
     Some((RouteKey(net.trunc()), route))
+}
+
+/// `Mtu(1400)` as a person writes it: `mtu 1400`. The library has no other text for these.
+fn words(debug: &str) -> String {
+    debug.replace('(', " ").replace(')', "").to_lowercase()
 }
 
 fn unspecified(v6: bool) -> IpAddr {
