@@ -20,8 +20,10 @@ use lvsprov::topology::{HostName, Protocol, Scheduler, Service};
 
 const REQUESTS: u32 = 24;
 
-/// Even and uneven shares, and a server that is to get nothing, as the first and as the last.
-const WEIGHTS: [[u32; 3]; 4] = [[1, 1, 1], [1, 2, 3], [0, 1, 3], [2, 2, 0]];
+/// Even and uneven shares, and a server that is to get nothing. UDP, which IPVS schedules alike, is
+/// tried with uneven ones only: it all takes its time under emulation.
+const WEIGHTS: [[u32; 3]; 3] = [[1, 1, 1], UNEVEN, [0, 1, 3]];
+const UNEVEN: [u32; 3] = [1, 2, 3];
 
 /// Three real servers under DR in one network, for TCP and UDP.
 const TOPOLOGY: &str = "
@@ -122,7 +124,8 @@ fn shares_are_as_expected(scheduler: Scheduler) -> Result<Completion, Failed> {
     runtime.block_on(async {
         let _responders = responders::start(&lab, &topology).await.unwrap();
         for (nth, weights) in WEIGHTS.into_iter().enumerate() {
-            for service in &topology.services {
+            let tried = |service: &&Service| service.protocol == Protocol::Tcp || weights == UNEVEN;
+            for service in topology.services.iter().filter(tried) {
                 let mut service = service.clone();
                 service.vip = vip(nth).into();
                 service.scheduler = scheduler;

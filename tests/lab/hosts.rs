@@ -325,7 +325,7 @@ fn nothing_is_left_of_a_lab_run_that_was_interrupted() {
         let said: Vec<String> = lines.map_while(Result::ok).collect();
         let output = child.wait_with_output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && error.contains("interrupted"), "{said:?} {error}");
+        assert!(!output.status.success() && error.contains("interrupted"), "{output:?} {said:?}");
         traces.vanish();
         let left: Vec<_> = fs::read_dir(temporary.path()).unwrap().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
