@@ -154,7 +154,7 @@ fn killed_half_way(ground: &Ground) -> Option<String> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !ground.receipt("rs1").exists() || ground.vips("rs1") == 0 {
         assert!(Instant::now() < deadline, "apply does not begin");
         std::thread::sleep(Duration::from_millis(1));
@@ -242,7 +242,7 @@ fn every_command_says_one_json_document_with_a_schema() {
     ];
     for (arguments, file, code, schema) in cases {
         let arguments = [arguments, &["--format", "json"]].concat();
-        let output = ground.command_of(file, &arguments).output().unwrap();
+        let output = Ground::command_of(file, &arguments).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(code), "{arguments:?} {}:\n{shown}", file.display());
         let document: serde_json::Value = serde_json::from_slice(&output.stdout)

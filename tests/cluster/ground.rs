@@ -110,10 +110,10 @@ impl Ground {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(&self.file, arguments)
+        Self::command_of(&self.file, arguments)
     }
 
-    pub fn command_of(&self, file: &Path, arguments: &[&str]) -> Command {
+    pub fn command_of(file: &Path, arguments: &[&str]) -> Command {
         let (subcommand, rest) = arguments.split_first().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvsprov"));
         command.arg(subcommand).arg(file).args(rest).stdin(Stdio::null());
@@ -129,7 +129,7 @@ impl Ground {
     }
 
     pub fn expect_of(&self, file: &Path, arguments: &[&str], code: i32) -> String {
-        said(arguments, &self.command_of(file, arguments).output().unwrap(), code)
+        said(arguments, &Self::command_of(file, arguments).output().unwrap(), code)
     }
 
     /// With a file system of its own, mounted with `options` and filled, where `host` keeps its state.
