@@ -193,7 +193,7 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     let before = ground.photograph();
     let other = ground.another("other", "172.25.7.201");
     ground.expect(&["apply", "--limit", "rs1"], 0);
-    ground.expect_of(&other, &["apply", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["apply", "--limit", "rs1"], 0);
     let refused = ground.expect(&["destroy", "--limit", "rs1"], 5);
     assert!(refused.contains("the topology other on this host has"), "{refused}");
     assert!(refused.contains("destroy other first"), "{refused}");
@@ -202,7 +202,7 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     // Drift of what both have is mended by either.
     ground.set("rs1", "net.ipv4.conf.all.arp_ignore", "0");
     ground.expect(&["apply", "--limit", "rs1"], 0);
-    ground.expect_of(&other, &["destroy", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["destroy", "--limit", "rs1"], 0);
     assert_eq!(ground.sysctl("rs1", "net.ipv4.conf.all.arp_ignore"), "1");
     ground.expect(&["destroy", "--limit", "rs1"], 0);
     let after = ground.photograph();

@@ -125,10 +125,10 @@ impl Ground {
 
     /// What it says, after it ended with `code`.
     pub fn expect(&self, arguments: &[&str], code: i32) -> String {
-        self.expect_of(&self.file, arguments, code)
+        Self::expect_of(&self.file, arguments, code)
     }
 
-    pub fn expect_of(&self, file: &Path, arguments: &[&str], code: i32) -> String {
+    pub fn expect_of(file: &Path, arguments: &[&str], code: i32) -> String {
         said(arguments, &Self::command_of(file, arguments).output().unwrap(), code)
     }
 
