@@ -154,7 +154,7 @@ fn killed_half_way(ground: &Ground) -> Option<String> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !ground.receipt("rs1").exists() || ground.vips("rs1") == 0 {
         assert!(Instant::now() < deadline, "apply does not begin");
         std::thread::sleep(Duration::from_millis(1));
@@ -193,7 +193,7 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     let before = ground.photograph();
     let other = ground.another("other", "172.25.7.201");
     ground.expect(&["apply", "--limit", "rs1"], 0);
-    ground.expect_of(&other, &["apply", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["apply", "--limit", "rs1"], 0);
     let refused = ground.expect(&["destroy", "--limit", "rs1"], 5);
     assert!(refused.contains("the topology other on this host has"), "{refused}");
     assert!(refused.contains("destroy other first"), "{refused}");
@@ -202,7 +202,7 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     // Drift of what both have is mended by either.
     ground.set("rs1", "net.ipv4.conf.all.arp_ignore", "0");
     ground.expect(&["apply", "--limit", "rs1"], 0);
-    ground.expect_of(&other, &["destroy", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["destroy", "--limit", "rs1"], 0);
     assert_eq!(ground.sysctl("rs1", "net.ipv4.conf.all.arp_ignore"), "1");
     ground.expect(&["destroy", "--limit", "rs1"], 0);
     let after = ground.photograph();
@@ -242,7 +242,7 @@ fn every_command_says_one_json_document_with_a_schema() {
     ];
     for (arguments, file, code, schema) in cases {
         let arguments = [arguments, &["--format", "json"]].concat();
-        let output = ground.command_of(file, &arguments).output().unwrap();
+        let output = Ground::command_of(file, &arguments).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(code), "{arguments:?} {}:\n{shown}", file.display());
         let document: serde_json::Value = serde_json::from_slice(&output.stdout)

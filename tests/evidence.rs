@@ -2,22 +2,18 @@
 //! Needs root and `ip`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-// What other tests use of it is not used here.
-#[allow(dead_code)]
-#[path = "lab/topologies.rs"]
-mod topologies;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use lvsprov::check;
 use lvsprov::lab::clients::{self, Attempt, Stream, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
-use lvsprov::lab::watch::{ArpFrame, Operation, Watch, announcements_of};
+use lvsprov::lab::watch::{Heard, Operation, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::{HostName, Protocol, Topology};
 
@@ -28,24 +24,28 @@ const WEB1: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 3);
 const WEB2: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 4);
 const VIP: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 200);
 
+/// One network, a client, a director and two real servers; TCP and UDP.
+const TOPOLOGY: &str = "
+version: 1
+name: evidence
+networks: {lan: [172.25.7.0/24]}
+hosts:
+  client: {role: client, interfaces: {eth0: 172.25.7.250/24}}
+  director: {role: director, interfaces: {eth0: 172.25.7.2/24}}
+  web1: {role: real_server, interfaces: {eth0: 172.25.7.3/24}}
+  web2: {role: real_server, interfaces: {eth0: 172.25.7.4/24}}
+services:
+  - {vip: 172.25.7.200, port: 80, forward: dr, real_servers: [web1, web2]}
+  - {vip: 172.25.7.200, port: 53, protocol: udp, forward: dr, real_servers: [web1, web2]}
+";
+
 /// Runs `test` in a lab of one network, `client`, `director`, `web1` and `web2`.
 fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(&'static Lab, &'static Topology) -> F) {
     lab::isolate().unwrap();
-    let topology = Box::leak(Box::new(topologies::dr_one_network()));
+    let topology = Box::leak(Box::new(check::examine("evidence", TOPOLOGY).topology.unwrap()));
     let lab = Box::leak(Box::new(Lab::build(topology, Management::None).unwrap()));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        // A new cable takes up to a second until the bridge has heard of it (net/core/link_watch.c);
-        // asking goes on for longer than that.
-        for host in topology.hosts.values().filter(|host| host.name.as_str() != "client") {
-            let IpAddr::V4(address) = host.interfaces.values().next().unwrap().addresses[0].addr()
-            else {
-                unreachable!("it is an IPv4 network")
-            };
-            assert_eq!(ask(lab, address, 9, Protocol::Tcp, PATIENCE).await, failed("refused", 3));
-        }
-        test(lab, topology).await;
-    });
+    runtime.block_on(test(lab, topology));
 }
 
 fn host(name: &str) -> HostName {
@@ -237,7 +237,7 @@ fn a_stream_outlives_what_it_asks_and_tells_what_was_lost() {
 }
 
 /// Has the client ask for `address` over ARP, with nothing remembered. Returns what was heard.
-async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<ArpFrame> {
+async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<Heard> {
     ip(lab, "client", "neighbour flush all");
     let watch = Watch::start(lab).unwrap();
     // Whoever has the address refuses: nobody listens.
@@ -249,7 +249,7 @@ async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<
     watch.stop().unwrap()
 }
 
-fn owners(lab: &Lab, frames: &[ArpFrame], address: Ipv4Addr) -> BTreeSet<String> {
+fn owners(lab: &Lab, frames: &[Heard], address: Ipv4Addr) -> BTreeSet<String> {
     let claims = announcements_of(frames, address);
     claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect()
 }

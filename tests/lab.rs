@@ -3,8 +3,10 @@
 //! The tests named `vm_` boot a machine of their own and take longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "lab/topologies.rs"]
-mod topologies;
+#[path = "lab/hosts.rs"]
+mod hosts;
+#[path = "support/mod.rs"]
+mod support;
 #[path = "lab/vm.rs"]
 mod vm;
 

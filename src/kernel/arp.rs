@@ -3,6 +3,7 @@
 //! Only Ethernet. The frames are RFC 826's: everything that is not a whole one is dropped.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,21 +20,23 @@ use super::error::{Error, Result};
 use super::sys;
 use crate::topology::IfName;
 
-/// A hardware address.
-pub type Mac = [u8; 6];
+/// A hardware address, shown as everybody writes it: `aa:bb:cc:dd:ee:ff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
 
-const BROADCAST: Mac = [0xff; 6];
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.map(|byte| format!("{byte:02x}")).join(":"))
+    }
+}
+
+const BROADCAST: Mac = Mac([0xff; 6]);
 /// Ethernet header and ARP packet.
-const FRAME: usize = 14 + 28;
+pub(crate) const FRAME: usize = 14 + 28;
 /// PACKET_OUTGOING (include/uapi/linux/if_packet.h).
 const OUTGOING: u8 = 4;
 /// How often is asked: a frame can get lost.
 const ASKS: u32 = 3;
-
-/// As everybody writes it: `aa:bb:cc:dd:ee:ff`.
-pub fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +58,9 @@ pub struct ArpFrame {
     pub sender_mac: Mac,
     /// Which address the sender says is its own; 0.0.0.0 in a probe.
     pub sender_ip: Ipv4Addr,
-    /// Whom it is about.
+    /// Which address it asks for; the sender's own in an announcement (RFC 5227).
     pub target_ip: Ipv4Addr,
-    /// Sent by the machine that listens, and not received by it.
+    /// Sent by the interface that is listened on, and not received by it.
     pub outgoing: bool,
 }
 
@@ -75,19 +78,19 @@ impl ArpFrame {
             other => Operation::Other(other),
         };
         let ip = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
-        let mut sender_mac = Mac::default();
-        sender_mac.copy_from_slice(&frame[22..28]);
+        let mut sender_mac = Mac([0; 6]);
+        sender_mac.0.copy_from_slice(&frame[22..28]);
         Some(Self { operation, sender_mac, sender_ip: ip(28), target_ip: ip(38), outgoing })
     }
 }
 
 fn request_frame(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
-    frame[..6].copy_from_slice(&BROADCAST);
-    frame[6..12].copy_from_slice(&mac);
+    frame[..6].copy_from_slice(&BROADCAST.0);
+    frame[6..12].copy_from_slice(&mac.0);
     frame[12..20].copy_from_slice(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]);
     frame[20..22].copy_from_slice(&1_u16.to_be_bytes());
-    frame[22..28].copy_from_slice(&mac);
+    frame[22..28].copy_from_slice(&mac.0);
     frame[28..32].copy_from_slice(&sender.octets());
     frame[38..].copy_from_slice(&target.octets());
     frame
@@ -187,7 +190,8 @@ fn own_side(dev: &IfName) -> Result<OwnSide> {
         flags = Some(entry.flags);
         let Some(address) = entry.address else { continue };
         if let Some(link) = address.as_link_addr() {
-            mac = link.addr().filter(|mac| link.halen() == mac.len() && *mac != [0; 6]);
+            let bytes = link.addr().filter(|mac| link.halen() == mac.len() && *mac != [0; 6]);
+            mac = bytes.map(Mac);
         } else if let Some(v4) = address.as_sockaddr_in() {
             let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in());
             let mask = mask.map_or(Ipv4Addr::BROADCAST, nix::sys::socket::SockaddrIn::ip);
@@ -280,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    const US: Mac = [2, 0, 0, 0, 0, 1];
+    const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
     #[test]
     fn a_request_says_what_it_asks() {
@@ -294,6 +298,24 @@ mod tests {
             outgoing: true,
         };
         assert_eq!(frame, expected);
+    }
+
+    #[test]
+    fn a_hardware_address_is_written_as_everybody_does() {
+        assert_eq!(Mac([2, 0, 10, 255, 1, 16]).to_string(), "02:00:0a:ff:01:10");
+    }
+
+    #[test]
+    fn what_is_cut_short_is_nothing_and_padding_does_not_matter() {
+        let (sender, target) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 9));
+        let mut frame = request_frame(US, sender, target).to_vec();
+        let whole = ArpFrame::parse(&frame, false);
+        assert!(whole.is_some());
+        for length in 0..FRAME {
+            assert_eq!(ArpFrame::parse(&frame[..length], false), None, "{length} bytes");
+        }
+        frame.resize(60, 0);
+        assert_eq!(ArpFrame::parse(&frame, false), whole);
     }
 
     #[test]
@@ -311,6 +333,17 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = ArpFrame::parse(&bytes, false);
+        }
+
+        #[test]
+        fn a_frame_with_any_addresses_is_read(addresses: [u8; 20], operation: u16) {
+            let mut frame = request_frame(US, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+            frame[20..22].copy_from_slice(&operation.to_be_bytes());
+            frame[22..].copy_from_slice(&addresses);
+            let arp = ArpFrame::parse(&frame, false).unwrap();
+            prop_assert_eq!(&arp.sender_mac.0[..], &addresses[..6]);
+            prop_assert_eq!(&arp.sender_ip.octets()[..], &addresses[6..10]);
+            prop_assert_eq!(&arp.target_ip.octets()[..], &addresses[16..]);
         }
 
         #[test]

@@ -100,7 +100,7 @@ async fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> error::Resul
         .await
         .map_err(|error| failed().because(error))?
         .map_err(|error| failed().because(error))?;
-    Ok(Reply::Answered(answers.into_iter().map(arp::mac_text).collect()))
+    Ok(Reply::Answered(answers.into_iter().map(|mac| mac.to_string()).collect()))
 }
 
 /// Compiles only if an answer can be awaited on any thread of a runtime.

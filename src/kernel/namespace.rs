@@ -13,13 +13,23 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
+/// The network namespace of the calling thread.
+pub fn current() -> io::Result<OwnedFd> {
+    Ok(File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// The inode that tells one namespace from another (namespaces(7)).
+pub fn identity(namespace: impl AsFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(namespace)?.st_ino)
+}
+
 /// Makes a namespace without a name. It lives as long as the descriptor, a thread or a socket in it.
 ///
 /// It has a `lo` that is down and nothing else.
 pub fn create() -> io::Result<OwnedFd> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        Ok(File::open("/proc/thread-self/ns/net")?.into())
+        current()
     })?
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::topology::HostName;
+
 /// Why the lab, or a part of it, could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -28,6 +30,27 @@ pub enum LabError {
          it must call isolate() before it starts a thread"
     )]
     NotIsolated,
+    /// Cables were plugged in, and no frame passes.
+    #[error(
+        "in the lab's network {interfaces} did not get ready to pass frames in time; is this machine \
+         overloaded? try again"
+    )]
+    NotReady {
+        /// The interfaces that are not, whether of a host or ports of the switch.
+        interfaces: String,
+    },
+    /// An interface in no network is a dummy device, and there are none.
+    #[error(
+        "the lab cannot make {interface} of {host}: an interface in no network is a `dummy` device, which the \
+         running kernel does not have (nor could it load the module); load it (modprobe dummy), put \
+         {interface} into a network, or run the lab in its virtual machine (--in vm)"
+    )]
+    NoDummy {
+        /// Whose it is.
+        host: HostName,
+        /// Its name.
+        interface: String,
+    },
     /// The topology cannot be built from namespaces.
     #[error("{0}")]
     Topology(String),

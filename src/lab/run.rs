@@ -135,8 +135,10 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
             let playbook = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
             let quiet = format == Format::Json;
             tokio::select! {
-                cases = story::tell(&playbook, topology, &setting, quiet) => results.extend(cases),
+                // In this order: a signal must be listened for before the story begins.
+                biased;
                 () = interruption() => return true,
+                cases = story::tell(&playbook, topology, &setting, quiet) => results.extend(cases),
             }
         }
         false

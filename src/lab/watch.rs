@@ -21,66 +21,36 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
-use super::network::{Mac, namespace};
 use super::{Lab, LabError};
+use crate::kernel::arp::FRAME;
+pub use crate::kernel::arp::{ArpFrame, Mac, Operation};
+use crate::kernel::namespace;
 use crate::topology::NetworkName;
-
-/// What an ARP frame is for (RFC 826, `ar$op`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Operation {
-    /// 1: who has the target address?
-    Request,
-    /// 2: the sender has the sender address.
-    Reply,
-    /// Something else.
-    Other(u16),
-}
-
-/// What an ARP frame for IPv4 over Ethernet says (RFC 826).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arp {
-    /// The frame's own source.
-    pub source: Mac,
-    /// The frame's own destination.
-    pub destination: Mac,
-    /// Request or reply.
-    pub operation: Operation,
-    /// Whose hardware address the hearers learn for the sender address.
-    pub sender_mac: Mac,
-    /// Whom it speaks for; 0.0.0.0 in a probe (RFC 5227).
-    pub sender_ip: Ipv4Addr,
-    /// Whom it is for; zeros in a request.
-    pub target_mac: Mac,
-    /// Which address it asks for; the sender's own in an announcement (RFC 5227).
-    pub target_ip: Ipv4Addr,
-}
 
 /// An ARP frame that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArpFrame {
+pub struct Heard {
     /// When it was read, which may be a little after it was sent.
     pub at: Instant,
     /// The network it was on.
     pub network: NetworkName,
     /// What it says.
-    pub arp: Arp,
+    pub arp: ArpFrame,
 }
 
 /// Room for frames that were not read yet, in bytes.
 const ROOM: usize = 8 << 20;
-/// Ethernet's header and an ARP message for IPv4 (RFC 826).
-const ARP_FRAME: usize = 14 + 28;
 
 /// Listens until it is stopped or dropped.
 pub struct Watch {
     /// Closed to end the thread.
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<io::Result<Heard>>>,
+    thread: Option<JoinHandle<io::Result<Ears>>>,
 }
 
 #[derive(Default)]
-struct Heard {
-    frames: Vec<ArpFrame>,
+struct Ears {
+    frames: Vec<Heard>,
     lost: u32,
 }
 
@@ -107,14 +77,14 @@ impl Watch {
     ///
     /// # Errors
     /// If the kernel had to drop frames: then what was heard proves nothing.
-    pub fn stop(mut self) -> Result<Vec<ArpFrame>, LabError> {
+    pub fn stop(mut self) -> Result<Vec<Heard>, LabError> {
         drop(self.stop.take());
         let Some(thread) = self.thread.take() else { return Ok(Vec::new()) };
         let heard = match thread.join() {
             Ok(heard) => heard.map_err(LabError::io("listen for ARP in the switch"))?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        let Heard { frames, lost } = heard;
+        let Ears { frames, lost } = heard;
         if lost > 0 {
             let error = io::Error::other(format!(
                 "the kernel dropped {lost} frames, some of them \
@@ -139,8 +109,8 @@ fn listen(
     socket: &OwnedFd,
     stopped: &OwnedFd,
     networks: &BTreeMap<u32, NetworkName>,
-) -> io::Result<Heard> {
-    let mut heard = Heard::default();
+) -> io::Result<Ears> {
+    let mut heard = Ears::default();
     loop {
         let mut fds = [
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
@@ -163,9 +133,9 @@ fn listen(
 fn hear(
     socket: &OwnedFd,
     networks: &BTreeMap<u32, NetworkName>,
-    heard: &mut Heard,
+    heard: &mut Ears,
 ) -> io::Result<bool> {
-    let mut bytes = [0; ARP_FRAME];
+    let mut bytes = [0; FRAME];
     let mut control = nix::cmsg_space!(u32);
     let mut pieces = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_DONTWAIT;
@@ -189,39 +159,11 @@ fn hear(
     let from = from.filter(|from| from.pkttype() != libc::PACKET_OUTGOING);
     let bridge = from.and_then(|from| u32::try_from(from.ifindex()).ok());
     if let Some(network) = bridge.and_then(|bridge| networks.get(&bridge))
-        && let Some(arp) = parse(bytes.get(..length).unwrap_or_default())
+        && let Some(arp) = ArpFrame::parse(bytes.get(..length).unwrap_or_default(), false)
     {
-        heard.frames.push(ArpFrame { at: Instant::now(), network: network.clone(), arp });
+        heard.frames.push(Heard { at: Instant::now(), network: network.clone(), arp });
     }
     Ok(true)
-}
-
-/// Reads an Ethernet frame; `None` if it is not ARP for IPv4 over Ethernet, whole (RFC 826). What
-/// follows the message is padding.
-pub fn parse(frame: &[u8]) -> Option<Arp> {
-    let (destination, rest) = mac(frame)?;
-    let (source, rest) = mac(rest)?;
-    // Ethernet type ARP; hardware type Ethernet, protocol IPv4; their addresses' lengths.
-    let rest = rest.strip_prefix(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4])?;
-    let (operation, rest) = rest.split_first_chunk()?;
-    let operation = match u16::from_be_bytes(*operation) {
-        1 => Operation::Request,
-        2 => Operation::Reply,
-        other => Operation::Other(other),
-    };
-    let (sender_mac, rest) = mac(rest)?;
-    let (sender_ip, rest) = ip(rest)?;
-    let (target_mac, rest) = mac(rest)?;
-    let (target_ip, _padding) = ip(rest)?;
-    Some(Arp { source, destination, operation, sender_mac, sender_ip, target_mac, target_ip })
-}
-
-fn mac(bytes: &[u8]) -> Option<(Mac, &[u8])> {
-    bytes.split_first_chunk().map(|(mac, rest)| (Mac(*mac), rest))
-}
-
-fn ip(bytes: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    bytes.split_first_chunk::<4>().map(|(ip, rest)| (Ipv4Addr::from(*ip), rest))
 }
 
 /// How one hardware address claimed an IP address.
@@ -240,9 +182,9 @@ pub struct Claim {
 
 /// Who claimed `vip`: had it as sender address, whatever the frame was for. By the hardware address
 /// that the hearers learned for it.
-pub fn announcements_of(frames: &[ArpFrame], vip: Ipv4Addr) -> BTreeMap<Mac, Claim> {
+pub fn announcements_of(frames: &[Heard], vip: Ipv4Addr) -> BTreeMap<Mac, Claim> {
     let mut claims = BTreeMap::new();
-    for ArpFrame { at, arp, .. } in frames.iter().filter(|frame| frame.arp.sender_ip == vip) {
+    for Heard { at, arp, .. } in frames.iter().filter(|frame| frame.arp.sender_ip == vip) {
         let none = Claim { first: *at, replies: 0, announcements: 0, requests: 0 };
         let claim = claims.entry(arp.sender_mac).or_insert(none);
         claim.first = claim.first.min(*at);
@@ -267,56 +209,17 @@ mod tests {
     const RIP: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 3);
     const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 250);
 
-    fn reply() -> Vec<u8> {
-        let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xfe];
-        frame.extend_from_slice(&[2, 0, 0, 0, 0, 3]);
-        frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
-        frame.extend_from_slice(&[2, 0, 0, 0, 0, 3, 172, 25, 7, 200]);
-        frame.extend_from_slice(&[2, 0, 0, 0, 0, 9, 172, 25, 7, 250]);
-        frame
-    }
-
-    #[test]
-    fn a_reply_is_read_field_by_field() {
-        let expected = Arp {
-            source: WEB,
-            destination: Mac([255, 255, 255, 255, 255, 254]),
-            operation: Operation::Reply,
-            sender_mac: WEB,
-            sender_ip: VIP,
-            target_mac: Mac([2, 0, 0, 0, 0, 9]),
-            target_ip: CLIENT,
-        };
-        assert_eq!(reply().len(), ARP_FRAME);
-        assert_eq!(parse(&reply()), Some(expected));
-        let mut padded = reply();
-        padded.resize(60, 0);
-        assert_eq!(parse(&padded), Some(expected));
-    }
-
-    #[test]
-    fn what_is_cut_short_or_not_arp_for_ipv4_is_nothing() {
-        for length in 0..ARP_FRAME {
-            assert_eq!(parse(&reply()[..length]), None, "{length} bytes");
-        }
-        for at in 12..20 {
-            let mut frame = reply();
-            frame[at] ^= 0x40;
-            assert_eq!(parse(&frame), None, "byte {at}");
-        }
-    }
-
     #[test]
     fn whoever_has_the_vip_as_sender_claims_it() {
-        let arp = |sender_mac, operation, sender_ip, target_ip| Arp {
+        let arp = |sender_mac, operation, sender_ip, target_ip| ArpFrame {
             operation,
             sender_mac,
             sender_ip,
             target_ip,
-            ..parse(&reply()).unwrap()
+            outgoing: false,
         };
         let start = Instant::now();
-        let frames: Vec<ArpFrame> = [
+        let frames: Vec<Heard> = [
             arp(WEB, Operation::Request, RIP, VIP), // asks for it: no claim
             arp(DIRECTOR, Operation::Reply, VIP, CLIENT),
             arp(DIRECTOR, Operation::Request, VIP, VIP),
@@ -324,7 +227,7 @@ mod tests {
             arp(WEB, Operation::Reply, RIP, CLIENT),
         ]
         .into_iter()
-        .map(|arp| ArpFrame { at: start, network: "lan".parse().unwrap(), arp })
+        .map(|arp| Heard { at: start, network: "lan".parse().unwrap(), arp })
         .collect();
         let none = Claim { first: start, replies: 0, announcements: 0, requests: 0 };
         let expected = BTreeMap::from([
@@ -333,26 +236,5 @@ mod tests {
         ]);
         assert_eq!(announcements_of(&frames, VIP), expected);
         assert!(announcements_of(&frames, Ipv4Addr::UNSPECIFIED).is_empty());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            // Whatever it takes for ARP has an ARP frame's length.
-            if parse(&bytes).is_some() {
-                assert!(bytes.len() >= ARP_FRAME);
-            }
-        }
-
-        #[test]
-        fn a_frame_with_any_addresses_is_read(addresses: [u8; 20], operation: u16) {
-            let mut frame = reply();
-            frame[20..22].copy_from_slice(&operation.to_be_bytes());
-            frame[22..].copy_from_slice(&addresses);
-            let arp = parse(&frame).unwrap();
-            assert_eq!(arp.sender_mac.0, addresses[..6]);
-            assert_eq!(arp.sender_ip.octets(), addresses[6..10]);
-            assert_eq!(arp.target_ip.octets(), addresses[16..]);
-        }
     }
 }

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, RECEIPT_VERSION};
+use super::simulate;
 use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Capability, Sighting};
-use crate::state::{HostState, Item, Link, Module, Route, RouteKey};
+use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl};
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,7 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Sighting) -> Vec<Obstacl
     receipt(seen, &mut all);
     interfaces(desired, seen, &mut all);
     capabilities(desired, seen, &mut all);
+    settings(desired, seen, &mut all);
     routes(goal, seen, &mut all);
     vips(desired, seen, &mut all);
     all
@@ -172,6 +174,33 @@ fn capabilities(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
                     "install the distribution's full kernel (cloud flavours leave it out), or its \
                        package of extra modules"
                         .to_owned(),
+            });
+        }
+    }
+}
+
+/// A value that must be set and is not there would otherwise be passed over without a word.
+fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+    let mut state = seen.state.clone();
+    for module in &desired.state.modules {
+        // Loading a module that is there already is no error, and no other is made here.
+        let _ = simulate::apply(&mut state, &Change::LoadModule { module: *module });
+    }
+    for key in desired.state.sysctls.keys() {
+        let of_missing_interface = match key {
+            Sysctl::Conf(ConfDev::Dev(dev), _) => !state.links.contains_key(dev),
+            Sysctl::IpForward | Sysctl::Conf(..) => false,
+        };
+        if !state.sysctls.contains_key(key) && !of_missing_interface {
+            all.push(Obstacle {
+                message: format!("there is no setting {key} ({})", key.path().display()),
+                why: desired
+                    .reasons
+                    .of(&Item::Sysctl(key.clone()))
+                    .unwrap_or("the file needs it")
+                    .to_owned(),
+                cure: "use a kernel that has it, and see that /proc/sys is mounted there"
+                    .to_owned(),
             });
         }
     }

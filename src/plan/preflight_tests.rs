@@ -273,3 +273,20 @@ fn a_way_back_that_changes_is_said_and_only_that() {
     after.routes.insert("198.51.100.0/24".parse().unwrap(), route("192.0.2.5"));
     assert_eq!(way_back(&seen, &after), None);
 }
+
+#[test]
+fn a_setting_that_the_kernel_does_not_have_is_not_passed_over() {
+    let mut desired = Desired::default();
+    let key = Sysctl::all(ConfItem::ArpAnnounce);
+    desired.state.sysctls.insert(key.clone(), "2".to_owned());
+    let mut all = Vec::new();
+    settings(&desired, &seen(), &mut all);
+    let messages: Vec<_> = all.iter().map(|obstacle| obstacle.message.as_str()).collect();
+    let path = "/proc/sys/net/ipv4/conf/all/arp_announce";
+    assert_eq!(messages, [format!("there is no setting {key} ({path})")]);
+    let mut there = seen();
+    there.state.sysctls.insert(key, "0".to_owned());
+    let mut none = Vec::new();
+    settings(&desired, &there, &mut none);
+    assert_eq!(none, []);
+}

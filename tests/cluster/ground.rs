@@ -110,10 +110,10 @@ impl Ground {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(&self.file, arguments)
+        Self::command_of(&self.file, arguments)
     }
 
-    pub fn command_of(&self, file: &Path, arguments: &[&str]) -> Command {
+    pub fn command_of(file: &Path, arguments: &[&str]) -> Command {
         let (subcommand, rest) = arguments.split_first().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvsprov"));
         command.arg(subcommand).arg(file).args(rest).stdin(Stdio::null());
@@ -125,11 +125,11 @@ impl Ground {
 
     /// What it says, after it ended with `code`.
     pub fn expect(&self, arguments: &[&str], code: i32) -> String {
-        self.expect_of(&self.file, arguments, code)
+        Self::expect_of(&self.file, arguments, code)
     }
 
-    pub fn expect_of(&self, file: &Path, arguments: &[&str], code: i32) -> String {
-        said(arguments, &self.command_of(file, arguments).output().unwrap(), code)
+    pub fn expect_of(file: &Path, arguments: &[&str], code: i32) -> String {
+        said(arguments, &Self::command_of(file, arguments).output().unwrap(), code)
     }
 
     /// With a file system of its own, mounted with `options` and filled, where `host` keeps its state.

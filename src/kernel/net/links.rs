@@ -98,5 +98,5 @@ fn seen(message: &LinkMessage) -> Option<LinkSeen> {
 /// Ethernet addresses only: that of a tunnel is an IP address, that of lo is all zeroes.
 fn hardware_text(bytes: &[u8]) -> Option<String> {
     let bytes: [u8; 6] = bytes.try_into().ok()?;
-    (bytes != [0; 6]).then(|| crate::kernel::arp::mac_text(bytes))
+    (bytes != [0; 6]).then(|| crate::kernel::arp::Mac(bytes).to_string())
 }

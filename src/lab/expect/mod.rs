@@ -32,6 +32,7 @@ mod shares;
 
 use std::collections::BTreeMap;
 
+pub use self::shares::Before;
 use self::shares::{Expected, expected};
 use super::clients::Tally;
 use crate::topology::Service;
@@ -43,13 +44,21 @@ const SELDOM: u32 = 8;
 /// lead to. `Ok` says what was seen and against which rule, as `web1 12, web2 12 (rr: even)`; `Err`
 /// also what was expected instead.
 ///
+/// `before` has the connections that the director counted on each host when the first request was sent
+/// (active ones count 256); lc and wlc go on from there. Empty where there were none.
+///
 /// # Errors
 /// If requests were not answered, others answered than should, or the shares do not fit. Where all
 /// weights are 0, if anybody answers.
-pub fn judge(service: &Service, tally: &Tally, requests: u32) -> Result<String, String> {
+pub fn judge(
+    service: &Service,
+    tally: &Tally,
+    requests: u32,
+    before: &Before,
+) -> Result<String, String> {
     let Tally { answers, failures } = tally;
     let seen = listed(answers, failures);
-    let Expected { law, rule, wanted } = expected(service, requests);
+    let Expected { law, rule, wanted } = expected(service, requests, before);
     let wrong = |why: &str| format!("{seen}: {why}; expected {wanted} ({})", service.scheduler);
     let sum = |counts: &BTreeMap<String, u32>| counts.values().map(|n| u64::from(*n)).sum::<u64>();
     let (answered, failed) = (sum(answers), sum(failures));

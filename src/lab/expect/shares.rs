@@ -26,7 +26,10 @@ pub(super) enum Law {
 /// One destination: who, and its weight, above 0.
 type Destination = (String, u64);
 
-pub(super) fn expected(service: &Service, requests: u32) -> Expected {
+/// Connections that each host has already, by its name; see [`super::judge`].
+pub type Before = BTreeMap<String, u64>;
+
+pub(super) fn expected(service: &Service, requests: u32, before: &Before) -> Expected {
     let all = service.real_servers.iter();
     let all: Vec<Destination> =
         all.map(|server| (server.host.to_string(), u64::from(server.weight))).collect();
@@ -41,10 +44,8 @@ pub(super) fn expected(service: &Service, requests: u32) -> Expected {
     match service.scheduler {
         Scheduler::Rr => ranges("even", &even, &all, |d| in_cycle(d, &even, n)),
         Scheduler::Wrr => ranges("by weight", &open, &all, |d| in_cycle(d, &open, n)),
-        Scheduler::Lc => ranges("about even", &even, &all, |d| fewest_connections(d, &even, n)),
-        Scheduler::Wlc => {
-            ranges("about by weight", &open, &all, |d| fewest_connections(d, &open, n))
-        }
+        Scheduler::Lc => ranges("about even", &even, &all, |d| fewest(d, &even, n, before)),
+        Scheduler::Wlc => ranges("about by weight", &open, &all, |d| fewest(d, &open, n, before)),
         Scheduler::Twos => ranges("everyone some", &open, &all, |d| (at_least_one(d, &open, n), n)),
         Scheduler::Sed => one(&heaviest(&open), &open, "all to the heaviest", astray(service, n)),
         Scheduler::Nq => one(&open, &open, "all to one", astray(service, n)),
@@ -124,6 +125,30 @@ pub(super) fn in_cycle((_, weight): &Destination, all: &[Destination], n: u64) -
 
 pub(super) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// As [`fewest_connections`]; where there are connections from before, the choices are made as the
+/// kernel makes them, one after the other, and two more or less are granted for the order in which it
+/// looks at equals and for one end of a connection that it sees late.
+fn fewest(one: &Destination, all: &[Destination], n: u64, before: &Before) -> (u64, u64) {
+    if before.values().all(|count| *count == 0) || all.len() < 2 {
+        return fewest_connections(one, all, n);
+    }
+    let had = |host: &String| before.get(host).copied().unwrap_or(0);
+    let mut counts: Vec<u64> = all.iter().map(|(host, _)| had(host)).collect();
+    for _ in 0..n {
+        // a / w < b / v, without dividing.
+        let least = (0..all.len()).min_by(|a, b| {
+            let load = |at: usize, by: usize| u128::from(counts[at]) * u128::from(all[by].1);
+            load(*a, *b).cmp(&load(*b, *a))
+        });
+        if let Some(least) = least {
+            counts[least] += 1;
+        }
+    }
+    let at = all.iter().position(|destination| destination == one).unwrap_or(0);
+    let gained = counts[at] - had(&one.0);
+    (gained.saturating_sub(2), (gained + 2).min(n))
 }
 
 /// Whoever has the fewest connections for its weight gets the next. Let `n_i` be what destination `i`

@@ -31,6 +31,23 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
     }
 }
 
+/// With nothing counted before.
+fn judge(service: &Service, tally: &Tally, requests: u32) -> Result<String, String> {
+    super::judge(service, tally, requests, &Before::new())
+}
+
+#[test]
+fn what_was_counted_before_is_made_up_for() {
+    let wlc = service(Scheduler::Wlc, &[2, 1]);
+    let before = Before::from([("web1".to_owned(), 0), ("web2".to_owned(), 20)]);
+    let verdict = |counts: &[u32]| super::judge(&wlc, &tally(counts), 24, &before);
+    assert!(verdict(&[24]).is_ok(), "web1 has 40 to go until it is even");
+    assert!(verdict(&[16, 8]).is_err());
+    let even = Before::from([("web1".to_owned(), 20), ("web2".to_owned(), 10)]);
+    assert!(super::judge(&wlc, &tally(&[16, 8]), 24, &even).is_ok());
+    assert!(super::judge(&wlc, &tally(&[24]), 24, &even).is_err());
+}
+
 fn tally(counts: &[u32]) -> Tally {
     let mut tally = Tally::default();
     for (nth, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {

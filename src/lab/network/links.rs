@@ -2,16 +2,26 @@
 //!
 //! Each [`Links`] speaks to the one namespace in which it was opened.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth,
+    LinkAttribute, LinkInfo, LinkMessage, State,
+};
 use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::{Mac, namespace};
+use super::Mac;
+use crate::kernel::namespace;
 use crate::lab::LabError;
+use crate::topology::HostName;
+
+/// The pause between two looks at the links.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// rtnetlink in one namespace.
 pub(super) struct Links {
@@ -39,7 +49,7 @@ pub(super) fn links_in<T: Send>(
 ) -> Result<T, LabError> {
     let inside = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()
             .map_err(LabError::io("start a runtime for rtnetlink"))?;
         runtime.block_on(async {
@@ -88,15 +98,22 @@ impl Links {
     }
 
     /// Adds an interface that is plugged in nowhere.
-    pub(super) async fn add_dummy(&self, name: &str) -> Result<(), LabError> {
-        let what = format!("make interface {name}");
+    pub(super) async fn add_dummy(&self, host: &HostName, name: &str) -> Result<(), LabError> {
         let message = LinkDummy::new(name).build();
-        self.handle.link().add(message).execute().await.map_err(LabError::netlink(what))
+        let added = self.handle.link().add(message).execute().await;
+        added.map_err(|error| dummy_error(host, name, error))
     }
 
     /// Whether there is an interface of that name.
     pub(super) async fn exists(&self, name: &str) -> bool {
         self.index(name).await.is_ok()
+    }
+
+    /// Removes an interface, if it is there.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), LabError> {
+        let Ok(index) = self.index(name).await else { return Ok(()) };
+        let what = format!("remove interface {name}");
+        self.handle.link().del(index).execute().await.map_err(LabError::netlink(what))
     }
 
     /// Gives an interface its addresses and sets it up.
@@ -120,10 +137,119 @@ impl Links {
         Ok(())
     }
 
+    /// Waits until frames pass through every interface of `names`: it is operational, and forwards
+    /// where it is a port of a bridge.
+    pub(super) async fn wait_until_ready(
+        &self,
+        names: &[String],
+        deadline: Instant,
+    ) -> Result<(), LabError> {
+        loop {
+            let mut waiting: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+            let mut seen = self.handle.link().get().execute();
+            while let Some(link) =
+                seen.try_next().await.map_err(LabError::netlink("list the interfaces"))?
+            {
+                if let Some(name) = ready(&link) {
+                    waiting.remove(name);
+                }
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let waiting: Vec<&str> = waiting.into_iter().collect();
+                return Err(LabError::NotReady { interfaces: waiting.join(", ") });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     async fn index(&self, name: &str) -> Result<u32, LabError> {
         let mut found = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = found.try_next().await.map_err(LabError::netlink(format!("find {name}")))?;
         let missing = std::io::Error::from_raw_os_error(nix::libc::ENODEV);
         Ok(link.ok_or_else(|| LabError::io(format!("find {name}"))(missing))?.header.index)
+    }
+}
+
+/// The name of a link through which frames pass now.
+fn ready(link: &LinkMessage) -> Option<&str> {
+    let mut name = None;
+    let mut operational = false;
+    let mut forwards = true;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.as_str()),
+            LinkAttribute::OperState(state) => operational = *state == State::Up,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
+                        forwards =
+                            port.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    name.filter(|_| operational && forwards)
+}
+
+/// The kernel answers EOPNOTSUPP where it has no device of the wanted kind and cannot load its module
+/// (net/core/rtnetlink.c, `__rtnl_newlink`).
+fn dummy_error(host: &HostName, name: &str, error: rtnetlink::Error) -> LabError {
+    let unknown = -nix::libc::EOPNOTSUPP;
+    if let rtnetlink::Error::NetlinkError(message) = &error
+        && message.code.is_some_and(|code| code.get() == unknown)
+    {
+        return LabError::NoDummy { host: host.clone(), interface: name.to_owned() };
+    }
+    LabError::netlink(format!("make interface {name}"))(error)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::num::NonZero;
+
+    use netlink_packet_core::ErrorMessage;
+
+    use super::*;
+
+    fn link(state: State, port: Option<BridgePortState>) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName("p0".to_owned()));
+        link.attributes.push(LinkAttribute::OperState(state));
+        if let Some(state) = port {
+            let port = vec![InfoBridgePort::State(state)];
+            let info = LinkInfo::PortData(InfoPortData::BridgePort(port));
+            link.attributes.push(LinkAttribute::LinkInfo(vec![info]));
+        }
+        link
+    }
+
+    #[test]
+    fn a_port_is_ready_when_it_is_up_and_forwards() {
+        let forwarding = Some(BridgePortState::Forwarding);
+        assert_eq!(ready(&link(State::Up, forwarding)), Some("p0"));
+        assert_eq!(ready(&link(State::Up, None)), Some("p0"));
+        assert_eq!(ready(&link(State::Up, Some(BridgePortState::Disabled))), None);
+        assert_eq!(ready(&link(State::Down, forwarding)), None);
+        assert_eq!(ready(&link(State::Unknown, None)), None);
+        assert_eq!(ready(&LinkMessage::default()), None);
+    }
+
+    #[test]
+    fn a_kernel_without_dummy_is_told_from_other_trouble() {
+        let error = |code: i32| {
+            let mut message = ErrorMessage::default();
+            message.code = NonZero::new(-code);
+            dummy_error(&"web1".parse().unwrap(), "eth7", rtnetlink::Error::NetlinkError(message))
+        };
+        let none = error(nix::libc::EOPNOTSUPP);
+        assert!(matches!(none, LabError::NoDummy { .. }), "{none}");
+        assert!(none.to_string().contains("eth7 of web1"), "{none}");
+        assert!(matches!(error(nix::libc::EPERM), LabError::Netlink { .. }));
     }
 }

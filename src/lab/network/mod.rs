@@ -7,15 +7,15 @@
 
 mod bare;
 mod links;
-pub mod namespace;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::sched::{CloneFlags, unshare};
@@ -24,6 +24,8 @@ use sha2::{Digest as _, Sha256};
 use self::links::{Cable, Links, links_in};
 use super::LabError;
 use super::child::Keeper;
+pub use crate::kernel::arp::Mac;
+use crate::kernel::namespace;
 use crate::topology::{HostName, IfName, NetworkName, Topology};
 
 /// The interface of each host in the management network.
@@ -36,35 +38,25 @@ const MANAGEMENT_PREFIX: u8 = 16;
 /// As many host addresses as the management network has, without its own, the broadcast and ours.
 const MOST_HOSTS: usize = 65_533;
 
+/// How many labs with a management network this process has had.
+static LABS: AtomicU32 = AtomicU32::new(0);
+/// A new cable carries when the kernel has looked at it, which it does once in a second for most
+/// (net/core/link_watch.c), and later on a machine that is busy.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
 /// The namespaces that [`isolate`] made in this process. Whether one is the machine's own cannot be
 /// asked of the kernel: in a container nobody may look at the first process.
 static ISOLATED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
-/// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// The same for the same host and interface in every run: locally administered, unicast
-    /// (IEEE 802, the low bits of the first byte).
-    fn of(host: &HostName, interface: &str) -> Self {
-        let digest = Sha256::new()
-            .chain_update(host.as_str())
-            .chain_update([0])
-            .chain_update(interface)
-            .finalize();
-        Self([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, byte) in self.0.iter().enumerate() {
-            let separator = if nth == 0 { "" } else { ":" };
-            write!(f, "{separator}{byte:02x}")?;
-        }
-        Ok(())
-    }
+/// The same for the same host and interface in every run: locally administered, unicast (IEEE 802,
+/// the low bits of the first byte).
+fn hardware_of(host: &HostName, interface: &str) -> Mac {
+    let digest = Sha256::new()
+        .chain_update(host.as_str())
+        .chain_update([0])
+        .chain_update(interface)
+        .finalize();
+    Mac([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
 /// Bare hosts and the switch between them. All of it vanishes with this value, or with the process.
@@ -121,25 +113,26 @@ impl Lab {
     pub fn build(topology: &Topology, management: Management) -> Result<Self, LabError> {
         let mut lab = Self::empty(topology.hosts.keys(), management)?;
         lab.networks = plug(&lab, topology)?;
-        for (name, host) in &topology.hosts {
-            links_in(&lab.host(name)?.namespace, async |links| {
-                for interface in host.interfaces.values() {
+        for (host, wanted) in &topology.hosts {
+            links_in(&lab.host(host)?.namespace, async |links| {
+                for interface in wanted.interfaces.values() {
                     let name = interface.name.as_str();
                     let lonely = interface.network.is_none() && name != "lo";
                     if lonely && !links.exists(name).await {
-                        links.add_dummy(name).await?;
+                        links.add_dummy(host, name).await?;
                     }
                     links.set_up(name, &interface.addresses).await?;
                 }
                 Ok(())
             })?;
-            let plugged = host.interfaces.values().filter(|i| i.network.is_some());
-            let hardware = plugged.map(|i| (i.name.clone(), Mac::of(name, i.name.as_str())));
+            let plugged = wanted.interfaces.values().filter(|i| i.network.is_some());
+            let hardware = plugged.map(|i| (i.name.clone(), hardware_of(host, i.name.as_str())));
             let hardware = hardware.collect();
-            if let Some(built) = lab.hosts.get_mut(name) {
+            if let Some(built) = lab.hosts.get_mut(host) {
                 built.hardware = hardware;
             }
         }
+        lab.wait_for_cables(topology)?;
         Ok(lab)
     }
 
@@ -223,6 +216,23 @@ impl Lab {
         &self.keeper
     }
 
+    /// A frame that is sent before both ends of its cable and the port in between are ready is lost
+    /// without a word.
+    fn wait_for_cables(&self, topology: &Topology) -> Result<(), LabError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        let ports = topology.hosts.values().flat_map(|host| host.interfaces.values());
+        let ports = ports.filter(|interface| interface.network.is_some()).count();
+        let ports: Vec<String> = (0..ports).map(port_name).collect();
+        links_in(&self.switch, async |links| links.wait_until_ready(&ports, deadline).await)?;
+        for host in self.hosts.values() {
+            let plugged: Vec<String> = host.hardware.keys().map(ToString::to_string).collect();
+            links_in(&host.namespace, async |links| {
+                links.wait_until_ready(&plugged, deadline).await
+            })?;
+        }
+        Ok(())
+    }
+
     fn host(&self, host: &HostName) -> Result<&LabHost, LabError> {
         self.hosts
             .get(host)
@@ -270,11 +280,11 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
                     let name = &interface.name;
                     LabError::Topology(format!("{host}'s {name} is in {network}, which is unknown"))
                 })?;
-                let port = format!("p{ports}");
+                let port = port_name(ports);
                 ports += 1;
                 let namespace = &lab.host(host)?.namespace;
                 let name = interface.name.as_str();
-                let mac = Mac::of(host, name);
+                let mac = hardware_of(host, name);
                 links.add_cable(Cable { port: &port, bridge, host: namespace, name, mac }).await?;
             }
         }
@@ -282,15 +292,24 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
     })
 }
 
+/// The name of the switch's `nth` port.
+fn port_name(nth: usize) -> String {
+    format!("p{nth}")
+}
+
 /// Plugs every host into a bridge in the caller's namespace.
 fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Result<(), LabError> {
     let ours = management_net(MANAGEMENT_ADDRESS)?;
+    // The ends of that lab's cables vanish when the kernel gets to it: never the same name twice.
+    let lab = LABS.fetch_add(1, Ordering::Relaxed);
     links_in(home, async |links: Links| {
+        // That of a lab which this process had before.
+        links.remove(MANAGEMENT_BRIDGE).await?;
         let bridge = links.add_bridge(MANAGEMENT_BRIDGE).await?;
         links.set_up(MANAGEMENT_BRIDGE, &[ours]).await?;
         for (nth, (name, host)) in hosts.iter().enumerate() {
-            let port = format!("m{nth}");
-            let mac = Mac::of(name, MANAGEMENT_INTERFACE);
+            let port = management_port(lab, nth);
+            let mac = hardware_of(name, MANAGEMENT_INTERFACE);
             let host = &host.namespace;
             let cable = Cable { port: &port, bridge, host, name: MANAGEMENT_INTERFACE, mac };
             links.add_cable(cable).await?;
@@ -304,7 +323,21 @@ fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Re
             links.set_up(MANAGEMENT_INTERFACE, &[address]).await
         })?;
     }
-    Ok(())
+    let deadline = Instant::now() + READY_WITHIN;
+    for host in hosts.values() {
+        let ours = [MANAGEMENT_INTERFACE.to_owned()];
+        links_in(&host.namespace, async |links| links.wait_until_ready(&ours, deadline).await)?;
+    }
+    let ports = (0..hosts.len()).map(|nth| management_port(lab, nth));
+    // A bridge has a carrier once one of its ports forwards; without hosts it never has.
+    let bridge = (!hosts.is_empty()).then(|| MANAGEMENT_BRIDGE.to_owned());
+    let ours: Vec<String> = ports.chain(bridge).collect();
+    links_in(home, async |links| links.wait_until_ready(&ours, deadline).await)
+}
+
+/// The name of the management bridge's `nth` port, in the `lab`th lab of this process.
+fn management_port(lab: u32, nth: usize) -> String {
+    format!("m{lab}-{nth}")
 }
 
 fn management_address(nth: usize) -> Result<Ipv4Addr, LabError> {
@@ -362,11 +395,10 @@ mod tests {
     fn hardware_addresses_differ_and_stay() {
         let web1: HostName = "web1".parse().unwrap();
         let web: HostName = "web".parse().unwrap();
-        assert_eq!(Mac::of(&web1, "eth0"), Mac::of(&web1, "eth0"));
-        assert_ne!(Mac::of(&web1, "eth0"), Mac::of(&web1, "eth1"));
-        assert_ne!(Mac::of(&web1, "eth0"), Mac::of(&web, "1eth0"));
-        assert_eq!(Mac::of(&web, "eth0").0[0] & 0b11, 0b10);
-        assert_eq!(Mac([2, 0, 10, 255, 1, 16]).to_string(), "02:00:0a:ff:01:10");
+        assert_eq!(hardware_of(&web1, "eth0"), hardware_of(&web1, "eth0"));
+        assert_ne!(hardware_of(&web1, "eth0"), hardware_of(&web1, "eth1"));
+        assert_ne!(hardware_of(&web1, "eth0"), hardware_of(&web, "1eth0"));
+        assert_eq!(hardware_of(&web, "eth0").0[0] & 0b11, 0b10);
     }
 
     #[test]

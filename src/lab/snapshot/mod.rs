@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use super::LabError;
-use super::network::namespace;
+use crate::kernel::namespace;
 
 /// What there is, by name: `link eth0`, `address 192.0.2.1/24 on eth0`, `route main default`,
 /// `rule ipv4 32766`, `ipvs TCP C0000201:0050`, `net/ipv4/ip_forward`.

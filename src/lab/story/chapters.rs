@@ -22,6 +22,8 @@ const SILENCE: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A request of the stream is lost if it is not answered by then: TCP has sent it twice more.
 const LOST_AFTER: Duration = Duration::from_secs(4);
+/// Until the director has heard of the ends of all connections.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Between two requests of the stream that runs through an apply.
 const BEAT: Duration = Duration::from_millis(20);
 
@@ -274,14 +276,51 @@ fn asked_for(stage: &Stage<'_>, vip: IpAddr) -> bool {
 async fn shared(stage: &Stage<'_>, service: &Service) -> Proof {
     let mut seen = Vec::new();
     for client in stage.clients() {
+        let before = connections(stage, service).await?;
         let tally = ask(&stage.lab, &client.name, service, stage.requests, PATIENCE).await?;
-        seen.push(expect::judge(service, &tally, stage.requests)?);
+        let told: Vec<String> = before.iter().map(|(host, n)| format!("{host} {n}")).collect();
+        let judged = expect::judge(service, &tally, stage.requests, &before);
+        seen.push(judged.map_err(|why| format!("{why}; counted before: {}", told.join(", ")))?);
     }
     if seen.is_empty() {
         return Err("the file has no client to send requests from".to_owned());
     }
     let kind = if service.protocol == Protocol::Udp { "datagrams" } else { "connections" };
     Ok(format!("{} {kind}: {}", stage.requests, seen.join("; ")))
+}
+
+/// What the director counts on each real server of `service`, once none of it is active any more. A
+/// connection that is over is heard of a moment later; one that was given up while it was being made,
+/// when the VIP had just come, may count as active for minutes, so this does not wait for ever.
+async fn connections(stage: &Stage<'_>, service: &Service) -> Result<expect::Before, String> {
+    let mut session = Session::open(stage.topology, &stage.settings).await;
+    let deadline = tokio::time::Instant::now() + SETTLED;
+    let counted = loop {
+        let seen = session.look(true).await;
+        let director = match seen.get(&service.director) {
+            Some(Ok(sighting)) => sighting,
+            Some(Err(failure)) => break Err(failure.to_string()),
+            None => break Err(format!("{} is not asked", service.director)),
+        };
+        let counters = director.counters.get(&crate::desired::service_key(service));
+        let of = |rs: &crate::topology::RealServer| {
+            let at = crate::state::DestinationKey::new(rs.rip, rs.port);
+            counters.and_then(|counters| counters.get(&at)).copied().unwrap_or_default()
+        };
+        let active: u32 = service.real_servers.iter().map(|rs| of(rs).active).sum();
+        if active == 0 || tokio::time::Instant::now() >= deadline {
+            let mut before = expect::Before::new();
+            for rs in &service.real_servers {
+                let counters = of(rs);
+                let load = u64::from(counters.active) * 256 + u64::from(counters.inactive);
+                *before.entry(rs.host.to_string()).or_default() += load;
+            }
+            break Ok(before);
+        }
+        tokio::time::sleep(BEAT).await;
+    };
+    session.close().await;
+    counted
 }
 
 async fn verified(stage: &Stage<'_>) -> Proof {

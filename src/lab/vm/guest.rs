@@ -24,6 +24,7 @@ use nix::unistd::{Pid, chdir, chroot};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Frame, PORT};
+use crate::kernel::namespace;
 use crate::lab::network;
 
 /// The variable that makes this binary, as the first process, a guest. The kernel hands what it does
@@ -144,7 +145,7 @@ fn live(port: &mut Option<Port>) -> Result<(), GuestError> {
     let order: Order = serde_json::from_slice(&order).map_err(cannot("read the order"))?;
     enter_root(&order)?;
     fs::write("/proc/sys/kernel/hostname", "lvsprov-lab").map_err(cannot("set the host name"))?;
-    network::namespace::current()
+    namespace::current()
         .map_err(|error| crate::lab::LabError::io("open the network namespace")(error))
         .and_then(network::set_lo_up)
         .map_err(|error| cannot("set lo up")(io::Error::other(error.to_string())))?;
@@ -295,7 +296,7 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(cannot(format!("run {} in {}", program.display(), directory.display())))?;
+        .map_err(|error| not_started(order, &error))?;
     let (ended, streams) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         pass_on(stdout, port, Frame::Out, ended.clone());
@@ -309,6 +310,19 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
     let deadline = Instant::now() + Duration::from_secs(2);
     while streams.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
     Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255))
+}
+
+fn not_started(order: &Order, error: &io::Error) -> GuestError {
+    let what = format!("run {} in {}", order.program.display(), order.directory.display());
+    // Root in here may be anybody out there: over 9p QEMU opens the files.
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; is it executable, and may the user who started the VM read it?"
+        }
+        _ => "",
+    };
+    let source = io::Error::new(error.kind(), format!("{error}{hint}"));
+    GuestError { what, source }
 }
 
 /// The first process inherits every process whose parent ended, and must wait for it.
