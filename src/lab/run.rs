@@ -9,7 +9,7 @@ use super::story::{self, Setting};
 use super::vm::{self, VmOptions};
 use super::{isolate, junit};
 use crate::cli::arguments::{Format, LabRun, Over, Place};
-use crate::cli::{Exit, file};
+use crate::cli::{Exit, file, output};
 use crate::kernel::modules;
 use crate::protocol::Capability;
 use crate::report;
@@ -152,8 +152,8 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
     }
     let good = results.iter().all(|case| case.ok);
     match format {
-        Format::Json => anstream::println!("{:#}", report::lab::json(&results)),
-        Format::Text => anstream::print!("{}", report::lab::summary(&results)),
+        Format::Json => output::document(&report::lab::json(&results))?,
+        Format::Text => output::say(&report::lab::summary(&results))?,
     }
     Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
 }

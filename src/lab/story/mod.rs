@@ -166,11 +166,15 @@ struct Teller {
 
 impl Teller {
     fn title(&self, topology: &Topology) {
+        let title = crate::report::lab::title(&self.playbook, topology.name.as_str());
+        self.say(&format!("{title}\n"));
+    }
+
+    /// What cannot be said, to a full disk or a closed pipe, is still in the result: the summary that
+    /// cannot be said either is the error.
+    fn say(&self, text: &str) {
         if !self.quiet {
-            anstream::println!(
-                "{}",
-                crate::report::lab::title(&self.playbook, topology.name.as_str())
-            );
+            let _ = crate::cli::output::say(text);
         }
     }
 
@@ -188,9 +192,7 @@ impl Teller {
             detail,
         };
         self.started = Instant::now();
-        if !self.quiet {
-            anstream::print!("{}", crate::report::lab::case(&case));
-        }
+        self.say(&crate::report::lab::case(&case));
         self.cases.push(case);
         ok
     }
