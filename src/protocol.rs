@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;
-use crate::state::{DestinationKey, HostState, Owned, ServiceKey, Sysctl};
+use crate::state::{DestinationKey, HostState, Module, Owned, ServiceKey, Sysctl};
 use crate::topology::{IfName, Protocol, TopologyName};
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
@@ -117,12 +117,19 @@ pub struct HostFacts {
     pub machine: String,
     /// Hardware address of each interface that has one.
     pub hardware: BTreeMap<IfName, String>,
-    /// Whether the kernel has, or could load, IPVS.
-    pub ipvs: Capability,
-    /// Whether the kernel has, or could load, the IPIP tunnel.
-    pub ipip: Capability,
+    /// Whether the kernel has, or could load, each module.
+    pub modules: BTreeMap<Module, Capability>,
+    /// nftables tables that are not ours, by family and name: `ip filter`.
+    pub foreign_tables: BTreeSet<String>,
     /// From where the controller is logged in, where the host knows it (ssh).
     pub controller: Option<IpAddr>,
+}
+
+impl HostFacts {
+    /// Whether the kernel has, or could load, `module`.
+    pub fn capability(&self, module: Module) -> &Capability {
+        self.modules.get(&module).unwrap_or(&Capability::Unknown)
+    }
 }
 
 /// Whether a kernel can do something.

@@ -36,8 +36,10 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
     let host = &topology.hosts[name];
     let mut state = HostState::default();
     let mut facts = HostFacts {
-        ipvs: Capability::Loadable,
-        ipip: Capability::Loadable,
+        modules: crate::state::Module::ALL
+            .iter()
+            .map(|module| (*module, Capability::Loadable))
+            .collect(),
         ..HostFacts::default()
     };
     for dev in ["lo", "eth0"] {
@@ -53,7 +55,8 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address = Address { scope: Scope::Global, label: None, broadcast: None };
+            let address =
+                Address { scope: Scope::Global, label: None, broadcast: None, nodad: false };
             state.addresses.insert(key, address);
             facts.hardware.insert(interface.name.clone(), mac(topology, name));
         }

@@ -27,8 +27,12 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     }
     let Ok(net) = IpNet::new(service.vip, service.vip_on_director()) else { return };
     let key = AddressKey { dev: service.vip_interface.clone(), net };
-    let address =
-        Address { scope: Scope::Global, label: label(&service.vip_interface), broadcast: None };
+    let address = Address {
+        scope: Scope::Global,
+        label: label(&service.vip_interface),
+        broadcast: None,
+        nodad: false,
+    };
     let why = format!(
         "requests for {} are sent to {}: the director takes them on {}, and only it answers ARP for it",
         service.spoken(),

@@ -130,6 +130,6 @@ fn vip(service: &Service, dev: &str, desired: &mut Desired) {
             service.vip
         ),
     };
-    let address = Address { scope: Scope::Host, label: label(&dev), broadcast: None };
+    let address = Address { scope: Scope::Host, label: label(&dev), broadcast: None, nodad: false };
     desired.address(AddressKey { dev, net }, address, why);
 }

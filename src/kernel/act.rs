@@ -136,6 +136,15 @@ async fn one(net: &Net, change: &Change) -> Result<()> {
             (_, Some(error)) => Err(error),
             (_, None) => Ok(()),
         },
+        Change::SetTimeouts { .. }
+        | Change::SetDaemon { .. }
+        | Change::SetTable { .. }
+        | Change::AddTunnel { .. }
+        | Change::RemoveTunnel { .. }
+        | Change::AddGuePort { .. }
+        | Change::RemoveGuePort { .. } => {
+            Err(Error::new(format!("{change}: this build cannot do that")))
+        }
     }
 }
 

@@ -19,9 +19,16 @@ pub const CURE_IP_VS: &str = "install the kernel's full set of modules (Ubuntu: 
      linux-modules-extra-$(uname -r); Debian: linux-image-amd64 and not the cloud kernel) and boot \
      that kernel; in a container the machine's own kernel must have it: `modprobe ip_vs` there";
 
-const CURE_IPIP: &str = "install the kernel's full set of modules (Ubuntu: \
-     linux-modules-extra-$(uname -r); Debian: linux-image-amd64) and boot that kernel; in a \
-     container the machine's own kernel must have it: `modprobe ipip` there";
+fn cure(module: Module) -> String {
+    if module == Module::IpVs {
+        return CURE_IP_VS.to_owned();
+    }
+    format!(
+        "install the kernel's full set of modules (Ubuntu: linux-modules-extra-$(uname -r); Debian: \
+         linux-image-amd64) and boot that kernel; in a container the machine's own kernel must have \
+         it: `modprobe {module}` there"
+    )
+}
 
 /// Where modprobe may lie. Never $PATH: this runs as root.
 const MODPROBE: [&str; 4] =
@@ -67,12 +74,13 @@ pub fn capability(module: Module) -> Capability {
 
 fn works_now(module: Module) -> bool {
     let in_sys = Path::new("/sys/module").join(module.as_str()).is_dir();
-    match module {
-        Module::IpVs => in_sys || ipvs::is_loaded(),
-        // Never ask for the interface by its name (SIOCGIFINDEX, if_nametoindex): that loads ipip,
-        // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`).
-        Module::Ipip => in_sys || Path::new("/proc/sys/net/ipv4/conf/tunl0").is_dir(),
+    if module == Module::IpVs {
+        return in_sys || ipvs::is_loaded();
     }
+    // Never ask for an interface by its name (SIOCGIFINDEX, if_nametoindex): that loads ipip,
+    // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`), and others likewise.
+    let conf = Path::new("/proc/sys/net/ipv4/conf");
+    in_sys || module.device().is_some_and(|dev| conf.join(dev).is_dir())
 }
 
 fn folder() -> std::result::Result<PathBuf, String> {
@@ -123,10 +131,7 @@ pub fn load(module: Module) -> Result<()> {
             _ => error.because("modprobe says that it did, but it is not there"),
         },
     };
-    Err(error.cure(match module {
-        Module::IpVs => CURE_IP_VS,
-        Module::Ipip => CURE_IPIP,
-    }))
+    Err(error.cure(cure(module)))
 }
 
 /// Loads the module of an IPVS scheduler (`ip_vs_NAME`) or persistence engine (`ip_vs_pe_NAME`), if

@@ -23,18 +23,21 @@ pub async fn look(
     let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
     let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
     let facts = facts(hardware);
-    let modules = [(Module::IpVs, &facts.ipvs), (Module::Ipip, &facts.ipip)];
+    let present = |(module, capability): (&Module, &Capability)| {
+        (*capability == Capability::Present).then_some(*module)
+    };
     let state = HostState {
-        modules: modules
-            .into_iter()
-            .filter(|(_, capability)| **capability == Capability::Present)
-            .map(|(module, _)| module)
-            .collect(),
+        modules: facts.modules.iter().filter_map(present).collect(),
         sysctls: read_sysctls(&wanted_sysctls(asked, receipt.as_ref(), links.keys()))?,
         links,
         addresses,
         routes,
         services: ipvs.table,
+        timeouts: None,
+        daemons: BTreeMap::new(),
+        tables: BTreeMap::new(),
+        tunnels: BTreeMap::new(),
+        gue_ports: BTreeSet::new(),
     };
     let counters = if counters { ipvs.counters } else { BTreeMap::new() };
     Ok(Sighting { facts, state, receipt, others, counters })
@@ -52,8 +55,8 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         kernel,
         machine,
         hardware,
-        ipvs: modules::capability(Module::IpVs),
-        ipip: modules::capability(Module::Ipip),
+        modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
+        foreign_tables: BTreeSet::new(),
         controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
     }
 }

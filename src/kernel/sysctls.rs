@@ -78,8 +78,16 @@ fn refused(key: &Sysctl, value: &str, error: io::Error) -> Error {
 /// The crate's name for it, if it has one.
 fn crate_name(key: &Sysctl) -> Option<String> {
     match key {
-        Sysctl::Conf(ConfDev::Dev(dev), _) if dev.as_str().contains('.') => None,
-        Sysctl::Conf(..) | Sysctl::IpForward => Some(key.to_string()),
+        Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)
+            if dev.as_str().contains('.') =>
+        {
+            None
+        }
+        Sysctl::Conf(..)
+        | Sysctl::Conf6(..)
+        | Sysctl::IpForward
+        | Sysctl::Ip6Forward
+        | Sysctl::Vs(_) => Some(key.to_string()),
     }
 }
 

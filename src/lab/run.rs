@@ -116,7 +116,7 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
     for module in [Module::IpVs, Module::Ipip] {
         let wanted = match module {
             Module::IpVs => true,
-            Module::Ipip => topologies
+            _ => topologies
                 .iter()
                 .flat_map(|(_, t)| &t.services)
                 .any(|service| service.forward == Forward::Tun),

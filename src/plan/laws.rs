@@ -53,6 +53,7 @@ fn addresses() -> impl Strategy<Value = BTreeMap<AddressKey, Address>> {
         scope,
         label: label.map(str::to_owned),
         broadcast: broadcast.then(|| [192, 0, 2, 255].into()),
+        nodad: false,
     });
     btree_map(select(keys), address, 0..4)
 }
@@ -111,6 +112,7 @@ fn seen_state() -> impl Strategy<Value = HostState> {
             addresses,
             routes,
             services,
+            ..HostState::default()
         },
     )
 }
@@ -174,7 +176,15 @@ fn can_drift(item: &Item) -> bool {
         Item::Link(dev) | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _)) => {
             dev.as_str() != "tunl0"
         }
-        Item::Sysctl(_) | Item::Address(_) | Item::Route(_) | Item::Service(_) => true,
+        Item::Sysctl(_)
+        | Item::Address(_)
+        | Item::Route(_)
+        | Item::Service(_)
+        | Item::Timeouts
+        | Item::Daemon(_)
+        | Item::Table(_)
+        | Item::Tunnel(_)
+        | Item::GuePort(_) => true,
     }
 }
 

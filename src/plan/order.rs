@@ -4,17 +4,19 @@
 //! prepared. So a VIP never stands on a real server without its ARP settings, a destination never
 //! without its service, and a director has the VIP only while its rules are complete:
 //!
-//! 1. addresses removed, destinations and services removed, tunnels down, routes removed; a destination
-//!    whose forwarding method changes goes too, as its real server is made ready for the new one only
-//!    while nothing is sent there;
-//! 2. modules; `ip_forward`, because writing it moves other values; other sysctls, those that grow
-//!    before those that shrink, so that a maximum over two of them never dips;
-//! 3. tunnels up, routes, services and destinations, addresses.
+//! 1. addresses removed, destinations and services removed, packet rules removed, sync daemons stopped,
+//!    tunnels down and away, GUE ports closed, routes removed; a destination whose forwarding method
+//!    changes goes too, as its real server is made ready for the new one only while nothing is sent
+//!    there;
+//! 2. modules; GUE ports and tunnel devices, which have settings of their own; `ip_forward`, because
+//!    writing it moves other values; other sysctls, those that grow before those that shrink, so that
+//!    a maximum over two of them never dips;
+//! 3. tunnels up, routes, timeouts, packet rules, services and destinations, sync daemons, addresses.
 
 use super::simulate::{self, SimulateError};
 use super::step::{Change, Step};
 use crate::desired::Reasons;
-use crate::state::{HostState, Item, Link, Module, Owned, Sysctl, VirtualService};
+use crate::state::{Conf6Item, HostState, Item, Link, Module, Owned, Sysctl, VirtualService};
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +82,7 @@ impl Draft<'_> {
             let Item::Service(key) = item else { continue };
             self.withdraw_service(key)?;
         }
+        self.withdraw_rules()?;
         for item in owned {
             let Item::Link(dev) = item else { continue };
             let wanted = self.wanted.links.get(dev).copied().unwrap_or(Link::Down);
@@ -88,6 +91,7 @@ impl Draft<'_> {
                 self.push(Change::SetLink { dev: dev.clone(), before, after })?;
             }
         }
+        self.withdraw_tunnels()?;
         for item in owned {
             let Item::Route(key) = item else { continue };
             if self.wanted.routes.contains_key(key) {
@@ -95,6 +99,48 @@ impl Draft<'_> {
             }
             if let Some(route) = self.state.routes.get(key).cloned() {
                 self.push(Change::RemoveRoute { key: key.clone(), route })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packet rules and daemons that are not wanted at all; what changes is replaced later, in place.
+    fn withdraw_rules(&mut self) -> Result<(), SimulateError> {
+        for item in self.owned {
+            match item {
+                Item::Table(name) if !self.wanted.tables.contains_key(name) => {
+                    let Some(before) = self.state.tables.get(name).cloned() else { continue };
+                    let before = Some(before);
+                    self.push(Change::SetTable { name: name.clone(), before, after: None })?;
+                }
+                Item::Daemon(role) if !self.wanted.daemons.contains_key(role) => {
+                    let Some(before) = self.state.daemons.get(role).cloned() else { continue };
+                    let before = Some(before);
+                    self.push(Change::SetDaemon { role: *role, before, after: None })?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A tunnel device cannot be changed in place: one that is to be otherwise goes first.
+    fn withdraw_tunnels(&mut self) -> Result<(), SimulateError> {
+        for item in self.owned {
+            match item {
+                Item::Tunnel(dev) => {
+                    let Some(device) = self.state.tunnels.get(dev).cloned() else { continue };
+                    if self.wanted.tunnels.get(dev) != Some(&device) {
+                        self.push(Change::RemoveTunnel { dev: dev.clone(), device })?;
+                    }
+                }
+                Item::GuePort(port)
+                    if self.state.gue_ports.contains(port)
+                        && !self.wanted.gue_ports.contains(port) =>
+                {
+                    self.push(Change::RemoveGuePort { port: *port })?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -130,6 +176,7 @@ impl Draft<'_> {
                 self.push(Change::LoadModule { module })?;
             }
         }
+        self.receivers()?;
         if let Some(change) = self.sysctl(&Sysctl::IpForward) {
             self.push(change)?;
         }
@@ -141,8 +188,30 @@ impl Draft<'_> {
                 _ => None,
             })
             .collect();
-        changes.sort_by_key(shrinks);
-        changes.into_iter().try_for_each(|change| self.push(change))
+        changes.sort_by_key(|change| (before_what_follows(change), shrinks(change)));
+        for change in changes {
+            // Writing `forwarding` of all interfaces may have moved it already.
+            let Change::SetSysctl { key, .. } = &change else { continue };
+            if let Some(change) = self.sysctl(key) {
+                self.push(change)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receivers(&mut self) -> Result<(), SimulateError> {
+        let (owned, wanted) = (self.owned, self.wanted);
+        for port in wanted.gue_ports.difference(&self.state.gue_ports.clone()) {
+            if owned.contains(&Item::GuePort(*port)) {
+                self.push(Change::AddGuePort { port: *port })?;
+            }
+        }
+        for (dev, device) in &wanted.tunnels {
+            if owned.contains(&Item::Tunnel(dev.clone())) && !self.state.tunnels.contains_key(dev) {
+                self.push(Change::AddTunnel { dev: dev.clone(), device: device.clone() })?;
+            }
+        }
+        Ok(())
     }
 
     fn sysctl(&self, key: &Sysctl) -> Option<Change> {
@@ -178,9 +247,17 @@ impl Draft<'_> {
                 Some(_) => {}
             }
         }
+        self.build_rules()?;
         for (key, service) in &wanted.services {
             if owned.contains(&Item::Service(key.clone())) {
                 self.build_service(key, service)?;
+            }
+        }
+        for (role, daemon) in &wanted.daemons {
+            let before = self.state.daemons.get(role).cloned();
+            if before.as_ref() != Some(daemon) && owned.contains(&Item::Daemon(*role)) {
+                let after = Some(daemon.clone());
+                self.push(Change::SetDaemon { role: *role, before, after })?;
             }
         }
         for (key, address) in &wanted.addresses {
@@ -188,6 +265,24 @@ impl Draft<'_> {
                 && !self.state.addresses.contains_key(key)
             {
                 self.push(Change::AddAddress { key: key.clone(), address: address.clone() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build_rules(&mut self) -> Result<(), SimulateError> {
+        let (owned, wanted) = (self.owned, self.wanted);
+        if let (Some(before), Some(after)) = (self.state.timeouts, wanted.timeouts)
+            && before != after
+            && owned.contains(&Item::Timeouts)
+        {
+            self.push(Change::SetTimeouts { before, after })?;
+        }
+        for (name, rules) in &wanted.tables {
+            let before = self.state.tables.get(name).cloned();
+            if before.as_ref() != Some(rules) && owned.contains(&Item::Table(name.clone())) {
+                let after = Some(rules.clone());
+                self.push(Change::SetTable { name: name.clone(), before, after })?;
             }
         }
         Ok(())
@@ -225,6 +320,17 @@ impl Draft<'_> {
 
 fn without_destinations(service: &VirtualService) -> VirtualService {
     VirtualService { destinations: std::collections::BTreeMap::new(), ..service.clone() }
+}
+
+/// `net.ipv6.conf.all.forwarding` comes behind `accept_ra`, without which turning it on loses default
+/// routes, and before each interface's `forwarding`, which it writes.
+fn before_what_follows(change: &Change) -> u8 {
+    let Change::SetSysctl { key, .. } = change else { return 0 };
+    match key {
+        Sysctl::Ip6Forward => 1,
+        Sysctl::Conf6(_, Conf6Item::Forwarding) => 2,
+        Sysctl::IpForward | Sysctl::Conf(..) | Sysctl::Conf6(..) | Sysctl::Vs(_) => 0,
+    }
 }
 
 /// Growing values first. What is no number counts as growing.

@@ -10,7 +10,8 @@ use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Receipt, Sighting};
 use crate::state::{
-    ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Module, Owned, Route, Sysctl,
+    ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route, Sysctl,
+    Timeouts,
 };
 use crate::topology::TopologyName;
 
@@ -108,13 +109,13 @@ fn wants_forwarding(ours: &Owned) -> bool {
 /// The values that move when `ip_forward` is written.
 fn shadows(state: &HostState) -> std::collections::BTreeMap<Sysctl, String> {
     let moves = |key: &Sysctl| match key {
-        Sysctl::IpForward => false,
         Sysctl::Conf(dev, item) => match item {
             // `all.forwarding` is `ip_forward` itself.
             ConfItem::Forwarding => *dev != ConfDev::All,
             ConfItem::AcceptRedirects => *dev == ConfDev::All,
             _ => false,
         },
+        Sysctl::IpForward | Sysctl::Conf6(..) | Sysctl::Ip6Forward | Sysctl::Vs(_) => false,
     };
     let moving = state.sysctls.iter().filter(|(key, _)| moves(key));
     moving.map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -147,6 +148,15 @@ fn inherit(desired: &HostState, seen: &HostState) -> HostState {
             *address = there.clone();
         }
     }
+    if let Some(wanted) = &mut state.timeouts {
+        *wanted = inherit_timeouts(*wanted, seen.timeouts.unwrap_or_default());
+    }
+    for (role, daemon) in &mut state.daemons {
+        let there = seen.daemons.get(role).filter(|there| there.interface == daemon.interface);
+        if let Some(there) = there.filter(|_| daemon.max_length == 0) {
+            daemon.max_length = there.max_length;
+        }
+    }
     for (key, service) in &mut state.services {
         let Some(there) = seen.services.get(key) else { continue };
         for (at, destination) in &mut service.destinations {
@@ -156,6 +166,17 @@ fn inherit(desired: &HostState, seen: &HostState) -> HostState {
         }
     }
     state
+}
+
+/// 0 leaves a timeout as it is.
+fn inherit_timeouts(wanted: Timeouts, there: Timeouts) -> Timeouts {
+    let or = |wanted: u32, there: u32| if wanted == 0 { there } else { wanted };
+    let Timeouts { tcp, tcp_fin, udp } = wanted;
+    Timeouts {
+        tcp: or(tcp, there.tcp),
+        tcp_fin: or(tcp_fin, there.tcp_fin),
+        udp: or(udp, there.udp),
+    }
 }
 
 fn is_local(destination: &Destination) -> bool {
@@ -176,10 +197,16 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
 /// inherits. (What moves with `ip_forward` the agent adds itself.)
 pub fn sysctls_to_read(desired: &HostState) -> std::collections::BTreeSet<Sysctl> {
     let mut keys: std::collections::BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
-    if desired.modules.contains(&Module::Ipip) {
+    let devices = desired.modules.iter().any(|module| module.device().is_some());
+    if devices || !desired.tunnels.is_empty() {
         let inherited = keys.iter().filter_map(|key| match key {
             Sysctl::Conf(ConfDev::Dev(_), item) => Some(Sysctl::Conf(ConfDev::Default, *item)),
-            Sysctl::IpForward | Sysctl::Conf(..) => None,
+            Sysctl::Conf6(ConfDev::Dev(_), item) => Some(Sysctl::Conf6(ConfDev::Default, *item)),
+            Sysctl::IpForward
+            | Sysctl::Conf(..)
+            | Sysctl::Conf6(..)
+            | Sysctl::Ip6Forward
+            | Sysctl::Vs(_) => None,
         });
         let inherited: Vec<_> = inherited.collect();
         keys.extend(inherited);

@@ -10,7 +10,7 @@ use super::simulate;
 use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Capability, Sighting};
-use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl};
+use crate::state::{ConfDev, HostState, Item, Link, Route, RouteKey, Sysctl};
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,11 +162,7 @@ fn interfaces(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
 
 fn capabilities(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
     for module in &desired.state.modules {
-        let capability = match module {
-            Module::IpVs => &seen.facts.ipvs,
-            Module::Ipip => &seen.facts.ipip,
-        };
-        if let Capability::Missing(looked) = capability {
+        if let Capability::Missing(looked) = seen.facts.capability(*module) {
             all.push(Obstacle {
                 message: format!("kernel {} has no {module}: {looked}", seen.facts.kernel),
                 why: "the forwarding method needs it".to_owned(),
@@ -188,8 +184,14 @@ fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
     }
     for key in desired.state.sysctls.keys() {
         let of_missing_interface = match key {
-            Sysctl::Conf(ConfDev::Dev(dev), _) => !state.links.contains_key(dev),
-            Sysctl::IpForward | Sysctl::Conf(..) => false,
+            Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _) => {
+                !state.links.contains_key(dev)
+            }
+            Sysctl::IpForward
+            | Sysctl::Conf(..)
+            | Sysctl::Conf6(..)
+            | Sysctl::Ip6Forward
+            | Sysctl::Vs(_) => false,
         };
         if !state.sysctls.contains_key(key) && !of_missing_interface {
             all.push(Obstacle {

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::protocol::{HostFacts, Receipt};
+use crate::protocol::{Capability, HostFacts, Receipt};
+use crate::state::Module;
 use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
 
 const ETH0: &str = "192.0.2.2/24@eth0";
@@ -15,7 +16,7 @@ fn key(text: &str) -> AddressKey {
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
 }
 
 fn route(gateway: &str) -> Route {
@@ -107,12 +108,14 @@ fn a_kernel_without_the_module_but_not_one_that_can_load_it() {
     let mut desired = desired();
     desired.state.modules = [Module::IpVs, Module::Ipip].into();
     let mut seen = seen();
-    seen.facts.ipvs = Capability::Missing("nothing in /lib/modules".to_owned());
-    seen.facts.ipip = Capability::Loadable;
+    seen.facts
+        .modules
+        .insert(Module::IpVs, Capability::Missing("nothing in /lib/modules".to_owned()));
+    seen.facts.modules.insert(Module::Ipip, Capability::Loadable);
     assert_eq!(messages(&desired, &seen), ["kernel 6.1 has no ip_vs: nothing in /lib/modules"]);
-    seen.facts.ipvs = Capability::Present;
+    seen.facts.modules.insert(Module::IpVs, Capability::Present);
     assert_eq!(messages(&desired, &seen), Vec::<String>::new());
-    seen.facts.ipip = Capability::Missing("no".to_owned());
+    seen.facts.modules.insert(Module::Ipip, Capability::Missing("no".to_owned()));
     assert_eq!(messages(&desired, &seen), ["kernel 6.1 has no ipip: no"]);
 }
 

@@ -2,15 +2,16 @@
 //! removing what is not there, or finding something else than `before` says are errors.
 //!
 //! What the kernel changes by itself along the way is simulated too: writing `ip_forward` moves other
-//! values (net/ipv4/devinet.c, `inet_forward_change`), and loading `ipip` brings `tunl0`, down and
-//! with the values of `conf.default`.
+//! values (net/ipv4/devinet.c, `inet_forward_change`), loading `ipip` brings `tunl0`, down and with
+//! the values of `conf.default`, and loading `ip_vs` brings `net.ipv4.vs`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::step::Change;
 use crate::state::{
-    ConfDev, ConfItem, HostState, Link, Module, ServiceKey, Sysctl, VirtualService,
+    Conf6Item, ConfDev, ConfItem, HostState, Link, Module, ServiceKey, Sysctl, Timeouts,
+    VirtualService, VsItem,
 };
 use crate::topology::IfName;
 
@@ -60,15 +61,19 @@ pub fn apply(state: &mut HostState, change: &Change) -> Result<(), SimulateError
     let name = || change.to_string();
     match change {
         Change::LoadModule { module } => {
-            if state.modules.insert(*module) && *module == Module::Ipip {
-                tunnel_appears(state);
+            if state.modules.insert(*module) {
+                comes_with(state, *module);
             }
             Ok(())
         }
         Change::SetSysctl { key, before, after } => {
             replace(&mut state.sysctls, key, before, after, name)?;
-            if *key == Sysctl::IpForward && before != after {
-                forwarding_follows(state, after);
+            if before != after {
+                match key {
+                    Sysctl::IpForward => forwarding_follows(state, after),
+                    Sysctl::Ip6Forward => forwarding6_follows(state, after),
+                    Sysctl::Conf(..) | Sysctl::Conf6(..) | Sysctl::Vs(_) => {}
+                }
             }
             Ok(())
         }
@@ -108,6 +113,58 @@ pub fn apply(state: &mut HostState, change: &Change) -> Result<(), SimulateError
         Change::RemoveDestination { service, key, destination } => {
             remove(destinations(state, service, name)?, key, destination, name)
         }
+        Change::SetTimeouts { before, after } => match state.timeouts {
+            None => Err(SimulateError::Absent { change: name() }),
+            Some(there) if there != *before => Err(SimulateError::Different { change: name() }),
+            Some(_) => {
+                state.timeouts = Some(*after);
+                Ok(())
+            }
+        },
+        Change::SetDaemon { role, before, after } => {
+            set(&mut state.daemons, role, before.as_ref(), after.as_ref(), name)
+        }
+        Change::SetTable { name: table, before, after } => {
+            set(&mut state.tables, table, before.as_ref(), after.as_ref(), name)
+        }
+        Change::AddTunnel { dev, device } => {
+            add(&mut state.tunnels, dev, device, name)?;
+            device_appears(state, dev);
+            Ok(())
+        }
+        Change::RemoveTunnel { dev, device } => {
+            remove(&mut state.tunnels, dev, device, name)?;
+            device_goes(state, dev);
+            Ok(())
+        }
+        Change::AddGuePort { port } => {
+            if state.gue_ports.insert(*port) {
+                return Ok(());
+            }
+            Err(SimulateError::Exists { change: name() })
+        }
+        Change::RemoveGuePort { port } => {
+            if state.gue_ports.remove(port) {
+                return Ok(());
+            }
+            Err(SimulateError::Absent { change: name() })
+        }
+    }
+}
+
+/// Adds, replaces or removes, as `before` and `after` say.
+fn set<K: Ord + Clone, V: Clone + PartialEq>(
+    map: &mut BTreeMap<K, V>,
+    key: &K,
+    before: Option<&V>,
+    after: Option<&V>,
+    name: impl Fn() -> String,
+) -> Result<(), SimulateError> {
+    match (before, after) {
+        (None, None) => Ok(()),
+        (None, Some(after)) => add(map, key, after, name),
+        (Some(before), Some(after)) => replace(map, key, before, after, name),
+        (Some(before), None) => remove(map, key, before, name),
     }
 }
 
@@ -180,21 +237,69 @@ fn forwarding_follows(state: &mut HostState, forward: &str) {
         match key {
             Sysctl::Conf(_, ConfItem::Forwarding) => forward.clone_into(value),
             Sysctl::Conf(ConfDev::All, ConfItem::AcceptRedirects) => redirects.clone_into(value),
-            Sysctl::IpForward | Sysctl::Conf(..) => {}
+            Sysctl::IpForward
+            | Sysctl::Conf(..)
+            | Sysctl::Conf6(..)
+            | Sysctl::Ip6Forward
+            | Sysctl::Vs(_) => {}
         }
     }
 }
 
-/// The module brings its wildcard device: down, with the values that a new interface starts with.
-fn tunnel_appears(state: &mut HostState) {
-    let Ok(dev) = "tunl0".parse::<IfName>() else { return };
+/// `addrconf_fixup_forwarding`: `forwarding` of `default` and of every interface follow `all`.
+fn forwarding6_follows(state: &mut HostState, forward: &str) {
+    for (key, value) in &mut state.sysctls {
+        if let Sysctl::Conf6(_, Conf6Item::Forwarding) = key {
+            forward.clone_into(value);
+        }
+    }
+}
+
+/// A module brings its wildcard device, and IPVS its settings and timeouts.
+fn comes_with(state: &mut HostState, module: Module) {
+    if let Some(dev) = module.device().and_then(|dev| dev.parse::<IfName>().ok()) {
+        device_appears(state, &dev);
+    }
+    if module == Module::IpVs {
+        state.timeouts.get_or_insert_with(Timeouts::default);
+        for item in VsItem::ALL {
+            if let Some(value) = item.default_value() {
+                state.sysctls.entry(Sysctl::Vs(*item)).or_insert_with(|| value.to_owned());
+            }
+        }
+    }
+}
+
+fn device_goes(state: &mut HostState, dev: &IfName) {
+    state.links.remove(dev);
+    state.addresses.retain(|key, _| key.dev != *dev);
+    state.routes.retain(|_, route| route.dev.as_ref() != Some(dev));
+    state.sysctls.retain(|key, _| match key {
+        Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _) => of != dev,
+        Sysctl::Conf(..)
+        | Sysctl::Conf6(..)
+        | Sysctl::IpForward
+        | Sysctl::Ip6Forward
+        | Sysctl::Vs(_) => true,
+    });
+}
+
+/// A new device: down, with the values that a new interface starts with.
+fn device_appears(state: &mut HostState, dev: &IfName) {
     state.links.entry(dev.clone()).or_insert(Link::Down);
     let inherited: Vec<_> = state
         .sysctls
         .iter()
         .filter_map(|(key, value)| match key {
-            Sysctl::Conf(ConfDev::Default, item) => Some((Sysctl::dev(&dev, *item), value.clone())),
-            Sysctl::IpForward | Sysctl::Conf(..) => None,
+            Sysctl::Conf(ConfDev::Default, item) => Some((Sysctl::dev(dev, *item), value.clone())),
+            Sysctl::Conf6(ConfDev::Default, item) => {
+                Some((Sysctl::Conf6(ConfDev::Dev(dev.clone()), *item), value.clone()))
+            }
+            Sysctl::Conf(..)
+            | Sysctl::Conf6(..)
+            | Sysctl::IpForward
+            | Sysctl::Ip6Forward
+            | Sysctl::Vs(_) => None,
         })
         .collect();
     for (key, value) in inherited {

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Address, AddressKey, Destination, DestinationKey, Item, Link, Module, Route, RouteKey,
-    ServiceKey, Sysctl, VirtualService,
+    Address, AddressKey, DaemonRole, Destination, DestinationKey, GuePort, Item, Link, Module,
+    PacketRules, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
+    TunnelDevice, VirtualService,
 };
 use crate::topology::IfName;
 
@@ -126,6 +127,55 @@ pub enum Change {
         /// How it will be.
         after: Destination,
     },
+    /// Set the timeouts of IPVS; connections that are there keep theirs until their next packet.
+    SetTimeouts {
+        /// What they are.
+        before: Timeouts,
+        /// What they will be.
+        after: Timeouts,
+    },
+    /// Start, stop or restart a sync daemon: the kernel changes none that runs.
+    SetDaemon {
+        /// Which.
+        role: DaemonRole,
+        /// How it runs; `None`: it does not.
+        before: Option<SyncDaemon>,
+        /// How it will run; `None`: it will not.
+        after: Option<SyncDaemon>,
+    },
+    /// Replace all of an nftables table of ours, in one transaction.
+    SetTable {
+        /// Which.
+        name: TableName,
+        /// What it does; `None`: it is not there.
+        before: Option<PacketRules>,
+        /// What it will do; `None`: it goes away.
+        after: Option<PacketRules>,
+    },
+    /// Make a GRE device, down.
+    AddTunnel {
+        /// Its name.
+        dev: IfName,
+        /// How.
+        device: TunnelDevice,
+    },
+    /// Remove a GRE device.
+    RemoveTunnel {
+        /// Its name.
+        dev: IfName,
+        /// How it was.
+        device: TunnelDevice,
+    },
+    /// Unwrap GUE packets on a port.
+    AddGuePort {
+        /// Which.
+        port: GuePort,
+    },
+    /// Unwrap them no longer.
+    RemoveGuePort {
+        /// Which.
+        port: GuePort,
+    },
     /// Remove a destination from a service.
     RemoveDestination {
         /// From which service.
@@ -156,6 +206,13 @@ impl Change {
             | Self::AddDestination { service: key, .. }
             | Self::EditDestination { service: key, .. }
             | Self::RemoveDestination { service: key, .. } => Item::Service(key.clone()),
+            Self::SetTimeouts { .. } => Item::Timeouts,
+            Self::SetDaemon { role, .. } => Item::Daemon(*role),
+            Self::SetTable { name, .. } => Item::Table(name.clone()),
+            Self::AddTunnel { dev, .. } | Self::RemoveTunnel { dev, .. } => {
+                Item::Tunnel(dev.clone())
+            }
+            Self::AddGuePort { port } | Self::RemoveGuePort { port } => Item::GuePort(*port),
         }
     }
 
@@ -190,6 +247,19 @@ impl Change {
             Self::RemoveDestination { service, key, destination } => {
                 Self::AddDestination { service, key, destination }
             }
+            Self::SetTimeouts { before, after } => {
+                Self::SetTimeouts { before: after, after: before }
+            }
+            Self::SetDaemon { role, before, after } => {
+                Self::SetDaemon { role, before: after, after: before }
+            }
+            Self::SetTable { name, before, after } => {
+                Self::SetTable { name, before: after, after: before }
+            }
+            Self::AddTunnel { dev, device } => Self::RemoveTunnel { dev, device },
+            Self::RemoveTunnel { dev, device } => Self::AddTunnel { dev, device },
+            Self::AddGuePort { port } => Self::RemoveGuePort { port },
+            Self::RemoveGuePort { port } => Self::AddGuePort { port },
         })
     }
 }
@@ -228,6 +298,31 @@ impl fmt::Display for Change {
             Self::RemoveDestination { service, key, destination } => {
                 write!(f, "remove real server {key} from {service} ({destination})")
             }
+            Self::SetTimeouts { before, after } => {
+                write!(f, "set timeouts of IPVS: {before} -> {after}")
+            }
+            Self::SetDaemon { role, before: _, after: None } => {
+                write!(f, "stop sync daemon {role}")
+            }
+            Self::SetDaemon { role, before: None, after: Some(after) } => {
+                write!(f, "start sync daemon {role} {after}")
+            }
+            Self::SetDaemon { role, before: Some(before), after: Some(after) } => {
+                write!(f, "restart sync daemon {role}: {before} -> {after}")
+            }
+            Self::SetTable { name, before: _, after: None } => {
+                write!(f, "remove nftables table {name}")
+            }
+            Self::SetTable { name, before: None, after: Some(after) } => {
+                write!(f, "add nftables table {name} ({after})")
+            }
+            Self::SetTable { name, before: Some(before), after: Some(after) } => {
+                write!(f, "replace nftables table {name}: {before} -> {after}")
+            }
+            Self::AddTunnel { dev, device } => write!(f, "add tunnel {dev} ({device})"),
+            Self::RemoveTunnel { dev, device } => write!(f, "remove tunnel {dev} ({device})"),
+            Self::AddGuePort { port } => write!(f, "unwrap GUE on {port}"),
+            Self::RemoveGuePort { port } => write!(f, "unwrap GUE on {port} no longer"),
         }
     }
 }

@@ -149,16 +149,27 @@ fn mark(change: &Change) -> String {
         | Change::AddAddress { .. }
         | Change::AddRoute { .. }
         | Change::AddService { .. }
-        | Change::AddDestination { .. } => "+".green().to_string(),
+        | Change::AddDestination { .. }
+        | Change::AddTunnel { .. }
+        | Change::AddGuePort { .. }
+        | Change::SetDaemon { before: None, .. }
+        | Change::SetTable { before: None, .. } => "+".green().to_string(),
         Change::SetSysctl { .. }
         | Change::SetLink { .. }
         | Change::ReplaceRoute { .. }
         | Change::EditService { .. }
-        | Change::EditDestination { .. } => "~".yellow().to_string(),
+        | Change::EditDestination { .. }
+        | Change::SetTimeouts { .. }
+        | Change::SetDaemon { before: Some(_), after: Some(_), .. }
+        | Change::SetTable { before: Some(_), after: Some(_), .. } => "~".yellow().to_string(),
         Change::RemoveAddress { .. }
         | Change::RemoveRoute { .. }
         | Change::RemoveService { .. }
-        | Change::RemoveDestination { .. } => "-".red().to_string(),
+        | Change::RemoveDestination { .. }
+        | Change::RemoveTunnel { .. }
+        | Change::RemoveGuePort { .. }
+        | Change::SetDaemon { before: Some(_), after: None, .. }
+        | Change::SetTable { before: Some(_), after: None, .. } => "-".red().to_string(),
     }
 }
 

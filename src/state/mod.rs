@@ -5,20 +5,26 @@
 //! dumps in hash order, and keeps of several routes to one destination the one that is used.
 //! Every key has a text form, so that a state can be a JSON object.
 
+pub mod control;
 pub mod ipvs;
 pub mod net;
+pub mod packets;
 pub mod sysctl;
+pub mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use control::{DaemonRole, SyncDaemon, Timeouts};
 pub use ipvs::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
-pub use sysctl::{ConfDev, ConfItem, Sysctl};
+pub use packets::{PacketRule, PacketRules, TableName};
+pub use sysctl::{Conf6Item, ConfDev, ConfItem, Sysctl, VsItem};
+pub use tunnels::{GuePort, TunnelDevice, TunnelKind};
 
 use crate::topology::IfName;
 
@@ -39,24 +45,69 @@ pub struct HostState {
     pub routes: BTreeMap<RouteKey, Route>,
     /// The IPVS table.
     pub services: BTreeMap<ServiceKey, VirtualService>,
+    /// The timeouts of IPVS; `None`: IPVS is not there, or nothing is wanted of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// The sync daemons that run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
+    /// nftables tables of lvsprov's own making.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<TableName, PacketRules>,
+    /// GRE devices.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tunnels: BTreeMap<IfName, TunnelDevice>,
+    /// Ports where GUE packets are unwrapped.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gue_ports: BTreeSet<GuePort>,
 }
 
-/// A kernel module that a forwarding method needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Module {
-    /// IPVS itself; its schedulers are loaded by the kernel as services ask for them.
-    IpVs,
-    /// The IPIP tunnel: brings `tunl0`.
-    Ipip,
+macro_rules! modules {
+    ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
+        /// A kernel module that something in a topology needs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Module {
+            $(#[doc = $doc] $variant),+
+        }
+
+        impl Module {
+            /// Every one.
+            pub const ALL: &[Module] = &[$(Self::$variant),+];
+
+            /// The name for modprobe.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
+        }
+    };
+}
+
+modules! {
+    IpVs "ip_vs" "IPVS itself; its schedulers are loaded by the kernel as services ask for them.",
+    IpVsFtp "ip_vs_ftp" "Lets active and passive FTP through NAT.",
+    Ipip "ipip" "IPv4 in IPv4: brings `tunl0`.",
+    Ip6Tnl "ip6_tunnel" "Anything in IPv6: brings `ip6tnl0`.",
+    Sit "sit" "IPv6 in IPv4: brings `sit0`.",
+    IpGre "ip_gre" "GRE over IPv4: brings `gre0`, `gretap0` and `erspan0`.",
+    Ip6Gre "ip6_gre" "GRE over IPv6: brings `ip6gre0`.",
+    Fou "fou" "UDP encapsulation over IPv4.",
+    Fou6 "fou6" "UDP encapsulation over IPv6.",
+    NfTables "nf_tables" "Packet rules.",
 }
 
 impl Module {
-    /// The name for modprobe.
-    pub fn as_str(self) -> &'static str {
+    /// The wildcard device that comes with it, down, and takes wrapped packets once it is up.
+    pub fn device(self) -> Option<&'static str> {
         match self {
-            Self::IpVs => "ip_vs",
-            Self::Ipip => "ipip",
+            Self::Ipip => Some("tunl0"),
+            Self::Ip6Tnl => Some("ip6tnl0"),
+            Self::Sit => Some("sit0"),
+            Self::IpGre => Some("gre0"),
+            Self::Ip6Gre => Some("ip6gre0"),
+            Self::IpVs | Self::IpVsFtp | Self::Fou | Self::Fou6 | Self::NfTables => None,
         }
     }
 }
@@ -83,6 +134,16 @@ pub enum Item {
     Route(RouteKey),
     /// An IPVS service with its destinations.
     Service(ServiceKey),
+    /// The timeouts of IPVS.
+    Timeouts,
+    /// A sync daemon.
+    Daemon(DaemonRole),
+    /// An nftables table.
+    Table(TableName),
+    /// A GRE device.
+    Tunnel(IfName),
+    /// A port where GUE packets are unwrapped.
+    GuePort(GuePort),
 }
 
 impl fmt::Display for Item {
@@ -94,6 +155,11 @@ impl fmt::Display for Item {
             Self::Address(key) => write!(f, "address {key}"),
             Self::Route(key) => write!(f, "route {key}"),
             Self::Service(key) => write!(f, "service {key}"),
+            Self::Timeouts => f.write_str("timeouts of IPVS"),
+            Self::Daemon(role) => write!(f, "sync daemon {role}"),
+            Self::Table(name) => write!(f, "nftables table {name}"),
+            Self::Tunnel(dev) => write!(f, "tunnel {dev}"),
+            Self::GuePort(port) => write!(f, "GUE port {port}"),
         }
     }
 }
@@ -104,7 +170,19 @@ pub type Owned = BTreeSet<Item>;
 impl HostState {
     /// Every thing that this state speaks of.
     pub fn items(&self) -> Owned {
-        let Self { modules, sysctls, links, addresses, routes, services } = self;
+        let Self {
+            modules,
+            sysctls,
+            links,
+            addresses,
+            routes,
+            services,
+            timeouts,
+            daemons,
+            tables,
+            tunnels,
+            gue_ports,
+        } = self;
         let mut all = Owned::new();
         all.extend(modules.iter().map(|m| Item::Module(*m)));
         all.extend(sysctls.keys().cloned().map(Item::Sysctl));
@@ -112,6 +190,11 @@ impl HostState {
         all.extend(addresses.keys().cloned().map(Item::Address));
         all.extend(routes.keys().cloned().map(Item::Route));
         all.extend(services.keys().cloned().map(Item::Service));
+        all.extend(timeouts.map(|_| Item::Timeouts));
+        all.extend(daemons.keys().copied().map(Item::Daemon));
+        all.extend(tables.keys().cloned().map(Item::Table));
+        all.extend(tunnels.keys().cloned().map(Item::Tunnel));
+        all.extend(gue_ports.iter().copied().map(Item::GuePort));
         all
     }
 
@@ -128,18 +211,17 @@ impl HostState {
     /// Makes `item` here what it is in `other`: the same value, or absent.
     pub fn copy_item(&mut self, item: &Item, other: &Self) {
         match item {
-            Item::Module(module) => {
-                if other.modules.contains(module) {
-                    self.modules.insert(*module);
-                } else {
-                    self.modules.remove(module);
-                }
-            }
+            Item::Module(module) => copy_member(&mut self.modules, module, &other.modules),
             Item::Sysctl(key) => copy_entry(&mut self.sysctls, key, &other.sysctls),
             Item::Link(key) => copy_entry(&mut self.links, key, &other.links),
             Item::Address(key) => copy_entry(&mut self.addresses, key, &other.addresses),
             Item::Route(key) => copy_entry(&mut self.routes, key, &other.routes),
             Item::Service(key) => copy_entry(&mut self.services, key, &other.services),
+            Item::Timeouts => self.timeouts = other.timeouts,
+            Item::Daemon(role) => copy_entry(&mut self.daemons, role, &other.daemons),
+            Item::Table(name) => copy_entry(&mut self.tables, name, &other.tables),
+            Item::Tunnel(dev) => copy_entry(&mut self.tunnels, dev, &other.tunnels),
+            Item::GuePort(port) => copy_member(&mut self.gue_ports, port, &other.gue_ports),
         }
     }
 }
@@ -149,4 +231,12 @@ fn copy_entry<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, V>, key: &K, from
         Some(value) => into.insert(key.clone(), value.clone()),
         None => into.remove(key),
     };
+}
+
+fn copy_member<K: Ord + Clone>(into: &mut BTreeSet<K>, key: &K, from: &BTreeSet<K>) {
+    if from.contains(key) {
+        into.insert(key.clone());
+    } else {
+        into.remove(key);
+    }
 }

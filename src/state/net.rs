@@ -67,6 +67,10 @@ pub struct Address {
     pub label: Option<String>,
     /// Broadcast address, if one is set.
     pub broadcast: Option<IpAddr>,
+    /// IPv6: duplicates are not looked for (IFA_F_NODAD), so the address is usable at once, also
+    /// where another host of the cluster has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nodad: bool,
 }
 
 /// Scope of an address or a route (include/uapi/linux/rtnetlink.h, `rt_scope_t`).
@@ -228,9 +232,9 @@ impl fmt::Display for Address {
         if let Some(label) = &self.label {
             write!(f, ", label {label}")?;
         }
-        match self.broadcast {
-            Some(broadcast) => write!(f, ", broadcast {broadcast}"),
-            None => Ok(()),
+        if let Some(broadcast) = self.broadcast {
+            write!(f, ", broadcast {broadcast}")?;
         }
+        f.write_str(if self.nodad { ", nodad" } else { "" })
     }
 }

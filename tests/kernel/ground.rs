@@ -173,7 +173,7 @@ pub fn address_key(text: &str) -> AddressKey {
 }
 
 pub fn plain_address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
 }
 
 pub fn route_key(text: &str) -> RouteKey {

@@ -35,7 +35,12 @@ fn routes_in_ip(ground: &Ground, which: &str) -> Vec<Value> {
 fn vip_on_lo() -> Change {
     Change::AddAddress {
         key: address_key("172.18.253.53/32@lo"),
-        address: Address { scope: Scope::Host, label: Some("lo:0".to_owned()), broadcast: None },
+        address: Address {
+            scope: Scope::Host,
+            label: Some("lo:0".to_owned()),
+            broadcast: None,
+            nodad: false,
+        },
     }
 }
 

@@ -20,8 +20,8 @@ fn loaded(module: &str) -> bool {
 pub fn looking_loads_nothing() {
     assert!(!loaded("ip_vs") && !loaded("ipip"), "start from a kernel without ip_vs and ipip");
     let seen = Ground::new().look(&["net.ipv4.ip_forward"]);
-    assert_eq!(seen.facts.ipvs, Capability::Loadable);
-    assert_eq!(seen.facts.ipip, Capability::Loadable);
+    assert_eq!(*seen.facts.capability(Module::IpVs), Capability::Loadable);
+    assert_eq!(*seen.facts.capability(Module::Ipip), Capability::Loadable);
     assert!(seen.state.modules.is_empty());
     assert!(seen.state.services.is_empty());
     assert!(!loaded("ip_vs") && !loaded("ipip"), "looking loaded a module");
@@ -56,7 +56,7 @@ pub fn ip_vs_is_loaded() {
     assert!(loaded("ip_vs"));
     let ground = Ground::new();
     let outcome = ground.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
-    assert_eq!(outcome.after.facts.ipvs, Capability::Present);
+    assert_eq!(*outcome.after.facts.capability(Module::IpVs), Capability::Present);
     assert_eq!(outcome.after.state.modules, [Module::IpVs].into());
     let info = ground.run(|| ipvs::IpvsSocket::open().unwrap().info()).unwrap();
     let shown = services::ipvsadm(&ground, "-Ln");
@@ -71,7 +71,7 @@ pub fn ipip_is_loaded_and_brings_tunl0() {
     assert!(!loaded("ipip"));
     let outcome = ground.do_all(vec![Change::LoadModule { module: Module::Ipip }]);
     assert!(loaded("ipip"));
-    assert_eq!(outcome.after.facts.ipip, Capability::Present);
+    assert_eq!(*outcome.after.facts.capability(Module::Ipip), Capability::Present);
     assert_eq!(outcome.after.state.links[&"tunl0".parse().unwrap()], Link::Down);
     assert!(!outcome.after.facts.hardware.contains_key(&"tunl0".parse().unwrap()));
 }

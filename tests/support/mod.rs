@@ -67,7 +67,8 @@ pub fn bare(host: &Host) -> Sighting {
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address = Address { scope: Scope::Global, label: None, broadcast: None };
+            let address =
+                Address { scope: Scope::Global, label: None, broadcast: None, nodad: false };
             state.addresses.insert(key, address);
             let connected = Route {
                 gateway: None,
@@ -83,8 +84,10 @@ pub fn bare(host: &Host) -> Sighting {
         }
     }
     let facts = HostFacts {
-        ipvs: Capability::Loadable,
-        ipip: Capability::Loadable,
+        modules: lvsprov::state::Module::ALL
+            .iter()
+            .map(|module| (*module, Capability::Loadable))
+            .collect(),
         ..HostFacts::default()
     };
     Sighting { facts, state, receipt: None, others: BTreeMap::new(), counters: BTreeMap::new() }

@@ -37,7 +37,14 @@ pub fn request(change: &Change) -> Option<Request> {
         | Change::RemoveAddress { .. }
         | Change::AddRoute { .. }
         | Change::ReplaceRoute { .. }
-        | Change::RemoveRoute { .. } => return None,
+        | Change::RemoveRoute { .. }
+        | Change::SetTimeouts { .. }
+        | Change::SetDaemon { .. }
+        | Change::SetTable { .. }
+        | Change::AddTunnel { .. }
+        | Change::RemoveTunnel { .. }
+        | Change::AddGuePort { .. }
+        | Change::RemoveGuePort { .. } => return None,
     })
 }
 
@@ -85,7 +92,14 @@ pub fn apply(table: &mut Table, change: &Change) -> Result<()> {
         | Change::RemoveAddress { .. }
         | Change::AddRoute { .. }
         | Change::ReplaceRoute { .. }
-        | Change::RemoveRoute { .. } => {}
+        | Change::RemoveRoute { .. }
+        | Change::SetTimeouts { .. }
+        | Change::SetDaemon { .. }
+        | Change::SetTable { .. }
+        | Change::AddTunnel { .. }
+        | Change::RemoveTunnel { .. }
+        | Change::AddGuePort { .. }
+        | Change::RemoveGuePort { .. } => {}
     }
     Ok(())
 }

@@ -146,19 +146,21 @@ fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)
     let dev = links.get(&message.header.index)?.name.clone();
     let mut label = None;
     let mut broadcast = None;
+    let mut nodad = false;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Label(text) if text != dev.as_str() => label = Some(text.clone()),
             AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
+            AddressAttribute::Flags(flags) => nodad = flags.contains(AddressFlags::Nodad),
             _ => {}
         }
     }
     let scope = Scope::from_number(message.header.scope.into());
-    Some((AddressKey { dev, net: local_net(message)? }, Address { scope, label, broadcast }))
+    Some((AddressKey { dev, net: local_net(message)? }, Address { scope, label, broadcast, nodad }))
 }
 
 fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
-    let Address { scope, label, broadcast } = address;
+    let Address { scope, label, broadcast, nodad } = address;
     let ip = key.net.addr();
     let mut message = AddressMessage::default();
     message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -175,6 +177,9 @@ fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMes
         (Some(other), _) => {
             return Err(Error::new(format!("address {key} cannot have the broadcast {other}")));
         }
+    }
+    if *nodad {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     if let Some(label) = label {
         check_label(key, label)?;

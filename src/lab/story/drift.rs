@@ -95,6 +95,27 @@ fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Change> {
             .routes
             .get(key)
             .map(|route| Change::RemoveRoute { key: key.clone(), route: route.clone() }),
+        Item::Timeouts => now.timeouts.and_then(|before| {
+            let after = found.timeouts?;
+            (before != after).then_some(Change::SetTimeouts { before, after })
+        }),
+        Item::Daemon(role) => now.daemons.get(role).map(|daemon| Change::SetDaemon {
+            role: *role,
+            before: Some(daemon.clone()),
+            after: None,
+        }),
+        Item::Table(name) => now.tables.get(name).map(|rules| Change::SetTable {
+            name: name.clone(),
+            before: Some(rules.clone()),
+            after: None,
+        }),
+        Item::Tunnel(dev) => now
+            .tunnels
+            .get(dev)
+            .map(|device| Change::RemoveTunnel { dev: dev.clone(), device: device.clone() }),
+        Item::GuePort(port) => {
+            now.gue_ports.contains(port).then_some(Change::RemoveGuePort { port: *port })
+        }
         Item::Service(key) => {
             let destinations = now.services.get(key).map(|service| &service.destinations);
             return destinations
