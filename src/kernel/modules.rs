@@ -167,15 +167,16 @@ fn module_in_list(list: &[u8], name: &str) -> Option<PathBuf> {
 
 /// Loads `module` and makes sure that it is there.
 pub fn load(module: Module) -> Result<()> {
-    if works_now(module) {
+    let present = || capability(module) == Capability::Present;
+    if present() {
         return Ok(());
     }
     let tried = modprobe(module.as_str());
-    if works_now(module) {
+    if present() {
         return Ok(());
     }
     // The kernel calls modprobe itself when somebody asks for the family: also from a container.
-    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && works_now(module) {
+    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && present() {
         return Ok(());
     }
     let error = Error::new(format!("cannot load the kernel module {module}"));
