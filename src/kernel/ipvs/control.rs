@@ -42,8 +42,11 @@ mod attr {
 
 /// The shortest message that a backup daemon is made for (ip_vs_sync.c, `start_sync_thread`).
 const BACKUP_SHORTEST: u16 = 1024;
-/// How often a daemon is started while the kernel says that the old one still runs.
-const START_TRIES: u32 = 50;
+/// The longest message of all: 65535 bytes without the headers of IP and UDP.
+const LONGEST_V4: u16 = 65_507;
+const LONGEST_V6: u16 = 65_487;
+/// How often a daemon is started that could run a moment later: 4 seconds together.
+const START_TRIES: u32 = 200;
 const START_PAUSE: Duration = Duration::from_millis(20);
 
 const WHAT: &str = "a sync daemon";
@@ -122,12 +125,15 @@ pub fn set_daemon(
 }
 
 /// Whether the kernel reports `found` of a daemon that was started as `wanted`: it puts a length in
-/// the place of 0, and gives a backup daemon room for 1024 bytes at least.
+/// the place of 0 (1472 for a master whatever the MTU, the MTU's for a backup, but 1472 at least; 20
+/// less where the group is IPv6), gives a backup room for 1024 bytes at least, and none more than
+/// 65507 (ip_vs_sync.c, `start_sync_thread`).
 pub fn is_report_of(role: DaemonRole, wanted: &SyncDaemon, found: &SyncDaemon) -> bool {
+    let longest = if wanted.group.is_ipv6() { LONGEST_V6 } else { LONGEST_V4 };
     let max_length = match (role, wanted.max_length) {
         (_, 0) => found.max_length,
-        (DaemonRole::Master, length) => length,
-        (DaemonRole::Backup, length) => length.max(BACKUP_SHORTEST),
+        (DaemonRole::Master, length) => length.min(longest),
+        (DaemonRole::Backup, length) => length.clamp(BACKUP_SHORTEST, longest),
     };
     *found == SyncDaemon { max_length, ..wanted.clone() }
 }
@@ -171,7 +177,8 @@ fn stop(ipvs: &mut GenericSocket, role: DaemonRole) -> Result<()> {
 }
 
 /// The kernel waits itself until a daemon that was told to stop has ended; should one take its time
-/// on another kernel, a new one is tried for a second.
+/// on another kernel (EEXIST), a new one is tried again. So it is where the group is IPv6 and the
+/// interface's own address is looked for elsewhere: that takes 1 to 2 seconds after it came up.
 fn start(ipvs: &mut GenericSocket, role: DaemonRole, daemon: &SyncDaemon) -> Result<()> {
     let body = encode_daemon(role, daemon);
     let mut tries = 0;
@@ -179,16 +186,25 @@ fn start(ipvs: &mut GenericSocket, role: DaemonRole, daemon: &SyncDaemon) -> Res
         tries += 1;
         match ipvs.ask(NEW_DAEMON, &body)? {
             Ok(_) => return Ok(()),
-            Err(Errno::EEXIST) if tries < START_TRIES => std::thread::sleep(START_PAUSE),
+            Err(errno) if tries < START_TRIES && passes(daemon, errno) => {
+                std::thread::sleep(START_PAUSE);
+            }
             Err(errno) => return Err(not_started(role, daemon, errno)),
         }
     }
+}
+
+fn passes(daemon: &SyncDaemon, errno: Errno) -> bool {
+    errno == Errno::EEXIST || (errno == Errno::EADDRNOTAVAIL && daemon.group.is_ipv6())
 }
 
 fn not_started(role: DaemonRole, daemon: &SyncDaemon, errno: Errno) -> Error {
     let SyncDaemon { interface, group, .. } = daemon;
     let cure = match errno {
         Errno::ENODEV => Some(format!("there is no interface {interface} on this host")),
+        Errno::EADDRNOTAVAIL if group.is_ipv6() => {
+            Some(format!("{interface} has no usable IPv6 address: ip -6 address show {interface}"))
+        }
         Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EHOSTUNREACH => {
             Some(format!("set {interface} up first: nothing can be sent to {group} over it"))
         }
@@ -335,6 +351,7 @@ mod tests {
         assert!(is_report_of(master, &wanted, &found(1472)));
         assert!(is_report_of(backup, &found(500), &found(1024)));
         assert!(is_report_of(backup, &found(1400), &found(1400)));
+        assert!(is_report_of(master, &found(65_535), &found(65_507)));
         assert!(!is_report_of(master, &found(500), &found(1024)));
         assert!(!is_report_of(master, &wanted, &SyncDaemon { id: 1, ..found(1472) }));
     }
