@@ -67,6 +67,7 @@ const CASES: &[Case] = &[
     ("gre_devices", tunnels::gre_devices),
     ("gre_devices_of_others", tunnels::gre_devices_of_others),
     ("gre_is_unwrapped", tunnels::gre_is_unwrapped),
+    ("gue_is_unwrapped", tunnels::gue_is_unwrapped),
     ("gue_ports", tunnels::gue_ports),
     ("the_same_bytes_as_ipvsadm", bytes::the_same_bytes_as_ipvsadm),
 ];
