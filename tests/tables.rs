@@ -1,0 +1,44 @@
+//! Any IPVS table that the vocabulary allows, through a kernel that has IPVS.
+//!
+//! Started by cargo it boots the lab's virtual machine and runs itself in it:
+//! `cargo test --test tables -- [PART OF A NAME]`. It needs root, ipvsadm and iproute2; the modules
+//! ip_vs with its schedulers, ip_vs_pe_sip and veth. Each case has a network namespace of its own.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "tables/facts.rs"]
+mod facts;
+#[path = "kernel/ground.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod ground;
+#[path = "tables/raw.rs"]
+mod raw;
+#[path = "support/vm.rs"]
+mod vm;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test's name and what it does.
+type Case = (&'static str, fn());
+
+const CASES: &[Case] =
+    &[("the_kernel_does_with_odd_values_what_the_docs_say", facts::as_the_docs_say)];
+
+fn main() -> ExitCode {
+    if let Some(code) = vm::boot(900) {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    // Two processors, and what is counted or awaited is the kernel's: one after the other.
+    arguments.test_threads = Some(1);
+    let trial = |(name, case): &Case| {
+        let case = *case;
+        Trial::test(*name, move || {
+            case();
+            Ok::<(), Failed>(())
+        })
+    };
+    let trials = CASES.iter().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
