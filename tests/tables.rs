@@ -5,13 +5,19 @@
 //! ip_vs with its schedulers, ip_vs_pe_sip and veth. Each case has a network namespace of its own.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "tables/any.rs"]
+mod any;
 #[path = "tables/facts.rs"]
 mod facts;
 #[path = "kernel/ground.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod ground;
+#[path = "tables/laws.rs"]
+mod laws;
 #[path = "tables/raw.rs"]
 mod raw;
+#[path = "tables/shown.rs"]
+mod shown;
 #[path = "support/vm.rs"]
 mod vm;
 
@@ -22,8 +28,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A test's name and what it does.
 type Case = (&'static str, fn());
 
-const CASES: &[Case] =
-    &[("the_kernel_does_with_odd_values_what_the_docs_say", facts::as_the_docs_say)];
+const CASES: &[Case] = &[
+    ("the_kernel_does_with_odd_values_what_the_docs_say", facts::as_the_docs_say),
+    ("the_tables_are_not_dull", laws::the_tables_are_not_dull),
+    ("any_table_arrives", laws::any_table_arrives),
+    ("any_table_becomes_any_other", laws::any_table_becomes_any_other),
+];
 
 fn main() -> ExitCode {
     if let Some(code) = vm::boot(900) {
