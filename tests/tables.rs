@@ -18,6 +18,8 @@ mod laws;
 mod raw;
 #[path = "tables/shown.rs"]
 mod shown;
+#[path = "tables/transfer.rs"]
+mod transfer;
 #[path = "support/vm.rs"]
 mod vm;
 
@@ -33,6 +35,7 @@ const CASES: &[Case] = &[
     ("the_tables_are_not_dull", laws::the_tables_are_not_dull),
     ("any_table_arrives", laws::any_table_arrives),
     ("any_table_becomes_any_other", laws::any_table_becomes_any_other),
+    ("a_transfer_lives_through_changes_elsewhere", transfer::lives_through_changes_elsewhere),
 ];
 
 fn main() -> ExitCode {
