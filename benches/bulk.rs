@@ -16,6 +16,7 @@ mod ground;
 #[path = "../tests/support/vm.rs"]
 mod vm;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -99,9 +100,9 @@ impl Bench {
         let mut text = String::new();
         for (key, service) in &table {
             let vip = key.to_string().replace("tcp ", "");
-            text.push_str(&format!("-A -t {vip} -s wrr\n"));
+            let _ = writeln!(text, "-A -t {vip} -s wrr");
             for rip in service.destinations.keys() {
-                text.push_str(&format!("-a -t {vip} -r {rip} -g -w 1\n"));
+                let _ = writeln!(text, "-a -t {vip} -r {rip} -g -w 1");
             }
         }
         std::fs::write(rules.path(), text).unwrap();
@@ -138,7 +139,6 @@ fn measure(bench: &Bench, rounds: usize) {
 
         let ground = Ground::with_lo();
         let [look, plan, act] = apply(&ground, &bench.table);
-        eprintln!("TIMER load {look:?} {plan:?} {act:?}");
         put(What::LoadLook, look);
         put(What::LoadPlan, plan);
         put(What::LoadAct, act);
@@ -167,6 +167,8 @@ fn measure(bench: &Bench, rounds: usize) {
     let bare = median(What::Bare);
     row("load: bare sender", bare, bare, "itself");
     row("load: `ipvsadm -R`", median(What::Restore), bare, "bare sender");
+    row("load: the look", median(What::LoadLook), bare, "bare sender");
+    row("load: the plan", median(What::LoadPlan), bare, "bare sender");
     row("load: the act", median(What::LoadAct), bare, "bare sender");
     row("load: look, plan, act", load, bare, "bare sender");
     row("load: look, plan, act", load, median(What::Restore), "`ipvsadm -R`");
