@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::error::{Error, Result};
 use super::ipvs::{self, IpvsSocket, Request, Table, socket, table};
 use super::net::Net;
-use super::{lock, modules, observe, receipt, sysctls};
+use super::{lock, modules, nft, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
 use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{HostState, Sysctl};
@@ -136,9 +136,9 @@ async fn one(net: &Net, change: &Change) -> Result<()> {
             (_, Some(error)) => Err(error),
             (_, None) => Ok(()),
         },
+        Change::SetTable { name, before, after } => nft::set(name, before.as_ref(), after.as_ref()),
         Change::SetTimeouts { .. }
         | Change::SetDaemon { .. }
-        | Change::SetTable { .. }
         | Change::AddTunnel { .. }
         | Change::RemoveTunnel { .. }
         | Change::AddGuePort { .. }

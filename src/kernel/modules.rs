@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::error::{Error, Result};
-use super::ipvs;
+use super::{ipvs, nft};
 use crate::protocol::Capability;
 use crate::state::Module;
 
@@ -77,10 +77,34 @@ fn works_now(module: Module) -> bool {
     if module == Module::IpVs {
         return in_sys || ipvs::is_loaded();
     }
+    if module == Module::NfTables {
+        return nft::is_loaded();
+    }
     // Never ask for an interface by its name (SIOCGIFINDEX, if_nametoindex): that loads ipip,
     // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`), and others likewise.
     let conf = Path::new("/proc/sys/net/ipv4/conf");
     in_sys || module.device().is_some_and(|dev| conf.join(dev).is_dir())
+}
+
+/// Where a module's name stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// It is part of the kernel.
+    BuiltIn,
+    /// It is a file.
+    File,
+}
+
+/// What the lists of the running kernel say about module `name`; `None`: nothing, or there are none.
+pub(super) fn listed(name: &str) -> Option<Listed> {
+    let folder = folder().ok()?;
+    let lists = |file: &str| {
+        fs::read(folder.join(file)).is_ok_and(|list| module_in_list(&list, name).is_some())
+    };
+    if lists("modules.builtin") {
+        return Some(Listed::BuiltIn);
+    }
+    lists("modules.dep").then_some(Listed::File)
 }
 
 fn folder() -> std::result::Result<PathBuf, String> {

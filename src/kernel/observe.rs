@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::Result;
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState};
-use super::{modules, receipt, sysctls};
+use super::{modules, nft, receipt, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
 use crate::state::{ConfDev, ConfItem, HostState, Item, Module, Sysctl};
 use crate::topology::{IfName, TopologyName};
@@ -22,7 +22,8 @@ pub async fn look(
     let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
     let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
-    let facts = facts(hardware);
+    let nft = nft::look()?;
+    let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };
     let present = |(module, capability): (&Module, &Capability)| {
         (*capability == Capability::Present).then_some(*module)
     };
@@ -35,7 +36,7 @@ pub async fn look(
         services: ipvs.table,
         timeouts: None,
         daemons: BTreeMap::new(),
-        tables: BTreeMap::new(),
+        tables: nft.tables,
         tunnels: BTreeMap::new(),
         gue_ports: BTreeSet::new(),
     };
