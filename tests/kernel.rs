@@ -10,6 +10,8 @@ mod ground;
 mod keeping;
 #[path = "kernel/network.rs"]
 mod network;
+#[path = "kernel/nft.rs"]
+mod nft;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]

@@ -34,7 +34,8 @@ pub const INET: u8 = 1;
 
 /// NF_ACCEPT.
 const ACCEPT: u32 = 1;
-/// NFT_SET_ANONYMOUS and NFT_SET_CONSTANT.
+/// NFT_SET_ANONYMOUS; and with NFT_SET_CONSTANT.
+const SET_ANONYMOUS: u32 = 0x1;
 const SET_FLAGS: u32 = 0x3;
 /// What `nft` calls inet_service; the kernel only keeps it.
 const TYPE_PORT: u32 = 13;
@@ -134,7 +135,8 @@ pub struct Table {
     pub name: Vec<u8>,
     /// 1: dormant, its chains are not in use; 2: it belongs to a process.
     pub flags: u32,
-    /// How many chains, sets, stateful objects and flowtables are in it.
+    /// How many chains, sets, stateful objects and flowtables are in it. Anonymous sets do not count
+    /// once their rule is there (nf_tables_api.c, `nf_tables_commit`).
     pub parts: u32,
 }
 
@@ -256,6 +258,8 @@ pub struct SetSeen {
     pub name: Vec<u8>,
     /// Whether it is as [`new_set`] makes them: anonymous, constant, of two bytes, nothing else.
     pub of_ports: bool,
+    /// Whether it is a part of a rule.
+    pub anonymous: bool,
 }
 
 /// Reads a set.
@@ -270,6 +274,7 @@ pub fn set(body: &[u8]) -> Result<SetSeen, WireError> {
             _ => {}
         }
     }
+    set.anonymous = flags & SET_ANONYMOUS != 0;
     set.of_ports = flags == SET_FLAGS && length == 2;
     Ok(set)
 }

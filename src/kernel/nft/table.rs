@@ -132,7 +132,8 @@ pub fn rules_of(parts: &Parts) -> PacketRules {
             }
         }
     }
-    let read = u32::try_from(chains.len() + sets.len()).unwrap_or(u32::MAX);
+    let named = sets.iter().filter(|(set, _)| !set.anonymous).count();
+    let read = u32::try_from(chains.len() + named).unwrap_or(u32::MAX);
     if table.parts != read {
         let more = table.parts.abs_diff(read);
         unknown.insert(format!("{more} more parts (counters, flowtables and the like)"));
