@@ -5,6 +5,7 @@
 //! memory, whether a change fits what is there.
 
 pub mod codec;
+pub mod control;
 pub mod decode;
 pub mod explain;
 pub mod socket;

@@ -24,42 +24,18 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::sync::OnceLock;
-
 pub use socket::{NftSocket, Seen};
 
 use super::error::Result;
-use super::modules::{self, Listed};
-use crate::state::{PacketRules, TableName};
+use super::modules;
+use crate::protocol::Capability;
+use crate::state::{Module, PacketRules, TableName};
 
-/// The module that speaks for tables, chains and rules.
-const MODULE: &str = "nf_tables";
-
-/// Whether nf_tables is there now. Looking must not change a host, and the first message to
-/// nf_tables loads it, as opening the socket loads nfnetlink (net/netlink/af_netlink.c,
+/// Whether nf_tables is there now, loaded or built in. Looking must not change a host, and the first
+/// message to nf_tables loads it, as opening the socket loads nfnetlink (net/netlink/af_netlink.c,
 /// `netlink_create`; net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
-///
-/// Where it is built in it leaves no trace under /sys/module or /proc/net, and containers have no
-/// list of what is built in: then the kernel's symbols tell.
 pub fn is_loaded() -> bool {
-    static BUILT_IN: OnceLock<bool> = OnceLock::new();
-    if Path::new("/sys/module").join(MODULE).is_dir() {
-        return true;
-    }
-    match modules::listed(MODULE) {
-        Some(Listed::BuiltIn) => true,
-        Some(Listed::File) => false,
-        None => *BUILT_IN.get_or_init(has_its_symbols),
-    }
-}
-
-/// Lines are "address type name", those of modules have more behind it.
-fn has_its_symbols() -> bool {
-    let Ok(file) = std::fs::File::open("/proc/kallsyms") else { return false };
-    let lines = BufReader::with_capacity(64 * 1024, file).split(b'\n');
-    lines.map_while(std::io::Result::ok).any(|line| line.ends_with(b" nf_tables_newtable"))
+    modules::capability(Module::NfTables) == Capability::Present
 }
 
 /// Reads all tables of the network namespace of the calling thread; none where nf_tables is not
