@@ -12,6 +12,7 @@
 //! Nothing it makes has a name outside its own process: namespaces are file descriptors, so they
 //! vanish with it, however it ends.
 
+pub mod bulk;
 pub mod child;
 pub mod clients;
 pub mod error;
