@@ -28,6 +28,7 @@
 //! * **twos** draws two by lot and takes the less loaded. Shares are not foreseeable; with enough
 //!   requests everyone gets some.
 
+pub mod setups;
 mod shares;
 
 use std::collections::BTreeMap;
