@@ -371,6 +371,37 @@ fn a_snapshot_shows_one_change_and_nothing_else() {
     });
 }
 
+fn nft(lab: &Lab, name: &str, arguments: &str) {
+    let run = || Command::new("nft").args(arguments.split(' ')).output().unwrap();
+    let output = lab.run_in(&host(name), run).unwrap();
+    assert!(output.status.success(), "nft {arguments}: {output:?}");
+}
+
+#[test]
+fn a_snapshot_shows_packet_rules_and_not_their_counts() {
+    in_lab(async |lab, _| {
+        let before = look(lab, "web1");
+        nft(lab, "web1", "add table inet t");
+        let now = || difference(&before, &look(lab, "web1"));
+        assert_eq!(now(), ["added nftables inet t: a table"]);
+        nft(lab, "web1", "add chain inet t c { type filter hook output priority -150 ; }");
+        assert_eq!(now().len(), 2, "{:?}", now());
+        assert!(now()[1].starts_with("added nftables inet t chain c: type filter"), "{:?}", now());
+        nft(lab, "web1", "add rule inet t c tcp dport 80 counter meta mark set 8");
+        let with_rule = look(lab, "web1");
+        assert!(with_rule["nftables inet t rules of c"].contains("counter"), "{with_rule:?}");
+        // It counts: that is no difference. Another mark is one.
+        assert_eq!(ask(lab, WEB2, 80, Protocol::Tcp, PATIENCE).await, failed("refused", 3));
+        lab.run_in(&host("web1"), || TcpStream::connect((WEB2, 80))).unwrap().unwrap_err();
+        assert_eq!(difference(&with_rule, &look(lab, "web1")), Vec::<String>::new());
+        nft(lab, "web1", "flush chain inet t c");
+        nft(lab, "web1", "add rule inet t c tcp dport 80 counter meta mark set 9");
+        assert_eq!(difference(&with_rule, &look(lab, "web1")).len(), 1);
+        nft(lab, "web1", "delete table inet t");
+        assert_eq!(now(), Vec::<String>::new());
+    });
+}
+
 #[test]
 fn a_link_that_comes_and_goes_takes_its_traces_along() {
     in_lab(async |lab, _| {
@@ -379,6 +410,7 @@ fn a_link_that_comes_and_goes_takes_its_traces_along() {
         let lines = difference(&before, &look(lab, "web1"));
         assert!(lines.iter().any(|line| line.starts_with("added link link0: down ")), "{lines:?}");
         assert!(lines.contains(&"added net/ipv4/conf/link0/rp_filter: 0".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"added net/ipv6/conf/link0/accept_ra: 1".to_owned()), "{lines:?}");
         assert!(lines.iter().all(|line| line.contains("link0")), "{lines:?}");
         ip(lab, "web1", "link del link0");
         assert_eq!(difference(&before, &look(lab, "web1")), Vec::<String>::new());

@@ -14,6 +14,7 @@ use crate::cluster::outcome::{ClusterReport, HostStatus, StepState, Verdict};
 use crate::cluster::planning::{self, ClusterPlan, Direction};
 use crate::cluster::{Session, acting, proving};
 use crate::protocol::{Failure, Sighting};
+use crate::state::Module;
 use crate::topology::{HostName, Protocol, Role, Service};
 
 /// A bare host refuses or ignores a request; this long is waited for an answer that must not come.
@@ -76,10 +77,13 @@ fn same_as(stage: &Stage<'_>, before: &BTreeMap<HostName, Snapshot>) -> Proof {
     let mut differences = Vec::new();
     let mut compared = 0;
     // A device that was up once keeps its IPv6 settings, which nothing takes away again
-    // (net/ipv6/addrconf.c, `addrconf_notify`); tunl0 cannot be removed, as its module stays.
+    // (net/ipv6/addrconf.c, `addrconf_notify`); tunl0 and its like cannot be removed, as their modules
+    // stay.
+    let wildcards: Vec<&str> = Module::ALL.iter().filter_map(|module| module.device()).collect();
     let stays = |line: &str| {
-        line.starts_with("added net/ipv6/conf/tunl0/")
-            || line.starts_with("added net/ipv6/neigh/tunl0/")
+        let rest = line.strip_prefix("added net/ipv6/").unwrap_or_default();
+        let rest = rest.strip_prefix("conf/").or_else(|| rest.strip_prefix("neigh/"));
+        rest.and_then(|rest| rest.split_once('/')).is_some_and(|(dev, _)| wildcards.contains(&dev))
     };
     for (host, before) in before {
         compared += before.len();
