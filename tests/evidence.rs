@@ -16,7 +16,7 @@ use lvsprov::lab::clients::{self, Attempt, Stream, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
-use lvsprov::lab::watch::{Heard, Operation, Watch, announcements_of};
+use lvsprov::lab::watch::{Heard, Operation, Said, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::{HostName, Protocol, Topology};
 
@@ -249,7 +249,7 @@ async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<
 }
 
 fn owners(lab: &Lab, frames: &[Heard], address: Ipv4Addr) -> BTreeSet<String> {
-    let claims = announcements_of(frames, address);
+    let claims = announcements_of(frames, address.into());
     claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect()
 }
 
@@ -259,12 +259,12 @@ fn the_watch_hears_each_arp_frame_once_and_knows_who_sent_it() {
         let frames = hear_requests_for(lab, WEB1, true).await;
         let client = lab.mac_of(&host("client"), &"eth0".parse().unwrap()).unwrap();
         let asked = frames.iter().filter(|frame| {
-            let arp = &frame.arp;
+            let Said::Arp(arp) = &frame.said else { return false };
             arp.operation == Operation::Request && arp.sender_mac == client && arp.target_ip == WEB1
         });
         assert_eq!(asked.count(), 1, "{frames:?}");
         let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
-        let claims = announcements_of(&frames, WEB1);
+        let claims = announcements_of(&frames, WEB1.into());
         assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1], "{frames:?}");
         assert_eq!((claims[&web1].replies, claims[&web1].announcements), (1, 0));
         assert!(frames.iter().all(|frame| frame.network.as_str() == "lan"));
@@ -304,7 +304,7 @@ fn the_watch_tells_a_vip_as_the_sender_of_a_request() {
         assert_eq!(listening, failed("refused", 3));
         let frames = watch.stop().unwrap();
         let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
-        let claims = announcements_of(&frames, VIP);
+        let claims = announcements_of(&frames, VIP.into());
         assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1], "{frames:?}");
         assert_eq!((claims[&web1].requests, claims[&web1].replies), (1, 0));
     });

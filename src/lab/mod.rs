@@ -3,7 +3,7 @@
 //! * [`network`] builds bare hosts as anonymous network namespaces, joined by bridges.
 //! * [`responders`] answer on the real servers, [`clients`] ask and count who answered,
 //!   [`expect`] says what the counts must be.
-//! * [`watch`] hears every ARP frame of the lab, [`snapshot`] compares hosts before and after.
+//! * [`watch`] hears every ARP frame of the lab and what [`neighbour`] is in IPv6, [`snapshot`] compares hosts before and after.
 //! * [`sshd`] runs a real sshd in each host, for the way that production goes.
 //! * [`junit`] writes results for CI.
 //! * [`vm`] does all that on another kernel, where the running one lacks IPVS or IPIP.
@@ -18,6 +18,7 @@ pub mod clients;
 pub mod error;
 pub mod expect;
 pub mod junit;
+pub mod neighbour;
 pub mod network;
 pub mod responders;
 pub mod run;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use lvsprov::lab::clients::{self, Answer, Question, Transfer, Way};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint, Responders};
+use lvsprov::lab::watch::{Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::Protocol;
 
@@ -180,5 +181,28 @@ fn sctp_is_spoken_or_listed_as_not_served() {
             let got = ask(lab, question(at(to, 80), Protocol::Sctp)).await;
             assert_eq!(got, answers("web1", saw, 2));
         }
+    });
+}
+
+/// An address on lo is answered for by nobody but by whoever has it on the wire: no setting is needed.
+#[test]
+fn the_watch_hears_who_advertises_an_address() {
+    in_lab6(async |lab| {
+        ip(lab, "director", "address add 2001:db8::80/128 dev eth0 nodad");
+        ip(lab, "web1", "address add 2001:db8::80/128 dev lo");
+        ip(lab, "web2", "address add 2001:db8::81/64 dev eth0 nodad");
+        let watch = Watch::start(lab).unwrap();
+        for to in ["2001:db8::80", "2001:db8::81"] {
+            let got = ask(lab, question(at(to, 9), Protocol::Tcp)).await;
+            assert_eq!(got, vec![Err("refused".to_owned()); 2]);
+        }
+        let frames = watch.stop().unwrap();
+        let owners = |address: &str| {
+            let claims = announcements_of(&frames, address.parse().unwrap());
+            claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(owners("2001:db8::80"), ["director"], "{frames:?}");
+        assert_eq!(owners("2001:db8::81"), ["web2"], "{frames:?}");
+        assert!(owners("2001:db8::82").is_empty());
     });
 }

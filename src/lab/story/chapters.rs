@@ -240,8 +240,7 @@ fn only_director_claims(stage: &Stage<'_>, watch: Watch) -> Proof {
     let frames = watch.stop().map_err(|error| error.to_string())?;
     let mut claims = Vec::new();
     for service in &stage.topology.services {
-        let IpAddr::V4(vip) = service.vip else { continue };
-        for mac in watch::announcements_of(&frames, vip).keys() {
+        for mac in watch::announcements_of(&frames, service.vip).keys() {
             let owner = stage.lab.owner_of(*mac).map(|(host, _)| host.clone());
             if owner.as_ref() != Some(&service.director) {
                 let who = owner.map_or_else(|| mac.to_string(), |host| host.to_string());
@@ -261,7 +260,7 @@ fn only_director_claims(stage: &Stage<'_>, watch: Watch) -> Proof {
     if !unclaimed.is_empty() {
         return Err(format!("nobody answered for {unclaimed:?}: the watch heard nothing"));
     }
-    Ok(format!("{} ARP frames heard", frames.len()))
+    Ok(format!("{} frames of ARP and neighbour discovery heard", frames.len()))
 }
 
 /// Whether a neighbour must ask by ARP for the VIP once it is there: one with an interface in a subnet
