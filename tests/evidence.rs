@@ -111,7 +111,7 @@ fn two_services_on_one_port_share_a_listener() {
     in_lab(async |lab, topology| {
         let mut topology = topology.clone();
         let mut second = topology.services[0].clone();
-        second.vip = "172.25.7.201".parse().unwrap();
+        second.vip.as_mut().unwrap().address = "172.25.7.201".parse().unwrap();
         topology.services.push(second);
         let responders = responders::start(lab, &topology).await.unwrap();
         assert_eq!(responders.served().len(), 4);
