@@ -1,8 +1,8 @@
 //! The lab: the cluster of a topology file on one machine, and proof that it does what the file says.
 //!
 //! * [`network`] builds bare hosts as anonymous network namespaces, joined by bridges.
-//! * [`responders`] answer on the real servers, [`clients`] ask and count who answered,
-//!   [`expect`] says what the counts must be.
+//! * [`targets`] says what can be tried: [`responders`] answer there on the real servers, [`clients`]
+//!   ask and count who answered, [`expect`] says what must come of it.
 //! * [`watch`] hears every ARP frame of the lab and what [`neighbour`] is in IPv6, [`snapshot`] compares hosts before and after.
 //! * [`sshd`] runs a real sshd in each host, for the way that production goes.
 //! * [`junit`] writes results for CI.
@@ -25,6 +25,7 @@ pub mod run;
 pub mod snapshot;
 pub mod sshd;
 mod story;
+pub mod targets;
 pub mod vm;
 pub mod watch;
 

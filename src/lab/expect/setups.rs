@@ -22,10 +22,9 @@ type Verdict = Result<String, String>;
 
 /// Persistence: all requests of one client, whatever port they come from and go to, are answered by
 /// one real server of `open`. One client is to IPVS whoever has the same address under `mask` (an
-/// address of ones and zeroes, of the clients' family). With `apart`, under a scheduler that gives
-/// new clients out in turn, two clients have two real servers if there are as many: it is not simply
-/// one for all.
-pub fn sticks(asked: &[Asked], open: &BTreeSet<String>, mask: IpAddr, apart: bool) -> Verdict {
+/// address of ones and zeroes, of the clients' family). At least `apart` real servers are used by all
+/// of them together: it is not simply one for everybody.
+pub fn sticks(asked: &[Asked], open: &BTreeSet<String>, mask: IpAddr, apart: usize) -> Verdict {
     let mut clients: BTreeMap<IpAddr, BTreeMap<&str, BTreeSet<u16>>> = BTreeMap::new();
     for Asked { source, port, result } in asked {
         let server = answered(*source, *port, result)?.server.as_str();
@@ -53,8 +52,8 @@ pub fn sticks(asked: &[Asked], open: &BTreeSet<String>, mask: IpAddr, apart: boo
         let requests = asked.iter().filter(|one| under(one.source, mask) == *client).count();
         told.push(format!("{client} {requests} times by {}", listed.join("")));
     }
-    if apart && used.len() < clients.len().min(open.len()) {
-        return Err(format!("{}: different clients had to get different ones", told.join(", ")));
+    if used.len() < apart {
+        return Err(format!("{}: expected {apart} real servers for all of them", told.join(", ")));
     }
     Ok(told.join(", "))
 }
@@ -68,8 +67,8 @@ fn on(ports: &BTreeSet<u16>) -> String {
     format!("port{} {}", if listed.len() == 1 { "" } else { "s" }, listed.join(", "))
 }
 
-/// An address and a mask of different families have nothing in common.
-fn under(address: IpAddr, mask: IpAddr) -> IpAddr {
+/// Who that is to IPVS. An address and a mask of different families have nothing in common.
+pub fn under(address: IpAddr, mask: IpAddr) -> IpAddr {
     match (address, mask) {
         (IpAddr::V4(address), IpAddr::V4(mask)) => (address & mask).into(),
         (IpAddr::V6(address), IpAddr::V6(mask)) => (address & mask).into(),
@@ -109,15 +108,20 @@ pub fn is_not_passed_on(asked: &[Asked]) -> Verdict {
     Ok(reasons.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-/// FULLNAT: what real servers see as client is one of the `directors`' addresses, always.
-pub fn sees_the_director(asked: &[Asked], directors: &BTreeSet<IpAddr>) -> Verdict {
+/// Each real server saw an address that it may see as the client: under FULLNAT one of the director's,
+/// under everything else one of the client's own. `may_see` is by the server's name.
+pub fn sees(asked: &[Asked], may_see: &BTreeMap<String, BTreeSet<IpAddr>>) -> Verdict {
     let mut seen = BTreeSet::new();
     for Asked { source, port, result } in asked {
         let Answer { server, saw } = answered(*source, *port, result)?;
-        match saw {
-            Some(saw) if directors.contains(saw) => seen.insert((server.as_str(), *saw)),
-            Some(saw) => return Err(format!("{server} saw {saw} and not the director")),
-            None => return Err(format!("{server} does not say whom it saw")),
+        let saw = saw.ok_or_else(|| format!("{server} does not say whom it saw"))?;
+        match may_see.get(server) {
+            Some(may) if may.contains(&saw) => seen.insert((server.as_str(), saw)),
+            Some(may) => {
+                let may: Vec<String> = may.iter().map(ToString::to_string).collect();
+                return Err(format!("{server} saw {saw} and not {}", may.join(" or ")));
+            }
+            None => return Err(format!("{server} is no real server of it")),
         };
     }
     if seen.is_empty() {
@@ -126,20 +130,6 @@ pub fn sees_the_director(asked: &[Asked], directors: &BTreeSet<IpAddr>) -> Verdi
     let told: Vec<String> =
         seen.iter().map(|(server, saw)| format!("{server} saw {saw}")).collect();
     Ok(told.join(", "))
-}
-
-/// NAT, DR and TUN leave the client's address as it is.
-pub fn sees_the_client(asked: &[Asked]) -> Verdict {
-    for Asked { source, port, result } in asked {
-        let Answer { server, saw } = answered(*source, *port, result)?;
-        if *saw != Some(*source) {
-            return Err(format!("{server} saw {saw:?} where {source} asked"));
-        }
-    }
-    if asked.is_empty() {
-        return Err("nothing was asked".to_owned());
-    }
-    Ok(format!("{} requests were seen with the client's own address", asked.len()))
 }
 
 /// Whoever takes no new clients (weight 0) answered nobody, everybody else who should did.

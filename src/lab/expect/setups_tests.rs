@@ -36,24 +36,21 @@ fn a_client_that_stays_is_told_from_one_that_does_not() {
     let all = "255.255.255.255";
     let good = [asked(ONE, 80, "rs1"), asked(ONE, 22, "rs1"), asked(TWO, 80, "rs2")];
     assert_eq!(
-        sticks(&good, all, true).unwrap(),
+        sticks(&good, all, 2).unwrap(),
         "192.0.2.1 2 times by rs1 (ports 22, 80), 192.0.2.2 1 times by rs2 (port 80)"
     );
     // Under a mask both are one client.
-    let why = sticks(&good, "255.255.255.0", true).unwrap_err();
+    let why = sticks(&good, "255.255.255.0", 1).unwrap_err();
     assert!(why.contains("192.0.2.0") && why.contains("did not stay"), "{why}");
     let same = [asked(ONE, 80, "rs1"), asked(TWO, 80, "rs1")];
-    assert!(sticks(&same, "255.255.255.0", true).is_ok());
-    assert!(sticks(&same, all, false).is_ok(), "by chance, or by hash");
-    assert!(sticks(&same, all, true).unwrap_err().contains("different clients"));
+    assert!(sticks(&same, "255.255.255.0", 1).is_ok());
+    assert!(sticks(&same, all, 1).is_ok(), "by chance, or by hash");
+    assert!(sticks(&same, all, 2).unwrap_err().contains("expected 2 real servers"));
     // The ports count: an entry of its own for each would send them elsewhere.
-    assert!(sticks(&[asked(ONE, 80, "rs1"), asked(ONE, 443, "rs2")], all, false).is_err());
-    assert!(sticks(&[asked(ONE, 80, "rs1"), failed(ONE, 80)], all, false).is_err());
-    assert!(sticks(&[asked(ONE, 80, "rs3")], all, false).is_err(), "no real server of its own");
-    assert!(sticks(&[], all, false).is_err());
-    // Three clients and two real servers: two of them share one.
-    let three = [asked(ONE, 80, "rs1"), asked(TWO, 80, "rs2"), asked("192.0.2.3", 80, "rs1")];
-    assert!(sticks(&three, all, true).is_ok());
+    assert!(sticks(&[asked(ONE, 80, "rs1"), asked(ONE, 443, "rs2")], all, 1).is_err());
+    assert!(sticks(&[asked(ONE, 80, "rs1"), failed(ONE, 80)], all, 1).is_err());
+    assert!(sticks(&[asked(ONE, 80, "rs3")], all, 1).is_err(), "no real server of its own");
+    assert!(sticks(&[], all, 1).is_err());
 }
 
 #[test]
@@ -62,8 +59,8 @@ fn ipv6_clients_have_masks_as_well() {
     let asked = [asked("2001:db8::1", 80, "rs1"), asked("2001:db8::2", 80, "rs2")];
     let network = "ffff:ffff:ffff:ffff::".parse().unwrap();
     let host = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
-    assert!(sticks(&asked, &open, network, false).is_err());
-    assert!(sticks(&asked, &open, host, true).is_ok());
+    assert!(sticks(&asked, &open, network, 1).is_err());
+    assert!(sticks(&asked, &open, host, 2).is_ok());
 }
 
 #[test]
@@ -87,18 +84,19 @@ fn what_is_not_passed_on_is_answered_by_nobody() {
 
 #[test]
 fn full_nat_hides_the_client_and_nothing_else_does() {
-    let directors = addresses(&["10.0.0.1", "10.0.0.2"]);
+    let director = BTreeMap::from([("rs1".to_owned(), addresses(&["10.0.0.1", "10.0.0.2"]))]);
+    let client = BTreeMap::from([("rs1".to_owned(), addresses(&[ONE]))]);
     let seen =
         |saw: &str| Asked { source: ONE.parse().unwrap(), port: 80, result: answer("rs1", saw) };
-    assert_eq!(sees_the_director(&[seen("10.0.0.1")], &directors).unwrap(), "rs1 saw 10.0.0.1");
-    assert!(sees_the_director(&[seen("10.0.0.1"), seen(ONE)], &directors).is_err());
-    assert!(sees_the_director(&[seen("")], &directors).is_err());
-    assert!(sees_the_director(&[failed(ONE, 80)], &directors).is_err());
-    assert!(sees_the_director(&[], &directors).is_err());
-    assert!(sees_the_client(&[seen(ONE)]).is_ok());
-    assert!(sees_the_client(&[seen("10.0.0.1")]).is_err());
-    assert!(sees_the_client(&[seen("")]).is_err());
-    assert!(sees_the_client(&[]).is_err());
+    assert_eq!(sees(&[seen("10.0.0.1")], &director).unwrap(), "rs1 saw 10.0.0.1");
+    let why = sees(&[seen("10.0.0.1"), seen(ONE)], &director).unwrap_err();
+    assert_eq!(why, "rs1 saw 192.0.2.1 and not 10.0.0.1 or 10.0.0.2");
+    assert!(sees(&[seen("")], &director).is_err());
+    assert!(sees(&[failed(ONE, 80)], &director).is_err());
+    assert!(sees(&[], &director).is_err());
+    assert!(sees(&[seen(ONE)], &client).is_ok());
+    assert!(sees(&[seen("10.0.0.1")], &client).is_err());
+    assert!(sees(&[seen(ONE)], &BTreeMap::new()).is_err());
 }
 
 #[test]

@@ -27,7 +27,7 @@ use nix::sys::socket::{
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Lab, LabError};
+use super::{Lab, LabError, targets};
 use crate::topology::{HostName, Protocol, Topology};
 
 /// Where a real server listens.
@@ -72,20 +72,7 @@ pub struct Responders {
 /// # Errors
 /// Outside of a runtime; where a port cannot be had, for instance because something else listens.
 pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabError> {
-    start_at(lab, endpoints(topology)).await
-}
-
-/// Everything that a real server of `topology` listens at.
-fn endpoints(topology: &Topology) -> BTreeSet<Endpoint> {
-    let services = topology.services.iter().flat_map(|service| {
-        service.real_servers.iter().map(move |server| (service.protocol, server))
-    });
-    let at = |(protocol, server): (Protocol, &crate::topology::RealServer)| Endpoint {
-        host: server.host.clone(),
-        protocol,
-        port: server.port,
-    };
-    services.map(at).collect()
+    start_at(lab, targets::endpoints(topology)).await
 }
 
 /// Starts a responder at each of `endpoints`, as [`start`] does.
