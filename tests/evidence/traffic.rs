@@ -50,7 +50,7 @@ fn question(target: SocketAddr, protocol: Protocol) -> Question {
 }
 
 async fn ask(lab: &Lab, question: Question) -> Vec<Result<Answer, String>> {
-    clients::ask_each(lab, &host("client"), question, 2).await.unwrap()
+    clients::ask_each(lab, &host("client"), &[question; 2]).await.unwrap()
 }
 
 fn answers(server: &str, saw: &str, count: usize) -> Vec<Result<Answer, String>> {

@@ -65,21 +65,20 @@ pub struct Question {
     pub patience: Duration,
 }
 
-/// Sends `count` requests from `client`, one after another, each from a fresh socket and port. The
-/// inner errors are the reasons of [`Tally::failures`].
+/// Sends `questions` from `client`, one after another, each from a fresh socket and port. The inner
+/// errors are the reasons of [`Tally::failures`].
 ///
 /// # Errors
 /// If there is no such host or its namespace cannot be entered.
 pub async fn ask_each(
     lab: &Lab,
     client: &HostName,
-    question: Question,
-    count: u32,
+    questions: &[Question],
 ) -> Result<Vec<Result<Answer, String>>, LabError> {
     let sockets = Sockets::of(lab, client)?;
     let mut results = Vec::new();
-    for _ in 0..count {
-        results.push(request::ask_once(&sockets, question).await);
+    for question in questions {
+        results.push(request::ask_once(&sockets, *question).await);
     }
     Ok(results)
 }
@@ -124,8 +123,10 @@ pub async fn ask(
     patience: Duration,
 ) -> Result<Tally, LabError> {
     let question = Question { from: None, target, protocol, patience };
+    let sockets = Sockets::of(lab, client)?;
     let mut tally = Tally::default();
-    for result in ask_each(lab, client, question, count).await? {
+    for _ in 0..count {
+        let result = request::ask_once(&sockets, question).await;
         tally.count(result.map(|answer| answer.server));
     }
     Ok(tally)
