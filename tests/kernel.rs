@@ -6,6 +6,8 @@
 
 #[path = "kernel/ground.rs"]
 mod ground;
+#[path = "kernel/ipv6.rs"]
+mod ipv6;
 #[path = "kernel/keeping.rs"]
 mod keeping;
 #[path = "kernel/network.rs"]

@@ -8,6 +8,7 @@
 pub mod act;
 pub mod arp;
 pub mod error;
+pub mod generic;
 pub mod ipvs;
 pub mod lock;
 pub mod modules;

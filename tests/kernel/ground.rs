@@ -61,7 +61,7 @@ impl Ground {
         (a, b)
     }
 
-    fn raw(&self) -> i32 {
+    pub fn raw(&self) -> i32 {
         std::os::fd::AsRawFd::as_raw_fd(&self.netns)
     }
 
