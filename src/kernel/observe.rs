@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
-use super::{modules, receipt, sysctls};
+use super::{modules, nft, receipt, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
 use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Sysctl};
 use crate::topology::{IfName, TopologyName};
@@ -59,7 +59,8 @@ async fn look_once(
     } else {
         (ipvs::Seen::default(), Control::default())
     };
-    let facts = facts(hardware);
+    let nft = nft::look()?;
+    let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };
     // Asking for the family would load the module.
     let gue_ports = match facts.capability(Module::Fou) {
         Capability::Present => fou::gue_ports()?,
@@ -77,7 +78,7 @@ async fn look_once(
         services: ipvs.table,
         timeouts: control.timeouts,
         daemons: control.daemons,
-        tables: BTreeMap::new(),
+        tables: nft.tables,
         tunnels,
         gue_ports,
     };
