@@ -67,6 +67,10 @@ const CASES: &[Case] = &[
         nft::without_conntrack_the_source_stays_the_clients,
     ),
     ("fullnat_is_for_its_own_vip", nft::fullnat_is_for_its_own_vip),
+    (
+        "fullnat_loses_the_answers_of_one_packet_services",
+        nft::fullnat_loses_the_answers_of_one_packet_services,
+    ),
     ("marks_choose_a_service", nft::marks_choose_a_service),
     ("strict_before", steps::strict_before),
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
@@ -81,6 +85,7 @@ const CASES: &[Case] = &[
     ("gre_devices", tunnels::gre_devices),
     ("gre_devices_of_others", tunnels::gre_devices_of_others),
     ("gre_is_unwrapped", tunnels::gre_is_unwrapped),
+    ("gue_is_unwrapped", tunnels::gue_is_unwrapped),
     ("gue_ports", tunnels::gue_ports),
     ("the_same_bytes_as_ipvsadm", bytes::the_same_bytes_as_ipvsadm),
 ];

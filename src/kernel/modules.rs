@@ -5,14 +5,16 @@
 //! brings nothing that can be seen (fou6, nf_tables) and is in no list of modules is looked for among
 //! the kernel's own symbols. Asking the kernel for it by its use would load it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::ipvs;
@@ -58,12 +60,11 @@ fn from_lists(module: Module) -> Capability {
         Err(why) => return Capability::Missing(why),
     };
     let name = module.as_str();
-    let lists =
-        |file: &str| fs::read(folder.join(file)).ok().and_then(|list| module_in_list(&list, name));
-    if lists("modules.builtin").is_some() {
+    let lists = Lists::of(&folder);
+    if lists.built_in.contains_key(&module) {
         return Capability::Present;
     }
-    let Some(file) = lists("modules.dep") else {
+    let Some(file) = lists.files.get(&module) else {
         return Capability::Missing(format!(
             "{name} is neither loaded nor listed in {0}/modules.builtin or {0}/modules.dep",
             folder.display()
@@ -149,20 +150,69 @@ fn folder() -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// The file of module `name` in the text of modules.dep or modules.builtin (depmod(8)): lines start
-/// with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it needs. A name
-/// has `_` or `-`, which mean the same.
-fn module_in_list(list: &[u8], name: &str) -> Option<PathBuf> {
-    let wanted = name.replace('-', "_");
-    list.split(|byte| *byte == b'\n').find_map(|line| {
-        let file = line.split(|byte| *byte == b':').next()?;
-        let base = file.rsplit(|byte| *byte == b'/').next()?;
-        let stem = base.split(|byte| *byte == b'.').next()?;
-        let suffix = &base[stem.len()..];
-        let stem = String::from_utf8_lossy(stem).replace('-', "_");
-        let matches = stem == wanted && suffix.starts_with(b".ko");
-        matches.then(|| PathBuf::from(OsStr::from_bytes(file)))
-    })
+/// Where the files of the modules that we know lie, by the lists in the folder of a kernel.
+#[derive(Debug, Default)]
+struct Lists {
+    built_in: BTreeMap<Module, PathBuf>,
+    files: BTreeMap<Module, PathBuf>,
+}
+
+impl Lists {
+    /// Reads them, once as long as they do not change: modules.dep has thousands of lines, and every
+    /// look asks for every module.
+    fn of(folder: &Path) -> Arc<Self> {
+        static LAST: Mutex<Option<(Stamp, Arc<Lists>)>> = Mutex::new(None);
+        let stamp = Stamp::of(folder);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
+            return Arc::clone(lists);
+        }
+        let read = |file: &str| {
+            fs::read(folder.join(file)).map(|list| modules_in_list(&list)).unwrap_or_default()
+        };
+        let lists =
+            Arc::new(Self { built_in: read("modules.builtin"), files: read("modules.dep") });
+        *last = Some((stamp, Arc::clone(&lists)));
+        lists
+    }
+}
+
+/// Tells a folder's lists from others, or from the same ones later: device, inode, length and time of
+/// modules.dep, which depmod(8) makes anew.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(PathBuf, Option<[u64; 3]>, Option<SystemTime>);
+
+impl Stamp {
+    fn of(folder: &Path) -> Self {
+        let found = fs::metadata(folder.join("modules.dep")).ok();
+        let numbers = found.as_ref().map(|found| [found.dev(), found.ino(), found.len()]);
+        Self(folder.to_owned(), numbers, found.and_then(|found| found.modified().ok()))
+    }
+}
+
+/// The files of the modules that we know in the text of modules.dep or modules.builtin (depmod(8)):
+/// lines start with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it
+/// needs. A name has `_` or `-`, which mean the same.
+fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
+    let mut found = BTreeMap::new();
+    for line in list.split(|byte| *byte == b'\n') {
+        let file = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let base = file.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let stem = base.split(|byte| *byte == b'.').next().unwrap_or_default();
+        if !base[stem.len()..].starts_with(b".ko") {
+            continue;
+        }
+        let known = Module::ALL.iter().find(|module| same_name(stem, module.as_str().as_bytes()));
+        if let Some(module) = known {
+            found.entry(*module).or_insert_with(|| PathBuf::from(OsStr::from_bytes(file)));
+        }
+    }
+    found
+}
+
+fn same_name(a: &[u8], b: &[u8]) -> bool {
+    let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| plain(*a) == plain(*b))
 }
 
 /// Loads `module` and makes sure that it is there.
@@ -236,14 +286,26 @@ mod tests {
         let list =
             b"kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n\
             kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\n\
-            kernel/net/ipv4/ipip.ko:\nkernel/x/under-score.ko.zst:\n";
-        let found = |name| module_in_list(list, name).map(|path| path.display().to_string());
-        assert_eq!(found("ip_vs").unwrap(), "kernel/net/netfilter/ipvs/ip_vs.ko.xz");
-        assert_eq!(found("ipip").unwrap(), "kernel/net/ipv4/ipip.ko");
-        assert_eq!(found("under_score").unwrap(), "kernel/x/under-score.ko.zst");
-        assert_eq!(found("ip_vs_wlc"), None);
-        assert_eq!(found("kernel"), None);
-        assert_eq!(module_in_list(b"\n:\n/\n.ko\n\xff\xfe", "ip_vs"), None);
+            kernel/net/ipv4/ipip.ko:\nkernel/net/nf-tables.ko.zst:\nkernel/net/sit.o:\nkernel/fou\n";
+        let found = modules_in_list(list);
+        let expected = [
+            (Module::IpVs, "kernel/net/netfilter/ipvs/ip_vs.ko.xz"),
+            (Module::Ipip, "kernel/net/ipv4/ipip.ko"),
+            (Module::NfTables, "kernel/net/nf-tables.ko.zst"),
+        ];
+        assert_eq!(found, expected.map(|(module, file)| (module, file.into())).into());
+        assert!(modules_in_list(b"\n:\n/\n.ko\n\xff\xfe").is_empty());
+    }
+
+    #[test]
+    fn lists_are_read_again_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text| fs::write(folder.path().join("modules.dep"), text).unwrap();
+        assert!(Lists::of(folder.path()).files.is_empty());
+        write("a/ipip.ko:\n");
+        assert!(Lists::of(folder.path()).files.contains_key(&Module::Ipip));
+        write("a/ipip.ko:\na/sit.ko:\n");
+        assert!(Lists::of(folder.path()).files.contains_key(&Module::Sit));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Ground {
         self.ip(&format!("link set {dev} netns /proc/{}/fd/{}", std::process::id(), other.raw()));
     }
 
-    fn raw(&self) -> i32 {
+    pub fn raw(&self) -> i32 {
         std::os::fd::AsRawFd::as_raw_fd(&self.netns)
     }
 

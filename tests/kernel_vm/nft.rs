@@ -9,7 +9,9 @@ use std::time::Duration;
 use lvsprov::kernel::nft::NftSocket;
 use lvsprov::plan::Change;
 use lvsprov::protocol::Capability;
-use lvsprov::state::{Destination, ForwardingMethod, Module, PacketRule, PacketRules};
+use lvsprov::state::{
+    Destination, ForwardingMethod, Module, PacketRule, PacketRules, ServiceFlags, VirtualService,
+};
 use lvsprov::topology::Protocol;
 
 use crate::ground::{Ground, eventually};
@@ -211,6 +213,28 @@ pub fn fullnat_is_for_its_own_vip() {
     assert_eq!(cluster.seen_by_tcp("192.0.2.80:80", RIP).as_deref(), Some("192.0.2.1"));
     put(&cluster.director, &rules([masquerade(None, "10.0.0.2", 0)]));
     assert_eq!(cluster.seen_by_tcp("192.0.2.81:80", RIP).as_deref(), Some("10.0.0.1"));
+}
+
+/// Connection tracking is not told of the real server then, and so takes its answer for something new.
+pub fn fullnat_loses_the_answers_of_one_packet_services() {
+    let cluster = Cluster::new();
+    let key = service_key("udp 192.0.2.80:80");
+    let flags = ServiceFlags::new(ServiceFlags::ONE_PACKET);
+    let service = VirtualService { flags, ..VirtualService::plain(&key, "rr") };
+    let nat = Destination { method: ForwardingMethod::Masquerade, ..dr(1) };
+    let service = Change::AddService { key: key.clone(), service };
+    cluster.director.do_all(vec![service, add_rs(&key, RIP, nat)]);
+    cluster.conntrack("1");
+    put(&cluster.director, &fullnat());
+    let serving = cluster.server.run(|| UdpSocket::bind(RIP).unwrap());
+    let asking = cluster.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    serving.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    asking.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    asking.send_to(b"x", "192.0.2.80:80").unwrap();
+    let (_, peer) = serving.recv_from(&mut [0; 9]).unwrap();
+    assert_eq!(peer.ip().to_string(), "10.0.0.1");
+    serving.send_to(b"y", peer).unwrap();
+    assert!(asking.recv_from(&mut [0; 9]).is_err(), "an answer came");
 }
 
 pub fn marks_choose_a_service() {

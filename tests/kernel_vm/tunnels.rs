@@ -123,6 +123,25 @@ pub fn gre_devices_of_others() {
     assert!(ground.ip("link show dev g7").contains("ipip"));
 }
 
+/// Each case can run alone.
+fn load(ground: &Ground, modules: &[Module]) {
+    ground.do_all(modules.iter().map(|module| Change::LoadModule { module: *module }).collect());
+}
+
+const VIP: &str = "172.18.253.53";
+const VIP6: &str = "2001:db8::53";
+
+/// Two hosts with a cable; the first has both VIPs.
+fn two_with_a_vip() -> (Ground, Ground) {
+    let (host, sender) = Ground::two("10.9.0.1/24", "10.9.0.2/24");
+    for (ground, address) in [(&host, "fd09::1/64"), (&sender, "fd09::2/64")] {
+        ground.ip(&format!("address add {address} dev v0 nodad"));
+    }
+    host.ip(&format!("address add {VIP}/32 dev lo"));
+    host.ip(&format!("address add {VIP6}/128 dev lo"));
+    (host, sender)
+}
+
 /// A packet in GRE comes out of the device: what the real server's side is for.
 pub fn gre_is_unwrapped() {
     for (local, remote, checksum) in [
@@ -130,11 +149,7 @@ pub fn gre_is_unwrapped() {
         ("10.9.0.1", "10.9.0.2", true),
         ("fd09::1", "fd09::2", true),
     ] {
-        let (host, sender) = Ground::two("10.9.0.1/24", "10.9.0.2/24");
-        for (ground, address) in [(&host, "fd09::1/64"), (&sender, "fd09::2/64")] {
-            ground.ip(&format!("address add {address} dev v0 nodad"));
-        }
-        host.ip("address add 172.18.253.53/32 dev lo");
+        let (host, sender) = two_with_a_vip();
         let dev = "lvs-gre";
         let (down, up) = (Link::Down, Link::Up);
         host.do_all(vec![
@@ -147,19 +162,52 @@ pub fn gre_is_unwrapped() {
         let sums = if checksum { " icsum ocsum" } else { "" };
         sender.ip(&format!("link add out type {kind} local {remote} remote {local}{sums}"));
         sender.ip("link set out up");
-        sender.ip("route add 172.18.253.53/32 dev out src 10.9.0.2");
-        let vip = "172.18.253.53:5000";
-        let at_vip = host.run(|| UdpSocket::bind(vip).unwrap());
-        at_vip.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let client = sender.run(|| UdpSocket::bind("10.9.0.2:0").unwrap());
-        let mut buffer = [0; 16];
-        eventually("a packet out of the tunnel", || {
-            client.send_to(b"hello", vip).unwrap();
-            at_vip.recv_from(&mut buffer).is_ok()
-        });
-        assert!(buffer.starts_with(b"hello"));
+        sender.ip(&format!("route add {VIP} dev out src 10.9.0.2"));
+        hello(&host, &sender, "10.9.0.2", VIP);
         let received = &host.ip_json(&format!("-s link show {dev}"))[0]["stats64"]["rx"];
         assert!(received["packets"].as_u64().unwrap() > 0, "{received}");
+    }
+}
+
+/// A datagram to the `vip` of `host` arrives, sooner or later.
+fn hello(host: &Ground, sender: &Ground, source: &str, vip: &str) {
+    let at_vip = host.run(|| UdpSocket::bind((vip, 5000)).unwrap());
+    at_vip.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let client = sender.run(|| UdpSocket::bind((source, 0)).unwrap());
+    let mut buffer = [0; 16];
+    eventually("a packet out of the tunnel", || {
+        client.send_to(b"hello", (vip, 5000)).unwrap();
+        at_vip.recv_from(&mut buffer).is_ok()
+    });
+    assert!(buffer.starts_with(b"hello"));
+}
+
+/// IPv4 in GUE over IPv4, to `tunl0`; and IPv6 in GUE over IPv6, to `ip6tnl0`.
+pub fn gue_is_unwrapped() {
+    for (port_text, device, out, source, vip) in [
+        ("udp4 6080", "tunl0", "ipip local 10.9.0.2 remote 10.9.0.1", "10.9.0.2", VIP),
+        (
+            "udp6 6080",
+            "ip6tnl0",
+            "ip6tnl mode ip6ip6 local fd09::2 remote fd09::1 encaplimit none",
+            "fd09::2",
+            VIP6,
+        ),
+    ] {
+        let (host, sender) = two_with_a_vip();
+        let dev = device.parse().unwrap();
+        load(&host, &[Module::Fou6, Module::Ipip, Module::Ip6Tnl]);
+        host.do_all(vec![
+            Change::AddGuePort { port: port(port_text) },
+            Change::SetLink { dev, before: Link::Down, after: Link::Up },
+        ]);
+        host.set_sysctl("conf/all/rp_filter", "0");
+        host.set_sysctl(&format!("conf/{device}/rp_filter"), "0");
+        let encap = "encap gue encap-sport auto encap-dport 6080";
+        sender.ip(&format!("link add out type {out} {encap}"));
+        sender.ip("link set out up");
+        sender.ip(&format!("route add {vip} dev out src {source}"));
+        hello(&host, &sender, source, vip);
     }
 }
 
@@ -180,6 +228,7 @@ fn gue_in_ip(ground: &Ground) -> BTreeSet<String> {
 
 pub fn gue_ports() {
     let (ground, other) = (Ground::with_lo(), Ground::with_lo());
+    load(&ground, &[Module::Fou]);
     let add = |text: &str| Change::AddGuePort { port: port(text) };
     let steps = vec![add("udp4 6080"), add("udp6 6080"), add("udp4 6081")];
     let seen = ground.do_all(steps.clone()).after.state.gue_ports;

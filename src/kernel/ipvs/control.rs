@@ -110,18 +110,16 @@ pub fn set_daemon(
         stop(&mut ipvs, role)?;
     }
     let Some(after) = after else { return Ok(()) };
-    start(&mut ipvs, role, after).or_else(|error| match &found {
-        None => Err(error),
-        // Half of a step must not stay: the old one runs again.
-        Some(old) => match start(&mut ipvs, role, old) {
-            Ok(()) => Err(error),
-            Err(lost) => Err(Error::new(format!(
-                "{error}; and the one that ran before cannot be started again: {lost}"
-            ))
-            .because(error)
-            .cure("plan again: it starts from what is there now")),
-        },
-    })
+    let Err(error) = start(&mut ipvs, role, after) else { return Ok(()) };
+    // Half of a step must not stay: the old one runs again.
+    match found.map(|old| start(&mut ipvs, role, &old)) {
+        None | Some(Ok(())) => Err(error),
+        Some(Err(lost)) => Err(Error::new(format!(
+            "{error}; and the one that ran before cannot be started again: {lost}"
+        ))
+        .because(error)
+        .cure("plan again: it starts from what is there now")),
+    }
 }
 
 /// Whether the kernel reports `found` of a daemon that was started as `wanted`: it puts a length in

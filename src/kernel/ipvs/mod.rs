@@ -2,12 +2,13 @@
 //!
 //! [`codec`] and [`decode`] are the language and pure, [`wire`] the framing below it; [`socket`]
 //! carries it, and [`explain`] says what an error number means. [`table`] decides strictly, in
-//! memory, whether a change fits what is there.
+//! memory, whether a change fits what is there, and [`run`] carries out changes that do.
 
 pub mod codec;
 pub mod control;
 pub mod decode;
 pub mod explain;
+pub mod run;
 pub mod socket;
 pub mod table;
 

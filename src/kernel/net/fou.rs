@@ -47,7 +47,8 @@ enum Kind {
     Other,
 }
 
-/// Reads them. **Loads fou** where it is not loaded: look whether it is there first.
+/// Reads them; none where fou is not loaded. Asking for the family makes the kernel look for a module
+/// that has it (Linux 6.1's fou does not say so, others may): look whether it is there first.
 pub fn gue_ports() -> Result<BTreeSet<GuePort>> {
     let Some(mut fou) = GenericSocket::open(FAMILY, VERSION)? else { return Ok(BTreeSet::new()) };
     Ok(ours(&read(&mut fou)?))

@@ -132,13 +132,13 @@ pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
         LinkInfo::Data(InfoData::GreTun6(data)) => Some((TunnelKind::Ip6gre, said6(data))),
         _ => None,
     })?;
-    let Said { local, flags: (into, out), special } = said;
+    let Said { local, flags: (input, output), special } = said;
     let plain = [GreIOFlags::empty(), GreIOFlags::Checksum];
-    if special || into != out || !plain.contains(&into) {
+    if special || input != output || !plain.contains(&input) {
         return None;
     }
     let local = local.filter(|local| !local.is_unspecified())?;
-    Some(TunnelDevice { kind, local, checksum: into == GreIOFlags::Checksum })
+    Some(TunnelDevice { kind, local, checksum: input == GreIOFlags::Checksum })
 }
 
 fn said(data: &[InfoGre]) -> Said {
