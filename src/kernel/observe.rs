@@ -21,7 +21,8 @@ pub async fn look(
     let receipt = receipt::read(state_dir, topology)?;
     let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
-    let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
+    let ipvs =
+        if ipvs::is_loaded() { IpvsSocket::open()?.look(counters)? } else { ipvs::Seen::default() };
     let facts = facts(hardware);
     let present = |(module, capability): (&Module, &Capability)| {
         (*capability == Capability::Present).then_some(*module)
@@ -39,8 +40,7 @@ pub async fn look(
         tunnels: BTreeMap::new(),
         gue_ports: BTreeSet::new(),
     };
-    let counters = if counters { ipvs.counters } else { BTreeMap::new() };
-    Ok(Sighting { facts, state, receipt, others, counters })
+    Ok(Sighting { facts, state, receipt, others, counters: ipvs.counters })
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
