@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::Desired;
+use super::{Desired, director};
 use crate::state::{ConfItem, Route, RouteKey, Scope, Sysctl};
-use crate::topology::{Forward, Host, IfName, Role, Service, Topology};
+use crate::topology::{Forward, Gateway, Host, IfName, Role, Service, Topology};
 
 /// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): set by an administrator.
 const STATIC: u8 = 4;
@@ -13,11 +13,17 @@ const STATIC: u8 = 4;
 pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
     default_gateway(topology, host, desired);
     if host.roles.contains(&Role::Router) {
-        desired.sysctl(
-            Sysctl::IpForward,
-            "1",
-            "it is a router: requests and replies pass through it",
-        );
+        let why = "it is a router: requests and replies pass through it";
+        let has = |v4: bool| {
+            let mut addresses = host.interfaces.values().flat_map(|dev| &dev.addresses);
+            addresses.any(|net| net.addr().is_ipv4() == v4)
+        };
+        if has(true) {
+            desired.sysctl(Sysctl::IpForward, "1", why);
+        }
+        if has(false) {
+            director::forward6(host, why, desired);
+        }
         for service in &topology.services {
             route_to_vip(topology, host, service, desired);
         }
@@ -41,12 +47,18 @@ fn via(gateway: IpAddr, dev: &IfName) -> Route {
 }
 
 fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
-    let Some(gateway) = &host.gateway else { return };
+    for gateway in &host.gateways {
+        default_route(topology, host, gateway, desired);
+    }
+}
+
+fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    let of_its_family = |service: &&Service| service.ipv6 == gateway.address.is_ipv6();
     let serves = |method: Forward| {
-        topology.services.iter().any(|service| {
-            service.forward == method
-                && service.real_servers.iter().any(|real_server| real_server.host == host.name)
+        topology.services.iter().filter(of_its_family).any(|service| {
+            let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
+            host.name != service.director && here.any(|real_server| real_server.forward == method)
         })
     };
     let why = if serves(Forward::Nat) {
@@ -71,13 +83,14 @@ fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
 
 /// A router in whose subnets the VIP is not needs to be told that the director has it.
 fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
+    let Some(vip) = service.vip_address() else { return };
     if let Some((dev, dip)) = host_route(topology, host, service) {
         desired.route(
-            RouteKey::host(service.vip),
+            RouteKey::host(vip),
             via(dip, &dev),
             format!(
                 "{} is in none of this router's subnets: it must be told that {} has it",
-                service.vip, service.director
+                vip, service.director
             ),
         );
     }
@@ -86,31 +99,34 @@ fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &m
 /// Over which interface, and by which address of the director, a router reaches a VIP that is in
 /// none of its subnets. `None` where a subnet holds it or the director is not a neighbour.
 fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(IfName, IpAddr)> {
-    if host.on_link(service.vip).is_some() || host.interface_with(service.vip).is_some() {
+    let vip = service.vip.as_ref()?;
+    if host.on_link(vip.address).is_some() || host.interface_with(vip.address).is_some() {
         return None;
     }
     let director = topology.hosts.get(&service.director)?;
-    let outside = director.interfaces.get(&service.vip_interface).into_iter();
+    let outside = director.interfaces.get(&vip.interface).into_iter();
     outside
         .chain(director.interfaces.values())
         .flat_map(|interface| &interface.addresses)
+        .filter(|net| net.addr().is_ipv4() == vip.address.is_ipv4())
         .find_map(|net| host.on_link(net.addr()).map(|(dev, _)| (dev.name.clone(), net.addr())))
 }
 
-/// Replies of DR and TUN carry the VIP as their source. Whoever real servers send them to takes them
-/// in on the real servers' side; where its own route to the VIP points elsewhere, a strict source
-/// check drops them all.
+/// Replies carry the VIP as their source. Whoever they are sent to takes them in on the side of who
+/// sends them: the real server (DR, TUN), or the director, which rewrote them or answers itself. Where
+/// its own route to the VIP points elsewhere, a strict source check drops them all.
 fn replies_with_the_vip(
     topology: &Topology,
     host: &Host,
     service: &Service,
     desired: &mut Desired,
 ) {
-    if service.forward == Forward::Nat {
-        return;
-    }
+    // There is no source check in IPv6.
+    let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { return };
     for real_server in &service.real_servers {
-        let gateway = topology.hosts.get(&real_server.host).and_then(|rs| rs.gateway.as_ref());
+        let sender =
+            if real_server.forward.rewrites() { &service.director } else { &real_server.host };
+        let gateway = topology.hosts.get(sender).and_then(|sender| sender.gateway_for(vip));
         let Some(gateway) = gateway.filter(|gateway| gateway.host.as_ref() == Some(&host.name))
         else {
             continue;
@@ -126,14 +142,15 @@ fn replies_with_the_vip(
             format!(
                 "replies with source {} come in on {}, while the route to {} points to {towards}: a \
                  strict source check would drop every one of them",
-                service.vip, incoming.name, service.vip
+                vip, incoming.name, vip
             ),
         );
     }
 }
 
 fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Option<IfName> {
-    if let Some((interface, _)) = host.on_link(service.vip) {
+    let vip = service.vip_address()?;
+    if let Some((interface, _)) = host.on_link(vip) {
         return Some(interface.name.clone());
     }
     if host.roles.contains(&Role::Router)
@@ -141,5 +158,5 @@ fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Opt
     {
         return Some(dev);
     }
-    host.gateway.as_ref().map(|gateway| gateway.interface.clone())
+    host.gateway_for(vip).map(|gateway| gateway.interface.clone())
 }

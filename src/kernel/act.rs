@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::{Error, Result};
-use super::ipvs::{self, table};
-use super::net::Net;
-use super::{lock, modules, observe, receipt, sysctls};
+use super::ipvs::{self, control, table};
+use super::net::{Net, fou};
+use super::{lock, modules, nft, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
 use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{HostState, Sysctl};
@@ -134,14 +134,14 @@ async fn one(net: &Net, change: &Change) -> Result<()> {
             (_, Some(error)) => Err(error),
             (_, None) => Ok(()),
         },
-        Change::SetTimeouts { .. }
-        | Change::SetDaemon { .. }
-        | Change::SetTable { .. }
-        | Change::AddTunnel { .. }
-        | Change::RemoveTunnel { .. }
-        | Change::AddGuePort { .. }
-        | Change::RemoveGuePort { .. } => {
-            Err(Error::new(format!("{change}: this build cannot do that")))
+        Change::SetTimeouts { before, after } => control::set_timeouts(*before, *after),
+        Change::SetDaemon { role, before, after } => {
+            control::set_daemon(*role, before.as_ref(), after.as_ref())
         }
+        Change::AddTunnel { dev, device } => net.add_tunnel(dev, device).await,
+        Change::RemoveTunnel { dev, device } => net.remove_tunnel(dev, device).await,
+        Change::AddGuePort { port } => fou::add(*port),
+        Change::RemoveGuePort { port } => fou::remove(*port),
+        Change::SetTable { name, before, after } => nft::set(name, before.as_ref(), after.as_ref()),
     }
 }

@@ -1,16 +1,19 @@
 //! Kernel modules: whether one is there, whether it could be, and loading it.
 //!
 //! A module may be built in, and then has no folder under /sys/module unless it has parameters; so
-//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0.
+//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0. What
+//! brings nothing that can be seen (fou6, nf_tables) and is in no list of modules is looked for among
+//! the kernel's own symbols. Asking the kernel for it by its use would load it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
@@ -43,6 +46,15 @@ pub fn capability(module: Module) -> Capability {
     if works_now(module) {
         return Capability::Present;
     }
+    match from_lists(module) {
+        // A kernel that somebody built without installing its list of modules.
+        Capability::Missing(_) if built_in().contains(&module) => Capability::Present,
+        found => found,
+    }
+}
+
+/// What `depmod` wrote down of the running kernel's modules.
+fn from_lists(module: Module) -> Capability {
     let folder = match folder() {
         Ok(folder) => folder,
         Err(why) => return Capability::Missing(why),
@@ -84,6 +96,47 @@ fn works_now(module: Module) -> bool {
     // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`), and others likewise.
     let conf = Path::new("/proc/sys/net/ipv4/conf");
     in_sys || module.device().is_some_and(|dev| conf.join(dev).is_dir())
+}
+
+/// A function of each module that is not inlined: something points to it.
+fn symbol(module: Module) -> &'static str {
+    match module {
+        Module::IpVs => "ip_vs_conn_in_get",
+        Module::IpVsFtp => "ip_vs_ftp_out",
+        Module::Ipip => "ipip_newlink",
+        Module::Ip6Tnl => "ip6_tnl_newlink",
+        Module::Sit => "ipip6_newlink",
+        Module::IpGre => "ipgre_newlink",
+        Module::Ip6Gre => "ip6gre_newlink",
+        Module::Fou => "fou_build_header",
+        Module::Fou6 => "fou6_build_header",
+        Module::NfTables => "nf_tables_newtable",
+    }
+}
+
+/// The modules that are part of the kernel itself, by its symbols: that cannot change while it runs.
+fn built_in() -> &'static BTreeSet<Module> {
+    static BUILT_IN: OnceLock<BTreeSet<Module>> = OnceLock::new();
+    BUILT_IN.get_or_init(|| {
+        let Ok(symbols) = File::open("/proc/kallsyms") else { return BTreeSet::new() };
+        among_symbols(BufReader::with_capacity(256 * 1024, symbols))
+    })
+}
+
+/// Lines are `ADDRESS TYPE NAME`, and `\t[MODULE]` behind it where a module brought the symbol
+/// (kernel/kallsyms.c, `s_show`). The kernel's own come first.
+fn among_symbols(mut symbols: impl BufRead) -> BTreeSet<Module> {
+    let mut found = BTreeSet::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match symbols.read_until(b'\n', &mut line) {
+            Ok(read) if read > 0 && !line.contains(&b'[') => {}
+            _ => return found,
+        }
+        let name = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        found.extend(Module::ALL.iter().filter(|module| symbol(**module).as_bytes() == name));
+    }
 }
 
 fn folder() -> std::result::Result<PathBuf, String> {
@@ -164,15 +217,16 @@ fn same_name(a: &[u8], b: &[u8]) -> bool {
 
 /// Loads `module` and makes sure that it is there.
 pub fn load(module: Module) -> Result<()> {
-    if works_now(module) {
+    let present = || capability(module) == Capability::Present;
+    if present() {
         return Ok(());
     }
     let tried = modprobe(module.as_str());
-    if works_now(module) {
+    if present() {
         return Ok(());
     }
     // The kernel calls modprobe itself when somebody asks for the family: also from a container.
-    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && works_now(module) {
+    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && present() {
         return Ok(());
     }
     let error = Error::new(format!("cannot load the kernel module {module}"));
@@ -252,5 +306,14 @@ mod tests {
         assert!(Lists::of(folder.path()).files.contains_key(&Module::Ipip));
         write("a/ipip.ko:\na/sit.ko:\n");
         assert!(Lists::of(folder.path()).files.contains_key(&Module::Sit));
+    }
+
+    #[test]
+    fn only_the_kernels_own_symbols_count() {
+        let text = "ffffffff81f6ab60 t nf_tables_newtable\n0000000000000000 T fou_build_header_x\n\
+            ffffffff81f71490 t ipip_newlink\nffffffffc0447800 t ipip6_newlink\t[sit]\n";
+        let found = among_symbols(text.as_bytes());
+        assert_eq!(found, BTreeSet::from([Module::NfTables, Module::Ipip]));
+        assert!(among_symbols(&b"\xff\n\n x"[..]).is_empty());
     }
 }
