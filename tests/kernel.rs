@@ -12,6 +12,8 @@ mod ipv6;
 mod keeping;
 #[path = "kernel/network.rs"]
 mod network;
+#[path = "kernel/nft.rs"]
+mod nft;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]

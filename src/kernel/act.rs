@@ -10,7 +10,7 @@ use std::path::Path;
 use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
-use super::{lock, modules, observe, receipt, sysctls};
+use super::{lock, modules, nft, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
 use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{HostState, Sysctl};
@@ -142,6 +142,6 @@ async fn one(net: &Net, change: &Change) -> Result<()> {
         Change::RemoveTunnel { dev, device } => net.remove_tunnel(dev, device).await,
         Change::AddGuePort { port } => fou::add(*port),
         Change::RemoveGuePort { port } => fou::remove(*port),
-        Change::SetTable { .. } => Err(Error::new(format!("{change}: this build cannot do that"))),
+        Change::SetTable { name, before, after } => nft::set(name, before.as_ref(), after.as_ref()),
     }
 }

@@ -11,7 +11,6 @@ pub mod explain;
 pub mod run;
 pub mod socket;
 pub mod table;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +22,8 @@ pub use explain::explain;
 pub use codec::{Info, Request, Timeouts};
 pub use socket::{IpvsSocket, Seen};
 pub use table::Table;
+
+pub use super::wire;
 
 /// Whether IPVS is there now. Asking the kernel for the family instead would load the module, and
 /// looking must not change a host: so this looks for the file that ip_vs makes in each namespace.
