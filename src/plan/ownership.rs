@@ -10,8 +10,8 @@ use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Receipt, Sighting};
 use crate::state::{
-    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route, Sysctl,
-    Timeouts,
+    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route,
+    Sysctl, Timeouts,
 };
 use crate::topology::TopologyName;
 
