@@ -1,18 +1,51 @@
 //! Looking at a host: everything a plan needs, and nothing is changed by it, no module loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::error::Result;
+use super::error::{Error, Result};
+use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
-use super::net::{Net, NetState};
-use super::{modules, receipt, sysctls};
+use super::net::{Net, NetState, fou};
+use super::{modules, nft, receipt, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
-use crate::state::{ConfDev, ConfItem, HostState, Item, Module, Sysctl};
+use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Sysctl};
 use crate::topology::{IfName, TopologyName};
 
+/// How often a host is looked at again whose receipt was written meanwhile.
+const LOOKS: u32 = 5;
+
 /// Reads the host, in the network namespace of the calling thread.
+///
+/// Receipt and host belong together: without the receipt, what another run has just changed would be
+/// taken for what was there before any. So it is looked again if the receipt was written meanwhile.
 pub async fn look(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+    counters: bool,
+) -> Result<Sighting> {
+    let path = receipt::path(state_dir, topology);
+    for _ in 0..LOOKS {
+        let before = identity(&path);
+        let seen = look_once(state_dir, topology, asked, counters).await?;
+        if identity(&path) == before {
+            return Ok(seen);
+        }
+    }
+    Err(Error::new(format!("the receipt of {topology} changes faster than this host can be read"))
+        .cure("another lvsprov is at work here: wait for it"))
+}
+
+/// Tells two receipts apart: each is a new file that takes the name.
+fn identity(path: &Path) -> Option<(u64, i64, i64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
+}
+
+async fn look_once(
     state_dir: &Path,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
@@ -20,9 +53,19 @@ pub async fn look(
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
     let others = receipt::others(state_dir, topology)?;
-    let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
-    let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
-    let facts = facts(hardware);
+    let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
+    let (ipvs, control) = if ipvs::is_loaded() {
+        (IpvsSocket::open()?.table()?, control::read()?)
+    } else {
+        (ipvs::Seen::default(), Control::default())
+    };
+    let nft = nft::look()?;
+    let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };
+    // Asking for the family would load the module.
+    let gue_ports = match facts.capability(Module::Fou) {
+        Capability::Present => fou::gue_ports()?,
+        _ => BTreeSet::new(),
+    };
     let present = |(module, capability): (&Module, &Capability)| {
         (*capability == Capability::Present).then_some(*module)
     };
@@ -33,11 +76,11 @@ pub async fn look(
         addresses,
         routes,
         services: ipvs.table,
-        timeouts: None,
-        daemons: BTreeMap::new(),
-        tables: BTreeMap::new(),
-        tunnels: BTreeMap::new(),
-        gue_ports: BTreeSet::new(),
+        timeouts: control.timeouts,
+        daemons: control.daemons,
+        tables: nft.tables,
+        tunnels,
+        gue_ports,
     };
     let counters = if counters { ipvs.counters } else { BTreeMap::new() };
     Ok(Sighting { facts, state, receipt, others, counters })
@@ -68,11 +111,12 @@ fn client_of(connection: &str) -> Option<std::net::IpAddr> {
 
 /// What was asked for, what the receipt speaks of, and what would change along with those: writing
 /// ip_forward writes every `forwarding` and `conf.all.accept_redirects` too (net/ipv4/devinet.c,
-/// `inet_forward_change`), and whoever plans that must know what they were.
+/// `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6 (net/ipv6/addrconf.c,
+/// `addrconf_fixup_forwarding`), and whoever plans that must know what they were.
 fn wanted_sysctls<'a>(
     asked: &BTreeSet<Sysctl>,
     receipt: Option<&Receipt>,
-    links: impl Iterator<Item = &'a IfName>,
+    links: impl Iterator<Item = &'a IfName> + Clone,
 ) -> BTreeSet<Sysctl> {
     let mut wanted = asked.clone();
     if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
@@ -86,7 +130,12 @@ fn wanted_sysctls<'a>(
         wanted.insert(Sysctl::all(ConfItem::AcceptRedirects));
         wanted.insert(Sysctl::all(ConfItem::Forwarding));
         wanted.insert(Sysctl::Conf(ConfDev::Default, ConfItem::Forwarding));
-        wanted.extend(links.map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
+        wanted.extend(links.clone().map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
+    }
+    if wanted.contains(&Sysctl::Ip6Forward) {
+        let forwarding = |dev| Sysctl::Conf6(dev, Conf6Item::Forwarding);
+        wanted.insert(forwarding(ConfDev::Default));
+        wanted.extend(links.map(|dev| forwarding(ConfDev::Dev(dev.clone()))));
     }
     wanted
 }
@@ -122,6 +171,19 @@ mod tests {
         }
         assert_eq!(wanted.len(), 5);
         assert!(wanted_sysctls(&BTreeSet::new(), None, [&dev].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn who_asks_for_ipv6_forwarding_gets_every_interfaces_as_well() {
+        let dev: IfName = "eth0.100".parse().unwrap();
+        let asked = BTreeSet::from([Sysctl::Ip6Forward]);
+        let expected = [
+            "net.ipv6.conf.all.forwarding",
+            "net.ipv6.conf.default.forwarding",
+            "net/ipv6/conf/eth0.100/forwarding",
+        ];
+        let expected = expected.iter().map(|key| key.parse().unwrap()).collect();
+        assert_eq!(wanted_sysctls(&asked, None, [&dev].into_iter()), expected);
     }
 
     #[test]
