@@ -16,6 +16,7 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod desired;
+pub mod import;
 pub mod kernel;
 pub mod lab;
 pub mod plan;
