@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod lab;
 pub mod plan;
 pub mod protocol;
+pub mod render;
 pub mod report;
 pub mod state;
 #[cfg(test)]

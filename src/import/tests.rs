@@ -49,12 +49,12 @@ fn what_is_not_said_is_ipvsadms_default() {
     let rules = ipvsadm::read("-A -t 192.0.2.1 -p\n-a -t 192.0.2.1 -r 10.0.0.1\n");
     let (key, service) = only(&rules);
     assert_eq!(key, "tcp 192.0.2.1:0");
-    assert_eq!((service.scheduler.as_str(), service.timeout), ("wlc", 300));
+    assert_eq!((service.scheduler.as_str(), service.timeout), ("wlc", 360));
     let (place, destination) = service.destinations.first_key_value().unwrap();
     assert_eq!(place.to_string(), "10.0.0.1:0");
     assert_eq!(destination.weight, 1);
     assert_eq!(destination.method, ForwardingMethod::DirectRoute);
-    assert!(rules.remarks.is_empty(), "{rules:?}");
+    assert_eq!(kinds(&rules), [RemarkKind::Guessed]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! them into scripts: one command a line, every spelling of every version.
 //!
 //! The commands are carried out one after the other on an empty table, with ipvsadm's own defaults
-//! (ipvsadm(8)): scheduler wlc, weight 1, direct routing, 300 s of persistence. What ipvsadm or the
+//! (ipvsadm(8)): scheduler wlc, weight 1, direct routing. What ipvsadm or the
 //! kernel would refuse is not taken, and remarked upon.
 
 mod daemons;

@@ -9,8 +9,9 @@ use super::{Reader, Refused};
 use crate::state::{ServiceFlags, ServiceKey, VirtualService};
 use crate::topology::Protocol;
 
-/// ipvsadm's default of `-p` without a value, in seconds.
-const PERSISTENCE: u32 = 300;
+/// What `-p` without a value comes to, in seconds: `IPVS_SVC_PERSISTENT_TIMEOUT` of libipvs.h. The man
+/// page says 300; ipvsadm 1.31 sets 360.
+const PERSISTENCE: u32 = 360;
 
 impl Reader {
     pub(super) fn add_service(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
@@ -155,7 +156,13 @@ impl Reader {
     }
 
     fn persistence(&mut self, text: Option<&str>) -> u32 {
-        let Some(text) = text else { return PERSISTENCE };
+        let Some(text) = text else {
+            self.remarks.guessed(
+                "-p without a timeout",
+                format!("{PERSISTENCE} s, which ipvsadm sets; its man page says 300"),
+            );
+            return PERSISTENCE;
+        };
         words::number(text, 1, u32::MAX).unwrap_or_else(|| {
             self.remarks.guessed(
                 format!("-p {}", quote(text)),
