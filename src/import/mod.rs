@@ -2,22 +2,32 @@
 //! a topology.
 //!
 //! ```text
-//! ipvsadm | keepalived  text -> Rules      what an IPVS table is to hold, and what was not understood
+//! ipvsadm | keepalived  text -> Rules         what an IPVS table is to hold, and what was not understood
+//! guess                 Rules -> Draft        hosts and networks around the table
+//! live                  Sightings -> Draft    the same from hosts that were looked at
+//! express, write        Draft -> text         in the words of a topology file
 //! ```
 //!
 //! All of it is pure and total: any text gives a result, and nothing of the text is lost silently:
 //! what is not in the result is in a [`Remark`]. Reading files and hosts is the caller's business.
 
+mod draft;
+mod express;
+pub mod guess;
 pub mod ipvsadm;
 pub mod keepalived;
+pub mod live;
 mod remark;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod words;
+mod write;
 
+pub use draft::{Draft, DraftHost, DraftInterface, DraftIpvs, DraftService};
 pub use remark::{Remark, RemarkKind};
 pub use rules::{GivenTimeouts, Rules, VipHint};
+pub use write::{Written, write};
 
 /// What a text is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
