@@ -108,7 +108,7 @@ fn two_services_on_one_port_share_a_listener_and_sctp_is_listed_as_not_served() 
     in_lab(async |lab, topology| {
         let mut topology = topology.clone();
         let mut second = topology.services[0].clone();
-        second.vip = "172.25.7.201".parse().unwrap();
+        second.vip.as_mut().unwrap().address = "172.25.7.201".parse().unwrap();
         let mut sctp = second.clone();
         sctp.protocol = Protocol::Sctp;
         topology.services.extend([second, sctp]);

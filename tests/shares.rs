@@ -91,7 +91,7 @@ fn by_hand(lab: &Lab) {
 
 async fn tally_of(lab: &Lab, service: &Service) -> Tally {
     let flag = if service.protocol == Protocol::Tcp { "-t" } else { "-u" };
-    let target = SocketAddr::from((service.vip, service.port));
+    let target = SocketAddr::from((service.vip_address().unwrap(), service.port));
     done(lab, "director", &format!("ipvsadm -A {flag} {target} -s {}", service.scheduler));
     for server in &service.real_servers {
         let (rip, weight) = (server.rip, server.weight);
@@ -127,7 +127,7 @@ fn shares_are_as_expected(scheduler: Scheduler) -> Result<Completion, Failed> {
             let tried = |service: &&Service| service.protocol == Protocol::Tcp || weights == UNEVEN;
             for service in topology.services.iter().filter(tried) {
                 let mut service = service.clone();
-                service.vip = vip(nth).into();
+                service.vip.as_mut().unwrap().address = vip(nth).into();
                 service.scheduler = scheduler;
                 for (server, weight) in service.real_servers.iter_mut().zip(weights) {
                     server.weight = weight;

@@ -18,8 +18,6 @@
 //! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
 //! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
 //! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
-//! | 20 | fullnat | `fullnat-not-yet` | unknown-words |
-//! | 30-32 | IPv6 | `ipv6-not-yet` | addresses |
 //! | 33 | port 0 without persistence | `port-zero` | numbers |
 //! | 34, 35 | weight 0 everywhere: nobody answers | `all-weights-zero` (warning) | weights |
 //! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights |
@@ -34,7 +32,7 @@ mod reach;
 mod services;
 mod vips;
 
-use crate::topology::{self, Topology, Unclear};
+use crate::topology::{self, Service, Topology, Unclear, Vip};
 
 pub use finding::{Finding, Severity};
 
@@ -74,6 +72,13 @@ struct Subject<'a> {
     unclear: &'a Unclear,
     /// Nothing was left out because it could not be understood.
     whole: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// The services that have a VIP, with it.
+    fn with_vip(&self) -> impl Iterator<Item = (&'a Service, &'a Vip)> + use<'a> {
+        self.topology.services.iter().filter_map(|s| Some((s, s.vip.as_ref()?)))
+    }
 }
 
 type Rule = fn(&Subject<'_>) -> Vec<Finding>;

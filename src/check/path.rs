@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Subject;
-use crate::topology::{Forward, Host, HostName, Interface, NetworkName, Role, Service};
+use crate::topology::{Host, HostName, Interface, NetworkName, Role, Service};
 
 /// Where a way ends.
 #[derive(Clone, Copy)]
@@ -76,7 +76,7 @@ impl<'a> Subject<'a> {
         if self.is_unclear(here) || self.has_unclear_gateway(here) {
             return Err(End::Unknown);
         }
-        match here.gateway.as_ref().map(|g| g.host.as_ref()) {
+        match here.gateway_for(to).map(|g| g.host.as_ref()) {
             None => Err(End::NoGateway(here)),
             Some(None) => Err(End::Unknown),
             Some(Some(name)) => self.host(name).ok_or(End::Unknown),
@@ -89,16 +89,17 @@ impl<'a> Subject<'a> {
         let own = host.on_link(address).filter(|(i, _)| i.network.is_some());
         let vips = self.topology.services.iter().filter(|s| s.director == host.name);
         let by_vip = vips.filter_map(|s| {
-            let net = IpNet::new(s.vip, s.vip_prefix?).ok()?;
+            let vip = s.vip.as_ref()?;
+            let net = IpNet::new(vip.address, vip.prefix?).ok()?;
             let near = net.contains(&address) && net.prefix_len() < net.max_prefix_len();
-            Some((host.interfaces.get(&s.vip_interface).filter(|_| near)?, net))
+            Some((host.interfaces.get(&vip.interface).filter(|_| near)?, net))
         });
         own.into_iter().chain(by_vip).max_by_key(|(_, net)| net.prefix_len())
     }
 
     /// A router next to the director gets a host route to a VIP that is in none of its subnets.
     fn host_route(&self, here: &Host, to: IpAddr) -> Option<&'a Host> {
-        let service = self.topology.services.iter().find(|s| s.vip == to)?;
+        let service = self.topology.services.iter().find(|s| s.vip_address() == Some(to))?;
         let director = self.host(&service.director)?;
         let neighbour = self.takes_host_route(here, service);
         neighbour.then_some(director)
@@ -107,7 +108,8 @@ impl<'a> Subject<'a> {
     /// Whether `here` is a router with a subnet in common with the director on the VIP's wire.
     pub fn takes_host_route(&self, here: &Host, service: &Service) -> bool {
         let Some(director) = self.host(&service.director) else { return false };
-        let Some(interface) = director.interfaces.get(&service.vip_interface) else { return false };
+        let outside = service.vip.as_ref().and_then(|vip| director.interfaces.get(&vip.interface));
+        let Some(interface) = outside else { return false };
         here.roles.contains(&Role::Router)
             && here.interfaces.values().filter(|i| i.network == interface.network).any(|i| {
                 i.addresses
@@ -121,14 +123,26 @@ impl<'a> Subject<'a> {
     }
 
     fn is_vip_of(&self, host: &Host, address: IpAddr) -> bool {
-        self.topology.services.iter().any(|s| s.vip == address && s.director == host.name)
+        self.topology
+            .services
+            .iter()
+            .any(|s| s.vip_address() == Some(address) && s.director == host.name)
+    }
+
+    /// Whether `host` has any address of the family of `address`: without, it is no client of it.
+    pub fn speaks(host: &Host, address: IpAddr) -> bool {
+        let mut own = host.interfaces.values().flat_map(|i| &i.addresses);
+        own.any(|net| net.addr().is_ipv4() == address.is_ipv4())
     }
 
     /// Who answers ARP for `address`, and on which wire.
     fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
-        if let Some(service) = self.topology.services.iter().find(|s| s.vip == address) {
+        if let Some(service) =
+            self.topology.services.iter().find(|s| s.vip_address() == Some(address))
+        {
             let host = self.host(&service.director)?;
-            return Some((host, host.interfaces.get(&service.vip_interface)?.network.as_ref()?));
+            let vip = service.vip.as_ref()?;
+            return Some((host, host.interfaces.get(&vip.interface)?.network.as_ref()?));
         }
         self.topology.hosts.values().find_map(|h| {
             let (interface, _) = h.interface_with(address)?;
@@ -138,7 +152,9 @@ impl<'a> Subject<'a> {
 
     /// Routers do, and directors of a NAT service.
     fn forwards(&self, host: &Host) -> bool {
-        let nat = |s: &Service| s.director == host.name && s.forward == Forward::Nat;
+        let nat = |s: &Service| {
+            s.director == host.name && s.real_servers.iter().any(|real| real.forward.rewrites())
+        };
         host.roles.contains(&Role::Router) || self.topology.services.iter().any(nat)
     }
 }
@@ -148,6 +164,6 @@ pub(super) fn source(host: &Host, to: IpAddr) -> Option<IpAddr> {
     if let Some((_, net)) = host.on_link(to) {
         return Some(net.addr());
     }
-    let gateway = host.gateway.as_ref()?;
+    let gateway = host.gateway_for(to)?;
     host.on_link(gateway.address).map(|(_, net)| net.addr())
 }

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::path::{End, source};
 use super::{Finding, Subject, vips};
 use crate::topology::{Forward, Host, RealServer, Role, Service};
@@ -13,9 +15,10 @@ fn real_servers<'a>(
     wanted: impl Fn(Forward) -> bool,
 ) -> Vec<(&'a Service, &'a RealServer, &'a Host, &'a Host)> {
     let mut found = Vec::new();
-    for service in subject.topology.services.iter().filter(|s| wanted(s.forward)) {
+    for service in &subject.topology.services {
         let Some(director) = subject.host(&service.director) else { continue };
-        for real in service.real_servers.iter().filter(|r| r.host != service.director) {
+        let elsewhere = |r: &&RealServer| r.host != service.director && wanted(r.forward);
+        for real in service.real_servers.iter().filter(elsewhere) {
             let Some(host) = subject.host(&real.host) else { continue };
             if !subject.is_unclear(host) && !subject.is_unclear(director) {
                 found.push((service, real, host, director));
@@ -78,10 +81,10 @@ pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
 /// Trap 11: replies with the VIP as source, sent through the machine that has the VIP.
 pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (service, _, host, director) in real_servers(subject, |f| f != Forward::Nat) {
-        let Some(gateway) =
-            host.gateway.as_ref().filter(|g| g.host.as_ref() == Some(&director.name))
-        else {
+    for (service, real, host, director) in real_servers(subject, |f| !f.rewrites()) {
+        let Some(vip) = service.vip_address() else { continue };
+        let gateway = host.gateway_for(vip);
+        let Some(gateway) = gateway.filter(|g| g.host.as_ref() == Some(&director.name)) else {
             continue;
         };
         findings.push(Finding::error(
@@ -90,7 +93,7 @@ pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
             format!("the gateway of {} is the director {}", host.name, director.name),
             format!(
                 "under {} the replies carry the VIP {} as source, and the director drops packets that come in from one of its own addresses",
-                service.forward, service.vip
+                real.forward, vip
             ),
             "name the router as gateway, or use `forward: nat`",
         ));
@@ -104,7 +107,7 @@ pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (_, real, host, director) in real_servers(subject, |f| f == Forward::Nat) {
         let name = &director.name;
-        let finding = match &host.gateway {
+        let finding = match host.gateway_for(real.rip) {
             Some(gateway) if gateway.host.as_ref() == Some(name) => continue,
             Some(gateway) => {
                 let is =
@@ -136,7 +139,8 @@ pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, real, host, _) in real_servers(subject, |f| f == Forward::Nat) {
-        for (client, source) in clients(subject, service.vip) {
+        let Some(vip) = service.vip_address() else { continue };
+        for (client, source) in clients(subject, vip) {
             let near = subject.on_link(host, source).filter(|_| client.name != host.name);
             if near.is_some() {
                 findings.push(Finding::error(
@@ -156,8 +160,11 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for client in subject.topology.with_role(Role::Client).filter(|h| !subject.is_unclear(h)) {
-        for service in &subject.topology.services {
-            let end = subject.walk(client, service.vip);
+        for (service, vip) in subject.with_vip() {
+            if !Subject::speaks(client, vip.address) {
+                continue;
+            }
+            let end = subject.walk(client, vip.address);
             let Some(because) = stuck(end) else { continue };
             // Has a finding of its own.
             if matches!(end, End::WrongWire(..)) && vips::other_network(subject, service).is_some()
@@ -167,7 +174,7 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::error(
                 "vip-unreachable",
                 client.at,
-                format!("{} cannot reach the VIP {}: {because}", client.name, service.vip),
+                format!("{} cannot reach the VIP {}: {because}", client.name, vip.address),
                 "its requests would never get to the director",
                 cure(end, &service.director.to_string()),
             ));
@@ -179,9 +186,10 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
 /// Replies that do not find the client: from the real server, under NAT from the director.
 pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (service, _, host, director) in real_servers(subject, |_| true) {
-        let sender = if service.forward == Forward::Nat { director } else { host };
-        for (client, source) in clients(subject, service.vip) {
+    for (service, real, host, director) in real_servers(subject, |_| true) {
+        let sender = if real.forward.rewrites() { director } else { host };
+        let Some(vip) = service.vip_address() else { continue };
+        for (client, source) in clients(subject, vip) {
             let end = subject.walk(sender, source);
             let Some(because) = stuck(end) else { continue };
             findings.push(Finding::error(
@@ -191,7 +199,7 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
                     "replies of {} do not reach {} ({source}): {because}",
                     sender.name, client.name
                 ),
-                format!("requests for {} arrive and are never answered", service.vip),
+                format!("requests for {vip} arrive and are never answered"),
                 way_back(end, service, client),
             ));
         }
@@ -202,9 +210,9 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
 /// Under NAT the director may have its only address next to the client by the VIP's prefix.
 fn way_back(end: End<'_>, service: &Service, client: &Host) -> String {
     let cure = cure(end, &client.name.to_string());
-    match end {
-        End::NoGateway(_) if service.forward == Forward::Nat && service.vip_prefix.is_none() => {
-            format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", service.vip)
+    match (end, &service.vip) {
+        (End::NoGateway(_), Some(vip)) if service.uses(Forward::Nat) && vip.prefix.is_none() => {
+            format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", vip.address)
         }
         _ => cure,
     }
@@ -250,21 +258,26 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
     let routers =
         topology.with_role(Role::Router).filter(|h| h.reach.is_none() && !subject.is_unclear(h));
     for router in routers {
-        for service in &topology.services {
-            if subject.on_link(router, service.vip).is_none()
+        for (service, vip) in subject.with_vip() {
+            if subject.on_link(router, vip.address).is_none()
                 && subject.takes_host_route(router, service)
             {
                 findings.push(by_hand(
                     router,
-                    &format!("a host route to the VIP {}", service.vip),
-                    &format!("ip route add {}/32 via the director's address", service.vip),
+                    &format!("a host route to the VIP {}", vip.address),
+                    &format!(
+                        "ip route add {} via the director's address",
+                        IpNet::from(vip.address)
+                    ),
                 ));
             }
         }
-        for (service, real, host, _) in real_servers(subject, |f| f != Forward::Nat) {
+        for (service, real, host, _) in real_servers(subject, |f| !f.rewrites()) {
+            // There is no rp_filter in IPv6.
+            let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { continue };
             let behind =
-                host.gateway.as_ref().is_some_and(|g| g.host.as_ref() == Some(&router.name));
-            let Some((vip_side, _)) = subject.on_link(router, service.vip) else { continue };
+                host.gateway_for(vip).is_some_and(|g| g.host.as_ref() == Some(&router.name));
+            let Some((vip_side, _)) = subject.on_link(router, vip) else { continue };
             let Some((rip_side, _)) = subject.on_link(router, real.rip) else { continue };
             if behind && vip_side.name != rip_side.name {
                 findings.push(by_hand(

@@ -3,28 +3,27 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{Finding, Subject};
-use crate::topology::{Forward, Role, Scheduler, Service};
+use crate::desired::service_key;
+use crate::topology::{RealServer, Role, Scheduler, Service};
 
-/// Two services with one protocol, VIP and port.
+/// Two services with one name in the table.
 pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
     let mut seen: HashMap<_, &Service> = HashMap::new();
     let mut findings = Vec::new();
     let mut services: Vec<&Service> = subject.topology.services.iter().collect();
     services.sort_by_key(|s| s.at);
     for service in services {
-        let Some(first) = seen.get(&(service.protocol, service.vip, service.port)) else {
-            seen.insert((service.protocol, service.vip, service.port), service);
+        let key = service_key(service);
+        let Some(first) = seen.get(&(&service.director, key.clone())) else {
+            seen.insert((&service.director, key), service);
             continue;
         };
         findings.push(Finding::error(
             "duplicate-service",
-            service.vip_at,
-            format!(
-                "{} {}:{} is served already (at {}:{})",
-                service.protocol, service.vip, service.port, first.vip_at.line, first.vip_at.column
-            ),
-            "IPVS has one service for each protocol, VIP and port (EEXIST)",
-            "put all real servers into one service, or correct the port",
+            service.vip.as_ref().map_or(service.at, |vip| vip.at),
+            format!("{key} is served already (at {}:{})", first.at.line, first.at.column),
+            "IPVS has one service for each protocol, VIP and port, or firewall mark (EEXIST)",
+            "put all real servers into one service, or correct the port or the mark",
         ));
     }
     findings
@@ -60,15 +59,16 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
 /// Trap 6: DR and TUN never rewrite the port.
 pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in subject.topology.services.iter().filter(|s| s.forward != Forward::Nat) {
-        for real in service.real_servers.iter().filter(|r| r.port != service.port) {
+    for service in &subject.topology.services {
+        let mapped = |r: &&RealServer| !r.forward.rewrites() && r.port != service.port;
+        for real in service.real_servers.iter().filter(mapped) {
             findings.push(Finding::error(
                 "port-mapping",
                 real.at,
-                format!("port {} is mapped to {} under {}", service.port, real.port, service.forward),
+                format!("port {} is mapped to {} under {}", service.port, real.port, real.forward),
                 format!(
                     "{} passes the packet on as it is: it arrives at port {}, and the kernel ignores the other without an error",
-                    service.forward, service.port
+                    real.forward, service.port
                 ),
                 format!("let {} listen on port {}, or use `forward: nat`", real.host, service.port),
             ));
@@ -97,8 +97,8 @@ pub(super) fn director_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
 /// A client that has the VIP itself.
 pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in subject.topology.services.iter().filter(|s| s.forward != Forward::Nat) {
-        for real in &service.real_servers {
+    for service in &subject.topology.services {
+        for real in service.real_servers.iter().filter(|r| !r.forward.rewrites()) {
             let host = subject.host(&real.host);
             let both = [Role::Client, Role::RealServer];
             if host.is_some_and(|h| both.iter().all(|role| h.roles.contains(role))) {
@@ -106,7 +106,7 @@ pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                     "client-is-real-server",
                     real.at,
                     format!("{} is both a client and a real server of {}", real.host, service.spoken()),
-                    format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", service.forward),
+                    format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", real.forward),
                     "use another host as client",
                 ));
             }

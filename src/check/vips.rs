@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Finding, Subject};
-use crate::topology::{IfName, Network, Service};
+use crate::topology::{IfName, Network, Service, Vip};
 
 /// A VIP that a host other than its director has already.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &subject.topology.services {
+    for (service, vip) in subject.with_vip() {
         for host in subject.topology.hosts.values().filter(|h| h.name != service.director) {
-            let Some((interface, _)) = host.interface_with(service.vip) else { continue };
+            let Some((interface, _)) = host.interface_with(vip.address) else { continue };
             let serves = service.real_servers.iter().any(|r| r.host == host.name);
             let (why, cure) = if serves {
                 (
@@ -31,7 +31,7 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
                 interface.at,
                 format!(
                     "the VIP {} of {} is an address of {} on {}",
-                    service.vip,
+                    vip.address,
                     service.spoken(),
                     interface.name,
                     host.name
@@ -44,17 +44,20 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
+/// A service with its VIP.
+type WithVip<'a> = (&'a Service, &'a Vip);
+
 /// Pairs of a service and an earlier one with the same VIP that it does not agree with.
 fn disagreements<'a>(
     subject: &Subject<'a>,
-    differ: impl Fn(&Service, &Service) -> bool,
-) -> Vec<(&'a Service, &'a Service)> {
-    let mut first: HashMap<IpAddr, &Service> = HashMap::new();
-    let mut services: Vec<&Service> = subject.topology.services.iter().collect();
-    services.sort_by_key(|s| s.at);
+    differ: impl Fn(WithVip<'_>, WithVip<'_>) -> bool,
+) -> Vec<(WithVip<'a>, WithVip<'a>)> {
+    let mut first: HashMap<IpAddr, WithVip<'a>> = HashMap::new();
+    let mut services: Vec<_> = subject.with_vip().collect();
+    services.sort_by_key(|(service, _)| service.at);
     let mut found = Vec::new();
     for service in services {
-        let earlier = *first.entry(service.vip).or_insert(service);
+        let earlier = *first.entry(service.1.address).or_insert(service);
         if differ(earlier, service) {
             found.push((earlier, service));
         }
@@ -64,12 +67,12 @@ fn disagreements<'a>(
 
 /// One VIP on two machines.
 pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
-    let pairs = disagreements(subject, |a, b| a.director != b.director);
-    let finding = |(first, second): (&Service, &Service)| {
+    let pairs = disagreements(subject, |(a, _), (b, _)| a.director != b.director);
+    let finding = |((first, _), (second, vip)): (WithVip<'_>, WithVip<'_>)| {
         Finding::error(
             "vip-on-two-directors",
-            second.vip_at,
-            format!("{} would be on {} and on {}", second.vip, first.director, second.director),
+            vip.at,
+            format!("{} would be on {} and on {}", vip.address, first.director, second.director),
             "both answer ARP for it, and a client reaches one or the other by chance",
             "use one director for all services of a VIP, or two VIPs",
         )
@@ -79,35 +82,36 @@ pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// One VIP with two prefix lengths, or with another than the director has it with.
 pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ =
-        |a: &Service, b: &Service| a.director == b.director && a.vip_prefix != b.vip_prefix;
+    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+        a.director == b.director && first.prefix != second.prefix
+    };
     let mut findings = Vec::new();
-    for (first, second) in disagreements(subject, differ) {
+    for ((_, first), (_, second)) in disagreements(subject, differ) {
         findings.push(Finding::error(
             "vip-prefix-differs",
-            second.vip_at,
+            second.at,
             format!(
                 "{} has another prefix length at {}:{}",
-                second.vip, first.vip_at.line, first.vip_at.column
+                second.address, first.at.line, first.at.column
             ),
             "an address is on an interface once, with one prefix length",
             "write the prefix length once, or the same everywhere",
         ));
     }
-    for service in &subject.topology.services {
+    for (service, vip) in subject.with_vip() {
         let Some(director) = subject.host(&service.director) else { continue };
         let (Some((interface, own)), Some(prefix)) =
-            (director.interface_with(service.vip), service.vip_prefix)
+            (director.interface_with(vip.address), vip.prefix)
         else {
             continue;
         };
         if own.prefix_len() != prefix {
             findings.push(Finding::error(
                 "vip-prefix-differs",
-                service.vip_at,
+                vip.at,
                 format!("{} has {own} on {} already, not /{prefix}", director.name, interface.name),
                 "an address is on an interface once, with one prefix length",
-                format!("write `vip: {}`", service.vip),
+                format!("write `vip: {}`", vip.address),
             ));
         }
     }
@@ -116,27 +120,28 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// One VIP on two interfaces, or on another than has it already.
 pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ =
-        |a: &Service, b: &Service| a.director == b.director && a.vip_interface != b.vip_interface;
-    let mut found: Vec<(&Service, &IfName)> = disagreements(subject, differ)
+    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+        a.director == b.director && first.interface != second.interface
+    };
+    let mut found: Vec<(&Vip, &IfName)> = disagreements(subject, differ)
         .into_iter()
-        .map(|(first, second)| (second, &first.vip_interface))
+        .map(|((_, first), (_, second))| (second, &first.interface))
         .collect();
-    for service in &subject.topology.services {
+    for (service, vip) in subject.with_vip() {
         let director = subject.host(&service.director);
-        if let Some((own, _)) = director.and_then(|d| d.interface_with(service.vip))
-            && own.name != service.vip_interface
+        if let Some((own, _)) = director.and_then(|d| d.interface_with(vip.address))
+            && own.name != vip.interface
         {
-            found.push((service, &own.name));
+            found.push((vip, &own.name));
         }
     }
-    let finding = |(service, other): (&Service, &IfName)| {
+    let finding = |(vip, other): (&Vip, &IfName)| {
         Finding::error(
             "vip-interface-differs",
-            service.vip_at,
-            format!("{} would be on {other} and on {}", service.vip, service.vip_interface),
+            vip.at,
+            format!("{} would be on {other} and on {}", vip.address, vip.interface),
             "an address belongs on one interface",
-            format!("let every service of {} say the same `vip_interface:`, or none", service.vip),
+            format!("let every service of {} say the same `vip_interface:`, or none", vip.address),
         )
     };
     found.into_iter().map(finding).collect()
@@ -145,33 +150,28 @@ pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
 /// A VIP's prefix that covers a subnet on another wire.
 pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &subject.topology.services {
-        let Some(net) = service.vip_prefix.and_then(|p| IpNet::new(service.vip, p).ok()) else {
+    for (service, vip) in subject.with_vip() {
+        let Some(net) = vip.prefix.and_then(|p| IpNet::new(vip.address, p).ok()) else {
             continue;
         };
         if net.prefix_len() >= net.max_prefix_len() {
             continue;
         }
         let director = subject.host(&service.director);
-        let wire =
-            director.and_then(|d| d.interfaces.get(&service.vip_interface)?.network.as_ref());
+        let wire = director.and_then(|d| d.interfaces.get(&vip.interface)?.network.as_ref());
         for network in subject.topology.networks.values().filter(|n| Some(&n.name) != wire) {
             let overlaps = |s: &&IpNet| s.contains(&net.trunc()) || net.contains(*s);
             let Some(subnet) = network.subnets.iter().find(overlaps) else { continue };
             findings.push(Finding::error(
                 "vip-mask-overlaps",
-                service.vip_at,
+                vip.at,
                 format!(
                     "/{} covers {subnet} of network {}, which is on another wire",
                     net.prefix_len(),
                     network.name
                 ),
-                format!(
-                    "the director would look for all of {} on {}",
-                    net.trunc(),
-                    service.vip_interface
-                ),
-                format!("write `vip: {}` without a prefix length", service.vip),
+                format!("the director would look for all of {} on {}", net.trunc(), vip.interface),
+                format!("write `vip: {}` without a prefix length", vip.address),
             ));
         }
     }
@@ -180,9 +180,10 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// The network whose subnet holds the VIP, if that is not the one that the VIP is put onto.
 pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Option<&'a Network> {
+    let vip = service.vip.as_ref()?;
     let director = subject.host(&service.director).filter(|d| !subject.is_unclear(d))?;
-    let wire = director.interfaces.get(&service.vip_interface)?.network.as_ref()?;
-    let holds = |n: &&Network| n.subnets.iter().any(|s| s.contains(&service.vip));
+    let wire = director.interfaces.get(&vip.interface)?.network.as_ref()?;
+    let holds = |n: &&Network| n.subnets.iter().any(|s| s.contains(&vip.address));
     let networks = &subject.topology.networks;
     if networks.get(wire).is_some_and(|n| holds(&n)) {
         return None;
@@ -193,7 +194,7 @@ pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Opt
 /// A VIP on one wire whose subnet is on another: who is on that wire asks there, in vain.
 pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &subject.topology.services {
+    for (service, vip) in subject.with_vip() {
         let Some(network) = other_network(subject, service) else { continue };
         let director = subject.host(&service.director);
         let near = director.and_then(|d| subject.topology.interfaces_on(d, &network.name).next());
@@ -208,10 +209,10 @@ pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
         };
         findings.push(Finding::error(
             "vip-wrong-network",
-            service.vip_at,
+            vip.at,
             format!(
                 "{} is in a subnet of network {}, and {} of {} is not on it",
-                service.vip, network.name, service.vip_interface, service.director
+                vip.address, network.name, vip.interface, service.director
             ),
             "routers and hosts of that network look for the VIP on their own wire, where nobody answers",
             cure,
@@ -225,21 +226,22 @@ pub(super) fn end_of_subnet(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let subnets: Vec<&IpNet> =
         subject.topology.networks.values().flat_map(|n| &n.subnets).collect();
-    for service in &subject.topology.services {
+    for (_, vip) in subject.with_vip() {
         let ends = |s: &&&IpNet| {
-            s.max_prefix_len() - s.prefix_len() > 1
-                && (s.network() == service.vip || s.broadcast() == service.vip)
+            s.addr().is_ipv4()
+                && s.max_prefix_len() - s.prefix_len() > 1
+                && (s.network() == vip.address || s.broadcast() == vip.address)
         };
         let Some(subnet) = subnets.iter().find(ends) else { continue };
-        let (rule, end) = if subnet.network() == service.vip {
+        let (rule, end) = if subnet.network() == vip.address {
             ("network-address", "first")
         } else {
             ("broadcast-address", "last")
         };
         findings.push(Finding::error(
             rule,
-            service.vip_at,
-            format!("{} is the {end} address of {subnet}", service.vip),
+            vip.at,
+            format!("{} is the {end} address of {subnet}", vip.address),
             "the first address of a subnet names the subnet, the last one is its broadcast address",
             "choose a VIP in between",
         ));

@@ -60,7 +60,8 @@ fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
 }
 
 fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
-    topology.services.iter().map(|service| (service.vip, service)).collect::<BTreeMap<_, _>>()
+    let with_vip = topology.services.iter().filter_map(|s| Some((s.vip_address()?, s)));
+    with_vip.filter(|(vip, _)| vip.is_ipv4()).collect()
 }
 
 /// On the VIP's segment exactly one machine may answer ARP for it: the director.
@@ -125,14 +126,15 @@ fn owner_of(topology: &Topology, seen: &Seen, mac: &String) -> String {
 /// client rather than a real server.
 fn asker(topology: &Topology, service: &Service, seen: &Seen) -> Option<(HostName, IfName)> {
     let director = topology.hosts.get(&service.director)?;
-    let network = director.interfaces.get(&service.vip_interface)?.network.as_ref()?;
+    let vip = service.vip.as_ref()?;
+    let network = director.interfaces.get(&vip.interface)?.network.as_ref()?;
     let candidates = topology.hosts.values().filter(|host| {
         host.name != director.name && seen.get(&host.name).is_some_and(Result::is_ok)
     });
     let on_segment = candidates.filter_map(|host| {
         let mut interfaces: Vec<_> = topology.interfaces_on(host, network).collect();
         interfaces.sort_by_key(|interface| {
-            !interface.addresses.iter().any(|net| net.contains(&service.vip))
+            !interface.addresses.iter().any(|net| net.contains(&vip.address))
         });
         interfaces.first().map(|interface| (host, interface.name.clone()))
     });
@@ -149,8 +151,11 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
         topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
     for service in &topology.services {
         let claim = |who: &str| format!("{who} is answered by {}", called(service));
-        if service.protocol == Protocol::Sctp || clients.is_empty() {
-            let evidence = if clients.is_empty() {
+        let target = service.vip_address().zip(service.ports().first().copied());
+        if target.is_none() || service.protocol == Protocol::Sctp || clients.is_empty() {
+            let evidence = if target.is_none() {
+                "the file does not say to which address and port requests go"
+            } else if clients.is_empty() {
                 "no client of the file can be reached to send requests"
             } else {
                 "lvsprov sends TCP and UDP requests only"
@@ -162,9 +167,10 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
             });
             continue;
         }
+        let Some((vip, port)) = target else { continue };
         for client in &clients {
             let request = Request::Fetch {
-                target: SocketAddr::new(service.vip, service.port),
+                target: SocketAddr::new(vip, port),
                 protocol: service.protocol,
                 count: requests_for(service),
                 timeout_ms: FETCH_TIMEOUT_MS,

@@ -1,5 +1,7 @@
 //! What the director gets: IPVS and its rules, the VIP, and for NAT the settings of a router.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::{Desired, label};
 use crate::state::{
     Address, AddressKey, ConfItem, Destination, DestinationKey, ForwardingMethod, Module, Scope,
@@ -13,7 +15,7 @@ use ipnet::IpNet;
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     desired.module(Module::IpVs, "the director passes requests on with IPVS");
     vip(host, service, desired);
-    if service.forward == Forward::Nat {
+    if service.uses(Forward::Nat) {
         forwarding(host, service, desired);
     }
     rules(topology, service, desired);
@@ -22,22 +24,23 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
 /// The VIP on the interface where requests come in: as a host address unless the file gives a
 /// prefix. A shorter prefix would add a connected route, which only the file can say is right.
 fn vip(host: &Host, service: &Service, desired: &mut Desired) {
-    if host.interface_with(service.vip).is_some() {
+    let Some(vip) = &service.vip else { return };
+    if host.interface_with(vip.address).is_some() {
         return;
     }
-    let Ok(net) = IpNet::new(service.vip, service.vip_on_director()) else { return };
-    let key = AddressKey { dev: service.vip_interface.clone(), net };
+    let Ok(net) = IpNet::new(vip.address, vip.prefix_on_director()) else { return };
+    let key = AddressKey { dev: vip.interface.clone(), net };
     let address = Address {
         scope: Scope::Global,
-        label: label(&service.vip_interface),
+        label: label(&vip.interface),
         broadcast: None,
         nodad: false,
     };
     let why = format!(
         "requests for {} are sent to {}: the director takes them on {}, and only it answers ARP for it",
         service.spoken(),
-        service.vip,
-        service.vip_interface
+        vip.address,
+        vip.interface
     );
     desired.address(key, address, why);
 }
@@ -68,7 +71,8 @@ fn forwarding(host: &Host, service: &Service, desired: &mut Desired) {
 fn one_armed(host: &Host, service: &Service) -> Option<IfName> {
     let to_real_servers =
         service.real_servers.iter().filter_map(|rs| host.on_link(rs.rip)).map(|(dev, _)| &dev.name);
-    to_real_servers.into_iter().find(|dev| **dev == service.vip_interface).cloned()
+    let outside = &service.vip.as_ref()?.interface;
+    to_real_servers.into_iter().find(|dev| *dev == outside).cloned()
 }
 
 fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
@@ -81,7 +85,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     desired.service(key.clone(), VirtualService::plain(&key, service.scheduler.as_str()), why);
     for rs in &service.real_servers {
         let destination = Destination {
-            method: method(service.forward),
+            method: method(rs.forward),
             weight: rs.weight,
             upper_threshold: 0,
             lower_threshold: 0,
@@ -104,12 +108,17 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
 
 /// The service's name in the IPVS table.
 pub fn service_key(service: &Service) -> ServiceKey {
-    ServiceKey::Address(service.protocol, (service.vip, service.port).into())
+    if let Some(mark) = &service.mark {
+        return ServiceKey::Fwmark { v6: service.ipv6, mark: mark.mark };
+    }
+    // A service without a mark has a VIP: one without either is not resolved.
+    let vip = service.vip_address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    ServiceKey::Address(service.protocol, (vip, service.port).into())
 }
 
 fn method(forward: Forward) -> ForwardingMethod {
     match forward {
-        Forward::Nat => ForwardingMethod::Masquerade,
+        Forward::Nat | Forward::Fullnat => ForwardingMethod::Masquerade,
         Forward::Dr => ForwardingMethod::DirectRoute,
         Forward::Tun => ForwardingMethod::Tunnel,
     }

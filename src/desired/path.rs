@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Desired;
 use crate::state::{ConfItem, Route, RouteKey, Scope, Sysctl};
-use crate::topology::{Forward, Host, IfName, Role, Service, Topology};
+use crate::topology::{Forward, Gateway, Host, IfName, Role, Service, Topology};
 
 /// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): set by an administrator.
 const STATIC: u8 = 4;
@@ -41,12 +41,17 @@ fn via(gateway: IpAddr, dev: &IfName) -> Route {
 }
 
 fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
-    let Some(gateway) = &host.gateway else { return };
+    for gateway in &host.gateways {
+        default_route(topology, host, gateway, desired);
+    }
+}
+
+fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
     let serves = |method: Forward| {
         topology.services.iter().any(|service| {
-            service.forward == method
-                && service.real_servers.iter().any(|real_server| real_server.host == host.name)
+            let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
+            here.any(|real_server| real_server.forward == method)
         })
     };
     let why = if serves(Forward::Nat) {
@@ -71,13 +76,14 @@ fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
 
 /// A router in whose subnets the VIP is not needs to be told that the director has it.
 fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
+    let Some(vip) = service.vip_address() else { return };
     if let Some((dev, dip)) = host_route(topology, host, service) {
         desired.route(
-            RouteKey::host(service.vip),
+            RouteKey::host(vip),
             via(dip, &dev),
             format!(
                 "{} is in none of this router's subnets: it must be told that {} has it",
-                service.vip, service.director
+                vip, service.director
             ),
         );
     }
@@ -86,11 +92,12 @@ fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &m
 /// Over which interface, and by which address of the director, a router reaches a VIP that is in
 /// none of its subnets. `None` where a subnet holds it or the director is not a neighbour.
 fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(IfName, IpAddr)> {
-    if host.on_link(service.vip).is_some() || host.interface_with(service.vip).is_some() {
+    let vip = service.vip.as_ref()?;
+    if host.on_link(vip.address).is_some() || host.interface_with(vip.address).is_some() {
         return None;
     }
     let director = topology.hosts.get(&service.director)?;
-    let outside = director.interfaces.get(&service.vip_interface).into_iter();
+    let outside = director.interfaces.get(&vip.interface).into_iter();
     outside
         .chain(director.interfaces.values())
         .flat_map(|interface| &interface.addresses)
@@ -106,11 +113,10 @@ fn replies_with_the_vip(
     service: &Service,
     desired: &mut Desired,
 ) {
-    if service.forward == Forward::Nat {
-        return;
-    }
-    for real_server in &service.real_servers {
-        let gateway = topology.hosts.get(&real_server.host).and_then(|rs| rs.gateway.as_ref());
+    // There is no source check in IPv6.
+    let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { return };
+    for real_server in service.real_servers.iter().filter(|rs| !rs.forward.rewrites()) {
+        let gateway = topology.hosts.get(&real_server.host).and_then(|rs| rs.gateway_for(vip));
         let Some(gateway) = gateway.filter(|gateway| gateway.host.as_ref() == Some(&host.name))
         else {
             continue;
@@ -126,14 +132,15 @@ fn replies_with_the_vip(
             format!(
                 "replies with source {} come in on {}, while the route to {} points to {towards}: a \
                  strict source check would drop every one of them",
-                service.vip, incoming.name, service.vip
+                vip, incoming.name, vip
             ),
         );
     }
 }
 
 fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Option<IfName> {
-    if let Some((interface, _)) = host.on_link(service.vip) {
+    let vip = service.vip_address()?;
+    if let Some((interface, _)) = host.on_link(vip) {
         return Some(interface.name.clone());
     }
     if host.roles.contains(&Role::Router)
@@ -141,5 +148,5 @@ fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Opt
     {
         return Some(dev);
     }
-    host.gateway.as_ref().map(|gateway| gateway.interface.clone())
+    host.gateway_for(vip).map(|gateway| gateway.interface.clone())
 }

@@ -10,6 +10,9 @@
 //! - `rp_filter` is 2 on the interface concerned instead of 0 on it and on `all`: the maximum counts
 //!   here too, so 2 (loose) beats a strict `all`, and the other interfaces keep their protection.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{Desired, label};
@@ -22,25 +25,39 @@ const TUNNEL: &str = "tunl0";
 
 /// Adds what `service` needs on its real server `host`.
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
-    match service.forward {
-        Forward::Nat => {}
+    let Some(outside) = &service.vip else { return };
+    let here = service.real_servers.iter().filter(|rs| rs.host == host.name);
+    let methods: BTreeSet<Forward> = here.map(|rs| rs.forward).collect();
+    for method in methods {
+        with(topology, host, (service, outside.address), method, desired);
+    }
+}
+
+fn with(
+    topology: &Topology,
+    host: &Host,
+    (service, address): (&Service, IpAddr),
+    method: Forward,
+    desired: &mut Desired,
+) {
+    match method {
+        Forward::Nat | Forward::Fullnat => {}
         Forward::Dr => {
-            arp(service, desired);
+            arp(address, desired);
             loose_source_check(topology, host, service, desired);
-            vip(service, "lo", desired);
+            vip(address, "lo", method, desired);
         }
         Forward::Tun => {
             if shares_the_vips_segment(topology, host, service) {
-                arp(service, desired);
+                arp(address, desired);
             }
             tunnel(service, desired);
-            vip(service, TUNNEL, desired);
+            vip(address, TUNNEL, method, desired);
         }
     }
 }
 
-fn arp(service: &Service, desired: &mut Desired) {
-    let vip = service.vip;
+fn arp(vip: IpAddr, desired: &mut Desired) {
     desired.sysctl(
         Sysctl::all(ConfItem::ArpIgnore),
         "1",
@@ -86,14 +103,14 @@ fn reply_interfaces(topology: &Topology, host: &Host) -> Vec<IfName> {
         .flat_map(|interface| &interface.addresses)
         .filter_map(|net| host.on_link(net.addr()))
         .map(|(interface, _)| interface.name.clone());
-    host.gateway.iter().map(|gateway| gateway.interface.clone()).chain(on_link).collect()
+    host.gateways.iter().map(|gateway| gateway.interface.clone()).chain(on_link).collect()
 }
 
 /// Whether an ARP request for the VIP is heard by this host.
 fn shares_the_vips_segment(topology: &Topology, host: &Host, service: &Service) -> bool {
     let director = topology.hosts.get(&service.director);
     let vips = director
-        .and_then(|director| director.interfaces.get(&service.vip_interface))
+        .and_then(|director| director.interfaces.get(&service.vip.as_ref()?.interface))
         .and_then(|interface| interface.network.as_ref());
     vips.is_some_and(|network| topology.interfaces_on(host, network).next().is_some())
 }
@@ -116,18 +133,17 @@ fn tunnel(service: &Service, desired: &mut Desired) {
 
 /// Always a host address: a shorter prefix would make the VIP's whole subnet local and cut the host
 /// off from it.
-fn vip(service: &Service, dev: &str, desired: &mut Desired) {
+fn vip(address: IpAddr, dev: &str, method: Forward, desired: &mut Desired) {
     let Ok(dev) = dev.parse::<IfName>() else { return };
-    let Ok(net) = IpNet::new(service.vip, host_prefix(service.vip)) else { return };
-    let why = match service.forward {
+    let Ok(net) = IpNet::new(address, host_prefix(address)) else { return };
+    let why = match method {
         Forward::Tun => format!(
-            "requests come out of {dev} addressed to {}; the device takes none without an address",
-            service.vip
+            "requests come out of {dev} addressed to {address}; the device takes none without an \
+             address",
         ),
-        Forward::Dr | Forward::Nat => format!(
-            "requests arrive addressed to {}: the host must take them as its own, where no ARP \
+        Forward::Dr | Forward::Nat | Forward::Fullnat => format!(
+            "requests arrive addressed to {address}: the host must take them as its own, where no ARP \
              request is answered",
-            service.vip
         ),
     };
     let address = Address { scope: Scope::Host, label: label(&dev), broadcast: None, nodad: false };

@@ -57,7 +57,7 @@ fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<String> {
     let tunnels = topologies
         .iter()
         .flat_map(|(_, topology)| &topology.services)
-        .any(|service| service.forward == Forward::Tun);
+        .any(|service| service.uses(Forward::Tun));
     let needed = [Some(Module::IpVs), tunnels.then_some(Module::Ipip)];
     let missing =
         needed.into_iter().flatten().filter_map(|module| match modules::capability(module) {
@@ -119,7 +119,7 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
             _ => topologies
                 .iter()
                 .flat_map(|(_, t)| &t.services)
-                .any(|service| service.forward == Forward::Tun),
+                .any(|service| service.uses(Forward::Tun)),
         };
         if wanted {
             modules::load(module)?;

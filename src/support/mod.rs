@@ -89,7 +89,8 @@ fn host(name: &str, role: Role, number: u8, gateway: Option<(&str, u8)>) -> (Hos
         name: name.clone(),
         roles: [role].into(),
         interfaces: [(interface.name.clone(), interface)].into(),
-        gateway,
+        gateways: gateway.into_iter().collect(),
+        ipvs: crate::topology::IpvsSettings::default(),
         reach: None,
         at: AT,
     };
@@ -108,21 +109,31 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         interface: "eth0".parse().unwrap(),
         port,
         weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        forward,
+        tunnel: crate::state::Tunnel::Ipip,
         at: AT,
     });
     Service {
         name: format!("s{port}").parse().unwrap(),
-        vip: [10, 0, 0, 100 + u8::try_from(port % 2).unwrap()].into(),
-        vip_prefix: None,
+        vip: Some(crate::topology::Vip {
+            address: [10, 0, 0, 100 + u8::try_from(port % 2).unwrap()].into(),
+            prefix: None,
+            interface: "eth0".parse().unwrap(),
+            at: AT,
+        }),
+        ipv6: false,
         port,
         protocol: Protocol::Tcp,
+        mark: None,
         scheduler: Scheduler::Rr,
-        forward,
+        scheduler_flags: BTreeSet::new(),
+        persistence: None,
+        one_packet: false,
         director: "director".parse().unwrap(),
-        vip_interface: "eth0".parse().unwrap(),
         real_servers: real_servers.collect(),
         at: AT,
-        vip_at: AT,
     }
 }
 

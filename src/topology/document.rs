@@ -2,19 +2,24 @@
 //!
 //! Nothing is filled in and no name is looked up: that is `resolve`'s business.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::model::{Forward, Position, Protocol, Role, Scheduler, SshTarget};
+use super::model::{
+    Engine, Forward, Position, Protocol, Role, Scheduler, SchedulerFlag, SshTarget,
+};
 use super::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
 use super::node::At;
+use crate::state::{DaemonRole, SyncDaemon, Tunnel, VsItem};
 
 /// What stands under a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Said<T> {
     /// The key is not there.
+    #[default]
     Nothing,
     /// It could not be understood; a finding says why. Nothing may be concluded from it.
     Unclear,
@@ -48,6 +53,7 @@ pub struct Document {
     pub name: Said<TopologyName>,
     pub networks: Vec<NetworkDoc>,
     pub defaults: Defaults,
+    pub ipvs: IpvsDoc,
     pub hosts: Vec<HostDoc>,
     pub services: Vec<ServiceDoc>,
 }
@@ -56,7 +62,7 @@ pub struct Document {
 #[derive(Debug)]
 pub struct NetworkDoc {
     pub name: At<NetworkName>,
-    pub subnets: Vec<At<Ipv4Net>>,
+    pub subnets: Vec<At<IpNet>>,
     /// Something under it was not understood.
     pub unclear: bool,
 }
@@ -72,11 +78,22 @@ pub struct Defaults {
     pub gateway: Said<GatewayDoc>,
 }
 
+/// Under `ipvs`, of the file or of a host.
+#[derive(Debug, Clone, Default)]
+pub struct IpvsDoc {
+    pub exclusive: Said<bool>,
+    pub tcp: Said<u32>,
+    pub tcp_fin: Said<u32>,
+    pub udp: Said<u32>,
+    pub daemons: Vec<(At<DaemonRole>, SyncDaemon)>,
+    pub settings: Vec<(At<VsItem>, At<String>)>,
+}
+
 /// A gateway, by name or by address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayDoc {
     Host(HostName),
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 /// Under `hosts`.
@@ -85,7 +102,8 @@ pub struct HostDoc {
     pub name: At<HostName>,
     pub roles: Vec<At<Role>>,
     pub interfaces: Vec<InterfaceDoc>,
-    pub gateway: Said<GatewayDoc>,
+    pub gateway: Said<Vec<At<GatewayDoc>>>,
+    pub ipvs: IpvsDoc,
     pub reach: Said<ReachDoc>,
     /// Its roles or interfaces were not understood.
     pub unclear: bool,
@@ -96,7 +114,7 @@ pub struct HostDoc {
 pub struct InterfaceDoc {
     pub name: At<IfName>,
     pub at: Position,
-    pub addresses: Vec<At<Ipv4Net>>,
+    pub addresses: Vec<At<IpNet>>,
     pub network: Said<NetworkName>,
     /// Something under it was not understood.
     pub unclear: bool,
@@ -115,11 +133,20 @@ pub enum ReachDoc {
 pub struct ServiceDoc {
     pub at: Position,
     pub name: Said<ServiceName>,
-    pub vip: Said<(Ipv4Addr, Option<u8>)>,
-    pub port: Said<u16>,
-    pub protocol: Said<Protocol>,
+    pub vip: Said<(IpAddr, Option<u8>)>,
+    /// 0: every port.
+    pub ports: Said<Vec<At<u16>>>,
+    pub protocols: Said<BTreeSet<Protocol>>,
+    pub mark: Said<u32>,
+    /// Whether lvsprov is to mark the packets.
+    pub marked_by_us: Said<bool>,
+    pub ipv6: Said<bool>,
     pub scheduler: Said<Scheduler>,
+    pub scheduler_flags: Said<BTreeSet<SchedulerFlag>>,
+    pub persistence: Said<PersistenceDoc>,
+    pub one_packet: Said<bool>,
     pub forward: Said<Forward>,
+    pub tunnel: Said<Tunnel>,
     pub director: Said<HostName>,
     pub vip_interface: Said<IfName>,
     pub real_servers: Vec<RealServerDoc>,
@@ -132,5 +159,27 @@ pub struct RealServerDoc {
     pub host: At<HostName>,
     pub weight: Said<u32>,
     pub port: Said<u16>,
-    pub address: Said<Ipv4Addr>,
+    pub address: Said<IpAddr>,
+    pub upper_threshold: Said<u32>,
+    pub lower_threshold: Said<u32>,
+    pub forward: Said<Forward>,
+    pub tunnel: Said<Tunnel>,
+}
+
+/// Under `persistence`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PersistenceDoc {
+    /// Seconds.
+    pub timeout: u32,
+    pub mask: Option<At<MaskDoc>>,
+    pub engine: Option<Engine>,
+}
+
+/// Which part of a client's address counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaskDoc {
+    /// `255.255.255.0`.
+    Dotted(Ipv4Addr),
+    /// A prefix length.
+    Length(u8),
 }

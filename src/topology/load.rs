@@ -3,32 +3,20 @@
 //! Never stops at the first finding: what cannot be understood becomes [`Said::Unclear`], and
 //! whatever depends on it is left alone later instead of being reported a second time.
 
-use super::document::{
-    Defaults, Document, HostDoc, InterfaceDoc, NetworkDoc, RealServerDoc, Said, ServiceDoc,
-};
+mod ipvs;
+mod services;
+
+use super::document::{Defaults, Document, HostDoc, InterfaceDoc, IpvsDoc, NetworkDoc, Said};
 use super::model::Position;
 use super::node::{At, Content, Entry, Node};
 use super::{reach, scalar, suggest};
 use crate::check::Finding;
 
-const TOP: &[&str] = &["version", "name", "networks", "defaults", "hosts", "services"];
+const TOP: &[&str] = &["version", "name", "networks", "defaults", "ipvs", "hosts", "services"];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] = &["scheduler", "forward", "protocol", "port", "weight", "gateway"];
-const HOST: &[&str] = &["role", "interfaces", "gateway", "ssh", "local", "netns"];
+const HOST: &[&str] = &["role", "interfaces", "gateway", "ipvs", "ssh", "local", "netns"];
 const INTERFACE: &[&str] = &["addresses", "network"];
-const SERVICE: &[&str] = &[
-    "name",
-    "vip",
-    "port",
-    "protocol",
-    "scheduler",
-    "forward",
-    "director",
-    "vip_interface",
-    "real_servers",
-];
-const REAL_SERVER: &[&str] = &["host", "weight", "port", "address"];
-
 /// Reads the tree. `None` where it is no mapping at all.
 pub fn load(root: &Node) -> (Option<Document>, Vec<Finding>) {
     let mut loader = Loader { findings: Vec::new() };
@@ -140,6 +128,7 @@ impl Loader {
             name,
             networks: self.networks(&table),
             defaults: self.defaults(&table),
+            ipvs: self.ipvs(&table),
             hosts: self.hosts(&table),
             services: self.services(&table),
         })
@@ -216,7 +205,7 @@ impl Loader {
             scheduler: self.said(&table, "scheduler", scalar::scheduler),
             forward: self.said(&table, "forward", scalar::forward),
             protocol: self.said(&table, "protocol", scalar::protocol),
-            port: self.said(&table, "port", scalar::port),
+            port: self.said(&table, "port", scalar::service_port),
             weight: self.said(&table, "weight", scalar::weight),
             gateway: self.said(&table, "gateway", scalar::gateway),
         }
@@ -235,14 +224,16 @@ impl Loader {
         let Some(table) = self.table(value, &what, key.at, HOST) else {
             let (roles, interfaces) = (Vec::new(), Vec::new());
             let (gateway, reach) = (Said::Unclear, Said::Unclear);
-            return Some(HostDoc { name, roles, interfaces, gateway, reach, unclear: true });
+            let ipvs = IpvsDoc::default();
+            return Some(HostDoc { name, roles, interfaces, gateway, ipvs, reach, unclear: true });
         };
         let roles = self.roles(&table, &what);
         let interfaces = self.interfaces(&table, &what);
         let unclear = self.findings.len() > before;
-        let gateway = self.said(&table, "gateway", scalar::gateway);
+        let gateway = self.several(&table, "gateway", "`gateway`", scalar::gateway);
+        let ipvs = self.ipvs(&table);
         let reach = reach::reach(self, &table);
-        Some(HostDoc { name, roles, interfaces, gateway, reach, unclear })
+        Some(HostDoc { name, roles, interfaces, gateway, ipvs, reach, unclear })
     }
 
     fn roles(&mut self, table: &Table<'_>, what: &str) -> Vec<At<super::Role>> {
@@ -297,75 +288,43 @@ impl Loader {
         Some(InterfaceDoc { name, at, addresses, network, unclear })
     }
 
-    fn services(&mut self, table: &Table<'_>) -> Vec<ServiceDoc> {
-        let Some(node) = table.get("services") else {
-            let cure = "add `services:`, a list with the VIP, port and real servers of each";
-            self.missing(table, table.at, "services", "the file", cure);
-            return Vec::new();
+    /// What `read` makes of the value, which may have findings of its own anywhere in it.
+    fn nested<T>(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Said<T> {
+        let Some(node) = table.get(key) else {
+            return if table.mistyped.contains(&key) { Said::Unclear } else { Said::Nothing };
         };
-        let items = self.list(node, "`services`", false).unwrap_or_default();
-        items.iter().filter_map(|item| self.service(item)).collect()
+        let before = self.findings.len();
+        match read(self, node) {
+            Some(value) if self.findings.len() == before => Said::This(At { value, at: node.at }),
+            _ => Said::Unclear,
+        }
     }
 
-    fn service(&mut self, node: &Node) -> Option<ServiceDoc> {
-        let table = self.table(node, "a service", node.at, SERVICE)?;
-        let name = self.said(&table, "name", |n| scalar::name(n, "a service's name"));
-        let vip = self.said(&table, "vip", scalar::vip);
-        let at = name.value().map(|n| n.at).or(vip.value().map(|v| v.at)).unwrap_or(node.at);
-        if vip == Said::Nothing {
-            let cure = "add `vip:` with the address that clients use";
-            self.missing(&table, at, "vip", "this service", cure);
-        }
-        let real_servers = self.real_servers(&table, at);
-        Some(ServiceDoc {
-            at,
-            name,
-            vip,
-            port: self.said(&table, "port", scalar::port),
-            protocol: self.said(&table, "protocol", scalar::protocol),
-            scheduler: self.said(&table, "scheduler", scalar::scheduler),
-            forward: self.said(&table, "forward", scalar::forward),
-            director: self.said(&table, "director", |n| scalar::name(n, "a host's name")),
-            vip_interface: self.said(&table, "vip_interface", |n| scalar::name(n, "an interface")),
-            real_servers,
+    /// A list of values, or one value that stands for a list of one.
+    fn several<T>(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        what: &str,
+        read: impl Fn(&Node) -> Result<At<T>, Box<Finding>>,
+    ) -> Said<Vec<At<T>>> {
+        self.nested(table, key, |loader, node| {
+            let items = loader.list(node, what, true)?;
+            if items.is_empty() {
+                loader.findings.push(Finding::error(
+                    "empty-list",
+                    node.at,
+                    format!("{what} is empty"),
+                    "an empty list could mean none or all",
+                    "write what is meant, or leave the key out",
+                ));
+            }
+            Some(items.iter().filter_map(|item| loader.keep(read(item))).collect())
         })
-    }
-
-    fn real_servers(&mut self, table: &Table<'_>, at: Position) -> Vec<RealServerDoc> {
-        const CURE: &str = "add `real_servers: [NAME, NAME]`";
-        let Some(node) = table.get("real_servers") else {
-            self.missing(table, at, "real_servers", "this service", CURE);
-            return Vec::new();
-        };
-        let items = self.list(node, "`real_servers`", false).unwrap_or_default();
-        if matches!(&node.content, Content::List(items) if items.is_empty()) {
-            self.missing(table, node.at, "real_servers", "this service", CURE);
-        }
-        items.iter().filter_map(|item| self.real_server(item)).collect()
-    }
-
-    fn real_server(&mut self, node: &Node) -> Option<RealServerDoc> {
-        if !matches!(node.content, Content::Map(_)) {
-            let host = self.keep(scalar::name(node, "a real server"))?;
-            let (weight, port, address) = (Said::Nothing, Said::Nothing, Said::Nothing);
-            return Some(RealServerDoc { at: node.at, host, weight, port, address });
-        }
-        let table = self.table(node, "a real server", node.at, REAL_SERVER)?;
-        let host = self.said(&table, "host", |n| scalar::name(n, "a real server"));
-        if host == Said::Nothing {
-            self.missing(
-                &table,
-                node.at,
-                "host",
-                "this real server",
-                "add `host:` with a host's name",
-            );
-        }
-        let weight = self.said(&table, "weight", scalar::weight);
-        let port = self.said(&table, "port", scalar::port);
-        let address =
-            self.said(&table, "address", |n| scalar::address(n, "a real server's address"));
-        let host = host.value()?.clone();
-        Some(RealServerDoc { at: node.at, host, weight, port, address })
     }
 }

@@ -29,8 +29,8 @@ use crate::check::Finding;
 
 pub use file::{FileError, read_file};
 pub use model::{
-    Forward, Gateway, Host, Interface, Network, Position, Protocol, Reach, RealServer, Role,
-    Scheduler, Service, SshTarget, Topology,
+    Engine, Forward, Gateway, Host, Interface, IpvsSettings, Mark, Network, Persistence, Position,
+    Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service, SshTarget, Topology, Vip,
 };
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
 

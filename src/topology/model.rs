@@ -8,12 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
+mod service;
+
+use super::names::{HostName, IfName, NetworkName, TopologyName};
+use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
+
+pub use service::{
+    Engine, Forward, Mark, Persistence, Protocol, RealServer, Scheduler, SchedulerFlag, Service,
+    Vip, host_prefix,
+};
 
 /// A place in the topology file. Lines and columns count from 1; 0 where it is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,8 +80,11 @@ pub struct Host {
     pub roles: BTreeSet<Role>,
     /// Its interfaces.
     pub interfaces: BTreeMap<IfName, Interface>,
-    /// Its default gateway, if the file names one or the forwarding method needs one.
-    pub gateway: Option<Gateway>,
+    /// Its default gateways, at most one a family: those that the file names, and those that a
+    /// forwarding method needs.
+    pub gateways: Vec<Gateway>,
+    /// What IPVS is to have here beside its table; said for directors.
+    pub ipvs: IpvsSettings,
     /// How it is reached; `None`: it is there for the reasoning and not touched.
     pub reach: Option<Reach>,
     /// Where it stands in the file.
@@ -92,6 +102,21 @@ pub struct Interface {
     pub network: Option<NetworkName>,
     /// Where it stands in the file.
     pub at: Position,
+}
+
+/// What a director's IPVS has beside its table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IpvsSettings {
+    /// Every service in the table is ours: foreign ones are removed.
+    pub exclusive: bool,
+    /// Timeouts, if the file names any; one that it does not name is 0 here, which leaves it as it is.
+    pub timeouts: Option<Timeouts>,
+    /// Sync daemons.
+    pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
+    /// `net.ipv4.vs.*`, as they are written to the kernel.
+    pub settings: BTreeMap<VsItem, String>,
+    /// Where each stands in the file.
+    pub settings_at: BTreeMap<VsItem, Position>,
 }
 
 /// Where a host sends what is not on one of its own subnets.
@@ -144,200 +169,6 @@ impl fmt::Display for SshTarget {
     }
 }
 
-/// How IPVS passes a packet on to the real server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Forward {
-    /// Rewrites the destination; the reply comes back through the director (`-m`).
-    Nat,
-    /// Rewrites the MAC address only; the reply goes straight to the client (`-g`).
-    Dr,
-    /// Wraps the packet in IPIP; the reply goes straight to the client (`-i`).
-    Tun,
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Nat => "nat",
-            Self::Dr => "dr",
-            Self::Tun => "tun",
-        })
-    }
-}
-
-/// The transport protocol of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// IP protocol 6.
-    Tcp,
-    /// IP protocol 17.
-    Udp,
-    /// IP protocol 132.
-    Sctp,
-}
-
-impl Protocol {
-    /// The protocol's number in the IP header (IANA).
-    pub fn number(self) -> u16 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "sctp" => Ok(Self::Sctp),
-            _ => Err(()),
-        }
-    }
-}
-
-macro_rules! schedulers {
-    ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
-        /// How IPVS picks the real server of a new connection (net/netfilter/ipvs/Kconfig).
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        pub enum Scheduler {
-            $(#[doc = $doc] $variant),+
-        }
-
-        impl Scheduler {
-            /// Every scheduler that a kernel can have.
-            pub const ALL: &[Scheduler] = &[$(Self::$variant),+];
-
-            /// The kernel's name for it; its module is `ip_vs_` and this name.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name),+
-                }
-            }
-        }
-    };
-}
-
-schedulers! {
-    Rr "rr" "Round robin.",
-    Wrr "wrr" "Weighted round robin.",
-    Lc "lc" "Least connections.",
-    Wlc "wlc" "Weighted least connections: the kernel's default.",
-    Lblc "lblc" "Locality-based least connections.",
-    Lblcr "lblcr" "Locality-based least connections with replication.",
-    Dh "dh" "Destination hashing.",
-    Sh "sh" "Source hashing.",
-    Mh "mh" "Maglev hashing (Linux 4.18).",
-    Sed "sed" "Shortest expected delay.",
-    Nq "nq" "Never queue.",
-    Fo "fo" "Weighted failover.",
-    Ovf "ovf" "Weighted overflow.",
-    Twos "twos" "Weighted random twos choice (Linux 5.11).",
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for Scheduler {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().copied().find(|s| s.as_str() == text).ok_or(())
-    }
-}
-
-/// A virtual service: what clients talk to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// Its name; derived from protocol, VIP and port where the file has none.
-    pub name: ServiceName,
-    /// The address that clients use.
-    pub vip: IpAddr,
-    /// Prefix length for the VIP on the director's interface, if the file gives one. Real servers
-    /// always get a host address.
-    pub vip_prefix: Option<u8>,
-    /// 1-65535.
-    pub port: u16,
-    /// tcp, udp or sctp.
-    pub protocol: Protocol,
-    /// How a real server is chosen.
-    pub scheduler: Scheduler,
-    /// How packets get to the real server.
-    pub forward: Forward,
-    /// The host that runs IPVS for it.
-    pub director: HostName,
-    /// The director's interface that has, or gets, the VIP.
-    pub vip_interface: IfName,
-    /// In the order of host name and port.
-    pub real_servers: Vec<RealServer>,
-    /// Where it stands in the file.
-    pub at: Position,
-    /// Where its VIP stands in the file.
-    pub vip_at: Position,
-}
-
-impl Service {
-    /// What a person calls it: the name that the file gives, else `tcp VIP:PORT`, which says all that
-    /// the derived name says and reads better.
-    pub fn spoken(&self) -> String {
-        let Self { name, vip, port, protocol, .. } = self;
-        if name.as_str() == Self::derived_name(*protocol, *vip, *port) {
-            return format!("{protocol} {}", std::net::SocketAddr::new(*vip, *port));
-        }
-        name.to_string()
-    }
-
-    /// The name of a service to which the file gives none.
-    pub fn derived_name(protocol: Protocol, vip: IpAddr, port: u16) -> String {
-        format!("{protocol}-{vip}-{port}")
-    }
-
-    /// The VIP as the director has it on its interface: with the file's prefix length, else as a host address.
-    pub fn vip_on_director(&self) -> u8 {
-        self.vip_prefix.unwrap_or(host_prefix(self.vip))
-    }
-}
-
-/// The prefix length of a single address: 32 or 128.
-pub fn host_prefix(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// One real server of one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RealServer {
-    /// Which host.
-    pub host: HostName,
-    /// Its address, as the director sends to it.
-    pub rip: IpAddr,
-    /// The interface of the real server that has the RIP.
-    pub interface: IfName,
-    /// Where it listens: the service's port unless NAT maps it. 1-65535.
-    pub port: u16,
-    /// 0-2147483647; 0 takes no new connections.
-    pub weight: u32,
-    /// Where it stands in the file.
-    pub at: Position,
-}
-
 impl Topology {
     /// The interfaces of `host` that are plugged into `network`.
     pub fn interfaces_on<'a>(
@@ -355,6 +186,11 @@ impl Topology {
 }
 
 impl Host {
+    /// Its default gateway for packets of the family of `address`.
+    pub fn gateway_for(&self, address: IpAddr) -> Option<&Gateway> {
+        self.gateways.iter().find(|gateway| gateway.address.is_ipv4() == address.is_ipv4())
+    }
+
     /// The interface that has `address`, and with which prefix.
     pub fn interface_with(&self, address: IpAddr) -> Option<(&Interface, IpNet)> {
         self.interfaces

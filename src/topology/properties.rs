@@ -75,22 +75,25 @@ fn forget_positions(topology: &mut Topology) {
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }
-    for Host { name: _, roles: _, interfaces, gateway, reach: _, at } in hosts.values_mut() {
+    for Host { name: _, roles: _, interfaces, gateways, ipvs, reach: _, at } in hosts.values_mut() {
         *at = nowhere;
         for Interface { name: _, addresses: _, network: _, at } in interfaces.values_mut() {
             *at = nowhere;
         }
-        if let Some(Gateway { address: _, host: _, interface: _, derived: _, at }) = gateway {
+        for Gateway { address: _, host: _, interface: _, derived: _, at } in gateways {
+            *at = nowhere;
+        }
+        for at in ipvs.settings_at.values_mut() {
             *at = nowhere;
         }
     }
     for service in services {
         service.at = nowhere;
-        service.vip_at = nowhere;
-        for RealServer { host: _, rip: _, interface: _, port: _, weight: _, at } in
-            &mut service.real_servers
-        {
+        if let Some(Vip { address: _, prefix: _, interface: _, at }) = &mut service.vip {
             *at = nowhere;
+        }
+        for real_server in &mut service.real_servers {
+            real_server.at = nowhere;
         }
     }
 }

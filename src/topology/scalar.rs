@@ -2,18 +2,22 @@
 //!
 //! Nothing is guessed: `no` is not a boolean, `0x50` and `080` are not numbers, a prefix is not left out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod addresses;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
-
-use super::document::GatewayDoc;
-use super::model::{Forward, Position, Protocol, Role, Scheduler};
+use super::document::{GatewayDoc, MaskDoc};
+use super::model::{Engine, Forward, Position, Protocol, Role, Scheduler, SchedulerFlag};
 use super::names::{HostName, NameError};
 use super::node::{At, Content, Node};
 use super::suggest::nearest_of;
+
 use crate::check::Finding;
+use crate::state::{DaemonRole, VsItem};
+
+pub use addresses::{address, interface_address, subnet, usable_on, vip};
 
 /// Weights are what fits into a signed int of the kernel (`ip_vs_add_dest`, ERANGE below 0).
 const MAX_WEIGHT: u64 = 2_147_483_647;
@@ -71,7 +75,7 @@ pub fn name_at<T: FromStr<Err = NameError>>(text: &str, at: Position) -> Read<At
 }
 
 /// Decimal digits, quoted or not.
-fn number(node: &Node, what: &str, range: &str, max: u64) -> Read<u64> {
+pub fn number(node: &Node, what: &str, range: &str, max: u64) -> Read<u64> {
     let text = text(node, what)?;
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let leading_zero = text.len() > 1 && text.starts_with('0');
@@ -87,6 +91,26 @@ fn number(node: &Node, what: &str, range: &str, max: u64) -> Read<u64> {
     }
 }
 
+/// `number` of a smaller type. Out of range is out of `max` too, so nothing is cut off.
+pub fn number_of<T: TryFrom<u64>>(
+    node: &Node,
+    what: &str,
+    range: &str,
+    (min, max): (u64, u64),
+) -> Read<At<T>> {
+    let number = number(node, what, range, max)?;
+    match T::try_from(number) {
+        Ok(value) if number >= min => Ok(At { value, at: node.at }),
+        _ => no(
+            "bad-number",
+            node.at,
+            format!("{number} is not a {what}"),
+            "the kernel would refuse it, or take it for something else",
+            format!("write a whole number, {range}"),
+        ),
+    }
+}
+
 /// 1-65535; 0 has a finding of its own.
 pub fn port(node: &Node) -> Read<At<u16>> {
     let number = number(node, "port", "1 to 65535", 65_535)?;
@@ -95,17 +119,164 @@ pub fn port(node: &Node) -> Read<At<u16>> {
         _ => no(
             "port-zero",
             node.at,
-            "port 0 (every port) needs a persistent service",
-            "the kernel refuses port 0 without persistence, and this version cannot say persistence yet",
-            "write one service for each port",
+            "0 is no port",
+            "the kernel uses it for every port, which a persistent service can have",
+            "write `port: any` with `persistence:`, or a port",
         ),
+    }
+}
+
+/// A service's port: 1-65535, or `any`, which is 0.
+pub fn service_port(node: &Node) -> Read<At<u16>> {
+    match text(node, "a port") {
+        Ok("any") => Ok(At { value: 0, at: node.at }),
+        _ => port(node),
     }
 }
 
 /// 0-2147483647.
 pub fn weight(node: &Node) -> Read<At<u32>> {
-    let number = number(node, "weight", "0 to 2147483647", MAX_WEIGHT)?;
-    Ok(At { value: u32::try_from(number).unwrap_or(u32::MAX), at: node.at })
+    number_of(node, "weight", "0 to 2147483647", (0, MAX_WEIGHT))
+}
+
+/// 0-2147483647: what the kernel takes (`ip_vs_genl_parse_dest` has room for more, but reads it as a
+/// signed number).
+pub fn threshold(node: &Node) -> Read<At<u32>> {
+    number_of(node, "number of connections", "0 to 2147483647", (0, MAX_WEIGHT))
+}
+
+/// 1-4294967295.
+pub fn mark(node: &Node) -> Read<At<u32>> {
+    number_of(node, "firewall mark", "1 to 4294967295", (1, u64::from(u32::MAX)))
+}
+
+/// `lvsprov` or `others`.
+pub fn marked_by(node: &Node) -> Read<At<bool>> {
+    word(node, "marker of packets", "unknown-word", &["lvsprov", "others"], |text| match text {
+        "lvsprov" => Some(true),
+        "others" => Some(false),
+        _ => None,
+    })
+}
+
+/// `ipv4` or `ipv6`.
+pub fn is_ipv6(node: &Node) -> Read<At<bool>> {
+    word(node, "address family", "unknown-word", &["ipv4", "ipv6"], |text| match text {
+        "ipv4" => Some(false),
+        "ipv6" => Some(true),
+        _ => None,
+    })
+}
+
+/// `exclusive` or `shared`.
+pub fn is_exclusive(node: &Node) -> Read<At<bool>> {
+    let known = ["exclusive", "shared"];
+    word(node, "way to own the IPVS table", "unknown-word", &known, |text| match text {
+        "exclusive" => Some(true),
+        "shared" => Some(false),
+        _ => None,
+    })
+}
+
+/// -20 to 19, as text.
+pub fn nice(node: &Node) -> Read<String> {
+    let text = text(node, "a nice value")?;
+    match text.parse::<i8>() {
+        Ok(nice) if (-20..=19).contains(&nice) && nice.to_string() == text => Ok(text.to_owned()),
+        _ => no(
+            "bad-number",
+            node.at,
+            format!("{text:?} is not a nice value"),
+            "the kernel refuses it",
+            "write a whole number, -20 to 19",
+        ),
+    }
+}
+
+/// A tunnel's checksum: none or false 0, full or true 1, remote 2.
+pub fn checksum(node: &Node) -> Read<At<u16>> {
+    let known = ["none", "full", "remote", "true", "false"];
+    word(node, "kind of checksum", "unknown-word", &known, |text| match text {
+        "none" | "false" => Some(0),
+        "full" | "true" => Some(1),
+        "remote" => Some(2),
+        _ => None,
+    })
+}
+
+/// `true` or `false`, with its place.
+pub fn truth(node: &Node, what: &str) -> Read<At<bool>> {
+    Ok(At { value: boolean(node, what)?, at: node.at })
+}
+
+/// The names of flags that schedulers read.
+pub fn scheduler_flag(node: &Node) -> Read<At<SchedulerFlag>> {
+    let known: Vec<&str> = SchedulerFlag::ALL.iter().map(|flag| flag.as_str()).collect();
+    word(node, "scheduler flag", "unknown-scheduler-flag", &known, |text| {
+        SchedulerFlag::ALL.iter().copied().find(|flag| flag.as_str() == text)
+    })
+}
+
+/// `sip`.
+pub fn engine(node: &Node) -> Read<At<Engine>> {
+    word(node, "persistence engine", "unknown-engine", &["sip"], |text| {
+        (text == "sip").then_some(Engine::Sip)
+    })
+}
+
+/// A mask such as 255.255.255.0, or a prefix length.
+pub fn mask(node: &Node) -> Read<At<MaskDoc>> {
+    let text = text(node, "a persistence mask")?;
+    if let Ok(dotted) = text.parse::<Ipv4Addr>() {
+        return Ok(At { value: MaskDoc::Dotted(dotted), at: node.at });
+    }
+    let length =
+        number_of(node, "persistence mask", "a mask such as 255.255.255.0, or 1 to 128", (1, 128))?;
+    Ok(At { value: MaskDoc::Length(length.value), at: node.at })
+}
+
+/// A name under `net.ipv4.vs`.
+pub fn vs_item(key: &At<String>) -> Read<At<VsItem>> {
+    let known: Vec<&str> = VsItem::ALL.iter().map(|item| item.as_str()).collect();
+    match VsItem::ALL.iter().copied().find(|item| item.as_str() == key.value) {
+        Some(value) => Ok(At { value, at: key.at }),
+        None => no(
+            "unknown-setting",
+            key.at,
+            format!("net.ipv4.vs has no {:?}", key.value),
+            "no kernel that lvsprov knows has it",
+            nearest_of(&key.value, &known),
+        ),
+    }
+}
+
+/// `master` or `backup`.
+pub fn daemon_role(key: &At<String>) -> Read<At<DaemonRole>> {
+    match key.value.parse() {
+        Ok(value) => Ok(At { value, at: key.at }),
+        Err(()) => no(
+            "unknown-key",
+            key.at,
+            format!("`sync` has no key {:?}", key.value),
+            "a daemon sends connections out (master) or takes them in (backup)",
+            nearest_of(&key.value, &["master", "backup"]),
+        ),
+    }
+}
+
+/// A multicast group.
+pub fn group(node: &Node) -> Read<At<IpAddr>> {
+    let text = text(node, "a multicast group")?;
+    match text.parse::<IpAddr>() {
+        Ok(value) if value.is_multicast() => Ok(At { value, at: node.at }),
+        _ => no(
+            "bad-address",
+            node.at,
+            format!("{text:?} is not a multicast group"),
+            "sync daemons talk to a group, and the kernel refuses another address",
+            "write an address of 224.0.0.0/4 or ff00::/8, such as 224.0.0.81",
+        ),
+    }
 }
 
 /// `true` or `false`, without quotes.
@@ -157,23 +328,10 @@ pub fn protocol(node: &Node) -> Read<At<Protocol>> {
     word(node, "protocol", "unknown-protocol", &known, |text| text.parse().ok())
 }
 
-/// nat, dr, tun; fullnat has a finding of its own.
+/// nat, dr, tun, fullnat.
 pub fn forward(node: &Node) -> Read<At<Forward>> {
-    if text(node, "forwarding method")? == "fullnat" {
-        return no(
-            "fullnat-not-yet",
-            node.at,
-            "fullnat is not in this version yet",
-            "it is NAT, net.ipv4.vs.conntrack=1 and a source NAT rule, set as one",
-            "use `nat` with the director as the real servers' gateway, or `tun` for real servers in other networks",
-        );
-    }
-    word(node, "forwarding method", "unknown-forward", &["nat", "dr", "tun"], |text| match text {
-        "nat" => Some(Forward::Nat),
-        "dr" => Some(Forward::Dr),
-        "tun" => Some(Forward::Tun),
-        _ => None,
-    })
+    let known = ["nat", "dr", "tun", "fullnat"];
+    word(node, "forwarding method", "unknown-forward", &known, |text| text.parse().ok())
 }
 
 /// client, router, director, real_server.
@@ -188,162 +346,12 @@ pub fn role(node: &Node) -> Read<At<Role>> {
     })
 }
 
-fn ipv6_not_yet<T>(at: Position, text: &str) -> Read<T> {
-    no(
-        "ipv6-not-yet",
-        at,
-        format!("{text:?} is IPv6, and this version brings up IPv4 only"),
-        "IPv6 has no arp_ignore and needs other settings on every host",
-        "use IPv4 addresses",
-    )
-}
-
-fn bad_address<T>(at: Position, text: &str, expected: &str) -> Read<T> {
-    let message = format!("{text:?} is not {expected}");
-    let why = "an address is four decimal numbers up to 255, a prefix length one up to 32, without leading zeros";
-    no("bad-address", at, message, why, format!("write {expected}"))
-}
-
-/// Why no machine can be reached at `address`.
-fn unusable(address: Ipv4Addr) -> Option<&'static str> {
-    match address.octets() {
-        [0, ..] => Some("0.0.0.0/8 means this network, not a machine"),
-        [127, ..] => Some("127.0.0.0/8 never leaves a machine"),
-        [224..=239, ..] => Some("it is a multicast address"),
-        [240..=255, ..] => Some("240.0.0.0/4 is reserved"),
-        _ => None,
-    }
-}
-
-fn usable(address: Ipv4Addr, at: Position) -> Read<Ipv4Addr> {
-    match unusable(address) {
-        None => Ok(address),
-        Some(why) => no(
-            "unusable-address",
-            at,
-            format!("{address} cannot be a machine's address"),
-            why,
-            "use an address out of one of the networks' subnets",
-        ),
-    }
-}
-
-/// An address without a prefix.
-pub fn address(node: &Node, what: &str) -> Read<At<Ipv4Addr>> {
-    let text = text(node, what)?;
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return ipv6_not_yet(node.at, text);
-    }
-    match text.parse() {
-        Ok(address) => Ok(At { value: usable(address, node.at)?, at: node.at }),
-        Err(_) => bad_address(node.at, text, "an IPv4 address such as 192.0.2.1"),
-    }
-}
-
-/// An address with its prefix; host bits are kept.
-fn prefix(text: &str, at: Position, expected: &str) -> Read<Ipv4Net> {
-    let (address, length) = text.split_once('/').unwrap_or((text, ""));
-    if address.parse::<Ipv6Addr>().is_ok() {
-        return ipv6_not_yet(at, text);
-    }
-    // The standard library's parser refuses leading zeros, which others take for octal.
-    let plain =
-        length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
-    let net = match (address.parse(), length.parse()) {
-        (Ok(address), Ok(length)) if plain => Ipv4Net::new(address, length).ok(),
-        _ => None,
-    };
-    match net {
-        Some(net) if net.prefix_len() == 0 => no(
-            "bad-address",
-            at,
-            format!("{text:?} stands for every address there is"),
-            "with prefix length 0 all traffic would be local",
-            format!("write {expected}"),
-        ),
-        Some(net) => Ok(net),
-        None => bad_address(at, text, expected),
-    }
-}
-
-/// The subnet of a network: no host bits.
-pub fn subnet(node: &Node) -> Read<At<Ipv4Net>> {
-    let text = text(node, "a subnet")?;
-    let net = prefix(text, node.at, "a subnet such as 192.0.2.0/24")?;
-    usable(net.network(), node.at)?;
-    if net.addr() != net.network() {
-        return no(
-            "subnet-has-host-bits",
-            node.at,
-            format!("{net} is an address in a subnet, not a subnet"),
-            "it is not clear whether the address or the prefix length is mistyped",
-            format!("write {}", net.trunc()),
-        );
-    }
-    Ok(At { value: net, at: node.at })
-}
-
-/// The address of an interface with its prefix.
-pub fn interface_address(node: &Node) -> Read<At<Ipv4Net>> {
-    const EXPECTED: &str = "an address with its prefix length, such as 192.0.2.1/24";
-    let text = text(node, "an interface's address")?;
-    if text.parse::<Ipv4Addr>().is_ok() {
-        return no(
-            "prefix-missing",
-            node.at,
-            format!("{text} has no prefix length"),
-            "without it nobody knows which addresses are on the same wire",
-            format!("write {text}/24, or whatever the subnet has"),
-        );
-    }
-    let net = prefix(text, node.at, EXPECTED)?;
-    Ok(At { value: net, at: node.at })
-}
-
-/// A VIP, with a prefix or without.
-pub fn vip(node: &Node) -> Read<At<(Ipv4Addr, Option<u8>)>> {
-    let text = text(node, "a VIP")?;
-    if !text.contains('/') {
-        let At { value, at } = address(node, "a VIP")?;
-        return Ok(At { value: (value, None), at });
-    }
-    let net = prefix(text, node.at, "an address such as 192.0.2.80 or 192.0.2.80/24")?;
-    let value = (usable(net.addr(), node.at)?, Some(net.prefix_len()));
-    not_an_end_of(net, node.at)?;
-    Ok(At { value, at: node.at })
-}
-
-/// Refuses the first and the last address of a subnet: no machine can have them.
-pub fn not_an_end_of(net: Ipv4Net, at: Position) -> Read<()> {
-    let (rule, end) = match net.addr() {
-        _ if net.prefix_len() >= 31 => return Ok(()),
-        address if address == net.network() => ("network-address", "first"),
-        address if address == net.broadcast() => ("broadcast-address", "last"),
-        _ => return Ok(()),
-    };
-    no(
-        rule,
-        at,
-        format!("{} is the {end} address of {}", net.addr(), net.trunc()),
-        "the first address of a subnet names the subnet, the last one is its broadcast address",
-        format!("use one in between, or correct the prefix length /{}", net.prefix_len()),
-    )
-}
-
-/// Checks what an interface may have: lo may have 127.0.0.0/8, others no such address.
-pub fn usable_on(net: &At<Ipv4Net>, loopback: bool) -> Read<()> {
-    if loopback && net.value.addr().is_loopback() {
-        return Ok(());
-    }
-    usable(net.value.addr(), net.at)?;
-    not_an_end_of(net.value, net.at)
-}
-
 /// A host's name or an address.
 pub fn gateway(node: &Node) -> Read<At<GatewayDoc>> {
     let text = text(node, "a gateway")?;
     let looks_like_address = text.parse::<IpAddr>().is_ok()
         || text.contains('/')
+        || text.contains(':')
         || text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if looks_like_address {
         let At { value, at } = address(node, "a gateway")?;

@@ -57,7 +57,7 @@ fn defaults_hold_where_a_service_says_nothing_and_only_there() {
         (web.name.as_str(), web.port, web.protocol),
         ("tcp-192.0.2.80-80", 80, Protocol::Tcp)
     );
-    assert_eq!((web.scheduler, web.forward), (Scheduler::Wrr, Forward::Nat));
+    assert_eq!((web.scheduler, web.real_servers[0].forward), (Scheduler::Wrr, Forward::Nat));
     let reals: Vec<_> = web.real_servers.iter().map(|r| (r.rip, r.port, r.weight)).collect();
     assert_eq!(reals, [(ip("10.0.0.11"), 80, 7), (ip("10.0.0.12"), 8080, 5)]);
     assert_eq!((dns.name.as_str(), dns.port, dns.scheduler), ("dns", 53, Scheduler::Sed));
@@ -78,7 +78,7 @@ fn the_vip_goes_where_it_is_then_where_it_fits_then_where_clients_come_from() {
     let interface = |director: &str, vip: &str| {
         let service = format!("  - {{vip: {vip}, real_servers: [rs1, rs2]}}");
         let topology = topology(&with_services(director, &service));
-        topology.services[0].vip_interface.to_string()
+        topology.services[0].vip.as_ref().unwrap().interface.to_string()
     };
     let own = "interfaces: {eth0: [192.0.2.2/24, 192.0.2.80/24], eth1: 10.0.0.1/24}";
     assert_eq!(interface(own, "192.0.2.80"), "eth0", "has it already");
@@ -95,13 +95,13 @@ fn nat_makes_the_director_the_gateway_and_a_default_gateway_does_not_stand_in_it
     let text = with_services(TWO_NICS, "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}");
     let text = text.replace("port: 80}", "port: 80, gateway: router}");
     let topology = topology(&text);
-    let gateway = host(&topology, "rs1").gateway.as_ref().unwrap();
+    let gateway = host(&topology, "rs1").gateways.first().unwrap();
     assert_eq!((gateway.address, gateway.derived), (ip("10.0.0.1"), true));
     assert_eq!(gateway.host.as_ref().unwrap().as_str(), "lvs");
     assert_eq!(gateway.interface.as_str(), "eth0");
-    let lvs = host(&topology, "lvs").gateway.as_ref().unwrap();
+    let lvs = host(&topology, "lvs").gateways.first().unwrap();
     assert_eq!((lvs.address, lvs.derived), (ip("192.0.2.1"), false));
-    assert_eq!(host(&topology, "router").gateway, None, "nobody is its own gateway");
+    assert_eq!(host(&topology, "router").gateways, [], "nobody is its own gateway");
 }
 
 #[test]
@@ -111,14 +111,14 @@ fn a_gateway_is_found_by_name_on_the_network_that_both_are_on() {
     for (name, address) in
         [("client", "192.168.244.129"), ("lvs", "192.168.142.133"), ("web1", "192.168.142.133")]
     {
-        let gateway = host(&topology, name).gateway.as_ref().unwrap();
+        let gateway = host(&topology, name).gateways.first().unwrap();
         assert_eq!(gateway.address, ip(address), "{name}");
         assert_eq!(gateway.host.as_ref().unwrap().as_str(), "router", "{name}");
     }
     let lvs = host(&topology, "lvs").interfaces.values().next().unwrap();
     assert_eq!(lvs.network.as_ref().unwrap().as_str(), "farm");
-    assert_eq!(topology.services[0].vip_prefix, None);
-    assert_eq!(topology.services[0].vip_on_director(), 32);
+    let vip = topology.services[0].vip.as_ref().unwrap();
+    assert_eq!((vip.prefix, vip.prefix_on_director()), (None, 32));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn an_address_that_nobody_in_the_file_has_may_be_a_gateway() {
         &TWO_NICS.replace("gateway: router", "gateway: 192.0.2.254"),
         "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}",
     );
-    let gateway = host(&topology(&text), "lvs").gateway.clone().unwrap();
+    let gateway = host(&topology(&text), "lvs").gateways[0].clone();
     assert_eq!((gateway.address, gateway.host), (ip("192.0.2.254"), None));
 }
 
@@ -138,7 +138,7 @@ fn a_prefix_said_once_holds_for_every_service_of_the_vip() {
         "  - {vip: 203.0.113.80, real_servers: [rs1, rs2]}
   - {vip: 203.0.113.80/24, port: 81, real_servers: [rs1, rs2]}",
     );
-    assert!(topology(&text).services.iter().all(|s| s.vip_prefix == Some(24)));
+    assert!(topology(&text).services.iter().all(|s| s.vip.as_ref().unwrap().prefix == Some(24)));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn positions_point_at_what_they_name() {
     };
     let web = topology.services.iter().find(|s| s.name.as_str() == "web").unwrap();
     assert_eq!(at(web.at), "web");
-    assert_eq!(at(web.vip_at), "172.16.100.8");
+    assert_eq!(at(web.vip.as_ref().unwrap().at), "172.16.100.8");
     assert_eq!(at(web.real_servers[1].at), "{host: rs2, port: 8080, weight: 3}");
     let rs1 = host(&topology, "rs1");
     assert_eq!(at(rs1.at), "rs1");

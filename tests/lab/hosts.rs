@@ -101,7 +101,7 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
                     asked += 2;
                 }
                 // Nobody has set the service up, and nothing of the lab stands in for it.
-                let vip = SocketAddr::new(service.vip, service.port);
+                let vip = SocketAddr::new(service.vip_address().unwrap(), service.port);
                 let client = topology.hosts.values().find(|h| h.name.as_str().contains("client"));
                 let client = &client.unwrap().name;
                 let tally = clients::ask(&lab, client, vip, service.protocol, 1, IMPATIENCE).await;

@@ -13,21 +13,31 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         interface: "eth0".parse().unwrap(),
         port: 80,
         weight: *weight,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        forward: Forward::Dr,
+        tunnel: crate::state::Tunnel::Ipip,
         at: Position::default(),
     };
     Service {
         name: "web".parse().unwrap(),
-        vip: "192.0.2.200".parse().unwrap(),
-        vip_prefix: None,
+        vip: Some(crate::topology::Vip {
+            address: "192.0.2.200".parse().unwrap(),
+            prefix: None,
+            interface: "eth0".parse().unwrap(),
+            at: Position::default(),
+        }),
+        ipv6: false,
         port: 80,
         protocol: Protocol::Tcp,
+        mark: None,
         scheduler,
-        forward: Forward::Dr,
+        scheduler_flags: std::collections::BTreeSet::new(),
+        persistence: None,
+        one_packet: false,
         director: "director".parse().unwrap(),
-        vip_interface: "eth0".parse().unwrap(),
         real_servers: weights.iter().enumerate().map(server).collect(),
         at: Position::default(),
-        vip_at: Position::default(),
     }
 }
 

@@ -236,14 +236,14 @@ fn only_director_claims(stage: &Stage<'_>, watch: Watch) -> Proof {
     let frames = watch.stop().map_err(|error| error.to_string())?;
     let mut claims = Vec::new();
     for service in &stage.topology.services {
-        let IpAddr::V4(vip) = service.vip else { continue };
+        let Some(IpAddr::V4(vip)) = service.vip_address() else { continue };
         for mac in watch::announcements_of(&frames, vip).keys() {
             let owner = stage.lab.owner_of(*mac).map(|(host, _)| host.clone());
             if owner.as_ref() != Some(&service.director) {
                 let who = owner.map_or_else(|| mac.to_string(), |host| host.to_string());
-                return Err(format!("{who} claimed {} as its own", service.vip));
+                return Err(format!("{who} claimed {vip} as its own"));
             }
-            claims.push(service.vip);
+            claims.push(IpAddr::V4(vip));
         }
     }
     claims.dedup();
@@ -251,8 +251,8 @@ fn only_director_claims(stage: &Stage<'_>, watch: Watch) -> Proof {
         .topology
         .services
         .iter()
-        .map(|service| service.vip)
-        .filter(|vip| !claims.contains(vip) && asked_for(stage, *vip))
+        .filter_map(Service::vip_address)
+        .filter(|vip| vip.is_ipv4() && !claims.contains(vip) && asked_for(stage, *vip))
         .collect();
     if !unclaimed.is_empty() {
         return Err(format!("nobody answered for {unclaimed:?}: the watch heard nothing"));

@@ -153,7 +153,9 @@ fn kernel_release() -> String {
 }
 
 fn target(service: &Service) -> SocketAddr {
-    SocketAddr::new(service.vip, service.port)
+    let vip =
+        service.vip_address().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    SocketAddr::new(vip, service.ports().first().copied().unwrap_or(80))
 }
 
 /// Collects what was proven, and says it as it goes.

@@ -17,27 +17,42 @@ use crate::topology::suggest;
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
     for doc in hosts {
         let name = &doc.name.value;
-        let found = match &doc.gateway {
+        let stated = match &doc.gateway {
             Said::Nothing => continue,
-            Said::Unclear => None,
-            Said::This(gateway) => resolver.gateway(name, gateway),
+            Said::Unclear => &[][..],
+            Said::This(gateways) => gateways.value.as_slice(),
         };
-        if found.is_none() {
+        let mut clear = !stated.is_empty();
+        for gateway in stated {
+            match resolver.gateway(name, gateway) {
+                Some(found) => {
+                    for one in found {
+                        resolver.one_a_family(name, one);
+                    }
+                }
+                None => clear = false,
+            }
+        }
+        if !clear {
             resolver.unclear_gateways.insert(name.clone());
         }
-        resolver.set_gateway(name, found);
     }
 }
 
 /// Real servers behind NAT send everything to the director: without that, no reply is rewritten.
 pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
     let mut found = Vec::new();
-    for service in resolver.services.iter().filter(|s| s.forward == Forward::Nat) {
+    for service in &resolver.services {
         let Some(director) = resolver.hosts.get(&service.director) else { continue };
-        for real in &service.real_servers {
+        for real in service.real_servers.iter().filter(|real| real.forward == Forward::Nat) {
+            if real.host == service.director {
+                continue;
+            }
             let Some(host) = resolver.hosts.get(&real.host) else { continue };
             let candidates = candidates(host, director);
-            let mut on_rips_side = candidates.iter().filter(|(_, dev)| **dev == real.interface);
+            let mut on_rips_side = candidates.iter().filter(|(address, dev)| {
+                **dev == real.interface && address.is_ipv4() == real.rip.is_ipv4()
+            });
             if let Some((address, dev)) = on_rips_side.next() {
                 found.push((
                     real.host.clone(),
@@ -54,8 +69,8 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
     }
     for (name, gateway) in found {
         let silent = hosts.iter().any(|d| d.name.value == name && d.gateway == Said::Nothing);
-        if silent && resolver.hosts.get(&name).is_some_and(|h| h.gateway.is_none()) {
-            resolver.set_gateway(&name, Some(gateway));
+        if silent {
+            resolver.add_gateway(&name, gateway);
         }
     }
 }
@@ -70,27 +85,31 @@ pub(super) fn default(resolver: &mut Resolver, stated: &Said<GatewayDoc>, hosts:
     }
     for doc in hosts.iter().filter(|d| d.gateway == Said::Nothing) {
         let Some(host) = resolver.clear_host(&doc.name.value) else { continue };
-        if host.gateway.is_some() {
-            continue;
-        }
-        let gateway = match value {
+        let found: Vec<(IpAddr, IfName)> = match value {
             GatewayDoc::Host(name) => {
-                resolver.clear_host(name).filter(|g| g.name != host.name).and_then(|g| {
-                    let candidates = candidates(host, g);
-                    let (address, dev) = candidates.first().filter(|_| candidates.len() == 1)?;
-                    Some((*address, (*dev).clone()))
-                })
+                let gateway = resolver.clear_host(name).filter(|g| g.name != host.name);
+                let candidates = gateway.map(|g| candidates(host, g)).unwrap_or_default();
+                [true, false]
+                    .into_iter()
+                    .filter_map(|v4| {
+                        let mut of_family = candidates.iter().filter(|(a, _)| a.is_ipv4() == v4);
+                        let (address, dev) = of_family.next()?;
+                        of_family.next().is_none().then(|| (*address, (*dev).clone()))
+                    })
+                    .collect()
             }
-            GatewayDoc::Address(address) => on_link(host, IpAddr::V4(*address)),
+            GatewayDoc::Address(address) => on_link(host, *address).into_iter().collect(),
         };
-        let gateway = gateway.map(|(address, interface)| Gateway {
-            address,
-            host: resolver.holder(address).map(|h| h.name.clone()),
-            interface,
-            derived: false,
-            at: *at,
-        });
-        resolver.set_gateway(&doc.name.value, gateway);
+        for (address, interface) in found {
+            let gateway = Gateway {
+                address,
+                host: resolver.holder(address).map(|h| h.name.clone()),
+                interface,
+                derived: false,
+                at: *at,
+            };
+            resolver.add_gateway(&doc.name.value, gateway);
+        }
     }
 }
 
@@ -124,10 +143,35 @@ fn plugged(host: &Host) -> impl Iterator<Item = (&Interface, IpNet)> {
 }
 
 impl Resolver {
-    fn set_gateway(&mut self, host: &HostName, gateway: Option<Gateway>) {
-        if let Some(host) = self.hosts.get_mut(host) {
-            host.gateway = gateway;
+    /// Adds a gateway, unless the host has one for that family already.
+    fn add_gateway(&mut self, host: &HostName, gateway: Gateway) {
+        if let Some(host) = self.hosts.get_mut(host)
+            && host.gateway_for(gateway.address).is_none()
+        {
+            host.gateways.push(gateway);
+            host.gateways.sort_by_key(|gateway| gateway.address);
         }
+    }
+
+    /// Adds a gateway that the file states, of which there is one a family.
+    fn one_a_family(&mut self, of: &HostName, gateway: Gateway) {
+        let there = self.hosts.get(of).and_then(|host| host.gateway_for(gateway.address));
+        if let Some(there) = there {
+            let finding = Finding::error(
+                "two-gateways",
+                gateway.at,
+                format!(
+                    "{} and {} are both default gateways of {of}",
+                    there.address, gateway.address
+                ),
+                "lvsprov sets one default route for IPv4 and one for IPv6",
+                "name one of each",
+            );
+            self.findings.push(finding);
+            self.unclear_gateways.insert(of.clone());
+            return;
+        }
+        self.add_gateway(of, gateway);
     }
 
     /// Who has `address` on a wire.
@@ -142,7 +186,7 @@ impl Resolver {
         self.findings.push(suggest::unknown_name("host", at, name.as_str(), &known));
     }
 
-    fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Gateway> {
+    fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Vec<Gateway>> {
         match &stated.value {
             GatewayDoc::Host(name) if !self.hosts.contains_key(name) => {
                 self.unknown_host(name, stated.at);
@@ -150,27 +194,35 @@ impl Resolver {
             }
             GatewayDoc::Host(name) => self.gateway_by_name(of, name, stated.at),
             GatewayDoc::Address(address) => {
-                self.gateway_by_address(of, IpAddr::V4(*address), stated.at)
+                self.gateway_by_address(of, *address, stated.at).map(|gateway| vec![gateway])
             }
         }
     }
 
-    fn gateway_by_name(&mut self, of: &HostName, name: &HostName, at: Position) -> Option<Gateway> {
+    /// One a family that the two hosts have in common.
+    fn gateway_by_name(
+        &mut self,
+        of: &HostName,
+        name: &HostName,
+        at: Position,
+    ) -> Option<Vec<Gateway>> {
         if of == name {
             self.findings.push(own_gateway(of, at));
             return None;
         }
         let (host, gateway) = (self.clear_host(of)?, self.clear_host(name)?);
         let candidates = candidates(host, gateway);
-        if let [(address, dev)] = candidates.as_slice() {
-            let (address, interface) = (*address, (*dev).clone());
-            return Some(Gateway {
-                address,
+        let of_family = |v4: bool| candidates.iter().filter(move |(a, _)| a.is_ipv4() == v4);
+        let ambiguous = [true, false].into_iter().find(|v4| of_family(*v4).count() > 1);
+        if !candidates.is_empty() && ambiguous.is_none() {
+            let one = |(address, dev): &(IpAddr, &IfName)| Gateway {
+                address: *address,
                 host: Some(name.clone()),
-                interface,
+                interface: (*dev).clone(),
                 derived: false,
                 at,
-            });
+            };
+            return Some(candidates.iter().map(one).collect());
         }
         let finding = if candidates.is_empty() {
             let theirs: Vec<String> = plugged(gateway).map(|(_, a)| a.to_string()).collect();
@@ -189,7 +241,8 @@ impl Resolver {
                 ),
             )
         } else {
-            let all: Vec<String> = candidates.iter().map(|(a, _)| a.to_string()).collect();
+            let all = of_family(ambiguous.unwrap_or(true));
+            let all: Vec<String> = all.map(|(a, _)| a.to_string()).collect();
             Finding::error(
                 "gateway-ambiguous",
                 at,

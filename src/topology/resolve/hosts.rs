@@ -1,13 +1,14 @@
 //! Hosts: their roles, reach, and the network that each interface is plugged into.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::Resolver;
 use crate::check::Finding;
-use crate::topology::document::{HostDoc, InterfaceDoc, ReachDoc, Said};
+use crate::state::Module;
+use crate::topology::document::{Document, HostDoc, InterfaceDoc, ReachDoc, Said};
 use crate::topology::model::{Host, Interface, Position, Reach};
 use crate::topology::names::NetworkName;
 use crate::topology::node::At;
@@ -15,10 +16,11 @@ use crate::topology::suggest;
 
 /// Devices that are plugged into nothing.
 pub(super) fn is_plugged(name: &str) -> bool {
-    !matches!(name, "lo" | "tunl0")
+    name != "lo" && Module::ALL.iter().all(|module| module.device() != Some(name))
 }
 
-pub(super) fn resolve(resolver: &mut Resolver, hosts: &[HostDoc]) {
+pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
+    let hosts = &document.hosts;
     for doc in hosts {
         let mut unclear = doc.unclear;
         let mut interfaces = BTreeMap::new();
@@ -36,7 +38,8 @@ pub(super) fn resolve(resolver: &mut Resolver, hosts: &[HostDoc]) {
         }
         let roles = doc.roles.iter().map(|r| r.value).collect();
         let (reach, at) = (reach(&doc.reach), doc.name.at);
-        let host = Host { name: name.clone(), roles, interfaces, gateway: None, reach, at };
+        let (gateways, ipvs) = (Vec::new(), super::ipvs::settings(&document.ipvs, &doc.ipvs));
+        let host = Host { name: name.clone(), roles, interfaces, gateways, ipvs, reach, at };
         resolver.hosts.insert(name, host);
     }
     same_machine(resolver, hosts);
@@ -76,9 +79,9 @@ fn same_machine(resolver: &mut Resolver, hosts: &[HostDoc]) {
 pub(super) fn duplicate_addresses(
     resolver: &mut Resolver,
     hosts: &[HostDoc],
-    vips: &BTreeSet<Ipv4Addr>,
+    vips: &BTreeSet<IpAddr>,
 ) {
-    let mut seen: HashMap<Ipv4Addr, (&HostDoc, &InterfaceDoc, Position)> = HashMap::new();
+    let mut seen: HashMap<IpAddr, (&HostDoc, &InterfaceDoc, Position)> = HashMap::new();
     for doc in hosts {
         for interface in &doc.interfaces {
             for At { value, at } in &interface.addresses {
@@ -117,7 +120,7 @@ impl Resolver {
             self.unplugged(doc)?;
             None
         };
-        let addresses: Vec<IpNet> = doc.addresses.iter().map(|a| a.value.into()).collect();
+        let addresses: Vec<IpNet> = doc.addresses.iter().map(|a| a.value).collect();
         Some(Interface { name, addresses, network, at: doc.at })
     }
 
@@ -131,7 +134,9 @@ impl Resolver {
                 "remove `network:` here",
             ));
         }
-        let wide = |a: &&At<Ipv4Net>| a.value.prefix_len() < 32 && !a.value.addr().is_loopback();
+        let wide = |a: &&At<IpNet>| {
+            a.value.prefix_len() < a.value.max_prefix_len() && !a.value.addr().is_loopback()
+        };
         for address in doc.addresses.iter().filter(wide) {
             self.findings.push(Finding::error(
                 "mask-on-lo",
@@ -141,7 +146,7 @@ impl Resolver {
                     "the host would take every address of {} for its own and lose its LAN",
                     address.value.trunc()
                 ),
-                format!("write {}/32", address.value.addr()),
+                format!("write {}", IpNet::from(address.value.addr())),
             ));
         }
         let sound = doc.network == Said::Nothing && !doc.addresses.iter().any(|a| wide(&a));
@@ -168,9 +173,7 @@ impl Resolver {
             return None;
         };
         let clear = !self.unclear_networks.contains(&stated.value);
-        let outside = |a: &&At<Ipv4Net>| {
-            !network.subnets.iter().any(|s| s.contains(&IpNet::V4(a.value).addr()))
-        };
+        let outside = |a: &&At<IpNet>| !network.subnets.iter().any(|s| s.contains(&a.value.addr()));
         let outside: Vec<_> = doc.addresses.iter().filter(outside).filter(|_| clear).collect();
         for address in &outside {
             self.findings.push(Finding::error(
@@ -222,8 +225,8 @@ impl Resolver {
         found
     }
 
-    fn network_with(&mut self, address: &At<Ipv4Net>) -> Option<NetworkName> {
-        let inside = |s: &IpNet| s.contains(&IpNet::V4(address.value).addr());
+    fn network_with(&mut self, address: &At<IpNet>) -> Option<NetworkName> {
+        let inside = |s: &IpNet| s.contains(&address.value.addr());
         let mut holding = self.networks.values().filter(|n| n.subnets.iter().any(inside));
         match (holding.next(), holding.next()) {
             (Some(network), None) => Some(network.name.clone()),

@@ -5,8 +5,10 @@
 //! service whose key is not known is left out. Whether what results would work is the business of
 //! [`crate::check`].
 
+mod director;
 mod gateways;
 mod hosts;
+mod ipvs;
 mod rips;
 mod services;
 
@@ -51,7 +53,7 @@ pub(super) fn resolve(document: &Document) -> Resolved {
         findings: Vec::new(),
     };
     resolver.networks(&document.networks);
-    hosts::resolve(&mut resolver, &document.hosts);
+    hosts::resolve(&mut resolver, document);
     gateways::stated(&mut resolver, &document.hosts);
     services::resolve(&mut resolver, document);
     gateways::derived(&mut resolver, &document.hosts);
@@ -62,7 +64,7 @@ pub(super) fn resolve(document: &Document) -> Resolved {
 impl Resolver {
     fn networks(&mut self, networks: &[NetworkDoc]) {
         for NetworkDoc { name, subnets, unclear } in networks {
-            let mut subnets: Vec<_> = subnets.iter().map(|s| s.value.into()).collect();
+            let mut subnets: Vec<_> = subnets.iter().map(|s| s.value).collect();
             subnets.sort();
             subnets.dedup();
             let network = Network { name: name.value.clone(), subnets, at: name.at };
@@ -82,7 +84,7 @@ impl Resolver {
             .flat_map(|n| n.subnets.iter().map(move |s| (s.value, s.at, n)))
             .collect();
         all.sort_by_key(|(net, at, _)| (net.network(), net.prefix_len(), *at));
-        let mut open: Vec<(ipnet::Ipv4Net, super::Position, &NetworkDoc)> = Vec::new();
+        let mut open: Vec<(ipnet::IpNet, super::Position, &NetworkDoc)> = Vec::new();
         for (net, at, network) in all {
             while open.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
                 open.pop();

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use super::Resolver;
 use super::services::lacks_role;
 use crate::check::Finding;
+use crate::state::Tunnel;
 use crate::topology::document::{RealServerDoc, Said};
-use crate::topology::model::{Host, Interface, Position, RealServer, Role};
+use crate::topology::model::{Forward, Host, Interface, Position, RealServer, Role};
 use crate::topology::names::{HostName, IfName};
 use crate::topology::node::At;
 
@@ -17,8 +18,7 @@ impl Resolver {
         &mut self,
         doc: &RealServerDoc,
         director: Option<&HostName>,
-        port: Option<u16>,
-        default_weight: Option<u32>,
+        defaults: &ForAll,
     ) -> Option<RealServer> {
         let At { value: name, at } = &doc.host;
         let Some(host) = self.hosts.get(name) else {
@@ -34,8 +34,8 @@ impl Resolver {
         let director = self.hosts.get(director?)?;
         let found = match &doc.address {
             Said::Unclear => return None,
-            Said::This(stated) => stated_rip(host, IpAddr::V4(stated.value), stated.at),
-            Said::Nothing => rip(host, director, *at),
+            Said::This(stated) => stated_rip(host, stated.value, stated.at),
+            Said::Nothing => rip(host, director, defaults.ipv6, *at),
         };
         let (rip, interface) = match found {
             Ok(found) => found,
@@ -48,14 +48,32 @@ impl Resolver {
             host: name.clone(),
             rip,
             interface,
-            port: doc.port.value().map(|p| p.value).or(port.filter(|_| !doc.port.is_unclear()))?,
-            weight: doc
-                .weight
-                .value()
-                .map(|w| w.value)
-                .or(default_weight.filter(|_| !doc.weight.is_unclear()))?,
+            port: or(&doc.port, defaults.port)?,
+            weight: or(&doc.weight, defaults.weight)?,
+            upper_threshold: or(&doc.upper_threshold, Some(0))?,
+            lower_threshold: or(&doc.lower_threshold, Some(0))?,
+            forward: or(&doc.forward, defaults.forward)?,
+            tunnel: or(&doc.tunnel, defaults.tunnel)?,
             at: doc.at,
         })
+    }
+}
+
+/// What a service says for those of its real servers that say nothing themselves; `None`: not clear.
+pub(super) struct ForAll {
+    pub ipv6: bool,
+    pub port: Option<u16>,
+    pub weight: Option<u32>,
+    pub forward: Option<Forward>,
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What is said here, else what holds for all; `None` where it is not clear.
+fn or<T: Copy>(said: &Said<T>, for_all: Option<T>) -> Option<T> {
+    match said {
+        Said::This(value) => Some(value.value),
+        Said::Nothing => for_all,
+        Said::Unclear => None,
     }
 }
 
@@ -76,8 +94,13 @@ fn stated_rip(host: &Host, address: IpAddr, at: Position) -> Rip {
     )))
 }
 
-/// The address that the director has on-link; without one, the host's only or first address.
-fn rip(host: &Host, director: &Host, at: Position) -> Rip {
+/// The address of the service's family that the director has on-link; without one, the only or first
+/// of that family; without that, of the other.
+fn rip(host: &Host, director: &Host, ipv6: bool, at: Position) -> Rip {
+    let of_family: Vec<_> =
+        plugged_addresses(host).filter(|(_, a)| a.addr().is_ipv6() == ipv6).collect();
+    // A host that has only the other family's addresses can be reached through a tunnel.
+    let usable = if of_family.is_empty() { plugged_addresses(host).collect() } else { of_family };
     let near = |interface: &Interface, address: IpNet| {
         director
             .interfaces
@@ -85,9 +108,9 @@ fn rip(host: &Host, director: &Host, at: Position) -> Rip {
             .filter(|d| d.network == interface.network)
             .any(|d| d.addresses.iter().any(|n| n.contains(&address.addr())))
     };
-    let mut all: Vec<_> = plugged_addresses(host).filter(|(i, a)| near(i, *a)).collect();
+    let mut all: Vec<_> = usable.iter().filter(|(i, a)| near(i, *a)).copied().collect();
     if all.is_empty() {
-        all = plugged_addresses(host).collect();
+        all = usable;
     }
     let Some((interface, address)) = all.first() else {
         return Err(Box::new(Finding::error(

@@ -1,30 +1,39 @@
-//! Services: director, VIP interface, and the address of each real server as the director sends to it.
+//! Services: one entry of the file to as many services of IPVS as it stands for.
+
+#![allow(
+    clippy::option_option,
+    reason = "outside: whether it is clear; inside: whether it is there"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use super::rips::ForAll;
 use super::{Resolver, hosts};
 use crate::check::Finding;
-use crate::topology::document::{Document, Said, ServiceDoc};
-use crate::topology::model::{Host, Interface, Position, Protocol, Role, Scheduler, Service};
-use crate::topology::names::{HostName, IfName, ServiceName};
+use crate::state::Tunnel;
+use crate::topology::document::{Defaults, Document, MaskDoc, RealServerDoc, Said, ServiceDoc};
+use crate::topology::model::{
+    Forward, Host, Mark, Persistence, Position, Protocol, RealServer, Role, Scheduler, Service, Vip,
+};
+use crate::topology::names::{HostName, ServiceName};
 use crate::topology::node::At;
-use crate::topology::suggest;
 
 pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
-    let vips: BTreeSet<Ipv4Addr> =
+    let vips: BTreeSet<IpAddr> =
         document.services.iter().filter_map(|s| s.vip.value()).map(|v| v.value.0).collect();
     hosts::duplicate_addresses(resolver, &document.hosts, &vips);
     for doc in &document.services {
-        if let Some(service) = resolver.service(doc, document) {
-            resolver.services.push(service);
-        }
+        let services = resolver.service(doc, document);
+        resolver.services.extend(services.unwrap_or_default());
     }
     no_director(resolver, document);
     resolver.one_prefix_for_each_vip();
     resolver.names(document);
     resolver.services.sort_by(|a, b| {
-        (a.vip, a.protocol, a.port, &a.name).cmp(&(b.vip, b.protocol, b.port, &b.name))
+        let key =
+            |s: &Service| (s.vip_address(), s.protocol, s.port, s.mark.as_ref().map(|m| m.mark));
+        (key(a), &a.name).cmp(&(key(b), &b.name))
     });
 }
 
@@ -74,194 +83,232 @@ fn value_or<T: Copy>(said: &Said<T>, otherwise: T) -> Option<T> {
 }
 
 impl Resolver {
-    fn service(&mut self, doc: &ServiceDoc, document: &Document) -> Option<Service> {
+    /// One entry of the file: as many services as it has ports, unless it has a mark.
+    fn service(&mut self, doc: &ServiceDoc, document: &Document) -> Option<Vec<Service>> {
         let defaults = &document.defaults;
-        let cure = "add `port:` here or under `defaults`";
-        let port = needed(self, doc.port.or(&defaults.port), "port", doc, cure);
-        let cure = "add `forward: nat`, `dr` or `tun` here or under `defaults`";
-        let forward = needed(self, doc.forward.or(&defaults.forward), "forward", doc, cure);
+        let ports = self.ports(doc, defaults);
+        let says_for_itself = |real: &RealServerDoc| real.forward != Said::Nothing;
+        let forward = doc.forward.or(&defaults.forward);
+        if *forward == Said::Nothing && !doc.real_servers.iter().all(says_for_itself) {
+            let cure = "add `forward: nat`, `dr`, `tun` or `fullnat` here or under `defaults`";
+            needed(self, forward, "forward", doc, cure);
+        }
         let director = self.director(doc);
-        let vip = doc.vip.value();
-        let interface = match (&director, vip) {
-            (Some(director), Some(vip)) => {
-                self.vip_interface(doc, director, IpAddr::V4(vip.value.0))
-            }
-            _ => None,
+        let vip = self.vip(doc, director.as_ref());
+        let ipv6 = doc.vip.value().map_or_else(
+            || doc.ipv6.value().is_some_and(|said| said.value),
+            |vip| vip.value.0.is_ipv6(),
+        );
+        let base = ForAll {
+            ipv6,
+            port: None,
+            weight: value_or(&defaults.weight, 1),
+            forward: forward.value().map(|forward| forward.value),
+            tunnel: value_or(&doc.tunnel, Tunnel::Ipip),
         };
-        let weight = doc_weight(&defaults.weight);
+        let mark = self.mark(doc, defaults, ports.as_deref());
+        let entries = match (&mark, &ports) {
+            (Some(None), Some(ports)) if !ports.is_empty() => ports.clone(),
+            _ => vec![0],
+        };
+        let clear_port = ports.is_some() || matches!(mark, Some(Some(_)));
         // All of them are looked at, also where the service itself is not clear.
-        let real_servers = doc.real_servers.iter();
-        let real_servers: Vec<_> = real_servers
-            .filter_map(|real| self.real_server(real, director.as_ref(), port, weight))
-            .collect();
-        let At { value: (address, vip_prefix), at: vip_at } = vip?.clone();
-        let (port, protocol) =
-            (port?, value_or(doc.protocol.or(&defaults.protocol), Protocol::Tcp)?);
-        let name = match &doc.name {
-            Said::This(name) => name.value.clone(),
-            _ => Service::derived_name(protocol, IpAddr::V4(address), port).parse().ok()?,
-        };
-        let mut service = Service {
-            name,
-            vip: IpAddr::V4(address),
-            vip_prefix,
-            port,
-            protocol,
-            scheduler: value_or(doc.scheduler.or(&defaults.scheduler), Scheduler::Wlc)?,
-            forward: forward?,
-            director: director?,
-            vip_interface: interface?,
-            real_servers,
-            at: doc.at,
-            vip_at,
-        };
-        service
-            .real_servers
-            .sort_by(|a, b| (&a.host, a.port, a.rip).cmp(&(&b.host, b.port, b.rip)));
-        Some(service)
-    }
-
-    fn director(&mut self, doc: &ServiceDoc) -> Option<HostName> {
-        match &doc.director {
-            Said::Unclear => None,
-            Said::This(name) => {
-                let Some(host) = self.hosts.get(&name.value) else {
-                    self.unknown_host(&name.value, name.at);
-                    return None;
-                };
-                if !host.roles.contains(&Role::Director) {
-                    let finding = lacks_role(host, "director", name.at);
-                    self.findings.extend((!self.unclear.contains(&name.value)).then_some(finding));
-                    return None;
+        let mut of_port = Vec::new();
+        for (turn, port) in entries.iter().enumerate() {
+            let defaults = ForAll { port: clear_port.then_some(*port), ..base };
+            let before = self.findings.len();
+            let real_servers = doc.real_servers.iter();
+            let found: Vec<_> = real_servers
+                .filter_map(|real| self.real_server(real, director.as_ref(), &defaults))
+                .collect();
+            if turn > 0 {
+                self.findings.truncate(before);
+            }
+            of_port.push((*port, found));
+        }
+        let (vip, director, mark) = (vip?, director?, mark?);
+        if !clear_port {
+            return None;
+        }
+        let protocols = protocols(doc, defaults)?;
+        let persistence = self.persistence(doc, ipv6)?;
+        let make = |(port, mut real_servers): (u16, Vec<RealServer>)| {
+            let protocol = *protocols.first()?;
+            for real in &mut real_servers {
+                if real.forward != Forward::Tun {
+                    real.tunnel = Tunnel::Ipip;
                 }
-                Some(name.value.clone())
             }
-            Said::Nothing => self.only_director(doc),
-        }
-    }
-
-    fn only_director(&mut self, doc: &ServiceDoc) -> Option<HostName> {
-        let directors: Vec<&HostName> = self
-            .hosts
-            .values()
-            .filter(|h| h.roles.contains(&Role::Director))
-            .map(|h| &h.name)
-            .collect();
-        let finding = match directors.as_slice() {
-            [only] => return Some((*only).clone()),
-            // Has a finding of its own, once for all services.
-            [] => return None,
-            several => {
-                let names: Vec<&str> = several.iter().map(|n| n.as_str()).collect();
-                Finding::error(
-                    "several-directors",
-                    doc.at,
-                    format!(
-                        "several hosts are directors ({}), and the service names none",
-                        names.join(", ")
-                    ),
-                    "a VIP can be on one machine only",
-                    "add `director: NAME` to the service",
-                )
-            }
-        };
-        self.findings.push(finding);
-        None
-    }
-
-    /// Where the VIP goes on the director: see [`derive_vip_interface`] for the order.
-    fn vip_interface(
-        &mut self,
-        doc: &ServiceDoc,
-        director: &HostName,
-        vip: IpAddr,
-    ) -> Option<IfName> {
-        let host = self.hosts.get(director)?;
-        let plugged: Vec<&Interface> =
-            host.interfaces.values().filter(|i| i.network.is_some()).collect();
-        match &doc.vip_interface {
-            Said::Unclear => return None,
-            Said::This(stated) => {
-                if let Some(found) = plugged.iter().find(|i| i.name == stated.value) {
-                    return Some(found.name.clone());
+            real_servers.sort_by(|a, b| (&a.host, a.port, a.rip).cmp(&(&b.host, b.port, b.rip)));
+            let derived = Service::derived_name(protocol, vip.as_ref(), port, mark.as_ref());
+            let name = match &doc.name {
+                Said::This(name) if entries.len() > 1 => {
+                    format!("{}-{port}", name.value).parse().ok()?
                 }
-                let known: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
-                let what = format!("interface on a network of {director} named");
-                let finding =
-                    suggest::unknown_name(&what, stated.at, stated.value.as_str(), &known);
-                self.findings.extend((!self.unclear.contains(director)).then_some(finding));
-                return None;
-            }
-            Said::Nothing => {}
-        }
-        let found = self.derive_vip_interface(host, &plugged, vip);
-        let clear = !self.unclear.contains(director) && !self.unclear_gateways.contains(director);
-        if found.is_none() && clear {
-            let at = doc.vip.value().map_or(doc.at, |v| v.at);
-            let names: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
-            self.findings.push(Finding::error(
-                "vip-interface-unclear",
-                at,
-                format!("it is not clear on which interface of {director} {vip} belongs"),
-                "the VIP is in no subnet of the director's networks, and several interfaces could lead to clients",
-                format!("add `vip_interface:` to the service, one of: {}", names.join(", ")),
-            ));
-        }
-        found
-    }
-
-    /// In this order: the interface that has the VIP already; whose subnet holds it; whose
-    /// network has a subnet that holds it; the only one; the one to the gateway; the only one on
-    /// a network with clients or routers.
-    fn derive_vip_interface(
-        &self,
-        host: &Host,
-        plugged: &[&Interface],
-        vip: IpAddr,
-    ) -> Option<IfName> {
-        let named = |i: &Interface| Some(i.name.clone());
-        if let Some((own, _)) = host.interface_with(vip).filter(|(i, _)| i.network.is_some()) {
-            return named(own);
-        }
-        if let Some((near, _)) = host.on_link(vip).filter(|(i, _)| i.network.is_some()) {
-            return named(near);
-        }
-        let holds = |i: &&&Interface| {
-            let network = i.network.as_ref().and_then(|n| self.networks.get(n));
-            network.is_some_and(|n| n.subnets.iter().any(|s| s.contains(&vip)))
-        };
-        let on_segment: Vec<_> = plugged.iter().filter(holds).collect();
-        if let [one] = on_segment.as_slice() {
-            return named(one);
-        }
-        if let [only] = plugged {
-            return named(only);
-        }
-        if let Some(gateway) = &host.gateway {
-            return Some(gateway.interface.clone());
-        }
-        let from_outside = |i: &&&Interface| {
-            self.hosts.values().any(|h| {
-                let outside = h.roles.contains(&Role::Client) || h.roles.contains(&Role::Router);
-                h.name != host.name
-                    && outside
-                    && h.interfaces.values().any(|o| o.network == i.network)
+                Said::This(name) => name.value.clone(),
+                _ => derived.parse().ok()?,
+            };
+            Some(Service {
+                name,
+                vip: vip.clone(),
+                ipv6,
+                port,
+                protocol,
+                mark: mark.clone(),
+                scheduler: value_or(doc.scheduler.or(&defaults.scheduler), Scheduler::Wlc)?,
+                scheduler_flags: all_or_none(&doc.scheduler_flags)?,
+                persistence,
+                one_packet: value_or(&doc.one_packet, false)?,
+                director: director.clone(),
+                real_servers,
+                at: doc.at,
             })
         };
-        let outside: Vec<_> = plugged.iter().filter(from_outside).collect();
-        if let [one] = outside.as_slice() { named(one) } else { None }
+        of_port.into_iter().map(make).collect()
+    }
+
+    /// The ports of an entry; a mark needs none. `None` where they are not clear.
+    fn ports(&mut self, doc: &ServiceDoc, defaults: &Defaults) -> Option<Vec<u16>> {
+        match &doc.ports {
+            Said::Unclear => None,
+            Said::This(ports) => Some(ports.value.iter().map(|port| port.value).collect()),
+            Said::Nothing if doc.mark != Said::Nothing => Some(Vec::new()),
+            Said::Nothing => {
+                let cure = "add `port:` here or under `defaults`";
+                needed(self, &defaults.port, "port", doc, cure).map(|port| vec![port])
+            }
+        }
+    }
+
+    /// The VIP with its place on the director; `None` where that is not clear, `Some(None)` where
+    /// there is none.
+    fn vip(&mut self, doc: &ServiceDoc, director: Option<&HostName>) -> Option<Option<Vip>> {
+        if let (Said::Nothing, Some(at)) = (&doc.vip, doc.vip_interface.value().map(|i| i.at)) {
+            self.without_vip(at, "vip_interface");
+        }
+        if let (Said::This(_), Some(at)) = (&doc.vip, doc.ipv6.value().map(|family| family.at)) {
+            self.findings.push(Finding::error(
+                "family-of-vip",
+                at,
+                "`family` is said beside a VIP",
+                "the VIP says it already",
+                "remove `family`",
+            ));
+        }
+        match &doc.vip {
+            Said::Unclear => None,
+            Said::Nothing => Some(None),
+            Said::This(At { value: (address, prefix), at }) => {
+                let interface = self.vip_interface(doc, director?, *address)?;
+                Some(Some(Vip { address: *address, prefix: *prefix, interface, at: *at }))
+            }
+        }
+    }
+
+    fn without_vip(&mut self, at: Position, key: &str) {
+        self.findings.push(Finding::error(
+            "without-vip",
+            at,
+            format!("`{key}` is said, but there is no `vip`"),
+            "without a VIP lvsprov sets the IPVS service only, and others' rules mark its packets",
+            format!("add `vip:`, or remove `{key}`"),
+        ));
+    }
+
+    /// The firewall mark; `Some(None)` where the service has none.
+    fn mark(
+        &mut self,
+        doc: &ServiceDoc,
+        defaults: &Defaults,
+        ports: Option<&[u16]>,
+    ) -> Option<Option<Mark>> {
+        let Some(At { value: mark, .. }) = (match &doc.mark {
+            Said::Unclear => return None,
+            said => said.value(),
+        }) else {
+            if let Some(at) = doc.marked_by_us.value().map(|by| by.at) {
+                self.findings.push(Finding::error(
+                    "mark-missing",
+                    at,
+                    "`marked_by` is said, but there is no `mark`",
+                    "only a firewall-mark service has marked packets",
+                    "add `mark: 1`, or remove `marked_by`",
+                ));
+            }
+            if let Said::This(all) = &doc.protocols
+                && all.value.len() > 1
+            {
+                self.findings.push(Finding::error(
+                    "several-protocols",
+                    all.at,
+                    "only a firewall-mark service can have several protocols",
+                    "a service of IPVS has one protocol, unless a mark names it",
+                    "write one service for each, or add `mark:`",
+                ));
+                return None;
+            }
+            return Some(None);
+        };
+        let ours = match (&doc.marked_by_us, &doc.vip) {
+            (Said::This(by), Said::Nothing) if by.value => {
+                self.without_vip(by.at, "marked_by: lvsprov");
+                return None;
+            }
+            (Said::This(by), _) => by.value,
+            (Said::Unclear, _) => return None,
+            (Said::Nothing, vip) => *vip != Said::Nothing,
+        };
+        Some(Some(Mark {
+            mark: *mark,
+            protocols: protocols(doc, defaults)?,
+            ports: ports?.iter().copied().filter(|port| *port != 0).collect(),
+            ours,
+        }))
+    }
+
+    fn persistence(&mut self, doc: &ServiceDoc, ipv6: bool) -> Option<Option<Persistence>> {
+        let said = match &doc.persistence {
+            Said::Nothing => return Some(None),
+            Said::Unclear => return None,
+            Said::This(said) => &said.value,
+        };
+        let netmask = match (&said.mask, ipv6) {
+            (None, false) => u32::MAX,
+            (None, true) => 128,
+            (Some(At { value: MaskDoc::Dotted(mask), .. }), false) => u32::from(*mask),
+            (Some(At { value: MaskDoc::Length(length), .. }), true) => u32::from(*length),
+            (Some(At { value: MaskDoc::Length(length), .. }), false) if *length <= 32 => {
+                u32::MAX << (32 - u32::from(*length))
+            }
+            (Some(At { at, .. }), _) => {
+                self.findings.push(Finding::error(
+                    "mask-of-other-family",
+                    *at,
+                    "this mask is not of the VIP's family",
+                    "IPv4 takes a mask such as 255.255.255.0 or a length up to 32, IPv6 a prefix length",
+                    if ipv6 { "write `mask: 64`, say" } else { "write `mask: 255.255.255.0`, say" },
+                ));
+                return None;
+            }
+        };
+        Some(Some(Persistence { timeout: said.timeout, netmask, engine: said.engine }))
     }
 
     /// A prefix that one service gives its VIP holds for every service of that VIP on that director.
     fn one_prefix_for_each_vip(&mut self) {
         let mut stated = BTreeMap::new();
         for service in &self.services {
-            if let Some(prefix) = service.vip_prefix {
-                stated.entry((service.vip, service.director.clone())).or_insert(prefix);
+            if let Some(vip) = &service.vip
+                && let Some(prefix) = vip.prefix
+            {
+                stated.entry((vip.address, service.director.clone())).or_insert(prefix);
             }
         }
-        for service in self.services.iter_mut().filter(|s| s.vip_prefix.is_none()) {
-            service.vip_prefix = stated.get(&(service.vip, service.director.clone())).copied();
+        for service in &mut self.services {
+            let Some(vip) = service.vip.as_mut().filter(|vip| vip.prefix.is_none()) else {
+                continue;
+            };
+            vip.prefix = stated.get(&(vip.address, service.director.clone())).copied();
         }
     }
 
@@ -287,8 +334,22 @@ impl Resolver {
     }
 }
 
-fn doc_weight(default: &Said<u32>) -> Option<u32> {
-    value_or(default, 1)
+/// The protocols of an entry: one, unless it has a mark. `None` where they are not clear.
+fn protocols(doc: &ServiceDoc, defaults: &Defaults) -> Option<BTreeSet<Protocol>> {
+    match &doc.protocols {
+        Said::Unclear => None,
+        Said::This(all) => Some(all.value.clone()),
+        Said::Nothing => Some(BTreeSet::from([value_or(&defaults.protocol, Protocol::Tcp)?])),
+    }
+}
+
+/// The set, or the empty one where nothing is said; `None` where it is not clear.
+fn all_or_none<T: Clone>(said: &Said<BTreeSet<T>>) -> Option<BTreeSet<T>> {
+    match said {
+        Said::Unclear => None,
+        Said::Nothing => Some(BTreeSet::new()),
+        Said::This(all) => Some(all.value.clone()),
+    }
 }
 
 pub(super) fn lacks_role(host: &Host, role: &str, at: Position) -> Finding {
