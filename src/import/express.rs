@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::draft::{Draft, DraftService};
 use super::remark::{Remark, RemarkKind};
+use super::rules::GivenTimeouts;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel,
 };
@@ -59,6 +60,30 @@ pub(super) struct RealEntry {
     pub lower: u32,
     pub forward: Option<&'static str>,
     pub tunnel: Option<String>,
+}
+
+/// The longest timeout of any kind in a topology, in seconds.
+const LONGEST: u32 = 2_147_483;
+
+/// Timeouts that a topology can have.
+pub(super) fn timeouts(given: GivenTimeouts, remarks: &mut Vec<Remark>) -> GivenTimeouts {
+    let mut at_most = |name: &str, value: Option<u32>| {
+        let value = value?;
+        if value > LONGEST {
+            remarks.push(Remark::general(
+                RemarkKind::Guessed,
+                format!("the {name} timeout, {value} s"),
+                format!("a topology has no more than {LONGEST} s, which is written instead"),
+            ));
+        }
+        Some(value.min(LONGEST))
+    };
+    let GivenTimeouts { tcp, tcp_fin, udp } = given;
+    GivenTimeouts {
+        tcp: at_most("tcp", tcp),
+        tcp_fin: at_most("tcp-fin", tcp_fin),
+        udp: at_most("udp", udp),
+    }
 }
 
 /// The services of `draft`, those that differ in the port only put together.
@@ -122,7 +147,13 @@ impl Expression<'_> {
             },
             ServiceKey::Fwmark { v6, mark } => Target::Mark { mark: *mark, v6: *v6 },
         };
-        if service.destinations.is_empty() {
+        let (forward, tunnel) = self.common();
+        let reals = service
+            .destinations
+            .iter()
+            .filter_map(|(at, d)| self.real(*at, d, forward, tunnel.as_deref()));
+        let reals = reals.collect::<Vec<_>>();
+        if reals.is_empty() {
             self.remark(
                 RemarkKind::NotExpressible,
                 key.to_string(),
@@ -130,10 +161,6 @@ impl Expression<'_> {
             );
             return None;
         }
-        let (forward, tunnel) = self.common();
-        let reals =
-            service.destinations.iter().filter_map(|(at, d)| self.real(*at, d, forward, &tunnel));
-        let reals = reals.collect::<Vec<_>>();
         Some(Entry {
             target,
             director: director.clone(),
@@ -180,7 +207,7 @@ impl Expression<'_> {
         at: DestinationKey,
         destination: &Destination,
         forward: &'static str,
-        common_tunnel: &Option<String>,
+        common_tunnel: Option<&str>,
     ) -> Option<RealEntry> {
         let rip = at.0.ip();
         let what = || format!("{at} of {}", self.service.key);
@@ -214,7 +241,7 @@ impl Expression<'_> {
         let this = self.forward(destination.method).unwrap_or(forward);
         let tunnel = tunnel(destination);
         let tunnelled = destination.method == ForwardingMethod::Tunnel;
-        let differs = this != forward || (tunnelled && tunnel != *common_tunnel);
+        let differs = this != forward || (tunnelled && tunnel.as_deref() != common_tunnel);
         let addresses = self.draft.hosts.get(&host).map_or(0, |host| {
             host.interfaces.values().map(|interface| interface.addresses.len()).sum::<usize>()
         });
@@ -228,6 +255,18 @@ impl Expression<'_> {
             forward: (this != forward).then_some(this),
             tunnel: (tunnelled && differs).then(|| tunnel.unwrap_or_else(|| "ipip".to_owned())),
         })
+    }
+
+    fn engine(&mut self, engine: String) -> Option<String> {
+        if engine == "sip" {
+            return Some(engine);
+        }
+        self.remark(
+            RemarkKind::NotExpressible,
+            format!("persistence engine {engine:?} of {}", self.service.key),
+            "sip is the only one that any kernel has",
+        );
+        None
     }
 
     fn scheduler(&mut self) -> String {
@@ -264,8 +303,18 @@ impl Expression<'_> {
             (true, bits) => Some(bits.to_string()),
         };
         let engine = service.engine.clone();
-        if service.flags.has(ServiceFlags::PERSISTENT) {
-            return Some(Persistence { timeout: service.timeout, mask, engine });
+        if service.flags.has(ServiceFlags::PERSISTENT) && service.timeout > 0 {
+            let engine = engine.and_then(|engine| self.engine(engine));
+            let mut timeout = service.timeout;
+            if timeout > LONGEST {
+                self.remark(
+                    RemarkKind::Guessed,
+                    format!("persistence {timeout} of {}", self.service.key),
+                    format!("a topology has no more than {LONGEST} s, which is written instead"),
+                );
+                timeout = LONGEST;
+            }
+            return Some(Persistence { timeout, mask, engine });
         }
         for (what, value) in [("mask", mask), ("engine", engine)] {
             if let Some(value) = value {

@@ -28,6 +28,10 @@ pub struct Written {
 /// Writes `draft`; `remarks` are those of its making, `source` says where it is from.
 pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
     let entries = express::entries(draft, &mut remarks);
+    let mut hosts = draft.hosts.clone();
+    for host in hosts.values_mut() {
+        host.ipvs.timeouts = express::timeouts(host.ipvs.timeouts, &mut remarks);
+    }
     let mut text = Text(String::new());
     text.head(source, &remarks);
     text.line(format_args!("version: 1"));
@@ -38,7 +42,7 @@ pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
         text.line(format_args!("  {}: [{}]", scalar(name.as_str()), subnets.join(", ")));
     }
     text.line(format_args!("hosts:"));
-    for (name, host) in &draft.hosts {
+    for (name, host) in &hosts {
         text.host(name.as_str(), host);
     }
     // One director needs no naming.
@@ -122,7 +126,8 @@ impl Text {
                 .push(format!("gateway: {}", list(gateways.iter().map(|gateway| scalar(gateway)))));
         }
         if let Some((key, value)) = reach {
-            parts.push(format!("{key}: {}", scalar(value)));
+            let value = if *key == "local" { "true".to_owned() } else { scalar(value) };
+            parts.push(format!("{key}: {value}"));
         }
         if ipvs.is_empty() {
             self.line(format_args!("  {}: {{{}}}", scalar(name), parts.join(", ")));
@@ -337,10 +342,11 @@ fn scalar(text: &str) -> String {
     let name = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@'))
         && !WORDS.contains(&text.to_ascii_lowercase().as_str());
-    let number = !text.is_empty()
-        && text.len() < 10
-        && text.bytes().all(|b| b.is_ascii_digit())
-        && (text == "0" || !text.starts_with('0'));
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = text.len() < 10
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && !digits.is_empty()
+        && (digits == "0" || !digits.starts_with('0'));
     if ipv4 || name || number {
         return text.to_owned();
     }

@@ -95,10 +95,11 @@ impl Reader {
                 return;
             }
         };
+        // Where the line as a whole is refused, that has been said.
         if self.carry_out(command, &mut given).is_ok() {
             self.rules.taken += 1;
+            self.leftovers(&given);
         }
-        self.leftovers(&given);
     }
 
     fn carry_out<'a>(
