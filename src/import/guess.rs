@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::draft::{Draft, DraftHost, DraftInterface, DraftIpvs, DraftService};
 use super::remark::{Remark, RemarkKind};
 use super::rules::{Rules, VipHint};
-use crate::state::ServiceKey;
+use crate::state::{ForwardingMethod, ServiceKey};
 use crate::topology::{HostName, IfName, NameError, NetworkName, Role, TopologyName};
 
 /// The director, as far as the user says who it is.
@@ -69,8 +69,9 @@ pub fn draft(
         remarks: Vec::new(),
     };
     guess.interface = guess.interface_name();
-    let services = guess.services();
+    let mut services = guess.services();
     guess.name_hosts(&services)?;
+    guess.full_nat(&mut services);
     let subnets = guess.subnets();
     let hosts = guess.hosts(&subnets);
     let networks = BTreeMap::from([(guess.wire.clone(), subnets)]);
@@ -173,6 +174,35 @@ impl Guess<'_> {
             self.rips.insert(rip, name.parse()?);
         }
         Ok(())
+    }
+
+    /// A real server that answers clients directly for one service cannot have the director as its
+    /// gateway, so NAT for another service works with source NAT only.
+    fn full_nat(&mut self, services: &mut [DraftService]) {
+        let direct: BTreeSet<IpAddr> = services
+            .iter()
+            .flat_map(|draft| &draft.service.destinations)
+            .filter(|(_, d)| {
+                matches!(d.method, ForwardingMethod::DirectRoute | ForwardingMethod::Tunnel)
+            })
+            .map(|(at, _)| at.0.ip())
+            .filter(|rip| self.rips.get(rip).is_some_and(|host| *host != self.director.name))
+            .collect();
+        for draft in services {
+            let both = draft.service.destinations.iter().find(|(at, d)| {
+                d.method == ForwardingMethod::Masquerade && direct.contains(&at.0.ip())
+            });
+            let Some((at, _)) = both else { continue };
+            let rip = at.0.ip();
+            draft.full_nat = true;
+            self.guessed(
+                format!("forward: fullnat of {}", draft.key),
+                format!(
+                    "{rip} also answers clients directly for another service, so its gateway cannot be \
+                     the director, which nat needs; the rules of IPVS are the same"
+                ),
+            );
+        }
     }
 
     fn vips(&self) -> BTreeSet<IpAddr> {

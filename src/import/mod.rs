@@ -43,8 +43,7 @@ impl Dialect {
     /// neither.
     pub fn guess(text: &str) -> Option<Self> {
         for line in text.lines() {
-            let mut words = line.split_whitespace().skip_while(|word| ipvsadm::is_program(word));
-            let Some(first) = words.next() else { continue };
+            let Some(first) = ipvsadm::first_word(line) else { continue };
             if keepalived::opens_a_block(first) {
                 return Some(Self::Keepalived);
             }

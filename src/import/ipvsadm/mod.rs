@@ -17,8 +17,15 @@ use super::remark::{Remarks, quote};
 use super::rules::Rules;
 
 /// Whether a word only names the program: `ipvsadm -R` skips those too.
-pub(super) fn is_program(word: &str) -> bool {
-    word == "sudo" || word.rsplit('/').next() == Some("ipvsadm")
+fn is_program(word: &str) -> bool {
+    word.rsplit('/').next() == Some("ipvsadm")
+}
+
+/// The first word behind the name of the program.
+pub(super) fn first_word(line: &str) -> Option<&str> {
+    let words = || line.split_whitespace();
+    let program = words().take_while(|word| !word.starts_with('#')).position(is_program);
+    words().nth(program.map_or(0, |at| at + 1))
 }
 
 /// Whether a line of rules can start with this word.
@@ -71,12 +78,15 @@ struct Refused;
 
 impl Reader {
     fn line(&mut self, line: &str) {
-        let words: Vec<&str> = line
+        let mut words: Vec<&str> = line
             .split_whitespace()
             .take_while(|word| !word.starts_with('#'))
             .map(|word| word.trim_matches(['"', '\'']))
-            .skip_while(|word| is_program(word))
             .collect();
+        // A prompt, `sudo`, `ip netns exec lvs`: what starts the program is not its business.
+        if let Some(at) = words.iter().rposition(|word| is_program(word)) {
+            words.drain(..=at);
+        }
         let Some(first) = words.first() else { return };
         if listing::starts_with(first) {
             self.remarks.not_understood(quote(line.trim()), listing::WHY);
