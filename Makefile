@@ -2,7 +2,7 @@
 
 LAB ?= playbooks/dr-two-networks.yaml
 
-.PHONY: lab test quick lint bench
+.PHONY: lab test quick lint bench bench-bulk
 
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
@@ -23,3 +23,7 @@ lint:
 bench: # over SSH to 5, 20 and 50 namespace hosts, beside plain ssh; needs root
 	scripts/need test
 	cargo bench --bench ssh
+
+bench-bulk: # 10,000 real servers beside ipvsadm and a bare netlink sender, in the lab's virtual machine
+	scripts/need test
+	cargo bench --bench bulk

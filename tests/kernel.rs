@@ -6,10 +6,14 @@
 
 #[path = "kernel/ground.rs"]
 mod ground;
+#[path = "kernel/ipv6.rs"]
+mod ipv6;
 #[path = "kernel/keeping.rs"]
 mod keeping;
 #[path = "kernel/network.rs"]
 mod network;
+#[path = "kernel/nft.rs"]
+mod nft;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]

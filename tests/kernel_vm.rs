@@ -3,13 +3,16 @@
 //! It loads modules, so it boots the lab's virtual machine and runs itself there, unless the
 //! environment variable `LVSPROV_IN_VM` says that it is in one. There a missing capability is a
 //! failure. It needs root, modprobe with the modules of the running kernel, ipvsadm, iproute2 and
-//! tcpdump; the modules ip_vs (with its schedulers), ipip, 8021q and nlmon.
+//! tcpdump; the modules ip_vs (with its schedulers), ipip, sit, ip6_tunnel, ip_gre, ip6_gre, fou, fou6,
+//! nf_tables, ip_vs_ftp, 8021q and nlmon.
 //!
 //! `cargo test --test kernel_vm -- [PART OF A NAME]` runs the cases whose name has that part.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "kernel_vm/bytes.rs"]
 mod bytes;
+#[path = "kernel_vm/control.rs"]
+mod control;
 #[path = "kernel/ground.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod ground;
@@ -19,6 +22,8 @@ mod modules;
 mod services;
 #[path = "kernel_vm/steps.rs"]
 mod steps;
+#[path = "kernel_vm/tunnels.rs"]
+mod tunnels;
 #[path = "support/vm.rs"]
 mod vm;
 
@@ -33,6 +38,7 @@ const CASES: &[Case] = &[
     ("a_missing_module_is_explained", modules::a_missing_module_is_explained),
     ("ip_vs_is_loaded", modules::ip_vs_is_loaded),
     ("ipip_is_loaded_and_brings_tunl0", modules::ipip_is_loaded_and_brings_tunl0),
+    ("every_module_is_loaded", tunnels::every_module_is_loaded),
     ("a_vip_on_tunl0", modules::a_vip_on_tunl0),
     ("a_vlan_has_its_settings", modules::a_vlan_has_its_settings),
     ("a_process_enters_a_namespace", modules::a_process_enters_a_namespace),
@@ -52,6 +58,17 @@ const CASES: &[Case] = &[
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),
     ("a_plan_and_its_inverse", steps::a_plan_and_its_inverse),
+    ("timeouts", control::timeouts),
+    ("daemons", control::daemons),
+    ("daemons_over_ipv6", control::daemons_over_ipv6),
+    ("the_kernels_own_lengths", control::the_kernels_own_lengths),
+    ("daemons_that_cannot_run", control::daemons_that_cannot_run),
+    ("settings", control::settings),
+    ("gre_devices", tunnels::gre_devices),
+    ("gre_devices_of_others", tunnels::gre_devices_of_others),
+    ("gre_is_unwrapped", tunnels::gre_is_unwrapped),
+    ("gue_is_unwrapped", tunnels::gue_is_unwrapped),
+    ("gue_ports", tunnels::gue_ports),
     ("the_same_bytes_as_ipvsadm", bytes::the_same_bytes_as_ipvsadm),
 ];
 

@@ -7,12 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use super::error::{Error, Result};
-use super::ipvs::{self, IpvsSocket, Request, Table, socket, table};
-use super::net::Net;
-use super::{lock, modules, observe, receipt, sysctls};
+use super::ipvs::{self, control, table};
+use super::net::{Net, fou};
+use super::{lock, modules, nft, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
 use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{HostState, Sysctl};
@@ -102,7 +100,7 @@ async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
             let run =
                 steps[done..].iter().take_while(|step| table::request(&step.change).is_some());
             let changes: Vec<_> = run.map(|step| &step.change).collect();
-            carry_out_ipvs(&changes)
+            ipvs::run::carry_out(&changes)
         } else {
             match one(net, &step.change).await {
                 Ok(()) => (1, None),
@@ -132,143 +130,18 @@ async fn one(net: &Net, change: &Change) -> Result<()> {
         | Change::RemoveService { .. }
         | Change::AddDestination { .. }
         | Change::EditDestination { .. }
-        | Change::RemoveDestination { .. } => match carry_out_ipvs(&[change]) {
+        | Change::RemoveDestination { .. } => match ipvs::run::carry_out(&[change]) {
             (_, Some(error)) => Err(error),
             (_, None) => Ok(()),
         },
-        Change::SetTimeouts { .. }
-        | Change::SetDaemon { .. }
-        | Change::SetTable { .. }
-        | Change::AddTunnel { .. }
-        | Change::RemoveTunnel { .. }
-        | Change::AddGuePort { .. }
-        | Change::RemoveGuePort { .. } => {
-            Err(Error::new(format!("{change}: this build cannot do that")))
+        Change::SetTimeouts { before, after } => control::set_timeouts(*before, *after),
+        Change::SetDaemon { role, before, after } => {
+            control::set_daemon(*role, before.as_ref(), after.as_ref())
         }
-    }
-}
-
-/// One request with what it looks like to undo it.
-struct Planned {
-    request: Request,
-    undo: Option<Request>,
-}
-
-/// Does a run of IPVS changes. They are checked against the table first, all of them: what does not
-/// fit ends the run before it, and nothing behind is sent.
-fn carry_out_ipvs(changes: &[&Change]) -> (usize, Option<Error>) {
-    let opened = IpvsSocket::open().and_then(|mut ipvs| ipvs.table().map(|seen| (ipvs, seen)));
-    let (mut ipvs, seen) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return (0, Some(error)),
-    };
-    let mut table = seen.table;
-    let mut planned = Vec::with_capacity(changes.len());
-    let mut misfit = None;
-    for change in changes {
-        match plan_one(&mut table, change) {
-            Ok(one) => planned.push(one),
-            Err(error) => {
-                misfit = Some(error);
-                break;
-            }
-        }
-    }
-    let (done, failed) = send_batches(&mut ipvs, &planned);
-    (done, failed.or(misfit))
-}
-
-fn plan_one(table: &mut Table, change: &Change) -> Result<Planned> {
-    let not_ipvs = || Error::new(format!("{change}: not a change of IPVS"));
-    let request = table::request(change).ok_or_else(not_ipvs)?;
-    table::apply(table, change)?;
-    let undo = change.inverse().as_ref().and_then(table::request);
-    Ok(Planned { request, undo })
-}
-
-/// A request that can fail for a reason of its own, which the table does not show: its scheduler
-/// may not exist. It ends its batch, so that nothing runs behind it.
-fn ends_batch(request: &Request) -> bool {
-    matches!(request, Request::NewService(..) | Request::SetService(..))
-}
-
-/// Loads what the services of `planned` are made of: see [`modules::load_part`].
-fn load_parts(planned: &[Planned]) {
-    let services = planned.iter().filter_map(|one| match &one.request {
-        Request::NewService(_, service) | Request::SetService(_, service) => Some(service),
-        _ => None,
-    });
-    let parts: BTreeSet<String> = services
-        .flat_map(|service| {
-            let engine = service.engine.as_ref().map(|name| format!("pe_{name}"));
-            engine.into_iter().chain([service.scheduler.clone()])
-        })
-        .collect();
-    for name in &parts {
-        modules::load_part(name);
-    }
-}
-
-fn send_batches(ipvs: &mut IpvsSocket, planned: &[Planned]) -> (usize, Option<Error>) {
-    load_parts(planned);
-    let mut done = 0;
-    while done < planned.len() {
-        let rest = &planned[done..];
-        let limit = rest.len().min(socket::BATCH);
-        let end = rest[..limit].iter().position(|one| ends_batch(&one.request));
-        let batch = &rest[..end.map_or(limit, |at| at + 1)];
-        let requests: Vec<_> = batch.iter().map(|one| one.request.clone()).collect();
-        let results = match ipvs.carry_out(&requests) {
-            Ok(results) => results,
-            Err(error) => return (done, Some(error)),
-        };
-        let Some((at, errno)) = first_error(&results) else {
-            done += batch.len();
-            continue;
-        };
-        let error = batch.get(at).map_or_else(
-            || Error::new("IPVS answers a request that was not sent"),
-            |one| ipvs::explain(&one.request, errno),
-        );
-        let error = take_back(ipvs, batch, &results, at, error);
-        return (done + at, Some(error));
-    }
-    (done, None)
-}
-
-fn first_error(results: &[std::result::Result<(), Errno>]) -> Option<(usize, Errno)> {
-    results.iter().enumerate().find_map(|(at, result)| result.err().map(|errno| (at, errno)))
-}
-
-/// The kernel goes on behind an error: what ran behind `failed` is undone, the last first, so that
-/// exactly the steps before it are done.
-fn take_back(
-    ipvs: &mut IpvsSocket,
-    batch: &[Planned],
-    results: &[std::result::Result<(), Errno>],
-    failed: usize,
-    error: Error,
-) -> Error {
-    let undo: Vec<Request> = batch
-        .iter()
-        .zip(results)
-        .skip(failed + 1)
-        .filter(|(_, result)| result.is_ok())
-        .filter_map(|(one, _)| one.undo.clone())
-        .rev()
-        .collect();
-    let left = match ipvs.carry_out(&undo) {
-        Err(lost) => Some(lost.to_string()),
-        Ok(results) => first_error(&results).and_then(|(at, errno)| {
-            undo.get(at).map(|request| ipvs::explain(request, errno).to_string())
-        }),
-    };
-    match left {
-        None => error,
-        Some(left) => Error::new(format!(
-            "{error}; and what the kernel had done behind it could not be taken back: {left}"
-        ))
-        .because(error)
-        .cure("plan again: it starts from what is there now"),
+        Change::AddTunnel { dev, device } => net.add_tunnel(dev, device).await,
+        Change::RemoveTunnel { dev, device } => net.remove_tunnel(dev, device).await,
+        Change::AddGuePort { port } => fou::add(*port),
+        Change::RemoveGuePort { port } => fou::remove(*port),
+        Change::SetTable { name, before, after } => nft::set(name, before.as_ref(), after.as_ref()),
     }
 }

@@ -1,23 +1,26 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
 //! [`observe`] reads a host, [`act`] changes it, [`arp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] (generic netlink in our own words), [`sysctls`], [`modules`] and
-//! [`receipt`]. [`namespace`] chooses where all of that happens: everything here works in the network
-//! namespace of the thread that calls it. [`sys`] holds the only unsafe code.
+//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`]), [`sysctls`],
+//! [`modules`] and [`receipt`]. [`namespace`] chooses where all of that happens: everything here works
+//! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
 
 pub mod act;
 pub mod arp;
 pub mod error;
+pub mod generic;
 pub mod ipvs;
 pub mod lock;
 pub mod modules;
 pub mod namespace;
 pub mod net;
+pub mod nft;
 pub mod observe;
 pub mod receipt;
 pub mod sys;
 pub mod sysctls;
 pub mod traffic;
+pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

@@ -1,13 +1,20 @@
 //! Kernel modules: whether one is there, whether it could be, and loading it.
 //!
 //! A module may be built in, and then has no folder under /sys/module unless it has parameters; so
-//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0.
+//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0. What
+//! brings nothing that can be seen (fou6, nf_tables) and is in no list of modules is looked for among
+//! the kernel's own symbols. Asking the kernel for it by its use would load it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::ipvs;
@@ -39,17 +46,25 @@ pub fn capability(module: Module) -> Capability {
     if works_now(module) {
         return Capability::Present;
     }
+    match from_lists(module) {
+        // A kernel that somebody built without installing its list of modules.
+        Capability::Missing(_) if built_in().contains(&module) => Capability::Present,
+        found => found,
+    }
+}
+
+/// What `depmod` wrote down of the running kernel's modules.
+fn from_lists(module: Module) -> Capability {
     let folder = match folder() {
         Ok(folder) => folder,
         Err(why) => return Capability::Missing(why),
     };
     let name = module.as_str();
-    let lists =
-        |file: &str| fs::read(folder.join(file)).ok().and_then(|list| module_in_list(&list, name));
-    if lists("modules.builtin").is_some() {
+    let lists = Lists::of(&folder);
+    if lists.built_in.contains_key(&module) {
         return Capability::Present;
     }
-    let Some(file) = lists("modules.dep") else {
+    let Some(file) = lists.files.get(&module) else {
         return Capability::Missing(format!(
             "{name} is neither loaded nor listed in {0}/modules.builtin or {0}/modules.dep",
             folder.display()
@@ -83,6 +98,47 @@ fn works_now(module: Module) -> bool {
     in_sys || module.device().is_some_and(|dev| conf.join(dev).is_dir())
 }
 
+/// A function of each module that is not inlined: something points to it.
+fn symbol(module: Module) -> &'static str {
+    match module {
+        Module::IpVs => "ip_vs_conn_in_get",
+        Module::IpVsFtp => "ip_vs_ftp_out",
+        Module::Ipip => "ipip_newlink",
+        Module::Ip6Tnl => "ip6_tnl_newlink",
+        Module::Sit => "ipip6_newlink",
+        Module::IpGre => "ipgre_newlink",
+        Module::Ip6Gre => "ip6gre_newlink",
+        Module::Fou => "fou_build_header",
+        Module::Fou6 => "fou6_build_header",
+        Module::NfTables => "nf_tables_newtable",
+    }
+}
+
+/// The modules that are part of the kernel itself, by its symbols: that cannot change while it runs.
+fn built_in() -> &'static BTreeSet<Module> {
+    static BUILT_IN: OnceLock<BTreeSet<Module>> = OnceLock::new();
+    BUILT_IN.get_or_init(|| {
+        let Ok(symbols) = File::open("/proc/kallsyms") else { return BTreeSet::new() };
+        among_symbols(BufReader::with_capacity(256 * 1024, symbols))
+    })
+}
+
+/// Lines are `ADDRESS TYPE NAME`, and `\t[MODULE]` behind it where a module brought the symbol
+/// (kernel/kallsyms.c, `s_show`). The kernel's own come first.
+fn among_symbols(mut symbols: impl BufRead) -> BTreeSet<Module> {
+    let mut found = BTreeSet::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match symbols.read_until(b'\n', &mut line) {
+            Ok(read) if read > 0 && !line.contains(&b'[') => {}
+            _ => return found,
+        }
+        let name = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        found.extend(Module::ALL.iter().filter(|module| symbol(**module).as_bytes() == name));
+    }
+}
+
 fn folder() -> std::result::Result<PathBuf, String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_err(|error| format!("/proc/sys/kernel/osrelease: {error}"))?;
@@ -94,33 +150,83 @@ fn folder() -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// The file of module `name` in the text of modules.dep or modules.builtin (depmod(8)): lines start
-/// with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it needs. A name
-/// has `_` or `-`, which mean the same.
-fn module_in_list(list: &[u8], name: &str) -> Option<PathBuf> {
-    let wanted = name.replace('-', "_");
-    list.split(|byte| *byte == b'\n').find_map(|line| {
-        let file = line.split(|byte| *byte == b':').next()?;
-        let base = file.rsplit(|byte| *byte == b'/').next()?;
-        let stem = base.split(|byte| *byte == b'.').next()?;
-        let suffix = &base[stem.len()..];
-        let stem = String::from_utf8_lossy(stem).replace('-', "_");
-        let matches = stem == wanted && suffix.starts_with(b".ko");
-        matches.then(|| PathBuf::from(OsStr::from_bytes(file)))
-    })
+/// Where the files of the modules that we know lie, by the lists in the folder of a kernel.
+#[derive(Debug, Default)]
+struct Lists {
+    built_in: BTreeMap<Module, PathBuf>,
+    files: BTreeMap<Module, PathBuf>,
+}
+
+impl Lists {
+    /// Reads them, once as long as they do not change: modules.dep has thousands of lines, and every
+    /// look asks for every module.
+    fn of(folder: &Path) -> Arc<Self> {
+        static LAST: Mutex<Option<(Stamp, Arc<Lists>)>> = Mutex::new(None);
+        let stamp = Stamp::of(folder);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
+            return Arc::clone(lists);
+        }
+        let read = |file: &str| {
+            fs::read(folder.join(file)).map(|list| modules_in_list(&list)).unwrap_or_default()
+        };
+        let lists =
+            Arc::new(Self { built_in: read("modules.builtin"), files: read("modules.dep") });
+        *last = Some((stamp, Arc::clone(&lists)));
+        lists
+    }
+}
+
+/// Tells a folder's lists from others, or from the same ones later: device, inode, length and time of
+/// modules.dep, which depmod(8) makes anew.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(PathBuf, Option<[u64; 3]>, Option<SystemTime>);
+
+impl Stamp {
+    fn of(folder: &Path) -> Self {
+        let found = fs::metadata(folder.join("modules.dep")).ok();
+        let numbers = found.as_ref().map(|found| [found.dev(), found.ino(), found.len()]);
+        Self(folder.to_owned(), numbers, found.and_then(|found| found.modified().ok()))
+    }
+}
+
+/// The files of the modules that we know in the text of modules.dep or modules.builtin (depmod(8)):
+/// lines start with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it
+/// needs. A name has `_` or `-`, which mean the same.
+fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
+    let mut found = BTreeMap::new();
+    for line in list.split(|byte| *byte == b'\n') {
+        let file = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let base = file.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let stem = base.split(|byte| *byte == b'.').next().unwrap_or_default();
+        if !base[stem.len()..].starts_with(b".ko") {
+            continue;
+        }
+        let known = Module::ALL.iter().find(|module| same_name(stem, module.as_str().as_bytes()));
+        if let Some(module) = known {
+            found.entry(*module).or_insert_with(|| PathBuf::from(OsStr::from_bytes(file)));
+        }
+    }
+    found
+}
+
+fn same_name(a: &[u8], b: &[u8]) -> bool {
+    let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| plain(*a) == plain(*b))
 }
 
 /// Loads `module` and makes sure that it is there.
 pub fn load(module: Module) -> Result<()> {
-    if works_now(module) {
+    let present = || capability(module) == Capability::Present;
+    if present() {
         return Ok(());
     }
     let tried = modprobe(module.as_str());
-    if works_now(module) {
+    if present() {
         return Ok(());
     }
     // The kernel calls modprobe itself when somebody asks for the family: also from a container.
-    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && works_now(module) {
+    if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && present() {
         return Ok(());
     }
     let error = Error::new(format!("cannot load the kernel module {module}"));
@@ -180,13 +286,34 @@ mod tests {
         let list =
             b"kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n\
             kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\n\
-            kernel/net/ipv4/ipip.ko:\nkernel/x/under-score.ko.zst:\n";
-        let found = |name| module_in_list(list, name).map(|path| path.display().to_string());
-        assert_eq!(found("ip_vs").unwrap(), "kernel/net/netfilter/ipvs/ip_vs.ko.xz");
-        assert_eq!(found("ipip").unwrap(), "kernel/net/ipv4/ipip.ko");
-        assert_eq!(found("under_score").unwrap(), "kernel/x/under-score.ko.zst");
-        assert_eq!(found("ip_vs_wlc"), None);
-        assert_eq!(found("kernel"), None);
-        assert_eq!(module_in_list(b"\n:\n/\n.ko\n\xff\xfe", "ip_vs"), None);
+            kernel/net/ipv4/ipip.ko:\nkernel/net/nf-tables.ko.zst:\nkernel/net/sit.o:\nkernel/fou\n";
+        let found = modules_in_list(list);
+        let expected = [
+            (Module::IpVs, "kernel/net/netfilter/ipvs/ip_vs.ko.xz"),
+            (Module::Ipip, "kernel/net/ipv4/ipip.ko"),
+            (Module::NfTables, "kernel/net/nf-tables.ko.zst"),
+        ];
+        assert_eq!(found, expected.map(|(module, file)| (module, file.into())).into());
+        assert!(modules_in_list(b"\n:\n/\n.ko\n\xff\xfe").is_empty());
+    }
+
+    #[test]
+    fn lists_are_read_again_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text| fs::write(folder.path().join("modules.dep"), text).unwrap();
+        assert!(Lists::of(folder.path()).files.is_empty());
+        write("a/ipip.ko:\n");
+        assert!(Lists::of(folder.path()).files.contains_key(&Module::Ipip));
+        write("a/ipip.ko:\na/sit.ko:\n");
+        assert!(Lists::of(folder.path()).files.contains_key(&Module::Sit));
+    }
+
+    #[test]
+    fn only_the_kernels_own_symbols_count() {
+        let text = "ffffffff81f6ab60 t nf_tables_newtable\n0000000000000000 T fou_build_header_x\n\
+            ffffffff81f71490 t ipip_newlink\nffffffffc0447800 t ipip6_newlink\t[sit]\n";
+        let found = among_symbols(text.as_bytes());
+        assert_eq!(found, BTreeSet::from([Module::NfTables, Module::Ipip]));
+        assert!(among_symbols(&b"\xff\n\n x"[..]).is_empty());
     }
 }

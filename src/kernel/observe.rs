@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::error::Result;
+use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
-use super::net::{Net, NetState};
-use super::{modules, receipt, sysctls};
+use super::net::{Net, NetState, fou};
+use super::{modules, nft, receipt, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
-use crate::state::{ConfDev, ConfItem, HostState, Item, Module, Sysctl};
+use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Sysctl};
 use crate::topology::{IfName, TopologyName};
 
 /// Reads the host, in the network namespace of the calling thread.
@@ -20,9 +21,19 @@ pub async fn look(
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
     let others = receipt::others(state_dir, topology)?;
-    let NetState { links, hardware, addresses, routes } = Net::open()?.read().await?;
-    let ipvs = if ipvs::is_loaded() { IpvsSocket::open()?.table()? } else { ipvs::Seen::default() };
-    let facts = facts(hardware);
+    let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
+    let (ipvs, control) = if ipvs::is_loaded() {
+        (IpvsSocket::open()?.table()?, control::read()?)
+    } else {
+        (ipvs::Seen::default(), Control::default())
+    };
+    let nft = nft::look()?;
+    let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };
+    // Asking for the family would load the module.
+    let gue_ports = match facts.capability(Module::Fou) {
+        Capability::Present => fou::gue_ports()?,
+        _ => BTreeSet::new(),
+    };
     let present = |(module, capability): (&Module, &Capability)| {
         (*capability == Capability::Present).then_some(*module)
     };
@@ -33,11 +44,11 @@ pub async fn look(
         addresses,
         routes,
         services: ipvs.table,
-        timeouts: None,
-        daemons: BTreeMap::new(),
-        tables: BTreeMap::new(),
-        tunnels: BTreeMap::new(),
-        gue_ports: BTreeSet::new(),
+        timeouts: control.timeouts,
+        daemons: control.daemons,
+        tables: nft.tables,
+        tunnels,
+        gue_ports,
     };
     let counters = if counters { ipvs.counters } else { BTreeMap::new() };
     Ok(Sighting { facts, state, receipt, others, counters })
@@ -68,11 +79,12 @@ fn client_of(connection: &str) -> Option<std::net::IpAddr> {
 
 /// What was asked for, what the receipt speaks of, and what would change along with those: writing
 /// ip_forward writes every `forwarding` and `conf.all.accept_redirects` too (net/ipv4/devinet.c,
-/// `inet_forward_change`), and whoever plans that must know what they were.
+/// `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6 (net/ipv6/addrconf.c,
+/// `addrconf_fixup_forwarding`), and whoever plans that must know what they were.
 fn wanted_sysctls<'a>(
     asked: &BTreeSet<Sysctl>,
     receipt: Option<&Receipt>,
-    links: impl Iterator<Item = &'a IfName>,
+    links: impl Iterator<Item = &'a IfName> + Clone,
 ) -> BTreeSet<Sysctl> {
     let mut wanted = asked.clone();
     if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
@@ -86,7 +98,12 @@ fn wanted_sysctls<'a>(
         wanted.insert(Sysctl::all(ConfItem::AcceptRedirects));
         wanted.insert(Sysctl::all(ConfItem::Forwarding));
         wanted.insert(Sysctl::Conf(ConfDev::Default, ConfItem::Forwarding));
-        wanted.extend(links.map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
+        wanted.extend(links.clone().map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
+    }
+    if wanted.contains(&Sysctl::Ip6Forward) {
+        let forwarding = |dev| Sysctl::Conf6(dev, Conf6Item::Forwarding);
+        wanted.insert(forwarding(ConfDev::Default));
+        wanted.extend(links.map(|dev| forwarding(ConfDev::Dev(dev.clone()))));
     }
     wanted
 }
@@ -122,6 +139,19 @@ mod tests {
         }
         assert_eq!(wanted.len(), 5);
         assert!(wanted_sysctls(&BTreeSet::new(), None, [&dev].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn who_asks_for_ipv6_forwarding_gets_every_interfaces_as_well() {
+        let dev: IfName = "eth0.100".parse().unwrap();
+        let asked = BTreeSet::from([Sysctl::Ip6Forward]);
+        let expected = [
+            "net.ipv6.conf.all.forwarding",
+            "net.ipv6.conf.default.forwarding",
+            "net/ipv6/conf/eth0.100/forwarding",
+        ];
+        let expected = expected.iter().map(|key| key.parse().unwrap()).collect();
+        assert_eq!(wanted_sysctls(&asked, None, [&dev].into_iter()), expected);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! the kernel is asked once more for the true reason.
 //!
 //! /proc/sys/net shows the network namespace of the thread that opens a file in it.
+//!
+//! Canonical is what the kernel prints, without the line feed; of several numbers (`sync_threshold`)
+//! with one tab between them, whatever blanks somebody wrote.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -13,20 +16,35 @@ use std::path::Path;
 use sysctl::{Ctl, Sysctl as _, SysctlError};
 
 use super::error::{Error, Result};
-use crate::state::{ConfDev, Sysctl};
+use crate::state::{ConfDev, Sysctl, VsItem};
 
 /// What is there; `None` if this kernel or this namespace has no such setting.
 pub fn read(key: &Sysctl) -> Result<Option<String>> {
     match read_raw(key) {
-        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+        Ok(value) => Ok(Some(canonical(key, &value))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::new(format!("cannot read {key}")).because(error)),
+    }
+}
+
+/// See the head of this file.
+fn canonical(key: &Sysctl, value: &str) -> String {
+    match key {
+        Sysctl::Vs(VsItem::SyncThreshold) => {
+            value.split_whitespace().collect::<Vec<_>>().join("\t")
+        }
+        Sysctl::IpForward
+        | Sysctl::Conf(..)
+        | Sysctl::Conf6(..)
+        | Sysctl::Ip6Forward
+        | Sysctl::Vs(_) => value.trim_end().to_owned(),
     }
 }
 
 /// Writes `after` if `before` is there now, and reads it back.
 pub fn change(key: &Sysctl, before: &str, after: &str) -> Result<()> {
     let what = key.to_string();
+    let (before, after) = (&*canonical(key, before), &*canonical(key, after));
     match read(key)? {
         None => return Err(absent(key)),
         Some(found) if found != before => {
@@ -50,15 +68,26 @@ pub fn change(key: &Sysctl, before: &str, after: &str) -> Result<()> {
 fn absent(key: &Sysctl) -> Error {
     let error = Error::new(format!("{key}: there is no such setting ({})", key.path().display()));
     match key {
-        Sysctl::Conf(ConfDev::Dev(dev), _) if !conf_dir_exists(dev.as_str()) => {
+        Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)
+            if !conf_dir_exists("ipv4", dev.as_str()) =>
+        {
             error.cure(format!("there is no interface {dev} here: is its name right?"))
+        }
+        Sysctl::Conf6(..) | Sysctl::Ip6Forward if !conf_dir_exists("ipv6", "all") => {
+            error.cure("this kernel has no IPv6, or it is off (ipv6.disable=1)")
+        }
+        Sysctl::Conf6(ConfDev::Dev(dev), _) if !conf_dir_exists("ipv6", dev.as_str()) => {
+            error.cure(format!("{dev} has no IPv6: its MTU is below 1280"))
+        }
+        Sysctl::Vs(_) if !Path::new("/proc/sys/net/ipv4/vs").is_dir() => {
+            error.cure("it comes with the module ip_vs: modprobe ip_vs")
         }
         _ => error.cure("this kernel does not have it"),
     }
 }
 
-fn conf_dir_exists(dev: &str) -> bool {
-    Path::new("/proc/sys/net/ipv4/conf").join(dev).is_dir()
+fn conf_dir_exists(family: &str, dev: &str) -> bool {
+    Path::new("/proc/sys/net").join(family).join("conf").join(dev).is_dir()
 }
 
 fn refused(key: &Sysctl, value: &str, error: io::Error) -> Error {
@@ -107,5 +136,21 @@ fn write_raw(key: &Sysctl, value: &str) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(SysctlError::IoError(error)) => Err(error),
         Err(_) => by_path(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn blanks_between_two_numbers_are_all_the_same() {
+        let key: Sysctl = "net.ipv4.vs.sync_threshold".parse().unwrap();
+        for text in ["3\t50\n", "3 50", "  3 \t 50 "] {
+            assert_eq!(canonical(&key, text), "3\t50");
+        }
+        let key: Sysctl = "net.ipv4.vs.est_cpulist".parse().unwrap();
+        assert_eq!(canonical(&key, "0-3,7\n"), "0-3,7");
     }
 }

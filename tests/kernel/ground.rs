@@ -61,7 +61,12 @@ impl Ground {
         (a, b)
     }
 
-    fn raw(&self) -> i32 {
+    /// Moves an interface to `other`.
+    pub fn give(&self, dev: &str, other: &Self) {
+        self.ip(&format!("link set {dev} netns /proc/{}/fd/{}", std::process::id(), other.raw()));
+    }
+
+    pub fn raw(&self) -> i32 {
         std::os::fd::AsRawFd::as_raw_fd(&self.netns)
     }
 

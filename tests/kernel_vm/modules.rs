@@ -12,7 +12,7 @@ use lvsprov::state::{Link, Module};
 use crate::ground::{Ground, address_key, ask_here, order, plain_address, run};
 use crate::services;
 
-fn loaded(module: &str) -> bool {
+pub fn loaded(module: &str) -> bool {
     let modules = fs::read_to_string("/proc/modules").unwrap();
     modules.lines().any(|line| line.split(' ').next() == Some(module))
 }

@@ -2,14 +2,15 @@
 //!
 //! [`codec`] and [`decode`] are the language and pure, [`wire`] the framing below it; [`socket`]
 //! carries it, and [`explain`] says what an error number means. [`table`] decides strictly, in
-//! memory, whether a change fits what is there.
+//! memory, whether a change fits what is there, and [`run`] carries out changes that do.
 
 pub mod codec;
+pub mod control;
 pub mod decode;
 pub mod explain;
+pub mod run;
 pub mod socket;
 pub mod table;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ pub use explain::explain;
 pub use codec::{Info, Request, Timeouts};
 pub use socket::{IpvsSocket, Seen};
 pub use table::Table;
+
+pub use super::wire;
 
 /// Whether IPVS is there now. Asking the kernel for the family instead would load the module, and
 /// looking must not change a host: so this looks for the file that ip_vs makes in each namespace.

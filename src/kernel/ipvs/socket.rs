@@ -1,6 +1,6 @@
 //! Carries IPVS requests to the kernel: the family's number, dumps, and batches.
 //!
-//! **Batches.** Up to 64 requests go out in one send, and only the last asks for an
+//! **Batches.** Up to 256 requests go out in one send, and only the last asks for an
 //! acknowledgement: errors come back by sequence number all the same, and a netlink socket works
 //! its messages off in order (net/netlink/af_netlink.c, `netlink_rcv_skb`). What stands behind a
 //! failing request runs too; [`IpvsSocket::carry_out`] says which ones did.
@@ -9,7 +9,7 @@
 //! to its end (`__netlink_dump_start`). So the destinations of N services are N exchanges of one
 //! send and two receives, one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -25,7 +25,7 @@ use super::table::Table;
 use super::wire::{self, Attributes, Message};
 use crate::kernel::error::{Error, Result};
 use crate::protocol::Counters;
-use crate::state::{DestinationKey, ServiceKey};
+use crate::state::{Destination, DestinationKey, ServiceKey, VirtualService};
 
 /// NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP (include/uapi/linux/netlink.h).
 const REQUEST: u16 = 0x1;
@@ -40,8 +40,9 @@ const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 
-/// How many requests go out at once. With the default buffers 276 answers find room.
-pub const BATCH: usize = 64;
+/// How many requests go out at once: about 45 kB. Should each of them fail, the answers find room
+/// in the default buffer (276 do).
+pub const BATCH: usize = 256;
 /// The kernel fills at most 32 KiB at a time.
 const BUFFER: usize = 64 * 1024;
 /// The kernel answers at once or not at all.
@@ -229,12 +230,42 @@ impl IpvsSocket {
         }
     }
 
-    /// Reads the whole table.
+    /// Reads the whole table, with the counters.
     ///
     /// A service of a protocol that IPVS does not balance (the kernel accepts any number) cannot be
     /// named by a topology: it is left out.
     pub fn table(&mut self) -> Result<Seen> {
-        let services: Vec<_> = self.dump(&Request::GetServices, |all: &mut Vec<_>, body| {
+        let mut seen = Seen::default();
+        for (key, mut service) in self.services()? {
+            let destinations = self.destinations(&key)?;
+            let counters = destinations.iter().map(|(name, _, counts)| (*name, *counts)).collect();
+            service.destinations = destinations
+                .into_iter()
+                .map(|(name, destination, _)| (name, destination))
+                .collect();
+            seen.counters.insert(key.clone(), counters);
+            seen.table.insert(key, service);
+        }
+        Ok(seen)
+    }
+
+    /// Reads the services that `named` has, as far as they are there.
+    pub fn part(&mut self, named: &BTreeSet<&ServiceKey>) -> Result<Table> {
+        let mut part = Table::new();
+        for (key, mut service) in self.services()? {
+            if named.contains(&key) {
+                let destinations = self.destinations(&key)?.into_iter();
+                service.destinations =
+                    destinations.map(|(name, destination, _)| (name, destination)).collect();
+                part.insert(key, service);
+            }
+        }
+        Ok(part)
+    }
+
+    /// All services, without their destinations, in the kernel's order.
+    fn services(&mut self) -> Result<Vec<(ServiceKey, VirtualService)>> {
+        self.dump(&Request::GetServices, |all: &mut Vec<_>, body| {
             match decode::service(body) {
                 Ok(service) => all.push(service),
                 Err(CodecError::Unknown { attribute: "protocol", number, .. }) => {
@@ -243,22 +274,19 @@ impl IpvsSocket {
                 Err(error) => return Err(error),
             }
             Ok(())
-        })?;
-        let mut seen = Seen::default();
-        for (key, mut service) in services {
-            let request = Request::GetDestinations(key.clone());
-            let destinations: Vec<_> = self.dump(&request, |all: &mut Vec<_>, body| {
-                all.push(decode::destination(body, &key)?);
-                Ok(())
-            })?;
-            let counters = seen.counters.entry(key.clone()).or_default();
-            for (name, destination, counts) in destinations {
-                service.destinations.insert(name, destination);
-                counters.insert(name, counts);
-            }
-            seen.table.insert(key, service);
-        }
-        Ok(seen)
+        })
+    }
+
+    /// The destinations of one service; empty if it is not there.
+    fn destinations(
+        &mut self,
+        key: &ServiceKey,
+    ) -> Result<Vec<(DestinationKey, Destination, Counters)>> {
+        let request = Request::GetDestinations(key.clone());
+        self.dump(&request, |all: &mut Vec<_>, body| {
+            all.push(decode::destination(body, key)?);
+            Ok(())
+        })
     }
 
     /// Whether there is such a service. (A dump of its destinations would not tell: that of a
@@ -285,21 +313,22 @@ impl IpvsSocket {
 
     /// Sends all of `requests` (at most [`BATCH`]) at once. The answer has one entry for each:
     /// `Ok` was done, `Err` was not. The kernel does not stop at an error.
-    pub fn carry_out(
+    pub fn carry_out<'a>(
         &mut self,
-        requests: &[Request],
+        requests: impl IntoIterator<Item = &'a Request, IntoIter: ExactSizeIterator>,
     ) -> Result<Vec<std::result::Result<(), Errno>>> {
+        let requests = requests.into_iter();
         let Some(last) = requests.len().checked_sub(1) else { return Ok(Vec::new()) };
         let mut frames = Vec::new();
         let mut seqs = Vec::with_capacity(requests.len());
-        for (at, request) in requests.iter().enumerate() {
+        for (at, request) in requests.enumerate() {
             let flags = if at == last { REQUEST | ACK } else { REQUEST };
             let (seq, frame) = self.frame(request, flags);
             frames.extend_from_slice(&frame);
             seqs.push(seq);
         }
         self.send(&frames)?;
-        let mut results = vec![Ok(()); requests.len()];
+        let mut results = vec![Ok(()); seqs.len()];
         self.collect(&seqs, &mut results)?;
         Ok(results)
     }

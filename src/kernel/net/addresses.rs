@@ -22,7 +22,7 @@ impl Net {
         Ok(messages.iter().filter_map(|message| seen(message, links)).collect())
     }
 
-    async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
+    pub(super) async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
         self.handle
             .address()
             .get()
@@ -90,26 +90,47 @@ impl Net {
         if removed.header.family != AddressFamily::Inet || candidates.is_empty() {
             return Ok(());
         }
+        let why = "along with the first address of its subnet";
+        self.put_back_lost(&candidates, why).await
+    }
+
+    /// Puts back what an interface lost as it went down: IPv6 addresses that somebody had set. Those
+    /// of the link and those that a router gave it come back by themselves.
+    pub(super) async fn put_back_after_down(
+        &self,
+        index: u32,
+        before: &[AddressMessage],
+    ) -> Result<()> {
+        let was_set = |address: &&AddressMessage| {
+            let header = &address.header;
+            header.family == AddressFamily::Inet6
+                && header.index == index
+                && header.flags.contains(AddressHeaderFlags::Permanent)
+                && Scope::from_number(header.scope.into()) != Scope::Link
+        };
+        let candidates: Vec<_> = before.iter().filter(was_set).collect();
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        self.put_back_lost(&candidates, "as the interface went down").await
+    }
+
+    /// Adds those of `candidates` that are gone.
+    async fn put_back_lost(&self, candidates: &[&AddressMessage], why: &str) -> Result<()> {
         let left = self.address_messages().await?;
         let there = |wanted: &AddressMessage| {
             left.iter().any(|other| {
                 other.header.index == wanted.header.index && local_net(other) == local_net(wanted)
             })
         };
-        for lost in candidates.into_iter().filter(|candidate| !there(candidate)) {
+        for lost in candidates.iter().filter(|candidate| !there(candidate)) {
             let Some(net) = local_net(lost) else { continue };
             let mut request =
                 self.handle.address().add(lost.header.index, net.addr(), net.prefix_len());
             *request.message_mut() = as_request(lost);
             request.execute().await.map_err(|error| {
-                refused(
-                    format!(
-                        "the kernel removed {net} along with the first address of its subnet, and \
-                         it cannot be put back"
-                    ),
-                    error,
-                )
-                .cure(format!("put it back: ip address add {net} dev INTERFACE"))
+                refused(format!("the kernel removed {net} {why}, and it cannot be put back"), error)
+                    .cure(format!("put it back: ip address add {net} dev INTERFACE"))
             })?;
         }
         Ok(())
@@ -162,6 +183,7 @@ fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)
 fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
     let Address { scope, label, broadcast, nodad } = address;
     let ip = key.net.addr();
+    check_scope(key, *scope)?;
     let mut message = AddressMessage::default();
     message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = key.net.prefix_len();
@@ -186,6 +208,23 @@ fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMes
         message.attributes.push(AddressAttribute::Label(label.clone()));
     }
     Ok(message)
+}
+
+/// The kernel ignores the scope that is asked for an IPv6 address: it follows from the address
+/// (net/ipv6/addrconf.c, `rt_scope`). Another one would never be there.
+fn check_scope(key: &AddressKey, scope: Scope) -> Result<()> {
+    let IpAddr::V6(ip) = key.net.addr() else { return Ok(()) };
+    let its_own = match ip.segments()[0] {
+        _ if ip.is_loopback() => Scope::Host,
+        0xfe80..=0xfebf => Scope::Link,
+        0xfec0..=0xfeff => Scope::Site,
+        _ => Scope::Global,
+    };
+    if scope == its_own {
+        return Ok(());
+    }
+    Err(Error::new(format!("address {key} cannot have scope {scope}"))
+        .cure(format!("the scope of an IPv6 address follows from the address: here {its_own}")))
 }
 
 /// IFA_LABEL has room for 15 bytes; `ifconfig` understands only those that start with the name of

@@ -6,9 +6,9 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::LinkUnspec;
 
-use super::{Net, refused};
+use super::{Net, refused, tunnels};
 use crate::kernel::error::{Error, Result};
-use crate::state::Link;
+use crate::state::{Link, Module, TunnelDevice};
 use crate::topology::IfName;
 
 /// One interface.
@@ -20,6 +20,8 @@ pub struct LinkSeen {
     pub state: Link,
     /// Its hardware address in text (`aa:bb:cc:dd:ee:ff`), if it has a real one.
     pub hardware: Option<String>,
+    /// The GRE device that it is, if it is one that takes packets from anybody to one address.
+    pub tunnel: Option<TunnelDevice>,
 }
 
 /// Interfaces by the kernel's number.
@@ -44,6 +46,10 @@ impl Net {
     }
 
     /// Sets an interface up or down, if it is `before` now.
+    ///
+    /// With an interface that goes down the kernel removes its IPv6 addresses, unless
+    /// `keep_addr_on_down` is set (net/ipv6/addrconf.c, `addrconf_ifdown`), and lets IPv4's stay. They
+    /// are put back: an interface that is down can have them.
     pub async fn set_link(&self, dev: &IfName, before: Link, after: Link) -> Result<()> {
         let (index, found) = self.link_named(dev).await?;
         if found.state != before {
@@ -53,6 +59,10 @@ impl Net {
                 &found.state.to_string(),
             ));
         }
+        let addresses = match after {
+            Link::Up => Vec::new(),
+            Link::Down => self.address_messages().await?,
+        };
         let message = LinkUnspec::new_with_index(index);
         let message = match after {
             Link::Up => message.up(),
@@ -63,20 +73,21 @@ impl Net {
             .set(message.build())
             .execute()
             .await
-            .map_err(|error| refused(format!("cannot set link {dev} {after}"), error))
+            .map_err(|error| refused(format!("cannot set link {dev} {after}"), error))?;
+        self.put_back_after_down(index, &addresses).await
     }
 
     pub(super) async fn link_named(&self, dev: &IfName) -> Result<(u32, LinkSeen)> {
         let links = self.links().await?;
         links.into_iter().find(|(_, link)| link.name == *dev).ok_or_else(|| {
             let error = Error::new(format!("there is no interface {dev} on this host"));
-            if dev.as_str() == "tunl0" {
-                error.cure(
-                    "tunl0 comes with the module ipip; in a network namespace it is missing where \
-                     net.core.fb_tunnels_only_for_init_net is not 0",
-                )
-            } else {
-                error
+            let brings = |module: &&Module| module.device() == Some(dev.as_str());
+            match Module::ALL.iter().find(brings) {
+                Some(module) => error.cure(format!(
+                    "{dev} comes with the module {module}; in a network namespace it is missing \
+                     where net.core.fb_tunnels_only_for_init_net is not 0"
+                )),
+                None => error,
             }
         })
     }
@@ -92,7 +103,8 @@ fn seen(message: &LinkMessage) -> Option<LinkSeen> {
         _ => None,
     });
     let up = message.header.flags.contains(LinkFlags::Up);
-    Some(LinkSeen { name, state: if up { Link::Up } else { Link::Down }, hardware })
+    let state = if up { Link::Up } else { Link::Down };
+    Some(LinkSeen { name, state, hardware, tunnel: tunnels::seen(message) })
 }
 
 /// Ethernet addresses only: that of a tunnel is an IP address, that of lo is all zeroes.

@@ -1,11 +1,14 @@
-//! Links, addresses and routes over rtnetlink: reading all, and changing one thing at a time.
+//! Links, tunnel devices, addresses and routes over rtnetlink: reading all, and changing one thing at
+//! a time. Beside them, over generic netlink, [`fou`]: the ports where tunnels end.
 //!
 //! Each change first looks whether what it expects is there, and touches nothing if it is not: the
 //! kernel itself would replace or delete without a word.
 
 mod addresses;
+pub mod fou;
 mod links;
 mod routes;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +18,7 @@ use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
-use crate::state::{Address, AddressKey, Link, Route, RouteKey};
+use crate::state::{Address, AddressKey, Link, Route, RouteKey, TunnelDevice};
 use crate::topology::IfName;
 
 pub use links::{LinkSeen, Links};
@@ -40,6 +43,8 @@ pub struct NetState {
     pub links: BTreeMap<IfName, Link>,
     /// Hardware address of each interface that has one.
     pub hardware: BTreeMap<IfName, String>,
+    /// GRE devices that take packets from anybody to one address.
+    pub tunnels: BTreeMap<IfName, TunnelDevice>,
     /// Addresses.
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The route in use to each destination.
@@ -64,6 +69,9 @@ impl Net {
         for link in links.into_values() {
             if let Some(hardware) = link.hardware {
                 state.hardware.insert(link.name.clone(), hardware);
+            }
+            if let Some(tunnel) = link.tunnel {
+                state.tunnels.insert(link.name.clone(), tunnel);
             }
             state.links.insert(link.name, link.state);
         }

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use nix::errno::Errno;
 
@@ -16,7 +16,9 @@ use super::{Links, Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
 use crate::state::{Route, RouteKey, Scope};
 
-/// `IP6_RT_PRIO_USER`: what the kernel makes of "no metric" in IPv6. Canonical is 0.
+/// `IP6_RT_PRIO_USER`: what the kernel makes of "no metric" in IPv6, and reports in its place. The
+/// canonical form is 0: who asks for no metric, for 0 or for 1024 means the same route, and it reads
+/// back as 0. In IPv4 0 is a metric like any other, and 1024 is 1024.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
 
 impl Net {
@@ -167,6 +169,9 @@ fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
     if header.kind != RouteType::Unicast {
         route.unheld.push(format!("type {:?}", header.kind).to_lowercase());
     }
+    if header.protocol == RouteProtocol::Ra {
+        route.unheld.push("ra".to_owned());
+    }
     if header.tos != 0 {
         route.unheld.push(format!("tos {:#x}", header.tos));
     }
@@ -181,7 +186,11 @@ fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
                 None => route.unheld.push(format!("interface number {index}")),
             },
             // Not a setting: the table is known, and IPv6 always adds its cache's numbers and the
-            // default preference.
+            // default preference. A route that ends some day was given by a router; not even the
+            // time that is left is a setting, as it is another one at each look.
+            RouteAttribute::CacheInfo(cache) if cache.expires != 0 => {
+                route.unheld.push("expires".to_owned());
+            }
             RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
             RouteAttribute::Preference(preference) if u8::from(*preference) == 0 => {}
             RouteAttribute::MultiPath(hops) => {

@@ -14,8 +14,17 @@ pub(super) const TO_SEE_THE_ROOT: &[&str] =
     &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
 
 /// What the lab is for, and what it is built from.
-pub(super) const FOR_THE_LAB: &[&str] =
-    &["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ipip", "veth", "bridge"];
+///
+/// None of it is packed: the guest sees the kernel's whole folder of modules. A kernel that lacks one
+/// is not taken.
+#[rustfmt::skip]
+pub(super) const FOR_THE_LAB: &[&str] = &[
+    "veth", "bridge",
+    "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh", "ip_vs_pe_sip", "ip_vs_ftp",
+    "ipip", "sit", "ip6_tunnel", "gre", "ip_gre", "ip6_gre", "fou", "fou6",
+    "nf_conntrack", "nf_nat",
+    "nf_tables", "nft_ct", "nft_chain_nat", "nft_nat", "nft_masq",
+];
 
 /// A module as a file; its name has underscores only.
 #[derive(Debug, Clone, PartialEq, Eq)]

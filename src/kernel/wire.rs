@@ -1,18 +1,20 @@
-//! Netlink's framing, as far as IPVS needs it: messages, generic headers and attributes.
+//! Netlink's framing, as far as IPVS and nftables need it: messages, the short header of a family
+//! behind netlink's own, and attributes.
 //!
 //! Pure. Numbers are in the host's byte order (netlink(7)); what is in network order says so. Bytes
 //! that do not add up are a [`WireError`], never a panic.
 
 /// `struct nlmsghdr`: length u32, type u16, flags u16, sequence u32, port u32.
 const HEADER: usize = 16;
-/// `struct genlmsghdr`: command u8, version u8, two reserved bytes.
-const GENERIC_HEADER: usize = 4;
+/// `struct genlmsghdr`: command u8, version u8, two reserved bytes; and `struct nfgenmsg`: address
+/// family u8, version u8, resource u16.
+const FAMILY_HEADER: usize = 4;
 /// `struct nlattr`: length u16, type u16.
 const ATTRIBUTE_HEADER: usize = 4;
 /// NLA_TYPE_MASK: without the bits "nested" and "network byte order".
 const TYPE_MASK: u16 = 0x3fff;
-/// NLA_F_NESTED.
-const NESTED: u16 = 0x8000;
+/// NLA_F_NESTED: there are attributes inside.
+pub const NESTED: u16 = 0x8000;
 
 /// NLMSG_ERROR: an error, or with 0 an acknowledgement.
 pub const ERROR: u16 = 2;
@@ -92,6 +94,11 @@ impl Attributes {
         self.put(kind, &value.to_ne_bytes());
     }
 
+    /// A number in network order.
+    pub fn put_be32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &value.to_be_bytes());
+    }
+
     /// A text with its NUL.
     pub fn put_text(&mut self, kind: u16, text: &str) {
         let mut bytes = text.as_bytes().to_vec();
@@ -166,6 +173,16 @@ pub fn read_u32(value: &[u8], what: &'static str) -> Result<u32, WireError> {
     array(value, what).map(u32::from_ne_bytes)
 }
 
+/// A number of 32 bits in network order.
+pub fn read_be32(value: &[u8], what: &'static str) -> Result<u32, WireError> {
+    array(value, what).map(u32::from_be_bytes)
+}
+
+/// A number of 64 bits in network order.
+pub fn read_be64(value: &[u8], what: &'static str) -> Result<u64, WireError> {
+    array(value, what).map(u64::from_be_bytes)
+}
+
 /// A number of 64 bits.
 pub fn read_u64(value: &[u8], what: &'static str) -> Result<u64, WireError> {
     array(value, what).map(u64::from_ne_bytes)
@@ -177,16 +194,27 @@ pub fn read_text(value: &[u8], what: &'static str) -> Result<String, WireError> 
     text.to_str().map(str::to_owned).map_err(|_| WireError::Text { what })
 }
 
-/// A whole request: netlink header, generic header, attributes.
+/// A whole generic request: netlink header, generic header, attributes.
 pub fn frame(family: u16, flags: u16, seq: u32, command: u8, version: u8, body: &[u8]) -> Vec<u8> {
-    let length = HEADER + GENERIC_HEADER + aligned(body.len());
+    frame_of(family, flags, seq, [command, version, 0, 0], body)
+}
+
+/// A whole request: netlink header, the family's header, attributes.
+pub fn frame_of(
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    header: [u8; FAMILY_HEADER],
+    body: &[u8],
+) -> Vec<u8> {
+    let length = HEADER + FAMILY_HEADER + aligned(body.len());
     let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    frame.extend_from_slice(&family.to_ne_bytes());
+    frame.extend_from_slice(&kind.to_ne_bytes());
     frame.extend_from_slice(&flags.to_ne_bytes());
     frame.extend_from_slice(&seq.to_ne_bytes());
     frame.extend_from_slice(&0_u32.to_ne_bytes());
-    frame.extend_from_slice(&[command, version, 0, 0]);
+    frame.extend_from_slice(&header);
     frame.extend_from_slice(body);
     frame.resize(length, 0);
     frame
@@ -207,8 +235,14 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Of a generic message: the command, and the attributes.
     pub fn generic(&self) -> Result<(u8, &'a [u8]), WireError> {
-        let [command, _, _, _] = array(self.payload, "a generic netlink header")?;
-        Ok((command, self.payload.get(GENERIC_HEADER..).unwrap_or_default()))
+        let ([command, _, _, _], body) = self.family()?;
+        Ok((command, body))
+    }
+
+    /// The family's header, and the attributes.
+    pub fn family(&self) -> Result<([u8; FAMILY_HEADER], &'a [u8]), WireError> {
+        let header = array(self.payload, "the header of a netlink family")?;
+        Ok((header, self.payload.get(FAMILY_HEADER..).unwrap_or_default()))
     }
 
     /// Of [`ERROR`] or [`DONE`]: the errno; 0 is no error.

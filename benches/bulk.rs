@@ -1,0 +1,290 @@
+//! How long large IPVS tables take, beside ipvsadm and beside the least that netlink itself takes.
+//!
+//! `cargo bench --bench bulk [ROUNDS]` (5 unless told) boots the lab's virtual machine and runs
+//! itself in it: 1,000 services with 10 real servers each, and 100 with 100. Everything is measured
+//! in one run, in turns, each in a fresh network namespace; what is shown are medians, and ratios
+//! to:
+//!
+//! - for loading a table, a bare sender: the same requests in few large sends on one socket, of
+//!   which only the last of each send is acknowledged. It checks nothing and reads nothing back;
+//! - for finding out that nothing is to be done, `ipvsadm -Sn`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../tests/kernel/ground.rs"]
+#[allow(dead_code)] // the tests use the rest
+mod ground;
+#[path = "../tests/support/vm.rs"]
+mod vm;
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use ground::{Ground, run};
+use lvsprov::desired::Desired;
+use lvsprov::kernel::ipvs::codec::VERSION;
+use lvsprov::kernel::ipvs::{self, Table, wire};
+use lvsprov::plan::{Goal, Step, steps_between};
+use lvsprov::protocol::{Receipt, Reply, Request, Sighting};
+use lvsprov::state::{
+    Destination, DestinationKey, ForwardingMethod, HostState, ServiceKey, Tunnel, VirtualService,
+};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::{Socket, SocketAddr};
+
+const SIZES: [(u16, u8); 2] = [(1000, 10), (100, 100)];
+/// Requests in one send of the bare sender.
+const SEND: usize = 1000;
+
+fn main() -> ExitCode {
+    if let Some(code) = vm::boot(3600) {
+        return code;
+    }
+    let rounds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(5);
+    run(Command::new("modprobe").args(["-a", "ip_vs", "ip_vs_wrr"]));
+    println!("median of {rounds} rounds, in one virtual machine");
+    println!("| table | what | median ms | ratio | to |");
+    println!("| --- | --- | --- | --- | --- |");
+    for (services, servers) in SIZES {
+        measure(&Bench::new(services, servers), rounds);
+    }
+    ExitCode::SUCCESS
+}
+
+/// `services` services with `servers` real servers each.
+fn table(services: u16, servers: u8) -> Table {
+    let destination = Destination {
+        method: ForwardingMethod::DirectRoute,
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        tunnel: Tunnel::Ipip,
+    };
+    let service = |nth: u16| {
+        let port = 1000 + nth;
+        let key: ServiceKey = format!("tcp 192.0.2.1:{port}").parse().unwrap();
+        let mut service = VirtualService::plain(&key, "wrr");
+        for server in 1..=servers {
+            let rip = DestinationKey::new([198, 51, 100, server].into(), port);
+            service.destinations.insert(rip, destination.clone());
+        }
+        (key, service)
+    };
+    (0..services).map(service).collect()
+}
+
+/// The same with another weight for every hundredth real server.
+fn one_percent(table: &Table) -> Table {
+    let mut changed = table.clone();
+    let destinations = changed.values_mut().flat_map(|service| service.destinations.values_mut());
+    for destination in destinations.step_by(100) {
+        destination.weight = 7;
+    }
+    changed
+}
+
+/// A table in all the forms that are needed.
+struct Bench {
+    name: String,
+    table: Table,
+    changed: Table,
+    /// For `ipvsadm -R`.
+    rules: tempfile::NamedTempFile,
+}
+
+impl Bench {
+    fn new(services: u16, servers: u8) -> Self {
+        let table = table(services, servers);
+        let rules = tempfile::NamedTempFile::new().unwrap();
+        let mut text = String::new();
+        for (key, service) in &table {
+            let vip = key.to_string().replace("tcp ", "");
+            let _ = writeln!(text, "-A -t {vip} -s wrr");
+            for rip in service.destinations.keys() {
+                let _ = writeln!(text, "-a -t {vip} -r {rip} -g -w 1");
+            }
+        }
+        std::fs::write(rules.path(), text).unwrap();
+        let changed = one_percent(&table);
+        Self { name: format!("{services} x {servers}"), table, changed, rules }
+    }
+}
+
+/// One of the things that are measured; the order is that of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Bare,
+    Restore,
+    LoadAct,
+    LoadPlan,
+    LoadLook,
+    Save,
+    IdleLook,
+    IdlePlan,
+    ChangeAct,
+    ChangeWhole,
+}
+
+fn measure(bench: &Bench, rounds: usize) {
+    let mut times = std::collections::BTreeMap::<What, Vec<Duration>>::new();
+    for _ in 0..rounds {
+        let mut put = |what, time| times.entry(what).or_default().push(time);
+        let ground = Ground::with_lo();
+        put(What::Bare, ground.run(|| bare(&bench.table)));
+        check(&ground, &bench.table);
+        let ground = Ground::with_lo();
+        put(What::Restore, ground.run(|| restore(bench)));
+        check(&ground, &bench.table);
+
+        let ground = Ground::with_lo();
+        let [look, plan, act] = apply(&ground, &bench.table);
+        put(What::LoadLook, look);
+        put(What::LoadPlan, plan);
+        put(What::LoadAct, act);
+        put(What::Save, ground.run(save));
+        let [look, plan, act] = apply(&ground, &bench.table);
+        assert_eq!(act, Duration::ZERO, "there was something to do");
+        put(What::IdleLook, look);
+        put(What::IdlePlan, plan);
+        let [look, plan, act] = apply(&ground, &bench.changed);
+        put(What::ChangeAct, act);
+        put(What::ChangeWhole, look + plan + act);
+        check(&ground, &bench.changed);
+    }
+    let median = |what| {
+        let mut times = times[&what].clone();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let whole = |parts: &[What]| parts.iter().map(|what| median(*what)).sum::<Duration>();
+    let load = whole(&[What::LoadLook, What::LoadPlan, What::LoadAct]);
+    let row = |what: &str, time: Duration, floor: Duration, to: &str| {
+        let ratio = time.as_secs_f64() / floor.as_secs_f64();
+        let ms = time.as_secs_f64() * 1000.0;
+        println!("| {} | {what} | {ms:.1} | {ratio:.2} | {to} |", bench.name);
+    };
+    let bare = median(What::Bare);
+    row("load: bare sender", bare, bare, "itself");
+    row("load: `ipvsadm -R`", median(What::Restore), bare, "bare sender");
+    row("load: the look", median(What::LoadLook), bare, "bare sender");
+    row("load: the plan", median(What::LoadPlan), bare, "bare sender");
+    row("load: the act", median(What::LoadAct), bare, "bare sender");
+    row("load: look, plan, act", load, bare, "bare sender");
+    row("load: look, plan, act", load, median(What::Restore), "`ipvsadm -R`");
+    let saved = median(What::Save);
+    row("no-op: `ipvsadm -Sn`", saved, saved, "itself");
+    row("no-op: the look", median(What::IdleLook), saved, "`ipvsadm -Sn`");
+    row("no-op: look, plan", whole(&[What::IdleLook, What::IdlePlan]), saved, "`ipvsadm -Sn`");
+    row("1 %: the act", median(What::ChangeAct), median(What::LoadAct), "the act of a load");
+    row("1 %: look, plan, act", median(What::ChangeWhole), load, "a whole load");
+}
+
+fn check(ground: &Ground, table: &Table) {
+    assert!(ground.look(&[]).state.services == *table, "the table is not what it should be");
+}
+
+fn socket() -> Socket {
+    let mut socket = Socket::new(NETLINK_GENERIC).unwrap();
+    socket.bind_auto().unwrap();
+    socket.connect(&SocketAddr::new(0, 0)).unwrap();
+    socket
+}
+
+/// The number of the family IPVS.
+fn family(socket: &Socket) -> u16 {
+    let mut name = wire::Attributes::default();
+    name.put_text(2, "IPVS");
+    socket.send(&wire::frame(16, 1, 1, 3, 1, &name.into_bytes()), 0).unwrap();
+    let (answer, _) = socket.recv_from_full().unwrap();
+    let message = wire::messages(&answer).next().unwrap().unwrap();
+    let mut attributes = wire::attributes(message.generic().unwrap().1).map(Result::unwrap);
+    let (_, family) = attributes.find(|(kind, _)| *kind == 1).unwrap();
+    wire::read_u16(family, "family").unwrap()
+}
+
+/// The least: every request made and sent, and that there was no error.
+fn bare(table: &Table) -> Duration {
+    let start = Instant::now();
+    let socket = socket();
+    let family = family(&socket);
+    let mut requests = Vec::new();
+    for (key, service) in table {
+        let settings = VirtualService { destinations: [].into(), ..service.clone() };
+        requests.push(ipvs::Request::NewService(key.clone(), settings));
+        for (rip, destination) in &service.destinations {
+            let (key, destination) = (key.clone(), destination.clone());
+            requests.push(ipvs::Request::NewDestination(key, *rip, destination));
+        }
+    }
+    for batch in requests.chunks(SEND) {
+        let mut bytes = Vec::new();
+        for (nth, request) in batch.iter().enumerate() {
+            // NLM_F_REQUEST, and NLM_F_ACK for the last.
+            let flags = if nth + 1 == batch.len() { 5 } else { 1 };
+            let (command, body) = (request.command(), request.encode());
+            let seq = u32::try_from(nth).unwrap();
+            bytes.extend_from_slice(&wire::frame(family, flags, seq, command, VERSION, &body));
+        }
+        socket.send(&bytes, 0).unwrap();
+        let (answer, _) = socket.recv_from_full().unwrap();
+        let message = wire::messages(&answer).next().unwrap().unwrap();
+        assert_eq!(message.errno().unwrap(), 0);
+    }
+    start.elapsed()
+}
+
+fn restore(bench: &Bench) -> Duration {
+    let rules = File::open(bench.rules.path()).unwrap();
+    let start = Instant::now();
+    run(Command::new("ipvsadm").arg("-R").stdin(rules));
+    start.elapsed()
+}
+
+fn save() -> Duration {
+    let start = Instant::now();
+    let mut command = Command::new("ipvsadm");
+    assert!(command.arg("-Sn").stdout(Stdio::null()).status().unwrap().success());
+    start.elapsed()
+}
+
+/// As an apply does it: look, plan with the receipt, act; how long each took. The act is left out
+/// where there is nothing to do.
+fn apply(ground: &Ground, table: &Table) -> [Duration; 3] {
+    let state = HostState { services: table.clone(), ..HostState::default() };
+    let desired = Desired { state, ..Desired::default() };
+    let start = Instant::now();
+    let seen = ground.look(&[]);
+    let look = start.elapsed();
+    let start = Instant::now();
+    let (steps, goal) = plan(&desired, &seen);
+    let plan = start.elapsed();
+    let settled = goal.settled.clone();
+    if steps.is_empty() && settled == seen.receipt {
+        return [look, plan, Duration::ZERO];
+    }
+    let count = steps.len();
+    let start = Instant::now();
+    let reply = ground.ask(act(steps, goal.receipt, settled));
+    let act = start.elapsed();
+    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
+    assert_eq!((outcome.done, &outcome.failure), (count, &None));
+    [look, plan, act]
+}
+
+fn plan(desired: &Desired, seen: &Sighting) -> (Vec<Step>, Goal) {
+    let goal = Goal::apply(&"t".parse().unwrap(), 7, desired, seen).unwrap();
+    let steps =
+        steps_between(&seen.state, &goal.wanted, &goal.owned, &desired.reasons).unwrap().into_all();
+    (steps, goal)
+}
+
+fn act(steps: Vec<Step>, receipt: Receipt, settled: Option<Receipt>) -> Request {
+    Request::Act {
+        topology: "t".parse().unwrap(),
+        steps,
+        receipt: Some(receipt),
+        settled,
+        sysctls: [].into(),
+    }
+}

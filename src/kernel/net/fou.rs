@@ -1,0 +1,212 @@
+//! Ports where the kernel unwraps GUE packets: the generic netlink family `fou`
+//! (include/uapi/linux/fou.h, net/ipv4/fou.c; since Linux 6.3 net/ipv4/fou_core.c).
+//!
+//! A port may also unwrap another protocol, or only packets to one address or over one interface:
+//! such a port is none of ours, and is left out.
+
+use std::collections::BTreeSet;
+
+use nix::errno::Errno;
+
+use crate::kernel::error::{Error, Result};
+use crate::kernel::generic::GenericSocket;
+use crate::kernel::ipvs::wire::{self, Attributes, WireError};
+use crate::state::GuePort;
+
+const FAMILY: &str = "fou";
+const VERSION: u8 = 1;
+
+/// `FOU_CMD_*`.
+const ADD: u8 = 1;
+const DEL: u8 = 2;
+const GET: u8 = 3;
+
+/// `FOU_ATTR_*`. The ports are in network order.
+mod attr {
+    pub const PORT: u16 = 1;
+    pub const AF: u16 = 2;
+    pub const TYPE: u16 = 4;
+    pub const REMCSUM_NOPARTIAL: u16 = 5;
+    pub const LOCAL_V4: u16 = 6;
+    pub const LOCAL_V6: u16 = 7;
+    pub const PEER_V4: u16 = 8;
+    pub const PEER_V6: u16 = 9;
+    pub const PEER_PORT: u16 = 10;
+    pub const IFINDEX: u16 = 11;
+}
+
+/// `FOU_ENCAP_GUE`.
+const GUE: u8 = 2;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// What a port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Ours,
+    Other,
+}
+
+/// Reads them; none where fou is not loaded. Asking for the family makes the kernel look for a module
+/// that has it (Linux 6.1's fou does not say so, others may): look whether it is there first.
+pub fn gue_ports() -> Result<BTreeSet<GuePort>> {
+    let Some(mut fou) = GenericSocket::open(FAMILY, VERSION)? else { return Ok(BTreeSet::new()) };
+    Ok(ours(&read(&mut fou)?))
+}
+
+/// Opens a port that is not there.
+pub fn add(port: GuePort) -> Result<()> {
+    let mut fou = open()?;
+    match kind_of(&read(&mut fou)?, port) {
+        Some(Kind::Ours) => {
+            return Err(Error::changed_since(&format!("GUE port {port}"), "nothing", "the port"));
+        }
+        Some(Kind::Other) => return Err(other(port)),
+        None => {}
+    }
+    fou.ask(ADD, &request(port, Some(GUE)))?.map(drop).map_err(|errno| {
+        let error = Error::new(format!("cannot unwrap GUE on {port}")).because(errno);
+        error.maybe_cure(match errno {
+            Errno::EADDRINUSE => {
+                Some("another program or tunnel of this host has that UDP port: take another port")
+            }
+            Errno::EAFNOSUPPORT | Errno::EPFNOSUPPORT => Some("this kernel has no IPv6"),
+            Errno::EPERM | Errno::EACCES => {
+                Some("root with CAP_NET_ADMIN in this network namespace is needed")
+            }
+            _ => None,
+        })
+    })
+}
+
+/// Closes a port that is there.
+pub fn remove(port: GuePort) -> Result<()> {
+    let mut fou = open()?;
+    match kind_of(&read(&mut fou)?, port) {
+        Some(Kind::Ours) => {}
+        Some(Kind::Other) => return Err(other(port)),
+        None => {
+            return Err(Error::changed_since(&format!("GUE port {port}"), "the port", "nothing"));
+        }
+    }
+    fou.ask(DEL, &request(port, None))?
+        .map(drop)
+        .map_err(|errno| Error::new(format!("cannot stop to unwrap GUE on {port}")).because(errno))
+}
+
+fn open() -> Result<GenericSocket> {
+    GenericSocket::open(FAMILY, VERSION)?.ok_or_else(|| {
+        Error::new("this kernel does not unwrap GUE: the module fou is not loaded")
+            .cure("modprobe fou, or install the kernel's full set of modules")
+    })
+}
+
+fn other(port: GuePort) -> Error {
+    let found = "one that somebody set up for something else (ip fou show)";
+    Error::changed_since(&format!("GUE port {port}"), "nothing, or one of lvsprov's kind", found)
+}
+
+fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, Kind)>> {
+    let cannot = || Error::new("cannot read the ports of fou");
+    let answer = fou.dump(GET)?.map_err(|errno| cannot().because(errno))?;
+    let mut ports = Vec::new();
+    for body in answer {
+        ports.extend(decode(&body).map_err(|error| cannot().because(error))?);
+    }
+    Ok(ports)
+}
+
+/// Ours, if there are several: one for every address, and others for a single one each.
+fn kind_of(ports: &[(GuePort, Kind)], port: GuePort) -> Option<Kind> {
+    ports.iter().filter(|(there, _)| *there == port).map(|(_, kind)| *kind).min()
+}
+
+fn ours(ports: &[(GuePort, Kind)]) -> BTreeSet<GuePort> {
+    ports.iter().filter(|(_, kind)| *kind == Kind::Ours).map(|(port, _)| *port).collect()
+}
+
+fn request(port: GuePort, kind: Option<u8>) -> Vec<u8> {
+    let GuePort { v6, port } = port;
+    let mut list = Attributes::default();
+    list.put(attr::PORT, &port.to_be_bytes());
+    list.put(attr::AF, &[if v6 { AF_INET6 } else { AF_INET }]);
+    if let Some(kind) = kind {
+        list.put(attr::TYPE, &[kind]);
+    }
+    list.into_bytes()
+}
+
+/// `None`: without a port, or of a family that is neither IPv4 nor IPv6.
+fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, Kind)>, WireError> {
+    const WHAT: &str = "a port of fou";
+    let (mut port, mut v6, mut kind) = (None, None, Kind::Other);
+    let mut special = false;
+    for attribute in wire::attributes(body) {
+        let (number, value) = attribute?;
+        match number {
+            attr::PORT => port = Some(wire::read_be16(value, WHAT)?),
+            attr::AF => {
+                v6 = match wire::read_u8(value, WHAT)? {
+                    AF_INET => Some(false),
+                    AF_INET6 => Some(true),
+                    _ => None,
+                }
+            }
+            attr::TYPE if wire::read_u8(value, WHAT)? == GUE => kind = Kind::Ours,
+            attr::REMCSUM_NOPARTIAL => special = true,
+            // Newer kernels say these of every port: zero is "any".
+            attr::LOCAL_V4
+            | attr::LOCAL_V6
+            | attr::PEER_V4
+            | attr::PEER_V6
+            | attr::PEER_PORT
+            | attr::IFINDEX => special |= value.iter().any(|byte| *byte != 0),
+            _ => {}
+        }
+    }
+    let kind = if special { Kind::Other } else { kind };
+    Ok(port.zip(v6).map(|(port, v6)| (GuePort { v6, port }, kind)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// As Linux 6.1 writes it.
+    fn dumped(family: u8, kind: u8, more: impl FnOnce(&mut Attributes)) -> Vec<u8> {
+        let mut list = Attributes::default();
+        list.put(attr::AF, &[family]);
+        list.put(attr::PORT, &6080_u16.to_be_bytes());
+        list.put(attr::PEER_PORT, &[0, 0]);
+        list.put(3, &[0]);
+        list.put(attr::TYPE, &[kind]);
+        list.put(attr::IFINDEX, &0_i32.to_ne_bytes());
+        more(&mut list);
+        list.into_bytes()
+    }
+
+    #[test]
+    fn only_plain_gue_ports_are_ours() {
+        let (v4, v6) = (GuePort { v6: false, port: 6080 }, GuePort { v6: true, port: 6080 });
+        let plain = |_: &mut Attributes| ();
+        assert_eq!(decode(&dumped(2, GUE, plain)), Ok(Some((v4, Kind::Ours))));
+        assert_eq!(decode(&dumped(10, GUE, plain)), Ok(Some((v6, Kind::Ours))));
+        assert_eq!(decode(&dumped(2, 1, plain)), Ok(Some((v4, Kind::Other))));
+        let bound = dumped(2, GUE, |list| list.put(attr::IFINDEX, &7_i32.to_ne_bytes()));
+        assert_eq!(decode(&bound), Ok(Some((v4, Kind::Other))));
+        let local = dumped(2, GUE, |list| list.put(attr::LOCAL_V4, &[10, 0, 0, 1]));
+        assert_eq!(decode(&local), Ok(Some((v4, Kind::Other))));
+        assert_eq!(decode(&dumped(1, GUE, plain)), Ok(None));
+        assert_eq!(decode(&[]), Ok(None));
+    }
+
+    #[test]
+    fn what_is_cut_short_is_an_error() {
+        let whole = dumped(2, GUE, |_| ());
+        // Every attribute here has a head of 4 bytes and up to 4 behind it.
+        for end in (0..whole.len()).filter(|end| (1..=4).contains(&(end % 8))) {
+            assert!(decode(&whole[..end]).is_err(), "{end}");
+        }
+    }
+}

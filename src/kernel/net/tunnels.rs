@@ -1,0 +1,233 @@
+//! GRE devices: reading those that take packets from anybody to one address, making and removing one.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::link::{
+    GreEncapType, GreIOFlags, InfoData, InfoGre, InfoGre6, InfoKind, LinkAttribute, LinkInfo,
+    LinkMessage,
+};
+use nix::errno::Errno;
+
+use super::{Net, errno_of, refused};
+use crate::kernel::error::{Error, Result};
+use crate::state::{TunnelDevice, TunnelKind};
+use crate::topology::IfName;
+
+impl Net {
+    /// Makes a device that is not there; it is down.
+    pub async fn add_tunnel(&self, dev: &IfName, device: &TunnelDevice) -> Result<()> {
+        let request = message(dev, device)?;
+        if let Some(there) = self.links().await?.into_values().find(|link| link.name == *dev) {
+            let found = there.tunnel.map_or_else(
+                || "an interface of that name that is something else".to_owned(),
+                |tunnel| tunnel.to_string(),
+            );
+            return Err(Error::changed_since(&format!("tunnel {dev}"), "nothing", &found));
+        }
+        self.handle.link().add(request).execute().await.map_err(|error| {
+            let what = format!("cannot add tunnel {dev} ({device})");
+            let cure = match errno_of(&error) {
+                Some(Errno::EEXIST) => format!(
+                    "another {} device takes what is sent to {} already (ip -d link): remove that one",
+                    device.kind, device.local
+                ),
+                Some(Errno::EOPNOTSUPP) => format!(
+                    "this kernel has no {0} devices: modprobe {0}, or install the kernel's full set \
+                     of modules",
+                    module(device.kind)
+                ),
+                _ => return refused(what, error),
+            };
+            Error::new(what).because(error).cure(cure)
+        })
+    }
+
+    /// Removes a device that is as `device` says.
+    pub async fn remove_tunnel(&self, dev: &IfName, device: &TunnelDevice) -> Result<()> {
+        let links = self.links().await?;
+        let found = links.into_iter().find(|(_, link)| link.name == *dev);
+        let changed = |found: &str| {
+            Error::changed_since(&format!("tunnel {dev}"), &device.to_string(), found)
+        };
+        let index = match found {
+            None => return Err(changed("nothing")),
+            Some((index, link)) if link.tunnel.as_ref() == Some(device) => index,
+            Some((_, link)) => {
+                let other = || "an interface that is something else".to_owned();
+                return Err(changed(&link.tunnel.map_or_else(other, |tunnel| tunnel.to_string())));
+            }
+        };
+        self.handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(|error| refused(format!("cannot remove tunnel {dev}"), error))
+    }
+}
+
+fn module(kind: TunnelKind) -> &'static str {
+    match kind {
+        TunnelKind::Gre => "ip_gre",
+        TunnelKind::Ip6gre => "ip6_gre",
+    }
+}
+
+fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage> {
+    let TunnelDevice { kind, local, checksum } = device;
+    let flags = if *checksum { GreIOFlags::Checksum } else { GreIOFlags::empty() };
+    let (kind, data) = match (kind, local) {
+        _ if local.is_unspecified() || local.is_multicast() => {
+            let what = format!("tunnel {dev}: its local address cannot be {local}");
+            return Err(Error::new(what).cure("an address of the host"));
+        }
+        (TunnelKind::Gre, IpAddr::V4(local)) => (
+            InfoKind::GreTun,
+            InfoData::GreTun(vec![
+                InfoGre::Local(*local),
+                InfoGre::IFlags(flags),
+                InfoGre::OFlags(flags),
+            ]),
+        ),
+        (TunnelKind::Ip6gre, IpAddr::V6(local)) => (
+            InfoKind::GreTun6,
+            InfoData::GreTun6(vec![
+                InfoGre6::Local(*local),
+                InfoGre6::IFlags(flags),
+                InfoGre6::OFlags(flags),
+            ]),
+        ),
+        (kind, local) => {
+            let what = format!("tunnel {dev}: {local} is not of the address family of {kind}");
+            return Err(Error::new(what));
+        }
+    };
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(dev.as_str().to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
+    ];
+    Ok(message)
+}
+
+/// What a GRE device says of itself, IPv4 and IPv6 alike.
+#[derive(Default)]
+struct Said {
+    local: Option<IpAddr>,
+    /// Bits of GRE for what comes in, and for what goes out.
+    flags: (GreIOFlags, GreIOFlags),
+    /// Something that `TunnelDevice` cannot say: it takes less than everything to its address.
+    special: bool,
+}
+
+/// The tunnel that an interface is. `None`: it is none, or none of our kind: one without a local
+/// address (`gre0`), with a remote one, with a key, bound to another interface, within UDP.
+pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
+    let info = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => Some(info),
+        _ => None,
+    })?;
+    let (kind, said) = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::GreTun(data)) => Some((TunnelKind::Gre, said(data))),
+        LinkInfo::Data(InfoData::GreTun6(data)) => Some((TunnelKind::Ip6gre, said6(data))),
+        _ => None,
+    })?;
+    let Said { local, flags: (input, output), special } = said;
+    let plain = [GreIOFlags::empty(), GreIOFlags::Checksum];
+    if special || input != output || !plain.contains(&input) {
+        return None;
+    }
+    let local = local.filter(|local| !local.is_unspecified())?;
+    Some(TunnelDevice { kind, local, checksum: input == GreIOFlags::Checksum })
+}
+
+fn said(data: &[InfoGre]) -> Said {
+    let mut said = Said::default();
+    for one in data {
+        match one {
+            InfoGre::Local(local) => said.local = Some(IpAddr::V4(*local)),
+            InfoGre::Remote(remote) => said.special |= !remote.is_unspecified(),
+            InfoGre::IFlags(flags) => said.flags.0 = *flags,
+            InfoGre::OFlags(flags) => said.flags.1 = *flags,
+            InfoGre::Link(number) | InfoGre::FwMask(number) => said.special |= *number != 0,
+            InfoGre::EncapType(kind) => said.special |= *kind != GreEncapType::None,
+            InfoGre::CollectMetadata => said.special = true,
+            _ => {}
+        }
+    }
+    said
+}
+
+fn said6(data: &[InfoGre6]) -> Said {
+    let mut said = Said::default();
+    for one in data {
+        match one {
+            InfoGre6::Local(local) => said.local = Some(IpAddr::V6(*local)),
+            InfoGre6::Remote(remote) => said.special |= !remote.is_unspecified(),
+            InfoGre6::IFlags(flags) => said.flags.0 = *flags,
+            InfoGre6::OFlags(flags) => said.flags.1 = *flags,
+            InfoGre6::Link(number) | InfoGre6::FwMask(number) => said.special |= *number != 0,
+            InfoGre6::EncapType(kind) => said.special |= *kind != GreEncapType::None,
+            InfoGre6::CollectMetadata => said.special = true,
+            _ => {}
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn device(kind: TunnelKind, local: &str, checksum: bool) -> TunnelDevice {
+        TunnelDevice { kind, local: local.parse().unwrap(), checksum }
+    }
+
+    #[test]
+    fn a_device_is_seen_as_it_was_asked_for() {
+        for device in [
+            device(TunnelKind::Gre, "192.0.2.1", false),
+            device(TunnelKind::Gre, "192.0.2.1", true),
+            device(TunnelKind::Ip6gre, "2001:db8::1", true),
+        ] {
+            assert_eq!(seen(&message(&"g".parse().unwrap(), &device).unwrap()), Some(device));
+        }
+    }
+
+    #[test]
+    fn no_device_is_asked_for_that_cannot_be() {
+        for (kind, local) in [
+            (TunnelKind::Gre, "2001:db8::1"),
+            (TunnelKind::Ip6gre, "192.0.2.1"),
+            (TunnelKind::Gre, "0.0.0.0"),
+            (TunnelKind::Gre, "224.0.0.81"),
+        ] {
+            assert!(message(&"g".parse().unwrap(), &device(kind, local, false)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_device_that_takes_less_is_none_of_ours() {
+        let with = |more: Vec<InfoGre>| {
+            let mut message = LinkMessage::default();
+            let mut data = vec![InfoGre::Local([192, 0, 2, 1].into())];
+            data.extend(more);
+            message.attributes =
+                vec![LinkAttribute::LinkInfo(vec![LinkInfo::Data(InfoData::GreTun(data))])];
+            seen(&message)
+        };
+        assert!(with(vec![InfoGre::Remote([0; 4].into()), InfoGre::Link(0)]).is_some());
+        for special in [
+            vec![InfoGre::Remote([192, 0, 2, 9].into())],
+            vec![InfoGre::Link(7)],
+            vec![InfoGre::IFlags(GreIOFlags::Key), InfoGre::OFlags(GreIOFlags::Key)],
+            vec![InfoGre::IFlags(GreIOFlags::Checksum)],
+            vec![InfoGre::EncapType(GreEncapType::Fou)],
+            vec![InfoGre::CollectMetadata],
+            vec![InfoGre::Local([0; 4].into())],
+        ] {
+            assert_eq!(with(special.clone()), None, "{special:?}");
+        }
+    }
+}

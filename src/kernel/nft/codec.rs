@@ -1,0 +1,320 @@
+//! The messages of nf_tables that we use (include/uapi/linux/netfilter/nf_tables.h): what we ask for,
+//! and what the kernel tells of tables, chains, rules and sets. Pure.
+//!
+//! Numbers in the attributes are in network order, unlike everywhere else in netlink.
+
+use std::collections::BTreeSet;
+
+use super::expr::{self, Expr};
+use crate::kernel::wire::{self, Attributes, WireError};
+
+/// The low byte of a message's type.
+pub mod message {
+    #![allow(missing_docs)] // the kernel's own names
+    pub const NEWTABLE: u8 = 0;
+    pub const GETTABLE: u8 = 1;
+    pub const DELTABLE: u8 = 2;
+    pub const NEWCHAIN: u8 = 3;
+    pub const GETCHAIN: u8 = 4;
+    pub const NEWRULE: u8 = 6;
+    pub const GETRULE: u8 = 7;
+    pub const NEWSET: u8 = 9;
+    pub const GETSET: u8 = 10;
+    pub const NEWSETELEM: u8 = 12;
+    pub const GETSETELEM: u8 = 13;
+    pub const GETGEN: u8 = 16;
+}
+
+/// NFNL_SUBSYS_NFTABLES: the high byte of a message's type.
+pub const SUBSYSTEM: u8 = 10;
+/// NFPROTO_UNSPEC.
+pub const ANY: u8 = 0;
+/// NFPROTO_INET.
+pub const INET: u8 = 1;
+
+/// NF_ACCEPT.
+const ACCEPT: u32 = 1;
+/// NFT_SET_ANONYMOUS; and with NFT_SET_CONSTANT.
+const SET_ANONYMOUS: u32 = 0x1;
+const SET_FLAGS: u32 = 0x3;
+/// What `nft` calls inet_service; the kernel only keeps it.
+const TYPE_PORT: u32 = 13;
+/// How many elements go into one message: 16 bytes each, far below the 64 KiB of an attribute.
+const ELEMENTS: usize = 1000;
+
+/// The type of a message.
+pub fn kind(message: u8) -> u16 {
+    u16::from_be_bytes([SUBSYSTEM, message])
+}
+
+/// Names the table of a request. (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE,
+/// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE are all 1.)
+pub fn of_table(table: &str) -> Attributes {
+    let mut body = Attributes::default();
+    body.put_text(1, table);
+    body
+}
+
+/// A new base chain that lets everything through.
+pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Attributes {
+    let mut hooked = Attributes::default();
+    hooked.put_be32(1, hook);
+    hooked.put(2, &priority.to_be_bytes());
+    let mut body = of_table(table);
+    body.put_text(3, name);
+    body.put_nested(4, &hooked);
+    body.put_be32(5, ACCEPT);
+    body.put_text(7, kind);
+    body
+}
+
+/// A new rule behind those of the chain.
+pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> Attributes {
+    let mut list = Attributes::default();
+    for expr in expressions {
+        expr.encode(&mut list);
+    }
+    let mut body = of_table(table);
+    body.put_text(2, chain);
+    body.put_nested(4, &list);
+    body
+}
+
+/// A new set of ports. The kernel replaces `%d` in an anonymous set's name by a number.
+pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> Attributes {
+    let mut description = Attributes::default();
+    description.put_be32(1, u32::try_from(size).unwrap_or(u32::MAX));
+    let mut body = of_table(table);
+    body.put_text(2, name);
+    body.put_be32(3, SET_FLAGS);
+    body.put_be32(4, TYPE_PORT);
+    body.put_be32(5, 2);
+    body.put_nested(9, &description);
+    body.put_be32(10, id);
+    body
+}
+
+/// Its elements, in as many messages as they need.
+pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> Vec<Attributes> {
+    let ports: Vec<_> = ports.iter().collect();
+    let message = |ports: &[&u16]| {
+        let mut list = Attributes::default();
+        for port in ports {
+            let mut key = Attributes::default();
+            key.put(1 | wire::NESTED, &expr::data(&port.to_be_bytes()));
+            list.put_nested(expr::LIST_ELEMENT, &key);
+        }
+        let mut body = of_table(table);
+        body.put_text(2, set);
+        body.put_nested(3, &list);
+        body.put_be32(4, id);
+        body
+    };
+    ports.chunks(ELEMENTS).map(message).collect()
+}
+
+/// Asks for the elements of a set.
+pub fn of_set(table: &str, set: &str) -> Attributes {
+    let mut body = of_table(table);
+    body.put_text(2, set);
+    body
+}
+
+/// The begin of a batch that is refused (ERESTART) if the rules are not those of `generation` any
+/// more (NFNL_BATCH_GENID).
+pub fn batch_of(generation: u32) -> Attributes {
+    let mut body = Attributes::default();
+    body.put_be32(1, generation);
+    body
+}
+
+/// A table, as it is told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Any bytes but NUL, up to 255.
+    pub name: Vec<u8>,
+    /// 1: dormant, its chains are not in use; 2: it belongs to a process.
+    pub flags: u32,
+    /// How many chains, sets, stateful objects and flowtables are in it. Anonymous sets do not count
+    /// once their rule is there (nf_tables_api.c, `nf_tables_commit`).
+    pub parts: u32,
+}
+
+/// Reads a table.
+pub fn table(body: &[u8]) -> Result<Table, WireError> {
+    let mut table = Table::default();
+    for attribute in wire::attributes(body) {
+        match attribute? {
+            (1, value) => table.name = name(value),
+            (2, value) => table.flags = wire::read_be32(value, "a table's flags")?,
+            (3, value) => table.parts = wire::read_be32(value, "a table's use")?,
+            _ => {}
+        }
+    }
+    Ok(table)
+}
+
+/// A chain, as it is told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChainSeen {
+    /// The table's name.
+    pub table: Vec<u8>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// If it is a base chain.
+    pub base: Option<Base>,
+    /// It counts packets, is bound to devices or is meant for hardware: nothing of that is ours.
+    pub extras: bool,
+}
+
+/// What makes a chain a base chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Base {
+    /// filter, nat, route.
+    pub kind: Vec<u8>,
+    /// NF_INET_*.
+    pub hook: u32,
+    /// Lower is earlier.
+    pub priority: i32,
+    /// Whether packets pass that no rule decides on.
+    pub accepts: bool,
+}
+
+/// Reads a chain.
+pub fn chain(body: &[u8]) -> Result<ChainSeen, WireError> {
+    let mut chain = ChainSeen::default();
+    let mut base = Base::default();
+    let mut is_base = false;
+    for attribute in wire::attributes(body) {
+        match attribute? {
+            (1, value) => chain.table = name(value),
+            (3, value) => chain.name = name(value),
+            (4, value) => {
+                is_base = true;
+                for attribute in wire::attributes(value) {
+                    match attribute? {
+                        (1, value) => base.hook = wire::read_be32(value, "a hook's number")?,
+                        (2, value) => {
+                            base.priority = i32::from_be_bytes(wire::array(value, "a priority")?);
+                        }
+                        // NFTA_HOOK_DEV, NFTA_HOOK_DEVS
+                        _ => chain.extras = true,
+                    }
+                }
+            }
+            (5, value) => base.accepts = wire::read_be32(value, "a policy")? == ACCEPT,
+            (7, value) => base.kind = name(value),
+            // NFTA_CHAIN_COUNTERS
+            (8, _) => chain.extras = true,
+            // NFTA_CHAIN_FLAGS: NFT_CHAIN_BASE says nothing new.
+            (10, value) => chain.extras |= wire::read_be32(value, "a chain's flags")? & !1 != 0,
+            _ => {}
+        }
+    }
+    chain.base = is_base.then_some(base);
+    Ok(chain)
+}
+
+/// A rule, as it is told of. A comment on it is passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleSeen {
+    /// The table's name.
+    pub table: Vec<u8>,
+    /// The chain's name.
+    pub chain: Vec<u8>,
+    /// Its number, unique within the table.
+    pub handle: u64,
+    /// What it does; `None`: it was made by iptables.
+    pub expressions: Option<Vec<Expr>>,
+}
+
+/// Reads a rule.
+pub fn rule(body: &[u8]) -> Result<RuleSeen, WireError> {
+    let (mut rule, mut all, mut compat) = (RuleSeen::default(), Vec::new(), false);
+    for attribute in wire::attributes(body) {
+        match attribute? {
+            (1, value) => rule.table = name(value),
+            (2, value) => rule.chain = name(value),
+            (3, value) => rule.handle = wire::read_be64(value, "a rule's handle")?,
+            (4, value) => {
+                for element in wire::attributes(value) {
+                    all.push(Expr::decode(element?.1)?);
+                }
+            }
+            (5, _) => compat = true,
+            _ => {}
+        }
+    }
+    rule.expressions = (!compat).then_some(all);
+    Ok(rule)
+}
+
+/// A set, as it is told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetSeen {
+    /// The table's name.
+    pub table: Vec<u8>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Whether it is as [`new_set`] makes them: anonymous, constant, of two bytes, nothing else.
+    pub of_ports: bool,
+    /// Whether it is a part of a rule.
+    pub anonymous: bool,
+}
+
+/// Reads a set.
+pub fn set(body: &[u8]) -> Result<SetSeen, WireError> {
+    let (mut set, mut flags, mut length) = (SetSeen::default(), 0, 0);
+    for attribute in wire::attributes(body) {
+        match attribute? {
+            (1, value) => set.table = name(value),
+            (2, value) => set.name = name(value),
+            (3, value) => flags = wire::read_be32(value, "a set's flags")?,
+            (5, value) => length = wire::read_be32(value, "the length of a set's key")?,
+            _ => {}
+        }
+    }
+    set.anonymous = flags & SET_ANONYMOUS != 0;
+    set.of_ports = flags == SET_FLAGS && length == 2;
+    Ok(set)
+}
+
+/// Reads elements of a set of ports into `ports`. `false`: there is one that is no port.
+pub fn elements(body: &[u8], ports: &mut BTreeSet<u16>) -> Result<bool, WireError> {
+    let mut plain = true;
+    for attribute in wire::attributes(body) {
+        let (3, list) = attribute? else { continue };
+        for element in wire::attributes(list) {
+            let mut port = None;
+            for attribute in wire::attributes(element?.1) {
+                let (kind, value) = attribute?;
+                // NFTA_SET_ELEM_KEY, and NFTA_SET_ELEM_FLAGS, which may be zero.
+                match kind {
+                    1 => port = expr::value_in(value).and_then(|value| value.try_into().ok()),
+                    3 => plain &= value.iter().all(|byte| *byte == 0),
+                    _ => {}
+                }
+            }
+            match port {
+                Some(port) => plain &= ports.insert(u16::from_be_bytes(port)),
+                None => plain = false,
+            }
+        }
+    }
+    Ok(plain)
+}
+
+/// Reads the number of the present generation of all rules.
+pub fn generation(body: &[u8]) -> Result<Option<u32>, WireError> {
+    for attribute in wire::attributes(body) {
+        if let (1, value) = attribute? {
+            return wire::read_be32(value, "a generation's number").map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Without the NUL. Whoever made it chose the bytes: they need not be text.
+fn name(value: &[u8]) -> Vec<u8> {
+    value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}

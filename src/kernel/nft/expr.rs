@@ -1,0 +1,240 @@
+//! What a rule is made of: the few expressions of nf_tables that our rules use, with their exact
+//! attributes (include/uapi/linux/netfilter/nf_tables.h). Pure.
+//!
+//! All of them work on one register (NFT_REG_1, 16 bytes). An expression that says anything else than
+//! we would is [`Expr::Other`]: reading never guesses. Attributes that are zero count as absent,
+//! because the kernel dumps some that nobody set (`flags` of a lookup).
+
+use std::collections::BTreeMap;
+
+use crate::kernel::wire::{self, Attributes, WireError};
+
+/// NFT_REG_1.
+const REGISTER: u32 = 1;
+/// NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA, NFTA_DATA_VALUE.
+pub(super) const LIST_ELEMENT: u16 = 1;
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+
+/// NFT_META_MARK, NFT_META_NFPROTO, NFT_META_L4PROTO.
+const META_MARK: u32 = 3;
+const META_FAMILY: u32 = 15;
+const META_PROTOCOL: u32 = 16;
+/// NFT_CT_DST_IP, NFT_CT_DST_IP6: since Linux 4.17, for tables of family inet.
+const CT_DESTINATION: u32 = 20;
+const CT_DESTINATION6: u32 = 22;
+/// NFT_EXTHDR_OP_TCPOPT; the option TCPOPT_MAXSEG (RFC 9293, 3.2), its value and how long it is.
+const EXTHDR_TCP_OPTION: u32 = 1;
+const OPTION_MSS: u8 = 2;
+const MSS_OFFSET: u32 = 2;
+const MSS_LENGTH: u32 = 2;
+
+/// One expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expr {
+    /// Loads NFPROTO_IPV4 or NFPROTO_IPV6, one byte.
+    LoadFamily,
+    /// Loads the transport protocol's number, one byte.
+    LoadProtocol,
+    /// Loads a piece of the packet.
+    LoadPacket {
+        /// The header from whose start `offset` counts: NFT_PAYLOAD_NETWORK_HEADER or _TRANSPORT_.
+        base: u32,
+        /// In bytes.
+        offset: u32,
+        /// In bytes, 1-16.
+        length: u32,
+    },
+    /// Loads the destination that the connection was made to, as connection tracking knows it.
+    LoadOriginalDestination {
+        /// IPv6.
+        v6: bool,
+    },
+    /// Goes on if what is loaded equals this.
+    Equal(Vec<u8>),
+    /// Goes on if what is loaded is an element of a set.
+    InSet {
+        /// The set's name.
+        set: String,
+        /// Its number within a transaction; 0 in what the kernel dumps.
+        id: u32,
+    },
+    /// Keeps these bits of what is loaded.
+    Keep(Vec<u8>),
+    /// Loads a constant.
+    Constant(Vec<u8>),
+    /// What is loaded (a number in the host's order) becomes the packet's mark.
+    StoreMark,
+    /// What is loaded (two bytes, network order) becomes the MSS that the segment says, if it says
+    /// one and that is greater (net/netfilter/nft_exthdr.c, `nft_exthdr_tcp_set_eval`).
+    StoreMss,
+    /// The source becomes an address of the interface through which the packet leaves.
+    Masquerade,
+    /// Something else, by its name.
+    Other(String),
+}
+
+/// NFT_PAYLOAD_NETWORK_HEADER.
+pub const NETWORK: u32 = 1;
+/// NFT_PAYLOAD_TRANSPORT_HEADER.
+pub const TRANSPORT: u32 = 2;
+
+impl Expr {
+    fn name(&self) -> &str {
+        match self {
+            Self::LoadFamily | Self::LoadProtocol | Self::StoreMark => "meta",
+            Self::LoadPacket { .. } => "payload",
+            Self::LoadOriginalDestination { .. } => "ct",
+            Self::Equal(_) => "cmp",
+            Self::InSet { .. } => "lookup",
+            Self::Keep(_) => "bitwise",
+            Self::Constant(_) => "immediate",
+            Self::StoreMss => "exthdr",
+            Self::Masquerade => "masq",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Its attributes, as bytes. The numbers are those of `enum nft_NAME_attributes`.
+    fn attributes(&self) -> Vec<(u16, Vec<u8>)> {
+        let number = |number: u32| number.to_be_bytes().to_vec();
+        let register = || number(REGISTER);
+        match self {
+            Self::LoadFamily => vec![(2, number(META_FAMILY)), (1, register())],
+            Self::LoadProtocol => vec![(2, number(META_PROTOCOL)), (1, register())],
+            Self::StoreMark => vec![(2, number(META_MARK)), (3, register())],
+            Self::LoadPacket { base, offset, length } => vec![
+                (1, register()),
+                (2, number(*base)),
+                (3, number(*offset)),
+                (4, number(*length)),
+            ],
+            Self::LoadOriginalDestination { v6 } => {
+                let key = if *v6 { CT_DESTINATION6 } else { CT_DESTINATION };
+                // Direction: IP_CT_DIR_ORIGINAL, one byte.
+                vec![(2, number(key)), (1, register()), (3, vec![0])]
+            }
+            // NFT_CMP_EQ.
+            Self::Equal(value) => vec![(1, register()), (2, number(0)), (3, data(value))],
+            Self::InSet { set, id } => {
+                let mut name = set.as_bytes().to_vec();
+                name.push(0);
+                vec![(2, register()), (1, name), (4, number(*id))]
+            }
+            Self::Keep(mask) => {
+                let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+                let zeroes = vec![0; mask.len()];
+                vec![
+                    (1, register()),
+                    (2, register()),
+                    (3, number(length)),
+                    (4, data(mask)),
+                    (5, data(&zeroes)),
+                ]
+            }
+            Self::Constant(value) => vec![(1, register()), (2, data(value))],
+            Self::StoreMss => vec![
+                (7, register()),
+                (2, vec![OPTION_MSS]),
+                (3, number(MSS_OFFSET)),
+                (4, number(MSS_LENGTH)),
+                (6, number(EXTHDR_TCP_OPTION)),
+            ],
+            Self::Masquerade | Self::Other(_) => Vec::new(),
+        }
+    }
+
+    /// Adds it to a list of expressions.
+    pub fn encode(&self, list: &mut Attributes) {
+        let mut inside = Attributes::default();
+        for (kind, value) in self.attributes() {
+            inside.put(kind | nested(self, kind), &value);
+        }
+        let mut element = Attributes::default();
+        element.put_text(EXPR_NAME, self.name());
+        element.put_nested(EXPR_DATA, &inside);
+        list.put_nested(LIST_ELEMENT, &element);
+    }
+
+    /// Reads one element of a list of expressions.
+    pub fn decode(element: &[u8]) -> Result<Self, WireError> {
+        let (mut name, mut there) = (String::new(), BTreeMap::new());
+        for attribute in wire::attributes(element) {
+            match attribute? {
+                (EXPR_NAME, value) => name = wire::read_text(value, "an expression's name")?,
+                (EXPR_DATA, value) => {
+                    there = wire::attributes(value).collect::<Result<_, WireError>>()?;
+                }
+                _ => {}
+            }
+        }
+        Ok(match guess(&name, &there) {
+            Some(candidate) if candidate.is(&there) => candidate,
+            _ => Self::Other(name),
+        })
+    }
+
+    /// Whether exactly its own attributes are there.
+    fn is(&self, there: &BTreeMap<u16, &[u8]>) -> bool {
+        let own: BTreeMap<u16, Vec<u8>> = self.attributes().into_iter().collect();
+        let is_zero = |value: &[u8]| value.iter().all(|byte| *byte == 0);
+        let all_there = own.iter().all(|(kind, value)| match there.get(kind) {
+            Some(found) => found == value,
+            None => is_zero(value) && matches!(self, Self::InSet { .. }),
+        });
+        all_there && there.iter().all(|(kind, value)| own.contains_key(kind) || is_zero(value))
+    }
+}
+
+/// NLA_F_NESTED where the attribute holds data.
+fn nested(expr: &Expr, kind: u16) -> u16 {
+    let holds_data = match expr {
+        Expr::Equal(_) => kind == 3,
+        Expr::Keep(_) => kind >= 4,
+        Expr::Constant(_) => kind == 2,
+        _ => false,
+    };
+    if holds_data { wire::NESTED } else { 0 }
+}
+
+/// A constant as nf_tables wraps it.
+pub(super) fn data(value: &[u8]) -> Vec<u8> {
+    let mut inside = Attributes::default();
+    inside.put(DATA_VALUE, value);
+    inside.into_bytes()
+}
+
+/// The constant in it, if it is one (and not a verdict).
+pub(super) fn value_in(bytes: &[u8]) -> Option<&[u8]> {
+    wire::attributes(bytes).find_map(|attribute| match attribute {
+        Ok((DATA_VALUE, value)) => Some(value),
+        _ => None,
+    })
+}
+
+/// What it might be, with the parts of it that vary.
+fn guess(name: &str, there: &BTreeMap<u16, &[u8]>) -> Option<Expr> {
+    let number = |kind: u16| wire::read_be32(there.get(&kind)?, "a number").ok();
+    let value = |kind: u16| value_in(there.get(&kind)?).map(<[u8]>::to_vec);
+    Some(match name {
+        "meta" => match number(2)? {
+            META_FAMILY => Expr::LoadFamily,
+            META_PROTOCOL => Expr::LoadProtocol,
+            META_MARK => Expr::StoreMark,
+            _ => return None,
+        },
+        "payload" => Expr::LoadPacket { base: number(2)?, offset: number(3)?, length: number(4)? },
+        "ct" => Expr::LoadOriginalDestination { v6: number(2)? == CT_DESTINATION6 },
+        "cmp" => Expr::Equal(value(3)?),
+        "lookup" => {
+            let set = wire::read_text(there.get(&1)?, "a set's name").ok()?;
+            Expr::InSet { set, id: number(4).unwrap_or(0) }
+        }
+        "bitwise" => Expr::Keep(value(4)?),
+        "immediate" => Expr::Constant(value(2)?),
+        "exthdr" => Expr::StoreMss,
+        "masq" => Expr::Masquerade,
+        _ => return None,
+    })
+}

@@ -1,0 +1,456 @@
+//! Carries nf_tables' messages to the kernel: consistent reads, and transactions.
+//!
+//! **Reads.** Tables, chains, rules, sets and elements are dumps of their own. The kernel counts the
+//! generations of all rules of a namespace; what was read counts only if the generation was the same
+//! before and after.
+//!
+//! **Transactions.** All messages of a batch go out in one send, because the kernel takes what is in
+//! one as a whole or not at all (net/netfilter/nfnetlink.c, `nfnetlink_rcv_batch`). The batch names
+//! the generation that was read, and is refused with ERESTART if there is a newer one. Only the last
+//! message asks for an acknowledgement; any error is told of by its sequence number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsRawFd;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    MsgFlags, recv, setsockopt,
+    sockopt::{ReceiveTimeout, SndBuf, SndBufForce},
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::codec::{self, ANY, INET, message};
+use super::table::{self, Parts, Piece};
+use crate::kernel::error::{Error, Result};
+use crate::kernel::wire::{self, Message, WireError};
+use crate::state::{PacketRules, TableName};
+
+/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP (include/uapi/linux/netlink.h).
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const DUMP: u16 = 0x300;
+
+/// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END (include/uapi/linux/netfilter/nfnetlink.h).
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// The header of those: family, version, and the subsystem that the batch is for.
+const BATCH_HEADER: [u8; 4] = [ANY, 0, 0, codec::SUBSYSTEM];
+
+/// The kernel fills at most 32 KiB at a time.
+const BUFFER: usize = 64 * 1024;
+/// The kernel answers at once; loading modules for a chain takes longer.
+const PATIENCE_S: i64 = 30;
+/// How often something is tried that others' changes interrupt.
+const TRIES: u32 = 10;
+/// A batch beyond this needs a larger send buffer than the usual 208 KiB, of which it counts double.
+const SMALL: usize = 64 * 1024;
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Tables that lvsprov made, for whatever topology.
+    pub tables: BTreeMap<TableName, PacketRules>,
+    /// All others, by family and name, fit for a terminal: `ip filter`.
+    pub foreign: BTreeSet<String>,
+}
+
+/// Why a read must be done again, or cannot be done.
+enum Trouble {
+    /// Somebody changed the rules meanwhile.
+    Changed,
+    Failed(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A socket to the nf_tables of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct NftSocket {
+    socket: Socket,
+    seq: u32,
+    buffer: Vec<u8>,
+}
+
+impl NftSocket {
+    /// Opens it, and **loads nfnetlink** where the kernel can; the first message loads nf_tables. To
+    /// look without a change ask [`super::is_loaded`] first.
+    pub fn open() -> Result<Self> {
+        let failed = |error: io::Error| {
+            let missing = matches!(error.raw_os_error(), Some(nix::libc::EPROTONOSUPPORT));
+            let cure = missing.then_some(CURE_MISSING);
+            Error::new("cannot open a netlink socket to netfilter").because(error).maybe_cure(cure)
+        };
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+        socket.bind_auto().map_err(failed)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
+        // Errors need not repeat the request; old kernels (before 4.3) do it anyway.
+        let _ = socket.set_cap_ack(true);
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE_S))
+            .map_err(|errno| failed(errno.into()))?;
+        Ok(Self { socket, seq: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Reads all tables.
+    pub fn read(&mut self) -> Result<Seen> {
+        self.read_with_generation().map(|(seen, _)| seen)
+    }
+
+    /// See [`super::set`].
+    pub fn set(
+        &mut self,
+        name: &TableName,
+        before: Option<&PacketRules>,
+        after: Option<&PacketRules>,
+    ) -> Result<()> {
+        let what = format!("nftables table inet {name}");
+        let in_words = |rules: Option<&PacketRules>| match rules {
+            None => "no such table".to_owned(),
+            Some(rules) if rules.rules.is_empty() => "an empty table".to_owned(),
+            Some(rules) => rules.to_string(),
+        };
+        for _ in 0..TRIES {
+            let (seen, generation) = self.read_with_generation()?;
+            let there = seen.tables.get(name);
+            if there != before {
+                return Err(Error::changed_since(&what, &in_words(before), &in_words(there)));
+            }
+            let pieces = table::transaction(name, there.is_some(), after)
+                .map_err(|error| Error::new(format!("cannot write {what}")).because(error))?;
+            match self.commit(generation, &pieces)? {
+                Ok(()) => return Ok(()),
+                Err((_, Errno::ERESTART)) => {}
+                Err((piece, errno)) => return Err(explain(&what, piece, errno)),
+            }
+        }
+        Err(restless())
+    }
+
+    fn read_with_generation(&mut self) -> Result<(Seen, u32)> {
+        for _ in 0..TRIES {
+            match self.try_to_read() {
+                Ok(all) => return Ok(all),
+                Err(Trouble::Changed) => {}
+                Err(Trouble::Failed(error)) => return Err(error),
+            }
+        }
+        Err(restless())
+    }
+
+    fn try_to_read(&mut self) -> std::result::Result<(Seen, u32), Trouble> {
+        let before = self.generation()?;
+        let mut seen = Seen::default();
+        let mut ours = Vec::new();
+        let tables = self
+            .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
+        for (family, found) in tables {
+            let name = std::str::from_utf8(&found.name).ok().filter(|_| family == INET);
+            match name.and_then(|name| name.parse::<TableName>().ok()) {
+                Some(name) => ours.push((name, found)),
+                None => {
+                    let name = table::printable(&found.name);
+                    seen.foreign.insert(format!("{} {name}", table::family(family)));
+                }
+            }
+        }
+        if !ours.is_empty() {
+            let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
+            for (name, found) in ours {
+                let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
+                let chains = chains.iter().filter(in_it).cloned().collect();
+                let parts = self.parts(&name, found, chains)?;
+                seen.tables.insert(name, table::rules_of(&parts));
+            }
+        }
+        if self.generation()? == before { Ok((seen, before)) } else { Err(Trouble::Changed) }
+    }
+
+    /// What is in a table. Old kernels do not dump by table: so what is others' is left out here.
+    fn parts(
+        &mut self,
+        name: &TableName,
+        table: codec::Table,
+        chains: Vec<codec::ChainSeen>,
+    ) -> std::result::Result<Parts, Trouble> {
+        let text = name.to_string();
+        let of_table = codec::of_table(&text).into_bytes();
+        let mut rules =
+            self.dump(message::GETRULE, INET, &of_table, |_, body| codec::rule(body))?;
+        rules.retain(|rule| rule.table == table.name);
+        let mut found = self.dump(message::GETSET, INET, &of_table, |_, body| codec::set(body))?;
+        found.retain(|set| set.table == table.name);
+        let mut sets = Vec::with_capacity(found.len());
+        for set in found {
+            let name = std::str::from_utf8(&set.name).ok().filter(|_| set.of_ports);
+            let ports = match name {
+                Some(name) => self.ports(&text, name)?,
+                None => None,
+            };
+            sets.push((set, ports));
+        }
+        Ok(Parts { table, chains, rules, sets })
+    }
+
+    /// What is in a set, if it is ports and nothing else.
+    fn ports(
+        &mut self,
+        table: &str,
+        set: &str,
+    ) -> std::result::Result<Option<BTreeSet<u16>>, Trouble> {
+        let request = codec::of_set(table, set).into_bytes();
+        let mut ports = BTreeSet::new();
+        let plain = self.dump(message::GETSETELEM, INET, &request, |_, body| {
+            codec::elements(body, &mut ports)
+        })?;
+        Ok(plain.iter().all(|plain| *plain).then_some(ports))
+    }
+
+    fn generation(&mut self) -> std::result::Result<u32, Trouble> {
+        let seq = self.next_seq();
+        let kind = codec::kind(message::GETGEN);
+        // With an acknowledgement, so that nothing of it is left in the socket.
+        self.send(&wire::frame_of(kind, REQUEST | ACK, seq, [ANY, 0, 0, 0], &[]))?;
+        let mut number = None;
+        let end = self.receive(seq, |message| {
+            number = codec::generation(message.family()?.1)?;
+            Ok(())
+        })?;
+        match (end, number) {
+            (End::Done, Some(number)) => Ok(number),
+            (End::Done, None) => {
+                Err(Error::new("the kernel does not say which generation of rules it has").into())
+            }
+            (End::Changed, _) => Err(Trouble::Changed),
+            (End::Refused(errno), _) => Err(cannot_read(errno).into()),
+        }
+    }
+
+    /// Dumps; `each` gets the family and the attributes of every answer.
+    fn dump<T>(
+        &mut self,
+        message: u8,
+        family: u8,
+        body: &[u8],
+        mut each: impl FnMut(u8, &[u8]) -> std::result::Result<T, WireError>,
+    ) -> std::result::Result<Vec<T>, Trouble> {
+        let seq = self.next_seq();
+        let kind = codec::kind(message);
+        self.send(&wire::frame_of(kind, REQUEST | DUMP, seq, [family, 0, 0, 0], body))?;
+        let mut all = Vec::new();
+        let end = self.receive(seq, |message| {
+            let ([family, ..], body) = message.family()?;
+            all.push(each(family, body)?);
+            Ok(())
+        })?;
+        match end {
+            End::Done => Ok(all),
+            // Gone since the tables were dumped.
+            End::Changed | End::Refused(Errno::ENOENT) => Err(Trouble::Changed),
+            End::Refused(errno) => Err(cannot_read(errno).into()),
+        }
+    }
+
+    /// Sends `pieces` as one transaction. Not done: the piece that the kernel refuses (`None`: the
+    /// transaction itself), and why.
+    fn commit<'a>(
+        &mut self,
+        generation: u32,
+        pieces: &'a [Piece],
+    ) -> Result<std::result::Result<(), (Option<&'a Piece>, Errno)>> {
+        let Some(last) = pieces.len().checked_sub(1) else { return Ok(Ok(())) };
+        let begin = self.next_seq();
+        let body = codec::batch_of(generation).into_bytes();
+        let mut frames = wire::frame_of(BATCH_BEGIN, REQUEST, begin, BATCH_HEADER, &body);
+        let mut seqs = BTreeMap::new();
+        for (at, piece) in pieces.iter().enumerate() {
+            let Piece { message, flags, body, what: _ } = piece;
+            let seq = self.next_seq();
+            seqs.insert(seq, at);
+            let flags = REQUEST | flags | if at == last { ACK } else { 0 };
+            let body = body.clone().into_bytes();
+            let kind = codec::kind(*message);
+            frames.extend(wire::frame_of(kind, flags, seq, [INET, 0, 0, 0], &body));
+        }
+        let end = self.next_seq();
+        frames.extend(wire::frame_of(BATCH_END, REQUEST, end, BATCH_HEADER, &[]));
+        self.make_room_for(frames.len());
+        self.send(&frames)?;
+        loop {
+            let Some(length) = self.receive_datagram()? else {
+                // Errors did not find room: there were some, and no acknowledgement after that.
+                continue;
+            };
+            for message in wire::messages(&self.buffer[..length]) {
+                let message = message.map_err(garbled)?;
+                let at = seqs.get(&message.seq).copied();
+                if message.kind != wire::ERROR || (at.is_none() && message.seq != begin) {
+                    continue;
+                }
+                match (message.errno().map_err(garbled)?, at) {
+                    (0, Some(at)) if at == last => return Ok(Ok(())),
+                    (0, _) => {}
+                    (code, at) => {
+                        let piece = at.and_then(|at| pieces.get(at));
+                        return Ok(Err((piece, Errno::from_raw(code))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A batch must be one send, and the kernel refuses (EMSGSIZE) what is more than the send buffer.
+    fn make_room_for(&self, length: usize) {
+        if length > SMALL && setsockopt(&self.socket, SndBufForce, &(2 * length)).is_err() {
+            // Root of a user namespace only: as much as net.core.wmem_max allows.
+            let _ = setsockopt(&self.socket, SndBuf, &(2 * length));
+        }
+    }
+
+    fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1).max(1);
+        self.seq
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<()> {
+        loop {
+            match self.socket.send(bytes, 0) {
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(_) => return Err(Error::new("the kernel took only a part of a request")),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let length = bytes.len();
+                    return Err(Error::new(format!("cannot send {length} bytes to nf_tables"))
+                        .because(error));
+                }
+            }
+        }
+    }
+
+    /// Gives every answer to `seq` to `each`, up to its end. What is left of older exchanges is
+    /// dropped.
+    fn receive(
+        &mut self,
+        seq: u32,
+        mut each: impl FnMut(&Message<'_>) -> std::result::Result<(), WireError>,
+    ) -> Result<End> {
+        let mut interrupted = false;
+        loop {
+            let Some(length) = self.receive_datagram()? else { return Ok(End::Changed) };
+            for message in wire::messages(&self.buffer[..length]) {
+                let message = message.map_err(garbled)?;
+                if message.seq != seq {
+                    continue;
+                }
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                if matches!(message.kind, wire::ERROR | wire::DONE) {
+                    return Ok(match (message.errno().map_err(garbled)?, interrupted) {
+                        (0, false) => End::Done,
+                        (0, true) => End::Changed,
+                        (code, _) => End::of(Errno::from_raw(code)),
+                    });
+                }
+                each(&message).map_err(garbled)?;
+            }
+        }
+    }
+
+    /// `None`: answers were lost, because the socket's buffer was full (ENOBUFS).
+    fn receive_datagram(&mut self) -> Result<Option<usize>> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) if length <= self.buffer.len() => return Ok(Some(length)),
+                Ok(length) => {
+                    return Err(Error::new(format!(
+                        "nf_tables answers with {length} bytes at once, {BUFFER} were expected at \
+                         most"
+                    )));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => return Ok(None),
+                Err(Errno::EAGAIN) => {
+                    return Err(Error::new(format!("nf_tables says nothing for {PATIENCE_S} s")));
+                }
+                Err(errno) => return Err(Error::new("cannot hear nf_tables").because(errno)),
+            }
+        }
+    }
+}
+
+/// How an exchange ended.
+enum End {
+    Done,
+    Changed,
+    Refused(Errno),
+}
+
+impl End {
+    fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS => Self::Changed,
+            errno => Self::Refused(errno),
+        }
+    }
+}
+
+const CURE_MISSING: &str = "packet rules need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): \
+     install the kernel's full set of modules and boot that kernel; in a container the machine's own \
+     kernel must have it: `modprobe nf_tables` there";
+
+fn garbled(error: WireError) -> Error {
+    Error::new("what nf_tables answers cannot be understood").because(error)
+}
+
+fn restless() -> Error {
+    Error::new("the nftables rules change faster than they can be read")
+        .cure("something else (a firewall, kube-proxy) rewrites them all the time: stop that, or try again")
+}
+
+fn cannot_read(errno: Errno) -> Error {
+    // Nobody feels responsible for the message (`nfnetlink_rcv_msg`).
+    let errno = if errno == Errno::EINVAL { Errno::EPROTONOSUPPORT } else { errno };
+    let (meaning, cure) = meaning(errno, false);
+    Error::new(format!("cannot read the nftables tables{meaning}")).because(errno).maybe_cure(cure)
+}
+
+fn explain(what: &str, piece: Option<&Piece>, errno: Errno) -> Error {
+    let at = piece.map(|piece| format!(", at {}", piece.what)).unwrap_or_default();
+    let chain_or_rule =
+        piece.is_some_and(|piece| matches!(piece.message, message::NEWCHAIN | message::NEWRULE));
+    let (meaning, cure) = meaning(errno, chain_or_rule);
+    Error::new(format!("cannot write {what}{at}{meaning}; nothing of it was done"))
+        .because(errno)
+        .maybe_cure(cure)
+}
+
+/// net/netfilter/nfnetlink.c and nf_tables_api.c.
+fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static str>) {
+    match errno {
+        Errno::EPERM | Errno::EACCES => (
+            ": not allowed, or the table belongs to another process (flag owner)",
+            Some(
+                "it needs root with CAP_NET_ADMIN in the network namespace; `nft list tables` says \
+                 whose a table is",
+            ),
+        ),
+        Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT if chain_or_rule => (
+            ": this kernel cannot do that",
+            Some(
+                "source NAT needs the modules nft_chain_nat, nft_masq and nft_ct and Linux 5.2, \
+                 clamping the MSS needs nft_exthdr and Linux 4.14: install the kernel's full set of \
+                 modules and boot that kernel",
+            ),
+        ),
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+            (": this kernel has no nftables", Some(CURE_MISSING))
+        }
+        Errno::EBUSY => (": something still uses a part of it", None),
+        Errno::EMSGSIZE => (": too much for one transaction", None),
+        _ => ("", None),
+    }
+}

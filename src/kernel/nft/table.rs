@@ -1,0 +1,183 @@
+//! A table of ours as [`PacketRules`]: what is to be sent for it, and what was read of it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::codec::{self, Base, ChainSeen, RuleSeen, SetSeen, message};
+use super::rule::{self, Chain, RuleError, SetName};
+use crate::kernel::wire::Attributes;
+use crate::state::{PacketRule, PacketRules, TableName};
+
+/// NLM_F_CREATE, NLM_F_EXCL, NLM_F_APPEND (include/uapi/linux/netlink.h).
+const CREATE: u16 = 0x400;
+const EXCLUSIVE: u16 = 0x200;
+const APPEND: u16 = 0x800;
+
+/// One message of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Of [`message`].
+    pub message: u8,
+    /// NLM_F_*, beyond NLM_F_REQUEST.
+    pub flags: u16,
+    /// Its attributes.
+    pub body: Attributes,
+    /// What it is about, for a person.
+    pub what: String,
+}
+
+/// What makes a table be as `after` says: the old one, if there is one, goes, and the new one comes.
+pub fn transaction(
+    name: &TableName,
+    there: bool,
+    after: Option<&PacketRules>,
+) -> Result<Vec<Piece>, RuleError> {
+    let table = name.to_string();
+    let mut all = Vec::new();
+    let mut add = |message, flags, body, what: &str| {
+        all.push(Piece { message, flags, body, what: what.to_owned() });
+    };
+    if there {
+        add(message::DELTABLE, 0, codec::of_table(&table), "the removal of the old table");
+    }
+    let Some(PacketRules { rules }) = after else { return Ok(all) };
+    add(message::NEWTABLE, CREATE | EXCLUSIVE, codec::of_table(&table), "the table");
+    let wanted: BTreeSet<Chain> = rules.iter().filter_map(Chain::of).collect();
+    for chain in wanted {
+        let (kind, hook, priority) = (chain.kind(), chain.hook(), chain.priority());
+        let body = codec::new_chain(&table, chain.name(), kind, hook, priority);
+        add(message::NEWCHAIN, CREATE | EXCLUSIVE, body, &format!("the chain {}", chain.name()));
+    }
+    for (id, rule) in (1..).zip(rules) {
+        let set = SetName { name: "__set%d".to_owned(), id };
+        let what = rule.to_string();
+        let chain = Chain::of(rule).ok_or_else(|| RuleError::Unknown(what.clone()))?;
+        if let Some(ports) = rule::set_of(rule) {
+            let body = codec::new_set(&table, &set.name, id, ports.len());
+            add(message::NEWSET, CREATE | EXCLUSIVE, body, &what);
+            for body in codec::new_elements(&table, &set.name, id, ports) {
+                add(message::NEWSETELEM, CREATE, body, &what);
+            }
+        }
+        let body = codec::new_rule(&table, chain.name(), &rule::expressions(rule, &set)?);
+        add(message::NEWRULE, CREATE | APPEND, body, &what);
+    }
+    Ok(all)
+}
+
+/// Everything that was read of one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// The table itself.
+    pub table: codec::Table,
+    /// Its chains.
+    pub chains: Vec<ChainSeen>,
+    /// Its rules, those of a chain in their order.
+    pub rules: Vec<RuleSeen>,
+    /// Its sets; with their elements if those are ports.
+    pub sets: Vec<(SetSeen, Option<BTreeSet<u16>>)>,
+}
+
+/// What a table does. What is not exactly ours is [`PacketRule::Unknown`], and everything is told of:
+/// rules, chains, sets, and by their number the parts that were not read (counters, flowtables).
+pub fn rules_of(parts: &Parts) -> PacketRules {
+    let Parts { table, chains, rules, sets } = parts;
+    let mut all = BTreeSet::new();
+    let mut unknown = BTreeSet::new();
+    if table.flags != 0 {
+        unknown.insert(format!("the table has the flags {:#x}", table.flags));
+    }
+    let known: BTreeMap<&[u8], Chain> =
+        chains.iter().filter_map(|seen| Some((seen.name.as_slice(), as_ours(seen)?))).collect();
+    for seen in chains {
+        let name = printable(&seen.name);
+        let count = rules.iter().filter(|rule| rule.chain == seen.name).count();
+        if !known.contains_key(seen.name.as_slice()) {
+            unknown.insert(format!("chain {name}"));
+        } else if count == 0 {
+            unknown.insert(format!("chain {name} without rules"));
+        }
+    }
+    let mut ports: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for (seen, elements) in sets {
+        let name = printable(&seen.name);
+        match elements {
+            // A set that a rule of ours uses is taken out again below.
+            Some(elements) => ports.insert(name.clone(), elements.clone()),
+            None => None,
+        };
+        unknown.insert(format!("set {name}"));
+    }
+    let mut last: BTreeMap<Chain, PacketRule> = BTreeMap::new();
+    for seen in rules {
+        let chain = known.get(seen.chain.as_slice()).copied();
+        let ours = chain.zip(seen.expressions.as_deref()).and_then(|(chain, expressions)| {
+            let rule = rule::recognise(chain, expressions, &ports)?;
+            // Twice, or not in our order: a later mark wins, so the order counts.
+            if last.get(&chain).is_some_and(|before| *before >= rule) {
+                return None;
+            }
+            last.insert(chain, rule.clone());
+            Some((rule, set_in(expressions)))
+        });
+        match ours {
+            Some((rule, set)) => {
+                if let Some(set) = set {
+                    unknown.remove(&format!("set {set}"));
+                }
+                all.insert(rule);
+            }
+            None => {
+                let chain = printable(&seen.chain);
+                unknown.insert(format!("chain {chain} handle {}", seen.handle));
+            }
+        }
+    }
+    let named = sets.iter().filter(|(set, _)| !set.anonymous).count();
+    let read = u32::try_from(chains.len() + named).unwrap_or(u32::MAX);
+    if table.parts != read {
+        let more = table.parts.abs_diff(read);
+        unknown.insert(format!("{more} more parts (counters, flowtables and the like)"));
+    }
+    all.extend(unknown.into_iter().map(PacketRule::Unknown));
+    PacketRules { rules: all }
+}
+
+/// Which chain of ours it is, if it is one in every respect.
+fn as_ours(seen: &ChainSeen) -> Option<Chain> {
+    let ChainSeen { table: _, name, base, extras } = seen;
+    let Base { kind, hook, priority, accepts } = base.as_ref()?;
+    Chain::ALL.into_iter().find(|chain| {
+        chain.name().as_bytes() == name.as_slice()
+            && chain.kind().as_bytes() == kind.as_slice()
+            && chain.hook() == *hook
+            && chain.priority() == *priority
+            && *accepts
+            && !extras
+    })
+}
+
+fn set_in(expressions: &[super::expr::Expr]) -> Option<&str> {
+    expressions.iter().find_map(|expr| match expr {
+        super::expr::Expr::InSet { set, id: _ } => Some(set.as_str()),
+        _ => None,
+    })
+}
+
+/// Somebody else chose these bytes: nothing in them may move a terminal's cursor.
+pub fn printable(name: &[u8]) -> String {
+    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(name).chars().map(visible).collect()
+}
+
+/// The table's family by its number, as `nft` names it (include/uapi/linux/netfilter.h).
+pub fn family(number: u8) -> String {
+    match number {
+        1 => "inet".to_owned(),
+        2 => "ip".to_owned(),
+        3 => "arp".to_owned(),
+        5 => "netdev".to_owned(),
+        7 => "bridge".to_owned(),
+        10 => "ip6".to_owned(),
+        other => format!("family-{other}"),
+    }
+}

@@ -1,0 +1,274 @@
+//! The codec and the tables, without a kernel.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::codec::{self, Base, ChainSeen, RuleSeen, SetSeen, message};
+use super::expr::Expr;
+use super::rule::{self, Chain, SetName};
+use super::table::{self, Parts};
+use crate::kernel::wire::{self, Attributes};
+use crate::state::{PacketRule, PacketRules, TableName};
+use crate::topology::Protocol;
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)]
+}
+
+fn family() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    prop_oneof![
+        any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+        any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+    ]
+}
+
+fn packet_rule() -> impl Strategy<Value = PacketRule> {
+    let ports = prop::collection::btree_set(any::<u16>(), 0..5);
+    let mark = (any::<IpAddr>(), protocol(), ports, any::<u32>())
+        .prop_map(|(vip, protocol, ports, mark)| PacketRule::Mark { vip, protocol, ports, mark });
+    let masquerade = (family(), any::<bool>(), protocol(), any::<u16>()).prop_map(
+        |((vip, rip), named, protocol, port)| PacketRule::Masquerade {
+            vip: named.then_some(vip),
+            rip,
+            protocol,
+            port,
+        },
+    );
+    let clamp = (any::<IpAddr>(), any::<u16>())
+        .prop_map(|(source, mss)| PacketRule::ClampMss { source, mss });
+    prop_oneof![mark, masquerade, clamp]
+}
+
+fn packet_rules() -> impl Strategy<Value = PacketRules> {
+    prop::collection::btree_set(packet_rule(), 0..6).prop_map(|rules| PacketRules { rules })
+}
+
+fn name() -> TableName {
+    "lvsprov-t".parse().unwrap()
+}
+
+/// What the kernel would tell after these messages: it names anonymous sets, counts parts, numbers
+/// rules, and forgets the set's number in a rule.
+fn as_told(rules: &PacketRules) -> Parts {
+    let mut parts = Parts::default();
+    let mut sets: BTreeMap<u32, (SetSeen, BTreeSet<u16>)> = BTreeMap::new();
+    let mut handle = 0;
+    for piece in table::transaction(&name(), true, Some(rules)).unwrap() {
+        let body = piece.body.into_bytes();
+        let id = || number_at(&body, if piece.message == message::NEWSET { 10 } else { 4 });
+        match piece.message {
+            message::NEWTABLE => parts.table = codec::table(&body).unwrap(),
+            message::NEWCHAIN => parts.chains.push(codec::chain(&body).unwrap()),
+            message::NEWSET => {
+                let mut seen = codec::set(&body).unwrap();
+                seen.name = format!("__set{}", id()).into_bytes();
+                sets.insert(id(), (seen, BTreeSet::new()));
+            }
+            message::NEWSETELEM => {
+                let (_, ports) = sets.get_mut(&id()).unwrap();
+                assert!(codec::elements(&body, ports).unwrap());
+            }
+            message::NEWRULE => {
+                handle += 1;
+                let mut seen = RuleSeen { handle, ..codec::rule(&body).unwrap() };
+                for expr in seen.expressions.iter_mut().flatten() {
+                    if let Expr::InSet { set, id } = expr {
+                        *set = format!("__set{id}");
+                        *id = 0;
+                    }
+                }
+                parts.rules.push(seen);
+            }
+            message::DELTABLE => assert!(parts.table.name.is_empty(), "the old table goes first"),
+            other => panic!("message {other}"),
+        }
+    }
+    parts.sets = sets.into_values().map(|(set, ports)| (set, Some(ports))).collect();
+    parts.table.parts = u32::try_from(parts.chains.len()).unwrap();
+    parts
+}
+
+fn number_at(body: &[u8], kind: u16) -> u32 {
+    let mut all = wire::attributes(body).map(Result::unwrap);
+    wire::read_be32(all.find(|(found, _)| *found == kind).unwrap().1, "a number").unwrap()
+}
+
+fn read_everything(bytes: &[u8]) {
+    let _ = codec::table(bytes);
+    let _ = codec::chain(bytes);
+    let _ = codec::rule(bytes);
+    let _ = codec::set(bytes);
+    let _ = codec::elements(bytes, &mut BTreeSet::new());
+    let _ = codec::generation(bytes);
+    let _ = Expr::decode(bytes);
+    for message in wire::messages(bytes).flatten() {
+        let _ = message.errno();
+        let _ = message.family();
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_table_survives_its_encoding(rules in packet_rules()) {
+        prop_assert_eq!(table::rules_of(&as_told(&rules)), rules);
+    }
+
+    #[test]
+    fn an_expression_survives_its_encoding(rule in packet_rule(), id: u32) {
+        let set = SetName { name: "__set7".to_owned(), id };
+        for expr in rule::expressions(&rule, &set).unwrap() {
+            let mut list = Attributes::default();
+            expr.encode(&mut list);
+            let bytes = list.into_bytes();
+            let (kind, element) = wire::attributes(&bytes).next().unwrap().unwrap();
+            prop_assert_eq!(kind, 1);
+            prop_assert_eq!(Expr::decode(element).unwrap(), expr);
+        }
+    }
+
+    /// No other rule is read as the one it was damaged from.
+    #[test]
+    fn a_damaged_rule_is_something_else(
+        rule in packet_rule(),
+        at: prop::sample::Index,
+        how in 0..3_usize,
+    ) {
+        let ports = rule::set_of(&rule).cloned().unwrap_or_default();
+        let sets = BTreeMap::from([("__set0".to_owned(), ports)]);
+        let set = SetName { name: "__set0".to_owned(), id: 0 };
+        let whole = rule::expressions(&rule, &set).unwrap();
+        let chain = Chain::of(&rule).unwrap();
+        prop_assert_eq!(rule::recognise(chain, &whole, &sets), Some(rule.clone()));
+        let at = at.index(whole.len());
+        let mut damaged = whole.clone();
+        match how {
+            0 => drop(damaged.remove(at)),
+            1 => damaged.insert(at, Expr::Other("counter".to_owned())),
+            _ => damaged[at] = Expr::Other("counter".to_owned()),
+        }
+        prop_assert_ne!(rule::recognise(chain, &damaged, &sets), Some(rule.clone()));
+        for other in Chain::ALL.into_iter().filter(|other| *other != chain) {
+            prop_assert_eq!(rule::recognise(other, &whole, &sets), None);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        read_everything(&bytes);
+    }
+
+    #[test]
+    fn damaged_messages_make_nothing_panic(
+        rules in packet_rules(),
+        at: prop::sample::Index,
+        with: u8,
+        cut: prop::sample::Index,
+    ) {
+        for piece in table::transaction(&name(), true, Some(&rules)).unwrap() {
+            let mut bytes = piece.body.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            read_everything(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            read_everything(&bytes);
+        }
+    }
+}
+
+fn mark(port: u16, mark: u32) -> PacketRule {
+    let vip = "192.0.2.1".parse().unwrap();
+    PacketRule::Mark { vip, protocol: Protocol::Tcp, ports: [port].into(), mark }
+}
+
+fn rules(all: impl IntoIterator<Item = PacketRule>) -> PacketRules {
+    PacketRules { rules: all.into_iter().collect() }
+}
+
+/// What is unknown of `parts`; the rest is `left`.
+fn unknown(parts: &Parts, left: &[PacketRule]) -> Vec<String> {
+    let (mut unknown, mut known) = (Vec::new(), Vec::new());
+    for rule in table::rules_of(parts).rules {
+        match rule {
+            PacketRule::Unknown(text) => unknown.push(text),
+            rule => known.push(rule),
+        }
+    }
+    assert_eq!(known, left);
+    unknown
+}
+
+#[test]
+fn what_is_not_exactly_ours_is_told_of() {
+    let (one, two) = (mark(80, 1), mark(443, 2));
+    let whole = as_told(&rules([one.clone(), two.clone()]));
+    let both = [one.clone(), two.clone()];
+    assert!(unknown(&whole, &both).is_empty());
+    let with = |change: &dyn Fn(&mut Parts)| {
+        let mut parts = whole.clone();
+        change(&mut parts);
+        parts
+    };
+    let gone = ["chain marks", "chain marks handle 1", "chain marks handle 2"];
+    let base =
+        |change: &dyn Fn(&mut Base)| with(&|parts| change(parts.chains[0].base.as_mut().unwrap()));
+    for parts in [
+        base(&|base| base.accepts = false),
+        base(&|base| base.hook = 1),
+        base(&|base| base.priority = 0),
+        base(&|base| base.kind = b"route".to_vec()),
+        with(&|parts| parts.chains[0].base = None),
+        with(&|parts| parts.chains[0].extras = true),
+    ] {
+        assert_eq!(unknown(&parts, &[]), gone);
+    }
+    let doubled = with(&|parts| {
+        let again = RuleSeen { handle: 9, ..parts.rules[1].clone() };
+        parts.rules.push(again);
+    });
+    assert_eq!(unknown(&doubled, &both), ["chain marks handle 9"]);
+    let turned = with(&|parts| parts.rules.reverse());
+    assert_eq!(unknown(&turned, &[two]), ["chain marks handle 1"]);
+    let of_iptables = with(&|parts| parts.rules[1].expressions = None);
+    assert_eq!(unknown(&of_iptables, &[one]), ["chain marks handle 2"]);
+    let more = with(&|parts| parts.table.parts += 2);
+    assert_eq!(unknown(&more, &both), ["2 more parts (counters, flowtables and the like)"]);
+    let dormant = with(&|parts| parts.table.flags = 1);
+    assert_eq!(unknown(&dormant, &both), ["the table has the flags 0x1"]);
+    let chain = with(&|parts| {
+        let name = b"a\x1b[2Jb".to_vec();
+        parts.chains.push(ChainSeen { name, ..parts.chains[0].clone() });
+        parts.table.parts += 1;
+    });
+    assert_eq!(unknown(&chain, &both), ["chain a\u{fffd}[2Jb"]);
+    let empty = with(&|parts| parts.rules.clear());
+    assert_eq!(unknown(&empty, &[]), ["chain marks without rules"]);
+    let set = with(&|parts| {
+        let name = b"__set9".to_vec();
+        let seen = SetSeen { table: Vec::new(), name, of_ports: true, anonymous: true };
+        parts.sets.push((seen, Some([1].into())));
+    });
+    assert_eq!(unknown(&set, &both), ["set __set9"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let vip = Some("192.0.2.1".parse().unwrap());
+    let rip = "2001:db8::1".parse().unwrap();
+    let mixed = PacketRule::Masquerade { vip, rip, protocol: Protocol::Tcp, port: 80 };
+    let error = table::transaction(&name(), false, Some(&rules([mixed]))).unwrap_err();
+    assert!(error.to_string().contains("two families"), "{error}");
+    let unknown = PacketRule::Unknown("chain x".to_owned());
+    assert!(table::transaction(&name(), false, Some(&rules([unknown]))).is_err());
+    assert!(table::transaction(&name(), false, None).unwrap().is_empty());
+}
+
+#[test]
+fn many_ports_go_out_in_several_messages() {
+    let ports: BTreeSet<u16> = (1..=u16::MAX).collect();
+    let vip = "192.0.2.1".parse().unwrap();
+    let all = rules([PacketRule::Mark { vip, protocol: Protocol::Udp, ports, mark: 7 }]);
+    assert_eq!(table::rules_of(&as_told(&all)), all);
+}

@@ -1,0 +1,57 @@
+//! Any IPVS table that the vocabulary allows, through a kernel that has IPVS.
+//!
+//! Started by cargo it boots the lab's virtual machine and runs itself in it:
+//! `cargo test --test tables -- [PART OF A NAME]`. It needs root, ipvsadm and iproute2; the modules
+//! ip_vs with its schedulers, ip_vs_pe_sip and veth. Each case has a network namespace of its own.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "tables/any.rs"]
+mod any;
+#[path = "tables/facts.rs"]
+mod facts;
+#[path = "kernel/ground.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod ground;
+#[path = "tables/laws.rs"]
+mod laws;
+#[path = "tables/raw.rs"]
+mod raw;
+#[path = "tables/shown.rs"]
+mod shown;
+#[path = "tables/transfer.rs"]
+mod transfer;
+#[path = "support/vm.rs"]
+mod vm;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test's name and what it does.
+type Case = (&'static str, fn());
+
+const CASES: &[Case] = &[
+    ("the_kernel_does_with_odd_values_what_the_docs_say", facts::as_the_docs_say),
+    ("the_tables_are_not_dull", laws::the_tables_are_not_dull),
+    ("any_table_arrives", laws::any_table_arrives),
+    ("any_table_becomes_any_other", laws::any_table_becomes_any_other),
+    ("a_transfer_lives_through_changes_elsewhere", transfer::lives_through_changes_elsewhere),
+];
+
+fn main() -> ExitCode {
+    if let Some(code) = vm::boot(900) {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    // Two processors, and what is counted or awaited is the kernel's: one after the other.
+    arguments.test_threads = Some(1);
+    let trial = |(name, case): &Case| {
+        let case = *case;
+        Trial::test(*name, move || {
+            case();
+            Ok::<(), Failed>(())
+        })
+    };
+    let trials = CASES.iter().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
