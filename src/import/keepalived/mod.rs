@@ -106,6 +106,8 @@ impl Reader {
         asides.say(&mut remarks);
         rules.remarks = remarks.all;
         rules.remarks.sort_by_key(|remark| remark.line);
+        // Each member of a group says the same.
+        rules.remarks.dedup();
         rules
     }
 }
