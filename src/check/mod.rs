@@ -9,27 +9,39 @@
 //! | trap | what goes wrong | rule | case |
 //! | --- | --- | --- | --- |
 //! | 5 | VIP with a mask on lo makes the LAN local | `mask-on-lo`, `vip-is-own-address` | mask-on-lo |
-//! | 6 | DR and TUN never rewrite a port | `port-mapping` | port-mapping |
+//! | 6 | DR and TUN never rewrite a port, nor do templates for several ports | `port-mapping` | port-mapping, ignored-values |
 //! | 7 | DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
-//! | 8, 28 | the director is its own real server | `director-is-real-server` | director-is-real-server |
+//! | 8, 28 | the director is its own real server: it may be | `port-mapping` | director-serves |
 //! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
 //! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
 //! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
+//! | 13 | a mark whose addresses nobody takes | `mark-without-vip` (note) | marks |
 //! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
 //! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
-//! | 33 | port 0 without persistence | `port-zero` | numbers |
-//! | 34, 35 | weight 0 everywhere: nobody answers | `all-weights-zero` (warning) | weights |
-//! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights |
+//! | 20 | FULLNAT: no way there or back; no connection tracking; who the client is gets lost | `fullnat-no-route`, `setting-contradicts`, `fullnat-hides-clients` (note) | fullnat, ipvs-settings |
+//! | 22 | two timeouts for one connection | `idle-connections` (note, or warning) | fullnat, ipvs-settings |
+//! | 27 | what a real server cannot unwrap at once | `gre-checksums-differ`, `gue-port-taken`, `gue-port` | tunnels, service-words |
+//! | 32 | mixed families without a tunnel, or with a sync daemon | `mixed-families`, `mixed-families-and-sync` | families |
+//! | 33 | every port without persistence | `port-zero`, `port-any` | numbers, ignored-values |
+//! | 34, 35 | weight 0 everywhere: nobody answers; persistence that keeps clients there | `all-weights-zero` (warning), `setting-contradicts` | weights, ipvs-settings |
+//! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights, ignored-values |
+//! | 37 | two directors that send to each other; backup_only without its daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
+//! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
+//! | - | marked packets go to the mark's service, whoever else is there | `mark-overlaps` | marks |
 //!
-//! Traps 1-4, 9, 10, 12, 16-18, 23-25 are not found but prevented: `desired` and `plan` set and
-//! order what they need. 19, 21, 22, 26, 29, 39-41 show on hosts only. 13, 27, 37, 38 need what
-//! this version's file cannot say.
+//! Traps 1-4, 9, 10, 12, 16-18, 23-26 are not found but prevented: `desired` and `plan` set and
+//! order what they need. 19, 21, 29, 39-41 show on hosts only. 38 needs what this version's file
+//! cannot say.
 
 mod finding;
+mod ipvs;
+mod marks;
 mod path;
 mod reach;
 mod services;
+mod tunnels;
+mod values;
 mod vips;
 
 use crate::topology::{self, Service, Topology, Unclear, Vip};
@@ -87,12 +99,27 @@ const RULES: &[Rule] = &[
     services::duplicate_service,
     services::duplicate_real_server,
     services::port_mapping,
-    services::director_is_real_server,
     services::client_is_real_server,
     services::weights_ignored,
     services::all_weights_zero,
-    services::hash_without_fallback,
     services::unused_host,
+    values::thresholds,
+    values::one_packet,
+    values::port_any,
+    values::engine,
+    values::scheduler_flags,
+    values::hash_without_fallback,
+    values::mixed_families,
+    marks::overlap,
+    marks::without_address,
+    tunnels::gre_checksums,
+    tunnels::gue_port_taken,
+    ipvs::sync_interface,
+    ipvs::setting_range,
+    ipvs::setting_contradicts,
+    ipvs::setting_without_effect,
+    ipvs::fullnat,
+    ipvs::two_timeouts,
     vips::is_own_address,
     vips::on_two_directors,
     vips::prefix_differs,
@@ -103,6 +130,8 @@ const RULES: &[Rule] = &[
     vips::mask_of_interface,
     reach::dr_not_on_link,
     reach::tun_no_route,
+    reach::fullnat_no_route,
+    reach::family_without_client,
     reach::director_is_gateway,
     reach::nat_gateway,
     reach::nat_client_on_link,

@@ -150,37 +150,61 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
     let clients: Vec<&Host> =
         topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
     for service in &topology.services {
-        let claim = |who: &str| format!("{who} is answered by {}", called(service));
-        let target = service.vip_address().zip(service.ports().first().copied());
-        if target.is_none() || service.protocol == Protocol::Sctp || clients.is_empty() {
-            let evidence = if target.is_none() {
-                "the file does not say to which address and port requests go"
-            } else if clients.is_empty() {
-                "no client of the file can be reached to send requests"
-            } else {
-                "lvsprov sends TCP and UDP requests only"
-            };
+        let targets = targets(service);
+        if targets.is_empty() || clients.is_empty() {
             proofs.push(Proof {
-                claim: claim("a client"),
+                claim: format!("a client is answered by {}", called(service)),
                 verdict: Verdict::NotChecked,
-                evidence: evidence.to_owned(),
+                evidence: why_not(service, &targets).to_owned(),
             });
             continue;
         }
-        let Some((vip, port)) = target else { continue };
-        for client in &clients {
-            let request = Request::Fetch {
-                target: SocketAddr::new(vip, port),
-                protocol: service.protocol,
-                count: requests_for(service),
-                timeout_ms: FETCH_TIMEOUT_MS,
-            };
+        for (client, (protocol, target)) in
+            clients.iter().flat_map(|client| targets.iter().map(move |target| (client, *target)))
+        {
+            let claim = answered(&client.name, service, protocol, target);
+            let count = requests_for(service);
+            let request = Request::Fetch { target, protocol, count, timeout_ms: FETCH_TIMEOUT_MS };
             let mut answers = session.ask(BTreeMap::from([(client.name.clone(), request)])).await;
             let answer = answers.remove(&client.name);
-            proofs.push(judge_traffic(claim(client.name.as_str()), answer));
+            proofs.push(judge_traffic(claim, answer));
         }
     }
     proofs
+}
+
+/// Where requests can be sent for `service`: every port that the file names, over protocols that an
+/// agent speaks. None where the file names no VIP or no port: which of a host's ports answers when all
+/// are passed on is nothing that a file says.
+pub(crate) fn targets(service: &Service) -> Vec<(Protocol, SocketAddr)> {
+    let Some(vip) = service.vip_address() else { return Vec::new() };
+    let protocols = match &service.mark {
+        Some(mark) => mark.protocols.clone(),
+        None => BTreeSet::from([service.protocol]),
+    };
+    let spoken = protocols.into_iter().filter(|protocol| *protocol != Protocol::Sctp);
+    let ports = service.ports();
+    spoken
+        .flat_map(|protocol| ports.iter().map(move |port| (protocol, SocketAddr::new(vip, *port))))
+        .collect()
+}
+
+fn why_not(service: &Service, targets: &[(Protocol, SocketAddr)]) -> &'static str {
+    if !targets.is_empty() {
+        "no client of the file can be reached to send requests"
+    } else if service.vip.is_none() {
+        "the file does not say to which address requests go: others' rules set the mark"
+    } else if service.ports().is_empty() {
+        "the file does not say which of all ports answers"
+    } else {
+        "lvsprov sends TCP and UDP requests only"
+    }
+}
+
+/// The claim; a service with several ports is told with each.
+fn answered(client: &HostName, service: &Service, protocol: Protocol, at: SocketAddr) -> String {
+    let claim = format!("{client} is answered by {}", called(service));
+    if service.mark.is_some() { format!("{claim} on {protocol} {at}") } else { claim }
 }
 
 /// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.

@@ -1,28 +1,50 @@
-//! What the director gets: IPVS and its rules, the VIP, and for NAT the settings of a router.
+//! What the director gets: IPVS and its rules, and the VIP. What forwarding needs beside them is in
+//! [`forwarding`], firewall marks in [`marks`], what the file itself sets of IPVS in [`settings`].
+
+mod forwarding;
+mod marks;
+mod settings;
+
+pub(super) use forwarding::forward6;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Desired, label};
 use crate::state::{
-    Address, AddressKey, ConfItem, Destination, DestinationKey, ForwardingMethod, Module, Scope,
-    ServiceKey, Sysctl, Tunnel, VirtualService,
+    Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Module, Scope,
+    ServiceFlags, ServiceKey, VirtualService, VsItem,
 };
-use crate::topology::{Forward, Host, IfName, Service, Topology};
+use crate::topology::{Forward, Host, Protocol, RealServer, Role, Service, Topology};
 
 use ipnet::IpNet;
+
+/// Adds what the file says of IPVS on `host`, if it is a director: a standby that directs no
+/// service yet has its sync daemon too.
+pub(super) fn settle_host(host: &Host, desired: &mut Desired) {
+    if host.roles.contains(&Role::Director) {
+        settings::settle(&host.ipvs, desired);
+    }
+}
 
 /// Adds what `service` needs on its director `host`.
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     desired.module(Module::IpVs, "the director passes requests on with IPVS");
     vip(host, service, desired);
-    if service.uses(Forward::Nat) {
-        forwarding(host, service, desired);
-    }
+    marks::settle(topology, service, desired);
+    forwarding::settle(topology, host, service, desired);
+    ftp(service, desired);
+    draining(service, desired);
     rules(topology, service, desired);
 }
 
 /// The VIP on the interface where requests come in: as a host address unless the file gives a
 /// prefix. A shorter prefix would add a connected route, which only the file can say is right.
+///
+/// A service by firewall mark needs it as well: what is not for the host itself never passes its
+/// input path, where IPVS is.
+///
+/// In IPv6 without looking for duplicates: that would keep the VIP away for a second, and for ever
+/// if the director before had not let go of it yet. Real servers do not speak of it.
 fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     let Some(vip) = &service.vip else { return };
     if host.interface_with(vip.address).is_some() {
@@ -30,14 +52,16 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     }
     let Ok(net) = IpNet::new(vip.address, vip.prefix_on_director()) else { return };
     let key = AddressKey { dev: vip.interface.clone(), net };
+    let ipv6 = vip.address.is_ipv6();
     let address = Address {
         scope: Scope::Global,
-        label: label(&vip.interface),
+        label: if ipv6 { None } else { label(&vip.interface) },
         broadcast: None,
-        nodad: false,
+        nodad: ipv6,
     };
+    let asked = if ipv6 { "neighbour solicitations" } else { "ARP" };
     let why = format!(
-        "requests for {} are sent to {}: the director takes them on {}, and only it answers ARP for it",
+        "requests for {} are sent to {}: the director takes them on {}, and only it answers {asked} for it",
         service.spoken(),
         vip.address,
         vip.interface
@@ -45,65 +69,117 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     desired.address(key, address, why);
 }
 
-/// NAT: requests and replies pass through the director. Not so for DR and TUN, which send from the
-/// input path (net/netfilter/ipvs/ip_vs_xmit.c) and need no forwarding, whatever recipes say.
-fn forwarding(host: &Host, service: &Service, desired: &mut Desired) {
-    desired.sysctl(
-        Sysctl::IpForward,
-        "1",
-        format!(
-            "NAT: the real servers' replies for {} pass through the director, which must forward them",
-            service.spoken()
-        ),
-    );
-    if let Some(dev) = one_armed(host, service) {
-        let why = format!(
-            "NAT with one interface: replies leave by {dev}, where they came in, so the kernel would \
-             send ICMP redirects and real servers would start to answer clients directly; a redirect \
-             is sent if `all` OR the interface says so"
+/// FTP says in its own words which address the next connection goes to.
+fn ftp(service: &Service, desired: &mut Desired) {
+    if speaks_ftp(service) && service.real_servers.iter().any(|rs| rs.forward.rewrites()) {
+        desired.module(
+            Module::IpVsFtp,
+            format!(
+                "{} is FTP: the addresses inside its replies must be rewritten too, or passive \
+                 transfers go to the real server's own",
+                service.spoken()
+            ),
         );
-        desired.sysctl(Sysctl::all(ConfItem::SendRedirects), "0", why.clone());
-        desired.sysctl(Sysctl::dev(&dev, ConfItem::SendRedirects), "0", why);
     }
 }
 
-/// The VIP's interface, if real servers are reached over it as well.
-fn one_armed(host: &Host, service: &Service) -> Option<IfName> {
-    let to_real_servers =
-        service.real_servers.iter().filter_map(|rs| host.on_link(rs.rip)).map(|(dev, _)| &dev.name);
-    let outside = &service.vip.as_ref()?.interface;
-    to_real_servers.into_iter().find(|dev| *dev == outside).cloned()
+/// Port 21, which `ip_vs_ftp` looks at (net/netfilter/ipvs/ip_vs_ftp.c, `ports`).
+fn speaks_ftp(service: &Service) -> bool {
+    protocols(service).any(|protocol| protocol == Protocol::Tcp) && service.ports().contains(&21)
+}
+
+/// A weight of 0 alone does not empty a real server: clients that persistence holds there come back.
+fn draining(service: &Service, desired: &mut Desired) {
+    let Some(drained) = service.real_servers.iter().find(|rs| rs.weight == 0) else { return };
+    if service.persistence.is_some() {
+        let why = format!(
+            "{} has weight 0, but {} is persistent: without this, clients that were there before are \
+             still sent there",
+            drained.host,
+            service.spoken()
+        );
+        desired.ipvs_setting_unless_said(VsItem::ExpireQuiescentTemplate, "1", why);
+    }
 }
 
 fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     let key = service_key(service);
+    let stays = service.persistence.map_or_else(String::new, |persistence| {
+        format!(", and a client stays with it for {} s", persistence.timeout)
+    });
+    let each = if service.one_packet { "datagram" } else { "connection" };
     let why = format!(
-        "service {}: {} decides which real server gets a new connection",
+        "service {}: {} decides which real server gets a new {each}{stays}",
         service.spoken(),
         service.scheduler
     );
-    desired.service(key.clone(), VirtualService::plain(&key, service.scheduler.as_str()), why);
+    desired.service(key.clone(), virtual_service(&key, service), why);
     for rs in &service.real_servers {
         let destination = Destination {
             method: method(rs.forward),
             weight: rs.weight,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            tunnel: Tunnel::Ipip,
+            upper_threshold: rs.upper_threshold,
+            lower_threshold: rs.lower_threshold,
+            tunnel: rs.tunnel,
         };
-        let mut why = format!("{} is a real server of {}", rs.host, service.spoken());
-        if rs.port != service.port {
-            why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
-        }
-        if rs.weight == 0 {
-            why = format!("{why}; weight 0: it gets no new connections");
-        }
-        if !topology.hosts.contains_key(&rs.host) {
-            why = format!("{why} (not a host of this file)");
-        }
-        let at = DestinationKey::new(rs.rip, rs.port);
-        desired.destination(&key, at, destination, why);
+        let at = DestinationKey::new(rs.rip, port(service, rs));
+        desired.destination(&key, at, destination, why_destination(topology, service, rs));
     }
+}
+
+fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> String {
+    let mut why = format!("{} is a real server of {}", rs.host, service.spoken());
+    if rs.host == service.director {
+        why = format!("{why}, and the director itself: requests are handed to it right here");
+    } else if rs.forward == Forward::Fullnat {
+        why = format!(
+            "{why}; FULLNAT is NAT in the table of IPVS: the source address is rewritten by nftables"
+        );
+    }
+    if rs.forward.rewrites() && rs.port != service.port {
+        why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
+    }
+    if rs.weight == 0 {
+        why = format!("{why}; weight 0: it gets no new connections");
+    }
+    if rs.upper_threshold != 0 {
+        why = format!("{why}; with {} connections it gets no more", rs.upper_threshold);
+    }
+    if !topology.hosts.contains_key(&rs.host) {
+        why = format!("{why} (not a host of this file)");
+    }
+    why
+}
+
+fn virtual_service(key: &ServiceKey, service: &Service) -> VirtualService {
+    let plain = VirtualService::plain(key, service.scheduler.as_str());
+    let mut bits = service.scheduler_flags.iter().fold(0, |bits, flag| bits | flag.bit());
+    if service.one_packet {
+        bits |= ServiceFlags::ONE_PACKET;
+    }
+    let Some(persistence) = service.persistence else {
+        return VirtualService { flags: ServiceFlags::new(bits), ..plain };
+    };
+    VirtualService {
+        flags: ServiceFlags::new(bits | ServiceFlags::PERSISTENT),
+        timeout: persistence.timeout,
+        netmask: persistence.netmask,
+        engine: persistence.engine.map(|engine| engine.as_str().to_owned()),
+        ..plain
+    }
+}
+
+/// The port of a destination. DR and TUN do not rewrite it: the kernel ignores another one than the
+/// service's. 0 (a firewall mark, every port) keeps the one that the client used.
+fn port(service: &Service, rs: &RealServer) -> u16 {
+    if rs.forward.rewrites() { rs.port } else { service.port }
+}
+
+/// The protocols of a service: one, unless a mark stands for several.
+pub(super) fn protocols(service: &Service) -> impl Iterator<Item = Protocol> {
+    let marked = service.mark.iter().flat_map(|mark| mark.protocols.iter().copied());
+    let own = service.mark.is_none().then_some(service.protocol);
+    marked.chain(own)
 }
 
 /// The service's name in the IPVS table.

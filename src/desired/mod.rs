@@ -1,23 +1,28 @@
 //! From the topology to what one host must look like, each setting with its reason.
 //!
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
-//! set that the method does not need. [`director`], [`real_server`] and [`path`] (gateways, routers
-//! and the client) each add their part; a host with several roles gets the sum. How the settings
-//! come about, and where they differ from the recipes that people copy, is told where each is made.
+//! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
+//! (gateways, routers and the client) each add their part; a host with several roles gets the sum. How
+//! the settings come about, and where they differ from the recipes that people copy, is told where
+//! each is made.
 
 mod director;
 mod path;
 mod real_server;
+mod tunnels;
 
 pub use director::service_key;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::state::{
-    Address, AddressKey, Destination, DestinationKey, HostState, Item, Link, Module, Route,
-    RouteKey, ServiceKey, Sysctl, VirtualService,
+    Address, AddressKey, DaemonRole, Destination, DestinationKey, GuePort, HostState, Item, Link,
+    Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
+    TunnelDevice, VirtualService, VsItem,
 };
 use crate::topology::{Host, IfName, Topology};
 
@@ -57,6 +62,7 @@ pub fn desired_for(topology: &Topology, host: &Host) -> Desired {
     for interface in host.interfaces.values() {
         desired.needs.insert(interface.name.clone(), interface.addresses.clone());
     }
+    director::settle_host(host, &mut desired);
     for service in &topology.services {
         if service.director == host.name {
             director::settle(topology, host, service, &mut desired);
@@ -103,6 +109,67 @@ impl Desired {
     fn service(&mut self, key: ServiceKey, service: VirtualService, why: impl Into<String>) {
         self.state.services.insert(key.clone(), service);
         self.because(Item::Service(key), why);
+    }
+
+    /// A setting of IPVS that a service wants, unless the file says it itself.
+    fn ipvs_setting_unless_said(&mut self, item: VsItem, value: &str, why: impl Into<String>) {
+        let key = Sysctl::Vs(item);
+        if !self.state.sysctls.contains_key(&key) {
+            self.sysctl(key, value, why);
+        }
+    }
+
+    fn timeouts(&mut self, timeouts: Timeouts, why: impl Into<String>) {
+        self.state.timeouts = Some(timeouts);
+        self.because(Item::Timeouts, why);
+    }
+
+    fn daemon(&mut self, role: DaemonRole, daemon: SyncDaemon, why: impl Into<String>) {
+        self.state.daemons.insert(role, daemon);
+        self.because(Item::Daemon(role), why);
+    }
+
+    fn tunnel(&mut self, dev: IfName, device: TunnelDevice, why: impl Into<String>) {
+        self.state.tunnels.insert(dev.clone(), device);
+        self.because(Item::Tunnel(dev), why);
+    }
+
+    fn gue_port(&mut self, port: GuePort, why: impl Into<String>) {
+        self.state.gue_ports.insert(port);
+        self.because(Item::GuePort(port), why);
+    }
+
+    /// A rule in the topology's own table. The table is changed as a whole, so every rule's reason
+    /// is one for the table.
+    fn packet_rule(&mut self, topology: &Topology, rule: PacketRule, why: &str) {
+        let name = TableName::of(&topology.name);
+        self.state.tables.entry(name.clone()).or_default().rules.insert(rule);
+        match self.reasons.items.entry(Item::Table(name)) {
+            Entry::Vacant(place) => {
+                place.insert(why.to_owned());
+            }
+            Entry::Occupied(mut place) => {
+                let all = place.get_mut();
+                if !all.contains(why) {
+                    *all = format!("{all}; {why}");
+                }
+            }
+        }
+    }
+
+    /// Clamps what leaves with `source`; of several values the smallest fits every one's wrapping.
+    fn clamp_mss(&mut self, topology: &Topology, source: IpAddr, mss: u16, why: &str) {
+        let rules = &mut self.state.tables.entry(TableName::of(&topology.name)).or_default().rules;
+        let clamps = |rule: &PacketRule| match rule {
+            PacketRule::ClampMss { source: of, mss } if *of == source => Some(*mss),
+            _ => None,
+        };
+        let least = rules.iter().filter_map(clamps).fold(mss, u16::min);
+        if least < mss {
+            return;
+        }
+        rules.retain(|rule| clamps(rule).is_none());
+        self.packet_rule(topology, PacketRule::ClampMss { source, mss }, why);
     }
 
     fn destination(

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Desired;
+use super::{Desired, director};
 use crate::state::{ConfItem, Route, RouteKey, Scope, Sysctl};
 use crate::topology::{Forward, Gateway, Host, IfName, Role, Service, Topology};
 
@@ -13,11 +13,17 @@ const STATIC: u8 = 4;
 pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
     default_gateway(topology, host, desired);
     if host.roles.contains(&Role::Router) {
-        desired.sysctl(
-            Sysctl::IpForward,
-            "1",
-            "it is a router: requests and replies pass through it",
-        );
+        let why = "it is a router: requests and replies pass through it";
+        let has = |v4: bool| {
+            let mut addresses = host.interfaces.values().flat_map(|dev| &dev.addresses);
+            addresses.any(|net| net.addr().is_ipv4() == v4)
+        };
+        if has(true) {
+            desired.sysctl(Sysctl::IpForward, "1", why);
+        }
+        if has(false) {
+            director::forward6(host, why, desired);
+        }
         for service in &topology.services {
             route_to_vip(topology, host, service, desired);
         }
@@ -48,10 +54,11 @@ fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
 
 fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    let of_its_family = |service: &&Service| service.ipv6 == gateway.address.is_ipv6();
     let serves = |method: Forward| {
-        topology.services.iter().any(|service| {
+        topology.services.iter().filter(of_its_family).any(|service| {
             let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
-            here.any(|real_server| real_server.forward == method)
+            host.name != service.director && here.any(|real_server| real_server.forward == method)
         })
     };
     let why = if serves(Forward::Nat) {
@@ -101,12 +108,13 @@ fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(If
     outside
         .chain(director.interfaces.values())
         .flat_map(|interface| &interface.addresses)
+        .filter(|net| net.addr().is_ipv4() == vip.address.is_ipv4())
         .find_map(|net| host.on_link(net.addr()).map(|(dev, _)| (dev.name.clone(), net.addr())))
 }
 
-/// Replies of DR and TUN carry the VIP as their source. Whoever real servers send them to takes them
-/// in on the real servers' side; where its own route to the VIP points elsewhere, a strict source
-/// check drops them all.
+/// Replies carry the VIP as their source. Whoever they are sent to takes them in on the side of who
+/// sends them: the real server (DR, TUN), or the director, which rewrote them or answers itself. Where
+/// its own route to the VIP points elsewhere, a strict source check drops them all.
 fn replies_with_the_vip(
     topology: &Topology,
     host: &Host,
@@ -115,8 +123,10 @@ fn replies_with_the_vip(
 ) {
     // There is no source check in IPv6.
     let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { return };
-    for real_server in service.real_servers.iter().filter(|rs| !rs.forward.rewrites()) {
-        let gateway = topology.hosts.get(&real_server.host).and_then(|rs| rs.gateway_for(vip));
+    for real_server in &service.real_servers {
+        let sender =
+            if real_server.forward.rewrites() { &service.director } else { &real_server.host };
+        let gateway = topology.hosts.get(sender).and_then(|sender| sender.gateway_for(vip));
         let Some(gateway) = gateway.filter(|gateway| gateway.host.as_ref() == Some(&host.name))
         else {
             continue;

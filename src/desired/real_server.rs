@@ -1,58 +1,54 @@
-//! What a real server gets: the VIP where nobody hears of it (DR and TUN). Under NAT it needs only
-//! its default gateway, which [`super::path`] sets.
+//! What a real server gets: the VIP where nobody hears of it (DR and TUN; [`super::tunnels`] has what
+//! unwraps packets). Under NAT it needs only its default gateway, which [`super::path`] sets; under
+//! FULLNAT nothing. A director that serves itself answers for the VIP already and gets nothing either.
 //!
 //! Differences from the recipes in circulation, each because of how the kernel works:
 //! - `arp_ignore` and `arp_announce` are set on `all` only. The kernel uses the maximum of `all` and
 //!   the receiving interface (include/linux/inetdevice.h, `IN_DEV_MAXCONF`), so `all` holds on every
 //!   interface, one plugged in later included; `lo` is never the receiving interface.
+//! - IPv6 has nothing like them and needs nothing: a neighbour solicitation is answered for addresses
+//!   of the interface where it comes in only, and one that the host sends has an address of the
+//!   interface where it goes out (net/ipv6/ndisc.c, `ndisc_recv_ns`, `ndisc_solicit`).
 //! - No host route `VIP dev lo`: the address itself puts `local VIP` into the local table, which is
 //!   asked first (net/ipv4/fib_frontend.c, `fib_add_ifaddr`).
 //! - `rp_filter` is 2 on the interface concerned instead of 0 on it and on `all`: the maximum counts
 //!   here too, so 2 (loose) beats a strict `all`, and the other interfaces keep their protection.
+//!   IPv6 has no source check.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Desired, label};
-use crate::state::{Address, AddressKey, ConfItem, Module, Scope, Sysctl};
+use super::{Desired, label, tunnels};
+use crate::state::{Address, AddressKey, ConfItem, Scope, Sysctl};
 use crate::topology::model::host_prefix;
-use crate::topology::{Forward, Host, IfName, Role, Service, Topology};
-
-/// The wildcard IPIP device, which appears with the module.
-const TUNNEL: &str = "tunl0";
+use crate::topology::{Forward, Host, IfName, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
-    let Some(outside) = &service.vip else { return };
-    let here = service.real_servers.iter().filter(|rs| rs.host == host.name);
-    let methods: BTreeSet<Forward> = here.map(|rs| rs.forward).collect();
-    for method in methods {
-        with(topology, host, (service, outside.address), method, desired);
+    if host.name == service.director {
+        return;
     }
-}
-
-fn with(
-    topology: &Topology,
-    host: &Host,
-    (service, address): (&Service, IpAddr),
-    method: Forward,
-    desired: &mut Desired,
-) {
-    match method {
-        Forward::Nat | Forward::Fullnat => {}
-        Forward::Dr => {
-            arp(address, desired);
-            loose_source_check(topology, host, service, desired);
-            vip(address, "lo", method, desired);
-        }
-        Forward::Tun => {
-            if shares_the_vips_segment(topology, host, service) {
-                arp(address, desired);
+    for rs in service.real_servers.iter().filter(|rs| rs.host == host.name) {
+        match (rs.forward, service.vip_address()) {
+            (Forward::Nat | Forward::Fullnat, _) => {}
+            // Marks that others set, on whatever address they please: where that is, is theirs too.
+            (Forward::Dr, None) => {}
+            (Forward::Dr, Some(address)) => {
+                if address.is_ipv4() {
+                    arp(address, desired);
+                    loose_source_check(topology, host, rs, desired);
+                }
+                vip_on_lo(address, desired);
             }
-            tunnel(service, desired);
-            vip(address, TUNNEL, method, desired);
+            (Forward::Tun, address) => {
+                if let Some(address) = address.filter(IpAddr::is_ipv4)
+                    && shares_the_vips_segment(topology, host, service)
+                {
+                    arp(address, desired);
+                }
+                tunnels::settle(topology, service, rs, desired);
+            }
         }
     }
 }
@@ -78,9 +74,8 @@ fn arp(vip: IpAddr, desired: &mut Desired) {
 
 /// Requests come in where the director is. Where replies leave by another interface, a strict
 /// source check drops the request without a word.
-fn loose_source_check(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
-    let Some(here) = service.real_servers.iter().find(|rs| rs.host == host.name) else { return };
-    let receiving = &here.interface;
+fn loose_source_check(topology: &Topology, host: &Host, rs: &RealServer, desired: &mut Desired) {
+    let receiving = &rs.interface;
     let Some(other) = reply_interfaces(topology, host).into_iter().find(|dev| dev != receiving)
     else {
         return;
@@ -95,15 +90,17 @@ fn loose_source_check(topology: &Topology, host: &Host, service: &Service, desir
     );
 }
 
-/// By which interfaces this host reaches the clients.
+/// By which interfaces this host reaches the clients over IPv4.
 fn reply_interfaces(topology: &Topology, host: &Host) -> Vec<IfName> {
     let on_link = topology
         .with_role(Role::Client)
         .flat_map(|client| client.interfaces.values())
         .flat_map(|interface| &interface.addresses)
+        .filter(|net| net.addr().is_ipv4())
         .filter_map(|net| host.on_link(net.addr()))
         .map(|(interface, _)| interface.name.clone());
-    host.gateways.iter().map(|gateway| gateway.interface.clone()).chain(on_link).collect()
+    let gateways = host.gateways.iter().filter(|gateway| gateway.address.is_ipv4());
+    gateways.map(|gateway| gateway.interface.clone()).chain(on_link).collect()
 }
 
 /// Whether an ARP request for the VIP is heard by this host.
@@ -115,37 +112,27 @@ fn shares_the_vips_segment(topology: &Topology, host: &Host, service: &Service) 
     vips.is_some_and(|network| topology.interfaces_on(host, network).next().is_some())
 }
 
-fn tunnel(service: &Service, desired: &mut Desired) {
-    let Ok(dev) = TUNNEL.parse::<IfName>() else { return };
-    desired.module(
-        Module::Ipip,
-        format!("the director sends requests for {} wrapped in IPIP", service.spoken()),
+/// The VIP on lo, where no neighbour hears of it.
+pub(super) fn vip_on_lo(address: IpAddr, desired: &mut Desired) {
+    let asked = if address.is_ipv4() { "ARP request" } else { "neighbour solicitation" };
+    let why = format!(
+        "requests arrive addressed to {address}: the host must take them as its own, where no {asked} \
+         is answered"
     );
-    desired.link_up(dev.clone(), "wrapped requests are unwrapped here");
-    desired.sysctl(
-        Sysctl::dev(&dev, ConfItem::RpFilter),
-        "2",
-        "requests come out of the tunnel but replies leave by another interface: a strict source \
-         check would drop them; 2 (loose) is enough and beats a strict `all`, as the kernel takes \
-         the larger of the two",
-    );
+    let Ok(lo) = "lo".parse::<IfName>() else { return };
+    vip(address, lo, why, desired);
 }
 
 /// Always a host address: a shorter prefix would make the VIP's whole subnet local and cut the host
-/// off from it.
-fn vip(address: IpAddr, dev: &str, method: Forward, desired: &mut Desired) {
-    let Ok(dev) = dev.parse::<IfName>() else { return };
+/// off from it. An IPv6 address has the scope that its bits say, and no label.
+pub(super) fn vip(address: IpAddr, dev: IfName, why: String, desired: &mut Desired) {
     let Ok(net) = IpNet::new(address, host_prefix(address)) else { return };
-    let why = match method {
-        Forward::Tun => format!(
-            "requests come out of {dev} addressed to {address}; the device takes none without an \
-             address",
-        ),
-        Forward::Dr | Forward::Nat | Forward::Fullnat => format!(
-            "requests arrive addressed to {address}: the host must take them as its own, where no ARP \
-             request is answered",
-        ),
+    let ipv6 = address.is_ipv6();
+    let settings = Address {
+        scope: if ipv6 { Scope::Global } else { Scope::Host },
+        label: if ipv6 { None } else { label(&dev) },
+        broadcast: None,
+        nodad: ipv6,
     };
-    let address = Address { scope: Scope::Host, label: label(&dev), broadcast: None, nodad: false };
-    desired.address(AddressKey { dev, net }, address, why);
+    desired.address(AddressKey { dev, net }, settings, why);
 }

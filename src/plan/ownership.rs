@@ -2,16 +2,16 @@
 //!
 //! The receipt on the host remembers, for every thing that the topology owns, what was found when it
 //! was first taken. So removing something from the file gives it back, and destroy gives all back.
-//! Writing `ip_forward` moves other values; those are remembered beside it (in `found`, not in
-//! `owned`) and put back when it is given back.
+//! Writing `ip_forward`, or IPv6's `forwarding`, moves other values; those are remembered beside it (in
+//! `found`, not in `owned`) and put back when it is given back.
 
 use super::simulate::{self, SimulateError};
 use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Receipt, Sighting};
 use crate::state::{
-    ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route, Sysctl,
-    Timeouts,
+    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route,
+    Sysctl, Timeouts,
 };
 use crate::topology::TopologyName;
 
@@ -49,10 +49,12 @@ impl Goal {
         for item in &dropped {
             wanted.copy_item(item, &receipt.found);
         }
-        if !wants_forwarding(&ours) {
-            let shadows = shadows(&receipt.found);
-            wanted.sysctls.extend(shadows.clone());
-            owned.extend(shadows.into_keys().map(Item::Sysctl));
+        for forward in FORWARDING {
+            if !ours.contains(&Item::Sysctl(forward.clone())) {
+                let shadows = shadows(&forward, &receipt.found);
+                wanted.sysctls.extend(shadows.clone());
+                owned.extend(shadows.into_keys().map(Item::Sysctl));
+            }
         }
         let settled = (!ours.is_empty()).then(|| keeping(&receipt, &ours));
         Ok(Self { wanted, owned, receipt, settled })
@@ -85,8 +87,8 @@ fn taking(
     let before = with_modules(&seen.state, ours)?;
     for item in ours.difference(&receipt.owned.clone()) {
         receipt.found.copy_item(item, &before);
-        if *item == Item::Sysctl(Sysctl::IpForward) {
-            receipt.found.sysctls.extend(shadows(&before));
+        if let Item::Sysctl(key) = item {
+            receipt.found.sysctls.extend(shadows(key, &before));
         }
         receipt.owned.insert(item.clone());
     }
@@ -96,26 +98,30 @@ fn taking(
 /// The receipt with only `ours` left in it.
 fn keeping(receipt: &Receipt, ours: &Owned) -> Receipt {
     let mut found = receipt.found.restricted_to(ours);
-    if wants_forwarding(ours) {
-        found.sysctls.extend(shadows(&receipt.found));
+    for forward in FORWARDING {
+        if ours.contains(&Item::Sysctl(forward.clone())) {
+            found.sysctls.extend(shadows(&forward, &receipt.found));
+        }
     }
     Receipt { owned: ours.clone(), found, ..receipt.clone() }
 }
 
-fn wants_forwarding(ours: &Owned) -> bool {
-    ours.contains(&Item::Sysctl(Sysctl::IpForward))
-}
+/// What moves other values when it is written.
+const FORWARDING: [Sysctl; 2] = [Sysctl::IpForward, Sysctl::Ip6Forward];
 
-/// The values that move when `ip_forward` is written.
-fn shadows(state: &HostState) -> std::collections::BTreeMap<Sysctl, String> {
-    let moves = |key: &Sysctl| match key {
-        Sysctl::Conf(dev, item) => match item {
+/// The values that move when `forward` is written (see [`FORWARDING`]); none for any other.
+fn shadows(forward: &Sysctl, state: &HostState) -> std::collections::BTreeMap<Sysctl, String> {
+    let moves = |key: &Sysctl| match (forward, key) {
+        (Sysctl::IpForward, Sysctl::Conf(dev, item)) => match item {
             // `all.forwarding` is `ip_forward` itself.
             ConfItem::Forwarding => *dev != ConfDev::All,
             ConfItem::AcceptRedirects => *dev == ConfDev::All,
             _ => false,
         },
-        Sysctl::IpForward | Sysctl::Conf6(..) | Sysctl::Ip6Forward | Sysctl::Vs(_) => false,
+        (Sysctl::Ip6Forward, Sysctl::Conf6(dev, item)) => {
+            *item == Conf6Item::Forwarding && *dev != ConfDev::All
+        }
+        _ => false,
     };
     let moving = state.sysctls.iter().filter(|(key, _)| moves(key));
     moving.map(|(key, value)| (key.clone(), value.clone())).collect()

@@ -1,0 +1,209 @@
+//! The receiving side of TUN: what takes wrapped packets on a real server and unwraps them.
+//!
+//! What wraps them is the director's business and needs no device there. Which device unwraps them
+//! follows from the families outside (that of the RIP) and inside (that of the VIP):
+//!
+//! | | IPv4 inside | IPv6 inside |
+//! | --- | --- | --- |
+//! | IPIP, IPv4 outside | `tunl0` | `sit0` |
+//! | IPIP, IPv6 outside | a device of our own: `ip6tnl0` takes IPv6 only | `ip6tnl0` |
+//! | GUE | a port of UDP, and the device that IPIP would need: what was in GUE is handed to it | the same |
+//! | GRE | a device of our own for each RIP | the same |
+//!
+//! A device takes packets only while it is up. An IPv4 VIP stands on it: a source check, loose or
+//! not, drops everything that comes in on a device without an address (net/ipv4/fib_frontend.c,
+//! `__fib_validate_source`). IPv6 asks for none, so an IPv6 VIP stands on lo.
+
+use std::net::IpAddr;
+
+use super::real_server::{vip, vip_on_lo};
+use super::{Desired, director};
+use crate::state::{ConfItem, GuePort, Module, Sysctl, Tunnel, TunnelDevice, TunnelKind};
+use crate::topology::{IfName, Protocol, RealServer, Service, Topology};
+
+/// Adds what a real server of `service` needs to take what is sent to it by `rs`.
+pub(super) fn settle(
+    topology: &Topology,
+    service: &Service,
+    rs: &RealServer,
+    desired: &mut Desired,
+) {
+    let Some(dev) = receiver(service, rs, desired) else { return };
+    desired.link_up(dev.clone(), "wrapped requests are unwrapped here");
+    if !service.ipv6 {
+        desired.sysctl(
+            Sysctl::dev(&dev, ConfItem::RpFilter),
+            "2",
+            "requests come out of the tunnel but replies leave by another interface: a strict source \
+             check would drop them; 2 (loose) is enough and beats a strict `all`, as the kernel takes \
+             the larger of the two",
+        );
+    }
+    match service.vip_address() {
+        None => {}
+        Some(address @ IpAddr::V6(_)) => vip_on_lo(address, desired),
+        Some(address @ IpAddr::V4(_)) => {
+            let why = format!(
+                "requests come out of {dev} addressed to {address}; the device takes none without \
+                 an address"
+            );
+            vip(address, dev, why, desired);
+        }
+    }
+    clamp(topology, service, rs, desired);
+}
+
+/// What unwraps packets, and the device that they come out of.
+fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfName> {
+    match rs.tunnel {
+        Tunnel::Ipip => wildcard(service, rs, "IP", desired),
+        Tunnel::Gue { port, flags: _ } => {
+            let why = format!(
+                "the director sends requests for {} wrapped in UDP to port {port} (GUE)",
+                service.spoken()
+            );
+            desired.module(Module::Fou, why.clone());
+            desired.gue_port(GuePort { v6: rs.rip.is_ipv6(), port }, why);
+            wildcard(service, rs, "GUE", desired)
+        }
+        Tunnel::Gre { flags } => gre(service, rs, flags & CHECKSUM != 0, desired),
+    }
+}
+
+/// `IP_VS_TUNNEL_ENCAP_FLAG_CSUM` (include/uapi/linux/ip_vs.h), of GUE and GRE.
+const CHECKSUM: u16 = 1;
+
+/// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`, of GUE.
+const REMOTE_CHECKSUM: u16 = 2;
+
+/// The device of the kernel that takes packets from anybody.
+fn wildcard(
+    service: &Service,
+    rs: &RealServer,
+    wrapped_in: &str,
+    desired: &mut Desired,
+) -> Option<IfName> {
+    let module = match (rs.rip, service.ipv6) {
+        (IpAddr::V4(_), false) => Module::Ipip,
+        (IpAddr::V4(_), true) => Module::Sit,
+        (IpAddr::V6(_), _) => Module::Ip6Tnl,
+    };
+    let inside = if service.ipv6 { "IPv6" } else { "IPv4" };
+    let wrapped_in = match (wrapped_in, rs.rip) {
+        ("IP", IpAddr::V4(_)) => "IPv4",
+        ("IP", IpAddr::V6(_)) => "IPv6",
+        (other, _) => other,
+    };
+    let why = match (module, wrapped_in) {
+        (Module::Ipip, "IPv4") => {
+            format!("the director sends requests for {} wrapped in IPIP", service.spoken())
+        }
+        _ => format!(
+            "the director sends requests for {}, which are {inside}, wrapped in {wrapped_in}",
+            service.spoken()
+        ),
+    };
+    desired.module(module, why);
+    module.device()?.parse().ok()
+}
+
+/// A device of our own, bound to the RIP. `gre0` would take packets with and without a checksum only
+/// as it happens to be set, and is not ours.
+fn gre(
+    service: &Service,
+    rs: &RealServer,
+    checksum: bool,
+    desired: &mut Desired,
+) -> Option<IfName> {
+    let (module, kind) = match rs.rip {
+        IpAddr::V4(_) => (Module::IpGre, TunnelKind::Gre),
+        IpAddr::V6(_) => (Module::Ip6Gre, TunnelKind::Ip6gre),
+    };
+    let dev: IfName = format!("lvsgre{}", tail(rs.rip)).parse().ok()?;
+    let spoken = service.spoken();
+    desired.module(module, format!("the director sends requests for {spoken} wrapped in GRE"));
+    let sums = if checksum { "with" } else { "without" };
+    let why = format!(
+        "the director sends requests for {spoken} wrapped in GRE to {}, {sums} a checksum: this device \
+         unwraps just these, from whichever director",
+        rs.rip
+    );
+    desired.tunnel(dev.clone(), TunnelDevice { kind, local: rs.rip, checksum }, why);
+    Some(dev)
+}
+
+/// Eight hexadecimal digits for an address, so that a device's name says whose it is and stays the
+/// same whatever else is in the file: IPv4 as it is, IPv6 folded.
+fn tail(address: IpAddr) -> String {
+    let number = match address {
+        IpAddr::V4(address) => u32::from(address),
+        IpAddr::V6(address) => {
+            let words = address.octets();
+            words.chunks(4).fold(0, |folded, word| {
+                let word = word.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+                folded ^ word
+            })
+        }
+    };
+    format!("{number:08x}")
+}
+
+/// The MTU of Ethernet, which the way from the director to the real server is taken to have.
+const MTU: u16 = 1500;
+
+/// Requests of TCP: what clients send must leave room for what wraps it.
+fn clamp(topology: &Topology, service: &Service, rs: &RealServer, desired: &mut Desired) {
+    let Some(source) = service.vip_address() else { return };
+    if !director::protocols(service).any(|protocol| protocol == Protocol::Tcp) {
+        return;
+    }
+    let mss = largest_segment(rs.rip.is_ipv6(), service.ipv6, rs.tunnel);
+    let why = format!(
+        "clients of {source} are told to send segments of at most {mss} bytes: wrapped, larger ones do \
+         not fit into {MTU} bytes, and large uploads would stall where ICMP is lost on the way"
+    );
+    desired.clamp_mss(topology, source, mss, &why);
+    desired.module(Module::NfTables, "the maximum segment size is clamped with nftables");
+}
+
+/// Bytes of payload of a TCP segment without options (RFC 9293, 3.7.1) that still fits when wrapped
+/// (net/netfilter/ipvs/ip_vs_xmit.c, `ip_vs_tunnel_xmit` and `__ip_vs_get_out_rt`).
+fn largest_segment(outside_v6: bool, inside_v6: bool, tunnel: Tunnel) -> u16 {
+    let header = |v6: bool| if v6 { 40 } else { 20 };
+    let between = match tunnel {
+        Tunnel::Ipip => 0,
+        // UDP and GUE; a remote checksum is an option of 4 bytes behind 4 of private flags.
+        Tunnel::Gue { flags, .. } if flags & REMOTE_CHECKSUM != 0 => 8 + 4 + 8,
+        Tunnel::Gue { .. } => 8 + 4,
+        Tunnel::Gre { flags } if flags & CHECKSUM != 0 => 4 + 4,
+        Tunnel::Gre { .. } => 4,
+    };
+    let tcp = 20;
+    MTU - header(outside_v6) - between - header(inside_v6) - tcp
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_wrapped_segment_fills_the_wire_exactly() {
+        let gue = |flags| Tunnel::Gue { port: 6080, flags };
+        assert_eq!(largest_segment(false, false, Tunnel::Ipip), 1440);
+        assert_eq!(largest_segment(false, true, Tunnel::Ipip), 1420);
+        assert_eq!(largest_segment(true, true, Tunnel::Ipip), 1400);
+        assert_eq!(largest_segment(false, false, gue(1)), 1428);
+        assert_eq!(largest_segment(true, true, gue(2)), 1380);
+        assert_eq!(largest_segment(false, false, Tunnel::Gre { flags: 0 }), 1436);
+        assert_eq!(largest_segment(true, false, Tunnel::Gre { flags: 1 }), 1412);
+    }
+
+    #[test]
+    fn names_of_devices_tell_addresses_apart_and_are_short_enough() {
+        let name = |address: &str| format!("lvsgre{}", tail(address.parse().unwrap()));
+        assert_eq!(name("192.0.2.4"), "lvsgrec0000204");
+        assert_ne!(name("2001:db8::4"), name("2001:db8::5"));
+        assert!(name("2001:db8::4").parse::<IfName>().is_ok());
+    }
+}
