@@ -124,7 +124,8 @@ pub(super) fn vip_on_lo(address: IpAddr, desired: &mut Desired) {
 }
 
 /// Always a host address: a shorter prefix would make the VIP's whole subnet local and cut the host
-/// off from it. An IPv6 address has the scope that its bits say, and no label.
+/// off from it. An IPv6 address has the scope that its bits say, and no label; it is deprecated, so
+/// that the host never sends from it unless a reply has to.
 pub(super) fn vip(address: IpAddr, dev: IfName, why: String, desired: &mut Desired) {
     let Ok(net) = IpNet::new(address, host_prefix(address)) else { return };
     let ipv6 = address.is_ipv6();
@@ -133,6 +134,7 @@ pub(super) fn vip(address: IpAddr, dev: IfName, why: String, desired: &mut Desir
         label: if ipv6 { None } else { label(&dev) },
         broadcast: None,
         nodad: ipv6,
+        deprecated: ipv6,
     };
     desired.address(AddressKey { dev, net }, settings, why);
 }

@@ -54,6 +54,7 @@ fn addresses() -> impl Strategy<Value = BTreeMap<AddressKey, Address>> {
         label: label.map(str::to_owned),
         broadcast: broadcast.then(|| [192, 0, 2, 255].into()),
         nodad: false,
+        deprecated: false,
     });
     btree_map(select(keys), address, 0..4)
 }

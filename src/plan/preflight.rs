@@ -38,7 +38,45 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Sighting) -> Vec<Obstacl
     settings(desired, seen, &mut all);
     routes(goal, seen, &mut all);
     vips(desired, seen, &mut all);
+    contested(goal, &mut all);
     all
+}
+
+/// A service that somebody else made otherwise than the file wants it.
+fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
+    for (key, how) in &goal.contested {
+        all.push(Obstacle {
+            message: format!("{key} is in the IPVS table already, and not by lvsprov: {how}"),
+            why: "whoever made it may rely on it".to_owned(),
+            cure:
+                "take it out of the file or out of the table, or take it over with `--adopt`: it \
+                   becomes what the file says, and destroy removes it"
+                    .to_owned(),
+        });
+    }
+}
+
+/// `ipvs: exclusive` on a host where another topology has services.
+pub fn exclusive(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
+    for (other, owned) in &seen.others {
+        let theirs = owned.iter().filter_map(|item| match item {
+            Item::Service(key) if !goal.wanted.services.contains_key(key) => Some(key.to_string()),
+            _ => None,
+        });
+        let theirs: Vec<String> = theirs.collect();
+        if !theirs.is_empty() {
+            all.push(Obstacle {
+                message: format!(
+                    "the topology {other} has services on this host: {}",
+                    theirs.join(", ")
+                ),
+                why: "`ipvs: exclusive` leaves no service that is not in this file".to_owned(),
+                cure: format!(
+                    "destroy {other} first, say both in one file, or write `ipvs: shared`"
+                ),
+            });
+        }
+    }
 }
 
 /// A receipt of a later version says things that we would lose.

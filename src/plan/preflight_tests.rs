@@ -16,7 +16,7 @@ fn key(text: &str) -> AddressKey {
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
 }
 
 fn route(gateway: &str) -> Route {

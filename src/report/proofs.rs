@@ -7,6 +7,7 @@ use owo_colors::OwoColorize as _;
 
 use crate::cluster::HostStatus;
 use crate::cluster::outcome::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+use crate::state::Timeouts;
 
 /// As JSON, schema `lvsprov/verify/1`.
 pub fn verify_json(report: &VerifyReport) -> serde_json::Value {
@@ -50,6 +51,13 @@ pub fn status_text(report: &StatusReport) -> String {
         for difference in &host.drift {
             let _ = writeln!(text, "    {} {difference}", "differs:".yellow());
         }
+        if let Some(timeouts) = host.timeouts.filter(|timeouts| *timeouts != Timeouts::default()) {
+            let _ = writeln!(text, "    timeouts: {timeouts}");
+        }
+        for (role, daemon) in &host.daemons {
+            let _ = writeln!(text, "    sync daemon {role}: {daemon}");
+        }
+        text.push_str(&super::foreign(&host.foreign));
         if let Some(failure) = &host.failure {
             let _ = writeln!(text, "    {} {failure}", "error:".red());
             if let Some(cure) = &failure.cure {
@@ -84,25 +92,36 @@ fn state(host: &HostView) -> String {
 }
 
 fn service_text(director: &str, service: &ServiceView) -> String {
-    let scheduler = service.scheduler.as_deref().unwrap_or("not there");
+    let settings = service.settings.as_deref().unwrap_or("not there");
     let key = service.key.to_string();
     let name = if service.spoken == key { String::new() } else { format!("{}  ", service.spoken) };
-    let mut text = format!("{}{key}  {scheduler}  on {director}\n", name.bold());
-    let mut rows = vec![
-        ["real server", "address", "method", "weight", "active", "inactive", "total"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut text = format!("{}{key}  {settings}  on {director}\n", name.bold());
+    // Columns that would say nothing are left out.
+    let persistent = service.persistence.is_some()
+        || service.real_servers.iter().any(|rs| rs.counters.persistent > 0);
+    let limited =
+        service.real_servers.iter().any(|rs| rs.upper_threshold > 0 || rs.lower_threshold > 0);
+    let mut head = vec!["real server", "address", "method", "weight", "active", "inactive"];
+    head.extend(persistent.then_some("persistent"));
+    head.push("total");
+    head.extend(limited.then_some("thresholds"));
+    let mut rows: Vec<Vec<String>> = vec![head.into_iter().map(str::to_owned).collect()];
     for rs in &service.real_servers {
-        rows.push(vec![
+        let mut row = vec![
             rs.host.as_ref().map_or_else(|| "not in the file".to_owned(), ToString::to_string),
             rs.key.to_string(),
             rs.method.clone(),
             rs.weight.to_string(),
             rs.counters.active.to_string(),
             rs.counters.inactive.to_string(),
-            rs.counters.total.to_string(),
-        ]);
+        ];
+        row.extend(persistent.then(|| rs.counters.persistent.to_string()));
+        row.push(rs.counters.total.to_string());
+        row.extend(limited.then(|| match (rs.lower_threshold, rs.upper_threshold) {
+            (0, 0) => "none".to_owned(),
+            (lower, upper) => format!("{lower}..{upper}"),
+        }));
+        rows.push(row);
     }
     text.push_str(&super::table::aligned(&rows, 2));
     text

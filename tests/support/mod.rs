@@ -67,8 +67,13 @@ pub fn bare(host: &Host) -> Sighting {
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address =
-                Address { scope: Scope::Global, label: None, broadcast: None, nodad: false };
+            let address = Address {
+                scope: Scope::Global,
+                label: None,
+                broadcast: None,
+                nodad: false,
+                deprecated: false,
+            };
             state.addresses.insert(key, address);
             let connected = Route {
                 gateway: None,

@@ -151,12 +151,11 @@ impl NftSocket {
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
         for (family, found) in tables {
             let name = std::str::from_utf8(&found.name).ok().filter(|_| family == INET);
-            match name.and_then(|name| name.parse::<TableName>().ok()) {
-                Some(name) => ours.push((name, found)),
-                None => {
-                    let name = table::printable(&found.name);
-                    seen.foreign.insert(format!("{} {name}", table::family(family)));
-                }
+            if let Some(name) = name.and_then(|name| name.parse::<TableName>().ok()) {
+                ours.push((name, found));
+            } else {
+                let name = table::printable(&found.name);
+                seen.foreign.insert(format!("{} {name}", table::family(family)));
             }
         }
         if !ours.is_empty() {
