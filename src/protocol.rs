@@ -54,11 +54,11 @@ pub enum Request {
         /// As in `Look`.
         sysctls: BTreeSet<Sysctl>,
     },
-    /// Ask by ARP who has `target`, and name everybody who answers.
+    /// Ask by ARP or neighbour discovery who has `target`, and name everybody who answers.
     WhoHas {
         /// Over which interface.
         dev: IfName,
-        /// For which IPv4 address.
+        /// For which address.
         target: IpAddr,
         /// How long to listen, in milliseconds; 1-10000.
         wait_ms: u32,
