@@ -119,6 +119,10 @@ pub struct HostFacts {
     pub hardware: BTreeMap<IfName, String>,
     /// Whether the kernel has, or could load, each module.
     pub modules: BTreeMap<Module, Capability>,
+    /// Schedulers (`rr`) and persistence engines (`pe_sip`) that the kernel has or could load; `None`
+    /// where its modules are not listed.
+    #[serde(default)]
+    pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
     /// From where the controller is logged in, where the host knows it (ssh).
