@@ -39,6 +39,7 @@ pub(super) enum Target {
     Mark {
         mark: u32,
         v6: bool,
+        udp: bool,
     },
 }
 
@@ -145,7 +146,11 @@ impl Expression<'_> {
                 protocol: *protocol,
                 ports: vec![address.port()],
             },
-            ServiceKey::Fwmark { v6, mark } => Target::Mark { mark: *mark, v6: *v6 },
+            // Single packets and SIP over UDP only: another protocol would make no sense to check.
+            ServiceKey::Fwmark { v6, mark } => {
+                let one_packet = service.flags.has(ServiceFlags::ONE_PACKET);
+                Target::Mark { mark: *mark, v6: *v6, udp: one_packet || service.engine.is_some() }
+            }
         };
         let (forward, tunnel) = self.common();
         let reals = service
@@ -258,13 +263,19 @@ impl Expression<'_> {
     }
 
     fn engine(&mut self, engine: String) -> Option<String> {
-        if engine == "sip" {
-            return Some(engine);
-        }
+        let other = match &self.service.key {
+            ServiceKey::Address(protocol, _) => *protocol != Protocol::Udp,
+            ServiceKey::Fwmark { .. } => false,
+        };
+        let why = match engine.as_str() {
+            "sip" if other => "it reads UDP packets only, so it has no effect; it is left out",
+            "sip" => return Some(engine),
+            _ => "sip is the only one that any kernel has",
+        };
         self.remark(
             RemarkKind::NotExpressible,
             format!("persistence engine {engine:?} of {}", self.service.key),
-            "sip is the only one that any kernel has",
+            why,
         );
         None
     }
