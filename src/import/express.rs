@@ -230,17 +230,19 @@ impl Expression<'_> {
             ServiceKey::Address(_, vip) => vip.port(),
             ServiceKey::Fwmark { .. } => 0,
         };
-        let maps = destination.method == ForwardingMethod::Masquerade;
+        let nat = destination.method == ForwardingMethod::Masquerade;
+        let every = own == 0 && self.service.service.flags.has(ServiceFlags::PERSISTENT);
+        let maps = nat && !every;
         let mut port = (at.0.port() != own).then(|| at.0.port());
         if let Some(ignored) = port.filter(|_| !maps) {
             let what = what();
-            self.remark(
-                RemarkKind::Guessed,
-                what,
-                format!(
-                    "only NAT maps ports; the kernel ignores port {ignored}, and it is left out"
-                ),
-            );
+            let why = if nat {
+                "a persistent service of several ports keeps the port that the client asked for"
+            } else {
+                "only NAT maps ports"
+            };
+            let why = format!("{why}: the kernel ignores port {ignored}, and it is left out");
+            self.remark(RemarkKind::Guessed, what, why);
             port = None;
         }
         let this = self.forward(destination.method).unwrap_or(forward);
