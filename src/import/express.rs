@@ -39,6 +39,7 @@ pub(super) enum Target {
     Mark {
         mark: u32,
         v6: bool,
+        udp: bool,
     },
 }
 
@@ -145,7 +146,11 @@ impl Expression<'_> {
                 protocol: *protocol,
                 ports: vec![address.port()],
             },
-            ServiceKey::Fwmark { v6, mark } => Target::Mark { mark: *mark, v6: *v6 },
+            // Single packets and SIP over UDP only: another protocol would make no sense to check.
+            ServiceKey::Fwmark { v6, mark } => {
+                let one_packet = service.flags.has(ServiceFlags::ONE_PACKET);
+                Target::Mark { mark: *mark, v6: *v6, udp: one_packet || service.engine.is_some() }
+            }
         };
         let (forward, tunnel) = self.common();
         let reals = service
@@ -225,17 +230,19 @@ impl Expression<'_> {
             ServiceKey::Address(_, vip) => vip.port(),
             ServiceKey::Fwmark { .. } => 0,
         };
-        let maps = destination.method == ForwardingMethod::Masquerade;
+        let nat = destination.method == ForwardingMethod::Masquerade;
+        let every = own == 0 && self.service.service.flags.has(ServiceFlags::PERSISTENT);
+        let maps = nat && !every;
         let mut port = (at.0.port() != own).then(|| at.0.port());
         if let Some(ignored) = port.filter(|_| !maps) {
             let what = what();
-            self.remark(
-                RemarkKind::Guessed,
-                what,
-                format!(
-                    "only NAT maps ports; the kernel ignores port {ignored}, and it is left out"
-                ),
-            );
+            let why = if nat {
+                "a persistent service of several ports keeps the port that the client asked for"
+            } else {
+                "only NAT maps ports"
+            };
+            let why = format!("{why}: the kernel ignores port {ignored}, and it is left out");
+            self.remark(RemarkKind::Guessed, what, why);
             port = None;
         }
         let this = self.forward(destination.method).unwrap_or(forward);
@@ -258,13 +265,19 @@ impl Expression<'_> {
     }
 
     fn engine(&mut self, engine: String) -> Option<String> {
-        if engine == "sip" {
-            return Some(engine);
-        }
+        let other = match &self.service.key {
+            ServiceKey::Address(protocol, _) => *protocol != Protocol::Udp,
+            ServiceKey::Fwmark { .. } => false,
+        };
+        let why = match engine.as_str() {
+            "sip" if other => "it reads UDP packets only, so it has no effect; it is left out",
+            "sip" => return Some(engine),
+            _ => "sip is the only one that any kernel has",
+        };
         self.remark(
             RemarkKind::NotExpressible,
             format!("persistence engine {engine:?} of {}", self.service.key),
-            "sip is the only one that any kernel has",
+            why,
         );
         None
     }

@@ -295,8 +295,11 @@ fn target_parts(target: &Target, prefix: Option<u8>) -> Vec<String> {
             }
             parts
         }
-        Target::Mark { mark, v6 } => {
+        Target::Mark { mark, v6, udp } => {
             let mut parts = vec![format!("mark: {mark}")];
+            if *udp {
+                parts.push("protocol: udp".to_owned());
+            }
             if *v6 {
                 parts.push("family: ipv6".to_owned());
             }
