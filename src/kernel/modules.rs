@@ -170,9 +170,9 @@ impl Lists {
         }
         let mut parts = BTreeSet::new();
         let mut read = |file: &str| {
-            let list = fs::read(folder.join(file)).unwrap_or_default();
-            parts.extend(parts_in_list(&list));
-            modules_in_list(&list)
+            let text = fs::read(folder.join(file)).unwrap_or_default();
+            parts.extend(parts_in_list(&text));
+            modules_in_list(&text)
         };
         let (built_in, files) = (read("modules.builtin"), read("modules.dep"));
         let lists = Arc::new(Self { built_in, files, parts });
