@@ -12,6 +12,8 @@ pub enum Severity {
     Error,
     /// It works, and is perhaps not what was meant: does not block.
     Warning,
+    /// It works as meant, and its user should know what comes with it: does not block.
+    Note,
 }
 
 /// One thing found in a topology.
@@ -53,5 +55,16 @@ impl Finding {
         cure: impl Into<String>,
     ) -> Self {
         Self { severity: Severity::Warning, ..Self::error(rule, at, message, why, cure) }
+    }
+
+    /// A finding with nothing to mend in the file.
+    pub fn note(
+        rule: &'static str,
+        at: Position,
+        message: impl Into<String>,
+        why: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Note, ..Self::error(rule, at, message, why, cure) }
     }
 }

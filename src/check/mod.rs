@@ -9,28 +9,42 @@
 //! | trap | what goes wrong | rule | case |
 //! | --- | --- | --- | --- |
 //! | 5 | VIP with a mask on lo makes the LAN local | `mask-on-lo`, `vip-is-own-address` | mask-on-lo |
-//! | 6 | DR and TUN never rewrite a port | `port-mapping` | port-mapping |
+//! | 6 | DR and TUN never rewrite a port, nor do templates for several ports | `port-mapping` | port-mapping, ignored-values |
 //! | 7 | DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
-//! | 8, 28 | the director is its own real server | `director-is-real-server` | director-is-real-server |
+//! | 8, 28 | the director is its own real server: it may be | `port-mapping` | director-serves |
 //! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
 //! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
 //! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
+//! | 13 | a mark whose addresses nobody takes | `mark-without-vip` (note) | marks |
 //! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
 //! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
-//! | 33 | port 0 without persistence | `port-zero` | numbers |
-//! | 34, 35 | weight 0 everywhere: nobody answers | `all-weights-zero` (warning) | weights |
-//! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights |
+//! | 20 | FULLNAT: no way there or back; no connection tracking; who the client is gets lost | `fullnat-no-route`, `setting-contradicts`, `fullnat-hides-clients` (note) | fullnat, ipvs-settings |
+//! | 22 | two timeouts for one connection | `idle-connections` (note, or warning) | fullnat, ipvs-settings |
+//! | 27 | what a real server cannot unwrap at once | `gre-checksums-differ`, `gue-port-taken`, `gue-port` | tunnels, service-words |
+//! | 32 | mixed families without a tunnel, or with a sync daemon | `mixed-families`, `mixed-families-and-sync` | families |
+//! | 33 | every port without persistence | `port-zero`, `port-any` | numbers, ignored-values |
+//! | 34, 35 | weight 0 everywhere: nobody answers; persistence that keeps clients there | `all-weights-zero` (warning), `setting-contradicts` | weights, ipvs-settings |
+//! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights, ignored-values |
+//! | 37 | two directors that send to each other; backup_only without its daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
+//! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
+//! | - | marked packets go to the mark's service, whoever else is there | `mark-overlaps` | marks |
 //!
-//! Traps 1-4, 9, 10, 12, 16-18, 23-25 are not found but prevented: `desired` and `plan` set and
-//! order what they need. 19, 21, 22, 26, 29, 39-41 show on hosts only. 13, 27, 37, 38 need what
-//! this version's file cannot say.
+//! Traps 1-4, 9, 10, 12, 16-18, 23-26 are not found but prevented: `desired` and `plan` set and
+//! order what they need. 19, 21, 29, 39-41 show on hosts only. 38 needs what this version's file
+//! cannot say.
 
 mod finding;
+mod ipvs;
+mod marks;
 mod path;
 mod reach;
 mod services;
+mod tunnels;
+mod values;
 mod vips;
+
+use ipnet::IpNet;
 
 use crate::topology::{self, Service, Topology, Unclear, Vip};
 
@@ -50,7 +64,7 @@ pub fn examine(name: &str, text: &str) -> Examined {
     let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
     let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
-        findings.extend(apply(&Subject { topology, unclear: &unclear, whole }));
+        findings.extend(apply(&Subject::new(topology, &unclear, whole)));
     }
     tidy(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
@@ -60,7 +74,7 @@ pub fn examine(name: &str, text: &str) -> Examined {
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
     let unclear = Unclear::default();
-    let mut findings = apply(&Subject { topology, unclear: &unclear, whole: true });
+    let mut findings = apply(&Subject::new(topology, &unclear, true));
     tidy(&mut findings);
     findings
 }
@@ -72,9 +86,21 @@ struct Subject<'a> {
     unclear: &'a Unclear,
     /// Nothing was left out because it could not be understood.
     whole: bool,
+    /// The services whose VIP brings a subnet. They are looked through for every real server of every
+    /// service, so they are picked out once.
+    with_subnet: Vec<(&'a Service, &'a Vip, IpNet)>,
 }
 
 impl<'a> Subject<'a> {
+    fn new(topology: &'a Topology, unclear: &'a Unclear, whole: bool) -> Self {
+        let with_subnet = topology.services.iter().filter_map(|service| {
+            let vip = service.vip.as_ref()?;
+            let net = IpNet::new(vip.address, vip.prefix?).ok()?;
+            (net.prefix_len() < net.max_prefix_len()).then_some((service, vip, net))
+        });
+        Self { topology, unclear, whole, with_subnet: with_subnet.collect() }
+    }
+
     /// The services that have a VIP, with it.
     fn with_vip(&self) -> impl Iterator<Item = (&'a Service, &'a Vip)> + use<'a> {
         self.topology.services.iter().filter_map(|s| Some((s, s.vip.as_ref()?)))
@@ -87,12 +113,27 @@ const RULES: &[Rule] = &[
     services::duplicate_service,
     services::duplicate_real_server,
     services::port_mapping,
-    services::director_is_real_server,
     services::client_is_real_server,
     services::weights_ignored,
     services::all_weights_zero,
-    services::hash_without_fallback,
     services::unused_host,
+    values::thresholds,
+    values::one_packet,
+    values::port_any,
+    values::engine,
+    values::scheduler_flags,
+    values::hash_without_fallback,
+    values::mixed_families,
+    marks::overlap,
+    marks::without_address,
+    tunnels::gre_checksums,
+    tunnels::gue_port_taken,
+    ipvs::sync_interface,
+    ipvs::setting_range,
+    ipvs::setting_contradicts,
+    ipvs::setting_without_effect,
+    ipvs::fullnat,
+    ipvs::two_timeouts,
     vips::is_own_address,
     vips::on_two_directors,
     vips::prefix_differs,
@@ -103,6 +144,8 @@ const RULES: &[Rule] = &[
     vips::mask_of_interface,
     reach::dr_not_on_link,
     reach::tun_no_route,
+    reach::fullnat_no_route,
+    reach::family_without_client,
     reach::director_is_gateway,
     reach::nat_gateway,
     reach::nat_client_on_link,

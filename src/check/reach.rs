@@ -58,6 +58,65 @@ pub(super) fn dr_not_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
+/// FULLNAT: the director must reach the real server, and that one the director's own address, which
+/// is the source of what it gets.
+pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (_, real, host, director) in real_servers(subject, |f| f == Forward::Fullnat) {
+        let there = subject.walk(director, real.rip);
+        if let Some(because) = stuck(there) {
+            findings.push(Finding::error(
+                "fullnat-no-route",
+                real.at,
+                format!(
+                    "the director {} cannot reach {} ({}): {because}",
+                    director.name, real.host, real.rip
+                ),
+                "requests are routed to the real server like any other packet",
+                cure(there, real.host.as_str()),
+            ));
+            continue;
+        }
+        let Some(source) = source(director, real.rip) else { continue };
+        let back = subject.walk(host, source);
+        let Some(because) = stuck(back) else { continue };
+        findings.push(Finding::error(
+            "fullnat-no-route",
+            real.at,
+            format!(
+                "{} cannot reach {source} of the director {}: {because}",
+                real.host, director.name
+            ),
+            "requests come with that source: replies to it never arrive",
+            cure(back, director.name.as_str()),
+        ));
+    }
+    findings
+}
+
+/// A family of which there is a service and no client that could ask for it.
+pub(super) fn family_without_client(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let clients: Vec<&Host> = subject.topology.with_role(Role::Client).collect();
+    if clients.is_empty() || !subject.whole {
+        return findings;
+    }
+    for (service, vip) in subject.with_vip() {
+        if clients.iter().any(|client| Subject::speaks(client, vip.address)) {
+            continue;
+        }
+        let family = if service.ipv6 { "IPv6" } else { "IPv4" };
+        findings.push(Finding::warning(
+            "family-without-client",
+            vip.at,
+            format!("no client of the file has an {family} address, and {} is an {family} service", service.spoken()),
+            "`verify` and the lab have nobody to send requests, and no way there and back was looked at",
+            format!("give a client an {family} address"),
+        ));
+    }
+    findings
+}
+
 /// The director must have a route to a tunnel's other end.
 pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Finding, Subject};
 use crate::desired::service_key;
-use crate::topology::{RealServer, Role, Scheduler, Service};
+use crate::topology::{Role, Scheduler, Service};
 
 /// Two services with one name in the table.
 pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
@@ -56,39 +56,38 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Trap 6: DR and TUN never rewrite the port.
+/// Trap 6: DR and TUN never rewrite the port. Nor does NAT where a client stays by a template that is
+/// for all ports (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_sched_persist`).
 pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
-        let mapped = |r: &&RealServer| !r.forward.rewrites() && r.port != service.port;
-        for real in service.real_servers.iter().filter(mapped) {
-            findings.push(Finding::error(
-                "port-mapping",
-                real.at,
-                format!("port {} is mapped to {} under {}", service.port, real.port, real.forward),
-                format!(
-                    "{} passes the packet on as it is: it arrives at port {}, and the kernel ignores the other without an error",
-                    real.forward, service.port
-                ),
-                format!("let {} listen on port {}, or use `forward: nat`", real.host, service.port),
-            ));
-        }
-    }
-    findings
-}
-
-/// Traps 8 and 28: not in this version.
-pub(super) fn director_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for service in &subject.topology.services {
-        for real in service.real_servers.iter().filter(|r| r.host == service.director) {
-            findings.push(Finding::error(
-                "director-is-real-server",
-                real.at,
-                format!("{} is both the director and a real server of {}", real.host, service.spoken()),
-                "IPVS would answer locally, with other settings than a real server needs; this version does not bring that up",
-                "use another host as real server",
-            ));
+        let every = service.port == 0;
+        let from = if every { "every port".to_owned() } else { format!("port {}", service.port) };
+        for real in service.real_servers.iter().filter(|real| real.port != service.port) {
+            let message = format!("{from} is mapped to {} under {}", real.port, real.forward);
+            let (why, cure) = if !real.forward.rewrites() {
+                let arrives =
+                    if every { "the port that it was sent to".into() } else { from.clone() };
+                (
+                    format!(
+                        "{} passes the packet on as it is: it arrives at {arrives}, and the kernel ignores the other without an error",
+                        real.forward
+                    ),
+                    if every {
+                        "remove `port:` from the real server, or use `forward: nat`".to_owned()
+                    } else {
+                        format!("let {} listen on {from}, or use `forward: nat`", real.host)
+                    },
+                )
+            } else if every && service.persistence.is_some() {
+                (
+                    "a persistent service of several ports keeps the port that the client asked for, and the kernel ignores the other without an error".to_owned(),
+                    "remove `port:` from the real server, or write one service for each port".to_owned(),
+                )
+            } else {
+                continue;
+            };
+            findings.push(Finding::error("port-mapping", real.at, message, why, cure));
         }
     }
     findings
@@ -153,23 +152,6 @@ pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
                 format!("every real server of {} has weight 0", service.spoken()),
                 "weight 0 takes no new connections: clients are refused",
                 "give at least one real server a weight, unless the service is being drained",
-            )
-        })
-        .collect()
-}
-
-/// Trap 36: sh and mh go on sending to a server that is out.
-pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
-    let hashing = |s: &&Service| matches!(s.scheduler, Scheduler::Sh | Scheduler::Mh);
-    let services = subject.topology.services.iter().filter(hashing);
-    services
-        .map(|service| {
-            Finding::warning(
-                "hash-without-fallback",
-                service.at,
-                format!("{} runs without its fallback flag", service.scheduler),
-                "clients of a real server with weight 0 are refused instead of going to another one, and clients behind one NAT all go to the same; this version cannot say the flags yet",
-                "use wrr or wlc, unless a client must stay on its server at that price",
             )
         })
         .collect()

@@ -16,12 +16,13 @@ pub enum Loaded {
     Bad,
 }
 
-/// Reads and checks `path`. Findings go to standard error; with `--format json` errors also make the
+/// Reads and checks `path`. Findings go to standard error, but for notes, which `check` says; with `--format json` errors also make the
 /// document on standard output.
 pub fn load(path: &Path, format: Format) -> Result<Loaded, Box<dyn std::error::Error>> {
     let text = topology::read_file(path)?;
     let name = path.display().to_string();
-    let examined = check::examine(&name, &text);
+    let mut examined = check::examine(&name, &text);
+    examined.findings.retain(|finding| finding.severity != Severity::Note);
     let bad = examined.findings.iter().any(|finding| finding.severity == Severity::Error);
     if !examined.findings.is_empty() {
         output::complain(&report::findings::text(&name, &text, &examined.findings, true));

@@ -1,5 +1,5 @@
-//! What the network itself says: who answers ARP for a VIP, whether requests are answered, and how
-//! the running table compares with the file.
+//! What the network itself says: who answers ARP or neighbour discovery for a VIP, whether requests are
+//! answered, and how the running table compares with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,9 +13,10 @@ use super::planning::{ClusterPlan, Prospect};
 use super::session::{NoAnswer, Session, unexpected};
 use crate::desired::service_key;
 use crate::protocol::{Failure, Reply, Request, Sighting};
+use crate::state::ServiceFlags;
 use crate::topology::{Host, HostName, IfName, Protocol, Role, Service, Topology};
 
-/// How long to listen for ARP answers, in milliseconds. A neighbour answers within a few.
+/// How long to listen for a neighbour's answers, in milliseconds. A neighbour answers within a few.
 const ARP_WAIT_MS: u32 = 700;
 /// How long one request may take, in milliseconds.
 const FETCH_TIMEOUT_MS: u32 = 3000;
@@ -60,14 +61,14 @@ fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
 }
 
 fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
-    let with_vip = topology.services.iter().filter_map(|s| Some((s.vip_address()?, s)));
-    with_vip.filter(|(vip, _)| vip.is_ipv4()).collect()
+    topology.services.iter().filter_map(|s| Some((s.vip_address()?, s))).collect()
 }
 
-/// On the VIP's segment exactly one machine may answer ARP for it: the director.
+/// On the VIP's segment exactly one machine may answer ARP (neighbour discovery) for it: the director.
 async fn prove_arp(session: &mut Session<'_>, vip: (IpAddr, &Service), seen: &Seen) -> Proof {
     let (vip, service) = vip;
-    let claim = format!("only {} answers ARP for {vip}", service.director);
+    let how = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    let claim = format!("only {} answers {how} for {vip}", service.director);
     let not_checked =
         |evidence: String| Proof { claim: claim.clone(), verdict: Verdict::NotChecked, evidence };
     let Some((asker, dev)) = asker(session.topology, service, seen) else {
@@ -150,37 +151,61 @@ async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
     let clients: Vec<&Host> =
         topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
     for service in &topology.services {
-        let claim = |who: &str| format!("{who} is answered by {}", called(service));
-        let target = service.vip_address().zip(service.ports().first().copied());
-        if target.is_none() || service.protocol == Protocol::Sctp || clients.is_empty() {
-            let evidence = if target.is_none() {
-                "the file does not say to which address and port requests go"
-            } else if clients.is_empty() {
-                "no client of the file can be reached to send requests"
-            } else {
-                "lvsprov sends TCP and UDP requests only"
-            };
+        let targets = targets(service);
+        if targets.is_empty() || clients.is_empty() {
             proofs.push(Proof {
-                claim: claim("a client"),
+                claim: format!("a client is answered by {}", called(service)),
                 verdict: Verdict::NotChecked,
-                evidence: evidence.to_owned(),
+                evidence: why_not(service, &targets).to_owned(),
             });
             continue;
         }
-        let Some((vip, port)) = target else { continue };
-        for client in &clients {
-            let request = Request::Fetch {
-                target: SocketAddr::new(vip, port),
-                protocol: service.protocol,
-                count: requests_for(service),
-                timeout_ms: FETCH_TIMEOUT_MS,
-            };
+        for (client, (protocol, target)) in
+            clients.iter().flat_map(|client| targets.iter().map(move |target| (client, *target)))
+        {
+            let claim = answered(&client.name, service, protocol, target);
+            let count = requests_for(service);
+            let request = Request::Fetch { target, protocol, count, timeout_ms: FETCH_TIMEOUT_MS };
             let mut answers = session.ask(BTreeMap::from([(client.name.clone(), request)])).await;
             let answer = answers.remove(&client.name);
-            proofs.push(judge_traffic(claim(client.name.as_str()), answer));
+            proofs.push(judge_traffic(claim, answer));
         }
     }
     proofs
+}
+
+/// Where requests can be sent for `service`: every port that the file names, over protocols that an
+/// agent speaks. None where the file names no VIP or no port: which of a host's ports answers when all
+/// are passed on is nothing that a file says.
+pub(crate) fn targets(service: &Service) -> Vec<(Protocol, SocketAddr)> {
+    let Some(vip) = service.vip_address() else { return Vec::new() };
+    let protocols = match &service.mark {
+        Some(mark) => mark.protocols.clone(),
+        None => BTreeSet::from([service.protocol]),
+    };
+    let spoken = protocols.into_iter().filter(|protocol| *protocol != Protocol::Sctp);
+    let ports = service.ports();
+    spoken
+        .flat_map(|protocol| ports.iter().map(move |port| (protocol, SocketAddr::new(vip, *port))))
+        .collect()
+}
+
+fn why_not(service: &Service, targets: &[(Protocol, SocketAddr)]) -> &'static str {
+    if !targets.is_empty() {
+        "no client of the file can be reached to send requests"
+    } else if service.vip.is_none() {
+        "the file does not say to which address requests go: others' rules set the mark"
+    } else if service.ports().is_empty() {
+        "the file does not say which of all ports answers"
+    } else {
+        "lvsprov sends TCP and UDP requests only"
+    }
+}
+
+/// The claim; a service with several ports is told with each.
+fn answered(client: &HostName, service: &Service, protocol: Protocol, at: SocketAddr) -> String {
+    let claim = format!("{client} is answered by {}", called(service));
+    if service.mark.is_some() { format!("{claim} on {protocol} {at}") } else { claim }
 }
 
 /// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
@@ -216,6 +241,7 @@ fn judge_traffic(claim: String, answer: Option<Result<Reply, NoAnswer>>) -> Proo
 
 /// What is running, and how it differs from the file. Pure.
 pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusReport {
+    let directs = |name: &HostName| topology.services.iter().any(|s| s.director == *name);
     let hosts = plan.hosts.iter().map(|(name, prospect)| {
         let sighting = seen.get(name).and_then(|sighting| sighting.as_ref().ok());
         let report = prospect.report();
@@ -232,6 +258,9 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusRep
             applied_since: sighting.and_then(|s| s.receipt.as_ref()).map(|receipt| receipt.since),
             drift,
             services: sighting.map(|s| services(topology, name, s)).unwrap_or_default(),
+            foreign: report.foreign,
+            timeouts: sighting.filter(|_| directs(name)).and_then(|s| s.state.timeouts),
+            daemons: sighting.map(|s| s.state.daemons.clone()).unwrap_or_default(),
         };
         (name.clone(), view)
     });
@@ -254,12 +283,18 @@ fn services(topology: &Topology, director: &HostName, seen: &Sighting) -> Vec<Se
             key: *at,
             method: destination.method.to_string(),
             weight: destination.weight,
+            upper_threshold: destination.upper_threshold,
+            lower_threshold: destination.lower_threshold,
             counters: counters.and_then(|c| c.get(at)).copied().unwrap_or_default(),
         });
         ServiceView {
             name: service.name.to_string(),
             spoken: service.spoken(),
             scheduler: there.map(|there| there.scheduler.clone()),
+            settings: there.map(ToString::to_string),
+            persistence: there
+                .filter(|there| there.flags.has(ServiceFlags::PERSISTENT))
+                .map(|there| there.timeout),
             real_servers: real_servers.collect(),
             key,
         }

@@ -1,9 +1,11 @@
 //! Looking at a host: everything a plan needs, and nothing is changed by it, no module loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
@@ -12,8 +14,38 @@ use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
 use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Sysctl};
 use crate::topology::{IfName, TopologyName};
 
+/// How often a host is looked at again whose receipt was written meanwhile.
+const LOOKS: u32 = 5;
+
 /// Reads the host, in the network namespace of the calling thread.
+///
+/// Receipt and host belong together: without the receipt, what another run has just changed would be
+/// taken for what was there before any. So it is looked again if the receipt was written meanwhile.
 pub async fn look(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+    counters: bool,
+) -> Result<Sighting> {
+    let path = receipt::path(state_dir, topology);
+    for _ in 0..LOOKS {
+        let before = identity(&path);
+        let seen = look_once(state_dir, topology, asked, counters).await?;
+        if identity(&path) == before {
+            return Ok(seen);
+        }
+    }
+    Err(Error::new(format!("the receipt of {topology} changes faster than this host can be read"))
+        .cure("another lvsprov is at work here: wait for it"))
+}
+
+/// Tells two receipts apart: each is a new file that takes the name.
+fn identity(path: &Path) -> Option<(u64, i64, i64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
+}
+
+async fn look_once(
     state_dir: &Path,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
@@ -23,7 +55,7 @@ pub async fn look(
     let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
-        (IpvsSocket::open()?.table()?, control::read()?)
+        (IpvsSocket::open()?.look(counters)?, control::read()?)
     } else {
         (ipvs::Seen::default(), Control::default())
     };
@@ -50,8 +82,7 @@ pub async fn look(
         tunnels,
         gue_ports,
     };
-    let counters = if counters { ipvs.counters } else { BTreeMap::new() };
-    Ok(Sighting { facts, state, receipt, others, counters })
+    Ok(Sighting { facts, state, receipt, others, counters: ipvs.counters })
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
@@ -67,6 +98,7 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         machine,
         hardware,
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
+        parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
         controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
     }

@@ -1,9 +1,9 @@
 //! The lab: the cluster of a topology file on one machine, and proof that it does what the file says.
 //!
 //! * [`network`] builds bare hosts as anonymous network namespaces, joined by bridges.
-//! * [`responders`] answer on the real servers, [`clients`] ask and count who answered,
-//!   [`expect`] says what the counts must be.
-//! * [`watch`] hears every ARP frame of the lab, [`snapshot`] compares hosts before and after.
+//! * [`targets`] says what can be tried: [`responders`] answer there on the real servers, [`clients`]
+//!   ask and count who answered, [`expect`] says what must come of it.
+//! * [`watch`] hears every ARP frame of the lab and what [`neighbour`] is in IPv6, [`snapshot`] compares hosts before and after.
 //! * [`sshd`] runs a real sshd in each host, for the way that production goes.
 //! * [`junit`] writes results for CI.
 //! * [`vm`] does all that on another kernel, where the running one lacks IPVS or IPIP.
@@ -12,17 +12,20 @@
 //! Nothing it makes has a name outside its own process: namespaces are file descriptors, so they
 //! vanish with it, however it ends.
 
+pub mod bulk;
 pub mod child;
 pub mod clients;
 pub mod error;
 pub mod expect;
 pub mod junit;
+pub mod neighbour;
 pub mod network;
 pub mod responders;
 pub mod run;
 pub mod snapshot;
 pub mod sshd;
 mod story;
+pub mod targets;
 pub mod vm;
 pub mod watch;
 

@@ -1,6 +1,7 @@
 //! `lab run`: from bare hosts to a proven cluster and back, on the running kernel where that can, in
 //! the virtual machine where it cannot.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +11,12 @@ use super::vm::{self, VmOptions};
 use super::{isolate, junit};
 use crate::cli::arguments::{Format, LabRun, Over, Place};
 use crate::cli::{Exit, file, output};
+use crate::desired::desired_for;
 use crate::kernel::modules;
 use crate::protocol::Capability;
 use crate::report;
 use crate::state::Module;
-use crate::topology::{Forward, Topology};
+use crate::topology::Topology;
 
 /// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
 const VM_LIMIT: Duration = Duration::from_hours(1);
@@ -54,19 +56,25 @@ fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<String> {
     if !nix::unistd::geteuid().is_root() {
         return vec!["network namespaces with IPVS need root".to_owned()];
     }
-    let tunnels = topologies
-        .iter()
-        .flat_map(|(_, topology)| &topology.services)
-        .any(|service| service.uses(Forward::Tun));
-    let needed = [Some(Module::IpVs), tunnels.then_some(Module::Ipip)];
-    let missing =
-        needed.into_iter().flatten().filter_map(|module| match modules::capability(module) {
-            Capability::Missing(looked) => {
-                Some(format!("the running kernel has no {module} ({looked})"))
-            }
-            Capability::Present | Capability::Loadable | Capability::Unknown => None,
-        });
+    let needed = modules_of(topologies);
+    let missing = needed.into_iter().filter_map(|module| match modules::capability(module) {
+        Capability::Missing(looked) => {
+            Some(format!("the running kernel has no {module} ({looked})"))
+        }
+        Capability::Present | Capability::Loadable | Capability::Unknown => None,
+    });
     missing.collect()
+}
+
+/// Every module that a host of `topologies` gets.
+fn modules_of(topologies: &[(PathBuf, Topology)]) -> BTreeSet<Module> {
+    let of = |topology: &Topology| {
+        let hosts = topology.hosts.values();
+        hosts.flat_map(|host| desired_for(topology, host).state.modules).collect::<Vec<_>>()
+    };
+    let all = topologies.iter().flat_map(|(_, topology)| of(topology));
+    // The lab looks at connection counts even where nobody asks for IPVS.
+    all.chain([Module::IpVs]).collect()
 }
 
 /// The same command once more, inside.
@@ -111,19 +119,10 @@ fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
 
 /// On the running kernel, in a network of our own.
 fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Result<Exit, Failure> {
-    // Modules are loaded before: the bare hosts are to be compared with, and a tunnel device comes
-    // with its module.
-    for module in [Module::IpVs, Module::Ipip] {
-        let wanted = match module {
-            Module::IpVs => true,
-            _ => topologies
-                .iter()
-                .flat_map(|(_, t)| &t.services)
-                .any(|service| service.uses(Forward::Tun)),
-        };
-        if wanted {
-            modules::load(module)?;
-        }
+    // Modules are loaded before: the bare hosts are to be compared with, and some bring a device or
+    // settings into every namespace.
+    for module in modules_of(topologies) {
+        modules::load(module)?;
     }
     isolate()?;
     let runtime =

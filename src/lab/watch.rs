@@ -1,4 +1,5 @@
-//! Hears every ARP frame of the lab, to prove who answered and announced an address, and who did not.
+//! Hears every ARP frame of the lab, and IPv6's neighbour discovery, to prove who answered and announced
+//! an address, and who did not.
 //!
 //! It listens in the switch's namespace, where no host can notice. A packet socket there gets a frame
 //! several times: as the ports' and once more as the bridge's own, since bridges of the lab are
@@ -8,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,13 +22,13 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
+use super::neighbour::{self, NeighbourFrame};
 use super::{Lab, LabError};
-use crate::kernel::arp::FRAME;
 pub use crate::kernel::arp::{ArpFrame, Mac, Operation};
 use crate::kernel::namespace;
 use crate::topology::NetworkName;
 
-/// An ARP frame that was heard.
+/// A frame that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     /// When it was read, which may be a little after it was sent.
@@ -35,7 +36,23 @@ pub struct Heard {
     /// The network it was on.
     pub network: NetworkName,
     /// What it says.
-    pub arp: ArpFrame,
+    pub said: Said,
+}
+
+/// What a frame says about who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// In IPv4.
+    Arp(ArpFrame),
+    /// In IPv6.
+    Neighbour(NeighbourFrame),
+}
+
+impl Said {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let arp = ArpFrame::parse(bytes, false).map(Self::Arp);
+        arp.or_else(|| NeighbourFrame::parse(bytes).map(Self::Neighbour))
+    }
 }
 
 /// Room for frames that were not read yet, in bytes.
@@ -135,7 +152,7 @@ fn hear(
     networks: &BTreeMap<u32, NetworkName>,
     heard: &mut Ears,
 ) -> io::Result<bool> {
-    let mut bytes = [0; FRAME];
+    let mut bytes = [0; neighbour::FRAME];
     let mut control = nix::cmsg_space!(u32);
     let mut pieces = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_DONTWAIT;
@@ -159,9 +176,9 @@ fn hear(
     let from = from.filter(|from| from.pkttype() != libc::PACKET_OUTGOING);
     let bridge = from.and_then(|from| u32::try_from(from.ifindex()).ok());
     if let Some(network) = bridge.and_then(|bridge| networks.get(&bridge))
-        && let Some(arp) = ArpFrame::parse(bytes.get(..length).unwrap_or_default(), false)
+        && let Some(said) = Said::parse(bytes.get(..length).unwrap_or_default())
     {
-        heard.frames.push(Heard { at: Instant::now(), network: network.clone(), arp });
+        heard.frames.push(Heard { at: Instant::now(), network: network.clone(), said });
     }
     Ok(true)
 }
@@ -171,7 +188,7 @@ fn hear(
 pub struct Claim {
     /// When first.
     pub first: Instant,
-    /// Replies: "I have it".
+    /// Replies and neighbour advertisements: "I have it".
     pub replies: u32,
     /// Announcements: requests for its own address, which all hearers learn from (RFC 5227).
     pub announcements: u32,
@@ -180,27 +197,43 @@ pub struct Claim {
     pub requests: u32,
 }
 
-/// Who claimed `vip`: had it as sender address, whatever the frame was for. By the hardware address
-/// that the hearers learned for it.
-pub fn announcements_of(frames: &[Heard], vip: Ipv4Addr) -> BTreeMap<Mac, Claim> {
+/// Who claimed `vip`: had it as sender address, or advertised it, whatever the frame was for. By the
+/// hardware address that the hearers learned for it.
+pub fn announcements_of(frames: &[Heard], vip: IpAddr) -> BTreeMap<Mac, Claim> {
     let mut claims = BTreeMap::new();
-    for Heard { at, arp, .. } in frames.iter().filter(|frame| frame.arp.sender_ip == vip) {
-        let none = Claim { first: *at, replies: 0, announcements: 0, requests: 0 };
-        let claim = claims.entry(arp.sender_mac).or_insert(none);
-        claim.first = claim.first.min(*at);
-        match arp.operation {
-            // Also the gratuitous reply: it says the same.
-            Operation::Reply => claim.replies += 1,
-            Operation::Request if arp.target_ip == vip => claim.announcements += 1,
-            Operation::Request | Operation::Other(_) => claim.requests += 1,
+    for Heard { at, said, .. } in frames {
+        match said {
+            Said::Arp(arp) if vip == arp.sender_ip => {
+                let claim = claim_of(&mut claims, *at, arp.sender_mac);
+                match arp.operation {
+                    // Also the gratuitous reply: it says the same.
+                    Operation::Reply => claim.replies += 1,
+                    Operation::Request if vip == arp.target_ip => claim.announcements += 1,
+                    Operation::Request | Operation::Other(_) => claim.requests += 1,
+                }
+            }
+            Said::Neighbour(frame) if matches!(vip, IpAddr::V6(vip) if frame.claims(vip)) => {
+                let claim = claim_of(&mut claims, *at, frame.mac);
+                if frame.advertisement { claim.replies += 1 } else { claim.requests += 1 }
+            }
+            Said::Arp(_) | Said::Neighbour(_) => {}
         }
     }
     claims
 }
 
+fn claim_of(claims: &mut BTreeMap<Mac, Claim>, at: Instant, mac: Mac) -> &mut Claim {
+    let none = Claim { first: at, replies: 0, announcements: 0, requests: 0 };
+    let claim = claims.entry(mac).or_insert(none);
+    claim.first = claim.first.min(at);
+    claim
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const WEB: Mac = Mac([2, 0, 0, 0, 0, 3]);
@@ -227,14 +260,14 @@ mod tests {
             arp(WEB, Operation::Reply, RIP, CLIENT),
         ]
         .into_iter()
-        .map(|arp| Heard { at: start, network: "lan".parse().unwrap(), arp })
+        .map(|arp| Heard { at: start, network: "lan".parse().unwrap(), said: Said::Arp(arp) })
         .collect();
         let none = Claim { first: start, replies: 0, announcements: 0, requests: 0 };
         let expected = BTreeMap::from([
             (DIRECTOR, Claim { replies: 1, announcements: 1, ..none }),
             (WEB, Claim { requests: 1, ..none }),
         ]);
-        assert_eq!(announcements_of(&frames, VIP), expected);
-        assert!(announcements_of(&frames, Ipv4Addr::UNSPECIFIED).is_empty());
+        assert_eq!(announcements_of(&frames, VIP.into()), expected);
+        assert!(announcements_of(&frames, Ipv4Addr::UNSPECIFIED.into()).is_empty());
     }
 }

@@ -29,13 +29,19 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     out
 }
 
-/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "findings": [...]}`, each
-/// finding with its fields.
+/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "notes": n, "findings": [...]}`,
+/// each finding with its fields.
 pub fn json(name: &str, findings: &[Finding]) -> Value {
-    let (errors, warnings) = counts(findings);
+    let [errors, warnings, notes] = counts(findings);
     super::with_schema(
         "check",
-        &json!({ "file": name, "errors": errors, "warnings": warnings, "findings": findings }),
+        &json!({
+            "file": name,
+            "errors": errors,
+            "warnings": warnings,
+            "notes": notes,
+            "findings": findings,
+        }),
     )
 }
 
@@ -44,6 +50,7 @@ fn group<'a>(name: &'a str, lines: &[&'a str], finding: &'a Finding) -> Group<'a
     let level = match severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::INFO,
     };
     let title = level.primary_title(message).id(*rule);
     let line = usize::try_from(at.line).unwrap_or(usize::MAX);
@@ -68,9 +75,9 @@ fn span(line: &str, at: Position) -> std::ops::Range<usize> {
     byte(start)..byte(start.saturating_add(length))
 }
 
-fn counts(findings: &[Finding]) -> (usize, usize) {
-    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
-    (errors, findings.len() - errors)
+fn counts(findings: &[Finding]) -> [usize; 3] {
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    [Severity::Error, Severity::Warning, Severity::Note].map(count)
 }
 
 fn summary(findings: &[Finding]) -> Option<String> {
@@ -79,9 +86,9 @@ fn summary(findings: &[Finding]) -> Option<String> {
         1 => Some(format!("1 {what}")),
         _ => Some(format!("{n} {what}s")),
     };
-    let (errors, warnings) = counts(findings);
-    let parts: Vec<String> =
-        [many(errors, "error"), many(warnings, "warning")].into_iter().flatten().collect();
+    let [errors, warnings, notes] = counts(findings);
+    let parts = [many(errors, "error"), many(warnings, "warning"), many(notes, "note")];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { None } else { Some(parts.join(", ")) }
 }
 

@@ -117,6 +117,8 @@ pub struct IpvsSettings {
     pub settings: BTreeMap<VsItem, String>,
     /// Where each stands in the file.
     pub settings_at: BTreeMap<VsItem, Position>,
+    /// Where each sync daemon stands in the file.
+    pub daemons_at: BTreeMap<DaemonRole, Position>,
 }
 
 /// Where a host sends what is not on one of its own subnets.

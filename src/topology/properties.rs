@@ -83,7 +83,7 @@ fn forget_positions(topology: &mut Topology) {
         for Gateway { address: _, host: _, interface: _, derived: _, at } in gateways {
             *at = nowhere;
         }
-        for at in ipvs.settings_at.values_mut() {
+        for at in ipvs.settings_at.values_mut().chain(ipvs.daemons_at.values_mut()) {
             *at = nowhere;
         }
     }

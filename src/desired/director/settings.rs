@@ -8,7 +8,8 @@ use crate::topology::IpvsSettings;
 /// what a forwarding method cannot do without replaces it (the checks refuse such a file).
 pub(super) fn settle(said: &IpvsSettings, desired: &mut Desired) {
     // `exclusive` is about services that are not ours; the places are for messages.
-    let IpvsSettings { exclusive: _, timeouts, daemons, settings, settings_at: _ } = said;
+    let IpvsSettings { exclusive: _, timeouts, daemons, settings, settings_at: _, daemons_at: _ } =
+        said;
     if timeouts.is_some() || !daemons.is_empty() || !settings.is_empty() {
         desired.module(Module::IpVs, "the file has settings for IPVS here");
     }

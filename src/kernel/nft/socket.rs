@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
@@ -45,6 +46,8 @@ const BUFFER: usize = 64 * 1024;
 const PATIENCE_S: i64 = 30;
 /// How often something is tried that others' changes interrupt.
 const TRIES: u32 = 10;
+/// How long to wait then, times the number of tries: half a second in all.
+const PAUSE: Duration = Duration::from_millis(10);
 /// A batch beyond this needs a larger send buffer than the usual 208 KiB, of which it counts double.
 const SMALL: usize = 64 * 1024;
 
@@ -133,10 +136,11 @@ impl NftSocket {
     }
 
     fn read_with_generation(&mut self) -> Result<(Seen, u32)> {
-        for _ in 0..TRIES {
+        for attempt in 1..=TRIES {
             match self.try_to_read() {
                 Ok(all) => return Ok(all),
-                Err(Trouble::Changed) => {}
+                // Whoever writes them writes many at once: give way for longer each time.
+                Err(Trouble::Changed) => std::thread::sleep(PAUSE * attempt),
                 Err(Trouble::Failed(error)) => return Err(error),
             }
         }
@@ -151,22 +155,23 @@ impl NftSocket {
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
         for (family, found) in tables {
             let name = std::str::from_utf8(&found.name).ok().filter(|_| family == INET);
-            match name.and_then(|name| name.parse::<TableName>().ok()) {
-                Some(name) => ours.push((name, found)),
-                None => {
-                    let name = table::printable(&found.name);
-                    seen.foreign.insert(format!("{} {name}", table::family(family)));
-                }
+            if let Some(name) = name.and_then(|name| name.parse::<TableName>().ok()) {
+                ours.push((name, found));
+            } else {
+                let name = table::printable(&found.name);
+                seen.foreign.insert(format!("{} {name}", table::family(family)));
             }
         }
-        if !ours.is_empty() {
-            let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
-            for (name, found) in ours {
-                let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
-                let chains = chains.iter().filter(in_it).cloned().collect();
-                let parts = self.parts(&name, found, chains)?;
-                seen.tables.insert(name, table::rules_of(&parts));
-            }
+        if ours.is_empty() {
+            // One dump, and the kernel says itself if that was interrupted.
+            return Ok((seen, before));
+        }
+        let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
+        for (name, found) in ours {
+            let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
+            let chains = chains.iter().filter(in_it).cloned().collect();
+            let parts = self.parts(&name, found, chains)?;
+            seen.tables.insert(name, table::rules_of(&parts));
         }
         if self.generation()? == before { Ok((seen, before)) } else { Err(Trouble::Changed) }
     }

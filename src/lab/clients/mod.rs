@@ -6,9 +6,10 @@
 
 mod request;
 mod sockets;
+mod transfer;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use self::sockets::Sockets;
+pub use self::transfer::{Transfer, Way, transfer};
 use super::{Lab, LabError};
 use crate::topology::{HostName, Protocol};
 
@@ -41,6 +43,81 @@ impl Tally {
     }
 }
 
+/// What a responder said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its name: that of a real server.
+    pub server: String,
+    /// The address at which it saw the client; `None` if it said none.
+    pub saw: Option<IpAddr>,
+}
+
+/// Where a request goes, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// One of the client's addresses; `None`: the kernel's choice.
+    pub from: Option<IpAddr>,
+    /// What is asked.
+    pub target: SocketAddr,
+    /// Over which protocol.
+    pub protocol: Protocol,
+    /// How long an answer is waited for.
+    pub patience: Duration,
+}
+
+/// So many requests in a row that nobody answers are enough to know.
+const GIVE_UP_AFTER: u32 = 4;
+
+/// Sends `questions` from `client`, one after another, each from a fresh socket and port. The inner
+/// errors are the reasons of [`Tally::failures`]; after four of them in a row the rest is not sent.
+///
+/// # Errors
+/// If there is no such host or its namespace cannot be entered.
+pub async fn ask_each(
+    lab: &Lab,
+    client: &HostName,
+    questions: &[Question],
+) -> Result<Vec<Result<Answer, String>>, LabError> {
+    let sockets = Sockets::of(lab, client)?;
+    let mut results = Vec::new();
+    let mut in_vain = 0;
+    for question in questions {
+        if in_vain >= GIVE_UP_AFTER {
+            results.push(Err("not tried any more".to_owned()));
+            continue;
+        }
+        let result = request::ask_once(&sockets, *question).await;
+        in_vain = if result.is_ok() { 0 } else { in_vain + 1 };
+        results.push(result);
+    }
+    Ok(results)
+}
+
+/// Sends `count` datagrams from `client` to `target`, all from one socket and so from one port; each
+/// when the one before was answered or given up.
+///
+/// # Errors
+/// As [`ask_each`].
+pub async fn ask_from_one_port(
+    lab: &Lab,
+    client: &HostName,
+    target: SocketAddr,
+    count: u32,
+    patience: Duration,
+) -> Result<Vec<Result<Answer, String>>, LabError> {
+    let sockets = Sockets::of(lab, client)?;
+    let opened = request::open_udp(&sockets, None, target).await;
+    let socket = opened.map_err(LabError::io(format!("ask {target} from {client}")))?;
+    let mut results = Vec::new();
+    for _ in 0..count {
+        let answer = request::in_time(patience, request::exchange(&socket)).await;
+        results.push(
+            answer.and_then(|bytes| request::said(&bytes).map_err(|error| error.to_string())),
+        );
+    }
+    Ok(results)
+}
+
 /// Sends `count` requests from `client`, one after another, each from a fresh socket and for at most
 /// `patience`.
 ///
@@ -55,10 +132,12 @@ pub async fn ask(
     count: u32,
     patience: Duration,
 ) -> Result<Tally, LabError> {
+    let question = Question { from: None, target, protocol, patience };
     let sockets = Sockets::of(lab, client)?;
     let mut tally = Tally::default();
     for _ in 0..count {
-        tally.count(request::ask_once(&sockets, target, protocol, patience).await);
+        let result = request::ask_once(&sockets, question).await;
+        tally.count(result.map(|answer| answer.server));
     }
     Ok(tally)
 }
@@ -102,6 +181,7 @@ impl Stream {
         patience: Duration,
     ) -> Result<Self, LabError> {
         let sockets = Sockets::of(lab, client)?;
+        let question = Question { from: None, target, protocol, patience };
         let interval = interval.max(SHORTEST_INTERVAL);
         let (stop, mut stopped) = oneshot::channel();
         let attempts = Arc::new(Mutex::new(Vec::new()));
@@ -109,7 +189,8 @@ impl Stream {
         let task = tokio::spawn(async move {
             loop {
                 let started = Instant::now();
-                let result = request::ask_once(&sockets, target, protocol, patience).await;
+                let result = request::ask_once(&sockets, question).await;
+                let result = result.map(|answer| answer.server);
                 let attempt = Attempt { started, ended: Instant::now(), result };
                 made.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
                 tokio::select! {

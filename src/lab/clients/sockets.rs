@@ -7,13 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tokio::sync::oneshot;
 
 use crate::lab::{Lab, LabError};
-use crate::topology::HostName;
+use crate::topology::{HostName, Protocol};
 
-type Order = (AddressFamily, SockType, oneshot::Sender<io::Result<OwnedFd>>);
+type Order = (AddressFamily, Protocol, oneshot::Sender<io::Result<OwnedFd>>);
 
 /// Makes sockets in one host's namespace. Its thread ends when this value is dropped.
 pub(super) struct Sockets {
@@ -33,10 +33,15 @@ impl Sockets {
             // Whoever waits for it is the function that started this thread.
             let _ = entered.send(inside);
             if there {
-                for (family, kind, answer) in inbox {
+                for (family, protocol, answer) in inbox {
                     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                    let (kind, protocol) = match protocol {
+                        Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
+                        Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
+                        Protocol::Sctp => (SockType::Stream, SockProtocol::Sctp),
+                    };
                     // Nobody waits any more: then the socket is closed again.
-                    let _ = answer.send(socket(family, kind, flags, None).map_err(Into::into));
+                    let _ = answer.send(socket(family, kind, flags, protocol).map_err(Into::into));
                 }
             }
         };
@@ -50,10 +55,10 @@ impl Sockets {
     }
 
     /// A socket that does not block, for the family of `target`.
-    pub(super) async fn open(&self, target: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    pub(super) async fn open(&self, target: SocketAddr, protocol: Protocol) -> io::Result<OwnedFd> {
         let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let (answer, result) = oneshot::channel();
-        self.orders.send((family, kind, answer)).map_err(|_| gone())?;
+        self.orders.send((family, protocol, answer)).map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 }

@@ -20,14 +20,19 @@
 //!   A request in [`SELDOM`] may find the one before still active and go elsewhere; under UDP none.
 //! * **fo**, **ovf** take the highest weight (ovf while it has at most as many active connections as
 //!   its weight); of equal ones the first in the kernel's list. One gets all.
-//! * **dh**, **sh**, **mh** hash one address (dh the VIP, the others the client's; without the port
-//!   flags, which the file does not have): one gets all. dh and sh keep places for destinations of
-//!   weight 0, too; whoever is hashed there is turned away.
+//! * **dh**, **sh**, **mh** hash one address (dh the VIP, the others the client's): one gets all. dh and
+//!   sh keep places for destinations of weight 0, too; whoever is hashed there is turned away, unless
+//!   sh has its fallback flag.
 //! * **lblc**, **lblcr** stay with one destination for a VIP until that has more active connections
 //!   than its weight. One gets all.
+//! * Where a client is to stay with its real server (persistence), one gets all, under any scheduler.
+//! * With one-packet scheduling no connection is left to be counted: under **lc**, **wlc** all go to one.
+//! * With the port flag **sh** and **mh** spread one client's connections, over whom is not foreseeable;
+//!   so are shares where a threshold may be reached.
 //! * **twos** draws two by lot and takes the less loaded. Shares are not foreseeable; with enough
 //!   requests everyone gets some.
 
+pub mod setups;
 mod shares;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::SELDOM;
-use crate::topology::{Protocol, Scheduler, Service};
+use crate::topology::{Protocol, Scheduler, SchedulerFlag, Service};
 
 /// What must be true, and in words.
 pub(super) struct Expected {
@@ -19,6 +19,8 @@ pub(super) enum Law {
     Silence,
     /// Each host's number is in a range, both ends included.
     Ranges(BTreeMap<String, (u64, u64)>),
+    /// Any of these hosts; nobody, where a hash may fall on a host that takes none.
+    Any { of: BTreeSet<String>, may_refuse: bool },
     /// All go to one of these hosts, but for so many that may go to any host of weight above 0.
     One { of: BTreeSet<String>, others: BTreeSet<String>, astray: u64, may_refuse: bool },
 }
@@ -41,6 +43,19 @@ pub(super) fn expected(service: &Service, requests: u32, before: &Before) -> Exp
     let n = u64::from(requests);
     let even: Vec<Destination> = open.iter().map(|(host, _)| (host.clone(), 1)).collect();
     let shut = all.len() > open.len();
+    if service.persistence.is_some() {
+        return one(&open, &open, "a client stays with one", 0);
+    }
+    if service.real_servers.iter().any(|server| server.upper_threshold > 0) {
+        return any(&open, "whoever has not too many", false);
+    }
+    if service.one_packet && goes_by_connections(service.scheduler) {
+        // Each is over before the next comes, and never counts.
+        return one(&open, &open, "all to one, as none counts", 0);
+    }
+    if by_port(service) {
+        return any(&open, "by the client's port", shut && !falls_back(service));
+    }
     match service.scheduler {
         Scheduler::Rr => ranges("even", &even, &all, |d| in_cycle(d, &even, n)),
         Scheduler::Wrr => ranges("by weight", &open, &all, |d| in_cycle(d, &open, n)),
@@ -55,6 +70,7 @@ pub(super) fn expected(service: &Service, requests: u32, before: &Before) -> Exp
             let mut expected = one(&open, &open, "all to one", 0);
             if let Law::One { may_refuse, .. } = &mut expected.law
                 && shut
+                && !falls_back(service)
             {
                 *may_refuse = true;
                 expected.wanted += ", or no answer where the hash falls on weight 0";
@@ -62,6 +78,36 @@ pub(super) fn expected(service: &Service, requests: u32, before: &Before) -> Exp
             expected
         }
     }
+}
+
+/// Flags of sh and mh are two bits, whatever they are called (include/uapi/linux/ip_vs.h).
+fn has_flag(service: &Service, flag: SchedulerFlag) -> bool {
+    service.scheduler_flags.iter().any(|has| has.bit() == flag.bit())
+}
+
+/// sh and mh hash the client's port as well (`IP_VS_SVC_F_SCHED_SH_PORT`, `..._MH_PORT`).
+fn by_port(service: &Service) -> bool {
+    matches!(service.scheduler, Scheduler::Sh | Scheduler::Mh)
+        && has_flag(service, SchedulerFlag::ShPort)
+}
+
+/// sh looks for another one where the hash falls on weight 0 (`IP_VS_SVC_F_SCHED_SH_FALLBACK`); mh has
+/// no place for those in its table (`ip_vs_mh_populate`).
+fn falls_back(service: &Service) -> bool {
+    match service.scheduler {
+        Scheduler::Sh => has_flag(service, SchedulerFlag::ShFallback),
+        other => other == Scheduler::Mh,
+    }
+}
+
+fn goes_by_connections(scheduler: Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Lc | Scheduler::Wlc)
+}
+
+fn any(open: &[Destination], rule: &'static str, may_refuse: bool) -> Expected {
+    let of: BTreeSet<String> = open.iter().map(|(host, _)| host.clone()).collect();
+    let wanted = format!("{rule}: {}", of.iter().cloned().collect::<Vec<_>>().join(" or "));
+    Expected { rule, wanted, law: Law::Any { of, may_refuse } }
 }
 
 fn ranges(
@@ -199,11 +245,20 @@ impl Law {
         requests: u32,
     ) -> Result<(), String> {
         let silence = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
+        let may_fail = matches!(self, Self::Silence | Self::Any { may_refuse: true, .. });
+        if silence && answers.is_empty() {
+            return Ok(());
+        }
+        if failed > 0 && !may_fail {
+            return Err(format!("{failed} of {requests} requests were not answered"));
+        }
         match self {
-            _ if silence && answers.is_empty() => Ok(()),
             Self::Silence => Err("somebody answered".to_owned()),
-            Self::Ranges(_) | Self::One { .. } if failed > 0 => {
-                Err(format!("{failed} of {requests} requests were not answered"))
+            Self::Any { of, may_refuse: _ } => {
+                match answers.keys().find(|name| !of.contains(*name)) {
+                    Some(shut) => Err(format!("{shut} takes no requests")),
+                    None => Ok(()),
+                }
             }
             Self::Ranges(ranges) => {
                 for (host, (low, high)) in ranges {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::shares::{fewest_connections, gcd, in_cycle};
 use super::*;
-use crate::topology::{Forward, Position, Protocol, RealServer, Scheduler};
+use crate::topology::{Forward, Position, Protocol, RealServer, Scheduler, SchedulerFlag};
 
 fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
     let server = |(nth, weight): (usize, &u32)| RealServer {
@@ -259,4 +259,65 @@ proptest! {
         let service = service(scheduler, &weights);
         let _ = judge(&service, &tally(&counts), requests);
     }
+}
+
+#[test]
+fn a_client_that_stays_is_answered_by_one_under_any_scheduler() {
+    let persistence =
+        crate::topology::Persistence { timeout: 600, netmask: u32::MAX, engine: None };
+    for scheduler in [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc] {
+        let stays = Service { persistence: Some(persistence), ..service(scheduler, &[2, 5, 0]) };
+        assert!(judge(&stays, &tally(&[24]), 24).is_ok(), "{scheduler}");
+        assert!(judge(&stays, &tally(&[0, 24]), 24).is_ok(), "{scheduler}");
+        assert!(judge(&stays, &tally(&[12, 12]), 24).is_err(), "{scheduler}");
+        assert!(judge(&stays, &tally(&[0, 0, 24]), 24).is_err(), "{scheduler}: weight 0");
+    }
+}
+
+#[test]
+fn datagrams_that_are_scheduled_one_by_one_go_round_but_are_never_counted() {
+    let one_packet = |scheduler| Service {
+        one_packet: true,
+        protocol: Protocol::Udp,
+        ..service(scheduler, &[1, 1])
+    };
+    assert!(judge(&one_packet(Scheduler::Rr), &tally(&[12, 12]), 24).is_ok());
+    assert!(judge(&one_packet(Scheduler::Rr), &tally(&[24]), 24).is_err());
+    assert!(judge(&one_packet(Scheduler::Wlc), &tally(&[24]), 24).is_ok());
+    assert!(judge(&one_packet(Scheduler::Wlc), &tally(&[12, 12]), 24).is_err());
+}
+
+#[test]
+fn flags_change_what_a_hash_does() {
+    let with = |scheduler, weights: &[u32], flags: &[SchedulerFlag]| Service {
+        scheduler_flags: flags.iter().copied().collect(),
+        ..service(scheduler, weights)
+    };
+    let mut refused = Tally::default();
+    refused.failures.insert("refused".into(), 24);
+    use SchedulerFlag::{Flag1, MhPort, ShFallback, ShPort};
+    for (scheduler, port) in [(Scheduler::Sh, ShPort), (Scheduler::Mh, MhPort)] {
+        let spread = with(scheduler, &[1, 1], &[port]);
+        assert!(judge(&spread, &tally(&[7, 17]), 24).is_ok(), "{scheduler}");
+        assert!(judge(&spread, &refused, 24).is_err(), "{scheduler}");
+        assert!(
+            judge(&with(scheduler, &[1, 0], &[port, ShFallback]), &tally(&[7, 17]), 24).is_err()
+        );
+    }
+    assert!(judge(&with(Scheduler::Sh, &[1, 0], &[]), &refused, 24).is_ok());
+    assert!(judge(&with(Scheduler::Sh, &[1, 0], &[Flag1]), &refused, 24).is_err());
+    let mut some = tally(&[20]);
+    some.failures.insert("refused".into(), 4);
+    assert!(judge(&with(Scheduler::Sh, &[1, 0], &[ShPort]), &some, 24).is_ok());
+    assert!(judge(&with(Scheduler::Sh, &[1, 0], &[ShPort, ShFallback]), &some, 24).is_err());
+}
+
+#[test]
+fn with_a_threshold_only_lost_requests_are_wrong() {
+    let mut limited = service(Scheduler::Rr, &[1, 1]);
+    limited.real_servers[0].upper_threshold = 3;
+    assert!(judge(&limited, &tally(&[2, 22]), 24).is_ok());
+    let mut lost = tally(&[2, 21]);
+    lost.failures.insert("refused".into(), 1);
+    assert!(judge(&limited, &lost, 24).is_err());
 }

@@ -1,5 +1,5 @@
 //! What a bare host starts from: the kernel's compiled-in settings, with strict reverse path
-//! filtering, whatever the machine underneath is set to.
+//! filtering (there is none in IPv6), whatever the machine underneath is set to.
 //!
 //! A new namespace copies `conf/all` and `conf/default` from the machine's first namespace
 //! (`net.core.devconf_inherit_init_net`, net/ipv4/devinet.c `devinet_init_net`), so the same file
@@ -27,9 +27,40 @@ const COMPILED_IN: [(&str, &str); 8] = [
 /// The kernel sets these on lo by itself (`inetdev_event`, `NETDEV_REGISTER`).
 const OF_THE_DEVICE: [&str; 2] = ["disable_policy", "disable_xfrm"];
 
+/// The settings of `ipv6_devconf` and `ipv6_devconf_dflt` (net/ipv6/addrconf.c) that change how a host
+/// sends, answers or forwards. A new namespace has them as they are compiled in, unless
+/// `devconf_inherit_init_net` says otherwise, or IPv6 was switched off when the machine was booted.
+const COMPILED_IN_V6: [(&str, &str); 6] = [
+    ("disable_ipv6", "0"),
+    // Before those that it changes along.
+    ("forwarding", "0"),
+    ("accept_ra", "1"),
+    ("autoconf", "1"),
+    ("accept_redirects", "1"),
+    ("accept_source_route", "0"),
+];
+
 /// Brings the calling thread's namespace, which must be new, to the kernel's compiled-in settings
 /// with `conf/all/rp_filter` at 1.
 pub(super) fn reset_settings() -> Result<(), LabError> {
+    reset_ipv4()?;
+    reset_ipv6()
+}
+
+fn reset_ipv6() -> Result<(), LabError> {
+    let conf = Path::new("/proc/sys/net/ipv6/conf");
+    for (setting, value) in COMPILED_IN_V6 {
+        for scope in ["all", "default"] {
+            let path = conf.join(scope).join(setting);
+            if path.exists() {
+                write_if_other(&path, value)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reset_ipv4() -> Result<(), LabError> {
     let conf = Path::new("/proc/sys/net/ipv4/conf");
     // First, because writing it resets other parameters (Documentation/networking/ip-sysctl.rst).
     write_if_other(&conf.join("all/forwarding"), "0")?;

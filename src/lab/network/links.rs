@@ -2,13 +2,15 @@
 //!
 //! Each [`Links`] speaks to the one namespace in which it was opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 use netlink_packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth,
     LinkAttribute, LinkInfo, LinkMessage, State,
@@ -165,12 +167,53 @@ impl Links {
         }
     }
 
+    /// Waits until every interface of `names` has an IPv6 address to ask its neighbours from: the
+    /// link-local one, which is of no use while the kernel makes sure that nobody else has it (RFC
+    /// 4862; a second or two after the link came up).
+    pub(super) async fn wait_until_neighbours_can_be_asked(
+        &self,
+        names: &[String],
+        deadline: Instant,
+    ) -> Result<(), LabError> {
+        let mut waiting: BTreeMap<u32, &str> = BTreeMap::new();
+        for name in names {
+            waiting.insert(self.index(name).await?, name);
+        }
+        loop {
+            let mut seen = self.handle.address().get().execute();
+            while let Some(address) =
+                seen.try_next().await.map_err(LabError::netlink("list the addresses"))?
+            {
+                if is_usable_link_local(&address) {
+                    waiting.remove(&address.header.index);
+                }
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let waiting: Vec<&str> = waiting.into_values().collect();
+                return Err(LabError::NotReady { interfaces: waiting.join(", ") });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     async fn index(&self, name: &str) -> Result<u32, LabError> {
         let mut found = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = found.try_next().await.map_err(LabError::netlink(format!("find {name}")))?;
         let missing = std::io::Error::from_raw_os_error(nix::libc::ENODEV);
         Ok(link.ok_or_else(|| LabError::io(format!("find {name}"))(missing))?.header.index)
     }
+}
+
+fn is_usable_link_local(address: &AddressMessage) -> bool {
+    let tentative = AddressFlags::Tentative;
+    address.attributes.iter().any(|attribute| {
+        matches!(attribute, AddressAttribute::Address(std::net::IpAddr::V6(ip)) if ip.is_unicast_link_local())
+    }) && !address.attributes.iter().any(
+        |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(tentative)),
+    )
 }
 
 /// The name of a link through which frames pass now.

@@ -220,6 +220,8 @@ impl Lab {
     /// without a word.
     fn wait_for_cables(&self, topology: &Topology) -> Result<(), LabError> {
         let deadline = Instant::now() + READY_WITHIN;
+        let interfaces = topology.hosts.values().flat_map(|host| host.interfaces.values());
+        let ipv6 = interfaces.flat_map(|i| &i.addresses).any(|net| net.addr().is_ipv6());
         let ports = topology.hosts.values().flat_map(|host| host.interfaces.values());
         let ports = ports.filter(|interface| interface.network.is_some()).count();
         let ports: Vec<String> = (0..ports).map(port_name).collect();
@@ -227,7 +229,11 @@ impl Lab {
         for host in self.hosts.values() {
             let plugged: Vec<String> = host.hardware.keys().map(ToString::to_string).collect();
             links_in(&host.namespace, async |links| {
-                links.wait_until_ready(&plugged, deadline).await
+                links.wait_until_ready(&plugged, deadline).await?;
+                if ipv6 {
+                    links.wait_until_neighbours_can_be_asked(&plugged, deadline).await?;
+                }
+                Ok(())
             })?;
         }
         Ok(())

@@ -1,26 +1,33 @@
-//! What answers on the real servers: each says its own name, so that a client can count who answered.
+//! What answers on the real servers: each says its own name, so that a client can count who answered,
+//! and on a second line the address that it saw the client at.
 //!
-//! A listener for each port that a real server of the topology serves, on all of the host's IPv4
-//! addresses, because under DR and TUN a request comes for the VIP and under NAT for the RIP.
-//! Sockets are made inside the host's namespace and served by the caller's runtime. Asking is the
-//! business of [`crate::lab::clients`].
+//! A listener for each port that a real server of the topology serves, on all of the host's addresses,
+//! because under DR and TUN a request comes for the VIP and under NAT for the RIP. Sockets are made
+//! inside the host's namespace and served by the caller's runtime. Asking is the business of
+//! [`crate::lab::clients`].
 
 mod tcp;
 mod udp;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
+    setsockopt, socket, sockopt,
+};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Lab, LabError};
+use super::{Lab, LabError, targets};
 use crate::topology::{HostName, Protocol, Topology};
 
 /// Where a real server listens.
@@ -53,14 +60,10 @@ impl Served {
 
 /// The responders of a lab. They end when this value is dropped.
 pub struct Responders {
-    running: BTreeMap<Endpoint, JoinHandle<()>>,
+    /// Each has a listener for IPv4, and one for IPv6 where the kernel speaks it.
+    running: BTreeMap<Endpoint, Vec<JoinHandle<()>>>,
     served: BTreeMap<Endpoint, Served>,
     not_served: BTreeMap<Endpoint, &'static str>,
-}
-
-enum Socket {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
 }
 
 /// Starts a responder for every port of every real server in `topology`, on the current runtime,
@@ -68,81 +71,108 @@ enum Socket {
 ///
 /// # Errors
 /// Outside of a runtime; where a port cannot be had, for instance because something else listens.
+pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabError> {
+    start_at(lab, targets::endpoints(topology)).await
+}
+
+/// Starts a responder at each of `endpoints`, as [`start`] does.
+///
+/// # Errors
+/// As [`start`].
 // Async although it never waits: it needs a runtime, and says so by its type.
 #[allow(clippy::unused_async)]
-pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabError> {
+pub async fn start_at(lab: &Lab, endpoints: BTreeSet<Endpoint>) -> Result<Responders, LabError> {
     let runtime = Handle::try_current()
         .map_err(|error| LabError::io("serve the real servers' ports")(io::Error::other(error)))?;
     let mut sockets = BTreeMap::new();
     let mut not_served = BTreeMap::new();
-    for service in &topology.services {
-        for server in &service.real_servers {
-            let (host, protocol, port) = (server.host.clone(), service.protocol, server.port);
-            let endpoint = Endpoint { host, protocol, port };
-            if let Some(reason) = reason_not_to_serve(protocol, server.rip.is_ipv6()) {
-                not_served.insert(endpoint, reason);
-            } else if let Entry::Vacant(new) = sockets.entry(endpoint) {
-                let socket = lab.run_in(&new.key().host, || open(protocol, port))?;
-                let what = format!("listen on {}", new.key());
-                new.insert(socket.map_err(LabError::io(what))?);
+    for endpoint in endpoints {
+        let opened = lab.run_in(&endpoint.host, || open(endpoint.protocol, endpoint.port))?;
+        match opened {
+            Ok(opened) => {
+                sockets.insert(endpoint, opened);
             }
+            Err(Errno::EPROTONOSUPPORT | Errno::ESOCKTNOSUPPORT)
+                if endpoint.protocol == Protocol::Sctp =>
+            {
+                not_served.insert(endpoint, "the running kernel has no SCTP");
+            }
+            Err(errno) => return Err(LabError::errno(format!("listen on {endpoint}"))(errno)),
         }
     }
     // Only now that nothing is missing: until here, an error closes all of them at once.
     let mut started = Responders { running: BTreeMap::new(), served: BTreeMap::new(), not_served };
-    for (endpoint, socket) in sockets {
+    for (endpoint, sockets) in sockets {
         let served = Served::default();
         started.served.insert(endpoint.clone(), served.clone());
-        let serving = serve(socket, endpoint.host.as_str(), served);
-        let serving = serving.map_err(LabError::io(format!("serve {endpoint}")))?;
-        started.running.insert(endpoint, runtime.spawn(serving));
+        for socket in sockets {
+            let serving = serve(socket, &endpoint, served.clone());
+            let serving = serving.map_err(LabError::io(format!("serve {endpoint}")))?;
+            started.running.entry(endpoint.clone()).or_default().push(runtime.spawn(serving));
+        }
     }
     Ok(started)
 }
 
-fn reason_not_to_serve(protocol: Protocol, ipv6: bool) -> Option<&'static str> {
-    match (protocol, ipv6) {
-        (Protocol::Sctp, _) => Some("the lab has no SCTP responder"),
-        (_, true) => Some("the lab's responders speak IPv4 only"),
-        (Protocol::Tcp | Protocol::Udp, false) => None,
+/// Clients that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// A socket for each family. To be called in the namespace of the host.
+fn open(protocol: Protocol, port: u16) -> Result<Vec<OwnedFd>, Errno> {
+    let v4 = open_one(protocol, (Ipv4Addr::UNSPECIFIED, port).into())?;
+    match open_one(protocol, (Ipv6Addr::UNSPECIFIED, port).into()) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        // A kernel without IPv6, for which nobody will ask then.
+        Err(Errno::EAFNOSUPPORT) => Ok(vec![v4]),
+        Err(errno) => Err(errno),
     }
 }
 
-/// To be called in the namespace of the host.
-fn open(protocol: Protocol, port: u16) -> io::Result<Socket> {
-    let all = (Ipv4Addr::UNSPECIFIED, port);
-    match protocol {
-        Protocol::Tcp => {
-            let listener = TcpListener::bind(all)?;
-            listener.set_nonblocking(true)?;
-            Ok(Socket::Tcp(listener))
-        }
-        Protocol::Udp => {
-            let socket = UdpSocket::bind(all)?;
-            udp::ask_for_destination(&socket)?;
-            socket.set_nonblocking(true)?;
-            Ok(Socket::Udp(socket))
-        }
-        Protocol::Sctp => Err(io::ErrorKind::Unsupported.into()),
+fn open_one(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
+        Protocol::Sctp => (SockType::Stream, SockProtocol::Sctp),
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let made = socket(family, kind, flags, number)?;
+    if at.is_ipv6() {
+        setsockopt(&made, sockopt::Ipv6V6Only, &true)?;
     }
+    if protocol == Protocol::Udp {
+        udp::ask_for_destination(&made, at.is_ipv6())?;
+        bind(made.as_raw_fd(), &SockaddrStorage::from(at))?;
+    } else {
+        setsockopt(&made, sockopt::ReuseAddr, &true)?;
+        bind(made.as_raw_fd(), &SockaddrStorage::from(at))?;
+        listen(&made, Backlog::new(BACKLOG)?)?;
+    }
+    Ok(made)
 }
 
 fn serve(
-    socket: Socket,
-    host: &str,
+    socket: OwnedFd,
+    endpoint: &Endpoint,
     served: Served,
-) -> io::Result<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let answer: Arc<str> = format!("{host}\n").into();
-    Ok(match socket {
-        Socket::Tcp(listener) => {
+) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let name: Arc<str> = endpoint.host.as_str().into();
+    Ok(match endpoint.protocol {
+        Protocol::Tcp | Protocol::Sctp => {
+            let listener = std::net::TcpListener::from(socket);
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            Box::pin(tcp::serve(listener, answer, served))
+            Box::pin(tcp::serve(listener, name, served))
         }
-        Socket::Udp(socket) => {
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            Box::pin(udp::serve(socket, answer, served))
+        Protocol::Udp => {
+            let socket = tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(socket))?;
+            Box::pin(udp::serve(socket, name, served))
         }
     })
+}
+
+/// What is answered: who answers, and whom it sees.
+fn answer(name: &str, client: IpAddr) -> String {
+    format!("{name}\n{client}\n")
 }
 
 impl Responders {
@@ -164,8 +194,8 @@ impl Responders {
         let (stopping, going_on) =
             std::mem::take(&mut self.running).into_iter().partition(|(at, _)| at.host == *host);
         self.running = going_on;
-        let stopping: BTreeMap<Endpoint, JoinHandle<()>> = stopping;
-        for task in stopping.into_values() {
+        let stopping: BTreeMap<Endpoint, Vec<JoinHandle<()>>> = stopping;
+        for task in stopping.into_values().flatten() {
             task.abort();
             // An aborted task always answers "cancelled"; by then its sockets are closed.
             let _ = task.await;
@@ -175,7 +205,7 @@ impl Responders {
 
 impl Drop for Responders {
     fn drop(&mut self) {
-        for task in self.running.values() {
+        for task in self.running.values().flatten() {
             task.abort();
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Snapshot, add};
 
-const ROOTS: [&str; 2] = ["net/ipv4", "net/ipv6/conf"];
+const ROOTS: [&str; 2] = ["net/ipv4", "net/ipv6"];
 /// Keys: their values are nobody's business, and are drawn by lot where nobody sets them
 /// (net/ipv4/sysctl_net_ipv4.c, net/ipv6/addrconf.c).
 const SECRET: [&str; 2] = ["tcp_fastopen_key", "stable_secret"];

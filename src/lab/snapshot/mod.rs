@@ -10,6 +10,7 @@
 //! A module that is loaded between two snapshots shows: `tunl0` and `net/ipv4/vs` appear in every
 //! namespace with `ipip` and `ip_vs`. Whoever compares loads them before.
 
+mod control;
 mod files;
 mod netlink;
 
@@ -20,7 +21,8 @@ use super::LabError;
 use crate::kernel::namespace;
 
 /// What there is, by name: `link eth0`, `address 192.0.2.1/24 on eth0`, `route main default`,
-/// `rule ipv4 32766`, `ipvs TCP C0000201:0050`, `net/ipv4/ip_forward`.
+/// `rule ipv4 32766`, `ipvs TCP C0000201:0050`, `ipvs timeouts`, `nftables inet filter`,
+/// `fou ipv4 port 6080`, `net/ipv4/ip_forward`.
 pub type Snapshot = BTreeMap<String, String>;
 
 /// Looks at all of a namespace.
@@ -32,6 +34,7 @@ pub fn snapshot(namespace: BorrowedFd<'_>) -> Result<Snapshot, LabError> {
         let mut seen = netlink::look()?;
         files::settings(&mut seen);
         files::ipvs(&mut seen);
+        control::look(&mut seen).map_err(LabError::io("ask netfilter, fou and IPVS"))?;
         Ok(seen)
     };
     namespace::run_in(namespace, look).map_err(LabError::io("enter a network namespace"))?

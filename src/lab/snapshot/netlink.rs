@@ -118,7 +118,9 @@ fn tell_info(info: &LinkInfo) -> Option<String> {
     match info {
         LinkInfo::Kind(kind) => Some(format!("kind {kind}")),
         // The ends of a tunnel are settings. Other kinds' data holds timers and counts.
-        LinkInfo::Data(InfoData::IpTunnel(ends)) => Some(format!("{ends:?}")),
+        LinkInfo::Data(InfoData::IpTunnel(ends)) => Some(tell(ends)),
+        LinkInfo::Data(InfoData::GreTun(ends) | InfoData::GreTap(ends)) => Some(tell(ends)),
+        LinkInfo::Data(InfoData::GreTun6(ends) | InfoData::GreTap6(ends)) => Some(tell(ends)),
         _ => None,
     }
 }

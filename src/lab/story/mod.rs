@@ -1,20 +1,20 @@
 //! The story of one playbook, and the proof of each of its chapters:
 //!
 //! bare hosts do not answer -> a plan changes nothing -> apply -> nobody but the director claimed the
-//! VIP meanwhile, and nothing was lost once it answered -> requests are shared as the weights say ->
-//! a second apply does nothing -> whatever is undone by hand is mended, and only that -> destroy ->
+//! VIP meanwhile, and nothing was lost once it answered -> requests are shared as the weights say, and
+//! each service keeps what its setup promises -> a second apply does nothing -> whatever is undone by hand is mended, and only that -> destroy ->
 //! the hosts are as before.
 
 mod chapters;
 mod drift;
+mod service;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::junit::CaseResult;
 use super::sshd::Sshds;
-use super::{Lab, network::Management};
+use super::{Lab, network::Management, targets};
 use crate::cli::arguments::Over;
 use crate::cluster::Settings;
 use crate::topology::{Host, HostName, Protocol, Reach, Role, Service, SshTarget, Topology};
@@ -38,6 +38,8 @@ struct Stage<'a> {
     lab: Lab,
     settings: Settings,
     requests: u32,
+    /// Whether the running kernel speaks SCTP, as far as it was asked.
+    sctp: bool,
     /// Alive as long as the story: it ends with them.
     _sshds: Option<Sshds>,
     _state: tempfile::TempDir,
@@ -118,6 +120,7 @@ impl<'a> Stage<'a> {
             lab,
             settings,
             requests: setting.requests,
+            sctp: true,
             _sshds: sshds,
             _state: state,
         })
@@ -136,10 +139,23 @@ impl<'a> Stage<'a> {
         self.topology.with_role(Role::Client)
     }
 
-    /// Services that the lab can send requests to.
+    /// Services that the lab can send requests to: those of which the file says where to, and whose
+    /// protocol the kernel speaks.
     fn services(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
-        self.topology.services.iter().filter(|service| service.protocol != Protocol::Sctp)
+        let sctp = self.sctp;
+        let all = self.topology.services.iter().filter(|service| service.vip.is_some());
+        all.filter(move |service| sctp || !uses_sctp(service))
     }
+
+    /// Services to which none can be sent because of the kernel.
+    fn untried(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
+        let sctp = self.sctp;
+        self.topology.services.iter().filter(move |service| !sctp && uses_sctp(service))
+    }
+}
+
+fn uses_sctp(service: &Service) -> bool {
+    targets::of_service(service).iter().any(|target| target.protocol == Protocol::Sctp)
 }
 
 fn ssh_target(host: &HostName) -> SshTarget {
@@ -150,12 +166,6 @@ fn kernel_release() -> String {
     nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default()
-}
-
-fn target(service: &Service) -> SocketAddr {
-    let vip =
-        service.vip_address().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    SocketAddr::new(vip, service.ports().first().copied().unwrap_or(80))
 }
 
 /// Collects what was proven, and says it as it goes.

@@ -33,6 +33,7 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
             }
         }
         let name = doc.name.value.clone();
+        resolver.findings.extend(super::ipvs::without_director(doc));
         if unclear {
             resolver.unclear.insert(name.clone());
         }

@@ -126,6 +126,7 @@ impl Resolver {
             }
             of_port.push((*port, found));
         }
+        self.idle_tunnels(doc, defaults);
         let (vip, director, mark) = (vip?, director?, mark?);
         if !clear_port {
             return None;
@@ -165,6 +166,35 @@ impl Resolver {
             })
         };
         of_port.into_iter().map(make).collect()
+    }
+
+    /// A tunnel where nothing is tunnelled: the kernel keeps it, and nothing comes of it.
+    fn idle_tunnels(&mut self, doc: &ServiceDoc, defaults: &Defaults) {
+        const WHY: &str =
+            "only `forward: tun` wraps packets: the kernel accepts it elsewhere and ignores it";
+        let all = doc.forward.or(&defaults.forward);
+        let is_tun = |said: &Said<Forward>| match said {
+            Said::This(forward) => forward.value == Forward::Tun,
+            Said::Nothing | Said::Unclear => true,
+        };
+        for real in &doc.real_servers {
+            if let (Said::This(tunnel), forward) = (&real.tunnel, real.forward.or(all))
+                && !is_tun(forward)
+            {
+                let message =
+                    format!("{} has a `tunnel`, and is not reached by one", real.host.value);
+                let cure = "write `forward: tun` beside it, or remove `tunnel`";
+                self.findings.push(Finding::error("tunnel-unused", tunnel.at, message, WHY, cure));
+            }
+        }
+        if let Said::This(tunnel) = &doc.tunnel
+            && !doc.real_servers.iter().any(|real| is_tun(real.forward.or(all)))
+        {
+            let message =
+                "this service has a `tunnel`, and none of its real servers is reached by one";
+            let cure = "write `forward: tun`, or remove `tunnel`";
+            self.findings.push(Finding::error("tunnel-unused", tunnel.at, message, WHY, cure));
+        }
     }
 
     /// The ports of an entry; a mark needs none. `None` where they are not clear.

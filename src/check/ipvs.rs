@@ -1,0 +1,276 @@
+//! Rules about what a director's IPVS has beside its table: sync daemons and `net.ipv4.vs.*`, by
+//! themselves and against what the services need.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use super::{Finding, Subject};
+use crate::state::{DaemonRole, VsItem};
+use crate::topology::{Forward, Host, HostName, Protocol, Service};
+
+/// Hosts that direct a service: what is said of others' IPVS has no effect.
+fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {
+    let services = &subject.topology.services;
+    let names: BTreeSet<&HostName> = services.iter().map(|service| &service.director).collect();
+    let hosts = names.into_iter().filter_map(|name| subject.host(name));
+    hosts
+        .map(|host| (host, services.iter().filter(|s| s.director == host.name).collect()))
+        .collect()
+}
+
+/// The interface of a sync daemon must be there (ENODEV), and have an address to send from.
+pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (host, _) in directors(subject) {
+        if subject.is_unclear(host) {
+            continue;
+        }
+        for (role, daemon) in &host.ipvs.daemons {
+            let at = host.ipvs.daemons_at.get(role).copied().unwrap_or(host.at);
+            let Some(interface) = host.interfaces.get(&daemon.interface) else {
+                let known: Vec<&str> = host.interfaces.keys().map(|name| name.as_str()).collect();
+                findings.push(Finding::error(
+                    "sync-interface",
+                    at,
+                    format!(
+                        "{} has no interface {} for sync daemon {role}",
+                        host.name, daemon.interface
+                    ),
+                    "the kernel refuses a daemon on an interface that is not there (ENODEV)",
+                    format!("one of: {}", known.join(", ")),
+                ));
+                continue;
+            };
+            // Every interface has a link-local IPv6 address.
+            let sends = daemon.group.is_ipv6()
+                || interface.addresses.iter().any(|net| net.addr().is_ipv4());
+            if !sends && *role == DaemonRole::Master {
+                findings.push(Finding::warning(
+                    "sync-without-address",
+                    at,
+                    format!(
+                        "{} of {} has no IPv4 address, and sync daemon master sends to {}",
+                        interface.name, host.name, daemon.group
+                    ),
+                    "messages leave with the address of another interface, which a backup may drop",
+                    "name an interface with an IPv4 address, or a group such as `ff02::51`",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Values that a setting can have (Documentation/networking/ipvs-sysctl.rst; ip_vs_ctl.c). Some
+/// kernels refuse others, some put the old value back without a word.
+fn range(item: VsItem) -> Option<RangeInclusive<i64>> {
+    Some(match item {
+        VsItem::BackupOnly
+        | VsItem::CacheBypass
+        | VsItem::Conntrack
+        | VsItem::ExpireNodestConn
+        | VsItem::ExpireQuiescentTemplate
+        | VsItem::IgnoreTunneled
+        | VsItem::NatIcmpSend
+        | VsItem::PmtuDisc
+        | VsItem::RunEstimation
+        | VsItem::ScheduleIcmp
+        | VsItem::SloppySctp
+        | VsItem::SloppyTcp
+        | VsItem::SnatReroute
+        | VsItem::SyncPersistMode
+        | VsItem::SyncVersion => 0..=1,
+        VsItem::ConnReuseMode
+        | VsItem::DropEntry
+        | VsItem::DropPacket
+        | VsItem::SecureTcp
+        | VsItem::SyncRetries => 0..=3,
+        VsItem::SyncPorts => 1..=64,
+        VsItem::EstNice => -20..=19,
+        VsItem::AmDroprate
+        | VsItem::Amemthresh
+        | VsItem::DebugLevel
+        | VsItem::EstCpulist
+        | VsItem::SyncQlenMax
+        | VsItem::SyncRefreshPeriod
+        | VsItem::SyncSockSize
+        | VsItem::SyncThreshold => return None,
+    })
+}
+
+/// A value that the setting cannot have.
+pub(super) fn setting_range(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (host, _) in directors(subject) {
+        for (item, value) in &host.ipvs.settings {
+            let Some(wanted) = range_said(*item, value) else { continue };
+            findings.push(Finding::error(
+                "setting-range",
+                host.ipvs.settings_at.get(item).copied().unwrap_or(host.at),
+                format!("net.ipv4.vs.{} cannot be {}", item.as_str(), value.replace('\t', " ")),
+                "the kernel refuses it, puts the old value back without a word, or takes it for another",
+                wanted,
+            ));
+        }
+    }
+    findings
+}
+
+/// What the value must be, if it is not.
+fn range_said(item: VsItem, value: &str) -> Option<String> {
+    let number = value.parse::<i64>().ok();
+    if item == VsItem::SyncPorts {
+        let power = number.and_then(|n| u64::try_from(n).ok()).is_some_and(u64::is_power_of_two);
+        if power && number.is_some_and(|n| n <= 64) {
+            return None;
+        }
+        return Some("write a power of two, 1 to 64".to_owned());
+    }
+    if item == VsItem::SyncThreshold {
+        let mut numbers = value.split('\t').map(|n| n.parse::<i64>().unwrap_or(-1));
+        let (first, period) = (numbers.next()?, numbers.next()?);
+        let fits = period == 0 || first < period;
+        return (!fits)
+            .then(|| "the first number must be below the second, unless that is 0".to_owned());
+    }
+    let range = range(item)?;
+    if number.is_some_and(|number| range.contains(&number)) {
+        return None;
+    }
+    Some(format!("write a number, {} to {}", range.start(), range.end()))
+}
+
+/// A setting that takes away what a service needs.
+pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (host, services) in directors(subject) {
+        let off = |item: VsItem| host.ipvs.settings.get(&item).is_some_and(|value| value == "0");
+        let mut say = |item: VsItem, service: &Service, why: &str| {
+            findings.push(Finding::error(
+                "setting-contradicts",
+                host.ipvs.settings_at.get(&item).copied().unwrap_or(host.at),
+                format!("{}=0 contradicts {}", item.as_str(), service.spoken()),
+                why,
+                format!("remove `{}`: it is set where it is needed", item.as_str()),
+            ));
+        };
+        for service in services {
+            if service.uses(Forward::Fullnat) && off(VsItem::Conntrack) {
+                say(
+                    VsItem::Conntrack,
+                    service,
+                    "under fullnat the source is rewritten by connection tracking: without it requests keep the client's address, and replies never come back to the director",
+                );
+            }
+            let drains = service.persistence.is_some()
+                && service.real_servers.iter().any(|real| real.weight == 0);
+            if drains && off(VsItem::ExpireQuiescentTemplate) {
+                say(
+                    VsItem::ExpireQuiescentTemplate,
+                    service,
+                    "clients that stay with the real server of weight 0 go on being sent there: it never drains",
+                );
+            }
+        }
+    }
+    findings
+}
+
+/// Settings that have an effect only beside something that the file does not have.
+pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (host, services) in directors(subject) {
+        let runs = |role: DaemonRole| host.ipvs.daemons.contains_key(&role);
+        let uses = |method: Forward| services.iter().any(|service| service.uses(method));
+        for item in host.ipvs.settings.keys() {
+            let lacks = match item {
+                VsItem::BackupOnly if !runs(DaemonRole::Backup) => "a sync daemon backup",
+                VsItem::SyncThreshold
+                | VsItem::SyncRefreshPeriod
+                | VsItem::SyncRetries
+                | VsItem::SyncPersistMode
+                | VsItem::SyncVersion
+                | VsItem::SyncQlenMax
+                    if !runs(DaemonRole::Master) =>
+                {
+                    "a sync daemon master"
+                }
+                VsItem::SyncPorts | VsItem::SyncSockSize if host.ipvs.daemons.is_empty() => {
+                    "a sync daemon"
+                }
+                VsItem::PmtuDisc | VsItem::IgnoreTunneled if !uses(Forward::Tun) => "a tunnel",
+                VsItem::NatIcmpSend | VsItem::SnatReroute
+                    if !uses(Forward::Nat) && !uses(Forward::Fullnat) =>
+                {
+                    "a service by nat or fullnat"
+                }
+                _ => continue,
+            };
+            findings.push(Finding::warning(
+                "setting-without-effect",
+                host.ipvs.settings_at.get(item).copied().unwrap_or(host.at),
+                format!(
+                    "{} has an effect beside {lacks} only, and {} has none",
+                    item.as_str(),
+                    host.name
+                ),
+                "it is set, and nothing comes of it",
+                "remove it, unless something outside of this file needs it",
+            ));
+        }
+    }
+    findings
+}
+
+/// Trap 20: what comes with FULLNAT on a stock kernel.
+pub(super) fn fullnat(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in subject.topology.services.iter().filter(|s| s.uses(Forward::Fullnat)) {
+        findings.push(Finding::note(
+            "fullnat-hides-clients",
+            service.at,
+            format!("real servers of {} see the director's address, not the client's", service.spoken()),
+            "their logs and access lists lose the client; and every connection takes a source port of the director: 64,512 at most at once to one port of one real server",
+            "give the director more addresses, or let the application pass the client's address on (PROXY protocol, X-Forwarded-For), where that matters",
+        ));
+    }
+    findings
+}
+
+/// Trap 22: two tables remember one connection; the shorter time ends it.
+pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
+    /// nf_conntrack_tcp_timeout_established by default, in seconds (nf_conntrack_proto_tcp.c).
+    const ESTABLISHED: u32 = 432_000;
+    let mut findings = Vec::new();
+    for (host, services) in directors(subject) {
+        let said = host.ipvs.settings.get(&VsItem::Conntrack).is_some_and(|value| value == "1");
+        let tracked = services.iter().find(|service| {
+            let tcp = match &service.mark {
+                Some(mark) => mark.protocols.contains(&Protocol::Tcp),
+                None => service.protocol == Protocol::Tcp,
+            };
+            // What IPVS does not rewrite is not tracked (ip_vs_ctl.c, `__ip_vs_update_dest`).
+            tcp && (service.uses(Forward::Fullnat) || (said && service.uses(Forward::Nat)))
+        });
+        let Some(service) = tracked else { continue };
+        let tcp = host.ipvs.timeouts.map_or(0, |timeouts| timeouts.tcp);
+        if tcp == 0 {
+            findings.push(Finding::note(
+                "idle-connections",
+                service.at,
+                format!("connections to {} that are idle for 15 minutes end", service.spoken()),
+                format!("IPVS forgets them after 900 s, whatever connection tracking remembers ({ESTABLISHED} s)"),
+                "say `ipvs: {timeouts: {tcp: 7200}}` if clients keep idle connections, or let them send keepalives",
+            ));
+        } else if tcp > ESTABLISHED {
+            findings.push(Finding::warning(
+                "idle-connections",
+                service.at,
+                format!("IPVS remembers idle connections for {tcp} s, connection tracking for {ESTABLISHED} s"),
+                "what connection tracking forgets gets another source port, and the real server resets it",
+                format!("say `tcp: {ESTABLISHED}` or less, or raise net.netfilter.nf_conntrack_tcp_timeout_established yourself"),
+            ));
+        }
+    }
+    findings
+}

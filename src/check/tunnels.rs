@@ -1,0 +1,80 @@
+//! Rules about the receiving side of tunnels: what a real server cannot unwrap at the same time.
+
+use std::collections::BTreeMap;
+
+use super::{Finding, Subject};
+use crate::state::Tunnel;
+use crate::topology::{Forward, Protocol, RealServer, Service};
+
+fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'a RealServer)> {
+    let services = subject.topology.services.iter();
+    services
+        .flat_map(|service| service.real_servers.iter().map(move |real| (service, real)))
+        .filter(|(service, real)| real.forward == Forward::Tun && real.host != service.director)
+}
+
+/// One GRE device takes packets to a RIP, with checksums or without (net/ipv4/ip_tunnel.c,
+/// `ip_tunnel_lookup` and `ip_tunnel_rcv`).
+pub(super) fn gre_checksums(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut seen: BTreeMap<_, &RealServer> = BTreeMap::new();
+    let mut all: Vec<_> = tunnelled(subject).collect();
+    all.sort_by_key(|(_, real)| real.at);
+    let mut findings = Vec::new();
+    for (_, real) in all {
+        let Tunnel::Gre { flags } = real.tunnel else { continue };
+        let first = *seen.entry((&real.host, real.rip)).or_insert(real);
+        if first.tunnel == (Tunnel::Gre { flags }) {
+            continue;
+        }
+        findings.push(Finding::error(
+            "gre-checksums-differ",
+            real.at,
+            format!(
+                "{} gets GRE packets with a checksum and without one (at {}:{})",
+                real.host, first.at.line, first.at.column
+            ),
+            "one device receives all GRE packets to an address, and drops those that are not of its kind",
+            "say the same `checksum:` everywhere, or give one of them another `address:`",
+        ));
+    }
+    findings
+}
+
+/// A UDP port belongs to one: the kernel that unwraps GUE, or a program.
+pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let listens = |real: &RealServer, port: u16| {
+        let listening = |service: &&Service| {
+            let udp = match &service.mark {
+                Some(mark) => mark.protocols.contains(&Protocol::Udp),
+                None => service.protocol == Protocol::Udp,
+            };
+            let there = |other: &RealServer| {
+                let ports = if other.port == 0 { service.ports() } else { [other.port].into() };
+                other.host == real.host && ports.contains(&port)
+            };
+            udp && service.real_servers.iter().any(there)
+        };
+        subject.topology.services.iter().find(listening)
+    };
+    for (service, real) in tunnelled(subject) {
+        let Tunnel::Gue { port, .. } = real.tunnel else { continue };
+        let Some(other) = listens(real, port) else { continue };
+        findings.push(Finding::error(
+            "gue-port-taken",
+            real.at,
+            format!(
+                "{} unwraps GUE on UDP port {port}, where it is to listen for {}",
+                real.host,
+                other.spoken()
+            ),
+            format!(
+                "the kernel takes every packet to that port as GUE: either {} or {} does not work",
+                service.spoken(),
+                other.spoken()
+            ),
+            "choose another `port:` for the tunnel",
+        ));
+    }
+    findings
+}
