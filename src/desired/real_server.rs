@@ -32,9 +32,8 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
     }
     for rs in service.real_servers.iter().filter(|rs| rs.host == host.name) {
         match (rs.forward, service.vip_address()) {
-            (Forward::Nat | Forward::Fullnat, _) => {}
-            // Marks that others set, on whatever address they please: where that is, is theirs too.
-            (Forward::Dr, None) => {}
+            // Without a VIP others set marks, on whatever address they please: where that is, is theirs.
+            (Forward::Nat | Forward::Fullnat, _) | (Forward::Dr, None) => {}
             (Forward::Dr, Some(address)) => {
                 if address.is_ipv4() {
                     arp(address, desired);

@@ -39,9 +39,11 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
 fn can_drift(item: &Item) -> bool {
     let eth = |dev: &IfName| dev.as_str().starts_with("eth") || dev.as_str() == "lo";
     match item {
-        Item::Module(_) | Item::Sysctl(Sysctl::IpForward | Sysctl::Ip6Forward) => false,
-        // There as long as IPVS is.
-        Item::Sysctl(Sysctl::Vs(_)) | Item::Timeouts | Item::Tunnel(_) => false,
+        // Settings and timeouts of IPVS are there as long as it is.
+        Item::Module(_)
+        | Item::Sysctl(Sysctl::IpForward | Sysctl::Ip6Forward | Sysctl::Vs(_))
+        | Item::Timeouts
+        | Item::Tunnel(_) => false,
         Item::Link(dev)
         | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)) => {
             eth(dev)

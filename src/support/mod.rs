@@ -112,7 +112,7 @@ fn other_family(address: IpAddr) -> IpAddr {
 }
 
 /// What else a service may be.
-#[allow(clippy::struct_excessive_bools, reason = "each by chance")]
+#[allow(clippy::struct_excessive_bools, reason = "any of them goes with any other")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     /// Its VIP is an IPv6 address.
