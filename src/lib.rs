@@ -16,10 +16,12 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod desired;
+pub mod import;
 pub mod kernel;
 pub mod lab;
 pub mod plan;
 pub mod protocol;
+pub mod render;
 pub mod report;
 pub mod state;
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::import::guess::Director;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
-use crate::topology::HostName;
+use crate::topology::{HostName, TopologyName};
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
 ///
@@ -30,7 +31,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done, and all is well (plan, status: nothing differs)
   1  unexpected error
   2  wrong command line, or --limit names a host that the file does not have
-  3  the file has errors; no host was touched
+  3  the file has errors, or nothing in it could be imported; no host was touched
   4  plan, status: there are differences
   5  a host could not be reached, refused or failed
   6  verify, lab run: something that must be true is not";
@@ -92,6 +93,11 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make a topology file of rules that exist: from ipvsadm, keepalived, or running hosts
+    Import(ImportArguments),
+    /// Write what a file says for other programs
+    #[command(subcommand)]
+    Render(RenderCommand),
     /// The same cluster on this machine, with real traffic
     #[command(subcommand)]
     Lab(LabCommand),
@@ -138,6 +144,76 @@ pub struct Adoption {
     /// where a receipt was lost.
     #[arg(long)]
     pub adopt: bool,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = IMPORT_EXAMPLES)]
+pub struct ImportArguments {
+    /// Output of `ipvsadm -Sn`, a file for `ipvsadm -R`, or a keepalived.conf; `-` is standard input
+    #[arg(value_name = "FILE", required_unless_present = "from", conflicts_with = "from")]
+    pub file: Option<PathBuf>,
+    /// Read running hosts instead: directors, real servers, routers
+    ///
+    /// IPVS, VIPs, addresses, gateways and settings are read, nothing is changed. A host that is not
+    /// named here is guessed from what the others say of it.
+    #[arg(long, value_name = "[USER@]HOST[:PORT]|local|netns:NAME", num_args = 1.., value_delimiter = ',')]
+    pub from: Vec<String>,
+    /// What FILE is; guessed from its content if it is not said
+    #[arg(long, value_enum, value_name = "ipvsadm|keepalived", conflicts_with = "from")]
+    pub format_of: Option<FormatOf>,
+    /// The director's name and addresses, which such a FILE does not have
+    #[arg(long, value_name = "NAME[=ADDRESS[/LENGTH],...]", conflicts_with = "from")]
+    pub director: Option<Director>,
+    /// The topology's name
+    #[arg(long, value_name = "NAME", default_value = "imported")]
+    pub name: TopologyName,
+    /// Write the topology to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Overwrite the file of --out
+    #[arg(long, requires = "out")]
+    pub force: bool,
+    /// Another ssh_config than the user's own
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// How long connecting to a host may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub connect_timeout: u64,
+}
+
+const IMPORT_EXAMPLES: &str = "Examples:
+  ipvsadm -Sn | lvsprov import - --director lvs=192.0.2.2/24 --out cluster.yaml
+  lvsprov import /etc/keepalived/keepalived.conf > cluster.yaml
+  lvsprov import --from root@lvs root@web1 root@web2 --out cluster.yaml
+
+What a source does not say is guessed, and each guess is a comment in the file. What a topology
+cannot say is named at its end, and on standard error. No host is changed.";
+
+/// What a file is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatOf {
+    /// Rules as `ipvsadm -S` prints them.
+    Ipvsadm,
+    /// keepalived.conf.
+    Keepalived,
+}
+
+/// Other programs.
+#[derive(Debug, Subcommand)]
+pub enum RenderCommand {
+    /// The rules of a director, for `ipvsadm -R`
+    ///
+    /// What such rules cannot hold (addresses, settings, packet rules) is said on standard error, one
+    /// line each.
+    Ipvsadm {
+        /// The topology file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Which director; needed if the file has several
+        #[arg(long, value_name = "HOST")]
+        director: Option<HostName>,
+    },
 }
 
 /// Labs.

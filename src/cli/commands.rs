@@ -18,7 +18,8 @@ use crate::protocol::{Failure, Sighting};
 use crate::topology::{self, HostName, Topology};
 use crate::{report, transport};
 
-type Outcome = Result<Exit, Box<dyn std::error::Error>>;
+/// How a command ends.
+pub(super) type Outcome = Result<Exit, Box<dyn std::error::Error>>;
 
 /// A host that `--limit` names and the file does not.
 #[derive(Debug, thiserror::Error)]

@@ -5,15 +5,17 @@ pub mod arguments;
 pub mod commands;
 pub mod exit;
 pub mod file;
+pub mod import;
 pub mod output;
 pub mod progress;
+pub mod render;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command, LabCommand};
+use arguments::{Arguments, Command, LabCommand, RenderCommand};
 pub use exit::Exit;
 
 /// Parses `arguments`, does what they say, and returns the exit code.
@@ -40,6 +42,10 @@ fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Verify(target) => commands::verify(&target, &common),
         Command::Status(target) => commands::status(&target, &common),
         Command::Destroy { target, dry_run } => commands::destroy(&target, dry_run, &common),
+        Command::Import(import) => import::command(&import, &common),
+        Command::Render(RenderCommand::Ipvsadm { file, director }) => {
+            render::ipvsadm(&file, director.as_ref(), &common)
+        }
         Command::Lab(LabCommand::Run(run)) => crate::lab::run::command(&run, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),

@@ -1,5 +1,5 @@
-//! What the network itself says: who answers ARP for a VIP, whether requests are answered, and how
-//! the running table compares with the file.
+//! What the network itself says: who answers ARP or neighbour discovery for a VIP, whether requests are
+//! answered, and how the running table compares with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use crate::protocol::{Failure, Reply, Request, Sighting};
 use crate::state::ServiceFlags;
 use crate::topology::{Host, HostName, IfName, Protocol, Role, Service, Topology};
 
-/// How long to listen for ARP answers, in milliseconds. A neighbour answers within a few.
+/// How long to listen for a neighbour's answers, in milliseconds. A neighbour answers within a few.
 const ARP_WAIT_MS: u32 = 700;
 /// How long one request may take, in milliseconds.
 const FETCH_TIMEOUT_MS: u32 = 3000;
@@ -61,14 +61,14 @@ fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
 }
 
 fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
-    let with_vip = topology.services.iter().filter_map(|s| Some((s.vip_address()?, s)));
-    with_vip.filter(|(vip, _)| vip.is_ipv4()).collect()
+    topology.services.iter().filter_map(|s| Some((s.vip_address()?, s))).collect()
 }
 
-/// On the VIP's segment exactly one machine may answer ARP for it: the director.
+/// On the VIP's segment exactly one machine may answer ARP (neighbour discovery) for it: the director.
 async fn prove_arp(session: &mut Session<'_>, vip: (IpAddr, &Service), seen: &Seen) -> Proof {
     let (vip, service) = vip;
-    let claim = format!("only {} answers ARP for {vip}", service.director);
+    let how = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    let claim = format!("only {} answers {how} for {vip}", service.director);
     let not_checked =
         |evidence: String| Proof { claim: claim.clone(), verdict: Verdict::NotChecked, evidence };
     let Some((asker, dev)) = asker(session.topology, service, seen) else {

@@ -25,15 +25,15 @@ use crate::topology::model::host_prefix;
 use crate::topology::{Forward, Host, IfName, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
+#[allow(clippy::match_same_arms, reason = "nothing is needed, for different reasons")]
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     if host.name == service.director {
         return;
     }
     for rs in service.real_servers.iter().filter(|rs| rs.host == host.name) {
         match (rs.forward, service.vip_address()) {
-            (Forward::Nat | Forward::Fullnat, _) => {}
-            // Marks that others set, on whatever address they please: where that is, is theirs too.
-            (Forward::Dr, None) => {}
+            // Without a VIP others set marks, on whatever address they please: where that is, is theirs.
+            (Forward::Nat | Forward::Fullnat, _) | (Forward::Dr, None) => {}
             (Forward::Dr, Some(address)) => {
                 if address.is_ipv4() {
                     arp(address, desired);

@@ -98,6 +98,7 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         machine,
         hardware,
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
+        parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
         controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
     }

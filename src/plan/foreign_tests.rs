@@ -46,7 +46,7 @@ fn service(text: &str, scheduler: &str, real_servers: &[&str]) -> VirtualService
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
 }
 
 /// The file wants WEB and the VIP.

@@ -138,3 +138,95 @@ fn age(since: u64) -> String {
         _ => format!("{} days", seconds / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::cluster::outcome::RealServerView;
+    use crate::protocol::Counters;
+    use crate::state::{DaemonRole, SyncDaemon};
+
+    fn real_server(key: &str, upper_threshold: u32, active: u32) -> RealServerView {
+        RealServerView {
+            host: None,
+            key: key.parse().unwrap(),
+            method: "nat".to_owned(),
+            weight: 1,
+            upper_threshold,
+            lower_threshold: 0,
+            counters: Counters { active, inactive: 2, persistent: 3, total: 4 },
+        }
+    }
+
+    fn service(key: &str, persistence: Option<u32>) -> ServiceView {
+        ServiceView {
+            name: "web".to_owned(),
+            spoken: key.to_owned(),
+            key: key.parse().unwrap(),
+            scheduler: Some("sh".to_owned()),
+            settings: Some("sh persistent 60 s flag-1".to_owned()),
+            persistence,
+            real_servers: vec![
+                real_server("192.0.2.3:80", 9, 1),
+                real_server("192.0.2.4:80", 0, 0),
+            ],
+        }
+    }
+
+    fn report(services: Vec<ServiceView>) -> StatusReport {
+        let daemon = SyncDaemon { id: 7, ..SyncDaemon::on("eth0".parse().unwrap()) };
+        let view = HostView {
+            status: HostStatus::Unchanged,
+            failure: None,
+            applied_since: None,
+            drift: Vec::new(),
+            services,
+            foreign: Vec::new(),
+            timeouts: Some(Timeouts { tcp: 60, ..Timeouts::default() }),
+            daemons: [(DaemonRole::Backup, daemon)].into(),
+        };
+        let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
+        StatusReport { topology: "t".to_owned(), hosts }
+    }
+
+    #[test]
+    fn status_shows_what_ipvs_has_beside_its_table() {
+        let shown = anstream::adapter::strip_str(&status_text(&report(vec![service(
+            "fwmark4 8",
+            Some(60),
+        )])))
+        .to_string();
+        assert_eq!(
+            shown,
+            "lvs  as the file wants it, never applied here\n\
+            \x20   timeouts: tcp 60 s, tcp-fin 120 s, udp 300 s\n\
+            \x20   sync daemon backup: on eth0, id 7, 224.0.0.81 port 8848, ttl 1\n\
+             \n\
+             fwmark4 8  sh persistent 60 s flag-1  on lvs\n\
+            \x20 real server      address       method  weight  active  inactive  persistent  total  thresholds\n\
+            \x20 not in the file  192.0.2.3:80  nat     1       1       2         3           4      0..9\n\
+            \x20 not in the file  192.0.2.4:80  nat     1       0       2         3           4      none\n"
+        );
+    }
+
+    #[test]
+    fn status_in_json_only_ever_gains_members() {
+        let json = status_json(&report(vec![service("tcp 192.0.2.80:80", None)]));
+        let host = &json["hosts"]["lvs"];
+        for member in ["status", "failure", "applied_since", "drift", "services", "foreign"] {
+            assert!(host.get(member).is_some(), "{member}: {json:#}");
+        }
+        let service = &host["services"][0];
+        assert_eq!(service["scheduler"], "sh");
+        assert_eq!(service["real_servers"][0]["counters"]["active"], 1);
+        // What an earlier version wrote can be read.
+        let mut old = serde_json::to_value(report(Vec::new())).unwrap();
+        for member in ["foreign", "timeouts", "daemons"] {
+            old["hosts"]["lvs"].as_object_mut().unwrap().remove(member);
+        }
+        assert!(serde_json::from_value::<StatusReport>(old).is_ok());
+    }
+}

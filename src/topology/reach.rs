@@ -104,6 +104,16 @@ fn target(text: &str, at: Position) -> Result<SshTarget, Box<Finding>> {
     Ok(SshTarget { host: plain(host, at)?.to_owned(), user, port })
 }
 
+impl std::str::FromStr for SshTarget {
+    type Err = String;
+
+    /// `[user@]host[:port]`; `Err` says what is wrong and what to write.
+    fn from_str(text: &str) -> Result<Self, String> {
+        target(text, Position::default())
+            .map_err(|finding| format!("{}; {}", finding.message, finding.cure))
+    }
+}
+
 /// What ssh(1) cannot take for an option, and a terminal not for a command.
 fn plain(text: &str, at: Position) -> Result<&str, Box<Finding>> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.:%+\\".contains(c);

@@ -67,6 +67,9 @@ const VIP6: &str = "2001:db8::80";
 const RIP: &str = "10.0.0.2:8080";
 const RIP6: &str = "[2001:db8:1::2]:8080";
 
+/// Long enough for an answer that is not expected.
+const SHORT: Duration = Duration::from_secs(3);
+
 /// A client, a director with two VIPs, and a real server that knows no way to the client.
 struct Cluster {
     client: Ground,
@@ -121,15 +124,26 @@ impl Cluster {
         }
     }
 
-    /// Whom the real server at `rip` sees, when the client asks `to`; `None`: it never answers.
-    fn seen_by_tcp(&self, to: &str, rip: &str) -> Option<String> {
+    /// Whom the real server at `rip` sees, when the client asks `to`.
+    fn seen_by_tcp(&self, to: &str, rip: &str) -> String {
+        let seen = self.try_by_tcp(to, rip, Duration::from_secs(30));
+        seen.unwrap_or_else(|| panic!("{to}: no answer"))
+    }
+
+    /// `None`: it never answers, not within `patience`.
+    fn try_by_tcp(&self, to: &str, rip: &str, patience: Duration) -> Option<String> {
         let (to, rip): (SocketAddr, SocketAddr) = (to.parse().unwrap(), rip.parse().unwrap());
         let listener = self.server.run(|| TcpListener::bind(rip).unwrap());
         listener.set_nonblocking(true).unwrap();
-        let patience = Duration::from_secs(3);
         let connected = self.client.run(|| TcpStream::connect_timeout(&to, patience));
         let Ok(mut asking) = connected else { return None };
-        let (mut serving, peer) = listener.accept().unwrap();
+        // The client is connected a moment before the server is.
+        let mut accepted = None;
+        eventually("a connection", || {
+            accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        let (mut serving, peer) = accepted.unwrap();
         serving.write_all(b"x").unwrap();
         asking.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         asking.read_exact(&mut [0]).unwrap();
@@ -175,10 +189,10 @@ pub fn fullnat_needs_no_way_back() {
         cluster.nat(&format!("{protocol} {web6}"), RIP6);
     }
     cluster.conntrack("1");
-    assert_eq!(cluster.seen_by_tcp(&web, RIP), None, "NAT alone: no way back to the client");
+    assert_eq!(cluster.try_by_tcp(&web, RIP, SHORT), None, "NAT alone: no way back to the client");
     put(&cluster.director, &fullnat());
-    assert_eq!(cluster.seen_by_tcp(&web, RIP).as_deref(), Some("10.0.0.1"));
-    assert_eq!(cluster.seen_by_tcp(&web6, RIP6).as_deref(), Some("2001:db8:1::1"));
+    assert_eq!(cluster.seen_by_tcp(&web, RIP), "10.0.0.1");
+    assert_eq!(cluster.seen_by_tcp(&web6, RIP6), "2001:db8:1::1");
     assert_eq!(cluster.seen_by_udp(&web, RIP), "10.0.0.1");
     assert_eq!(cluster.seen_by_udp(&web6, RIP6), "2001:db8:1::1");
 }
@@ -191,11 +205,11 @@ pub fn without_conntrack_the_source_stays_the_clients() {
     cluster.nat(&format!("tcp {web6}"), RIP6);
     put(&cluster.director, &fullnat());
     cluster.conntrack("0");
-    assert_eq!(cluster.seen_by_tcp(&web, RIP).as_deref(), Some("192.0.2.1"));
-    assert_eq!(cluster.seen_by_tcp(&web6, RIP6).as_deref(), Some("2001:db8::1"));
+    assert_eq!(cluster.seen_by_tcp(&web, RIP), "192.0.2.1");
+    assert_eq!(cluster.seen_by_tcp(&web6, RIP6), "2001:db8::1");
     cluster.conntrack("1");
-    assert_eq!(cluster.seen_by_tcp(&web, RIP).as_deref(), Some("10.0.0.1"));
-    assert_eq!(cluster.seen_by_tcp(&web6, RIP6).as_deref(), Some("2001:db8:1::1"));
+    assert_eq!(cluster.seen_by_tcp(&web, RIP), "10.0.0.1");
+    assert_eq!(cluster.seen_by_tcp(&web6, RIP6), "2001:db8:1::1");
 }
 
 /// Connection tracking knows the VIP as the original destination, although IPVS rewrote the packet.
@@ -207,12 +221,12 @@ pub fn fullnat_is_for_its_own_vip() {
     cluster.nat("tcp 192.0.2.80:80", RIP);
     cluster.nat("tcp 192.0.2.81:80", RIP);
     put(&cluster.director, &rules([masquerade(Some(VIP), "10.0.0.2", 8080)]));
-    assert_eq!(cluster.seen_by_tcp("192.0.2.80:80", RIP).as_deref(), Some("10.0.0.1"));
-    assert_eq!(cluster.seen_by_tcp("192.0.2.81:80", RIP).as_deref(), Some("192.0.2.1"));
+    assert_eq!(cluster.seen_by_tcp("192.0.2.80:80", RIP), "10.0.0.1");
+    assert_eq!(cluster.seen_by_tcp("192.0.2.81:80", RIP), "192.0.2.1");
     put(&cluster.director, &rules([masquerade(Some(VIP), "10.0.0.2", 80)]));
-    assert_eq!(cluster.seen_by_tcp("192.0.2.80:80", RIP).as_deref(), Some("192.0.2.1"));
+    assert_eq!(cluster.seen_by_tcp("192.0.2.80:80", RIP), "192.0.2.1");
     put(&cluster.director, &rules([masquerade(None, "10.0.0.2", 0)]));
-    assert_eq!(cluster.seen_by_tcp("192.0.2.81:80", RIP).as_deref(), Some("10.0.0.1"));
+    assert_eq!(cluster.seen_by_tcp("192.0.2.81:80", RIP), "10.0.0.1");
 }
 
 /// Connection tracking is not told of the real server then, and so takes its answer for something new.
@@ -242,14 +256,15 @@ pub fn marks_choose_a_service() {
     cluster.with_way_back();
     cluster.nat("fwmark4 8", RIP);
     cluster.nat("fwmark6 9", RIP6);
-    let refused = |to: &str| assert_eq!(cluster.seen_by_tcp(to, "10.0.0.2:8081"), None, "{to}");
+    let refused =
+        |to: &str| assert_eq!(cluster.try_by_tcp(to, "10.0.0.2:8081", SHORT), None, "{to}");
     refused("192.0.2.80:80");
     let marks = [mark(VIP, &[80, 443], 8), mark(VIP6, &[80], 9)];
     put(&cluster.director, &rules(marks.clone()));
     for to in ["192.0.2.80:80", "192.0.2.80:443"] {
-        assert_eq!(cluster.seen_by_tcp(to, RIP).as_deref(), Some("192.0.2.1"), "{to}");
+        assert_eq!(cluster.seen_by_tcp(to, RIP), "192.0.2.1", "{to}");
     }
-    assert_eq!(cluster.seen_by_tcp("[2001:db8::80]:80", RIP6).as_deref(), Some("2001:db8::1"));
+    assert_eq!(cluster.seen_by_tcp("[2001:db8::80]:80", RIP6), "2001:db8::1");
     refused("192.0.2.80:81");
     // The director's own requests never pass prerouting.
     assert!(cluster.director.run(|| TcpStream::connect("192.0.2.80:80")).is_err());
@@ -257,5 +272,5 @@ pub fn marks_choose_a_service() {
     cluster.conntrack("1");
     let masquerade = masquerade(Some(VIP), "10.0.0.2", 8080);
     put(&cluster.director, &rules(marks.into_iter().chain([masquerade])));
-    assert_eq!(cluster.seen_by_tcp("192.0.2.80:443", RIP).as_deref(), Some("10.0.0.1"));
+    assert_eq!(cluster.seen_by_tcp("192.0.2.80:443", RIP), "10.0.0.1");
 }

@@ -107,6 +107,7 @@ impl Net {
                 && header.index == index
                 && header.flags.contains(AddressHeaderFlags::Permanent)
                 && Scope::from_number(header.scope.into()) != Scope::Link
+                && !local_net(address).is_some_and(comes_with_sit0)
         };
         let candidates: Vec<_> = before.iter().filter(was_set).collect();
         if candidates.is_empty() {
@@ -134,6 +135,15 @@ impl Net {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Whether it is one that sit0 gets as it comes up and loses as it goes down: each IPv4 address of the
+/// host behind 96 zeroes (net/ipv6/addrconf.c, `sit_add_v4_addrs`).
+fn comes_with_sit0(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
     }
 }
 

@@ -1,0 +1,68 @@
+//! `render`.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::arguments::{Common, Format};
+use super::commands::Outcome;
+use super::exit::{self, Exit};
+use super::file::{self, Loaded};
+use super::output;
+use crate::desired::desired_for;
+use crate::topology::{Host, HostName, Role, Topology};
+use crate::{render, report};
+
+/// It is not clear whose rules are meant.
+#[derive(Debug, thiserror::Error)]
+enum WhichDirector {
+    #[error("--director {name}: it is no director of the file; those are: {}", .known.join(", "))]
+    None { name: HostName, known: Vec<String> },
+    #[error("the file has several directors, and rules are of one: say --director with one of {}", .known.join(", "))]
+    Several { known: Vec<String> },
+    #[error("the file has no director, so there are no rules")]
+    Nobody,
+}
+
+/// `render ipvsadm`.
+pub fn ipvsadm(path: &Path, director: Option<&HostName>, common: &Common) -> Outcome {
+    let Loaded::Good(topology) = file::load(path, common.format)? else {
+        return Ok(Exit::Findings);
+    };
+    let host = match find(&topology, director) {
+        Ok(host) => host,
+        Err(error) => {
+            exit::report(&error, common)?;
+            return Ok(Exit::Usage);
+        }
+    };
+    let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
+    match common.format {
+        Format::Text => {
+            for unheld in &rendered.unheld {
+                output::complain(&format!("{}: {unheld}\n", host.name));
+            }
+            output::say(&rendered.text)?;
+        }
+        Format::Json => output::document(&report::with_schema(
+            "render",
+            &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unheld }),
+        ))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn find<'a>(topology: &'a Topology, name: Option<&HostName>) -> Result<&'a Host, WhichDirector> {
+    let directors: Vec<&Host> = topology.with_role(Role::Director).collect();
+    let known = || directors.iter().map(|host| host.name.to_string()).collect();
+    match (name, directors.as_slice()) {
+        (Some(name), all) => all
+            .iter()
+            .find(|host| host.name == *name)
+            .copied()
+            .ok_or_else(|| WhichDirector::None { name: name.clone(), known: known() }),
+        (None, [only]) => Ok(only),
+        (None, []) => Err(WhichDirector::Nobody),
+        (None, _) => Err(WhichDirector::Several { known: known() }),
+    }
+}

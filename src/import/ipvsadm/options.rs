@@ -1,0 +1,320 @@
+//! The options of ipvsadm, of every version: popt's rules for taking a line apart.
+
+use std::borrow::Cow;
+
+/// Something that can stand in a line of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Opt {
+    AddService,
+    EditService,
+    DeleteService,
+    Clear,
+    List,
+    Zero,
+    AddServer,
+    EditServer,
+    DeleteServer,
+    Set,
+    Restore,
+    Save,
+    StartDaemon,
+    StopDaemon,
+    Help,
+    Version,
+    Tcp,
+    Udp,
+    Sctp,
+    Fwmark,
+    Ipv6,
+    Scheduler,
+    Persistent,
+    Netmask,
+    Engine,
+    OnePacket,
+    SchedulerFlags,
+    RealServer,
+    Gatewaying,
+    Ipip,
+    Masquerading,
+    /// What `ipvsadm -S` prints of a destination that bypasses: it has no option for it.
+    Bypass,
+    /// `-b` behind `-a` in ipvsadm of kernels that were patched for FULLNAT.
+    PatchedFullNat,
+    Weight,
+    Upper,
+    Lower,
+    TunType,
+    TunPort,
+    TunNoChecksum,
+    TunChecksum,
+    TunRemoteChecksum,
+    McastInterface,
+    SyncId,
+    McastGroup,
+    McastPort,
+    McastTtl,
+    SyncMaxLength,
+    /// Changes only what a listing looks like.
+    Listing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Argument {
+    No,
+    Optional,
+    Needed,
+}
+
+/// Long name, short name, argument: ipvsadm.c of 1.20 to 1.31, `parse_options`.
+const TABLE: &[(&str, Option<char>, Argument, Opt)] = {
+    use Argument::{Needed, No, Optional};
+    &[
+        ("add-service", Some('A'), No, Opt::AddService),
+        ("edit-service", Some('E'), No, Opt::EditService),
+        ("delete-service", Some('D'), No, Opt::DeleteService),
+        ("clear", Some('C'), No, Opt::Clear),
+        ("list", Some('L'), No, Opt::List),
+        ("list", Some('l'), No, Opt::List),
+        ("zero", Some('Z'), No, Opt::Zero),
+        ("add-server", Some('a'), No, Opt::AddServer),
+        ("edit-server", Some('e'), No, Opt::EditServer),
+        ("delete-server", Some('d'), No, Opt::DeleteServer),
+        ("set", None, No, Opt::Set),
+        ("restore", Some('R'), No, Opt::Restore),
+        ("save", Some('S'), No, Opt::Save),
+        ("start-daemon", None, Needed, Opt::StartDaemon),
+        ("stop-daemon", None, Needed, Opt::StopDaemon),
+        ("help", Some('h'), No, Opt::Help),
+        ("version", Some('v'), No, Opt::Version),
+        ("tcp-service", Some('t'), Needed, Opt::Tcp),
+        ("udp-service", Some('u'), Needed, Opt::Udp),
+        ("sctp-service", None, Needed, Opt::Sctp),
+        ("fwmark-service", Some('f'), Needed, Opt::Fwmark),
+        ("ipv6", Some('6'), No, Opt::Ipv6),
+        ("scheduler", Some('s'), Needed, Opt::Scheduler),
+        ("persistent", Some('p'), Optional, Opt::Persistent),
+        ("netmask", Some('M'), Needed, Opt::Netmask),
+        ("pe", None, Needed, Opt::Engine),
+        ("ops", Some('o'), No, Opt::OnePacket),
+        ("sched-flags", Some('b'), Needed, Opt::SchedulerFlags),
+        ("real-server", Some('r'), Needed, Opt::RealServer),
+        ("gatewaying", Some('g'), No, Opt::Gatewaying),
+        ("ipip", Some('i'), No, Opt::Ipip),
+        ("masquerading", Some('m'), No, Opt::Masquerading),
+        ("weight", Some('w'), Needed, Opt::Weight),
+        ("u-threshold", Some('x'), Needed, Opt::Upper),
+        ("l-threshold", Some('y'), Needed, Opt::Lower),
+        ("tun-type", None, Needed, Opt::TunType),
+        ("tun-port", None, Needed, Opt::TunPort),
+        ("tun-nocsum", None, No, Opt::TunNoChecksum),
+        ("tun-csum", None, No, Opt::TunChecksum),
+        ("tun-remcsum", None, No, Opt::TunRemoteChecksum),
+        ("mcast-interface", None, Needed, Opt::McastInterface),
+        ("syncid", None, Needed, Opt::SyncId),
+        ("mcast-group", None, Needed, Opt::McastGroup),
+        ("mcast-port", None, Needed, Opt::McastPort),
+        ("mcast-ttl", None, Needed, Opt::McastTtl),
+        ("sync-maxlen", None, Needed, Opt::SyncMaxLength),
+        ("numeric", Some('n'), No, Opt::Listing),
+        ("connection", Some('c'), No, Opt::Listing),
+        ("timeout", None, No, Opt::Listing),
+        ("daemon", None, No, Opt::Listing),
+        ("stats", None, No, Opt::Listing),
+        ("rate", None, No, Opt::Listing),
+        ("thresholds", None, No, Opt::Listing),
+        ("persistent-conn", None, No, Opt::Listing),
+        ("tun-info", None, No, Opt::Listing),
+        ("nosort", None, No, Opt::Listing),
+        ("sort", None, No, Opt::Listing),
+        ("exact", Some('X'), No, Opt::Listing),
+    ]
+};
+
+impl Opt {
+    /// Whether it says what a line does.
+    pub fn is_command(self) -> bool {
+        matches!(
+            self,
+            Self::AddService
+                | Self::EditService
+                | Self::DeleteService
+                | Self::Clear
+                | Self::List
+                | Self::Zero
+                | Self::AddServer
+                | Self::EditServer
+                | Self::DeleteServer
+                | Self::Set
+                | Self::Restore
+                | Self::Save
+                | Self::StartDaemon
+                | Self::StopDaemon
+                | Self::Help
+                | Self::Version
+        )
+    }
+
+    /// How it is written.
+    pub fn spelling(self) -> Cow<'static, str> {
+        match TABLE.iter().find(|(_, _, _, opt)| *opt == self) {
+            Some((_, Some(short), _, _)) => Cow::Owned(format!("-{short}")),
+            Some((long, None, _, _)) => Cow::Owned(format!("--{long}")),
+            None if self == Self::PatchedFullNat => Cow::Borrowed("-b"),
+            None => Cow::Borrowed("(null)"),
+        }
+    }
+}
+
+/// A line, taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Given<'a> {
+    options: Vec<(Opt, Option<&'a str>)>,
+    /// Words that belong to no option.
+    pub loose: Vec<&'a str>,
+    /// What no version of ipvsadm has, or what lacks its argument.
+    pub troubles: Vec<Trouble<'a>>,
+}
+
+/// A part of a line that is no option.
+#[derive(Debug)]
+pub(super) enum Trouble<'a> {
+    /// No version of ipvsadm has it.
+    Unknown(&'a str),
+    /// It needs an argument, and the line ends.
+    Bare(Opt),
+}
+
+impl<'a> Given<'a> {
+    /// Takes the words of a line apart.
+    pub fn parse(words: &[&'a str]) -> Self {
+        let mut given = Self::default();
+        let mut words = words.iter().copied();
+        while let Some(word) = words.next() {
+            if let Some(long) = word.strip_prefix("--") {
+                given.long(word, long, &mut words);
+            } else if word.len() > 1 && word.starts_with('-') {
+                given.short(word, &mut words);
+            } else {
+                given.bare(word, &mut words);
+            }
+        }
+        given
+    }
+
+    fn long(
+        &mut self,
+        word: &'a str,
+        name: &'a str,
+        rest: &mut (impl Iterator<Item = &'a str> + Clone),
+    ) {
+        let (name, attached) = match name.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (name, None),
+        };
+        match TABLE.iter().find(|(long, ..)| *long == name) {
+            None => self.troubles.push(Trouble::Unknown(word)),
+            Some((_, _, Argument::No, _)) if attached.is_some() => {
+                self.troubles.push(Trouble::Unknown(word));
+            }
+            Some((_, _, argument, opt)) => self.option(*opt, *argument, attached, rest),
+        }
+    }
+
+    /// `-At VIP:PORT`, `-w3`, `-w=3`: popt takes them all.
+    fn short(&mut self, word: &'a str, rest: &mut (impl Iterator<Item = &'a str> + Clone)) {
+        let mut at = 1;
+        while let Some(letter) = word.get(at..).and_then(|tail| tail.chars().next()) {
+            at += letter.len_utf8();
+            let tail = word.get(at..).unwrap_or_default();
+            if letter == 'b' && self.is_about_a_server() {
+                self.options.push((Opt::PatchedFullNat, None));
+                continue;
+            }
+            let Some((_, _, argument, opt)) = TABLE.iter().find(|(_, s, ..)| *s == Some(letter))
+            else {
+                self.troubles.push(Trouble::Unknown(word));
+                return;
+            };
+            if *argument == Argument::No {
+                self.options.push((*opt, None));
+                continue;
+            }
+            let tail = tail.strip_prefix('=').unwrap_or(tail);
+            self.option(*opt, *argument, Some(tail).filter(|tail| !tail.is_empty()), rest);
+            return;
+        }
+    }
+
+    /// ipvsadm 1.27 and older print `pe sip` and `ops` without dashes, and cannot read them back.
+    fn bare(&mut self, word: &'a str, rest: &mut (impl Iterator<Item = &'a str> + Clone)) {
+        match word {
+            "ops" => self.options.push((Opt::OnePacket, None)),
+            "pe" => self.option(Opt::Engine, Argument::Needed, None, rest),
+            "(null)" => self.options.push((Opt::Bypass, None)),
+            _ => self.loose.push(word),
+        }
+    }
+
+    fn option(
+        &mut self,
+        opt: Opt,
+        argument: Argument,
+        attached: Option<&'a str>,
+        rest: &mut (impl Iterator<Item = &'a str> + Clone),
+    ) {
+        let value = match argument {
+            Argument::No => None,
+            Argument::Needed => match attached.or_else(|| rest.next()) {
+                Some(value) => Some(value),
+                None => return self.troubles.push(Trouble::Bare(opt)),
+            },
+            Argument::Optional => attached.or_else(|| {
+                let mut ahead = rest.clone();
+                let next = ahead.next().filter(|next| is_value(next))?;
+                *rest = ahead;
+                Some(next)
+            }),
+        };
+        self.options.push((opt, value));
+    }
+
+    fn is_about_a_server(&self) -> bool {
+        let server = [Opt::AddServer, Opt::EditServer];
+        self.options.iter().any(|(opt, _)| server.contains(opt))
+    }
+
+    /// The command of the line; `Err` with how many there are, if that is not one.
+    pub fn command(&mut self) -> Result<(Opt, Option<&'a str>), usize> {
+        let commands: Vec<_> =
+            self.options.iter().copied().filter(|(opt, _)| opt.is_command()).collect();
+        let [command] = commands.as_slice() else { return Err(commands.len()) };
+        self.options.retain(|(opt, _)| !opt.is_command());
+        Ok(*command)
+    }
+
+    /// Takes an option out, with its argument.
+    pub fn take(&mut self, wanted: Opt) -> Option<(Opt, Option<&'a str>)> {
+        let at = self.options.iter().position(|(opt, _)| *opt == wanted)?;
+        Some(self.options.remove(at))
+    }
+
+    /// Takes an option's argument out.
+    pub fn value(&mut self, wanted: Opt) -> Option<&'a str> {
+        self.take(wanted)?.1
+    }
+
+    /// Takes out whether an option is there.
+    pub fn has(&mut self, wanted: Opt) -> bool {
+        self.take(wanted).is_some()
+    }
+
+    /// What nobody took.
+    pub fn left(&self) -> &[(Opt, Option<&'a str>)] {
+        &self.options
+    }
+}
+
+/// What popt takes for the argument of an option that can do without.
+fn is_value(word: &str) -> bool {
+    !word.starts_with('-') && !matches!(word, "pe" | "ops")
+}

@@ -1,0 +1,404 @@
+//! `virtual_server` with its `real_server`s.
+
+use std::net::SocketAddr;
+
+use super::super::remark::quote;
+use super::super::words::{self, Mask};
+use super::Reader;
+use super::asides::{Topic, is_health};
+use super::groups::{Family, Member};
+use super::tree::Statement;
+use crate::state::{
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+};
+use crate::topology::Protocol;
+
+/// keepalived's default of `persistence_timeout`, in seconds (`IPVS_SVC_PERSISTENT_TIMEOUT`).
+const PERSISTENCE: u32 = 360;
+
+/// How packets are passed on.
+type Method = (ForwardingMethod, Tunnel);
+
+/// What a block says, before it is made a service for each member.
+#[derive(Debug, Default)]
+struct Virtual {
+    scheduler: Option<String>,
+    method: Option<Method>,
+    protocol: Option<Protocol>,
+    persistence: Option<u32>,
+    granularity: Option<(u32, String)>,
+    engine: Option<String>,
+    one_packet: bool,
+    flags: Vec<(u32, String)>,
+    family: Option<Family>,
+    weight: Option<u32>,
+    reals: Vec<Real>,
+}
+
+#[derive(Debug)]
+struct Real {
+    line: u32,
+    address: std::net::IpAddr,
+    port: u16,
+    method: Option<Method>,
+    weight: Option<u32>,
+    upper: u32,
+    lower: u32,
+}
+
+impl Reader {
+    pub(super) fn virtual_server(&mut self, statement: &Statement) {
+        let members = self.members(statement);
+        let mut block = Virtual::default();
+        for inner in statement.children() {
+            self.remarks.line = Some(inner.line);
+            self.virtual_statement(&mut block, inner);
+        }
+        let name = quote(&statement.words.get(1..).unwrap_or_default().join(" "));
+        self.remarks.line = Some(statement.line);
+        if block.reals.is_empty() && !members.is_empty() {
+            self.remarks.guessed(
+                format!("virtual_server {name}"),
+                "it has no real servers: keepalived would leave it out, here it is a service without any",
+            );
+        }
+        self.fill_in(&mut block, &members, &name);
+        for member in &members {
+            self.remarks.line = Some(statement.line);
+            self.make(member, &block);
+        }
+        if !members.is_empty() {
+            self.rules.taken += 1;
+        }
+    }
+
+    fn virtual_statement(&mut self, block: &mut Virtual, statement: &Statement) {
+        let value = statement.word(1).unwrap_or_default();
+        match statement.keyword() {
+            "lvs_sched" | "lb_algo" => {
+                if words::is_scheduler_name(value) {
+                    block.scheduler = Some(value.to_owned());
+                } else {
+                    self.remarks.not_understood(quote(value), "it cannot be a scheduler");
+                }
+            }
+            "lb_kind" | "lvs_method" => block.method = self.method(statement).or(block.method),
+            "protocol" => match value.to_ascii_lowercase().parse() {
+                Ok(protocol) => block.protocol = Some(protocol),
+                Err(()) => self.remarks.not_understood(quote(value), "TCP, UDP and SCTP are protocols"),
+            },
+            "persistence_timeout" => block.persistence = Some(self.persistence(statement.word(1))),
+            "persistence_granularity" => {
+                block.granularity = Some((statement.line, value.to_owned()));
+            }
+            "persistence_engine" => block.engine = Some(value.to_owned()),
+            "ops" => block.one_packet = true,
+            "flag-1" | "flag-2" | "flag-3" | "sh-port" | "sh-fallback" | "mh-port" | "mh-fallback" => {
+                block.flags.push((statement.line, statement.keyword().to_owned()));
+            }
+            // The kernel's own mark.
+            "hashed" => {}
+            "ip_family" => match Family::named(value) {
+                Some(family) => block.family = Some(family),
+                None => self.remarks.not_understood(quote(value), "a family is inet or inet6"),
+            },
+            "weight" => block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight),
+            "real_server" => block.reals.extend(self.real_server(statement)),
+            "sorry_server" => self.remarks.not_expressible(
+                format!("sorry_server {}", quote(value)),
+                "a server that steps in when the others fail: lvsprov does not watch real servers yet",
+            ),
+            word if is_health(word) => self.asides.leave(Topic::Health, statement),
+            _ => self.asides.leave(Topic::Unknown, statement),
+        }
+    }
+
+    fn real_server(&mut self, block: &Statement) -> Option<Real> {
+        let text = block.words.get(1..).unwrap_or_default().join(" ");
+        let address = block.word(1).and_then(words::address);
+        let port = words::port(block.word(2).unwrap_or("0"));
+        let (Some(address), Some(port)) = (address, port) else {
+            self.remarks.not_understood(
+                format!("real_server {}", quote(&text)),
+                "it is no address with a port (a number or a known name); this real server is left out",
+            );
+            return None;
+        };
+        let mut real = Real {
+            line: block.line,
+            address,
+            port,
+            method: None,
+            weight: None,
+            upper: 0,
+            lower: 0,
+        };
+        for statement in block.children() {
+            self.remarks.line = Some(statement.line);
+            match statement.keyword() {
+                "weight" => real.weight = self.number(statement, i32::MAX.cast_unsigned()),
+                "lvs_method" | "lb_kind" => real.method = self.method(statement),
+                "uthreshold" => real.upper = self.number(statement, u32::MAX).unwrap_or(0),
+                "lthreshold" => real.lower = self.number(statement, u32::MAX).unwrap_or(0),
+                word if is_health(word) => self.asides.leave(Topic::Health, statement),
+                _ => self.asides.leave(Topic::Unknown, statement),
+            }
+        }
+        if real.lower > real.upper {
+            self.remarks.not_understood(
+                format!("uthreshold {} lthreshold {}", real.upper, real.lower),
+                "the lower threshold is above the upper one; the kernel refuses that (ERANGE), and both are left out",
+            );
+            (real.lower, real.upper) = (0, 0);
+        }
+        Some(real)
+    }
+
+    fn number(&mut self, statement: &Statement, high: u32) -> Option<u32> {
+        let text = statement.word(1).unwrap_or_default();
+        let number = words::number(text, 0, high);
+        if number.is_none() {
+            self.remarks.guessed(
+                format!("{} {}", statement.keyword(), quote(text)),
+                format!("it is no number, 0-{high}; the default is taken"),
+            );
+        }
+        number
+    }
+
+    fn persistence(&mut self, text: Option<&str>) -> u32 {
+        let Some(text) = text else { return PERSISTENCE };
+        words::number(text, 1, u32::MAX).unwrap_or_else(|| {
+            self.remarks.guessed(
+                format!("persistence_timeout {}", quote(text)),
+                format!(
+                    "it is no number of seconds; {PERSISTENCE}, keepalived's default, is taken"
+                ),
+            );
+            PERSISTENCE
+        })
+    }
+
+    /// `NAT`, `DR` or `TUN [type ipip|gue|gre] [port N] [nocsum|csum|remcsum]`.
+    fn method(&mut self, statement: &Statement) -> Option<Method> {
+        match method(statement.words.get(1..).unwrap_or_default()) {
+            Ok(method) => Some(method),
+            Err(why) => {
+                self.remarks.not_understood(quote(&statement.words.join(" ")), why);
+                None
+            }
+        }
+    }
+
+    /// What keepalived fills in where nothing is said.
+    fn fill_in(&mut self, block: &mut Virtual, members: &[Member], name: &str) {
+        let addresses = members.iter().any(|member| matches!(member, Member::Address(..)));
+        let every_port = members.iter().any(|member| matches!(member, Member::Address(_, 0)));
+        if addresses && block.protocol.is_none() {
+            self.remarks.guessed(
+                format!("virtual_server {name} without a protocol"),
+                "udp, as keepalived 2 takes it; keepalived 1 took tcp",
+            );
+        }
+        if every_port && block.persistence.is_none() && block.granularity.is_none() {
+            self.remarks.guessed(
+                format!("virtual_server {name} without a port"),
+                format!("persistent for {PERSISTENCE} s, as keepalived takes it: every port needs persistence"),
+            );
+            block.persistence = Some(PERSISTENCE);
+        }
+        if block.granularity.is_some() {
+            block.persistence.get_or_insert(PERSISTENCE);
+        }
+        let lacks_method = block.reals.iter().any(|real| real.method.is_none());
+        if lacks_method && block.method.is_none() {
+            self.remarks.guessed(
+                format!("virtual_server {name} without lvs_method"),
+                "nat, keepalived's default",
+            );
+        }
+    }
+
+    fn make(&mut self, member: &Member, block: &Virtual) {
+        let key = match member {
+            Member::Address(address, port) => ServiceKey::Address(
+                block.protocol.unwrap_or(Protocol::Udp),
+                SocketAddr::new(*address, *port),
+            ),
+            Member::Mark(mark, family) => {
+                ServiceKey::Fwmark { v6: is_ipv6(*family, block), mark: *mark }
+            }
+        };
+        let line = self.remarks.line;
+        let scheduler = block.scheduler.as_deref().unwrap_or("wlc");
+        let mut service = VirtualService::plain(&key, scheduler);
+        service.engine.clone_from(&block.engine);
+        let mut flags = self.scheduler_flags(block, scheduler);
+        if let Some(timeout) = block.persistence {
+            flags |= ServiceFlags::PERSISTENT;
+            service.timeout = timeout;
+        }
+        if let Some((line, text)) = &block.granularity {
+            self.remarks.line = Some(*line);
+            service.netmask = self.granularity(text, key.is_ipv6()).unwrap_or(service.netmask);
+        }
+        self.remarks.line = line;
+        if block.one_packet {
+            flags |= self.one_packet(&key);
+        }
+        service.flags = ServiceFlags::new(flags);
+        for real in &block.reals {
+            self.remarks.line = Some(real.line);
+            self.destination(&key, &mut service, real, block);
+        }
+        self.remarks.line = line;
+        if self.rules.services.contains_key(&key) {
+            self.remarks.not_understood(
+                key.to_string(),
+                "an earlier virtual_server makes the same service; that one counts",
+            );
+            return;
+        }
+        self.rules.services.insert(key, service);
+    }
+
+    fn scheduler_flags(&mut self, block: &Virtual, scheduler: &str) -> u32 {
+        let mut flags = 0;
+        for (line, name) in &block.flags {
+            match words::scheduler_flag(name, scheduler) {
+                Ok(bit) => flags |= bit,
+                Err(trouble) => {
+                    self.remarks.line = Some(*line);
+                    self.remarks.not_understood(quote(name), trouble.why(scheduler));
+                }
+            }
+        }
+        flags
+    }
+
+    fn granularity(&mut self, text: &str, ipv6: bool) -> Option<u32> {
+        let form = if ipv6 { "a prefix length, 1-128" } else { "a mask such as 255.255.255.0" };
+        match words::mask(text, ipv6) {
+            Some(Mask { value, guessed: false }) => Some(value),
+            Some(Mask { value, guessed: true }) => {
+                self.remarks.guessed(
+                    format!("persistence_granularity {text}"),
+                    "IPv4 has a dotted mask here; taken as a prefix length",
+                );
+                Some(value)
+            }
+            None => {
+                self.remarks.guessed(
+                    format!("persistence_granularity {}", quote(text)),
+                    format!("it is not {form}; the default (each client by itself) is taken"),
+                );
+                None
+            }
+        }
+    }
+
+    fn one_packet(&mut self, key: &ServiceKey) -> u32 {
+        if let ServiceKey::Address(Protocol::Tcp | Protocol::Sctp, _) = key {
+            self.remarks.not_understood(
+                "ops",
+                "one-packet scheduling is for UDP only; keepalived leaves it out here, and so does this",
+            );
+            return 0;
+        }
+        ServiceFlags::ONE_PACKET
+    }
+
+    fn destination(
+        &mut self,
+        key: &ServiceKey,
+        service: &mut VirtualService,
+        real: &Real,
+        block: &Virtual,
+    ) {
+        let (method, tunnel) =
+            real.method.or(block.method).unwrap_or((ForwardingMethod::Masquerade, Tunnel::Ipip));
+        let what = || format!("real_server {} of {key}", SocketAddr::new(real.address, real.port));
+        if real.address.is_ipv6() != key.is_ipv6() && method != ForwardingMethod::Tunnel {
+            self.remarks.not_understood(
+                what(),
+                "a real server of the other address family is reached by tunnel only; it is left out",
+            );
+            return;
+        }
+        let own = match key {
+            ServiceKey::Address(_, vip) => vip.port(),
+            ServiceKey::Fwmark { .. } => 0,
+        };
+        let maps = method == ForwardingMethod::Masquerade;
+        if !maps && real.port != 0 && real.port != own {
+            self.remarks.guessed(
+                what(),
+                format!("only NAT maps ports: port {own}, as keepalived resets it"),
+            );
+        }
+        let port = if maps && real.port != 0 { real.port } else { own };
+        let destination = Destination {
+            method,
+            weight: real.weight.or(block.weight).unwrap_or(1),
+            upper_threshold: real.upper,
+            lower_threshold: real.lower,
+            tunnel,
+        };
+        let place = DestinationKey::new(real.address, port);
+        if service.destinations.contains_key(&place) {
+            self.remarks.not_understood(
+                what(),
+                "it stands in this virtual_server twice; the first one counts",
+            );
+            return;
+        }
+        service.destinations.insert(place, destination);
+    }
+}
+
+fn method(words: &[String]) -> Result<Method, &'static str> {
+    let mut words = words.iter().map(String::as_str);
+    let method = match words.next() {
+        Some("NAT") => ForwardingMethod::Masquerade,
+        Some("DR") => ForwardingMethod::DirectRoute,
+        Some("TUN") => ForwardingMethod::Tunnel,
+        _ => return Err("NAT, DR and TUN are methods"),
+    };
+    let (mut kind, mut port, mut flags) = ("ipip", None, 0);
+    while let Some(word) = words.next() {
+        match word {
+            "type" => kind = words.next().unwrap_or_default(),
+            "port" => {
+                port = words.next().and_then(|text| words::number(text, 1, 65_535));
+                if port.is_none() {
+                    return Err("the port of a gue tunnel is 1-65535");
+                }
+            }
+            "nocsum" => flags = 0,
+            "csum" => flags = 1,
+            "remcsum" => flags = 2,
+            _ => return Err("type, port, nocsum, csum and remcsum can follow the method"),
+        }
+    }
+    let tunnel = match (kind, port, flags) {
+        ("ipip", None, 0) => Tunnel::Ipip,
+        ("gre", None, 0 | 1) => Tunnel::Gre { flags },
+        ("gue", Some(port), _) => Tunnel::Gue { port: u16::try_from(port).unwrap_or(0), flags },
+        ("gue", None, _) => return Err("a gue tunnel needs a port"),
+        _ => return Err("this tunnel type does not go with these options"),
+    };
+    Ok((method, tunnel))
+}
+
+/// Said, or the family of the real servers that are not reached by tunnel, or of all of them.
+fn is_ipv6(said: Option<Family>, block: &Virtual) -> bool {
+    if let Some(family) = said.or(block.family) {
+        return family == Family::V6;
+    }
+    let method = |real: &Real| real.method.or(block.method).map(|(method, _)| method);
+    let fixed = block.reals.iter().find(|real| method(real) != Some(ForwardingMethod::Tunnel));
+    match fixed {
+        Some(fixed) => fixed.address.is_ipv6(),
+        None => !block.reals.is_empty() && block.reals.iter().all(|real| real.address.is_ipv6()),
+    }
+}

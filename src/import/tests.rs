@@ -1,0 +1,458 @@
+//! The parsers on what people and programs write, and on what nobody does.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::{Destination, ForwardingMethod, ServiceFlags, Tunnel, VirtualService};
+
+fn only(rules: &Rules) -> (String, &VirtualService) {
+    assert_eq!(rules.services.len(), 1, "{rules:?}");
+    let (key, service) = rules.services.first_key_value().unwrap();
+    (key.to_string(), service)
+}
+
+/// Of a single service, with a real server: how the latter is reached.
+fn server(line: &str) -> Destination {
+    let rules = ipvsadm::read(&format!("-A -f 1 -s rr\n-a -f 1 {line}\n"));
+    let (_, service) = only(&rules);
+    service.destinations.first_key_value().unwrap_or_else(|| panic!("{rules:?}")).1.clone()
+}
+
+fn kinds(rules: &Rules) -> Vec<RemarkKind> {
+    rules.remarks.iter().map(|remark| remark.kind).collect()
+}
+
+#[test]
+fn long_and_short_options_are_the_same() {
+    let lines = [
+        "-A -t 192.0.2.1:80 -s sh -p 600 -M 255.255.255.0 -b sh-fallback,sh-port --pe sip",
+        "ipvsadm -At 192.0.2.1:http -ssh -p600 -M=255.255.255.0 -b flag-1,flag-2 --pe=sip",
+        "sudo /sbin/ipvsadm --add-service --tcp-service=192.0.2.1:80 --scheduler sh --persistent=600 \
+         --netmask 255.255.255.0 --sched-flags sh-port,sh-fallback pe sip # why",
+    ];
+    for line in lines {
+        let rules = ipvsadm::read(line);
+        assert_eq!((rules.taken, kinds(&rules)), (1, vec![]), "{line}: {rules:?}");
+        let (key, service) = only(&rules);
+        assert_eq!(key, "tcp 192.0.2.1:80");
+        assert_eq!((service.timeout, service.netmask), (600, 0xffff_ff00));
+        assert_eq!(service.engine.as_deref(), Some("sip"));
+        let all = ServiceFlags::PERSISTENT | ServiceFlags::SCHEDULER_1 | ServiceFlags::SCHEDULER_2;
+        assert_eq!(service.flags.bits(), all, "{line}");
+        assert_eq!(service.scheduler, "sh");
+    }
+}
+
+#[test]
+fn what_is_not_said_is_ipvsadms_default() {
+    let rules = ipvsadm::read("-A -t 192.0.2.1 -p\n-a -t 192.0.2.1 -r 10.0.0.1\n");
+    let (key, service) = only(&rules);
+    assert_eq!(key, "tcp 192.0.2.1:0");
+    assert_eq!((service.scheduler.as_str(), service.timeout), ("wlc", 360));
+    let (place, destination) = service.destinations.first_key_value().unwrap();
+    assert_eq!(place.to_string(), "10.0.0.1:0");
+    assert_eq!(destination.weight, 1);
+    assert_eq!(destination.method, ForwardingMethod::DirectRoute);
+    assert_eq!(kinds(&rules), [RemarkKind::Guessed]);
+}
+
+#[test]
+fn version_1_27_prints_words_without_dashes() {
+    let rules = ipvsadm::read("-A -u 192.0.2.1:5060 -s rr -p 60 pe sip ops\n");
+    let (_, service) = only(&rules);
+    assert_eq!(service.engine.as_deref(), Some("sip"));
+    assert!(service.flags.has(ServiceFlags::ONE_PACKET | ServiceFlags::PERSISTENT));
+    assert!(rules.remarks.is_empty(), "{rules:?}");
+}
+
+#[test]
+fn marks_have_a_family_and_no_sign() {
+    let text = "-A -f 8 -s rr -p 600\n-A -f 8 -6 -s rr -p 60 -M 64\n-A -f -1 -s rr\n";
+    let rules = ipvsadm::read(text);
+    let keys: Vec<_> = rules.services.keys().map(ToString::to_string).collect();
+    assert_eq!(keys, ["fwmark4 8", "fwmark4 4294967295", "fwmark6 8"]);
+    assert_eq!(rules.services.last_key_value().unwrap().1.netmask, 64);
+    assert_eq!(kinds(&rules), [RemarkKind::Guessed]);
+}
+
+#[test]
+fn real_servers_have_methods_thresholds_and_tunnels() {
+    let masq = server("-r 10.0.0.1 -m -w 5 -x 100 -y 50");
+    assert_eq!(masq.method, ForwardingMethod::Masquerade);
+    assert_eq!((masq.weight, masq.upper_threshold, masq.lower_threshold), (5, 100, 50));
+    for (line, tunnel) in [
+        ("-r 10.0.0.1 -i", Tunnel::Ipip),
+        ("-r 10.0.0.1 -i --tun-type ipip", Tunnel::Ipip),
+        ("-r 10.0.0.1 -i --tun-type gre --tun-csum", Tunnel::Gre { flags: 1 }),
+        ("-r 10.0.0.1 --ipip --tun-type=gue --tun-port=6080", Tunnel::Gue { port: 6080, flags: 0 }),
+        (
+            "-r [2001:db8::1]:80 -i --tun-type gue --tun-port 6080 --tun-remcsum",
+            Tunnel::Gue { port: 6080, flags: 2 },
+        ),
+    ] {
+        assert_eq!(server(line).tunnel, tunnel, "{line}");
+    }
+    // A weight that the kernel would not take is not taken over.
+    assert_eq!(server("-r 10.0.0.1 -w 2147483648").weight, 1);
+    assert_eq!(server("-r 10.0.0.1 -w 2147483647").weight, 2_147_483_647);
+}
+
+#[test]
+fn commands_are_carried_out_in_their_order() {
+    let text = "-A -t 192.0.2.1:80\n-C\n-A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 10.0.0.1 -m\n\
+        -a -t 192.0.2.2:80 -r 10.0.0.2 -m\n-e -t 192.0.2.2:80 -r 10.0.0.1 -m -w 7\n\
+        -d -t 192.0.2.2:80 -r 10.0.0.2\n-E -t 192.0.2.2:80 -s wrr\n";
+    let rules = ipvsadm::read(text);
+    assert_eq!((rules.taken, kinds(&rules)), (8, vec![]), "{rules:?}");
+    let (_, service) = only(&rules);
+    assert_eq!(service.scheduler, "wrr");
+    let weights: Vec<_> = service.destinations.values().map(|d| d.weight).collect();
+    assert_eq!(weights, [7]);
+}
+
+#[test]
+fn timeouts_and_daemons_are_taken() {
+    let text = "--set 600 0 30\n--start-daemon master --mcast-interface eth1 --syncid 7 --mcast-ttl 4\n\
+        --start-daemon=backup --mcast-interface=eth1 --mcast-group ff02::81 --sync-maxlen 1400\n";
+    let rules = ipvsadm::read(text);
+    assert_eq!((rules.taken, kinds(&rules)), (3, vec![]), "{rules:?}");
+    let timeouts = GivenTimeouts { tcp: Some(600), tcp_fin: None, udp: Some(30) };
+    assert_eq!(rules.timeouts, timeouts);
+    let said: Vec<_> = rules.daemons.values().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "on eth1, id 7, 224.0.0.81 port 8848, ttl 4",
+            "on eth1, id 0, ff02::81 port 8848, ttl 1, at most 1400 bytes"
+        ]
+    );
+}
+
+/// Each is a line that ipvsadm or the kernel would refuse, or that cannot be made out.
+#[test]
+fn what_cannot_be_taken_is_named() {
+    let refused = [
+        "-A -t www.example.org:80 -s rr",
+        "-A -t 192.0.2.9:no-such-service -s rr",
+        "-A -t 192.0.2.9:0 -s rr",
+        "-A -t 192.0.2.9:65536 -s rr",
+        "-A -f 0",
+        "-A -s rr",
+        "-A -t 192.0.2.1:80",
+        "-E -t 192.0.2.9:80",
+        "-D -t 192.0.2.9:80",
+        "-a -t 192.0.2.9:80 -r 10.0.0.1",
+        "-a -t 192.0.2.1:80",
+        "-a -t 192.0.2.1:80 -r web1:http -m",
+        "-a -t 192.0.2.1:80 -r [2001:db8::1]:80 -g",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -m --tun-type gre",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gue",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gre --tun-remcsum",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 (null) -w 1",
+        "--set 900 120",
+        "--start-daemon boss --mcast-interface eth0",
+        "--stop-daemon backup",
+        "-A -D -t 192.0.2.1:80",
+        "-t 192.0.2.1:80",
+        "TCP  192.0.2.1:80 rr",
+        "-Ln",
+        "hello",
+    ];
+    for line in refused {
+        let rules = ipvsadm::read(&format!("-A -t 192.0.2.1:80 -s rr\n{line}\n"));
+        assert_eq!(rules.taken, 1, "{line} was taken: {rules:?}");
+        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: nothing is said");
+    }
+    let partly = [
+        "-A -t 192.0.2.9:80 -s rr -b mh-port",
+        "-A -t 192.0.2.9:80 -o",
+        "-A -t 192.0.2.9:80 -p never",
+        "-A -t 192.0.2.9:80 -p 5 -M 24",
+        "-A -t 192.0.2.9:80 --hash-target",
+        "-A -t 192.0.2.9:80 surplus",
+        "-A -t 192.0.2.9:80 -w 5",
+        "-A -t 192.0.2.9:80 -s",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1:8080 -g",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -m -w heavy",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -m -x 5 -y 6",
+        "-a -t 192.0.2.1:80 -r 10.0.0.1 -b",
+        "--start-daemon master --syncid 300",
+    ];
+    for line in partly {
+        let rules = ipvsadm::read(&format!("-A -t 192.0.2.1:80 -s rr\n{line}\n"));
+        assert_eq!(rules.taken, 2, "{line} was not taken: {rules:?}");
+        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: nothing is said");
+    }
+}
+
+#[test]
+fn the_dialect_is_told_by_the_content() {
+    for (text, dialect) in [
+        ("# mine\n\nipvsadm -C\n", Some(Dialect::Ipvsadm)),
+        ("--set 1 2 3", Some(Dialect::Ipvsadm)),
+        ("-A -t 1.2.3.4:80", Some(Dialect::Ipvsadm)),
+        ("IP Virtual Server version 1.2.1 (size=4096)\n", Some(Dialect::Ipvsadm)),
+        ("! Configuration File for keepalived\n\nglobal_defs {\n", Some(Dialect::Keepalived)),
+        ("virtual_server 192.0.2.1 80 {\n", Some(Dialect::Keepalived)),
+        ("$VIP=192.0.2.1\nvirtual_server ${VIP} 80 {\n", Some(Dialect::Keepalived)),
+        ("", None),
+        ("frontend http\n  bind :80\n", None),
+    ] {
+        assert_eq!(Dialect::guess(text), dialect, "{text}");
+    }
+}
+
+#[test]
+fn a_virtual_server_is_a_service() {
+    let text = "
+virtual_server 192.0.2.1 80 {
+    lb_algo sh   ! old word
+    sh-port
+    lb_kind TUN type gue port 6080 csum
+    persistence_timeout
+    persistence_granularity 255.255.255.0
+    protocol TCP
+    delay_loop 6
+    real_server 10.0.0.1 80 { # on one line
+        weight 3
+        uthreshold 100
+        lthreshold 50
+        TCP_CHECK { connect_timeout 3 }
+    }
+    real_server 10.0.0.2 80
+    {
+        lvs_method DR
+        HTTP_GET {
+            url {
+                path /
+                status_code 200
+            }
+        }
+    }
+}
+";
+    let rules = keepalived::read(text);
+    let (key, service) = only(&rules);
+    assert_eq!(key, "tcp 192.0.2.1:80");
+    assert_eq!((service.timeout, service.netmask), (360, 0xffff_ff00));
+    assert!(service.flags.has(ServiceFlags::SCHEDULER_2 | ServiceFlags::PERSISTENT));
+    let said: Vec<_> = service.destinations.iter().map(|(key, to)| format!("{key} {to}")).collect();
+    assert_eq!(
+        said,
+        [
+            "10.0.0.1:80 tun weight 3 thresholds 50..100 gue port 6080 flags 1",
+            "10.0.0.2:80 dr weight 1"
+        ]
+    );
+    assert_eq!(kinds(&rules), [RemarkKind::NotExpressible]);
+    assert_eq!(rules.remarks.first().unwrap().what, "HTTP_GET, TCP_CHECK, delay_loop");
+}
+
+#[test]
+fn a_group_is_a_service_for_each_member() {
+    let text = "
+virtual_server group G {
+    lvs_sched rr
+    lvs_method NAT
+    protocol UDP
+    ops
+    real_server 10.0.0.1 1358 { weight 1 }
+}
+virtual_server_group G {
+    192.0.2.1 80
+    192.0.2.3-4 domain
+    fwmark 1
+    nonsense
+}
+virtual_server fwmark 7 {
+    lvs_method TUN
+    real_server 2001:db8::1 { weight 2 }
+}
+";
+    let rules = keepalived::read(text);
+    let keys: Vec<_> = rules.services.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        keys,
+        ["udp 192.0.2.1:80", "udp 192.0.2.3:53", "udp 192.0.2.4:53", "fwmark4 1", "fwmark6 7"]
+    );
+    assert_eq!(kinds(&rules), [RemarkKind::NotUnderstood], "{:?}", rules.remarks);
+}
+
+#[test]
+fn addresses_of_vrrp_are_hints_and_no_password_is_said() {
+    let text = "
+global_defs { lvs_timeouts tcp 900 udp 0
+  lvs_sync_daemon eth1 VI_1 id 9 group 224.0.0.81
+  router_id x }
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    authentication { auth_type PASS
+        auth_pass s3cret }
+    virtual_ipaddress {
+        192.0.2.1/24 dev eth2 label eth2:1
+        192.0.2.2
+        nowhere
+    }
+}
+virtual_server 192.0.2.1 80 {
+    protocol TCP
+    lvs_method DR
+    real_server 10.0.0.1 80
+}
+";
+    let rules = keepalived::read(text);
+    let hint = VipHint { prefix: Some(24), interface: "eth2".parse().ok() };
+    assert_eq!(rules.vips.into_iter().collect::<Vec<_>>(), [("192.0.2.1".parse().unwrap(), hint)]);
+    assert_eq!(rules.timeouts.tcp, Some(900));
+    assert_eq!(rules.daemons.len(), 1);
+    let said: Vec<_> = rules.remarks.iter().map(ToString::to_string).collect();
+    let said = said.join("\n");
+    assert!(!said.contains("s3cret"), "{said}");
+    for word in ["192.0.2.2", "nowhere", "authentication", "router_id", "lvs_sync_daemon"] {
+        assert!(said.contains(word), "nothing is said of {word}: {said}");
+    }
+}
+
+/// Lines made of the right words in the wrong order.
+fn near_rules() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        proptest::sample::select(vec![
+            "-A",
+            "-a",
+            "-E",
+            "-e",
+            "-D",
+            "-d",
+            "-C",
+            "-t",
+            "-u",
+            "-f",
+            "-6",
+            "-s",
+            "-p",
+            "-M",
+            "-r",
+            "-g",
+            "-i",
+            "-m",
+            "-w",
+            "-x",
+            "-y",
+            "-o",
+            "-b",
+            "--pe",
+            "--set",
+            "--start-daemon",
+            "master",
+            "--syncid",
+            "--tun-type",
+            "gue",
+            "--tun-port",
+            "rr",
+            "192.0.2.1:80",
+            "[2001:db8::1]:80",
+            "10.0.0.1",
+            "300",
+            "-1",
+            "255.255.255.0",
+            "pe",
+            "ops",
+            "#",
+            "\\",
+            "-At",
+            "-Ln",
+            "TCP",
+            "->",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~]{0,8}",
+    ];
+    let line = proptest::collection::vec(word, 0..9).prop_map(|words| words.join(" "));
+    proptest::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+}
+
+fn near_configuration() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        proptest::sample::select(vec![
+            "virtual_server",
+            "virtual_server_group",
+            "real_server",
+            "group",
+            "fwmark",
+            "{",
+            "}",
+            "\n",
+            "lb_algo",
+            "rr",
+            "lb_kind",
+            "TUN",
+            "type",
+            "gue",
+            "port",
+            "80",
+            "10.0.0.1",
+            "2001:db8::1",
+            "192.0.2.1-9",
+            "protocol",
+            "TCP",
+            "weight",
+            "3",
+            "$A=",
+            "$A",
+            "${A}",
+            "~SEQ(A,1,9)",
+            "@x",
+            "~LST(A,1,2)",
+            "\\\n",
+            "\"",
+            "'",
+            "!",
+            "#",
+            "global_defs",
+            "lvs_timeouts",
+            "tcp",
+            "vrrp_instance",
+            "virtual_ipaddress",
+            "persistence_granularity",
+            "include",
+            "G",
+            "ops",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~]{0,6}",
+    ];
+    proptest::collection::vec(word, 0..60).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_gives_a_result(text in "\\PC*|(?s).{0,200}") {
+        Dialect::guess(&text);
+        ipvsadm::read(&text);
+        keepalived::read(&text);
+    }
+
+    #[test]
+    fn each_line_of_rules_is_taken_or_named(text in near_rules()) {
+        let rules = ipvsadm::read(&text);
+        let lines = ipvsadm::logical_lines(&text)
+            .iter()
+            .filter(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with('#'))
+            .count();
+        let named: std::collections::BTreeSet<_> =
+            rules.remarks.iter().filter_map(|remark| remark.line).collect();
+        prop_assert!(rules.taken + named.len() >= lines, "{lines} lines: {rules:?}");
+    }
+
+    #[test]
+    fn any_configuration_gives_a_result(text in near_configuration()) {
+        let rules = keepalived::read(&text);
+        for service in rules.services.values() {
+            prop_assert!(service.destinations.values().all(|d| d.lower_threshold <= d.upper_threshold));
+        }
+    }
+}
