@@ -8,6 +8,10 @@
 //! - for loading a table, a bare sender: the same requests in few large sends on one socket, of
 //!   which only the last of each send is acknowledged. It checks nothing and reads nothing back;
 //! - for finding out that nothing is to be done, `ipvsadm -Sn`.
+//!
+//! "The changes alone" are `kernel::ipvs::run`: what is there is read as far as it is to be changed,
+//! compared with what the plan expects, and changed. "The act" is all that a host does: the receipts
+//! before and after, the changes, and reading everything back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../tests/kernel/ground.rs"]
@@ -116,12 +120,14 @@ impl Bench {
 enum What {
     Bare,
     Restore,
+    LoadRun,
     LoadAct,
     LoadPlan,
     LoadLook,
     Save,
     IdleLook,
     IdlePlan,
+    ChangeRun,
     ChangeAct,
     ChangeWhole,
 }
@@ -151,6 +157,11 @@ fn measure(bench: &Bench, rounds: usize) {
         put(What::ChangeAct, act);
         put(What::ChangeWhole, look + plan + act);
         check(&ground, &bench.changed);
+
+        let ground = Ground::with_lo();
+        put(What::LoadRun, run_only(&ground, &bench.table));
+        put(What::ChangeRun, run_only(&ground, &bench.changed));
+        check(&ground, &bench.changed);
     }
     let median = |what| {
         let mut times = times[&what].clone();
@@ -169,6 +180,7 @@ fn measure(bench: &Bench, rounds: usize) {
     row("load: `ipvsadm -R`", median(What::Restore), bare, "bare sender");
     row("load: the look", median(What::LoadLook), bare, "bare sender");
     row("load: the plan", median(What::LoadPlan), bare, "bare sender");
+    row("load: the changes alone", median(What::LoadRun), bare, "bare sender");
     row("load: the act", median(What::LoadAct), bare, "bare sender");
     row("load: look, plan, act", load, bare, "bare sender");
     row("load: look, plan, act", load, median(What::Restore), "`ipvsadm -R`");
@@ -176,6 +188,8 @@ fn measure(bench: &Bench, rounds: usize) {
     row("no-op: `ipvsadm -Sn`", saved, saved, "itself");
     row("no-op: the look", median(What::IdleLook), saved, "`ipvsadm -Sn`");
     row("no-op: look, plan", whole(&[What::IdleLook, What::IdlePlan]), saved, "`ipvsadm -Sn`");
+    let changes = median(What::ChangeRun);
+    row("1 %: the changes alone", changes, median(What::LoadRun), "the changes of a load");
     row("1 %: the act", median(What::ChangeAct), median(What::LoadAct), "the act of a load");
     row("1 %: look, plan, act", median(What::ChangeWhole), load, "a whole load");
 }
@@ -270,6 +284,18 @@ fn apply(ground: &Ground, table: &Table) -> [Duration; 3] {
     let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
     assert_eq!((outcome.done, &outcome.failure), (count, &None));
     [look, plan, act]
+}
+
+/// The part of an act that talks to IPVS: what is there is checked, then changed.
+fn run_only(ground: &Ground, table: &Table) -> Duration {
+    let state = HostState { services: table.clone(), ..HostState::default() };
+    let (steps, _) = plan(&Desired { state, ..Desired::default() }, &ground.look(&[]));
+    let changes: Vec<_> = steps.iter().map(|step| &step.change).collect();
+    let start = Instant::now();
+    let (done, failed) = ground.run(|| ipvs::run::carry_out(&changes));
+    let time = start.elapsed();
+    assert!(done == changes.len() && failed.is_none(), "{failed:?}");
+    time
 }
 
 fn plan(desired: &Desired, seen: &Sighting) -> (Vec<Step>, Goal) {

@@ -54,11 +54,11 @@ pub enum Request {
         /// As in `Look`.
         sysctls: BTreeSet<Sysctl>,
     },
-    /// Ask by ARP who has `target`, and name everybody who answers.
+    /// Ask by ARP or neighbour discovery who has `target`, and name everybody who answers.
     WhoHas {
         /// Over which interface.
         dev: IfName,
-        /// For which IPv4 address.
+        /// For which address.
         target: IpAddr,
         /// How long to listen, in milliseconds; 1-10000.
         wait_ms: u32,
@@ -119,6 +119,10 @@ pub struct HostFacts {
     pub hardware: BTreeMap<IfName, String>,
     /// Whether the kernel has, or could load, each module.
     pub modules: BTreeMap<Module, Capability>,
+    /// Schedulers (`rr`) and persistence engines (`pe_sip`) that the kernel has or could load; `None`
+    /// where its modules are not listed.
+    #[serde(default)]
+    pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
     /// From where the controller is logged in, where the host knows it (ssh).

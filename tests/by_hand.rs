@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         trial("dr_is_applied_mended_and_taken_back", dr),
         trial("nat_is_applied_mended_and_taken_back", nat),
         trial("tun_is_applied_mended_and_taken_back", tun),
+        trial("what_others_made_is_left_shown_adopted_and_given_back", foreign),
         trial("the_director_waits_for_a_real_server_that_is_not_there", waiting),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()
@@ -452,4 +453,100 @@ fn tun() {
             "set net.ipv4.conf.tunl0.rp_filter: 1 -> 2",
         );
     });
+}
+
+/// ipvsadm makes services; lvsprov leaves them, shows them, takes over the one it is told to, and with
+/// an exclusive table removes the others until destroy.
+fn foreign() {
+    const OURS: &str =
+        "-A -t 172.25.7.200:80 -s rr\n-a -t 172.25.7.200:80 -r 172.25.7.3:80 -g -w 1\n";
+    const MAIL: &str = "-A -t 172.25.7.200:25 -s wrr -p 60\n\
+                        -a -t 172.25.7.200:25 -r 172.25.7.9:25 -m -w 7\n";
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    let ipvsadm = |arguments: &str| {
+        inside("lvs", "ipvsadm", &arguments.split(' ').collect::<Vec<_>>());
+    };
+    let table = || inside("lvs", "ipvsadm", &["-Sn"]);
+    ipvsadm("-A -t 172.25.7.200:25 -s wrr -p 60");
+    ipvsadm("-a -t 172.25.7.200:25 -r 172.25.7.9:25 -m -w 7");
+    let with_mail = cluster.photograph();
+
+    // Another service: left, shown, there after destroy.
+    let applied = cluster.expect(&["apply"], 0);
+    let line = "foreign:  service  tcp 172.25.7.200:25  wrr persistent 60 s, 1 real server";
+    assert!(applied.contains(line), "{applied}");
+    assert!(cluster.expect(&["plan"], 0).contains(line));
+    assert!(cluster.expect(&["status"], 0).contains(line));
+    let json: serde_json::Value = serde_json::from_str(&inside_json(&cluster, "status")).unwrap();
+    assert_eq!(json["hosts"]["lvs"]["foreign"][0]["name"], "tcp 172.25.7.200:25", "{json:#}");
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The same service, made otherwise: in the way, until it is adopted.
+    ipvsadm("-A -t 172.25.7.200:80 -s wlc");
+    ipvsadm("-a -t 172.25.7.200:80 -r 172.25.7.8:80 -g");
+    let refused = cluster.expect(&["apply"], 5);
+    assert!(
+        refused.contains("it is wlc, not rr; 172.25.7.3:80 is missing; 172.25.7.8:80"),
+        "{refused}"
+    );
+    assert!(refused.contains("--adopt"), "{refused}");
+    assert!(table().contains("-A -t 172.25.7.200:80 -s wlc"), "it was touched:\n{}", table());
+    cluster.expect(&["plan", "--adopt"], 4);
+    cluster.expect(&["apply", "--adopt"], 0);
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["plan"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The receipt is lost: nothing is to be done, nothing is removed, and the way out is said.
+    cluster.expect(&["apply"], 0);
+    std::fs::remove_dir_all("/var/lib/lvsprov/netns/lvs/by-hand").unwrap();
+    let again = cluster.expect(&["apply"], 0);
+    assert!(again.contains("0 changes made") && again.contains("apply --adopt"), "{again}");
+    cluster.expect(&["destroy"], 0);
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["apply", "--adopt"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The table is ours as a whole.
+    let exclusive = text.replace("version: 1\n", "version: 1\nipvs: exclusive\n");
+    std::fs::write(&cluster.file, exclusive).unwrap();
+    let plan = cluster.expect(&["plan"], 4);
+    assert!(plan.contains("remove service tcp 172.25.7.200:25"), "{plan}");
+    assert!(plan.contains("destroy puts it back"), "{plan}");
+    cluster.expect(&["apply"], 0);
+    assert_eq!(table(), OURS);
+    assert!(cluster.expect(&["apply"], 0).contains("0 changes made"));
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+    receipts_gone(&cluster);
+}
+
+/// The rules, in an order of our own: the kernel dumps its hash table.
+fn sorted(rules: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = rules.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn inside_json(cluster: &Cluster, command: &str) -> String {
+    let output = Command::new(LVSPROV)
+        .arg(command)
+        .arg(&cluster.file)
+        .args(["--format", "json"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -14,6 +14,8 @@ mod keeping;
 mod network;
 #[path = "kernel/nft.rs"]
 mod nft;
+#[path = "kernel/tables.rs"]
+mod tables;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]

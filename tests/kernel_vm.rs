@@ -2,9 +2,9 @@
 //!
 //! It loads modules, so it boots the lab's virtual machine and runs itself there, unless the
 //! environment variable `LVSPROV_IN_VM` says that it is in one. There a missing capability is a
-//! failure. It needs root, modprobe with the modules of the running kernel, ipvsadm, iproute2 and
+//! failure. It needs root, modprobe with the modules of the running kernel, ipvsadm, iproute2, nft and
 //! tcpdump; the modules ip_vs (with its schedulers), ipip, sit, ip6_tunnel, ip_gre, ip6_gre, fou, fou6,
-//! nf_tables, ip_vs_ftp, 8021q and nlmon.
+//! nf_tables (with nft_ct, nft_chain_nat, nft_masq), ip_vs_ftp, 8021q and nlmon.
 //!
 //! `cargo test --test kernel_vm -- [PART OF A NAME]` runs the cases whose name has that part.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -18,10 +18,15 @@ mod control;
 mod ground;
 #[path = "kernel_vm/modules.rs"]
 mod modules;
+#[path = "kernel_vm/nft.rs"]
+mod nft;
 #[path = "kernel_vm/services.rs"]
 mod services;
 #[path = "kernel_vm/steps.rs"]
 mod steps;
+#[path = "kernel/tables.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod tables;
 #[path = "kernel_vm/tunnels.rs"]
 mod tunnels;
 #[path = "support/vm.rs"]
@@ -38,7 +43,9 @@ const CASES: &[Case] = &[
     ("a_missing_module_is_explained", modules::a_missing_module_is_explained),
     ("ip_vs_is_loaded", modules::ip_vs_is_loaded),
     ("ipip_is_loaded_and_brings_tunl0", modules::ipip_is_loaded_and_brings_tunl0),
+    ("asking_netfilter_loads_it", nft::asking_netfilter_loads_it),
     ("every_module_is_loaded", tunnels::every_module_is_loaded),
+    ("every_packet_rule", nft::every_packet_rule),
     ("a_vip_on_tunl0", modules::a_vip_on_tunl0),
     ("a_vlan_has_its_settings", modules::a_vlan_has_its_settings),
     ("a_process_enters_a_namespace", modules::a_process_enters_a_namespace),
@@ -54,6 +61,17 @@ const CASES: &[Case] = &[
     ("many_services", services::many_services),
     ("the_kernels_errors", services::the_kernels_errors),
     ("two_dumps_at_once", services::two_dumps_at_once),
+    ("fullnat_needs_no_way_back", nft::fullnat_needs_no_way_back),
+    (
+        "without_conntrack_the_source_stays_the_clients",
+        nft::without_conntrack_the_source_stays_the_clients,
+    ),
+    ("fullnat_is_for_its_own_vip", nft::fullnat_is_for_its_own_vip),
+    (
+        "fullnat_loses_the_answers_of_one_packet_services",
+        nft::fullnat_loses_the_answers_of_one_packet_services,
+    ),
+    ("marks_choose_a_service", nft::marks_choose_a_service),
     ("strict_before", steps::strict_before),
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),

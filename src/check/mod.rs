@@ -44,6 +44,8 @@ mod tunnels;
 mod values;
 mod vips;
 
+use ipnet::IpNet;
+
 use crate::topology::{self, Service, Topology, Unclear, Vip};
 
 pub use finding::{Finding, Severity};
@@ -62,7 +64,7 @@ pub fn examine(name: &str, text: &str) -> Examined {
     let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
     let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
-        findings.extend(apply(&Subject { topology, unclear: &unclear, whole }));
+        findings.extend(apply(&Subject::new(topology, &unclear, whole)));
     }
     tidy(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
@@ -72,7 +74,7 @@ pub fn examine(name: &str, text: &str) -> Examined {
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
     let unclear = Unclear::default();
-    let mut findings = apply(&Subject { topology, unclear: &unclear, whole: true });
+    let mut findings = apply(&Subject::new(topology, &unclear, true));
     tidy(&mut findings);
     findings
 }
@@ -84,9 +86,21 @@ struct Subject<'a> {
     unclear: &'a Unclear,
     /// Nothing was left out because it could not be understood.
     whole: bool,
+    /// The services whose VIP brings a subnet. They are looked through for every real server of every
+    /// service, so they are picked out once.
+    with_subnet: Vec<(&'a Service, &'a Vip, IpNet)>,
 }
 
 impl<'a> Subject<'a> {
+    fn new(topology: &'a Topology, unclear: &'a Unclear, whole: bool) -> Self {
+        let with_subnet = topology.services.iter().filter_map(|service| {
+            let vip = service.vip.as_ref()?;
+            let net = IpNet::new(vip.address, vip.prefix?).ok()?;
+            (net.prefix_len() < net.max_prefix_len()).then_some((service, vip, net))
+        });
+        Self { topology, unclear, whole, with_subnet: with_subnet.collect() }
+    }
+
     /// The services that have a VIP, with it.
     fn with_vip(&self) -> impl Iterator<Item = (&'a Service, &'a Vip)> + use<'a> {
         self.topology.services.iter().filter_map(|s| Some((s, s.vip.as_ref()?)))

@@ -87,12 +87,9 @@ impl<'a> Subject<'a> {
     /// VIP counts on its director.
     pub fn on_link(&self, host: &'a Host, address: IpAddr) -> Option<(&'a Interface, IpNet)> {
         let own = host.on_link(address).filter(|(i, _)| i.network.is_some());
-        let vips = self.topology.services.iter().filter(|s| s.director == host.name);
-        let by_vip = vips.filter_map(|s| {
-            let vip = s.vip.as_ref()?;
-            let net = IpNet::new(vip.address, vip.prefix?).ok()?;
-            let near = net.contains(&address) && net.prefix_len() < net.max_prefix_len();
-            Some((host.interfaces.get(&vip.interface).filter(|_| near)?, net))
+        let by_vip = self.with_subnet.iter().filter_map(|(service, vip, net)| {
+            let here = service.director == host.name && net.contains(&address);
+            Some((host.interfaces.get(&vip.interface).filter(|_| here)?, *net))
         });
         own.into_iter().chain(by_vip).max_by_key(|(_, net)| net.prefix_len())
     }

@@ -63,9 +63,23 @@ pub enum Command {
         files: Vec<PathBuf>,
     },
     /// Show what apply would do, step by step and why; change nothing
-    Plan(Target),
+    Plan {
+        /// Which hosts.
+        #[command(flatten)]
+        target: Target,
+        /// What others made.
+        #[command(flatten)]
+        adoption: Adoption,
+    },
     /// Bring the hosts to what the file says; a second run changes nothing
-    Apply(Target),
+    Apply {
+        /// Which hosts.
+        #[command(flatten)]
+        target: Target,
+        /// What others made.
+        #[command(flatten)]
+        adoption: Adoption,
+    },
     /// Prove that it works: state, who answers ARP for the VIP, requests from the clients
     Verify(Target),
     /// Show what is running: services, real servers, connections, and what differs from the file
@@ -118,6 +132,18 @@ pub struct Target {
     /// How long connecting to a host may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub connect_timeout: u64,
+}
+
+/// What to do with things that the file names and that others made.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Adoption {
+    /// Take over what the file names and lvsprov did not make
+    ///
+    /// IPVS services, addresses, routes and tables of the hosts that match what the file names become
+    /// what the file says, as if lvsprov had made them: `destroy` removes them. Also the way back
+    /// where a receipt was lost.
+    #[arg(long)]
+    pub adopt: bool,
 }
 
 /// `import`.

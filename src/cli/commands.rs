@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::arguments::{Common, Format, Target};
+use super::arguments::{Adoption, Common, Format, Target};
 use super::exit::{self, Exit};
 use super::file::{self, Loaded};
 use super::output;
@@ -82,8 +82,9 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
 }
 
 /// `plan`.
-pub fn plan(target: &Target, common: &Common) -> Outcome {
+pub fn plan(target: &Target, adoption: Adoption, common: &Common) -> Outcome {
     with_hosts(target, common, async |survey| {
+        survey.agree(adoption);
         let report = survey.plan.report(survey.session.topology);
         output::show(common, || report::cluster::json(&report), || report::cluster::text(&report))?;
         Ok(match (report.has_failures(), report.has_pending()) {
@@ -95,8 +96,11 @@ pub fn plan(target: &Target, common: &Common) -> Outcome {
 }
 
 /// `apply`.
-pub fn apply(target: &Target, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| act(survey, common).await)
+pub fn apply(target: &Target, adoption: Adoption, common: &Common) -> Outcome {
+    with_hosts(target, common, async |survey| {
+        survey.agree(adoption);
+        act(survey, common).await
+    })
 }
 
 /// `destroy`.
@@ -164,6 +168,13 @@ struct Survey<'a> {
 }
 
 impl Survey<'_> {
+    /// Plans anew if more may be taken over.
+    fn agree(&mut self, adoption: Adoption) {
+        if adoption.adopt {
+            self.turn(Direction::Adopt { now: now() });
+        }
+    }
+
     /// Plans the other way.
     fn turn(&mut self, direction: Direction) {
         self.direction = direction;

@@ -138,7 +138,7 @@ fn targets(texts: &[String]) -> Result<Vec<Target>, ImportError> {
             (stem_of(&target.host), Reach::Ssh(target), ("ssh", text.clone()))
         };
         let taken = |name: &str| targets.iter().any(|other| other.name.as_str() == name);
-        let name = (1..)
+        let name = (1..=targets.len() + 1)
             .map(|n| if n == 1 { stem.clone() } else { format!("{stem}-{n}") })
             .find(|name| !taken(name))
             .unwrap_or_default();
@@ -335,12 +335,11 @@ fn say(
     }
     let guessed = remarks.iter().filter(|remark| remark.kind == RemarkKind::Guessed).count();
     let summary = format!("{guessed} guessed, {} not taken over\n", remarks.len() - guessed);
-    match &arguments.out {
-        Some(path) => output::say(&format!("{} written: {summary}", path.display()))?,
-        None => {
-            output::complain(&summary);
-            output::say(topology)?;
-        }
+    if let Some(path) = &arguments.out {
+        output::say(&format!("{} written: {summary}", path.display()))?;
+    } else {
+        output::complain(&summary);
+        output::say(topology)?;
     }
     Ok(())
 }

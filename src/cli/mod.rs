@@ -37,8 +37,8 @@ fn dispatch(arguments: Arguments) -> ExitCode {
     let Arguments { command, common, verbose: _ } = arguments;
     let outcome = match command {
         Command::Check { files } => commands::check(&files, &common),
-        Command::Plan(target) => commands::plan(&target, &common),
-        Command::Apply(target) => commands::apply(&target, &common),
+        Command::Plan { target, adoption } => commands::plan(&target, adoption, &common),
+        Command::Apply { target, adoption } => commands::apply(&target, adoption, &common),
         Command::Verify(target) => commands::verify(&target, &common),
         Command::Status(target) => commands::status(&target, &common),
         Command::Destroy { target, dry_run } => commands::destroy(&target, dry_run, &common),

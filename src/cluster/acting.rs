@@ -139,7 +139,7 @@ fn remaining(
     direction: Direction,
 ) -> Vec<String> {
     let steps = match direction {
-        Direction::Apply { .. } => {
+        Direction::Apply { .. } | Direction::Adopt { .. } => {
             match planning::plan_host(topology, host, desired, sighting, direction) {
                 Prospect::Plan(plan) => plan.reports(StepState::Planned),
                 other => {
@@ -163,8 +163,7 @@ fn remaining(
             match again {
                 Ok(steps) => {
                     let stages = crate::plan::stages::stage(host, steps);
-                    HostPlan { goal: goal.clone(), stages, cautions: Vec::new() }
-                        .reports(StepState::Planned)
+                    HostPlan { stages, ..before.clone() }.reports(StepState::Planned)
                 }
                 Err(error) => return vec![error.to_string()],
             }

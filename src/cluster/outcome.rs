@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::preflight::Obstacle;
-use crate::plan::{Change, Stage};
+use crate::plan::{Change, Foreign, Stage};
 use crate::protocol::{Counters, Failure};
-use crate::state::{DestinationKey, ServiceKey};
+use crate::state::{DaemonRole, DestinationKey, ServiceKey, SyncDaemon, Timeouts};
 use crate::topology::HostName;
 
 /// What a command did or would do.
@@ -49,12 +49,22 @@ pub struct HostReport {
     pub failure: Option<Failure>,
     /// What else a person should know: modules that stay, for one.
     pub notes: Vec<String>,
+    /// What somebody else made on it; left alone.
+    #[serde(default)]
+    pub foreign: Vec<Foreign>,
 }
 
 impl HostReport {
     /// A host of which there is only a status to tell.
     pub fn bare(status: HostStatus) -> Self {
-        Self { status, steps: Vec::new(), obstacles: Vec::new(), failure: None, notes: Vec::new() }
+        Self {
+            status,
+            steps: Vec::new(),
+            obstacles: Vec::new(),
+            failure: None,
+            notes: Vec::new(),
+            foreign: Vec::new(),
+        }
     }
 
     /// A host that failed.
@@ -217,6 +227,15 @@ pub struct HostView {
     pub drift: Vec<String>,
     /// Services of the file that this host directs.
     pub services: Vec<ServiceView>,
+    /// What somebody else made on it.
+    #[serde(default)]
+    pub foreign: Vec<Foreign>,
+    /// The timeouts of its IPVS, where it directs something.
+    #[serde(default)]
+    pub timeouts: Option<Timeouts>,
+    /// Its sync daemons.
+    #[serde(default)]
+    pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
 }
 
 /// One service as IPVS has it now.
@@ -231,6 +250,12 @@ pub struct ServiceView {
     pub key: ServiceKey,
     /// The scheduler in use; `None` where the service is not there.
     pub scheduler: Option<String>,
+    /// Scheduler, persistence, flags and engine in one breath; `None` where the service is not there.
+    #[serde(default)]
+    pub settings: Option<String>,
+    /// Seconds that a client stays with its real server; `None`: it does not.
+    #[serde(default)]
+    pub persistence: Option<u32>,
     /// Its real servers.
     pub real_servers: Vec<RealServerView>,
 }
@@ -246,6 +271,12 @@ pub struct RealServerView {
     pub method: String,
     /// Its weight now.
     pub weight: u32,
+    /// Connections from which on no new one is given; 0: no limit.
+    #[serde(default)]
+    pub upper_threshold: u32,
+    /// Connections below which new ones are given again.
+    #[serde(default)]
+    pub lower_threshold: u32,
     /// Connections.
     pub counters: Counters,
 }

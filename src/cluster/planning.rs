@@ -6,6 +6,7 @@ use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepReport, 
 use super::session::Absent;
 use super::turns;
 use crate::desired::{Desired, Reasons};
+use crate::plan::foreign::{self, Foreign, Terms};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::{Change, Stage, Step, order, simulate, stages};
@@ -22,6 +23,8 @@ pub struct HostPlan {
     pub stages: Vec<(Stage, Vec<Step>)>,
     /// What a person should know before it is done: hosts that nobody looked at.
     pub cautions: Vec<String>,
+    /// What is not ours there and stays as it is.
+    pub foreign: Vec<Foreign>,
 }
 
 /// What every host must do, or why it cannot.
@@ -54,6 +57,11 @@ pub enum Direction {
         /// The controller's clock.
         now: u64,
     },
+    /// The same, and what others made and the file names becomes ours (`--adopt`).
+    Adopt {
+        /// As in `Apply`.
+        now: u64,
+    },
     /// Back to what was found.
     Destroy,
 }
@@ -67,7 +75,7 @@ pub fn plan(
     direction: Direction,
 ) -> ClusterPlan {
     let action = match direction {
-        Direction::Apply { .. } => Action::Apply,
+        Direction::Apply { .. } | Direction::Adopt { .. } => Action::Apply,
         Direction::Destroy => Action::Destroy,
     };
     let nothing = Desired::default();
@@ -100,12 +108,18 @@ pub fn plan_host(
     direction: Direction,
 ) -> Prospect {
     let (goal, obstacles) = match direction {
-        Direction::Apply { now } => {
-            let goal = match Goal::apply(&topology.name, now, desired, seen) {
+        Direction::Apply { now } | Direction::Adopt { now } => {
+            let adopt = matches!(direction, Direction::Adopt { .. });
+            let directs = topology.services.iter().any(|service| service.director == host.name);
+            let terms = Terms { adopt, exclusive: host.ipvs.exclusive && directs };
+            let goal = match Goal::apply_on(terms, &topology.name, now, desired, seen) {
                 Ok(goal) => goal,
                 Err(error) => return impossible(&error),
             };
-            let obstacles = preflight::obstacles(desired, &goal, seen);
+            let mut obstacles = preflight::obstacles(desired, &goal, seen);
+            if terms.exclusive {
+                preflight::exclusive(&goal, seen, &mut obstacles);
+            }
             (goal, obstacles)
         }
         Direction::Destroy => {
@@ -124,10 +138,26 @@ pub fn plan_host(
     let reasons = if direction == Direction::Destroy { &none } else { &desired.reasons };
     match order::steps_between(&seen.state, &goal.wanted, &goal.owned, reasons) {
         Ok(steps) => {
-            let stages = stages::stage(host, steps);
-            settle(HostPlan { goal, stages, cautions: Vec::new() }, seen)
+            let mut stages = stages::stage(host, steps);
+            explain_displaced(&goal, &mut stages);
+            let foreign = match direction {
+                Direction::Destroy => Vec::new(),
+                Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
+            };
+            settle(HostPlan { goal, stages, cautions: Vec::new(), foreign }, seen)
         }
         Err(error) => impossible(&error),
+    }
+}
+
+/// Why a service goes that nobody asked lvsprov to make.
+fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
+    for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
+        let Item::Service(key) = step.change.item() else { continue };
+        if goal.displaced.contains(&key) {
+            "`ipvs: exclusive`: it is not in the file, and somebody else made it; destroy puts it back"
+                .clone_into(&mut step.why);
+        }
     }
 }
 
@@ -174,7 +204,8 @@ impl Prospect {
                 let steps = plan.reports(StepState::Planned);
                 let status =
                     if steps.is_empty() { HostStatus::Unchanged } else { HostStatus::Pending };
-                HostReport { steps, notes: plan.notes(), ..HostReport::bare(status) }
+                let foreign = plan.foreign.clone();
+                HostReport { steps, notes: plan.notes(), foreign, ..HostReport::bare(status) }
             }
             Self::Obstructed(obstacles) => HostReport {
                 obstacles: obstacles.clone(),
@@ -206,9 +237,33 @@ impl HostPlan {
         steps.collect()
     }
 
-    /// What is not looked at; what a destroy leaves, and why.
+    /// What is not looked at; what is here already; what a destroy leaves, and why.
     fn notes(&self) -> Vec<String> {
-        self.cautions.iter().cloned().chain(self.leftovers()).collect()
+        let cautions = self.cautions.iter().cloned();
+        cautions.chain(self.used_as_it_is()).chain(self.leftovers()).collect()
+    }
+
+    /// Things of the file that were here before lvsprov, just so: whoever lost a receipt wants to know.
+    fn used_as_it_is(&self) -> Option<String> {
+        let Goal { wanted, receipt, settled, left, .. } = &self.goal;
+        settled.as_ref()?;
+        let stays = |item: &Item| {
+            matches!(item, Item::Service(_) | Item::Address(_) | Item::Table(_) | Item::Tunnel(_))
+                && foreign::is_same(item, &receipt.found, wanted)
+        };
+        let left = left.iter().cloned().map(Item::Service);
+        let names: Vec<String> = left
+            .chain(wanted.items().into_iter().filter(stays))
+            .map(|item| item.to_string())
+            .collect();
+        if names.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "here before lvsprov just as the file wants it, so destroy leaves it: {}; `apply --adopt` \
+             makes it ours",
+            names.join(", ")
+        ))
     }
 
     fn leftovers(&self) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! What the network itself says: who answers ARP for a VIP, whether requests are answered, and how
-//! the running table compares with the file.
+//! What the network itself says: who answers ARP or neighbour discovery for a VIP, whether requests are
+//! answered, and how the running table compares with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,9 +13,10 @@ use super::planning::{ClusterPlan, Prospect};
 use super::session::{NoAnswer, Session, unexpected};
 use crate::desired::service_key;
 use crate::protocol::{Failure, Reply, Request, Sighting};
+use crate::state::ServiceFlags;
 use crate::topology::{Host, HostName, IfName, Protocol, Role, Service, Topology};
 
-/// How long to listen for ARP answers, in milliseconds. A neighbour answers within a few.
+/// How long to listen for a neighbour's answers, in milliseconds. A neighbour answers within a few.
 const ARP_WAIT_MS: u32 = 700;
 /// How long one request may take, in milliseconds.
 const FETCH_TIMEOUT_MS: u32 = 3000;
@@ -60,14 +61,14 @@ fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
 }
 
 fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
-    let with_vip = topology.services.iter().filter_map(|s| Some((s.vip_address()?, s)));
-    with_vip.filter(|(vip, _)| vip.is_ipv4()).collect()
+    topology.services.iter().filter_map(|s| Some((s.vip_address()?, s))).collect()
 }
 
-/// On the VIP's segment exactly one machine may answer ARP for it: the director.
+/// On the VIP's segment exactly one machine may answer ARP (neighbour discovery) for it: the director.
 async fn prove_arp(session: &mut Session<'_>, vip: (IpAddr, &Service), seen: &Seen) -> Proof {
     let (vip, service) = vip;
-    let claim = format!("only {} answers ARP for {vip}", service.director);
+    let how = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    let claim = format!("only {} answers {how} for {vip}", service.director);
     let not_checked =
         |evidence: String| Proof { claim: claim.clone(), verdict: Verdict::NotChecked, evidence };
     let Some((asker, dev)) = asker(session.topology, service, seen) else {
@@ -240,6 +241,7 @@ fn judge_traffic(claim: String, answer: Option<Result<Reply, NoAnswer>>) -> Proo
 
 /// What is running, and how it differs from the file. Pure.
 pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusReport {
+    let directs = |name: &HostName| topology.services.iter().any(|s| s.director == *name);
     let hosts = plan.hosts.iter().map(|(name, prospect)| {
         let sighting = seen.get(name).and_then(|sighting| sighting.as_ref().ok());
         let report = prospect.report();
@@ -256,6 +258,9 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusRep
             applied_since: sighting.and_then(|s| s.receipt.as_ref()).map(|receipt| receipt.since),
             drift,
             services: sighting.map(|s| services(topology, name, s)).unwrap_or_default(),
+            foreign: report.foreign,
+            timeouts: sighting.filter(|_| directs(name)).and_then(|s| s.state.timeouts),
+            daemons: sighting.map(|s| s.state.daemons.clone()).unwrap_or_default(),
         };
         (name.clone(), view)
     });
@@ -278,12 +283,18 @@ fn services(topology: &Topology, director: &HostName, seen: &Sighting) -> Vec<Se
             key: *at,
             method: destination.method.to_string(),
             weight: destination.weight,
+            upper_threshold: destination.upper_threshold,
+            lower_threshold: destination.lower_threshold,
             counters: counters.and_then(|c| c.get(at)).copied().unwrap_or_default(),
         });
         ServiceView {
             name: service.name.to_string(),
             spoken: service.spoken(),
             scheduler: there.map(|there| there.scheduler.clone()),
+            settings: there.map(ToString::to_string),
+            persistence: there
+                .filter(|there| there.flags.has(ServiceFlags::PERSISTENT))
+                .map(|there| there.timeout),
             real_servers: real_servers.collect(),
             key,
         }

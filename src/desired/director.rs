@@ -44,7 +44,10 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
 /// input path, where IPVS is.
 ///
 /// In IPv6 without looking for duplicates: that would keep the VIP away for a second, and for ever
-/// if the director before had not let go of it yet. Real servers do not speak of it.
+/// if the director before had not let go of it yet. Real servers do not speak of it. And deprecated,
+/// or the director would send from it: its /128 matches a neighbour's address better than the
+/// director's own /64 does (net/ipv6/addrconf.c, `ipv6_get_saddr_eval`, rule 8), and real servers
+/// drop what is wrapped by one of their own addresses (ip6_tunnel.c, `ip6_tnl_rcv_ctl`).
 fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     let Some(vip) = &service.vip else { return };
     if host.interface_with(vip.address).is_some() {
@@ -58,6 +61,7 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
         label: if ipv6 { None } else { label(&vip.interface) },
         broadcast: None,
         nodad: ipv6,
+        deprecated: ipv6,
     };
     let asked = if ipv6 { "neighbour solicitations" } else { "ARP" };
     let why = format!(

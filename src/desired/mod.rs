@@ -9,6 +9,8 @@
 mod director;
 mod path;
 mod real_server;
+#[cfg(test)]
+mod tests;
 mod tunnels;
 
 pub use director::service_key;

@@ -25,15 +25,15 @@ use crate::topology::model::host_prefix;
 use crate::topology::{Forward, Host, IfName, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
+#[allow(clippy::match_same_arms, reason = "nothing is needed, for different reasons")]
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     if host.name == service.director {
         return;
     }
     for rs in service.real_servers.iter().filter(|rs| rs.host == host.name) {
         match (rs.forward, service.vip_address()) {
-            (Forward::Nat | Forward::Fullnat, _) => {}
-            // Marks that others set, on whatever address they please: where that is, is theirs too.
-            (Forward::Dr, None) => {}
+            // Without a VIP others set marks, on whatever address they please: where that is, is theirs.
+            (Forward::Nat | Forward::Fullnat, _) | (Forward::Dr, None) => {}
             (Forward::Dr, Some(address)) => {
                 if address.is_ipv4() {
                     arp(address, desired);
@@ -124,7 +124,8 @@ pub(super) fn vip_on_lo(address: IpAddr, desired: &mut Desired) {
 }
 
 /// Always a host address: a shorter prefix would make the VIP's whole subnet local and cut the host
-/// off from it. An IPv6 address has the scope that its bits say, and no label.
+/// off from it. An IPv6 address has the scope that its bits say, and no label; it is deprecated, so
+/// that the host never sends from it unless a reply has to.
 pub(super) fn vip(address: IpAddr, dev: IfName, why: String, desired: &mut Desired) {
     let Ok(net) = IpNet::new(address, host_prefix(address)) else { return };
     let ipv6 = address.is_ipv6();
@@ -133,6 +134,7 @@ pub(super) fn vip(address: IpAddr, dev: IfName, why: String, desired: &mut Desir
         label: if ipv6 { None } else { label(&dev) },
         broadcast: None,
         nodad: ipv6,
+        deprecated: ipv6,
     };
     desired.address(AddressKey { dev, net }, settings, why);
 }

@@ -6,9 +6,12 @@
 //! | | IPv4 inside | IPv6 inside |
 //! | --- | --- | --- |
 //! | IPIP, IPv4 outside | `tunl0` | `sit0` |
-//! | IPIP, IPv6 outside | a device of our own: `ip6tnl0` takes IPv6 only | `ip6tnl0` |
-//! | GUE | a port of UDP, and the device that IPIP would need: what was in GUE is handed to it | the same |
+//! | IPIP, IPv6 outside | a device of our own for each RIP: `ip6tnl0` takes IPv6 only | the same |
+//! | GUE | a UDP port, and the device that IPIP would need: what was in GUE is handed to it | the same |
 //! | GRE | a device of our own for each RIP | the same |
+//!
+//! GUE over IPv6 needs no `fou6`, which is for sending. Each row was seen to work on Linux 6.1, and
+//! not to work with the device down.
 //!
 //! A device takes packets only while it is up. An IPv4 VIP stands on it: a source check, loose or
 //! not, drops everything that comes in on a device without an address (net/ipv4/fib_frontend.c,
@@ -56,7 +59,7 @@ pub(super) fn settle(
 /// What unwraps packets, and the device that they come out of.
 fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfName> {
     match rs.tunnel {
-        Tunnel::Ipip => wildcard(service, rs, "IP", desired),
+        Tunnel::Ipip => bare(service, rs, desired),
         Tunnel::Gue { port, flags: _ } => {
             let why = format!(
                 "the director sends requests for {} wrapped in UDP to port {port} (GUE)",
@@ -64,7 +67,7 @@ fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option
             );
             desired.module(Module::Fou, why.clone());
             desired.gue_port(GuePort { v6: rs.rip.is_ipv6(), port }, why);
-            wildcard(service, rs, "GUE", desired)
+            bare(service, rs, desired)
         }
         Tunnel::Gre { flags } => gre(service, rs, flags & CHECKSUM != 0, desired),
     }
@@ -76,35 +79,36 @@ const CHECKSUM: u16 = 1;
 /// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`, of GUE.
 const REMOTE_CHECKSUM: u16 = 2;
 
-/// The device of the kernel that takes packets from anybody.
-fn wildcard(
-    service: &Service,
-    rs: &RealServer,
-    wrapped_in: &str,
-    desired: &mut Desired,
-) -> Option<IfName> {
-    let module = match (rs.rip, service.ipv6) {
-        (IpAddr::V4(_), false) => Module::Ipip,
-        (IpAddr::V4(_), true) => Module::Sit,
-        (IpAddr::V6(_), _) => Module::Ip6Tnl,
+/// The device that takes IPv4 or IPv6 as they are: over IPv4 the kernel's, which takes packets from
+/// anybody; over IPv6 one of our own.
+fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfName> {
+    let (module, wrapped) = match (rs.rip, service.ipv6) {
+        (IpAddr::V4(_), false) => (Module::Ipip, "IPIP"),
+        (IpAddr::V4(_), true) => (Module::Sit, "IPv4 (6in4)"),
+        (IpAddr::V6(_), true) => (Module::Ip6Tnl, "IPv6 (6in6)"),
+        (IpAddr::V6(_), false) => (Module::Ip6Tnl, "IPv6 (4in6)"),
     };
-    let inside = if service.ipv6 { "IPv6" } else { "IPv4" };
-    let wrapped_in = match (wrapped_in, rs.rip) {
-        ("IP", IpAddr::V4(_)) => "IPv4",
-        ("IP", IpAddr::V6(_)) => "IPv6",
-        (other, _) => other,
-    };
-    let why = match (module, wrapped_in) {
-        (Module::Ipip, "IPv4") => {
-            format!("the director sends requests for {} wrapped in IPIP", service.spoken())
+    let spoken = service.spoken();
+    let why = match rs.tunnel {
+        Tunnel::Gue { .. } => {
+            format!("what was in GUE of requests for {spoken} is taken as if wrapped in {wrapped}")
         }
-        _ => format!(
-            "the director sends requests for {}, which are {inside}, wrapped in {wrapped_in}",
-            service.spoken()
-        ),
+        Tunnel::Ipip | Tunnel::Gre { .. } => {
+            format!("the director sends requests for {spoken} wrapped in {wrapped}")
+        }
     };
     desired.module(module, why);
-    module.device()?.parse().ok()
+    if module != Module::Ip6Tnl {
+        return module.device()?.parse().ok();
+    }
+    let dev: IfName = format!("lvstnl{}", tail(rs.rip)).parse().ok()?;
+    let why = format!(
+        "this device unwraps what comes to {}, from whichever director; ip6tnl0 would take IPv6 only",
+        rs.rip
+    );
+    let device = TunnelDevice { kind: TunnelKind::Ip6tnl, local: rs.rip, checksum: false };
+    desired.tunnel(dev.clone(), device, why);
+    Some(dev)
 }
 
 /// A device of our own, bound to the RIP. `gre0` would take packets with and without a checksum only

@@ -1,6 +1,6 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
-//! [`observe`] reads a host, [`act`] changes it, [`arp`] and [`traffic`] try it. Below them [`net`]
+//! [`observe`] reads a host, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
 //! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`]), [`sysctls`],
 //! [`modules`] and [`receipt`]. [`namespace`] chooses where all of that happens: everything here works
 //! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
@@ -13,6 +13,7 @@ pub mod ipvs;
 pub mod lock;
 pub mod modules;
 pub mod namespace;
+pub mod ndp;
 pub mod net;
 pub mod nft;
 pub mod observe;
@@ -22,7 +23,7 @@ pub mod sysctls;
 pub mod traffic;
 pub mod wire;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,9 +74,6 @@ impl Host {
             }
             Request::WhoHas { dev, target, wait_ms } => {
                 in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;
-                let IpAddr::V4(target) = target else {
-                    return Err(Error::new(format!("{target} is IPv6: ARP is for IPv4 only")));
-                };
                 who_has(&dev, target, Duration::from_millis(wait_ms.into())).await
             }
             Request::Fetch { target, protocol, count, timeout_ms } => {
@@ -96,10 +94,19 @@ fn in_range(what: &str, value: u32, lowest: u32, highest: u32) -> error::Result<
 }
 
 /// The socket is opened here, in the right namespace; only the waiting goes to another thread.
-async fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> error::Result<Reply> {
-    let question = arp::Question::prepare(dev, target)?;
+async fn who_has(dev: &IfName, target: IpAddr, wait: Duration) -> error::Result<Reply> {
+    let ask: Box<dyn FnOnce() -> std::io::Result<_> + Send> = match target {
+        IpAddr::V4(target) => {
+            let question = arp::Question::prepare(dev, target)?;
+            Box::new(move || question.ask(wait))
+        }
+        IpAddr::V6(target) => {
+            let question = ndp::Question::prepare(dev, target)?;
+            Box::new(move || question.ask(wait))
+        }
+    };
     let failed = || Error::new(format!("cannot ask for {target} over {dev}"));
-    let answers = tokio::task::spawn_blocking(move || question.ask(wait))
+    let answers = tokio::task::spawn_blocking(ask)
         .await
         .map_err(|error| failed().because(error))?
         .map_err(|error| failed().because(error))?;

@@ -155,6 +155,7 @@ fn folder() -> std::result::Result<PathBuf, String> {
 struct Lists {
     built_in: BTreeMap<Module, PathBuf>,
     files: BTreeMap<Module, PathBuf>,
+    parts: BTreeSet<String>,
 }
 
 impl Lists {
@@ -167,11 +168,14 @@ impl Lists {
         if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
             return Arc::clone(lists);
         }
-        let read = |file: &str| {
-            fs::read(folder.join(file)).map(|list| modules_in_list(&list)).unwrap_or_default()
+        let mut schedulers = BTreeSet::new();
+        let mut read = |file: &str| {
+            let bytes = fs::read(folder.join(file)).unwrap_or_default();
+            schedulers.extend(parts_in_list(&bytes));
+            modules_in_list(&bytes)
         };
-        let lists =
-            Arc::new(Self { built_in: read("modules.builtin"), files: read("modules.dep") });
+        let (built_in, files) = (read("modules.builtin"), read("modules.dep"));
+        let lists = Arc::new(Self { built_in, files, parts: schedulers });
         *last = Some((stamp, Arc::clone(&lists)));
         lists
     }
@@ -208,6 +212,34 @@ fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
         }
     }
     found
+}
+
+/// IPVS's schedulers and engines in the same text, as they are named without `ip_vs_`.
+fn parts_in_list(list: &[u8]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in list.split(|byte| *byte == b'\n') {
+        let file = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let base = file.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let stem = base.split(|byte| *byte == b'.').next().unwrap_or_default();
+        if let Some(part) = stem.strip_prefix(b"ip_vs_").filter(|_| base.len() > stem.len()) {
+            found.insert(String::from_utf8_lossy(part).into_owned());
+        }
+    }
+    found
+}
+
+/// Schedulers and persistence engines that are loaded, built in, or lie on disk. `None` where nothing
+/// lists the modules of the running kernel: then nobody knows before it is tried.
+pub fn available_parts() -> Option<BTreeSet<String>> {
+    let mut parts = Lists::of(&folder().ok()?).parts.clone();
+    if parts.is_empty() {
+        return None;
+    }
+    for loaded in fs::read_dir("/sys/module").into_iter().flatten().flatten() {
+        let name = loaded.file_name();
+        parts.extend(name.to_str().and_then(|name| name.strip_prefix("ip_vs_")).map(str::to_owned));
+    }
+    Some(parts)
 }
 
 fn same_name(a: &[u8], b: &[u8]) -> bool {
@@ -295,6 +327,9 @@ mod tests {
         ];
         assert_eq!(found, expected.map(|(module, file)| (module, file.into())).into());
         assert!(modules_in_list(b"\n:\n/\n.ko\n\xff\xfe").is_empty());
+        assert_eq!(parts_in_list(list), ["rr".to_owned()].into());
+        let engine = b"kernel/net/netfilter/ipvs/ip_vs_pe_sip.ko: a/ip_vs_x.ko\nip_vs_\n";
+        assert_eq!(parts_in_list(engine), ["pe_sip".to_owned()].into());
     }
 
     #[test]

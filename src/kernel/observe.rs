@@ -55,7 +55,7 @@ async fn look_once(
     let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
-        (IpvsSocket::open()?.table()?, control::read()?)
+        (IpvsSocket::open()?.look(counters)?, control::read()?)
     } else {
         (ipvs::Seen::default(), Control::default())
     };
@@ -82,8 +82,7 @@ async fn look_once(
         tunnels,
         gue_ports,
     };
-    let counters = if counters { ipvs.counters } else { BTreeMap::new() };
-    Ok(Sighting { facts, state, receipt, others, counters })
+    Ok(Sighting { facts, state, receipt, others, counters: ipvs.counters })
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
@@ -99,6 +98,7 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         machine,
         hardware,
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
+        parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
         controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
     }

@@ -1,163 +1,27 @@
 //! The laws of design, by property test on the simulator: whatever the two states, a plan leads from
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
+//!
+//! [`generate`] makes the states, [`world`] walks whole clusters.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod generate;
+mod world;
+
 use std::collections::BTreeMap;
 
-use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
-use proptest::sample::{select, subsequence};
 
+use self::generate::{TABLES, dev, follows, is_source_nat, seen_state, wanted};
+use self::world::{World, vips_on};
 use super::ownership::Goal;
 use super::step::Change;
-use super::{Stage, order, simulate, stages};
+use super::{order, simulate};
 use crate::desired::{Desired, Reasons, desired_for};
 use crate::protocol::{HostFacts, Receipt, Sighting};
 use crate::state::*;
 use crate::support::{Cluster, cluster};
-use crate::topology::{Forward, HostName, IfName, Role, TopologyName};
-
-fn dev(name: &str) -> IfName {
-    name.parse().unwrap()
-}
-
-/// A kernel has every value of every interface; only the numbers differ.
-fn sysctls() -> impl Strategy<Value = BTreeMap<Sysctl, String>> {
-    let devs =
-        [ConfDev::All, ConfDev::Default, ConfDev::Dev(dev("eth0")), ConfDev::Dev(dev("eth1"))];
-    let keys: Vec<Sysctl> = devs
-        .iter()
-        .flat_map(|dev| ConfItem::ALL.iter().map(|item| Sysctl::Conf(dev.clone(), *item)))
-        .filter(|key| *key != Sysctl::all(ConfItem::Forwarding))
-        .chain([Sysctl::IpForward])
-        .collect();
-    vec(0..3u8, keys.len()).prop_map(move |values| {
-        let boolean =
-            |key: &Sysctl| matches!(key, Sysctl::IpForward | Sysctl::Conf(_, ConfItem::Forwarding));
-        keys.iter()
-            .zip(values)
-            .map(|(key, value)| {
-                (key.clone(), if boolean(key) { value % 2 } else { value }.to_string())
-            })
-            .collect()
-    })
-}
-
-fn addresses() -> impl Strategy<Value = BTreeMap<AddressKey, Address>> {
-    let keys = ["192.0.2.1/32@lo", "192.0.2.1/32@eth0", "192.0.2.9/24@eth0", "10.0.0.1/8@eth1"];
-    let keys: Vec<AddressKey> = keys.iter().map(|key| key.parse().unwrap()).collect();
-    let attributes =
-        (select(vec![Scope::Global, Scope::Host]), select(vec![None, Some("lo:7")]), any::<bool>());
-    let address = attributes.prop_map(|(scope, label, broadcast)| Address {
-        scope,
-        label: label.map(str::to_owned),
-        broadcast: broadcast.then(|| [192, 0, 2, 255].into()),
-        nodad: false,
-    });
-    btree_map(select(keys), address, 0..4)
-}
-
-fn routes() -> impl Strategy<Value = BTreeMap<RouteKey, Route>> {
-    let keys: Vec<RouteKey> =
-        ["default", "192.0.2.1/32"].iter().map(|key| key.parse().unwrap()).collect();
-    let route =
-        (1..4u8, select(vec![0, 100]), select(vec![3, 4])).prop_map(|(host, metric, protocol)| {
-            Route {
-                gateway: Some([10, 0, 0, host].into()),
-                dev: Some(dev("eth0")),
-                scope: Scope::Global,
-                metric,
-                protocol,
-                source: None,
-                onlink: false,
-                unheld: Vec::new(),
-            }
-        });
-    btree_map(select(keys), route, 0..3)
-}
-
-fn services() -> impl Strategy<Value = BTreeMap<ServiceKey, VirtualService>> {
-    let keys = ["tcp 192.0.2.1:80", "udp 192.0.2.1:53", "fwmark4 8"];
-    let keys: Vec<ServiceKey> = keys.iter().map(|key| key.parse().unwrap()).collect();
-    let destination = (0..3u32, any::<bool>()).prop_map(|(weight, nat)| Destination {
-        method: if nat { ForwardingMethod::Masquerade } else { ForwardingMethod::DirectRoute },
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    });
-    let at = (1..5u8).prop_map(|host| DestinationKey::new([10, 0, 0, host].into(), 80));
-    let service = (select(vec!["rr", "wlc"]), btree_map(at, destination, 0..4)).prop_map(
-        |(scheduler, destinations)| VirtualService {
-            scheduler: scheduler.to_owned(),
-            flags: ServiceFlags::default(),
-            timeout: 0,
-            netmask: u32::MAX,
-            engine: None,
-            destinations,
-        },
-    );
-    btree_map(select(keys), service, 0..3)
-}
-
-/// A host as it may be found: with or without IPIP.
-fn seen_state() -> impl Strategy<Value = HostState> {
-    let modules = btree_set(Just(Module::IpVs), 0..2);
-    (modules, sysctls(), addresses(), routes(), services()).prop_map(
-        |(modules, sysctls, addresses, routes, services)| HostState {
-            modules,
-            sysctls,
-            links: [(dev("lo"), Link::Up), (dev("eth0"), Link::Up)].into(),
-            addresses,
-            routes,
-            services,
-            ..HostState::default()
-        },
-    )
-}
-
-/// What a file may want: some of everything, tunnel included.
-fn wanted() -> impl Strategy<Value = Desired> {
-    let tunnel = any::<bool>();
-    let parts = (sysctls(), addresses(), routes(), services(), tunnel);
-    (parts, 0.0..1.0f64).prop_flat_map(|((sysctls, addresses, routes, services, tunnel), share)| {
-        let keys: Vec<Sysctl> = sysctls
-            .keys()
-            // What moves with ip_forward is never asked for by a file.
-            .filter(|key| {
-                !matches!(
-                    key,
-                    Sysctl::Conf(_, ConfItem::Forwarding)
-                        | Sysctl::Conf(ConfDev::All, ConfItem::AcceptRedirects)
-                        | Sysctl::Conf(ConfDev::Default, _)
-                )
-            })
-            .cloned()
-            .collect();
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss
-        )]
-        let most = (keys.len() as f64 * share) as usize;
-        subsequence(keys, most).prop_map(move |keys| {
-            let mut state = HostState {
-                sysctls: keys.iter().map(|key| (key.clone(), sysctls[key].clone())).collect(),
-                addresses: addresses.clone(),
-                routes: routes.clone(),
-                services: services.clone(),
-                ..HostState::default()
-            };
-            if tunnel {
-                state.modules.insert(Module::Ipip);
-                state.links.insert(dev("tunl0"), Link::Up);
-                state.sysctls.insert(Sysctl::dev(&dev("tunl0"), ConfItem::RpFilter), "2".into());
-            }
-            Desired { state, ..Desired::default() }
-        })
-    })
-}
+use crate::topology::{Forward, IfName, TopologyName};
 
 fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
     Sighting {
@@ -169,21 +33,27 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
     }
 }
 
-/// Modules stay, a tunnel device with them, and what `ip_forward` moves along is not ours.
+/// Modules stay with what they brought, and what forwarding moves along is not ours. What stands on a
+/// tunnel device goes with it, which is another way to drift.
+#[allow(clippy::match_same_arms, reason = "for different reasons")]
 fn can_drift(item: &Item) -> bool {
+    let eth = |dev: &IfName| dev.as_str().starts_with("eth") || dev.as_str() == "lo";
     match item {
-        Item::Module(_) | Item::Sysctl(Sysctl::IpForward) => false,
-        Item::Link(dev) | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _)) => {
-            dev.as_str() != "tunl0"
+        // Settings and timeouts of IPVS are there as long as it is.
+        Item::Module(_)
+        | Item::Sysctl(Sysctl::IpForward | Sysctl::Ip6Forward | Sysctl::Vs(_))
+        | Item::Timeouts
+        | Item::Tunnel(_) => false,
+        Item::Link(dev)
+        | Item::Sysctl(Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)) => {
+            eth(dev)
         }
-        Item::Sysctl(_)
-        | Item::Address(_)
+        Item::Address(key) => eth(&key.dev),
+        Item::Sysctl(Sysctl::Conf(..) | Sysctl::Conf6(..))
         | Item::Route(_)
         | Item::Service(_)
-        | Item::Timeouts
         | Item::Daemon(_)
         | Item::Table(_)
-        | Item::Tunnel(_)
         | Item::GuePort(_) => true,
     }
 }
@@ -213,14 +83,21 @@ fn destroyed(seen: &Sighting) -> HostState {
     simulate(&seen.state, &changes(&seen.state, &goal)).unwrap()
 }
 
-/// A module stays, and with it the tunnel device, down and with the values it started with.
-fn without_tunnel(mut state: HostState, was: &HostState) -> HostState {
+/// Modules stay, and with them what they brought: devices, down and with the values they started with,
+/// and all of IPVS.
+fn without_modules(mut state: HostState, was: &HostState) -> HostState {
     state.modules.clone_from(&was.modules);
-    if !was.links.contains_key(&dev("tunl0")) {
-        assert_ne!(state.links.remove(&dev("tunl0")), Some(Link::Up), "the tunnel was left up");
-        state.sysctls.retain(
-            |key, _| !matches!(key, Sysctl::Conf(ConfDev::Dev(d), _) if d.as_str() == "tunl0"),
-        );
+    let brought = Module::ALL.iter().filter_map(|module| module.device()).map(dev);
+    for dev in brought.filter(|dev| !was.links.contains_key(dev)) {
+        assert_ne!(state.links.remove(&dev), Some(Link::Up), "{dev} was left up");
+        state.sysctls.retain(|key, _| match key {
+            Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _) => *of != dev,
+            _ => true,
+        });
+    }
+    if !was.modules.contains(&Module::IpVs) {
+        state.sysctls.retain(|key, _| !matches!(key, Sysctl::Vs(_)));
+        state.timeouts = None;
     }
     state
 }
@@ -230,15 +107,24 @@ fn outside(state: &HostState, owned: &Owned) -> HostState {
     let mut state = state.clone();
     for item in owned {
         state.copy_item(item, &HostState::default());
+        if let Item::Tunnel(dev) = item {
+            let of = |key: &Sysctl| match key {
+                Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _) => of == dev,
+                _ => false,
+            };
+            state.sysctls.retain(|key, _| !of(key));
+        }
     }
-    state.sysctls.retain(|key, _| {
-        !matches!(
-            key,
-            Sysctl::Conf(_, ConfItem::Forwarding)
-                | Sysctl::Conf(ConfDev::All, ConfItem::AcceptRedirects)
-        )
-    });
-    without_tunnel(state, &HostState::default())
+    state.sysctls.retain(|key, _| !follows(key));
+    without_modules(state, &HostState::default())
+}
+
+/// Whether no source is rewritten by our table that is not tracked.
+fn tracks_what_it_rewrites(state: &HostState) -> bool {
+    let table = state.tables.get(&TABLES[0].parse::<TableName>().unwrap());
+    let rewrites = table.is_some_and(|table| table.rules.iter().any(is_source_nat));
+    let conntrack = state.sysctls.get(&Sysctl::Vs(VsItem::Conntrack));
+    !rewrites || conntrack.is_some_and(|value| value == "1")
 }
 
 proptest! {
@@ -279,29 +165,33 @@ proptest! {
         );
         // And destroy from half-way restores what was there.
         let back = destroyed(&sighting(halfway, Some(first.receipt)));
-        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
     }
 
     #[test]
     fn law_7_destroy_restores_what_was_found(a in seen_state(), b in wanted(), c in wanted()) {
         let once = applied(&b, &sighting(a.clone(), None));
         let back = destroyed(&once);
-        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
         // Also when the file changed in between.
         let twice = applied(&c, &once);
         let back = destroyed(&twice);
-        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
     }
 
     /// Somebody changed what is ours, in any way, between two runs.
     #[test]
     fn law_7_drift_is_mended_and_destroy_restores_what_was_found_at_first(
-        a in seen_state(), b in wanted(), other in seen_state(),
+        a in seen_state(), b in wanted(), other in seen_state(), unplugged in any::<bool>(),
     ) {
         let mut drifted = applied(&b, &sighting(a.clone(), None));
         let first = drifted.receipt.clone().map(|receipt| receipt.owned).unwrap_or_default();
         for item in first.iter().filter(|item| can_drift(item)) {
             drifted.state.copy_item(item, &other);
+        }
+        for (dev, device) in drifted.state.tunnels.clone().into_iter().filter(|_| unplugged) {
+            let gone = Change::RemoveTunnel { dev, device };
+            drifted.state = simulate(&drifted.state, [&gone]).unwrap();
         }
         let goal = goal(&b, &drifted);
         let mended = applied(&b, &drifted);
@@ -310,10 +200,10 @@ proptest! {
         );
         prop_assert_eq!(&mended.receipt, &drifted.receipt);
         let back = destroyed(&mended);
-        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
         // Nor does it need the mending.
         let back = destroyed(&drifted);
-        prop_assert_eq!(without_tunnel(back, &a), without_tunnel(a.clone(), &a));
+        prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
     }
 
     /// The director takes requests only when all else on it is as it must be.
@@ -332,6 +222,26 @@ proptest! {
         }
     }
 
+    /// FULLNAT: never a rule that rewrites sources of what is not tracked, nor on the way back.
+    #[test]
+    fn law_4_no_source_is_rewritten_untracked(a in seen_state(), b in wanted(), c in wanted()) {
+        let once = applied(&b, &sighting(a.clone(), None));
+        let twice = applied(&c, &once);
+        let back = Goal::destroy(&twice).map(|goal| (twice.state.clone(), changes(&twice.state, &goal)));
+        let there = (a.clone(), changes(&a, &goal(&b, &sighting(a.clone(), None))));
+        let over = (once.state.clone(), changes(&once.state, &goal(&c, &once)));
+        for (mut state, steps) in [Some(there), Some(over), back].into_iter().flatten() {
+            let after = simulate(&state, &steps).unwrap();
+            if !tracks_what_it_rewrites(&state) || !tracks_what_it_rewrites(&after) {
+                continue;
+            }
+            for step in steps {
+                state = simulate(&state, [&step]).unwrap();
+                prop_assert!(tracks_what_it_rewrites(&state), "{step}");
+            }
+        }
+    }
+
     #[test]
     fn law_7_every_step_has_an_inverse(a in seen_state(), b in wanted()) {
         let mut state = a.clone();
@@ -340,7 +250,8 @@ proptest! {
             state = simulate(&state, [&change]).unwrap();
             let Some(inverse) = change.inverse() else { continue };
             let mut back = simulate(&state, [&inverse]).unwrap();
-            if matches!(change, Change::SetSysctl { key: Sysctl::IpForward, .. }) {
+            let moves = |key: &Sysctl| matches!(key, Sysctl::IpForward | Sysctl::Ip6Forward);
+            if matches!(&change, Change::SetSysctl { key, .. } if moves(key)) {
                 // What moves along is put back by a destroy, from the receipt.
                 back.sysctls.clone_from(&before.sysctls);
             }
@@ -362,124 +273,6 @@ proptest! {
     }
 }
 
-/// All hosts of a cluster, as far as they are simulated.
-struct World {
-    hosts: BTreeMap<HostName, HostState>,
-    receipts: BTreeMap<HostName, Option<Receipt>>,
-}
-
-impl World {
-    fn bare(cluster: &Cluster) -> Self {
-        let host = |interfaces: Vec<IfName>| {
-            let mut state = HostState::default();
-            let devs = interfaces.iter().map(|d| ConfDev::Dev(d.clone()));
-            for conf in devs.chain([ConfDev::All, ConfDev::Default]) {
-                for item in ConfItem::ALL {
-                    if (conf.clone(), *item) != (ConfDev::All, ConfItem::Forwarding) {
-                        state.sysctls.insert(Sysctl::Conf(conf.clone(), *item), "0".into());
-                    }
-                }
-            }
-            state.sysctls.insert(Sysctl::IpForward, "0".into());
-            state
-        };
-        let hosts: BTreeMap<_, _> = cluster
-            .topology
-            .hosts
-            .values()
-            .map(|h| (h.name.clone(), host(h.interfaces.keys().cloned().collect())))
-            .collect();
-        Self { receipts: hosts.keys().map(|h| (h.clone(), None)).collect(), hosts }
-    }
-
-    fn walk(&mut self, cluster: &Cluster, shuffle: Option<&prop::sample::Index>, what: &str) {
-        let goals = |world: &Self, host: &crate::topology::Host| {
-            let desired = desired_for(&cluster.topology, host);
-            let seen =
-                sighting(world.hosts[&host.name].clone(), world.receipts[&host.name].clone());
-            goal(&desired, &seen)
-        };
-        self.go(cluster, shuffle, what, goals);
-    }
-
-    fn walk_back(&mut self, cluster: &Cluster, what: &str) {
-        let goals = |world: &Self, host: &crate::topology::Host| {
-            let seen =
-                sighting(world.hosts[&host.name].clone(), world.receipts[&host.name].clone());
-            Goal::destroy(&seen).unwrap_or_else(|| goal(&Desired::default(), &seen))
-        };
-        self.go(cluster, None, what, goals);
-    }
-
-    fn go(
-        &mut self,
-        cluster: &Cluster,
-        shuffle: Option<&prop::sample::Index>,
-        what: &str,
-        goals: impl Fn(&Self, &crate::topology::Host) -> Goal,
-    ) {
-        let mut turns: BTreeMap<Stage, Vec<(HostName, Vec<Change>)>> = BTreeMap::new();
-        for host in cluster.topology.hosts.values() {
-            let goal = goals(self, host);
-            let state = &self.hosts[&host.name];
-            let steps = order::steps_between(state, &goal.wanted, &goal.owned, &Reasons::default())
-                .unwrap();
-            for (stage, steps) in stages::stage(host, steps) {
-                let changes = steps.into_iter().map(|step| step.change).collect();
-                turns.entry(stage).or_default().push((host.name.clone(), changes));
-            }
-            self.receipts.insert(host.name.clone(), goal.settled);
-        }
-        for (_, mut hosts) in turns {
-            // Hosts of one stage act in any order, step by step.
-            while hosts.iter().any(|(_, changes)| !changes.is_empty()) {
-                hosts.retain(|(_, changes)| !changes.is_empty());
-                let at = shuffle.map_or(0, |index| index.index(hosts.len()));
-                let (host, changes) = &mut hosts[at];
-                let change = changes.remove(0);
-                let state = self.hosts.get_mut(host).unwrap();
-                *state = simulate(state, [&change]).unwrap();
-                self.check(cluster, &format!("{what}: {host}: {change}"));
-            }
-        }
-    }
-
-    fn check(&self, cluster: &Cluster, what: &str) {
-        for (host, state) in &self.hosts {
-            let roles = &cluster.topology.hosts[host].roles;
-            let exposed = vips_on(state).iter().any(|key| key.dev.as_str() == "lo");
-            if roles.contains(&Role::RealServer) && exposed {
-                let all = |item| state.sysctls[&Sysctl::all(item)].as_str();
-                assert_eq!(all(ConfItem::ArpIgnore), "1", "{what}: {host} answers ARP for a VIP");
-                assert_eq!(all(ConfItem::ArpAnnounce), "2", "{what}: {host} announces a VIP");
-            }
-            let live: Vec<_> = vips_on(state);
-            for (key, service) in &state.services {
-                let ServiceKey::Address(_, vip) = key else { continue };
-                if live.iter().any(|key| key.net.addr() == vip.ip()) {
-                    self.check_served(vip.ip(), service, what);
-                }
-            }
-        }
-    }
-
-    /// While the director has the VIP, every real server that it sends to takes it.
-    fn check_served(&self, vip: std::net::IpAddr, service: &VirtualService, what: &str) {
-        for (at, destination) in &service.destinations {
-            if destination.method == ForwardingMethod::Masquerade {
-                continue;
-            }
-            let host = Cluster::host_with(at.0.ip());
-            let has = vips_on(&self.hosts[&host]).iter().any(|key| key.net.addr() == vip);
-            assert!(has, "{what}: {host} is sent requests for {vip} and does not take them");
-        }
-    }
-}
-
-fn vips_on(state: &HostState) -> Vec<AddressKey> {
-    state.addresses.keys().cloned().collect()
-}
-
 #[test]
 fn settings_differ_by_method() {
     let of = |forward| {
@@ -491,4 +284,8 @@ fn settings_differ_by_method() {
     assert!(of(Forward::Nat).sysctls.is_empty());
     assert_eq!(of(Forward::Dr).addresses.keys().next().unwrap().dev, dev("lo"));
     assert_eq!(of(Forward::Tun).links, [(dev("tunl0"), Link::Up)].into());
+    assert_eq!(
+        of(Forward::Fullnat),
+        HostState { routes: of(Forward::Dr).routes, ..HostState::default() }
+    );
 }

@@ -3,12 +3,14 @@
 //! - [`step`]: the closed set of changes and their inverses.
 //! - [`order`]: from what is seen to what is wanted, in an order that is safe at every point.
 //! - [`ownership`]: what is ours, what was there before, and what the goal of an apply or a destroy is.
+//! - [`foreign`]: what others made on a host, and how far an apply may go with it.
 //! - [`simulate`]: steps applied in memory, as strictly as the kernel does it.
 //! - [`stages`]: the order across hosts.
 //! - [`preflight`]: what must be true of a host before anything is touched.
 //!
 //! All of it is pure: nothing here looks at a host.
 
+pub mod foreign;
 pub mod order;
 pub mod ownership;
 pub mod preflight;
@@ -19,6 +21,7 @@ pub mod step;
 #[cfg(test)]
 mod laws;
 
+pub use foreign::{Foreign, Terms};
 pub use order::steps_between;
 pub use ownership::Goal;
 pub use simulate::{SimulateError, simulate};

@@ -6,17 +6,20 @@
 //!
 //! 1. addresses removed, destinations and services removed, packet rules removed, sync daemons stopped,
 //!    tunnels down and away, GUE ports closed, routes removed; a destination whose forwarding method
-//!    changes goes too, as its real server is made ready for the new one only while nothing is sent
-//!    there;
+//!    or way of wrapping changes goes too, as its real server is made ready for the new one only while
+//!    nothing is sent there;
 //! 2. modules; GUE ports and tunnel devices, which have settings of their own; `ip_forward`, because
 //!    writing it moves other values; other sysctls, those that grow before those that shrink, so that
 //!    a maximum over two of them never dips;
-//! 3. tunnels up, routes, timeouts, packet rules, services and destinations, sync daemons, addresses.
+//! 3. tunnels up, routes, timeouts, packet rules, connection tracking off (source NAT needs it as long
+//!    as there is any), services and destinations, sync daemons, addresses.
 
 use super::simulate::{self, SimulateError};
 use super::step::{Change, Step};
 use crate::desired::Reasons;
-use crate::state::{Conf6Item, HostState, Item, Link, Module, Owned, Sysctl, VirtualService};
+use crate::state::{
+    Conf6Item, HostState, Item, Link, Module, Owned, Sysctl, VirtualService, VsItem,
+};
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -150,9 +153,10 @@ impl Draft<'_> {
         let Some(seen) = self.state.services.get(key).cloned() else { return Ok(()) };
         let wanted = self.wanted.services.get(key);
         for (at, destination) in &seen.destinations {
-            let stays = wanted
-                .and_then(|wanted| wanted.destinations.get(at))
-                .is_some_and(|wanted| wanted.method == destination.method);
+            let stays =
+                wanted.and_then(|wanted| wanted.destinations.get(at)).is_some_and(|wanted| {
+                    wanted.method == destination.method && wanted.tunnel == destination.tunnel
+                });
             if !stays {
                 self.push(Change::RemoveDestination {
                     service: key.clone(),
@@ -177,24 +181,27 @@ impl Draft<'_> {
             }
         }
         self.receivers()?;
-        if let Some(change) = self.sysctl(&Sysctl::IpForward) {
-            self.push(change)?;
-        }
+        // Writing either `forwarding` moves others: those are looked at afterwards.
+        self.write_sysctls(|key| *key == Sysctl::IpForward)?;
+        self.write_sysctls(|key| *key != Sysctl::Ip6Forward && !follows_ip6_forward(key))?;
+        self.write_sysctls(|key| *key == Sysctl::Ip6Forward)?;
+        self.write_sysctls(follows_ip6_forward)
+    }
+
+    /// Those that `which` names, as far as they differ now.
+    fn write_sysctls(&mut self, which: impl Fn(&Sysctl) -> bool) -> Result<(), SimulateError> {
         let mut changes: Vec<Change> = self
             .owned
             .iter()
             .filter_map(|item| match item {
-                Item::Sysctl(key) => self.sysctl(key),
+                Item::Sysctl(key) if which(key) => self.sysctl(key),
                 _ => None,
             })
+            .filter(|change| !stops_tracking(change))
             .collect();
-        changes.sort_by_key(|change| (before_what_follows(change), shrinks(change)));
+        changes.sort_by_key(shrinks);
         for change in changes {
-            // Writing `forwarding` of all interfaces may have moved it already.
-            let Change::SetSysctl { key, .. } = &change else { continue };
-            if let Some(change) = self.sysctl(key) {
-                self.push(change)?;
-            }
+            self.push(change)?;
         }
         Ok(())
     }
@@ -248,6 +255,9 @@ impl Draft<'_> {
             }
         }
         self.build_rules()?;
+        if let Some(change) = self.sysctl(&CONNTRACK) {
+            self.push(change)?;
+        }
         for (key, service) in &wanted.services {
             if owned.contains(&Item::Service(key.clone())) {
                 self.build_service(key, service)?;
@@ -322,15 +332,18 @@ fn without_destinations(service: &VirtualService) -> VirtualService {
     VirtualService { destinations: std::collections::BTreeMap::new(), ..service.clone() }
 }
 
-/// `net.ipv6.conf.all.forwarding` comes behind `accept_ra`, without which turning it on loses default
-/// routes, and before each interface's `forwarding`, which it writes.
-fn before_what_follows(change: &Change) -> u8 {
-    let Change::SetSysctl { key, .. } = change else { return 0 };
-    match key {
-        Sysctl::Ip6Forward => 1,
-        Sysctl::Conf6(_, Conf6Item::Forwarding) => 2,
-        Sysctl::IpForward | Sysctl::Conf(..) | Sysctl::Conf6(..) | Sysctl::Vs(_) => 0,
-    }
+/// Each interface's `forwarding`, which `net.ipv6.conf.all.forwarding` writes. That comes behind
+/// `accept_ra`, without which turning it on loses default routes.
+fn follows_ip6_forward(key: &Sysctl) -> bool {
+    matches!(key, Sysctl::Conf6(_, Conf6Item::Forwarding))
+}
+
+/// `net.ipv4.vs.conntrack`.
+const CONNTRACK: Sysctl = Sysctl::Vs(VsItem::Conntrack);
+
+/// Rules that are replaced in place may still rewrite sources until they are.
+fn stops_tracking(change: &Change) -> bool {
+    matches!(change, Change::SetSysctl { key, .. } if *key == CONNTRACK) && shrinks(change)
 }
 
 /// Growing values first. What is no number counts as growing.

@@ -3,15 +3,19 @@
 //! The receipt on the host remembers, for every thing that the topology owns, what was found when it
 //! was first taken. So removing something from the file gives it back, and destroy gives all back.
 //! Writing `ip_forward`, or IPv6's `forwarding`, moves other values; those are remembered beside it (in
-//! `found`, not in `owned`) and put back when it is given back.
+//! `found`, not in `owned`) and put back when it is given back. So are services that `ipvs: exclusive`
+//! had no place for.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::foreign::{self, Meeting, Terms};
 use super::simulate::{self, SimulateError};
 use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Receipt, Sighting};
 use crate::state::{
     Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route,
-    Sysctl, Timeouts,
+    ServiceKey, Sysctl, Timeouts,
 };
 use crate::topology::TopologyName;
 
@@ -29,6 +33,12 @@ pub struct Goal {
     pub receipt: Receipt,
     /// What it must say after the last; `None`: nothing is ours any more.
     pub settled: Option<Receipt>,
+    /// Services of the file that somebody else made just so: they are used and left as they are.
+    pub left: BTreeSet<ServiceKey>,
+    /// Services of the file that somebody else made otherwise, and how: they stand in the way.
+    pub contested: BTreeMap<ServiceKey, String>,
+    /// Services that are removed because the table is ours as a whole.
+    pub displaced: BTreeSet<ServiceKey>,
 }
 
 impl Goal {
@@ -39,15 +49,59 @@ impl Goal {
         desired: &Desired,
         seen: &Sighting,
     ) -> Result<Self, SimulateError> {
-        let settled_state = inherit(&desired.state, &seen.state);
+        Self::apply_on(Terms::default(), topology, now, desired, seen)
+    }
+
+    /// The same on other terms with what others made.
+    pub fn apply_on(
+        terms: Terms,
+        topology: &TopologyName,
+        now: u64,
+        desired: &Desired,
+        seen: &Sighting,
+    ) -> Result<Self, SimulateError> {
+        let mut settled_state = inherit(&desired.state, &seen.state);
+        let (mut left, mut contested) = (BTreeSet::new(), BTreeMap::new());
+        if !terms.adopt && !terms.exclusive {
+            for (key, meeting) in foreign::met(&settled_state, seen) {
+                match meeting {
+                    Meeting::Same => drop(left.insert(key.clone())),
+                    Meeting::Otherwise(how) => drop(contested.insert(key.clone(), how)),
+                }
+            }
+        }
+        settled_state.services.retain(|key, _| !left.contains(key));
         let ours = settled_state.items();
-        let receipt = taking(topology, now, &ours, seen)?;
+        let mut receipt = taking(topology, now, &ours, seen)?;
+        if terms.adopt {
+            adopt(&mut receipt, &settled_state, seen);
+        }
+        let displaced = if terms.exclusive {
+            foreign::displaced(&settled_state, seen)
+        } else {
+            BTreeSet::new()
+        };
+        for key in &displaced {
+            // What was here first is what it goes back to.
+            if !receipt.found.services.contains_key(key) {
+                receipt.found.copy_item(&Item::Service(key.clone()), &seen.state);
+            }
+        }
 
         let dropped: Owned = receipt.owned.difference(&ours).cloned().collect();
         let mut owned: Owned = receipt.owned.clone();
         let mut wanted = settled_state;
         for item in &dropped {
             wanted.copy_item(item, &receipt.found);
+        }
+        owned.extend(displaced.iter().cloned().map(Item::Service));
+        if !terms.exclusive {
+            // The table is no longer ours as a whole: what had no place comes back.
+            for key in returning(&receipt) {
+                let item = Item::Service(key);
+                wanted.copy_item(&item, &receipt.found);
+                owned.insert(item);
+            }
         }
         for forward in FORWARDING {
             if !ours.contains(&Item::Sysctl(forward.clone())) {
@@ -56,8 +110,9 @@ impl Goal {
                 owned.extend(shadows.into_keys().map(Item::Sysctl));
             }
         }
-        let settled = (!ours.is_empty()).then(|| keeping(&receipt, &ours));
-        Ok(Self { wanted, owned, receipt, settled })
+        let kept = keeping(&receipt, &ours, terms.exclusive);
+        let settled = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
+        Ok(Self { wanted, owned, receipt, settled, left, contested, displaced })
     }
 
     /// The goal of `destroy`: all as it was found. `None` where nothing is ours.
@@ -66,7 +121,15 @@ impl Goal {
         let mut owned = receipt.owned.clone();
         owned.extend(receipt.found.items());
         let wanted = receipt.found.clone();
-        Some(Self { wanted, owned, receipt, settled: None })
+        Some(Self {
+            wanted,
+            owned,
+            receipt,
+            settled: None,
+            left: BTreeSet::new(),
+            contested: BTreeMap::new(),
+            displaced: BTreeSet::new(),
+        })
     }
 }
 
@@ -86,7 +149,12 @@ fn taking(
     });
     let before = with_modules(&seen.state, ours)?;
     for item in ours.difference(&receipt.owned.clone()) {
-        receipt.found.copy_item(item, &before);
+        // A service that had no place in the table before the file named it was found earlier.
+        let displaced =
+            matches!(item, Item::Service(key) if receipt.found.services.contains_key(key));
+        if !displaced {
+            receipt.found.copy_item(item, &before);
+        }
         if let Item::Sysctl(key) = item {
             receipt.found.sysctls.extend(shadows(key, &before));
         }
@@ -95,9 +163,34 @@ fn taking(
     Ok(receipt)
 }
 
-/// The receipt with only `ours` left in it.
-fn keeping(receipt: &Receipt, ours: &Owned) -> Receipt {
+/// What the file names and others made counts as made by us from now on: nothing was found. What was
+/// here otherwise and is ours since an earlier apply still goes back to what it was.
+fn adopt(receipt: &mut Receipt, wanted: &HostState, seen: &Sighting) {
+    let nothing = HostState::default();
+    let newly = |item: &Item| !seen.receipt.as_ref().is_some_and(|r| r.owned.contains(item));
+    for item in wanted.items() {
+        let takes = newly(&item) || foreign::is_same(&item, &receipt.found, &seen.state);
+        if takes && foreign::can_be_adopted(&item, &seen.state) && !foreign::is_others(&item, seen)
+        {
+            receipt.found.copy_item(&item, &nothing);
+        }
+    }
+}
+
+/// Services in `found` that were never ours: they had no place in the table.
+fn returning(receipt: &Receipt) -> Vec<ServiceKey> {
+    let keys = receipt.found.services.keys();
+    keys.filter(|key| !receipt.owned.contains(&Item::Service((*key).clone()))).cloned().collect()
+}
+
+/// The receipt with only `ours` left in it, and what had no place if the table stays ours.
+fn keeping(receipt: &Receipt, ours: &Owned, exclusive: bool) -> Receipt {
     let mut found = receipt.found.restricted_to(ours);
+    if exclusive {
+        for key in returning(receipt) {
+            found.copy_item(&Item::Service(key), &receipt.found);
+        }
+    }
     for forward in FORWARDING {
         if ours.contains(&Item::Sysctl(forward.clone())) {
             found.sysctls.extend(shadows(&forward, &receipt.found));

@@ -1,6 +1,6 @@
 //! What must be true of a host before anything on it is touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::simulate;
 use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Capability, Sighting};
-use crate::state::{ConfDev, HostState, Item, Link, Route, RouteKey, Sysctl};
+use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl, VsItem};
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +35,49 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Sighting) -> Vec<Obstacl
     receipt(seen, &mut all);
     interfaces(desired, seen, &mut all);
     capabilities(desired, seen, &mut all);
+    parts(desired, seen, &mut all);
     settings(desired, seen, &mut all);
     routes(goal, seen, &mut all);
     vips(desired, seen, &mut all);
+    contested(goal, &mut all);
     all
+}
+
+/// A service that somebody else made otherwise than the file wants it.
+fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
+    for (key, how) in &goal.contested {
+        all.push(Obstacle {
+            message: format!("{key} is in the IPVS table already, and not by lvsprov: {how}"),
+            why: "whoever made it may rely on it".to_owned(),
+            cure:
+                "take it out of the file or out of the table, or take it over with `--adopt`: it \
+                   becomes what the file says, and destroy removes it"
+                    .to_owned(),
+        });
+    }
+}
+
+/// `ipvs: exclusive` on a host where another topology has services.
+pub fn exclusive(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
+    for (other, owned) in &seen.others {
+        let theirs = owned.iter().filter_map(|item| match item {
+            Item::Service(key) if !goal.wanted.services.contains_key(key) => Some(key.to_string()),
+            _ => None,
+        });
+        let theirs: Vec<String> = theirs.collect();
+        if !theirs.is_empty() {
+            all.push(Obstacle {
+                message: format!(
+                    "the topology {other} has services on this host: {}",
+                    theirs.join(", ")
+                ),
+                why: "`ipvs: exclusive` leaves no service that is not in this file".to_owned(),
+                cure: format!(
+                    "destroy {other} first, say both in one file, or write `ipvs: shared`"
+                ),
+            });
+        }
+    }
 }
 
 /// A receipt of a later version says things that we would lose.
@@ -175,6 +214,70 @@ fn capabilities(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
     }
 }
 
+/// Schedulers and engines are modules of their own: the kernel refuses a service whose scheduler it
+/// does not find (ENOENT), in the midst of the steps.
+fn parts(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+    let Some(there) = &seen.facts.parts else { return };
+    if matches!(seen.facts.capability(Module::IpVs), Capability::Missing(_)) {
+        return;
+    }
+    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, service) in &desired.state.services {
+        let engine = service.engine.as_ref().map(|engine| format!("pe_{engine}"));
+        for part in [Some(service.scheduler.clone()), engine].into_iter().flatten() {
+            if !there.contains(&part) {
+                missing.entry(part).or_default().push(key.to_string());
+            }
+        }
+    }
+    for (part, services) in missing {
+        let what = match part.strip_prefix("pe_") {
+            Some(engine) => format!("persistence engine {engine}"),
+            None => format!("scheduler {part}"),
+        };
+        all.push(Obstacle {
+            message: format!("kernel {} has no {what} (module ip_vs_{part})", seen.facts.kernel),
+            why: format!("it would refuse {} (ENOENT)", services.join(", ")),
+            cure: format!(
+                "choose one of: {}; or install the distribution's full kernel (mh came with Linux \
+                 4.18, twos with 5.11)",
+                there.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+            ),
+        });
+    }
+}
+
+/// A setting of IPVS that is not there: this kernel has none, or it comes with the module only.
+fn ipvs_setting(item: VsItem, seen: &Sighting) -> (String, String) {
+    let name = format!("net.ipv4.vs.{}", item.as_str());
+    let kernel = &seen.facts.kernel;
+    let known =
+        item.since().filter(|since| version(kernel).is_some_and(|version| version < *since));
+    if let Some((major, minor)) = known {
+        return (
+            format!("kernel {kernel} has no setting {name}: it came with Linux {major}.{minor}"),
+            "take it out of `settings`, or use a later kernel".to_owned(),
+        );
+    }
+    if seen.state.modules.contains(&Module::IpVs) {
+        return (
+            format!("kernel {kernel} has no setting {name}"),
+            "take it out of `settings`, or use a kernel that has it".to_owned(),
+        );
+    }
+    (
+        format!("what {name} is now is not known before ip_vs is loaded"),
+        "load it on the host (`modprobe ip_vs`), then run this again: the value must be put back later"
+            .to_owned(),
+    )
+}
+
+/// Major and minor number of `uname -r`.
+fn version(kernel: &str) -> Option<(u32, u32)> {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// A value that must be set and is not there would otherwise be passed over without a word.
 fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
     let mut state = seen.state.clone();
@@ -193,7 +296,16 @@ fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
             | Sysctl::Ip6Forward
             | Sysctl::Vs(_) => false,
         };
-        if !state.sysctls.contains_key(key) && !of_missing_interface {
+        if let Sysctl::Vs(item) = key {
+            let loaded = seen.state.modules.contains(&Module::IpVs);
+            let too_new = version(&seen.facts.kernel).is_some_and(|now| item.since() > Some(now));
+            if !state.sysctls.contains_key(key) || (!loaded && too_new) {
+                let (message, cure) = ipvs_setting(*item, seen);
+                let why = desired.reasons.of(&Item::Sysctl(key.clone()));
+                let why = why.unwrap_or("the file names it").to_owned();
+                all.push(Obstacle { message, why, cure });
+            }
+        } else if !state.sysctls.contains_key(key) && !of_missing_interface {
             all.push(Obstacle {
                 message: format!("there is no setting {key} ({})", key.path().display()),
                 why: desired

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::protocol::{Capability, HostFacts, Receipt};
-use crate::state::Module;
 use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
+use crate::state::{ServiceKey, VirtualService};
 
 const ETH0: &str = "192.0.2.2/24@eth0";
 
@@ -16,7 +16,7 @@ fn key(text: &str) -> AddressKey {
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
 }
 
 fn route(gateway: &str) -> Route {
@@ -292,4 +292,60 @@ fn a_setting_that_the_kernel_does_not_have_is_not_passed_over() {
     let mut none = Vec::new();
     settings(&desired, &there, &mut none);
     assert_eq!(none, []);
+}
+
+#[test]
+fn a_scheduler_or_engine_that_the_kernel_does_not_have() {
+    let mut desired = desired();
+    for (text, scheduler, engine) in
+        [("tcp 192.0.2.80:80", "twos", None), ("udp 192.0.2.80:5060", "rr", Some("sip"))]
+    {
+        let key: ServiceKey = text.parse().unwrap();
+        let mut service = VirtualService::plain(&key, scheduler);
+        service.engine = engine.map(str::to_owned);
+        desired.state.services.insert(key, service);
+    }
+    let mut seen = seen();
+    assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "nobody knows");
+    seen.facts.parts = Some(["rr", "wlc"].map(str::to_owned).into());
+    assert_eq!(
+        messages(&desired, &seen),
+        [
+            "kernel 6.1 has no persistence engine sip (module ip_vs_pe_sip)",
+            "kernel 6.1 has no scheduler twos (module ip_vs_twos)"
+        ]
+    );
+    seen.facts.parts = Some(["rr", "twos", "pe_sip"].map(str::to_owned).into());
+    assert_eq!(messages(&desired, &seen), Vec::<String>::new());
+}
+
+#[test]
+fn settings_of_ipvs_that_are_not_there_or_not_known_yet() {
+    let wants = |item: VsItem| {
+        let mut desired = desired();
+        desired.state.modules.insert(Module::IpVs);
+        desired.state.sysctls.insert(Sysctl::Vs(item), "1".to_owned());
+        desired
+    };
+    let mut loaded = seen();
+    loaded.state.modules.insert(Module::IpVs);
+    let (bare, none) = (seen(), Vec::<String>::new());
+    assert_eq!(messages(&wants(VsItem::Conntrack), &bare), none, "it comes with the module");
+    for seen in [&bare, &loaded] {
+        assert_eq!(
+            messages(&wants(VsItem::EstNice), seen),
+            ["kernel 6.1 has no setting net.ipv4.vs.est_nice: it came with Linux 6.2"]
+        );
+    }
+    assert_eq!(
+        messages(&wants(VsItem::DebugLevel), &bare),
+        ["what net.ipv4.vs.debug_level is now is not known before ip_vs is loaded"]
+    );
+    assert_eq!(
+        messages(&wants(VsItem::DebugLevel), &loaded),
+        ["kernel 6.1 has no setting net.ipv4.vs.debug_level"]
+    );
+    let mut there = loaded.clone();
+    there.state.sysctls.insert(Sysctl::Vs(VsItem::DebugLevel), "0".to_owned());
+    assert_eq!(messages(&wants(VsItem::DebugLevel), &there), none);
 }

@@ -152,14 +152,14 @@ pub enum Change {
         /// What it will do; `None`: it goes away.
         after: Option<PacketRules>,
     },
-    /// Make a GRE device, down.
+    /// Make a tunnel device, down.
     AddTunnel {
         /// Its name.
         dev: IfName,
         /// How.
         device: TunnelDevice,
     },
-    /// Remove a GRE device.
+    /// Remove a tunnel device.
     RemoveTunnel {
         /// Its name.
         dev: IfName,

@@ -48,6 +48,7 @@ pub fn text(report: &ClusterReport) -> String {
         for note in &host.notes {
             let _ = writeln!(text, "    note: {note}");
         }
+        text.push_str(&super::foreign(&host.foreign));
     }
     let _ = writeln!(text, "\n{}", summary(report));
     text.push_str(&what_next(report));

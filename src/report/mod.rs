@@ -9,6 +9,19 @@ pub mod lab;
 pub mod proofs;
 pub mod table;
 
+/// What is not ours on a host, a line each, aligned.
+fn foreign(all: &[crate::plan::Foreign]) -> String {
+    let row = |foreign: &crate::plan::Foreign| {
+        vec![
+            "foreign:".to_owned(),
+            foreign.kind.clone(),
+            foreign.name.clone(),
+            foreign.what.clone(),
+        ]
+    };
+    table::aligned(&all.iter().map(row).collect::<Vec<_>>(), 4)
+}
+
 /// The `schema` member of every JSON document: what it is, and a number that counts up only when a
 /// member changes its meaning or goes away.
 pub fn with_schema<T: serde::Serialize>(kind: &str, value: &T) -> serde_json::Value {

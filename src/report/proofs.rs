@@ -7,6 +7,7 @@ use owo_colors::OwoColorize as _;
 
 use crate::cluster::HostStatus;
 use crate::cluster::outcome::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+use crate::state::Timeouts;
 
 /// As JSON, schema `lvsprov/verify/1`.
 pub fn verify_json(report: &VerifyReport) -> serde_json::Value {
@@ -50,6 +51,13 @@ pub fn status_text(report: &StatusReport) -> String {
         for difference in &host.drift {
             let _ = writeln!(text, "    {} {difference}", "differs:".yellow());
         }
+        if let Some(timeouts) = host.timeouts.filter(|timeouts| *timeouts != Timeouts::default()) {
+            let _ = writeln!(text, "    timeouts: {timeouts}");
+        }
+        for (role, daemon) in &host.daemons {
+            let _ = writeln!(text, "    sync daemon {role}: {daemon}");
+        }
+        text.push_str(&super::foreign(&host.foreign));
         if let Some(failure) = &host.failure {
             let _ = writeln!(text, "    {} {failure}", "error:".red());
             if let Some(cure) = &failure.cure {
@@ -84,25 +92,36 @@ fn state(host: &HostView) -> String {
 }
 
 fn service_text(director: &str, service: &ServiceView) -> String {
-    let scheduler = service.scheduler.as_deref().unwrap_or("not there");
+    let settings = service.settings.as_deref().unwrap_or("not there");
     let key = service.key.to_string();
     let name = if service.spoken == key { String::new() } else { format!("{}  ", service.spoken) };
-    let mut text = format!("{}{key}  {scheduler}  on {director}\n", name.bold());
-    let mut rows = vec![
-        ["real server", "address", "method", "weight", "active", "inactive", "total"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut text = format!("{}{key}  {settings}  on {director}\n", name.bold());
+    // Columns that would say nothing are left out.
+    let persistent = service.persistence.is_some()
+        || service.real_servers.iter().any(|rs| rs.counters.persistent > 0);
+    let limited =
+        service.real_servers.iter().any(|rs| rs.upper_threshold > 0 || rs.lower_threshold > 0);
+    let mut head = vec!["real server", "address", "method", "weight", "active", "inactive"];
+    head.extend(persistent.then_some("persistent"));
+    head.push("total");
+    head.extend(limited.then_some("thresholds"));
+    let mut rows: Vec<Vec<String>> = vec![head.into_iter().map(str::to_owned).collect()];
     for rs in &service.real_servers {
-        rows.push(vec![
+        let mut row = vec![
             rs.host.as_ref().map_or_else(|| "not in the file".to_owned(), ToString::to_string),
             rs.key.to_string(),
             rs.method.clone(),
             rs.weight.to_string(),
             rs.counters.active.to_string(),
             rs.counters.inactive.to_string(),
-            rs.counters.total.to_string(),
-        ]);
+        ];
+        row.extend(persistent.then(|| rs.counters.persistent.to_string()));
+        row.push(rs.counters.total.to_string());
+        row.extend(limited.then(|| match (rs.lower_threshold, rs.upper_threshold) {
+            (0, 0) => "none".to_owned(),
+            (lower, upper) => format!("{lower}..{upper}"),
+        }));
+        rows.push(row);
     }
     text.push_str(&super::table::aligned(&rows, 2));
     text
@@ -117,5 +136,97 @@ fn age(since: u64) -> String {
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::cluster::outcome::RealServerView;
+    use crate::protocol::Counters;
+    use crate::state::{DaemonRole, SyncDaemon};
+
+    fn real_server(key: &str, upper_threshold: u32, active: u32) -> RealServerView {
+        RealServerView {
+            host: None,
+            key: key.parse().unwrap(),
+            method: "nat".to_owned(),
+            weight: 1,
+            upper_threshold,
+            lower_threshold: 0,
+            counters: Counters { active, inactive: 2, persistent: 3, total: 4 },
+        }
+    }
+
+    fn service(key: &str, persistence: Option<u32>) -> ServiceView {
+        ServiceView {
+            name: "web".to_owned(),
+            spoken: key.to_owned(),
+            key: key.parse().unwrap(),
+            scheduler: Some("sh".to_owned()),
+            settings: Some("sh persistent 60 s flag-1".to_owned()),
+            persistence,
+            real_servers: vec![
+                real_server("192.0.2.3:80", 9, 1),
+                real_server("192.0.2.4:80", 0, 0),
+            ],
+        }
+    }
+
+    fn report(services: Vec<ServiceView>) -> StatusReport {
+        let daemon = SyncDaemon { id: 7, ..SyncDaemon::on("eth0".parse().unwrap()) };
+        let view = HostView {
+            status: HostStatus::Unchanged,
+            failure: None,
+            applied_since: None,
+            drift: Vec::new(),
+            services,
+            foreign: Vec::new(),
+            timeouts: Some(Timeouts { tcp: 60, ..Timeouts::default() }),
+            daemons: [(DaemonRole::Backup, daemon)].into(),
+        };
+        let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
+        StatusReport { topology: "t".to_owned(), hosts }
+    }
+
+    #[test]
+    fn status_shows_what_ipvs_has_beside_its_table() {
+        let shown = anstream::adapter::strip_str(&status_text(&report(vec![service(
+            "fwmark4 8",
+            Some(60),
+        )])))
+        .to_string();
+        assert_eq!(
+            shown,
+            "lvs  as the file wants it, never applied here\n\
+            \x20   timeouts: tcp 60 s, tcp-fin 120 s, udp 300 s\n\
+            \x20   sync daemon backup: on eth0, id 7, 224.0.0.81 port 8848, ttl 1\n\
+             \n\
+             fwmark4 8  sh persistent 60 s flag-1  on lvs\n\
+            \x20 real server      address       method  weight  active  inactive  persistent  total  thresholds\n\
+            \x20 not in the file  192.0.2.3:80  nat     1       1       2         3           4      0..9\n\
+            \x20 not in the file  192.0.2.4:80  nat     1       0       2         3           4      none\n"
+        );
+    }
+
+    #[test]
+    fn status_in_json_only_ever_gains_members() {
+        let json = status_json(&report(vec![service("tcp 192.0.2.80:80", None)]));
+        let host = &json["hosts"]["lvs"];
+        for member in ["status", "failure", "applied_since", "drift", "services", "foreign"] {
+            assert!(host.get(member).is_some(), "{member}: {json:#}");
+        }
+        let service = &host["services"][0];
+        assert_eq!(service["scheduler"], "sh");
+        assert_eq!(service["real_servers"][0]["counters"]["active"], 1);
+        // What an earlier version wrote can be read.
+        let mut old = serde_json::to_value(report(Vec::new())).unwrap();
+        for member in ["foreign", "timeouts", "daemons"] {
+            old["hosts"]["lvs"].as_object_mut().unwrap().remove(member);
+        }
+        assert!(serde_json::from_value::<StatusReport>(old).is_ok());
     }
 }

@@ -54,7 +54,7 @@ pub struct HostState {
     /// nftables tables of lvsprov's own making.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: BTreeMap<TableName, PacketRules>,
-    /// GRE devices.
+    /// Tunnel devices of lvsprov's own making.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tunnels: BTreeMap<IfName, TunnelDevice>,
     /// Ports where GUE packets are unwrapped.
@@ -140,7 +140,7 @@ pub enum Item {
     Daemon(DaemonRole),
     /// An nftables table.
     Table(TableName),
-    /// A GRE device.
+    /// A tunnel device of lvsprov's own making.
     Tunnel(IfName),
     /// A port where GUE packets are unwrapped.
     GuePort(GuePort),

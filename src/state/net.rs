@@ -71,6 +71,10 @@ pub struct Address {
     /// where another host of the cluster has it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nodad: bool,
+    /// IPv6: never chosen as the source of what the host itself sends (IFA_F_DEPRECATED, a preferred
+    /// lifetime of 0; RFC 6724, rule 3). Packets to it are taken as ever.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deprecated: bool,
 }
 
 /// Scope of an address or a route (include/uapi/linux/rtnetlink.h, `rt_scope_t`).
@@ -235,6 +239,7 @@ impl fmt::Display for Address {
         if let Some(broadcast) = self.broadcast {
             write!(f, ", broadcast {broadcast}")?;
         }
-        f.write_str(if self.nodad { ", nodad" } else { "" })
+        f.write_str(if self.nodad { ", nodad" } else { "" })?;
+        f.write_str(if self.deprecated { ", deprecated" } else { "" })
     }
 }

@@ -120,6 +120,18 @@ items! {
 }
 
 impl VsItem {
+    /// The first Linux that has it, as major and minor number; `None`: every one since 3.13.
+    pub fn since(self) -> Option<(u32, u32)> {
+        match self {
+            Self::ConnReuseMode => Some((4, 1)),
+            Self::IgnoreTunneled => Some((4, 3)),
+            Self::ScheduleIcmp => Some((4, 4)),
+            Self::RunEstimation => Some((5, 15)),
+            Self::EstCpulist | Self::EstNice => Some((6, 2)),
+            _ => None,
+        }
+    }
+
     /// What a network namespace starts with (ip_vs_ctl.c, `ip_vs_control_net_init_sysctl`); `None`
     /// where that depends on the machine or the kernel.
     pub fn default_value(self) -> Option<&'static str> {

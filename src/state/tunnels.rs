@@ -1,7 +1,7 @@
-//! The receiving side of GRE and GUE as a [`super::HostState`] has it: tunnel devices that lvsprov
-//! makes, and UDP ports where the kernel unwraps packets.
+//! The receiving side of tunnels as a [`super::HostState`] has it: devices that lvsprov makes, and UDP
+//! ports where the kernel unwraps packets.
 //!
-//! IPIP needs none of it: its wildcard devices (`tunl0`, `ip6tnl0`, `sit0`) come with their modules.
+//! IPIP over IPv4 needs none of it: its wildcard devices (`tunl0`, `sit0`) come with their modules.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A GRE device that takes packets from anybody to one address of the host.
+/// A device that takes wrapped packets from anybody to one address of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunnelDevice {
@@ -18,7 +18,7 @@ pub struct TunnelDevice {
     /// The address that wrapped packets are sent to: the RIP.
     pub local: IpAddr,
     /// Packets must carry a GRE checksum; without, they must not (net/ipv4/ip_tunnel.c,
-    /// `ip_tunnel_rcv`: anything else counts as `rx_crc_errors`).
+    /// `ip_tunnel_rcv`: anything else counts as `rx_crc_errors`). Only GRE has one.
     pub checksum: bool,
 }
 
@@ -30,6 +30,9 @@ pub enum TunnelKind {
     Gre,
     /// `ip6gre`: over IPv6.
     Ip6gre,
+    /// `ip6tnl` of mode `any`: IPv4 or IPv6 as they are, over IPv6. The kernel's own `ip6tnl0` takes
+    /// IPv6 only (net/ipv6/ip6_tunnel.c, `ip6_fb_tnl_dev_init`).
+    Ip6tnl,
 }
 
 impl fmt::Display for TunnelKind {
@@ -37,6 +40,7 @@ impl fmt::Display for TunnelKind {
         f.pad(match self {
             Self::Gre => "gre",
             Self::Ip6gre => "ip6gre",
+            Self::Ip6tnl => "ip6tnl",
         })
     }
 }

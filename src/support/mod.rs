@@ -9,9 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::state::Tunnel;
 use crate::topology::{
-    Forward, Gateway, Host, HostName, Interface, Network, Position, Protocol, RealServer, Role,
-    Scheduler, Service, Topology,
+    Forward, Gateway, Host, HostName, Interface, Mark, Network, Persistence, Position, Protocol,
+    RealServer, Role, Scheduler, Service, Topology,
 };
 
 /// A client, a director and three real servers in 10.0.0.0/24, with some services.
@@ -61,25 +62,119 @@ impl Cluster {
 
     /// Which host has an address of this cluster.
     pub fn host_with(address: IpAddr) -> HostName {
-        let IpAddr::V4(address) = address else { panic!("{address} is not of this cluster") };
-        format!("rs{}", address.octets()[3]).parse().unwrap()
+        let number = match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        if number == 8 {
+            return "director".parse().unwrap();
+        }
+        format!("rs{number}").parse().unwrap()
+    }
+
+    /// The same cluster with both families on every host, and its services as `kinds` say, in turn.
+    fn with_kinds(mut self, kinds: &[Kind], wrapped: Tunnel) -> Self {
+        for host in self.topology.hosts.values_mut() {
+            for interface in host.interfaces.values_mut() {
+                let number = match interface.addresses[0].addr() {
+                    IpAddr::V4(address) => address.octets()[3],
+                    IpAddr::V6(address) => panic!("{address}: IPv4 comes first"),
+                };
+                let net = ipnet::IpNet::new(address6(number), 64).unwrap();
+                interface.addresses.push(net);
+            }
+            let mut second = host.gateways.clone();
+            for gateway in &mut second {
+                gateway.address = other_family(gateway.address);
+            }
+            host.gateways.extend(second);
+        }
+        for (service, kind) in self.topology.services.iter_mut().zip(kinds) {
+            service.become_kind(*kind, wrapped);
+        }
+        self
     }
 }
 
-fn address(number: u8) -> IpAddr {
+fn address_of(number: u8) -> IpAddr {
     [10, 0, 0, number].into()
+}
+
+fn address6(number: u8) -> IpAddr {
+    [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)].into()
+}
+
+fn other_family(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => address6(v4.octets()[3]),
+        IpAddr::V6(v6) => address_of(v6.octets()[15]),
+    }
+}
+
+/// What else a service may be.
+#[allow(clippy::struct_excessive_bools, reason = "any of them goes with any other")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    /// Its VIP is an IPv6 address.
+    ipv6: bool,
+    /// Its real servers are reached by the other family: through tunnels only.
+    mixed: bool,
+    /// A firewall mark names it.
+    marked: bool,
+    /// FULLNAT where it would be direct routing.
+    fullnat: bool,
+    /// The director is a real server too.
+    local: bool,
+    /// It is persistent, on every port.
+    persistent: bool,
+}
+
+impl Service {
+    fn become_kind(&mut self, kind: Kind, wrapped: Tunnel) {
+        let Kind { ipv6, mixed, marked, fullnat, local, persistent } = kind;
+        self.ipv6 = ipv6;
+        if let Some(vip) = self.vip.as_mut().filter(|_| ipv6) {
+            vip.address = other_family(vip.address);
+        }
+        for rs in &mut self.real_servers {
+            rs.tunnel = if rs.forward == Forward::Tun { wrapped } else { Tunnel::Ipip };
+            if ipv6 != (mixed && rs.forward == Forward::Tun) {
+                rs.rip = other_family(rs.rip);
+            }
+            if rs.forward == Forward::Dr && fullnat {
+                rs.forward = Forward::Fullnat;
+            }
+        }
+        if let Some(first) = self.real_servers.first().filter(|_| local).cloned() {
+            let rip = if first.rip.is_ipv4() { address_of(8) } else { address6(8) };
+            let host = "director".parse().unwrap();
+            self.real_servers.push(RealServer { host, rip, ..first });
+        }
+        if persistent {
+            let netmask = if ipv6 { 128 } else { u32::MAX };
+            self.persistence = Some(Persistence { timeout: 600, netmask, engine: None });
+        }
+        if marked {
+            let ports = BTreeSet::from([self.port]);
+            let protocols = BTreeSet::from([Protocol::Tcp, Protocol::Udp]);
+            let mark = u32::from(self.port);
+            self.mark = Some(Mark { mark, protocols, ports, ours: true });
+            self.port = 0;
+            self.real_servers.iter_mut().for_each(|rs| rs.port = 0);
+        }
+    }
 }
 
 fn host(name: &str, role: Role, number: u8, gateway: Option<(&str, u8)>) -> (HostName, Host) {
     let name: HostName = name.parse().unwrap();
     let interface = Interface {
         name: "eth0".parse().unwrap(),
-        addresses: vec![ipnet::IpNet::new(address(number), 24).unwrap()],
+        addresses: vec![ipnet::IpNet::new(address_of(number), 24).unwrap()],
         network: Some("lan".parse().unwrap()),
         at: AT,
     };
     let gateway = gateway.map(|(host, number)| Gateway {
-        address: address(number),
+        address: address_of(number),
         host: Some(host.parse().unwrap()),
         interface: interface.name.clone(),
         derived: false,
@@ -105,7 +200,7 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         .collect();
     let real_servers = servers.iter().map(|number| RealServer {
         host: format!("rs{number}").parse().unwrap(),
-        rip: address(*number),
+        rip: address_of(*number),
         interface: "eth0".parse().unwrap(),
         port,
         weight: 1,
@@ -137,17 +232,37 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
     }
 }
 
-/// Up to three services by chance, each with some of the three real servers.
+/// Up to three services by chance, each with some of the three real servers, of every kind.
 pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     let forward = select(vec![Forward::Nat, Forward::Dr, Forward::Tun]);
-    let service = (forward, vec(1..=3u8, 1..4));
-    vec(service, 1..4).prop_map(|services| {
+    let service = (forward, vec(1..=3u8, 1..4), kind());
+    // One way of wrapping in a cluster: two kinds of checksum for one RIP cannot be received.
+    let wrapped = select(vec![
+        Tunnel::Ipip,
+        Tunnel::Gue { port: 6080, flags: 0 },
+        Tunnel::Gue { port: 6081, flags: 2 },
+        Tunnel::Gre { flags: 0 },
+        Tunnel::Gre { flags: 1 },
+    ]);
+    (vec(service, 1..4), wrapped).prop_map(|(services, wrapped)| {
         let ports = 80..;
+        let kinds: Vec<Kind> = services.iter().map(|(.., kind)| *kind).collect();
         let services: Vec<_> = services
             .into_iter()
             .zip(ports)
-            .map(|((forward, servers), port)| (forward, port, servers))
+            .map(|((forward, servers, _), port)| (forward, port, servers))
             .collect();
-        Cluster::of(&services)
+        Cluster::of(&services).with_kinds(&kinds, wrapped)
+    })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    vec(any::<bool>(), 6).prop_map(|said| Kind {
+        ipv6: said[0],
+        mixed: said[1],
+        marked: said[2],
+        fullnat: said[3],
+        local: said[4],
+        persistent: said[5],
     })
 }

@@ -178,7 +178,7 @@ pub fn address_key(text: &str) -> AddressKey {
 }
 
 pub fn plain_address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false }
+    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
 }
 
 pub fn route_key(text: &str) -> RouteKey {

@@ -56,6 +56,31 @@ fn an_address_without_duplicate_detection_is_there_at_once() {
     assert_eq!(in_ip(&ground, "v0", "2001:db8::2"), None);
 }
 
+/// A VIP next to an address with a shorter prefix would be what the host sends from.
+#[test]
+fn a_deprecated_address_is_never_the_source() {
+    let ground = Ground::with_pair("10.9.0.1/24");
+    let own = address_key("2001:db8::2/64@v0");
+    let vip = address_key("2001:db8::80/128@v0");
+    let deprecated = Address { deprecated: true, ..nodad() };
+    let source = || {
+        let routes = ground.ip_json("-6 route get 2001:db8::3");
+        routes[0]["prefsrc"].as_str().map(str::to_owned)
+    };
+    let outcome = ground.do_all(vec![
+        Change::AddAddress { key: own.clone(), address: nodad() },
+        Change::AddAddress { key: vip.clone(), address: deprecated.clone() },
+    ]);
+    assert_eq!(outcome.after.state.addresses[&vip], deprecated);
+    assert_eq!(in_ip(&ground, "v0", "2001:db8::80").unwrap()["deprecated"], true);
+    assert_eq!(source().as_deref(), Some("2001:db8::2"));
+    ground.do_all(vec![
+        Change::RemoveAddress { key: vip.clone(), address: deprecated },
+        Change::AddAddress { key: vip, address: nodad() },
+    ]);
+    assert_eq!(source().as_deref(), Some("2001:db8::80"), "then this test would prove nothing");
+}
+
 #[test]
 fn a_scope_that_the_kernel_would_ignore_is_refused() {
     let ground = Ground::with_lo();

@@ -40,6 +40,7 @@ fn vip_on_lo() -> Change {
             label: Some("lo:0".to_owned()),
             broadcast: None,
             nodad: false,
+            deprecated: false,
         },
     }
 }

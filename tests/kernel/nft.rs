@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvsprov::plan::Change;
@@ -13,6 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use serde_json::{Value, json};
 
 use crate::ground::{Ground, eventually, run};
+use crate::tables::{clamp, gallery, listed, mark, masquerade, name, nft, put, rules, set};
 
 /// Ends a thread that works beside a test, also if the test fails.
 struct Until<'a>(&'a AtomicBool);
@@ -21,62 +22,6 @@ impl Drop for Until<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-fn name() -> TableName {
-    "lvsprov-t".parse().unwrap()
-}
-
-fn rules(all: impl IntoIterator<Item = PacketRule>) -> PacketRules {
-    PacketRules { rules: all.into_iter().collect() }
-}
-
-fn mark(vip: &str, ports: &[u16], mark: u32) -> PacketRule {
-    let ports = ports.iter().copied().collect();
-    PacketRule::Mark { vip: vip.parse().unwrap(), protocol: Protocol::Tcp, ports, mark }
-}
-
-fn masquerade(vip: Option<&str>, rip: &str, port: u16) -> PacketRule {
-    let vip = vip.map(|vip| vip.parse().unwrap());
-    PacketRule::Masquerade { vip, rip: rip.parse().unwrap(), protocol: Protocol::Tcp, port }
-}
-
-fn clamp(source: &str, mss: u16) -> PacketRule {
-    PacketRule::ClampMss { source: source.parse().unwrap(), mss }
-}
-
-/// From what is there now.
-fn set(ground: &Ground, after: Option<PacketRules>) -> Change {
-    let before = ground.look(&[]).state.tables.remove(&name());
-    Change::SetTable { name: name(), before, after }
-}
-
-/// Sets the table and reads it back.
-fn put(ground: &Ground, after: &PacketRules) {
-    let outcome = ground.do_all(vec![set(ground, Some(after.clone()))]);
-    assert_eq!(outcome.after.state.tables[&name()], *after);
-}
-
-/// `nft` in there, reading `script` as a file.
-fn nft(ground: &Ground, script: &str) -> String {
-    ground.run(|| {
-        let mut child = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program nft is needed for this test");
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "nft: {script}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    })
-}
-
-fn listed(ground: &Ground) -> String {
-    ground.run(|| run(Command::new("nft").args(["list", "table", "inet", "lvsprov-t"])))
 }
 
 fn listed_json(ground: &Ground) -> Vec<Value> {
@@ -92,23 +37,6 @@ fn lines_of(ground: &Ground, chain: &str) -> Vec<String> {
     let text = ground.run(|| run(Command::new("nft").args(words)));
     let inside = text.lines().filter(|line| line.starts_with("\t\t"));
     inside.map(|line| line.trim().to_owned()).skip(1).collect()
-}
-
-/// One of each, in both families.
-fn gallery() -> PacketRules {
-    rules([
-        mark("192.0.2.1", &[], 1),
-        mark("192.0.2.1", &[80], 0xffff_ffff),
-        mark("192.0.2.1", &[80, 443, 65535], 8),
-        mark("2001:db8::1", &[1], 9),
-        mark("2001:db8::1", &[80, 443], 10),
-        masquerade(None, "10.0.0.2", 0),
-        masquerade(Some("192.0.2.1"), "10.0.0.2", 8080),
-        masquerade(Some("192.0.2.1"), "10.0.0.3", 0),
-        masquerade(Some("2001:db8::1"), "2001:db8:1::2", 80),
-        clamp("192.0.2.1", 1400),
-        clamp("2001:db8::1", 1380),
-    ])
 }
 
 #[test]

@@ -56,10 +56,30 @@ fn who_has_refuses_what_cannot_be_asked() {
     };
     assert!(refused("v9", "192.0.2.2", 10).contains("no interface v9"));
     assert!(refused("lo", "192.0.2.2", 10).contains("does not speak ARP"));
-    assert!(refused("v0", "2001:db8::1", 10).contains("IPv6"));
+    assert!(refused("v9", "2001:db8::2", 10).contains("no interface v9"));
+    assert!(refused("lo", "2001:db8::2", 10).contains("no hardware address"));
     assert!(refused("v0", "192.0.2.2", 0).contains("1 to 10000"));
     ground.ip("link set v0 down");
     assert!(refused("v0", "192.0.2.2", 10).contains("is down"));
+    assert!(refused("v0", "2001:db8::2", 10).contains("is down"));
+}
+
+#[test]
+fn who_has_an_ipv6_address_is_named_and_lo_is_silent() {
+    let (a, b) = Ground::two("192.0.2.1/24", "192.0.2.2/24");
+    a.ip("address add 2001:db8::1/64 dev v0 nodad");
+    b.ip("address add 2001:db8::2/64 dev v0 nodad");
+    b.ip("address add 2001:db8::53/128 dev lo");
+    let answered = |target: &str| match who_has(&a, target, 500) {
+        Reply::Answered(macs) => macs.into_iter().collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(answered("2001:db8::2"), [mac(&b, "v0")]);
+    // What is on another interface is not answered for: no setting is needed (RFC 4861, 7.2.3).
+    assert!(answered("2001:db8::53").is_empty());
+    b.ip("address add 2001:db8::53/128 dev v0 nodad");
+    assert_eq!(answered("2001:db8::53"), [mac(&b, "v0")]);
+    assert!(answered("2001:db8::1").is_empty(), "our own answer is none");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use lvsprov::lab::clients::{self, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::snapshot::snapshot;
 use lvsprov::lab::sshd::Sshds;
+use lvsprov::lab::targets::{self, Target};
 use lvsprov::lab::{self, Lab, LabError, responders};
 use lvsprov::topology::{HostName, Topology};
 use nix::sys::signal::{Signal, kill};
@@ -87,24 +88,26 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
         runtime.block_on(async {
             let responders = responders::start(&lab, &topology).await.unwrap();
             let mut asked = 0;
+            assert!(responders.not_served().is_empty(), "{:?}", responders.not_served());
             for service in &topology.services {
-                for server in &service.real_servers {
+                for (server, target) in service.real_servers.iter().flat_map(|server| {
+                    targets::of_server(service, server).into_iter().map(move |t| (server, t))
+                }) {
+                    let Target { protocol, at } = target;
                     let from = neighbour_of(&topology, &server.host, server.rip);
-                    let target = SocketAddr::new(server.rip, server.port);
-                    let protocol = service.protocol;
-                    let tally = clients::ask(&lab, from, target, protocol, 2, PATIENCE).await;
+                    let tally = clients::ask(&lab, from, at, protocol, 2, PATIENCE).await;
                     let expected = Tally {
                         answers: [(server.host.to_string(), 2)].into(),
                         ..Tally::default()
                     };
-                    assert_eq!(tally.unwrap(), expected, "{}: {target}", topology.name);
+                    assert_eq!(tally.unwrap(), expected, "{}: {at}", topology.name);
                     asked += 2;
                 }
                 // Nobody has set the service up, and nothing of the lab stands in for it.
-                let vip = SocketAddr::new(service.vip_address().unwrap(), service.port);
                 let client = topology.hosts.values().find(|h| h.name.as_str().contains("client"));
                 let client = &client.unwrap().name;
-                let tally = clients::ask(&lab, client, vip, service.protocol, 1, IMPATIENCE).await;
+                let Target { protocol, at } = targets::of_service(service)[0];
+                let tally = clients::ask(&lab, client, at, protocol, 1, IMPATIENCE).await;
                 let tally = tally.unwrap();
                 assert!(tally.answers.is_empty() && tally.failures.len() == 1, "{tally:?}");
             }

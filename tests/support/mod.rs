@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use lvsprov::check;
 use lvsprov::protocol::{Capability, HostFacts, Sighting};
 use lvsprov::state::{
-    Address, AddressKey, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Scope, Sysctl,
+    Address, AddressKey, Conf6Item, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Scope,
+    Sysctl,
 };
 use lvsprov::topology::{Host, Topology};
 
@@ -62,13 +63,26 @@ pub fn bare(host: &Host) -> Sighting {
             };
             state.sysctls.insert(Sysctl::Conf(dev.clone(), *item), value.to_owned());
         }
+        for item in Conf6Item::ALL {
+            let value = match item {
+                Conf6Item::AcceptRa => "1",
+                Conf6Item::Forwarding => "0",
+            };
+            state.sysctls.insert(Sysctl::Conf6(dev.clone(), *item), value.to_owned());
+        }
     }
     state.sysctls.insert(Sysctl::IpForward, "0".to_owned());
+    state.sysctls.insert(Sysctl::Ip6Forward, "0".to_owned());
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address =
-                Address { scope: Scope::Global, label: None, broadcast: None, nodad: false };
+            let address = Address {
+                scope: Scope::Global,
+                label: None,
+                broadcast: None,
+                nodad: false,
+                deprecated: false,
+            };
             state.addresses.insert(key, address);
             let connected = Route {
                 gateway: None,

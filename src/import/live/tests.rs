@@ -15,7 +15,13 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
     for text in addresses {
         let (dev, net) = text.split_once(' ').unwrap();
         let key = format!("{net}@{dev}").parse().unwrap();
-        let address = Address { scope: Scope::Global, label: None, broadcast: None, nodad: false };
+        let address = Address {
+            scope: Scope::Global,
+            label: None,
+            broadcast: None,
+            nodad: false,
+            deprecated: false,
+        };
         state.addresses.insert(key, address);
     }
     if let Some(gateway) = gateway {

@@ -43,6 +43,8 @@ const FAMILY_NAME: u16 = 2;
 /// How many requests go out at once: about 45 kB. Should each of them fail, the answers find room
 /// in the default buffer (276 do).
 pub const BATCH: usize = 256;
+/// Up to how many services are asked for by name; to read more, all of them are.
+const ONE_BY_ONE: usize = 256;
 /// The kernel fills at most 32 KiB at a time.
 const BUFFER: usize = 64 * 1024;
 /// The kernel answers at once or not at all.
@@ -55,8 +57,15 @@ const DUMP_TRIES: u32 = 5;
 pub struct Seen {
     /// Services and destinations.
     pub table: Table,
-    /// The connection counters of every destination.
+    /// The connection counters of every destination, if they were asked for.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
+}
+
+/// A destination as the kernel tells of it.
+type Counted = (DestinationKey, Destination, Counters);
+
+fn without_counters(all: Vec<Counted>) -> BTreeMap<DestinationKey, Destination> {
+    all.into_iter().map(|(name, destination, _)| (name, destination)).collect()
 }
 
 /// A socket to the IPVS of the network namespace in which it was opened.
@@ -230,20 +239,19 @@ impl IpvsSocket {
         }
     }
 
-    /// Reads the whole table, with the counters.
+    /// Reads the whole table, and the counters if they are asked for.
     ///
     /// A service of a protocol that IPVS does not balance (the kernel accepts any number) cannot be
     /// named by a topology: it is left out.
-    pub fn table(&mut self) -> Result<Seen> {
+    pub fn look(&mut self, counters: bool) -> Result<Seen> {
         let mut seen = Seen::default();
         for (key, mut service) in self.services()? {
             let destinations = self.destinations(&key)?;
-            let counters = destinations.iter().map(|(name, _, counts)| (*name, *counts)).collect();
-            service.destinations = destinations
-                .into_iter()
-                .map(|(name, destination, _)| (name, destination))
-                .collect();
-            seen.counters.insert(key.clone(), counters);
+            if counters {
+                let counts = destinations.iter().map(|(name, _, counts)| (*name, *counts));
+                seen.counters.insert(key.clone(), counts.collect());
+            }
+            service.destinations = without_counters(destinations);
             seen.table.insert(key, service);
         }
         Ok(seen)
@@ -251,16 +259,37 @@ impl IpvsSocket {
 
     /// Reads the services that `named` has, as far as they are there.
     pub fn part(&mut self, named: &BTreeSet<&ServiceKey>) -> Result<Table> {
-        let mut part = Table::new();
-        for (key, mut service) in self.services()? {
-            if named.contains(&key) {
-                let destinations = self.destinations(&key)?.into_iter();
-                service.destinations =
-                    destinations.map(|(name, destination, _)| (name, destination)).collect();
-                part.insert(key, service);
+        let mut found = Vec::new();
+        if named.len() > ONE_BY_ONE {
+            found = self.services()?;
+            found.retain(|(key, _)| named.contains(key));
+        } else {
+            for key in named {
+                found.extend(self.service(key)?.map(|service| ((*key).clone(), service)));
             }
         }
+        let mut part = Table::new();
+        for (key, mut service) in found {
+            service.destinations = without_counters(self.destinations(&key)?);
+            part.insert(key, service);
+        }
         Ok(part)
+    }
+
+    /// One service without its destinations, if it is there.
+    fn service(&mut self, key: &ServiceKey) -> Result<Option<VirtualService>> {
+        let request = Request::GetService(key.clone());
+        let seq = self.send_one(&request, REQUEST)?;
+        let mut service = None;
+        let code = self.receive(seq, false, |message| {
+            service = Some(decode::service(message.generic()?.1)?.1);
+            Ok(())
+        })?;
+        match code {
+            None => Ok(service),
+            Some(Errno::ESRCH) => Ok(None),
+            Some(errno) => Err(explain(&request, errno)),
+        }
     }
 
     /// All services, without their destinations, in the kernel's order.
@@ -278,10 +307,7 @@ impl IpvsSocket {
     }
 
     /// The destinations of one service; empty if it is not there.
-    fn destinations(
-        &mut self,
-        key: &ServiceKey,
-    ) -> Result<Vec<(DestinationKey, Destination, Counters)>> {
+    fn destinations(&mut self, key: &ServiceKey) -> Result<Vec<Counted>> {
         let request = Request::GetDestinations(key.clone());
         self.dump(&request, |all: &mut Vec<_>, body| {
             all.push(decode::destination(body, key)?);
@@ -292,13 +318,7 @@ impl IpvsSocket {
     /// Whether there is such a service. (A dump of its destinations would not tell: that of a
     /// missing service is empty and a success.)
     pub fn has_service(&mut self, key: &ServiceKey) -> Result<bool> {
-        let request = Request::GetService(key.clone());
-        let seq = self.send_one(&request, REQUEST)?;
-        match self.receive(seq, false, |_| Ok(()))? {
-            None => Ok(true),
-            Some(Errno::ESRCH) => Ok(false),
-            Some(errno) => Err(explain(&request, errno)),
-        }
+        Ok(self.service(key)?.is_some())
     }
 
     /// Reads the connection timeouts.

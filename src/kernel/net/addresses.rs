@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
 use nix::errno::Errno;
 
@@ -107,6 +107,7 @@ impl Net {
                 && header.index == index
                 && header.flags.contains(AddressHeaderFlags::Permanent)
                 && Scope::from_number(header.scope.into()) != Scope::Link
+                && !local_net(address).is_some_and(comes_with_sit0)
         };
         let candidates: Vec<_> = before.iter().filter(was_set).collect();
         if candidates.is_empty() {
@@ -134,6 +135,15 @@ impl Net {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Whether it is one that sit0 gets as it comes up and loses as it goes down: each IPv4 address of the
+/// host behind 96 zeroes (net/ipv6/addrconf.c, `sit_add_v4_addrs`).
+fn comes_with_sit0(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
     }
 }
 
@@ -167,21 +177,25 @@ fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)
     let dev = links.get(&message.header.index)?.name.clone();
     let mut label = None;
     let mut broadcast = None;
-    let mut nodad = false;
+    let (mut nodad, mut deprecated) = (false, false);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Label(text) if text != dev.as_str() => label = Some(text.clone()),
             AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
-            AddressAttribute::Flags(flags) => nodad = flags.contains(AddressFlags::Nodad),
+            AddressAttribute::Flags(flags) => {
+                nodad = flags.contains(AddressFlags::Nodad);
+                deprecated = flags.contains(AddressFlags::Deprecated);
+            }
             _ => {}
         }
     }
     let scope = Scope::from_number(message.header.scope.into());
-    Some((AddressKey { dev, net: local_net(message)? }, Address { scope, label, broadcast, nodad }))
+    let address = Address { scope, label, broadcast, nodad, deprecated };
+    Some((AddressKey { dev, net: local_net(message)? }, address))
 }
 
 fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
-    let Address { scope, label, broadcast, nodad } = address;
+    let Address { scope, label, broadcast, nodad, deprecated } = address;
     let ip = key.net.addr();
     check_scope(key, *scope)?;
     let mut message = AddressMessage::default();
@@ -199,6 +213,13 @@ fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMes
         (Some(other), _) => {
             return Err(Error::new(format!("address {key} cannot have the broadcast {other}")));
         }
+    }
+    if *deprecated {
+        // The flag follows from the lifetimes (net/ipv6/addrconf.c, `inet6_rtm_newaddr`).
+        let mut lifetimes = CacheInfo::default();
+        lifetimes.ifa_preferred = 0;
+        lifetimes.ifa_valid = u32::MAX;
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
     }
     if *nodad {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));

@@ -1,10 +1,10 @@
-//! GRE devices: reading those that take packets from anybody to one address, making and removing one.
+//! Tunnel devices: reading those that take packets from anybody to one address, making and removing one.
 
 use std::net::IpAddr;
 
 use netlink_packet_route::link::{
-    GreEncapType, GreIOFlags, InfoData, InfoGre, InfoGre6, InfoKind, LinkAttribute, LinkInfo,
-    LinkMessage,
+    GreEncapType, GreIOFlags, InfoData, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, LinkAttribute,
+    LinkInfo, LinkMessage, TunnelEncapType,
 };
 use nix::errno::Errno;
 
@@ -70,6 +70,7 @@ fn module(kind: TunnelKind) -> &'static str {
     match kind {
         TunnelKind::Gre => "ip_gre",
         TunnelKind::Ip6gre => "ip6_gre",
+        TunnelKind::Ip6tnl => "ip6_tunnel",
     }
 }
 
@@ -97,6 +98,13 @@ fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage> {
                 InfoGre6::OFlags(flags),
             ]),
         ),
+        (TunnelKind::Ip6tnl, IpAddr::V6(_)) if *checksum => {
+            return Err(Error::new(format!("tunnel {dev}: {} has no checksum", device.kind)));
+        }
+        // No protocol: what is inside is IPv4 or IPv6.
+        (TunnelKind::Ip6tnl, local @ IpAddr::V6(_)) => {
+            (InfoKind::Ip6Tnl, InfoData::IpTunnel(vec![InfoIpTunnel::Local(*local)]))
+        }
         (kind, local) => {
             let what = format!("tunnel {dev}: {local} is not of the address family of {kind}");
             return Err(Error::new(what));
@@ -110,7 +118,7 @@ fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage> {
     Ok(message)
 }
 
-/// What a GRE device says of itself, IPv4 and IPv6 alike.
+/// What a device says of itself, whatever its kind.
 #[derive(Default)]
 struct Said {
     local: Option<IpAddr>,
@@ -127,9 +135,13 @@ pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
         LinkAttribute::LinkInfo(info) => Some(info),
         _ => None,
     })?;
+    let ip6tnl = info.contains(&LinkInfo::Kind(InfoKind::Ip6Tnl));
     let (kind, said) = info.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::GreTun(data)) => Some((TunnelKind::Gre, said(data))),
         LinkInfo::Data(InfoData::GreTun6(data)) => Some((TunnelKind::Ip6gre, said6(data))),
+        LinkInfo::Data(InfoData::IpTunnel(data)) if ip6tnl => {
+            Some((TunnelKind::Ip6tnl, said_by_ip6tnl(data)))
+        }
         _ => None,
     })?;
     let Said { local, flags: (input, output), special } = said;
@@ -175,6 +187,24 @@ fn said6(data: &[InfoGre6]) -> Said {
     said
 }
 
+fn said_by_ip6tnl(data: &[InfoIpTunnel]) -> Said {
+    let mut said = Said::default();
+    for one in data {
+        match one {
+            InfoIpTunnel::Local(local) => said.local = Some(*local),
+            InfoIpTunnel::Remote(remote) => said.special |= !remote.is_unspecified(),
+            InfoIpTunnel::Protocol(inside) => said.special |= u8::from(*inside) != 0,
+            InfoIpTunnel::Link(number) | InfoIpTunnel::FwMark(number) => {
+                said.special |= *number != 0;
+            }
+            InfoIpTunnel::EncapType(kind) => said.special |= *kind != TunnelEncapType::None,
+            InfoIpTunnel::CollectMetadata => said.special = true,
+            _ => {}
+        }
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -190,6 +220,7 @@ mod tests {
             device(TunnelKind::Gre, "192.0.2.1", false),
             device(TunnelKind::Gre, "192.0.2.1", true),
             device(TunnelKind::Ip6gre, "2001:db8::1", true),
+            device(TunnelKind::Ip6tnl, "2001:db8::1", false),
         ] {
             assert_eq!(seen(&message(&"g".parse().unwrap(), &device).unwrap()), Some(device));
         }
@@ -200,6 +231,7 @@ mod tests {
         for (kind, local) in [
             (TunnelKind::Gre, "2001:db8::1"),
             (TunnelKind::Ip6gre, "192.0.2.1"),
+            (TunnelKind::Ip6tnl, "192.0.2.1"),
             (TunnelKind::Gre, "0.0.0.0"),
             (TunnelKind::Gre, "224.0.0.81"),
         ] {

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::codec::{self, ANY, INET, message};
+use super::explain::{CURE_MISSING, cannot_read, explain, garbled, restless};
 use super::table::{self, Parts, Piece};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::wire::{self, Message, WireError};
@@ -45,6 +47,8 @@ const BUFFER: usize = 64 * 1024;
 const PATIENCE_S: i64 = 30;
 /// How often something is tried that others' changes interrupt.
 const TRIES: u32 = 10;
+/// How long to wait then, times the number of tries: half a second in all.
+const PAUSE: Duration = Duration::from_millis(10);
 /// A batch beyond this needs a larger send buffer than the usual 208 KiB, of which it counts double.
 const SMALL: usize = 64 * 1024;
 
@@ -133,10 +137,11 @@ impl NftSocket {
     }
 
     fn read_with_generation(&mut self) -> Result<(Seen, u32)> {
-        for _ in 0..TRIES {
+        for attempt in 1..=TRIES {
             match self.try_to_read() {
                 Ok(all) => return Ok(all),
-                Err(Trouble::Changed) => {}
+                // Whoever writes them writes many at once: give way for longer each time.
+                Err(Trouble::Changed) => std::thread::sleep(PAUSE * attempt),
                 Err(Trouble::Failed(error)) => return Err(error),
             }
         }
@@ -151,22 +156,23 @@ impl NftSocket {
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
         for (family, found) in tables {
             let name = std::str::from_utf8(&found.name).ok().filter(|_| family == INET);
-            match name.and_then(|name| name.parse::<TableName>().ok()) {
-                Some(name) => ours.push((name, found)),
-                None => {
-                    let name = table::printable(&found.name);
-                    seen.foreign.insert(format!("{} {name}", table::family(family)));
-                }
+            if let Some(name) = name.and_then(|name| name.parse::<TableName>().ok()) {
+                ours.push((name, found));
+            } else {
+                let name = table::printable(&found.name);
+                seen.foreign.insert(format!("{} {name}", table::family(family)));
             }
         }
-        if !ours.is_empty() {
-            let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
-            for (name, found) in ours {
-                let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
-                let chains = chains.iter().filter(in_it).cloned().collect();
-                let parts = self.parts(&name, found, chains)?;
-                seen.tables.insert(name, table::rules_of(&parts));
-            }
+        if ours.is_empty() {
+            // One dump, and the kernel says itself if that was interrupted.
+            return Ok((seen, before));
+        }
+        let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
+        for (name, found) in ours {
+            let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
+            let chains = chains.iter().filter(in_it).cloned().collect();
+            let parts = self.parts(&name, found, chains)?;
+            seen.tables.insert(name, table::rules_of(&parts));
         }
         if self.generation()? == before { Ok((seen, before)) } else { Err(Trouble::Changed) }
     }
@@ -395,62 +401,5 @@ impl End {
             Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS => Self::Changed,
             errno => Self::Refused(errno),
         }
-    }
-}
-
-const CURE_MISSING: &str = "packet rules need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): \
-     install the kernel's full set of modules and boot that kernel; in a container the machine's own \
-     kernel must have it: `modprobe nf_tables` there";
-
-fn garbled(error: WireError) -> Error {
-    Error::new("what nf_tables answers cannot be understood").because(error)
-}
-
-fn restless() -> Error {
-    Error::new("the nftables rules change faster than they can be read")
-        .cure("something else (a firewall, kube-proxy) rewrites them all the time: stop that, or try again")
-}
-
-fn cannot_read(errno: Errno) -> Error {
-    // Nobody feels responsible for the message (`nfnetlink_rcv_msg`).
-    let errno = if errno == Errno::EINVAL { Errno::EPROTONOSUPPORT } else { errno };
-    let (meaning, cure) = meaning(errno, false);
-    Error::new(format!("cannot read the nftables tables{meaning}")).because(errno).maybe_cure(cure)
-}
-
-fn explain(what: &str, piece: Option<&Piece>, errno: Errno) -> Error {
-    let at = piece.map(|piece| format!(", at {}", piece.what)).unwrap_or_default();
-    let chain_or_rule =
-        piece.is_some_and(|piece| matches!(piece.message, message::NEWCHAIN | message::NEWRULE));
-    let (meaning, cure) = meaning(errno, chain_or_rule);
-    Error::new(format!("cannot write {what}{at}{meaning}; nothing of it was done"))
-        .because(errno)
-        .maybe_cure(cure)
-}
-
-/// net/netfilter/nfnetlink.c and nf_tables_api.c.
-fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static str>) {
-    match errno {
-        Errno::EPERM | Errno::EACCES => (
-            ": not allowed, or the table belongs to another process (flag owner)",
-            Some(
-                "it needs root with CAP_NET_ADMIN in the network namespace; `nft list tables` says \
-                 whose a table is",
-            ),
-        ),
-        Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT if chain_or_rule => (
-            ": this kernel cannot do that",
-            Some(
-                "source NAT needs the modules nft_chain_nat, nft_masq and nft_ct and Linux 5.2, \
-                 clamping the MSS needs nft_exthdr and Linux 4.14: install the kernel's full set of \
-                 modules and boot that kernel",
-            ),
-        ),
-        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
-            (": this kernel has no nftables", Some(CURE_MISSING))
-        }
-        Errno::EBUSY => (": something still uses a part of it", None),
-        Errno::EMSGSIZE => (": too much for one transaction", None),
-        _ => ("", None),
     }
 }

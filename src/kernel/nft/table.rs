@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::codec::{self, Base, ChainSeen, RuleSeen, SetSeen, message};
+use super::expr::Expr;
 use super::rule::{self, Chain, RuleError, SetName};
 use crate::kernel::wire::Attributes;
 use crate::state::{PacketRule, PacketRules, TableName};
@@ -80,66 +81,70 @@ pub struct Parts {
 /// What a table does. What is not exactly ours is [`PacketRule::Unknown`], and everything is told of:
 /// rules, chains, sets, and by their number the parts that were not read (counters, flowtables).
 pub fn rules_of(parts: &Parts) -> PacketRules {
-    let Parts { table, chains, rules, sets } = parts;
     let mut all = BTreeSet::new();
-    let mut unknown = BTreeSet::new();
-    if table.flags != 0 {
-        unknown.insert(format!("the table has the flags {:#x}", table.flags));
-    }
-    let known: BTreeMap<&[u8], Chain> =
-        chains.iter().filter_map(|seen| Some((seen.name.as_slice(), as_ours(seen)?))).collect();
-    for seen in chains {
-        let name = printable(&seen.name);
-        let count = rules.iter().filter(|rule| rule.chain == seen.name).count();
-        if !known.contains_key(seen.name.as_slice()) {
-            unknown.insert(format!("chain {name}"));
-        } else if count == 0 {
-            unknown.insert(format!("chain {name} without rules"));
-        }
-    }
-    let mut ports: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
-    for (seen, elements) in sets {
-        let name = printable(&seen.name);
-        match elements {
-            // A set that a rule of ours uses is taken out again below.
-            Some(elements) => ports.insert(name.clone(), elements.clone()),
-            None => None,
-        };
-        unknown.insert(format!("set {name}"));
-    }
+    let mut unknown = unknown_around(parts);
+    let known: BTreeMap<&[u8], Chain> = parts
+        .chains
+        .iter()
+        .filter_map(|seen| Some((seen.name.as_slice(), as_ours(seen)?)))
+        .collect();
+    let with_ports = parts.sets.iter().filter_map(|(seen, elements)| {
+        let name = String::from_utf8(seen.name.clone()).ok()?;
+        Some((name, elements.clone()?))
+    });
+    let sets: BTreeMap<String, BTreeSet<u16>> = with_ports.collect();
     let mut last: BTreeMap<Chain, PacketRule> = BTreeMap::new();
-    for seen in rules {
+    for seen in &parts.rules {
         let chain = known.get(seen.chain.as_slice()).copied();
         let ours = chain.zip(seen.expressions.as_deref()).and_then(|(chain, expressions)| {
-            let rule = rule::recognise(chain, expressions, &ports)?;
-            // Twice, or not in our order: a later mark wins, so the order counts.
+            let rule = rule::recognise(chain, expressions, &sets)?;
+            // Twice, or not in our order: of marks the last one wins, so the order counts.
             if last.get(&chain).is_some_and(|before| *before >= rule) {
                 return None;
             }
             last.insert(chain, rule.clone());
-            Some((rule, set_in(expressions)))
+            if let Some(set) = set_in(expressions) {
+                unknown.remove(&in_words("set", set.as_bytes()));
+            }
+            Some(rule)
         });
-        match ours {
-            Some((rule, set)) => {
-                if let Some(set) = set {
-                    unknown.remove(&format!("set {set}"));
-                }
-                all.insert(rule);
-            }
-            None => {
-                let chain = printable(&seen.chain);
-                unknown.insert(format!("chain {chain} handle {}", seen.handle));
-            }
+        all.insert(ours.unwrap_or_else(|| {
+            let chain = in_words("chain", &seen.chain);
+            PacketRule::Unknown(format!("{chain} handle {}", seen.handle))
+        }));
+    }
+    all.extend(unknown.into_iter().map(PacketRule::Unknown));
+    PacketRules { rules: all }
+}
+
+/// What is wrong with a table around its rules. Sets are all told of: those that belong to a rule of
+/// ours are taken out again.
+fn unknown_around(parts: &Parts) -> BTreeSet<String> {
+    let Parts { table, chains, rules, sets } = parts;
+    let mut unknown = BTreeSet::new();
+    if table.flags != 0 {
+        unknown.insert(format!("the table has the flags {:#x}", table.flags));
+    }
+    for seen in chains {
+        let name = in_words("chain", &seen.name);
+        if as_ours(seen).is_none() {
+            unknown.insert(name);
+        } else if rules.iter().all(|rule| rule.chain != seen.name) {
+            unknown.insert(format!("{name} without rules"));
         }
     }
+    unknown.extend(sets.iter().map(|(seen, _)| in_words("set", &seen.name)));
     let named = sets.iter().filter(|(set, _)| !set.anonymous).count();
     let read = u32::try_from(chains.len() + named).unwrap_or(u32::MAX);
     if table.parts != read {
         let more = table.parts.abs_diff(read);
         unknown.insert(format!("{more} more parts (counters, flowtables and the like)"));
     }
-    all.extend(unknown.into_iter().map(PacketRule::Unknown));
-    PacketRules { rules: all }
+    unknown
+}
+
+fn in_words(what: &str, name: &[u8]) -> String {
+    format!("{what} {}", printable(name))
 }
 
 /// Which chain of ours it is, if it is one in every respect.
@@ -156,9 +161,9 @@ fn as_ours(seen: &ChainSeen) -> Option<Chain> {
     })
 }
 
-fn set_in(expressions: &[super::expr::Expr]) -> Option<&str> {
+fn set_in(expressions: &[Expr]) -> Option<&str> {
     expressions.iter().find_map(|expr| match expr {
-        super::expr::Expr::InSet { set, id: _ } => Some(set.as_str()),
+        Expr::InSet { set, id: _ } => Some(set.as_str()),
         _ => None,
     })
 }

@@ -68,8 +68,8 @@ fn as_told(rules: &PacketRules) -> Parts {
                 sets.insert(id(), (seen, BTreeSet::new()));
             }
             message::NEWSETELEM => {
-                let (_, ports) = sets.get_mut(&id()).unwrap();
-                assert!(codec::elements(&body, ports).unwrap());
+                let (_, elements) = sets.get_mut(&id()).unwrap();
+                assert!(codec::elements(&body, elements).unwrap());
             }
             message::NEWRULE => {
                 handle += 1;

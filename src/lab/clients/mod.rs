@@ -65,8 +65,11 @@ pub struct Question {
     pub patience: Duration,
 }
 
+/// So many requests in a row that nobody answers are enough to know.
+const GIVE_UP_AFTER: u32 = 4;
+
 /// Sends `questions` from `client`, one after another, each from a fresh socket and port. The inner
-/// errors are the reasons of [`Tally::failures`].
+/// errors are the reasons of [`Tally::failures`]; after four of them in a row the rest is not sent.
 ///
 /// # Errors
 /// If there is no such host or its namespace cannot be entered.
@@ -77,8 +80,15 @@ pub async fn ask_each(
 ) -> Result<Vec<Result<Answer, String>>, LabError> {
     let sockets = Sockets::of(lab, client)?;
     let mut results = Vec::new();
+    let mut in_vain = 0;
     for question in questions {
-        results.push(request::ask_once(&sockets, *question).await);
+        if in_vain >= GIVE_UP_AFTER {
+            results.push(Err("not tried any more".to_owned()));
+            continue;
+        }
+        let result = request::ask_once(&sockets, *question).await;
+        in_vain = if result.is_ok() { 0 } else { in_vain + 1 };
+        results.push(result);
     }
     Ok(results)
 }

@@ -1,0 +1,189 @@
+//! What follows from a file, setting by setting, where a playbook would hide it among others.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::state::{Conf6Item, ConfDev, ConfItem, PacketRules, Scope, TunnelKind};
+use crate::topology::{self, Forward};
+
+/// A director with a leg in each family, two real servers, and what `services` says.
+fn cluster(services: &str) -> Topology {
+    let text = format!(
+        r#"
+version: 1
+name: t
+networks: {{lan: [192.0.2.0/24, "2001:db8::/64"]}}
+ipvs: {{timeouts: {{tcp: 600}}, sync: {{master: {{interface: eth0}}}}, settings: {{expire_nodest_conn: 1}}}}
+hosts:
+  client: {{role: client, interfaces: {{eth0: [192.0.2.9/24, "2001:db8::9/64"]}}}}
+  lvs: {{role: [director, real_server], interfaces: {{eth0: [192.0.2.2/24, "2001:db8::2/64"]}}}}
+  web1: {{role: real_server, interfaces: {{eth0: [192.0.2.3/24, "2001:db8::3/64"]}}}}
+  web2: {{role: real_server, interfaces: {{eth0: [192.0.2.4/24, "2001:db8::4/64"]}}}}
+services:
+{services}
+"#
+    );
+    let read = topology::read("t.yaml", &text);
+    read.topology.unwrap_or_else(|| panic!("{:?}", read.findings))
+}
+
+fn wanted(services: &str, host: &str) -> Desired {
+    let topology = cluster(services);
+    desired_for(&topology, &topology.hosts[&host.parse().unwrap()])
+}
+
+fn state(services: &str, host: &str) -> HostState {
+    wanted(services, host).state
+}
+
+fn rules(state: &HostState) -> Vec<String> {
+    let all = state.tables.values().flat_map(|PacketRules { rules }| rules);
+    all.map(ToString::to_string).collect()
+}
+
+fn value<'a>(state: &'a HostState, key: &str) -> Option<&'a str> {
+    state.sysctls.get(&key.parse().unwrap()).map(String::as_str)
+}
+
+fn addresses(state: &HostState) -> Vec<String> {
+    state.addresses.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_mark_is_set_by_the_director_unless_others_do() {
+    let web = "  - {name: web, vip: 192.0.2.80, mark: 8, ports: [80, 443], forward: dr, persistence: 600, real_servers: [web1]}";
+    let lvs = state(web, "lvs");
+    let service = &lvs.services[&"fwmark4 8".parse().unwrap()];
+    assert_eq!(service.timeout, 600);
+    assert_eq!(service.destinations.keys().next().unwrap().to_string(), "192.0.2.3:0");
+    assert_eq!(rules(&lvs).len(), 1, "{:?}", rules(&lvs));
+    assert!(lvs.modules.contains(&Module::NfTables));
+    assert_eq!(addresses(&lvs), ["192.0.2.80/32@eth0"]);
+    assert_eq!(addresses(&state(web, "web1")), ["192.0.2.80/32@lo"]);
+    let theirs = state(&web.replace("mark: 8,", "mark: 8, marked_by: others,"), "lvs");
+    assert!(theirs.tables.is_empty() && !theirs.modules.contains(&Module::NfTables));
+    assert_eq!(theirs.services, lvs.services);
+}
+
+#[test]
+fn fullnat_is_tracked_rewritten_and_forwarded_and_asks_nothing_of_the_real_server() {
+    let web = "  - {name: web, vip: 192.0.2.80, port: 80, forward: fullnat, real_servers: [{host: web1, port: 8080}, {host: web2, forward: dr}]}";
+    let lvs = wanted(web, "lvs");
+    assert_eq!(value(&lvs.state, "net.ipv4.vs.conntrack"), Some("1"));
+    assert_eq!(value(&lvs.state, "net.ipv4.ip_forward"), Some("1"));
+    assert_eq!(value(&lvs.state, "net.ipv4.conf.all.send_redirects"), None);
+    let table = TableName::of(&"t".parse().unwrap());
+    let rule = PacketRule::Masquerade {
+        vip: Some([192, 0, 2, 80].into()),
+        rip: [192, 0, 2, 3].into(),
+        protocol: crate::topology::Protocol::Tcp,
+        port: 8080,
+    };
+    assert_eq!(lvs.state.tables[&table].rules, [rule].into());
+    assert!(lvs.reasons.of(&Item::Table(table)).unwrap().contains("source port"));
+    assert_eq!(state(web, "web1"), HostState::default());
+    assert_eq!(addresses(&state(web, "web2")), ["192.0.2.80/32@lo"]);
+}
+
+#[test]
+fn direct_routing_over_ipv6_needs_no_arp_settings() {
+    let web =
+        r#"  - {name: web, vip: "2001:db8::80", port: 80, forward: dr, real_servers: [web1]}"#;
+    let web1 = state(web, "web1");
+    assert!(web1.sysctls.is_empty(), "{:?}", web1.sysctls);
+    let (lvs, key) = (state(web, "lvs"), "2001:db8::80/128@lo".parse().unwrap());
+    let quiet = |address: &Address| address.nodad && address.deprecated && address.label.is_none();
+    assert!(quiet(&web1.addresses[&key]) && web1.addresses[&key].scope == Scope::Global);
+    assert!(lvs.addresses.values().all(quiet), "{:?}", lvs.addresses);
+    assert_eq!(value(&lvs, "net.ipv6.conf.all.forwarding"), None);
+}
+
+#[test]
+fn nat_over_ipv6_forwards_and_keeps_a_route_that_a_router_gave() {
+    let web =
+        r#"  - {name: web, vip: "2001:db8:1::80", port: 80, forward: nat, real_servers: [web1]}"#;
+    let lvs = state(web, "lvs");
+    assert_eq!(value(&lvs, "net.ipv6.conf.all.forwarding"), Some("1"));
+    let accept_ra = Sysctl::Conf6(ConfDev::Dev("eth0".parse().unwrap()), Conf6Item::AcceptRa);
+    assert_eq!(lvs.sysctls.get(&accept_ra).map(String::as_str), Some("2"));
+    assert_eq!(value(&lvs, "net.ipv4.ip_forward"), None);
+    assert!(!lvs.sysctls.contains_key(&Sysctl::all(ConfItem::SendRedirects)));
+    let default = state(web, "web1").routes[&"default6".parse().unwrap()].clone();
+    assert_eq!(default.gateway, Some("2001:db8::2".parse::<IpAddr>().unwrap()));
+}
+
+#[test]
+fn every_wrapping_has_what_takes_it_off() {
+    let v4 = ("192.0.2.80", "192.0.2.3");
+    let v6 = ("2001:db8::80", "2001:db8::3");
+    let cases = [
+        (v4.0, v4.1, "ipip", "tunl0", Module::Ipip, None),
+        (v6.0, v4.1, "ipip", "sit0", Module::Sit, None),
+        (v6.0, v6.1, "ipip", "lvstnl20010dbb", Module::Ip6Tnl, Some(TunnelKind::Ip6tnl)),
+        (v4.0, v6.1, "ipip", "lvstnl20010dbb", Module::Ip6Tnl, Some(TunnelKind::Ip6tnl)),
+        (v4.0, v4.1, "{type: gue, port: 6080}", "tunl0", Module::Ipip, None),
+        (v6.0, v4.1, "{type: gue, port: 6080}", "sit0", Module::Sit, None),
+        (v4.0, v4.1, "gre", "lvsgrec0000203", Module::IpGre, Some(TunnelKind::Gre)),
+        (v6.0, v6.1, "gre", "lvsgre20010dbb", Module::Ip6Gre, Some(TunnelKind::Ip6gre)),
+    ];
+    for (vip, rip, tunnel, device, module, own) in cases {
+        let web = format!(
+            r#"  - {{name: web, vip: "{vip}", port: 80, forward: tun, tunnel: {tunnel}, real_servers: [{{host: web1, address: "{rip}"}}]}}"#
+        );
+        let web1 = state(&web, "web1");
+        let what = format!("{vip} {rip} {tunnel}");
+        let dev: IfName = device.parse().unwrap();
+        assert_eq!(web1.links, [(dev.clone(), Link::Up)].into(), "{what}");
+        assert!(web1.modules.contains(&module), "{what}");
+        assert_eq!(web1.tunnels.get(&dev).map(|tunnel| tunnel.kind), own, "{what}");
+        assert_eq!(web1.gue_ports.len(), usize::from(tunnel.contains("gue")), "{what}");
+        let rp_filter = web1.sysctls.get(&Sysctl::dev(&dev, ConfItem::RpFilter));
+        let (on, prefix) = if vip.contains(':') { ("lo", 128) } else { (device, 32) };
+        assert_eq!(rp_filter.is_some(), on == device, "{what}");
+        assert_eq!(addresses(&web1), [format!("{vip}/{prefix}@{on}")], "{what}");
+        assert_eq!(rules(&web1).len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn the_smallest_segment_of_several_wrappings_holds() {
+    let both = "  - {name: a, vip: 192.0.2.80, port: 80, forward: tun, tunnel: gre, real_servers: [web1]}\n  - {name: b, vip: 192.0.2.80, port: 81, forward: tun, real_servers: [web1]}\n  - {name: c, vip: 192.0.2.81, port: 53, protocol: udp, forward: tun, real_servers: [web1]}";
+    assert_eq!(rules(&state(both, "web1")), ["MSS of 192.0.2.80 at most 1436"]);
+}
+
+#[test]
+fn a_director_that_serves_itself_stays_a_director() {
+    for forward in Forward::ALL {
+        let web = format!(
+            "  - {{name: web, vip: 192.0.2.80, port: 80, forward: {forward}, real_servers: [lvs]}}"
+        );
+        let lvs = state(&web, "lvs");
+        assert_eq!(addresses(&lvs), ["192.0.2.80/32@eth0"], "{forward}");
+        let not_ipvs = |key: &&Sysctl| !matches!(key, Sysctl::Vs(_));
+        assert_eq!(lvs.sysctls.keys().filter(not_ipvs).count(), 0, "{forward}");
+        assert!(lvs.links.is_empty() && lvs.tables.is_empty(), "{forward}");
+        let ignores = value(&lvs, "net.ipv4.vs.ignore_tunneled");
+        assert_eq!(ignores.is_some(), *forward == Forward::Tun, "{forward}");
+    }
+}
+
+#[test]
+fn a_drained_real_server_of_a_persistent_service_is_let_go_of() {
+    let web = "  - {name: web, vip: 192.0.2.80, port: 80, forward: dr, persistence: 600, real_servers: [web1, {host: web2, weight: 0}]}";
+    let key = "net.ipv4.vs.expire_quiescent_template";
+    assert_eq!(value(&state(web, "lvs"), key), Some("1"));
+    assert_eq!(value(&state(&web.replace("persistence: 600, ", ""), "lvs"), key), None);
+}
+
+#[test]
+fn what_the_file_says_of_ipvs_is_for_directors() {
+    let web = "  - {name: web, vip: 192.0.2.80, port: 21, forward: nat, real_servers: [web1]}";
+    let lvs = state(web, "lvs");
+    assert_eq!(lvs.timeouts, Some(Timeouts { tcp: 600, tcp_fin: 0, udp: 0 }));
+    assert_eq!(lvs.daemons.len(), 1);
+    assert_eq!(value(&lvs, "net.ipv4.vs.expire_nodest_conn"), Some("1"));
+    assert!(lvs.modules.contains(&Module::IpVsFtp));
+    let web1 = state(web, "web1");
+    assert!(web1.timeouts.is_none() && web1.daemons.is_empty() && web1.sysctls.is_empty());
+}

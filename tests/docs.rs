@@ -1,0 +1,95 @@
+//! What the documents say of tests and options, kept from rotting.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Every option of ipvsadm 1.31 (ipvsadm(8), ipvsadm.c), short and long.
+const OPTIONS: &str = "-A --add-service -E --edit-service -D --delete-service -C --clear -R --restore \
+    -S --save -a --add-server -e --edit-server -d --delete-server -L -l --list -Z --zero --set \
+    --start-daemon --stop-daemon -h --help -t --tcp-service -u --udp-service --sctp-service -f \
+    --fwmark-service -6 --ipv6 -s --scheduler -p --persistent -M --netmask --pe -b --sched-flags -o \
+    --ops -r --real-server -g --gatewaying -i --ipip -m --masquerading --tun-type --tun-port \
+    --tun-nocsum --tun-csum --tun-remcsum -w --weight -x --u-threshold -y --l-threshold --syncid \
+    --sync-maxlen --mcast-interface --mcast-group --mcast-port --mcast-ttl -c --connection --timeout \
+    --daemon --stats --rate --thresholds --persistent-conn --tun-info --sort --nosort -n --numeric \
+    --exact";
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The cells of each row whose first cell has an option.
+fn rows() -> Vec<Vec<String>> {
+    let text = read("docs/ipvsadm.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `-"));
+    rows.map(|line| {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    })
+    .collect()
+}
+
+#[test]
+fn every_option_of_ipvsadm_has_one_row() {
+    let mut found = BTreeSet::new();
+    for row in rows() {
+        assert_eq!(row.len(), 3, "{row:?}");
+        assert!(!row[1].is_empty(), "{row:?} does not say how");
+        for option in row[0].split(", ") {
+            let option = option.trim_matches('`').to_owned();
+            assert!(found.insert(option.clone()), "{option} has two rows");
+        }
+    }
+    let options: BTreeSet<String> = OPTIONS.split_whitespace().map(str::to_owned).collect();
+    let missing: Vec<_> = options.difference(&found).collect();
+    let unknown: Vec<_> = found.difference(&options).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
+}
+
+#[test]
+fn every_test_that_a_row_names_exists() {
+    let mut wrong = Vec::new();
+    for row in rows() {
+        let tests: Vec<&str> = row[2].split(", ").collect();
+        for test in tests {
+            if !exists(test) {
+                wrong.push(format!("{}: {test:?}", row[0]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "there is no such test:\n{}", wrong.join("\n"));
+}
+
+/// `PROGRAM: case` of tests/, `src/FILE: name`, or a topology.
+fn exists(test: &str) -> bool {
+    let Some((place, name)) = test.split_once(": ") else {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(test);
+        return path.extension().is_some_and(|e| e == "yaml") && path.is_file();
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty() || !name.chars().all(plain) {
+        return false;
+    }
+    let source =
+        if place.starts_with("src/") { read(place) } else { read(&format!("tests/{place}.rs")) };
+    // A case by its name, or a function that is marked as a test.
+    let (case, function) = (format!("\"{name}\""), format!("fn {name}()"));
+    let marked = |at: usize| {
+        let before = source.get(..at).unwrap_or_default();
+        before.trim_end().ends_with("#[test]") || before.trim_end().ends_with("#[tokio::test]")
+    };
+    source.contains(&case) || source.match_indices(&function).any(|(at, _)| marked(at))
+}
+
+#[test]
+fn a_test_that_is_not_there_is_noticed() {
+    for absent in
+        ["tables: no_such_case", "tables: ", "kernel_vm: main", "playbooks/none.yaml", "x"]
+    {
+        assert!(!exists(absent), "{absent:?}");
+    }
+    assert!(exists("docs: a_test_that_is_not_there_is_noticed"));
+}
