@@ -281,7 +281,7 @@ impl<'a> Live<'a> {
                 });
             }
         }
-        if drafts.is_empty() {
+        if drafts.is_empty() && !self.seen.is_empty() {
             self.remark(
                 None,
                 RemarkKind::NotUnderstood,
