@@ -157,7 +157,7 @@ impl Loader {
         let table = self.table(node, "`persistence`", node.at, PERSISTENCE)?;
         let timeout = self.said(&table, "timeout", seconds);
         if timeout == Said::Nothing {
-            let cure = "add `timeout: 300`, in seconds: it is what ipvsadm takes by default";
+            let cure = "add `timeout: 360`, in seconds: it is what ipvsadm takes by default";
             self.missing(&table, node.at, "timeout", "`persistence`", cure);
         }
         let mask = self.said(&table, "mask", scalar::mask).value().cloned();
