@@ -296,8 +296,10 @@ fn examine(written: &mut Written) {
 
 /// There is nothing to write: what was found instead.
 fn nothing(result: &Imported, common: &Common) -> Result<(), output::Unsaid> {
-    let remarks = &result.written.remarks;
-    for remark in remarks {
+    // There was nothing to guess for.
+    let told = |remark: &&Remark| remark.kind != RemarkKind::Guessed;
+    let remarks: Vec<_> = result.written.remarks.iter().filter(told).collect();
+    for remark in &remarks {
         output::complain(&format!("{remark}\n"));
     }
     output::complain(
