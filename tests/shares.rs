@@ -1,9 +1,12 @@
-//! What `lab::expect` says about shares, against the kernel's own schedulers.
+//! What `lab::expect` says about shares, against the kernel's own schedulers; and that a snapshot sees
+//! what only a kernel with IPVS has.
 //!
 //! Needs a kernel with IPVS and its schedulers. Started by cargo it boots the lab's virtual machine
 //! and runs itself in it: `cargo test --test shares -- [SCHEDULER]`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "shares/looks.rs"]
+mod looks;
 #[path = "support/vm.rs"]
 mod vm;
 
@@ -52,7 +55,9 @@ fn main() -> ExitCode {
         let name = format!("the_kernel_shares_out_as_expected_by_{scheduler}");
         Trial::ignorable_test(name, move || shares_are_as_expected(scheduler))
     };
-    let tests = Scheduler::ALL.iter().copied().map(trial).collect();
+    let mut tests: Vec<Trial> = Scheduler::ALL.iter().copied().map(trial).collect();
+    let name = "a_snapshot_shows_what_ipvs_fou_and_tunnels_have";
+    tests.push(Trial::test(name, looks::snapshots_show_it));
     libtest_mimic::run(&arguments, tests).exit_code()
 }
 
