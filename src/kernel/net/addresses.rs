@@ -107,6 +107,7 @@ impl Net {
                 && header.index == index
                 && header.flags.contains(AddressHeaderFlags::Permanent)
                 && Scope::from_number(header.scope.into()) != Scope::Link
+                && !local_net(address).is_some_and(is_ipv4_compatible)
         };
         let candidates: Vec<_> = before.iter().filter(was_set).collect();
         if candidates.is_empty() {
@@ -135,6 +136,12 @@ impl Net {
         }
         Ok(())
     }
+}
+
+/// `::A.B.C.D` (RFC 4291, 2.5.5.1): the kernel sets one on `sit0` for each IPv4 address of the host as
+/// that comes up (net/ipv6/addrconf.c, `add_v4_addrs`), and takes them away with it. `::1` is alike.
+fn is_ipv4_compatible(net: IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V6(address) if address.octets()[..12] == [0; 12])
 }
 
 /// A dumped address as a request to make it again: the kernel decides about "secondary".
