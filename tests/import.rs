@@ -2,7 +2,7 @@
 //! it, which must pass the checker, and lead to the rules that the source had.
 //!
 //! `LVSPROV_BLESS=1 cargo test --test import` writes them anew; read the difference before you commit.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "tables/any.rs"]
 #[allow(dead_code)] // tables.rs uses the rest

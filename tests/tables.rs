@@ -7,6 +7,8 @@
 
 #[path = "tables/any.rs"]
 mod any;
+#[path = "tables/bulk.rs"]
+mod bulk;
 #[path = "tables/facts.rs"]
 mod facts;
 #[path = "kernel/ground.rs"]
@@ -36,6 +38,7 @@ const CASES: &[Case] = &[
     ("any_table_arrives", laws::any_table_arrives),
     ("any_table_becomes_any_other", laws::any_table_becomes_any_other),
     ("a_transfer_lives_through_changes_elsewhere", transfer::lives_through_changes_elsewhere),
+    ("large_tables", bulk::large_tables),
 ];
 
 fn main() -> ExitCode {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::{Finding, Subject};
 use crate::state::{DaemonRole, VsItem};
-use crate::topology::{Forward, Host, HostName, Protocol, Service};
+use crate::topology::{Forward, Host, HostName, IfName, Protocol, Service};
 
 /// Hosts that direct a service: what is said of others' IPVS has no effect.
 fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {
@@ -28,7 +28,7 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
         for (role, daemon) in &host.ipvs.daemons {
             let at = host.ipvs.daemons_at.get(role).copied().unwrap_or(host.at);
             let Some(interface) = host.interfaces.get(&daemon.interface) else {
-                let known: Vec<&str> = host.interfaces.keys().map(|name| name.as_str()).collect();
+                let known: Vec<&str> = host.interfaces.keys().map(IfName::as_str).collect();
                 findings.push(Finding::error(
                     "sync-interface",
                     at,

@@ -138,7 +138,7 @@ fn targets(texts: &[String]) -> Result<Vec<Target>, ImportError> {
             (stem_of(&target.host), Reach::Ssh(target), ("ssh", text.clone()))
         };
         let taken = |name: &str| targets.iter().any(|other| other.name.as_str() == name);
-        let name = (1..)
+        let name = (1..=targets.len() + 1)
             .map(|n| if n == 1 { stem.clone() } else { format!("{stem}-{n}") })
             .find(|name| !taken(name))
             .unwrap_or_default();
@@ -296,8 +296,10 @@ fn examine(written: &mut Written) {
 
 /// There is nothing to write: what was found instead.
 fn nothing(result: &Imported, common: &Common) -> Result<(), output::Unsaid> {
-    let remarks = &result.written.remarks;
-    for remark in remarks {
+    // There was nothing to guess for.
+    let told = |remark: &&Remark| remark.kind != RemarkKind::Guessed;
+    let remarks: Vec<_> = result.written.remarks.iter().filter(told).collect();
+    for remark in &remarks {
         output::complain(&format!("{remark}\n"));
     }
     output::complain(
@@ -333,12 +335,11 @@ fn say(
     }
     let guessed = remarks.iter().filter(|remark| remark.kind == RemarkKind::Guessed).count();
     let summary = format!("{guessed} guessed, {} not taken over\n", remarks.len() - guessed);
-    match &arguments.out {
-        Some(path) => output::say(&format!("{} written: {summary}", path.display()))?,
-        None => {
-            output::complain(&summary);
-            output::say(topology)?;
-        }
+    if let Some(path) = &arguments.out {
+        output::say(&format!("{} written: {summary}", path.display()))?;
+    } else {
+        output::complain(&summary);
+        output::say(topology)?;
     }
     Ok(())
 }

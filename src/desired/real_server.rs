@@ -25,6 +25,7 @@ use crate::topology::model::host_prefix;
 use crate::topology::{Forward, Host, IfName, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
+#[allow(clippy::match_same_arms, reason = "nothing is needed, for different reasons")]
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     if host.name == service.director {
         return;

@@ -33,7 +33,7 @@ pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
         host.ipvs.timeouts = express::timeouts(host.ipvs.timeouts, &mut remarks);
     }
     let mut text = Text(String::new());
-    text.head(source, &remarks);
+    text.head(source, &remarks, hosts.values().any(|host| host.reach.is_some()));
     text.line(format_args!("version: 1"));
     text.line(format_args!("name: {}", scalar(draft.name.as_str())));
     text.line(format_args!("networks:"));
@@ -83,7 +83,7 @@ impl Text {
         self.line(format_args!("# {safe}"));
     }
 
-    fn head(&mut self, source: &str, remarks: &[Remark]) {
+    fn head(&mut self, source: &str, remarks: &[Remark], reached: bool) {
         self.comment(&format!("Made by `lvsprov import` from {source}."));
         let guesses: Vec<_> =
             remarks.iter().filter(|remark| remark.kind == RemarkKind::Guessed).collect();
@@ -93,9 +93,11 @@ impl Text {
         if remarks.len() > guesses.len() {
             self.comment("What could not be taken over stands at the end.");
         }
-        self.comment(
-            "Next: say how the hosts are reached (ssh: root@HOST), then lvsprov check, then plan.",
-        );
+        self.comment(if reached {
+            "Next: lvsprov check, then plan."
+        } else {
+            "Next: say how the hosts are reached (ssh: root@HOST), then lvsprov check, then plan."
+        });
     }
 
     fn foot(&mut self, remarks: &[Remark]) {

@@ -168,14 +168,14 @@ impl Lists {
         if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
             return Arc::clone(lists);
         }
-        let mut parts = BTreeSet::new();
+        let mut schedulers = BTreeSet::new();
         let mut read = |file: &str| {
-            let list = fs::read(folder.join(file)).unwrap_or_default();
-            parts.extend(parts_in_list(&list));
-            modules_in_list(&list)
+            let bytes = fs::read(folder.join(file)).unwrap_or_default();
+            schedulers.extend(parts_in_list(&bytes));
+            modules_in_list(&bytes)
         };
         let (built_in, files) = (read("modules.builtin"), read("modules.dep"));
-        let lists = Arc::new(Self { built_in, files, parts });
+        let lists = Arc::new(Self { built_in, files, parts: schedulers });
         *last = Some((stamp, Arc::clone(&lists)));
         lists
     }

@@ -158,7 +158,8 @@ fn mac_of(dev: &IfName) -> Result<Mac> {
     for entry in all.filter(|entry| entry.interface_name == dev.as_str()) {
         up = Some(entry.flags.contains(InterfaceFlags::IFF_UP));
         let link = entry.address.as_ref().and_then(|address| address.as_link_addr());
-        let bytes = link.filter(|link| link.halen() == 6).and_then(|link| link.addr());
+        let bytes =
+            link.filter(|link| link.halen() == 6).and_then(nix::sys::socket::LinkAddr::addr);
         mac = mac.or(bytes.filter(|bytes| *bytes != [0; 6]).map(Mac));
     }
     match (up, mac) {

@@ -41,7 +41,7 @@ impl NeighbourFrame {
             _ => return None,
         };
         let said = match frame.get(OPTIONS..OPTIONS + 8) {
-            Some([kind, 1, a, b, c, d, e, f]) if *kind == option => Some([*a, *b, *c, *d, *e, *f]),
+            Some([kind, 1, mac @ ..]) if *kind == option => mac.try_into().ok(),
             _ => None,
         };
         let mut source_of_frame = [0; 6];

@@ -64,7 +64,7 @@ pub fn unmarked(topology: &Topology, service: &Service) -> Option<Target> {
     }
     let others = topology.services.iter().filter(|other| other.vip_address() == Some(vip));
     let taken: BTreeSet<u16> = others.flat_map(Service::ports).collect();
-    let port = (UNMARKED..).find(|port| !taken.contains(port))?;
+    let port = (UNMARKED..u16::MAX).find(|port| !taken.contains(port))?;
     Some(Target { protocol: *mark.protocols.first()?, at: SocketAddr::new(vip, port) })
 }
 

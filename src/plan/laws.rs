@@ -35,6 +35,7 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
 
 /// Modules stay with what they brought, and what forwarding moves along is not ours. What stands on a
 /// tunnel device goes with it, which is another way to drift.
+#[allow(clippy::match_same_arms, reason = "for different reasons")]
 fn can_drift(item: &Item) -> bool {
     let eth = |dev: &IfName| dev.as_str().starts_with("eth") || dev.as_str() == "lo";
     match item {

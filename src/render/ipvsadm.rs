@@ -185,6 +185,7 @@ fn tunnel_options(line: &mut String, tunnel: Tunnel) {
 }
 
 /// What a rules file says nothing of, each with its value.
+#[allow(clippy::match_same_arms, reason = "the same is to be done, in the order of the kinds")]
 fn unheld(state: &HostState, item: &Item) -> Option<Unheld> {
     let (what, why) = match item {
         Item::Service(_) | Item::Timeouts | Item::Daemon(_) => return None,
@@ -242,7 +243,7 @@ mod tests {
             _ => None,
         };
         let (services, daemons) = (rules.services, rules.daemons);
-        HostState { services, daemons, timeouts, ..HostState::default() }
+        HostState { services, timeouts, daemons, ..HostState::default() }
     }
 
     #[test]

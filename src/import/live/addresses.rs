@@ -156,7 +156,7 @@ impl Places {
 
     /// Subnets that hear each other: those of one interface, and those that overlap.
     pub fn networks(&self) -> Result<BTreeMap<NetworkName, BTreeSet<IpNet>>, NameError> {
-        let mut wires: Vec<(BTreeSet<(HostName, IfName)>, BTreeSet<IpNet>)> = Vec::new();
+        let mut wires: Vec<Wire> = Vec::new();
         let own =
             self.own.iter().map(|place| (Some((place.host.clone(), place.dev.clone())), place.net));
         let strangers = self.strangers.iter().map(|rip| (None, self.guessed_net(*rip)));
@@ -226,3 +226,6 @@ impl Places {
         IpNet::new(rip, bits).unwrap_or_else(|_| IpNet::from(rip))
     }
 }
+
+/// What is plugged into a segment, and the subnets on it.
+type Wire = (BTreeSet<(HostName, IfName)>, BTreeSet<IpNet>);

@@ -107,7 +107,7 @@ impl Net {
                 && header.index == index
                 && header.flags.contains(AddressHeaderFlags::Permanent)
                 && Scope::from_number(header.scope.into()) != Scope::Link
-                && !local_net(address).is_some_and(is_ipv4_compatible)
+                && !local_net(address).is_some_and(comes_with_sit0)
         };
         let candidates: Vec<_> = before.iter().filter(was_set).collect();
         if candidates.is_empty() {
@@ -138,10 +138,13 @@ impl Net {
     }
 }
 
-/// `::A.B.C.D` (RFC 4291, 2.5.5.1): the kernel sets one on `sit0` for each IPv4 address of the host as
-/// that comes up (net/ipv6/addrconf.c, `add_v4_addrs`), and takes them away with it. `::1` is alike.
-fn is_ipv4_compatible(net: IpNet) -> bool {
-    matches!(net.addr(), IpAddr::V6(address) if address.octets()[..12] == [0; 12])
+/// Whether it is one that sit0 gets as it comes up and loses as it goes down: each IPv4 address of the
+/// host behind 96 zeroes (net/ipv6/addrconf.c, `sit_add_v4_addrs`).
+fn comes_with_sit0(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
+    }
 }
 
 /// A dumped address as a request to make it again: the kernel decides about "secondary".

@@ -16,6 +16,7 @@
 //!   address and protocol a rule for some ports wins over that for all ports.
 
 pub mod codec;
+mod explain;
 pub mod expr;
 pub mod rule;
 pub mod socket;

@@ -23,6 +23,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::codec::{self, ANY, INET, message};
+use super::explain::{CURE_MISSING, cannot_read, explain, garbled, restless};
 use super::table::{self, Parts, Piece};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::wire::{self, Message, WireError};
@@ -400,62 +401,5 @@ impl End {
             Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS => Self::Changed,
             errno => Self::Refused(errno),
         }
-    }
-}
-
-const CURE_MISSING: &str = "packet rules need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): \
-     install the kernel's full set of modules and boot that kernel; in a container the machine's own \
-     kernel must have it: `modprobe nf_tables` there";
-
-fn garbled(error: WireError) -> Error {
-    Error::new("what nf_tables answers cannot be understood").because(error)
-}
-
-fn restless() -> Error {
-    Error::new("the nftables rules change faster than they can be read")
-        .cure("something else (a firewall, kube-proxy) rewrites them all the time: stop that, or try again")
-}
-
-fn cannot_read(errno: Errno) -> Error {
-    // Nobody feels responsible for the message (`nfnetlink_rcv_msg`).
-    let errno = if errno == Errno::EINVAL { Errno::EPROTONOSUPPORT } else { errno };
-    let (meaning, cure) = meaning(errno, false);
-    Error::new(format!("cannot read the nftables tables{meaning}")).because(errno).maybe_cure(cure)
-}
-
-fn explain(what: &str, piece: Option<&Piece>, errno: Errno) -> Error {
-    let at = piece.map(|piece| format!(", at {}", piece.what)).unwrap_or_default();
-    let chain_or_rule =
-        piece.is_some_and(|piece| matches!(piece.message, message::NEWCHAIN | message::NEWRULE));
-    let (meaning, cure) = meaning(errno, chain_or_rule);
-    Error::new(format!("cannot write {what}{at}{meaning}; nothing of it was done"))
-        .because(errno)
-        .maybe_cure(cure)
-}
-
-/// net/netfilter/nfnetlink.c and nf_tables_api.c.
-fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static str>) {
-    match errno {
-        Errno::EPERM | Errno::EACCES => (
-            ": not allowed, or the table belongs to another process (flag owner)",
-            Some(
-                "it needs root with CAP_NET_ADMIN in the network namespace; `nft list tables` says \
-                 whose a table is",
-            ),
-        ),
-        Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT if chain_or_rule => (
-            ": this kernel cannot do that",
-            Some(
-                "source NAT needs the modules nft_chain_nat, nft_masq and nft_ct and Linux 5.2, \
-                 clamping the MSS needs nft_exthdr and Linux 4.14: install the kernel's full set of \
-                 modules and boot that kernel",
-            ),
-        ),
-        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
-            (": this kernel has no nftables", Some(CURE_MISSING))
-        }
-        Errno::EBUSY => (": something still uses a part of it", None),
-        Errno::EMSGSIZE => (": too much for one transaction", None),
-        _ => ("", None),
     }
 }

@@ -4,6 +4,7 @@
 
 use super::*;
 
+#[allow(clippy::unnecessary_wraps, reason = "as `Asked` has it")]
 fn answer(server: &str, saw: &str) -> Result<Answer, String> {
     Ok(Answer { server: server.to_owned(), saw: saw.parse().ok() })
 }

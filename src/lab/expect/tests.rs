@@ -289,13 +289,13 @@ fn datagrams_that_are_scheduled_one_by_one_go_round_but_are_never_counted() {
 
 #[test]
 fn flags_change_what_a_hash_does() {
+    use SchedulerFlag::{Flag1, MhPort, ShFallback, ShPort};
     let with = |scheduler, weights: &[u32], flags: &[SchedulerFlag]| Service {
         scheduler_flags: flags.iter().copied().collect(),
         ..service(scheduler, weights)
     };
     let mut refused = Tally::default();
     refused.failures.insert("refused".into(), 24);
-    use SchedulerFlag::{Flag1, MhPort, ShFallback, ShPort};
     for (scheduler, port) in [(Scheduler::Sh, ShPort), (Scheduler::Mh, MhPort)] {
         let spread = with(scheduler, &[1, 1], &[port]);
         assert!(judge(&spread, &tally(&[7, 17]), 24).is_ok(), "{scheduler}");

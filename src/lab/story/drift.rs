@@ -48,11 +48,11 @@ async fn mend_all(session: &mut Session<'_>) -> Proof {
 fn goes_along(damage: &Change, change: &Change) -> bool {
     let Change::RemoveTunnel { dev: gone, .. } = damage else { return false };
     let dev = match change {
-        Change::SetLink { dev, .. } => Some(dev),
+        Change::SetLink { dev, .. }
+        | Change::SetSysctl { key: Sysctl::Conf(ConfDev::Dev(dev), _), .. }
+        | Change::SetSysctl { key: Sysctl::Conf6(ConfDev::Dev(dev), _), .. } => Some(dev),
         Change::AddAddress { key, .. } => Some(&key.dev),
         Change::AddRoute { route, .. } => route.dev.as_ref(),
-        Change::SetSysctl { key: Sysctl::Conf(ConfDev::Dev(dev), _), .. }
-        | Change::SetSysctl { key: Sysctl::Conf6(ConfDev::Dev(dev), _), .. } => Some(dev),
         _ => None,
     };
     dev == Some(gone)
