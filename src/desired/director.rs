@@ -133,15 +133,15 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
 
 fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> String {
     let mut why = format!("{} is a real server of {}", rs.host, service.spoken());
+    if rs.forward.rewrites() && rs.port != service.port {
+        why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
+    }
     if rs.host == service.director {
-        why = format!("{why}, and the director itself: requests are handed to it right here");
+        why = format!("{why}; it is the director itself: requests are handed over right there");
     } else if rs.forward == Forward::Fullnat {
         why = format!(
             "{why}; FULLNAT is NAT in the table of IPVS: the source address is rewritten by nftables"
         );
-    }
-    if rs.forward.rewrites() && rs.port != service.port {
-        why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
     }
     if rs.weight == 0 {
         why = format!("{why}; weight 0: it gets no new connections");
