@@ -45,6 +45,12 @@ fn main() -> ExitCode {
     if let Some(code) = vm::boot(900) {
         return code;
     }
+    // As production does: the kernel's own loading of them, below the lock of the table, can wait for
+    // ever for a namespace that goes away at the same time.
+    for scheduler in lvsprov::topology::Scheduler::ALL {
+        lvsprov::kernel::modules::load_part(scheduler.as_str());
+    }
+    lvsprov::kernel::modules::load_part("pe_sip");
     let mut arguments = Arguments::from_args();
     // Two processors, and what is counted or awaited is the kernel's: one after the other.
     arguments.test_threads = Some(1);
