@@ -9,12 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;
+use crate::plan::journal::{Expected, Journal, Operator, TransactionId};
 use crate::state::{DestinationKey, HostState, Module, Owned, ServiceKey, Sysctl};
 use crate::topology::{IfName, Protocol, TopologyName};
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,51 @@ pub enum Request {
         sysctls: BTreeSet<Sysctl>,
         /// Also read the connection counters of IPVS.
         counters: bool,
+    },
+    /// Begin a transaction: see that nobody else is at work and that the host is still as the plan saw
+    /// it, write the journal and the receipt, and arm the revert timer. Changes nothing else.
+    Begin(Box<Begin>),
+    /// Work at a transaction that another controller, or another connection, began: to undo it, to agree
+    /// to it, or to settle it.
+    TakeUp {
+        /// Whose.
+        topology: TopologyName,
+        /// Which.
+        transaction: TransactionId,
+        /// Who does so.
+        by: Operator,
+        /// As in [`Begin`].
+        idle_limit_s: u32,
+        /// Do so even if the connection that worked at it last seems to be alive.
+        force: bool,
+    },
+    /// Do `steps` in order, stop at the first that fails, look again. Only within a transaction that this
+    /// connection has begun or taken up.
+    Do {
+        /// Whose.
+        topology: TopologyName,
+        /// Which transaction.
+        transaction: TransactionId,
+        /// What to do, in this order.
+        steps: Vec<Step>,
+        /// As in `Look`.
+        sysctls: BTreeSet<Sysctl>,
+    },
+    /// All hosts are as wanted: disarm the timer, and never undo by yourself from here on.
+    Agree {
+        /// Whose.
+        topology: TopologyName,
+        /// Which transaction.
+        transaction: TransactionId,
+    },
+    /// Close a transaction: bring the receipt to what `ending` says and remove the journal.
+    Settle {
+        /// Whose.
+        topology: TopologyName,
+        /// Which transaction.
+        transaction: TransactionId,
+        /// How it ended.
+        ending: Ending,
     },
     /// Change the host: write `receipt` (if any), do `steps` in order and stop at the first that
     /// fails, then write `settled` or (if it is `None`) remove the receipt, then look again.
@@ -76,14 +122,131 @@ pub enum Request {
     },
 }
 
+/// What [`Request::Begin`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// What goes on the disk.
+    pub journal: Journal,
+    /// What the plan was made from; a host that differs answers [`Reply::Moved`].
+    pub expected: Expected,
+    /// The receipt that undoing puts back: the one on the host, or where an unfinished transaction is
+    /// taken over, the one before that.
+    pub receipt_before: Option<Receipt>,
+    /// The receipt while the transaction is under way: all that may be changed is in it.
+    pub receipt: Receipt,
+    /// The receipt once it is settled; `None`: it goes away.
+    pub settled: Option<Receipt>,
+    /// When the host undoes everything by itself; `None`: never.
+    pub revert: Option<RevertAfter>,
+    /// How long this connection may say nothing before its agent takes the controller for lost and ends,
+    /// in seconds; 1-86400. The journal stays.
+    pub idle_limit_s: u32,
+    /// As in `Look`.
+    pub sysctls: BTreeSet<Sysctl>,
+}
+
+/// When a host undoes by itself what a transaction did, in milliseconds from when it is begun; 1000 to
+/// 86,400,000. Both parts on a director, so that it withdraws before the other hosts change and goes
+/// live again after them; on the others `build_ms` is for all steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevertAfter {
+    /// Steps that withdraw; `None`: together with the others.
+    pub withdraw_ms: Option<u32>,
+    /// All others.
+    pub build_ms: u32,
+}
+
+/// How a transaction ends on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It was done: the receipt becomes the settled one.
+    Done,
+    /// It was undone: the receipt becomes the one before.
+    Undone,
+}
+
+/// A transaction that is not settled, as it lies on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// What it was to do, and what was there before.
+    pub journal: Journal,
+    /// The receipt before it.
+    pub receipt_before: Option<Receipt>,
+    /// Whether all hosts are known to be right: then it is settled, not undone.
+    pub agreed: bool,
+    /// The connection that works at it, if that is alive.
+    pub holder: Option<Holder>,
+    /// The revert timer, if it is alive: milliseconds until the host undoes everything by itself.
+    pub reverts_in_ms: Option<u64>,
+    /// Whether the host was restarted since it began: what is not on its disk is gone.
+    pub restarted: bool,
+    /// What the revert timer did or could not do, for a person; empty if it never ran.
+    #[serde(default)]
+    pub told: Vec<String>,
+}
+
+/// A connection that works at a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who, by the controller's word.
+    pub by: Operator,
+    /// From where it is logged in, where the host knows it (ssh).
+    pub from: Option<IpAddr>,
+    /// The agent's process id on the host.
+    pub pid: u32,
+    /// For how long it has worked at it, in seconds.
+    pub for_s: u64,
+    /// For how long it has heard nothing from its controller, in seconds.
+    pub idle_s: u64,
+    /// At how many seconds of silence it ends.
+    pub idle_limit_s: u32,
+}
+
+/// What another topology has unfinished on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedElsewhere {
+    /// Which.
+    pub transaction: TransactionId,
+    /// Who began it.
+    pub by: Operator,
+    /// When, in seconds since 1970 by that controller's clock.
+    pub since: u64,
+    /// What may still be put back there.
+    pub touched: Owned,
+}
+
+/// Why a host cannot be changed now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Busy {
+    /// Whose transaction.
+    pub topology: TopologyName,
+    /// Which; `None`: a request of it is being carried out this very moment.
+    pub transaction: Option<TransactionId>,
+    /// Who works at it, if the connection is alive.
+    pub holder: Option<Holder>,
+    /// Milliseconds until the host undoes it by itself, where it waits to be confirmed.
+    pub reverts_in_ms: Option<u64>,
+}
+
 /// What an agent answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To `Look`.
     Seen(Box<Sighting>),
-    /// To `Act`.
+    /// To `Act` and `Do`.
     Done(Box<Outcome>),
+    /// To `Begin` and `TakeUp`: it is this connection's to work at.
+    Begun,
+    /// To `Begin` and `TakeUp`: somebody else is at work. Nothing was changed.
+    Busy(Box<Busy>),
+    /// To `Begin`: the host is no longer as the plan saw it, by these differences. Nothing was changed.
+    Moved(Vec<String>),
+    /// To `Agree`.
+    Agreed,
+    /// To `Settle`.
+    Settled,
     /// To `WhoHas`: each distinct hardware address that answered, in text (`aa:bb:cc:dd:ee:ff`).
     Answered(BTreeSet<String>),
     /// To `Fetch`.
@@ -93,7 +256,7 @@ pub enum Reply {
 }
 
 /// What a host looks like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
     /// What the host is.
     pub facts: HostFacts,
@@ -104,6 +267,12 @@ pub struct Sighting {
     pub receipt: Option<Receipt>,
     /// What other topologies own here, by their receipts.
     pub others: BTreeMap<TopologyName, Owned>,
+    /// The transaction of this topology that is not settled here, if there is one.
+    #[serde(default)]
+    pub unfinished: Option<Box<Unfinished>>,
+    /// What other topologies have not settled here.
+    #[serde(default)]
+    pub unfinished_elsewhere: BTreeMap<TopologyName, UnfinishedElsewhere>,
     /// Connection counters, if asked for.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }

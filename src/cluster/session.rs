@@ -76,7 +76,12 @@ impl Phase {
     fn of(request: &Request) -> Self {
         match request {
             Request::Look { .. } => Self::Looking,
-            Request::Act { .. } => Self::Acting,
+            Request::Act { .. }
+            | Request::Begin(_)
+            | Request::TakeUp { .. }
+            | Request::Do { .. }
+            | Request::Agree { .. }
+            | Request::Settle { .. } => Self::Acting,
             Request::WhoHas { .. } | Request::Fetch { .. } => Self::Trying,
         }
     }
@@ -259,6 +264,11 @@ pub fn unexpected(reply: &Reply) -> Failure {
     let kind = match reply {
         Reply::Seen(_) => "seen",
         Reply::Done(_) => "done",
+        Reply::Begun => "begun",
+        Reply::Busy(_) => "busy",
+        Reply::Moved(_) => "moved",
+        Reply::Agreed => "agreed",
+        Reply::Settled => "settled",
         Reply::Answered(_) => "answered",
         Reply::Fetched(_) => "fetched",
         Reply::Refused(_) => "refused",

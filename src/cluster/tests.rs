@@ -66,7 +66,15 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
             facts.hardware.insert(interface.name.clone(), mac(topology, name));
         }
     }
-    Sighting { facts, state, receipt: None, others: BTreeMap::new(), counters: BTreeMap::new() }
+    Sighting {
+        facts,
+        state,
+        receipt: None,
+        others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
+        counters: BTreeMap::new(),
+    }
 }
 
 pub(super) fn mac(topology: &Topology, name: &HostName) -> String {
@@ -149,6 +157,8 @@ fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
         state: HostState::default(),
         receipt: None,
         others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     };
     Outcome { done, failure, after }
@@ -355,8 +365,8 @@ fn a_receipt_that_fails_after_the_last_step_fails_no_step() {
     assert_eq!(acted(&order)[0], (Stage::Withdraw, "director"));
     for step in &report.hosts[&host("director")].steps {
         let expected = match step.stage {
-            Stage::Withdraw => StepState::Done,
-            Stage::Ground | Stage::Live => StepState::NotDone,
+            Stage::Drain | Stage::Withdraw => StepState::Done,
+            Stage::Ground | Stage::Live | Stage::Ramp => StepState::NotDone,
         };
         assert_eq!(step.state, expected, "{}", step.text);
     }

@@ -102,7 +102,7 @@ fn blocked(
                 .find_map(|host| plight(&host).map(|plight| (host, plight)))?;
             Some(format!("{unready} is not ready: {plight}, and requests sent to it would be lost"))
         }
-        Stage::Withdraw | Stage::Live => None,
+        Stage::Drain | Stage::Withdraw | Stage::Live | Stage::Ramp => None,
     }
 }
 

@@ -85,6 +85,8 @@ async fn look_again(
                 state: HostState::default(),
                 receipt: None,
                 others: std::collections::BTreeMap::new(),
+                unfinished: None,
+                unfinished_elsewhere: std::collections::BTreeMap::default(),
                 counters: std::collections::BTreeMap::new(),
             };
             Outcome { done, failure: failure.or_else(|| Some(blind.to_failure())), after }

@@ -72,6 +72,11 @@ impl Host {
                 };
                 Ok(Reply::Done(Box::new(act::act(&self.state_dir, &order).await?)))
             }
+            Request::Begin(_)
+            | Request::TakeUp { .. }
+            | Request::Do { .. }
+            | Request::Agree { .. }
+            | Request::Settle { .. } => Err(Error::new("not built yet")),
             Request::WhoHas { dev, target, wait_ms } => {
                 in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;
                 who_has(&dev, target, Duration::from_millis(wait_ms.into())).await

@@ -82,7 +82,15 @@ async fn look_once(
         tunnels,
         gue_ports,
     };
-    Ok(Sighting { facts, state, receipt, others, counters: ipvs.counters })
+    Ok(Sighting {
+        facts,
+        state,
+        receipt,
+        others,
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
+        counters: ipvs.counters,
+    })
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {

@@ -68,6 +68,8 @@ fn seen(services: &[(&str, VirtualService)]) -> Sighting {
         state: HostState { services: services.collect(), ..HostState::default() },
         receipt: None,
         others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }
 }

@@ -29,6 +29,8 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
         state,
         receipt,
         others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }
 }

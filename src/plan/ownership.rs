@@ -202,6 +202,11 @@ fn keeping(receipt: &Receipt, ours: &Owned, exclusive: bool) -> Receipt {
 /// What moves other values when it is written.
 const FORWARDING: [Sysctl; 2] = [Sysctl::IpForward, Sysctl::Ip6Forward];
 
+/// The values in `state` that move when `key` is written; none for most.
+pub fn shadows_of(key: &Sysctl, state: &HostState) -> BTreeMap<Sysctl, String> {
+    shadows(key, state)
+}
+
 /// The values that move when `forward` is written (see [`FORWARDING`]); none for any other.
 fn shadows(forward: &Sysctl, state: &HostState) -> std::collections::BTreeMap<Sysctl, String> {
     let moves = |key: &Sysctl| match (forward, key) {
@@ -218,6 +223,14 @@ fn shadows(forward: &Sysctl, state: &HostState) -> std::collections::BTreeMap<Sy
     };
     let moving = state.sysctls.iter().filter(|(key, _)| moves(key));
     moving.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// `seen` once the modules that `steps` load are there: what they bring starts as this says, and stays.
+pub fn with_modules_of<'a>(
+    steps: impl IntoIterator<Item = &'a super::Step>,
+    seen: &HostState,
+) -> Result<HostState, SimulateError> {
+    with_modules(seen, &steps.into_iter().map(|step| step.change.item()).collect())
 }
 
 /// The state once the modules that are wanted are there: `tunl0` comes with one of them, and how it

@@ -46,6 +46,8 @@ fn seen() -> Sighting {
         state,
         receipt: None,
         others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }
 }

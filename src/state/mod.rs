@@ -208,6 +208,34 @@ impl HostState {
         part
     }
 
+    /// What `item` is here, in one line for a person; `absent` where it is not.
+    pub fn told(&self, item: &Item) -> String {
+        fn text<T: fmt::Display>(value: Option<T>) -> String {
+            value.map_or_else(|| "absent".to_owned(), |value| value.to_string())
+        }
+        let here = |there: bool| if there { "there" } else { "absent" }.to_owned();
+        match item {
+            Item::Module(module) => here(self.modules.contains(module)),
+            Item::Sysctl(key) => text(self.sysctls.get(key)),
+            Item::Link(dev) => text(self.links.get(dev)),
+            Item::Address(key) => text(self.addresses.get(key)),
+            Item::Route(key) => text(self.routes.get(key)),
+            Item::Service(key) => self.services.get(key).map_or_else(
+                || "absent".to_owned(),
+                |service| {
+                    let all = service.destinations.iter();
+                    let all: Vec<String> = all.map(|(key, how)| format!("{key} ({how})")).collect();
+                    format!("{service}: {}", all.join(", "))
+                },
+            ),
+            Item::Timeouts => text(self.timeouts),
+            Item::Daemon(role) => text(self.daemons.get(role)),
+            Item::Table(name) => text(self.tables.get(name)),
+            Item::Tunnel(dev) => text(self.tunnels.get(dev)),
+            Item::GuePort(port) => here(self.gue_ports.contains(port)),
+        }
+    }
+
     /// Makes `item` here what it is in `other`: the same value, or absent.
     pub fn copy_item(&mut self, item: &Item, other: &Self) {
         match item {

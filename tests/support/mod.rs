@@ -104,5 +104,13 @@ pub fn bare(host: &Host) -> Sighting {
             .collect(),
         ..HostFacts::default()
     };
-    Sighting { facts, state, receipt: None, others: BTreeMap::new(), counters: BTreeMap::new() }
+    Sighting {
+        facts,
+        state,
+        receipt: None,
+        others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
+        counters: BTreeMap::new(),
+    }
 }

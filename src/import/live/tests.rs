@@ -47,6 +47,8 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
         state,
         receipt: None,
         others: BTreeMap::new(),
+        unfinished: None,
+        unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     };
     Seen { name: name.parse().unwrap(), reach: ("ssh", format!("root@{name}")), sighting }

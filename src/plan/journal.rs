@@ -1,0 +1,261 @@
+//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched:
+//! what will be done there, and what was there before.
+//!
+//! The journal is what undoing relies on, whoever does it: the controller that began, another one, or the
+//! host's own revert timer. It says nothing of how far the steps came: undoing looks at the host and plans
+//! the way back from there ([`Goal::undo`]), so a step that was cut off half-way is no special case.
+//!
+//! A transaction goes through these phases on every host:
+//!
+//! 1. *begun*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
+//! 2. steps are done, stage by stage;
+//! 3. *agreed*: every host was reached and all is verified; the timer is disarmed;
+//! 4. *settled*: the receipt says what is ours now, and the journal is gone.
+//!
+//! Nobody settles before all have agreed. So a transaction that is not agreed everywhere can be undone
+//! everywhere, and one that is agreed anywhere was right everywhere.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ownership::{Goal, shadows_of};
+use super::{Stage, Step};
+use crate::protocol::{Receipt, Sighting, Unfinished};
+use crate::state::{HostState, Item, Owned};
+use crate::topology::{HostName, TopologyName};
+
+/// The journal's format.
+pub const JOURNAL_VERSION: u32 = 1;
+
+/// Names one transaction: 16 lower-case hexadecimal digits, by chance.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TransactionId(String);
+
+/// What is no name of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no transaction: that is 16 hexadecimal digits")]
+pub struct BadTransactionId(String);
+
+impl TransactionId {
+    /// From 64 bits of chance.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(format!("{bits:016x}"))
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TransactionId {
+    type Err = BadTransactionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if text.len() == 16 && digits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadTransactionId(text.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for TransactionId {
+    type Error = BadTransactionId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TransactionId> for String {
+    fn from(id: TransactionId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Who began a transaction, by the controller's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// The user's name there.
+    pub user: String,
+    /// The controller's host name.
+    pub host: String,
+    /// The controller's process id.
+    pub pid: u32,
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, host, pid } = self;
+        write!(f, "{user}@{host} (process {pid})")
+    }
+}
+
+/// Which way a transaction goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// To what the file says.
+    Apply,
+    /// Back to what was found before the first apply.
+    Destroy,
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Apply => "apply",
+            Self::Destroy => "destroy",
+        })
+    }
+}
+
+/// What lies on a host while a transaction is under way there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    /// Format of this file: 1.
+    pub version: u32,
+    /// Whose hosts are changed.
+    pub topology: TopologyName,
+    /// Which transaction.
+    pub transaction: TransactionId,
+    /// Which way it goes.
+    pub intent: Intent,
+    /// Who began it.
+    pub by: Operator,
+    /// When, in seconds since 1970 by the controller's clock. Only ever shown to people: no decision
+    /// hangs on it.
+    pub since: u64,
+    /// Every host that takes part; nobody settles before all of them have agreed.
+    pub hosts: BTreeSet<HostName>,
+    /// What will be done here, in this order.
+    pub stages: Vec<(Stage, Vec<Step>)>,
+    /// What undoing puts back: everything that the steps touch or move along, and what an unfinished
+    /// transaction that this one takes over had touched.
+    pub touched: Owned,
+    /// How all of that was before; what is touched and not in here was absent.
+    pub before: HostState,
+}
+
+impl Journal {
+    /// All steps, in their order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.stages.iter().flat_map(|(_, steps)| steps)
+    }
+}
+
+/// What a plan was made from. A host that is no longer like this is not changed by that plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// The receipt on the host, if there was one.
+    pub receipt: Option<Receipt>,
+    /// The unfinished transaction on the host, if there was one: it is taken over.
+    pub unfinished: Option<TransactionId>,
+    /// What was looked at: everything that the steps touch.
+    pub items: Owned,
+    /// How that was.
+    pub state: HostState,
+}
+
+impl Expected {
+    /// What differs on the host from what was expected, one line each; none if nothing does.
+    pub fn differences(&self, seen: &Sighting) -> Vec<String> {
+        let Self { receipt, unfinished, items, state } = self;
+        let mut all = Vec::new();
+        let there = seen.unfinished.as_ref().map(|there| &there.journal.transaction);
+        if there != unfinished.as_ref() {
+            let text = |id: Option<&TransactionId>| {
+                id.map_or_else(|| "none".to_owned(), ToString::to_string)
+            };
+            all.push(format!(
+                "unfinished transaction: {} -> {}",
+                text(unfinished.as_ref()),
+                text(there)
+            ));
+        }
+        if *receipt != seen.receipt {
+            all.push("the receipt: lvsprov has changed this host meanwhile".to_owned());
+        }
+        let now = seen.state.restricted_to(items);
+        for item in items {
+            let (mut then, mut here) = (HostState::default(), HostState::default());
+            then.copy_item(item, state);
+            here.copy_item(item, &now);
+            if then != here {
+                all.push(format!("{item}: {} -> {}", then.told(item), here.told(item)));
+            }
+        }
+        all
+    }
+}
+
+/// What the steps touch, and what moves along when they write `forwarding`.
+pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
+    let mut touched: Owned = steps.into_iter().map(|step| step.change.item()).collect();
+    let written: Vec<_> = touched
+        .iter()
+        .filter_map(|item| match item {
+            Item::Sysctl(key) => Some(key.clone()),
+            _ => None,
+        })
+        .collect();
+    for key in written {
+        touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
+    }
+    touched
+}
+
+impl Goal {
+    /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
+    /// receipt too.
+    pub fn undo(unfinished: &Unfinished, seen: &Sighting) -> Self {
+        let Unfinished { journal, receipt_before, .. } = unfinished;
+        let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
+            version: super::ownership::RECEIPT_VERSION,
+            topology: journal.topology.clone(),
+            since: journal.since,
+            owned: Owned::new(),
+            found: HostState::default(),
+        });
+        Self {
+            wanted: journal.before.clone(),
+            owned: journal.touched.clone(),
+            receipt,
+            settled: receipt_before.clone(),
+            left: BTreeSet::new(),
+            contested: std::collections::BTreeMap::new(),
+            displaced: BTreeSet::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_named_by_16_digits() {
+        let id = TransactionId::from_bits(0xbeef);
+        assert_eq!(id.as_str(), "000000000000beef");
+        assert_eq!(id.as_str().parse(), Ok(id));
+        for bad in ["", "beef", "000000000000BEEF", "../../../../etcx", "000000000000beefe"] {
+            assert!(bad.parse::<TransactionId>().is_err(), "{bad}");
+        }
+    }
+}
