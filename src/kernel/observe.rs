@@ -55,7 +55,8 @@ async fn look_once(
     let others = receipt::others(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
-        (IpvsSocket::open()?.look(counters)?, control::read()?)
+        let mut socket = IpvsSocket::open()?;
+        (socket.look(counters)?, control::read(&mut socket)?)
     } else {
         (ipvs::Seen::default(), Control::default())
     };

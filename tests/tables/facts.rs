@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use lvsprov::kernel::ipvs::codec::command;
 use lvsprov::kernel::ipvs::wire::Attributes;
-use lvsprov::kernel::ipvs::{IpvsSocket, Request, Timeouts};
+use lvsprov::kernel::ipvs::{IpvsSocket, Request};
+use lvsprov::state::Timeouts;
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
