@@ -186,13 +186,7 @@ fn web() -> ServiceKey {
 }
 
 fn rs(weight: u32) -> Destination {
-    Destination {
-        method: ForwardingMethod::DirectRoute,
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    }
+    Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
 fn add_rs(weight: u32) -> Change {
