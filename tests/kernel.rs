@@ -6,6 +6,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "kernel/faults.rs"]
+mod faults;
 #[path = "kernel/ground.rs"]
 mod ground;
 #[path = "kernel/ipv6.rs"]
@@ -20,6 +22,8 @@ mod network;
 mod nft;
 #[path = "kernel/tables.rs"]
 mod tables;
+#[path = "kernel/timer.rs"]
+mod timer;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]
