@@ -6,6 +6,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "kernel/disk.rs"]
+mod disk;
 #[path = "kernel/faults.rs"]
 mod faults;
 #[path = "kernel/ground.rs"]

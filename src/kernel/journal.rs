@@ -164,8 +164,11 @@ impl Open {
         })
     }
 
-    /// Milliseconds until the timer undoes it, if there is a living one.
+    /// Milliseconds until the timer undoes it, if there is a living one that still would.
     pub fn reverts_in_ms(&self) -> Option<u64> {
+        if matches!(self.phase, Phase::Agreed | Phase::Done) {
+            return None;
+        }
         self.begun.timer.as_ref().and_then(Timer::pending)
     }
 
