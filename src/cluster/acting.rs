@@ -1,13 +1,16 @@
 //! Through the stages: hosts of one stage act at once. Who acts is decided in [`turns`], what came of
 //! it written down by [`recording`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
 
 use super::outcome::{ClusterReport, HostStatus, StepState};
 use super::planning::{self, ClusterPlan, Direction, HostPlan, Prospect};
 use super::recording;
 use super::session::{NoAnswer, Session, unexpected};
 use super::turns::{self, Turn};
+use super::waiting::{self, Go};
 use crate::plan::Stage;
 use crate::plan::ownership::sysctls_to_read;
 use crate::protocol::{Failure, Outcome, Receipt, Reply, Request, Sighting};
@@ -26,28 +29,62 @@ pub async fn act(
     let mut last: BTreeMap<HostName, Sighting> = BTreeMap::new();
     let receipts = receipts(seen);
     for stage in Stage::ALL {
-        let mut requests = BTreeMap::new();
-        for (name, turn) in turns::due(session.topology, plan, &receipts, stage, &mut report) {
-            if let Some(Prospect::Plan(host_plan)) = plan.hosts.get(&name) {
-                let request = request(session, &name, host_plan, turn);
-                requests.insert(name, request);
-            }
+        let due = turns::due(session.topology, plan, &receipts, stage, &mut report);
+        let started = Instant::now();
+        for go in waiting::goes(stage, plan) {
+            waiting::until(session, started, &go).await;
+            turn(session, plan, stage, &go, &due, &mut report, &mut last).await;
         }
-        let asked: BTreeSet<HostName> = requests.keys().cloned().collect();
-        let mut answers = session.ask(requests).await;
-        for name in asked {
-            let Some(host) = report.hosts.get_mut(&name) else { continue };
-            match outcome(answers.remove(&name)) {
-                Ok(outcome) => {
-                    recording::answered(host, stage, &outcome);
-                    last.insert(name, outcome.after);
-                }
-                Err(no_answer) => recording::unanswered(host, stage, no_answer),
+        let going = report.hosts.iter().filter(|(_, host)| host.status == HostStatus::Pending);
+        let going = going.map(|(name, _)| name.clone()).collect();
+        for (name, failure) in waiting::after(session, plan, stage, &going, &mut report).await {
+            if let Some(host) = report.hosts.get_mut(&name) {
+                recording::refused(host, failure);
             }
         }
     }
     judge(session, plan, &last, direction, &mut report);
     report
+}
+
+/// A part of a stage, on all hosts whose turn it is.
+async fn turn(
+    session: &mut Session<'_>,
+    plan: &ClusterPlan,
+    stage: Stage,
+    go: &Go,
+    due: &BTreeMap<HostName, Turn>,
+    report: &mut ClusterReport,
+    last: &mut BTreeMap<HostName, Sighting>,
+) {
+    let mut requests = BTreeMap::new();
+    let mut asked = BTreeMap::new();
+    for (name, turn) in due {
+        let is_failed = |host: &super::HostReport| host.status.is_failure();
+        if report.hosts.get(name).is_some_and(is_failed) {
+            continue;
+        }
+        let steps = go.steps(name, &turn.steps);
+        if steps.is_empty() && !turn.steps.is_empty() {
+            continue;
+        }
+        if let Some(Prospect::Plan(host_plan)) = plan.hosts.get(name) {
+            asked.insert(name.clone(), steps.len());
+            let turn = Turn { steps, is_last: turn.is_last };
+            requests.insert(name.clone(), request(session, name, host_plan, turn));
+        }
+    }
+    let mut answers = session.ask(requests).await;
+    for (name, count) in asked {
+        let Some(host) = report.hosts.get_mut(&name) else { continue };
+        match outcome(answers.remove(&name)) {
+            Ok(outcome) => {
+                recording::answered_part(host, stage, count, &outcome);
+                last.insert(name, outcome.after);
+            }
+            Err(no_answer) => recording::unanswered_part(host, stage, count, no_answer),
+        }
+    }
 }
 
 fn receipts(seen: &BTreeMap<HostName, Result<Sighting, Failure>>) -> BTreeMap<HostName, Receipt> {

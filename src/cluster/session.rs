@@ -183,6 +183,12 @@ pub trait Watch: Sync {
 
     /// Something that a person should know now and not only at the end. Said once.
     fn tell(&self, _text: &str) {}
+
+    /// Whether the person wants it stopped: the request that is under way is finished, then everything
+    /// is undone.
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody waits.
@@ -279,8 +285,27 @@ impl<'a> Session<'a> {
 
     /// The hosts of these to which there is no connection, though there should be one.
     pub fn lost(&self, hosts: &BTreeSet<HostName>) -> BTreeSet<HostName> {
-        let lost = |name: &&HostName| matches!(self.absent.get(*name), Some(Absent::Unreachable(_)));
+        let lost =
+            |name: &&HostName| matches!(self.absent.get(*name), Some(Absent::Unreachable(_)));
         hosts.iter().filter(lost).cloned().collect()
+    }
+
+    /// Why there is no connection to a host.
+    pub fn why_absent(&self, name: &HostName) -> Failure {
+        match self.absent.get(name) {
+            Some(Absent::Unreachable(failure)) => failure.clone(),
+            Some(Absent::LeftOut) => Failure {
+                message: "left out by --limit".to_owned(),
+                causes: Vec::new(),
+                cure: None,
+            },
+            Some(Absent::Unmanaged) => Failure {
+                message: "the file does not say how it is reached".to_owned(),
+                causes: Vec::new(),
+                cure: None,
+            },
+            None => gone(),
+        }
     }
 
     /// Who hears what is waited for.

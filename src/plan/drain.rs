@@ -112,6 +112,12 @@ pub struct Leaving {
 }
 
 impl Leaving {
+    /// Whether it is what `change` removes.
+    pub fn is_removed_by(&self, change: &Change) -> bool {
+        matches!(change, Change::RemoveDestination { service, key, .. }
+            if self.service == *service && self.destination == *key)
+    }
+
     /// How many connections it has by `counters`; `None`: not counted.
     pub fn count(
         &self,
@@ -141,17 +147,19 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// How long all of it may take, in milliseconds: to be added to every other limit.
-    pub fn longest_ms(&self) -> u64 {
-        let Self { leaving, raises } = self;
-        let drain = leaving.iter().map(|one| u64::from(one.seconds) * 1000).max().unwrap_or(0);
-        drain + raises.iter().map(|raise| raise.after_ms).max().unwrap_or(0)
+    /// How long draining may take, in milliseconds.
+    pub fn longest_drain_ms(&self) -> u64 {
+        self.leaving.iter().map(|one| u64::from(one.seconds) * 1000).max().unwrap_or(0)
+    }
+
+    /// How long ramping takes, in milliseconds.
+    pub fn longest_ramp_ms(&self) -> u64 {
+        self.raises.iter().map(|raise| raise.after_ms).max().unwrap_or(0)
     }
 
     /// The real server that `change` removes.
     pub fn leaving_by(&self, change: &Change) -> Option<&Leaving> {
-        let Change::RemoveDestination { service, key, .. } = change else { return None };
-        self.leaving.iter().find(|one| one.service == *service && one.destination == *key)
+        self.leaving.iter().find(|one| one.is_removed_by(change))
     }
 }
 
@@ -294,7 +302,8 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
     let is_last = |step: &Step| matches!(&step.change, Change::RemoveDestination { service, key, .. } if drained.contains_key(&(service, *key)));
     for (_, steps) in stages.iter_mut().rev() {
         if let Some(at) = steps.iter().rposition(is_last) {
-            steps.splice(at + 1..at + 1, last);
+            let behind = steps.split_off(at + 1);
+            steps.extend(last.into_iter().chain(behind));
             break;
         }
     }

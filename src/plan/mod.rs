@@ -26,6 +26,8 @@ pub mod stages;
 pub mod step;
 
 #[cfg(test)]
+mod drain_tests;
+#[cfg(test)]
 mod laws;
 
 pub use foreign::{Foreign, Terms};

@@ -24,7 +24,7 @@ fn services() -> impl Strategy<Value = Vec<(ServiceKey, Service)>> {
     let one = (0..2u32, 0..2u32, select(vec![Scheduler::Wlc, Scheduler::Rr])).prop_map(
         move |(drain, ramp, scheduler)| {
             let pace = Pace { drain: drain * 30, ramp: ramp * 60 };
-            Service { pace, scheduler, ..plain.clone() }
+            Service { scheduler, pace, ..plain.clone() }
         },
     );
     proptest::collection::vec(one, keys.len()).prop_map(move |services| {
@@ -85,8 +85,8 @@ impl Way {
 
 /// From what `b` made of `a` to what `c` wants.
 fn way() -> impl Strategy<Value = Way> {
-    let plan = (seen_state(), wanted(), wanted());
-    (plan, services(), said(), 0..2u32).prop_map(|((a, b, c), services, said, connections)| {
+    let states = (seen_state(), wanted(), wanted());
+    (states, services(), said(), 0..2u32).prop_map(|((a, b, c), services, said, connections)| {
         let mut seen = applied(&b, &sighting(a, None));
         seen.counters = counted(&seen.state, connections);
         let mut goal = goal(&c, &seen);
