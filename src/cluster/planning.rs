@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepReport, StepState};
+use super::outcome::{Action, ClusterReport, Cost, HostReport, HostStatus, StepReport, StepState};
 use super::session::Absent;
 use super::turns;
 use crate::desired::{Desired, Reasons};
+use crate::plan::drain::{self, Arranged, Pacing};
 use crate::plan::foreign::{self, Foreign, Terms};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
@@ -21,10 +22,14 @@ pub struct HostPlan {
     pub goal: Goal,
     /// The steps of each of its turns.
     pub stages: Vec<(Stage, Vec<Step>)>,
+    /// What is waited for between and within them.
+    pub pacing: Pacing,
     /// What a person should know before it is done: hosts that nobody looked at.
     pub cautions: Vec<String>,
     /// What is not ours there and stays as it is.
     pub foreign: Vec<Foreign>,
+    /// Whether the way back to the controller changes: then it is confirmed, or undone by the host.
+    pub moves_way_back: bool,
 }
 
 /// What every host must do, or why it cannot.
@@ -123,13 +128,23 @@ pub fn plan_host(
             (goal, obstacles)
         }
         Direction::Destroy => {
-            let Some(goal) = Goal::destroy(seen) else {
+            // One that was cut off before it wrote its receipt has done nothing, and is still to be
+            // closed.
+            let without_receipt = || {
+                let unfinished = seen.unfinished.as_deref()?;
+                Some(Goal { settled: None, ..Goal::undo(unfinished, seen) })
+            };
+            let Some(goal) = Goal::destroy(seen).or_else(without_receipt) else {
                 return Prospect::Absent(HostStatus::Unchanged);
             };
             let mut obstacles = Vec::new();
             preflight::receipt(seen, &mut obstacles);
             (goal, obstacles)
         }
+    };
+    let mut goal = match seen.unfinished.as_deref() {
+        Some(unfinished) => goal.taking_over(unfinished, seen),
+        None => goal,
     };
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
@@ -140,11 +155,22 @@ pub fn plan_host(
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
+            let terms = match direction {
+                Direction::Apply { .. } | Direction::Adopt { .. } => {
+                    drain::Terms::of(topology, host)
+                }
+                Direction::Destroy => drain::Terms::back(topology),
+            };
+            let Arranged { stages, pacing, notes } = drain::arrange(&terms, seen, stages);
+            let steps = stages.iter().flat_map(|(_, steps)| steps);
+            drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
             };
-            settle(HostPlan { goal, stages, cautions: Vec::new(), foreign }, seen)
+            let plan =
+                HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
+            settle(plan, seen)
         }
         Err(error) => impossible(&error),
     }
@@ -171,7 +197,11 @@ fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
         return Prospect::Obstructed(obstacles);
     }
     match simulate(&seen.state, &changes) {
-        Ok(after) => plan.cautions.extend(preflight::way_back(seen, &after)),
+        Ok(after) => {
+            let caution = preflight::way_back(seen, &after);
+            plan.moves_way_back = caution.is_some();
+            plan.cautions.extend(caution);
+        }
         Err(error) => return impossible(&error),
     }
     Prospect::Plan(Box::new(plan))
@@ -192,7 +222,14 @@ impl ClusterPlan {
             Action::Destroy => Action::PlanDestroy,
             other => other,
         };
-        ClusterReport { action, topology: topology.name.to_string(), hosts: hosts.collect() }
+        ClusterReport {
+            action,
+            topology: topology.name.to_string(),
+            hosts: hosts.collect(),
+            transaction: None,
+            unfinished: Vec::new(),
+            fingerprint: None,
+        }
     }
 }
 
@@ -232,6 +269,7 @@ impl HostPlan {
                 change: step.change.clone(),
                 why: step.why.clone(),
                 state,
+                cost: Cost::of(&self.pacing, &step.change),
             })
         });
         steps.collect()

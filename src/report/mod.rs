@@ -4,10 +4,12 @@
 //! Text has ANSI colours in it; whoever prints it takes them out where there is no terminal.
 
 pub mod cluster;
+pub mod costs;
 pub mod findings;
 pub mod lab;
 pub mod proofs;
 pub mod table;
+mod transaction;
 
 /// What is not ours on a host, a line each, aligned.
 fn foreign(all: &[crate::plan::Foreign]) -> String {
