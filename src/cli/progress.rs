@@ -67,7 +67,7 @@ impl Heard {
 /// What is left to whom where this ends at once.
 fn left_behind(under_way: &UnderWay) -> String {
     if under_way.is_empty() {
-        return "ended; nothing was begun\n".to_owned();
+        return "ended; nothing is left under way\n".to_owned();
     }
     let now = Instant::now();
     let mut text = "ended; left unfinished:\n".to_owned();

@@ -50,6 +50,9 @@ pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Tr
         },
         None => prove(course).await?,
     }
+    if course.session.watch().wants_to_stop() {
+        return Err(interrupted());
+    }
     match by {
         ConfirmBy::Verification => Ok(Confirmed::ByUs),
         ConfirmBy::Operator => {
