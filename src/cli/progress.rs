@@ -165,16 +165,13 @@ impl Watch for Progress {
 
     fn pending(&self, what: Option<&str>) {
         let Some(bar) = &self.bar else { return };
-        match what {
-            Some(what) => {
-                bar.set_message(what.to_owned());
-                bar.enable_steady_tick(TICK);
-            }
-            None => {
-                bar.disable_steady_tick();
-                bar.finish_and_clear();
-                bar.reset();
-            }
+        if let Some(what) = what {
+            bar.set_message(what.to_owned());
+            bar.enable_steady_tick(TICK);
+        } else {
+            bar.disable_steady_tick();
+            bar.finish_and_clear();
+            bar.reset();
         }
     }
 
