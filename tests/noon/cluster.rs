@@ -96,14 +96,14 @@ impl Cluster {
         let reach = topology.hosts.keys();
         let reach = reach.map(|host| (host.clone(), Reach::Netns(lab.netns_path(host).unwrap())));
         let settings = Settings { transport, reach: reach.collect(), ..Settings::default() };
-        for web in ["web1", "web2", "web3"] {
-            load::serve(&lab, web, &[80, 81]);
-        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
+        for web in ["web1", "web2", "web3"] {
+            load::serve(&runtime, &lab, web, &[80, 81]);
+        }
         Self { lab, method, settings, runtime, _state: state }
     }
 

@@ -18,6 +18,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Runtime;
 
 /// TCP has sent its first packet three times by then.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -42,29 +44,31 @@ pub fn on<T: Send + 'static>(
     })
 }
 
-/// Answers every line with the name of the host, on `ports`, as long as this process lives.
-pub fn serve(lab: &Lab, host: &str, ports: &[u16]) {
+/// Answers every line with the name of the host, on `ports`, as long as `runtime` lives.
+pub fn serve(runtime: &Runtime, lab: &Lab, host: &str, ports: &[u16]) {
     for port in ports {
-        let (name, port) = (host.to_owned(), *port);
+        let (name, port) = (format!("{host}\n"), *port);
         let listener =
             on(lab, host, move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
         let listener = listener.join().unwrap();
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let name = name.clone();
-                thread::spawn(move || {
-                    let mut lines = BufReader::new(client.try_clone().unwrap());
-                    let mut line = String::new();
-                    // To the client's end, or until it is reset.
-                    while lines.read_line(&mut line).is_ok_and(|got| got > 0) {
-                        if (&client).write_all(format!("{name}\n").as_bytes()).is_err() {
-                            break;
-                        }
-                        line.clear();
-                    }
-                });
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let Ok((client, _)) = listener.accept().await else { continue };
+                tokio::spawn(answer(client, name.clone()));
             }
         });
+    }
+}
+
+/// Until the client ends it, or it is reset.
+async fn answer(mut client: tokio::net::TcpStream, name: String) {
+    let mut line = [0; 64];
+    while client.read(&mut line).await.is_ok_and(|got| got > 0) {
+        if client.write_all(name.as_bytes()).await.is_err() {
+            break;
+        }
     }
 }
 
@@ -125,6 +129,25 @@ pub fn talks(lab: &Lab, client: &str, target: SocketAddrV4, count: usize) -> Vec
     on(lab, client, open).join().unwrap()
 }
 
+/// The same until `server` has `count` of them.
+pub fn talks_to(
+    lab: &Lab,
+    client: &str,
+    target: SocketAddrV4,
+    server: &'static str,
+    count: usize,
+) -> Vec<Talk> {
+    let open = move || {
+        let mut all: Vec<Talk> = Vec::new();
+        while all.iter().filter(|talk| talk.server == server).count() < count {
+            assert!(all.len() < 50 * count, "{server} gets no connections");
+            all.push(Talk::open(target, PATIENCE).unwrap());
+        }
+        all
+    };
+    on(lab, client, open).join().unwrap()
+}
+
 /// How many of them are dead now.
 pub fn dead(talks: Vec<Talk>) -> usize {
     let asking: Vec<_> =
@@ -135,6 +158,8 @@ pub fn dead(talks: Vec<Talk>) -> usize {
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Which of the clients.
+    pub client: usize,
     pub began: Instant,
     pub took: Duration,
     /// Who answered, or why nobody did.
@@ -154,14 +179,15 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(Mutex::new(Vec::new()));
         let each = clients.iter().flat_map(|client| std::iter::repeat_n(*client, count));
-        let clients = each.map(|client| {
+        let clients = each.enumerate().map(|(number, client)| {
             let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
             on(lab, client, move || {
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     let talk = Talk::open(target, PATIENCE);
                     let result = talk.map(|talk| talk.server).map_err(|error| error.to_string());
-                    let request = Request { began, took: began.elapsed(), result };
+                    let took = began.elapsed();
+                    let request = Request { client: number, began, took, result };
                     made.lock().unwrap().push(request);
                     thread::sleep(PAUSE);
                 }
@@ -175,11 +201,19 @@ impl Load {
         std::mem::take(&mut *self.made.lock().unwrap())
     }
 
-    /// Waits until `count` more requests are done.
+    /// Waits until each client has done `count` requests that it began from now on: then what was under
+    /// way is done too.
     pub fn pass(&self, count: usize) {
-        let before = self.made.lock().unwrap().len();
-        let patience = Instant::now() + Duration::from_secs(60);
-        while self.made.lock().unwrap().len() < before + count {
+        let now = Instant::now();
+        let patience = now + Duration::from_mins(1);
+        loop {
+            let mut done = vec![0; self.clients.len()];
+            for request in self.made.lock().unwrap().iter().filter(|r| r.began >= now) {
+                done[request.client] += 1;
+            }
+            if done.iter().all(|done| *done >= count) {
+                return;
+            }
             assert!(Instant::now() < patience, "the clients do not get on");
             thread::sleep(Duration::from_millis(20));
         }
