@@ -184,11 +184,29 @@ pub trait Watch: Sync {
     /// Something that a person should know now and not only at the end. Said once.
     fn tell(&self, _text: &str) {}
 
+    /// On which hosts a transaction is under way now, and until when each waits before it undoes it by
+    /// itself; none at the end.
+    fn under_way(&self, _hosts: &BTreeMap<HostName, Option<tokio::time::Instant>>) {}
+
     /// Whether the person wants it stopped: the request that is under way is finished, then everything
     /// is undone.
     fn wants_to_stop(&self) -> bool {
         false
     }
+
+    /// What the person says to a transaction that waits to be confirmed; `None`: nothing yet.
+    fn says(&self) -> Option<Word> {
+        None
+    }
+}
+
+/// The operator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Keep it.
+    Yes,
+    /// Undo it now.
+    No,
 }
 
 /// Nobody waits.

@@ -109,6 +109,9 @@ mod tests {
                 HostReport { steps, ..HostReport::bare(HostStatus::Pending) },
             )]
             .into(),
+            transaction: None,
+            unfinished: Vec::new(),
+            fingerprint: None,
         };
         let planned = |cost| step(StepState::Planned, cost);
         let both = report(vec![
