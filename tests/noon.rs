@@ -106,8 +106,9 @@ fn draining(method: Method) {
 
     // All of them end meanwhile, after they were asked once more.
     let (leaving, staying) = open();
+    let drained = load::on(&cluster.lab, "lvs", cluster::wait_for_weight_0);
     let ending = thread::spawn(move || {
-        thread::sleep(Duration::from_secs(3));
+        drained.join().unwrap();
         load::dead(leaving)
     });
     unnoticed(&load, "web3 goes, its connections end", || {

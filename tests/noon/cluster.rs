@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use lvsprov::cluster::planning::{self, Direction};
 use lvsprov::cluster::{ClusterReport, Session, Settings, acting};
@@ -137,6 +138,19 @@ impl Cluster {
         let run = || command.args(words).output().unwrap();
         let output = self.lab.run_in(&host.parse().unwrap(), run).unwrap();
         assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// Until IPVS of this namespace has a real server of weight 0.
+pub fn wait_for_weight_0() {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let output = Command::new("ipvsadm").arg("-Sn").output().unwrap();
+        if String::from_utf8_lossy(&output.stdout).contains(" -w 0") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nobody is drained");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
