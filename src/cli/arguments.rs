@@ -110,6 +110,9 @@ pub enum Command {
         /// Where receipts are kept
         #[arg(long)]
         state_dir: Option<PathBuf>,
+        /// Undo a transaction when its time has come, instead of serving anybody
+        #[arg(long)]
+        revert: Option<String>,
     },
 }
 

@@ -216,7 +216,7 @@ fn with_hosts(
 
 async fn survey<'a>(
     topology: &'a Topology,
-    settings: &Settings,
+    settings: &'a Settings,
     progress: &'a Progress,
 ) -> Survey<'a> {
     let mut session = Session::watched(topology, settings, progress).await;

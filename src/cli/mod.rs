@@ -51,10 +51,11 @@ fn dispatch(arguments: Arguments) -> ExitCode {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir } => {
+        Command::Agent { netns, state_dir, revert } => {
             return crate::transport::agent::main(crate::transport::agent::AgentOptions {
                 netns,
                 state_dir,
+                revert,
             });
         }
     };

@@ -1,13 +1,14 @@
 //! What came of a command, host by host: plain data for the reports. The JSON form is stable:
 //! members are only ever added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::journal::{Intent, TransactionId};
 use crate::plan::preflight::Obstacle;
 use crate::plan::{Change, Foreign, Stage};
-use crate::protocol::{Counters, Failure};
+use crate::protocol::{Counters, Failure, Holder};
 use crate::state::{DaemonRole, DestinationKey, ServiceKey, SyncDaemon, Timeouts};
 use crate::topology::HostName;
 
@@ -23,6 +24,12 @@ pub enum Action {
     Destroy,
     /// Nothing is changed; the steps are what `destroy` would do.
     PlanDestroy,
+    /// What an unfinished transaction did was undone.
+    Rollback,
+    /// Nothing is changed; what `rollback` would do.
+    PlanRollback,
+    /// A transaction that waited for the operator was confirmed.
+    Confirm,
 }
 
 /// All hosts.
@@ -34,6 +41,114 @@ pub struct ClusterReport {
     pub topology: String,
     /// By name of the host.
     pub hosts: BTreeMap<HostName, HostReport>,
+    /// The transaction that this command began, or closed; `None` where none was needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<TransactionReport>,
+    /// Transactions that were found unfinished, and what can be done with each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<Found>,
+    /// What a plan was made from, in 64 hexadecimal digits; only in a plan towards the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// A transaction of this command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionReport {
+    /// Its name.
+    pub id: TransactionId,
+    /// How it ended.
+    pub ended: Ended,
+    /// Why it did not end well: the host and what happened there.
+    pub because: Option<String>,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Everything was done, on every host that took part.
+    Done,
+    /// Every host that took part is as it was before.
+    Undone,
+    /// At least one host still has its journal.
+    Unfinished,
+}
+
+/// A transaction that was found unfinished, over all hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Its name.
+    pub id: TransactionId,
+    /// Which way it was to go.
+    pub intent: Intent,
+    /// Who began it, by the word of that controller.
+    pub by: String,
+    /// When, in seconds since 1970 by that controller's clock.
+    pub since: u64,
+    /// Where it is unfinished.
+    pub hosts: BTreeSet<HostName>,
+    /// Hosts that take part in it and no longer, or not yet, know of it.
+    pub elsewhere: BTreeSet<HostName>,
+    /// Hosts that take part in it and could not be asked.
+    pub unknown: BTreeSet<HostName>,
+    /// What `apply` would do with it.
+    pub apply: String,
+    /// What `rollback` would do with it.
+    pub rollback: String,
+    /// What `confirm` would do with it.
+    pub confirm: String,
+}
+
+/// What one host has of an unfinished transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedView {
+    /// Its name.
+    pub id: TransactionId,
+    /// How many steps it has here.
+    pub steps: usize,
+    /// How many of them are as they were wanted, now.
+    pub as_wanted: usize,
+    /// How many things differ now from how they were before it.
+    pub differs: usize,
+    /// Whether all hosts were found right: it is only to be settled.
+    pub agreed: bool,
+    /// Who works at it now.
+    pub holder: Option<Holder>,
+    /// Seconds until the host undoes it by itself.
+    pub reverts_in_s: Option<u64>,
+    /// Whether the host was restarted since.
+    pub restarted: bool,
+    /// What the revert timer did or could not do.
+    pub told: Vec<String>,
+}
+
+/// What undoing did on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undoing {
+    /// Its steps, in their order.
+    pub steps: Vec<StepReport>,
+    /// What came of it.
+    pub end: UndoEnd,
+}
+
+/// What came of undoing on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UndoEnd {
+    /// The host is as it was before.
+    Undone,
+    /// It was right already, and was only closed.
+    Settled,
+    /// It would be undone (`--dry-run`).
+    Planned,
+    /// It is not, or nobody knows; its journal is still there.
+    Left {
+        /// Why.
+        failure: Failure,
+        /// Seconds until it undoes everything by itself, where its timer was armed.
+        reverts_in_s: Option<u64>,
+    },
 }
 
 /// One host.
@@ -52,6 +167,12 @@ pub struct HostReport {
     /// What somebody else made on it; left alone.
     #[serde(default)]
     pub foreign: Vec<Foreign>,
+    /// What was found there of a transaction that is not finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<UnfinishedView>,
+    /// What undoing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoing: Option<Undoing>,
 }
 
 impl HostReport {
@@ -64,6 +185,8 @@ impl HostReport {
             failure: None,
             notes: Vec::new(),
             foreign: Vec::new(),
+            unfinished: None,
+            undoing: None,
         }
     }
 
@@ -96,6 +219,11 @@ pub enum HostStatus {
         /// Which, and why it matters.
         because: String,
     },
+    /// Its steps were done, and undone again: it is as it was before.
+    Undone {
+        /// Which host failed, and why.
+        because: String,
+    },
     /// The file does not say how it is reached: it is not ours to touch.
     Unmanaged,
     /// It was left out by `--limit`.
@@ -110,6 +238,7 @@ impl HostStatus {
             | Self::Failed
             | Self::Unreachable
             | Self::Obstructed
+            | Self::Undone { .. }
             | Self::NotAttempted { .. } => true,
             Self::Unchanged | Self::Pending | Self::Changed | Self::Unmanaged | Self::LeftOut => {
                 false
@@ -141,6 +270,8 @@ pub enum StepState {
     Planned,
     /// It was.
     Done,
+    /// It was, and was undone again.
+    Undone,
     /// It failed, and changed nothing.
     Failed,
     /// It was not reached.
@@ -212,6 +343,9 @@ pub struct StatusReport {
     pub topology: String,
     /// By name of the host.
     pub hosts: BTreeMap<HostName, HostView>,
+    /// Transactions that were found unfinished, and what can be done with each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<Found>,
 }
 
 /// One host as it is now.
@@ -236,6 +370,9 @@ pub struct HostView {
     /// Its sync daemons.
     #[serde(default)]
     pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
+    /// What was found there of a transaction that is not finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<UnfinishedView>,
 }
 
 /// One service as IPVS has it now.

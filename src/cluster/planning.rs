@@ -25,6 +25,8 @@ pub struct HostPlan {
     pub cautions: Vec<String>,
     /// What is not ours there and stays as it is.
     pub foreign: Vec<Foreign>,
+    /// Whether the way back to the controller changes: then it is confirmed, or undone by the host.
+    pub moves_way_back: bool,
 }
 
 /// What every host must do, or why it cannot.
@@ -123,13 +125,23 @@ pub fn plan_host(
             (goal, obstacles)
         }
         Direction::Destroy => {
-            let Some(goal) = Goal::destroy(seen) else {
+            // One that was cut off before it wrote its receipt has done nothing, and is still to be
+            // closed.
+            let without_receipt = || {
+                let unfinished = seen.unfinished.as_deref()?;
+                Some(Goal { settled: None, ..Goal::undo(unfinished, seen) })
+            };
+            let Some(goal) = Goal::destroy(seen).or_else(without_receipt) else {
                 return Prospect::Absent(HostStatus::Unchanged);
             };
             let mut obstacles = Vec::new();
             preflight::receipt(seen, &mut obstacles);
             (goal, obstacles)
         }
+    };
+    let goal = match seen.unfinished.as_deref() {
+        Some(unfinished) => goal.taking_over(unfinished, seen),
+        None => goal,
     };
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
@@ -144,7 +156,10 @@ pub fn plan_host(
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
             };
-            settle(HostPlan { goal, stages, cautions: Vec::new(), foreign }, seen)
+            settle(
+                HostPlan { goal, stages, cautions: Vec::new(), foreign, moves_way_back: false },
+                seen,
+            )
         }
         Err(error) => impossible(&error),
     }
@@ -171,7 +186,11 @@ fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
         return Prospect::Obstructed(obstacles);
     }
     match simulate(&seen.state, &changes) {
-        Ok(after) => plan.cautions.extend(preflight::way_back(seen, &after)),
+        Ok(after) => {
+            let caution = preflight::way_back(seen, &after);
+            plan.moves_way_back = caution.is_some();
+            plan.cautions.extend(caution);
+        }
         Err(error) => return impossible(&error),
     }
     Prospect::Plan(Box::new(plan))
@@ -192,7 +211,14 @@ impl ClusterPlan {
             Action::Destroy => Action::PlanDestroy,
             other => other,
         };
-        ClusterReport { action, topology: topology.name.to_string(), hosts: hosts.collect() }
+        ClusterReport {
+            action,
+            topology: topology.name.to_string(),
+            hosts: hosts.collect(),
+            transaction: None,
+            unfinished: Vec::new(),
+            fingerprint: None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::outcome::{
 };
 use super::planning::{ClusterPlan, Prospect};
 use super::session::{NoAnswer, Session, unexpected};
+use super::unfinished;
 use crate::desired::service_key;
 use crate::protocol::{Failure, Reply, Request, Sighting};
 use crate::state::ServiceFlags;
@@ -26,11 +27,24 @@ type Seen = BTreeMap<HostName, Result<Sighting, Failure>>;
 /// State, ARP and traffic, in this order.
 pub async fn verify(session: &mut Session<'_>, plan: &ClusterPlan, seen: &Seen) -> VerifyReport {
     let mut proofs = state_proofs(plan);
-    for vip in vips(session.topology) {
-        proofs.push(prove_arp(session, vip, seen).await);
-    }
-    proofs.extend(prove_traffic(session).await);
+    proofs.extend(prove_network(session, seen, |_| true).await);
     VerifyReport { topology: session.topology.name.to_string(), proofs }
+}
+
+/// ARP and traffic of the services that `which` names.
+pub async fn prove_network(
+    session: &mut Session<'_>,
+    seen: &Seen,
+    which: impl Fn(&Service) -> bool,
+) -> Vec<Proof> {
+    let mut proofs = Vec::new();
+    for vip in vips(session.topology) {
+        if which(vip.1) {
+            proofs.push(prove_arp(session, vip, seen).await);
+        }
+    }
+    proofs.extend(prove_traffic(session, which).await);
+    proofs
 }
 
 fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
@@ -144,13 +158,13 @@ fn asker(topology: &Topology, service: &Service, seen: &Seen) -> Option<(HostNam
 }
 
 /// Every client that can be reached sends requests to every service.
-async fn prove_traffic(session: &mut Session<'_>) -> Vec<Proof> {
+async fn prove_traffic(session: &mut Session<'_>, which: impl Fn(&Service) -> bool) -> Vec<Proof> {
     let topology = session.topology;
     let mut proofs = Vec::new();
     let absent = session.absent().clone();
     let clients: Vec<&Host> =
         topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
-    for service in &topology.services {
+    for service in topology.services.iter().filter(|service| which(service)) {
         let targets = targets(service);
         if targets.is_empty() || clients.is_empty() {
             proofs.push(Proof {
@@ -261,10 +275,15 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusRep
             foreign: report.foreign,
             timeouts: sighting.filter(|_| directs(name)).and_then(|s| s.state.timeouts),
             daemons: sighting.map(|s| s.state.daemons.clone()).unwrap_or_default(),
+            unfinished: sighting.and_then(unfinished::view),
         };
         (name.clone(), view)
     });
-    StatusReport { topology: topology.name.to_string(), hosts: hosts.collect() }
+    StatusReport {
+        topology: topology.name.to_string(),
+        hosts: hosts.collect(),
+        unfinished: unfinished::found(plan, seen),
+    }
 }
 
 fn services(topology: &Topology, director: &HostName, seen: &Sighting) -> Vec<ServiceView> {

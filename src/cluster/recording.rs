@@ -1,7 +1,7 @@
 //! What came of a turn, written into the host's report: which steps were done, which failed, and
 //! of which nobody knows. Pure.
 
-use super::outcome::{HostReport, HostStatus, StepState};
+use super::outcome::{HostReport, HostStatus, StepState, UndoEnd, Undoing};
 use super::session::NoAnswer;
 use crate::plan::Stage;
 use crate::protocol::{Failure, Outcome};
@@ -51,4 +51,37 @@ fn give_up(host: &mut HostReport) {
     for step in host.steps.iter_mut().filter(|step| step.state == StepState::Planned) {
         step.state = StepState::NotDone;
     }
+}
+
+/// The host did not begin, or could not go on: nothing more is done on it.
+pub fn refused(host: &mut HostReport, failure: Failure) {
+    failed(host, failure);
+}
+
+/// The host was to go back to what it was before.
+pub fn undone(host: &mut HostReport, undoing: Undoing, because: &str) {
+    match &undoing.end {
+        UndoEnd::Undone | UndoEnd::Settled | UndoEnd::Planned => {
+            let mut any = false;
+            for step in &mut host.steps {
+                if matches!(step.state, StepState::Done | StepState::Unknown) {
+                    step.state = StepState::Undone;
+                    any = true;
+                }
+            }
+            let failed_itself = host.failure.is_some();
+            if any && !failed_itself {
+                host.status = HostStatus::Undone { because: because.to_owned() };
+            }
+        }
+        UndoEnd::Left { failure, .. } => {
+            if !host.status.is_failure() {
+                host.status = HostStatus::Failed;
+            }
+            if host.failure.is_none() {
+                host.failure = Some(failure.clone());
+            }
+        }
+    }
+    host.undoing = Some(undoing);
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use crate::desired::{Desired, desired_for};
 use crate::plan::ownership::sysctls_to_read;
 use crate::protocol::{Failure, Reply, Request, Sighting};
-use crate::topology::{HostName, Reach, Topology};
-use crate::transport::{Connection, Options, TransportError};
+use crate::topology::{Host, HostName, Reach, Topology};
+use crate::transport::{Connection, Options};
 
 /// How a topology's hosts are reached in this run.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,90 @@ pub struct Settings {
     pub reach: BTreeMap<HostName, Reach>,
     /// Only these; all if it is empty.
     pub limit: BTreeSet<HostName>,
+}
+
+/// How a session comes to its hosts. In production that is [`Settings`]; a test has hosts of its own.
+pub trait Dial: Sync {
+    /// Whether it is known how `host` is reached.
+    fn knows(&self, host: &Host) -> bool;
+
+    /// Whether the user wants `host` left out.
+    fn leaves_out(&self, _host: &Host) -> bool {
+        false
+    }
+
+    /// Connects. `fresh`: over no connection that was kept, so that it is certain that the host can be
+    /// reached anew. Takes bounded time.
+    fn dial<'d>(
+        &'d self,
+        host: &'d Host,
+        fresh: bool,
+    ) -> BoxFuture<'d, Result<Box<dyn Line>, Failure>>;
+}
+
+/// A connection to the agent of one host.
+pub trait Line: Send {
+    /// Asks one thing. After an error the line is of no more use. Takes bounded time.
+    fn ask(&mut self, request: Request) -> BoxFuture<'_, Result<Reply, Failure>>;
+
+    /// Lets go of the agent, and waits for its end if that does not take long.
+    fn hang_up(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+impl Settings {
+    fn reach(&self, host: &Host) -> Option<Reach> {
+        self.reach.get(&host.name).or(host.reach.as_ref()).cloned()
+    }
+}
+
+impl Dial for Settings {
+    fn knows(&self, host: &Host) -> bool {
+        self.reach(host).is_some()
+    }
+
+    fn leaves_out(&self, host: &Host) -> bool {
+        !self.limit.is_empty() && !self.limit.contains(&host.name)
+    }
+
+    fn dial<'d>(
+        &'d self,
+        host: &'d Host,
+        fresh: bool,
+    ) -> BoxFuture<'d, Result<Box<dyn Line>, Failure>> {
+        Box::pin(async move {
+            let Some(reach) = self.reach(host) else {
+                return Err(gone());
+            };
+            let mut options = self.transport.clone();
+            if fresh {
+                // With nothing to be kept, nothing that was kept is taken up either.
+                options.keep = std::time::Duration::ZERO;
+            }
+            match Connection::open(&host.name, &reach, &options).await {
+                Ok(connection) => Ok(Box::new(connection) as Box<dyn Line>),
+                Err(error) => Err(Failure::from(&error)),
+            }
+        })
+    }
+}
+
+impl Line for Connection {
+    fn ask(&mut self, request: Request) -> BoxFuture<'_, Result<Reply, Failure>> {
+        Box::pin(async move { self.call(request).await.map_err(|error| Failure::from(&error)) })
+    }
+
+    fn hang_up(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(Connection::close(*self))
+    }
+}
+
+/// What is said of a host whose connection broke earlier.
+pub fn gone() -> Failure {
+    Failure {
+        message: "the connection to it is gone".to_owned(),
+        causes: Vec::new(),
+        cure: Some("run the same command again".to_owned()),
+    }
 }
 
 /// Why a host is not asked.
@@ -91,6 +176,37 @@ impl Phase {
 pub trait Watch: Sync {
     /// These hosts have not answered yet; called again whenever one has, at last with none.
     fn awaited(&self, phase: Phase, hosts: &BTreeSet<HostName>);
+
+    /// What is waited for now, that is no answer of a host: somebody else's work, the operator's word.
+    /// Called again whenever that changes (a countdown does each second); `None`: no longer.
+    fn pending(&self, _what: Option<&str>) {}
+
+    /// Something that a person should know now and not only at the end. Said once.
+    fn tell(&self, _text: &str) {}
+
+    /// On which hosts a transaction is under way now, and until when each waits before it undoes it by
+    /// itself; none at the end.
+    fn under_way(&self, _hosts: &BTreeMap<HostName, Option<tokio::time::Instant>>) {}
+
+    /// Whether the person wants it stopped: the request that is under way is finished, then everything
+    /// is undone.
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
+
+    /// What the person says to a transaction that waits to be confirmed; `None`: nothing yet.
+    fn says(&self) -> Option<Word> {
+        None
+    }
+}
+
+/// The operator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Keep it.
+    Yes,
+    /// Undo it now.
+    No,
 }
 
 /// Nobody waits.
@@ -106,66 +222,113 @@ pub struct Session<'a> {
     pub topology: &'a Topology,
     /// What each host must look like.
     pub desired: BTreeMap<HostName, Desired>,
-    connections: BTreeMap<HostName, Connection>,
+    connections: BTreeMap<HostName, Box<dyn Line>>,
     absent: BTreeMap<HostName, Absent>,
+    dial: &'a dyn Dial,
     watch: &'a dyn Watch,
 }
 
 impl<'a> Session<'a> {
     /// Connects to every host at once. Hosts that cannot be reached are remembered as absent.
-    pub async fn open(topology: &'a Topology, settings: &Settings) -> Session<'a> {
+    pub async fn open(topology: &'a Topology, settings: &'a Settings) -> Session<'a> {
         Self::watched(topology, settings, &Unwatched).await
     }
 
     /// The same with somebody who hears which hosts are still awaited.
     pub async fn watched(
         topology: &'a Topology,
-        settings: &Settings,
+        dial: &'a dyn Dial,
         watch: &'a dyn Watch,
     ) -> Session<'a> {
         let mut session = Session {
             watch,
+            dial,
             topology,
             desired: BTreeMap::new(),
             connections: BTreeMap::new(),
             absent: BTreeMap::new(),
         };
-        let mut opening = FuturesUnordered::new();
-        let mut awaited = BTreeSet::new();
+        let mut hosts = BTreeSet::new();
         for host in topology.hosts.values() {
             session.desired.insert(host.name.clone(), desired_for(topology, host));
-            if !settings.limit.is_empty() && !settings.limit.contains(&host.name) {
+            if dial.leaves_out(host) {
                 session.absent.insert(host.name.clone(), Absent::LeftOut);
-                continue;
-            }
-            let reach = settings.reach.get(&host.name).or(host.reach.as_ref()).cloned();
-            let Some(reach) = reach else {
+            } else if dial.knows(host) {
+                hosts.insert(host.name.clone());
+            } else {
                 session.absent.insert(host.name.clone(), Absent::Unmanaged);
-                continue;
-            };
-            let name = host.name.clone();
-            awaited.insert(name.clone());
-            opening.push(async move {
-                let connection = Connection::open(&name, &reach, &settings.transport).await;
-                (name, connection)
-            });
-        }
-        watch.awaited(Phase::Connecting, &awaited);
-        while let Some((name, connection)) = opening.next().await {
-            awaited.remove(&name);
-            watch.awaited(Phase::Connecting, &awaited);
-            match connection {
-                Ok(connection) => {
-                    session.connections.insert(name, connection);
-                }
-                Err(error) => session.lose(name, &error),
             }
         }
+        session.dial(&hosts, false).await;
         session
     }
 
-    fn lose(&mut self, name: HostName, error: &TransportError) {
-        self.absent.insert(name, Absent::Unreachable(Failure::from(error)));
+    async fn dial(&mut self, hosts: &BTreeSet<HostName>, fresh: bool) {
+        let (dial, topology) = (self.dial, self.topology);
+        let mut dialling: FuturesUnordered<_> = hosts
+            .iter()
+            .filter_map(|name| topology.hosts.get(name))
+            .map(async |host| (host.name.clone(), dial.dial(host, fresh).await))
+            .collect();
+        let mut awaited = hosts.clone();
+        self.watch.awaited(Phase::Connecting, &awaited);
+        while let Some((name, line)) = dialling.next().await {
+            awaited.remove(&name);
+            self.watch.awaited(Phase::Connecting, &awaited);
+            match line {
+                Ok(line) => {
+                    self.absent.remove(&name);
+                    self.connections.insert(name, line);
+                }
+                Err(failure) => drop(self.absent.insert(name, Absent::Unreachable(failure))),
+            }
+        }
+    }
+
+    /// Connects to `hosts` anew, after letting go of the connections to them that there are; hosts
+    /// that are left out or not managed stay so. `fresh` as in [`Dial::dial`].
+    pub async fn renew(&mut self, hosts: &BTreeSet<HostName>, fresh: bool) {
+        let hosts: BTreeSet<HostName> = hosts
+            .iter()
+            .filter(|name| {
+                !matches!(self.absent.get(*name), Some(Absent::LeftOut | Absent::Unmanaged))
+            })
+            .cloned()
+            .collect();
+        let old = hosts.iter().filter_map(|name| self.connections.remove(name));
+        let closing: FuturesUnordered<_> = old.map(Line::hang_up).collect();
+        closing.collect::<Vec<_>>().await;
+        self.dial(&hosts, fresh).await;
+    }
+
+    /// The hosts of these to which there is no connection, though there should be one.
+    pub fn lost(&self, hosts: &BTreeSet<HostName>) -> BTreeSet<HostName> {
+        let lost =
+            |name: &&HostName| matches!(self.absent.get(*name), Some(Absent::Unreachable(_)));
+        hosts.iter().filter(lost).cloned().collect()
+    }
+
+    /// Why there is no connection to a host.
+    pub fn why_absent(&self, name: &HostName) -> Failure {
+        match self.absent.get(name) {
+            Some(Absent::Unreachable(failure)) => failure.clone(),
+            Some(Absent::LeftOut) => Failure {
+                message: "left out by --limit".to_owned(),
+                causes: Vec::new(),
+                cure: None,
+            },
+            Some(Absent::Unmanaged) => Failure {
+                message: "the file does not say how it is reached".to_owned(),
+                causes: Vec::new(),
+                cure: None,
+            },
+            None => gone(),
+        }
+    }
+
+    /// Who hears what is waited for.
+    pub fn watch(&self) -> &'a dyn Watch {
+        self.watch
     }
 
     /// Hosts that are not asked, and why.
@@ -203,24 +366,35 @@ impl<'a> Session<'a> {
                     self.connections.insert(name.clone(), connection);
                     answers.insert(name, Ok(reply));
                 }
-                Err(error) => {
-                    answers.insert(name.clone(), Err(NoAnswer::Lost(Failure::from(&error))));
-                    lost.push((name, error));
+                Err(failure) => {
+                    answers.insert(name.clone(), Err(NoAnswer::Lost(failure.clone())));
+                    lost.push((name, failure));
                 }
             }
         }
         drop(asking);
-        for (name, error) in lost {
-            self.lose(name, &error);
+        for (name, failure) in lost {
+            self.absent.insert(name, Absent::Unreachable(failure));
         }
         answers
     }
 
     /// Looks at every host that can be reached.
     pub async fn look(&mut self, counters: bool) -> BTreeMap<HostName, Result<Sighting, Failure>> {
+        let all = self.connections.keys().cloned().collect();
+        self.look_at(&all, counters).await
+    }
+
+    /// Looks at those of `hosts` that can be reached.
+    pub async fn look_at(
+        &mut self,
+        hosts: &BTreeSet<HostName>,
+        counters: bool,
+    ) -> BTreeMap<HostName, Result<Sighting, Failure>> {
         let requests = self
             .connections
             .keys()
+            .filter(|name| hosts.contains(*name))
             .map(|name| {
                 let sysctls = self
                     .desired
@@ -245,17 +419,17 @@ impl<'a> Session<'a> {
     /// Lets go of all hosts.
     pub async fn close(self) {
         let closing: FuturesUnordered<_> =
-            self.connections.into_values().map(Connection::close).collect();
+            self.connections.into_values().map(Line::hang_up).collect();
         closing.collect::<Vec<_>>().await;
     }
 }
 
 async fn ask_one(
     name: HostName,
-    mut connection: Connection,
+    mut connection: Box<dyn Line>,
     request: Request,
-) -> (HostName, Connection, Result<Reply, TransportError>) {
-    let reply = connection.call(request).await;
+) -> (HostName, Box<dyn Line>, Result<Reply, Failure>) {
+    let reply = connection.ask(request).await;
     (name, connection, reply)
 }
 

@@ -148,6 +148,7 @@ fn plight(status: &HostStatus) -> Option<&'static str> {
         HostStatus::Unreachable => Some("it could not be reached"),
         HostStatus::Obstructed => Some("something stands in its way"),
         HostStatus::NotAttempted { .. } => Some("it was not attempted"),
+        HostStatus::Undone { .. } => Some("it was undone"),
         HostStatus::Unchanged
         | HostStatus::Pending
         | HostStatus::Changed

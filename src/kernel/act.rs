@@ -10,7 +10,7 @@ use std::path::Path;
 use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
-use super::{lock, modules, nft, observe, receipt, sysctls};
+use super::{fault, lock, modules, nft, observe, receipt, sysctls};
 use crate::plan::{Change, Step};
 use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{HostState, Sysctl};
@@ -68,7 +68,8 @@ pub async fn act(state_dir: &Path, order: &Order<'_>) -> Result<Outcome> {
     Ok(look_again(state_dir, topology, sysctls, done, failure).await)
 }
 
-async fn look_again(
+/// Looks at a host that was changed: an error of that is part of the outcome.
+pub(super) async fn look_again(
     state_dir: &Path,
     topology: &TopologyName,
     sysctls: &BTreeSet<Sysctl>,
@@ -95,13 +96,17 @@ async fn look_again(
 }
 
 /// Does the steps in order. How many were done, from the first, and why the next one was not.
-async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
+pub(super) async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
     let mut done = 0;
+    if !steps.is_empty() {
+        fault::before_steps();
+    }
     while let Some(step) = steps.get(done) {
         let result = if table::request(&step.change).is_some() {
             let run =
                 steps[done..].iter().take_while(|step| table::request(&step.change).is_some());
-            let changes: Vec<_> = run.map(|step| &step.change).collect();
+            let mut changes: Vec<_> = run.map(|step| &step.change).collect();
+            changes.truncate(fault::run_length(changes.len()));
             ipvs::run::carry_out(&changes)
         } else {
             match one(net, &step.change).await {
@@ -110,6 +115,7 @@ async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
             }
         };
         done += result.0;
+        fault::stepped(result.0);
         if let Some(error) = result.1 {
             return (done, Some(error));
         }

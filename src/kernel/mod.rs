@@ -7,9 +7,12 @@
 
 pub mod act;
 pub mod arp;
+mod disk;
 pub mod error;
+pub mod fault;
 pub mod generic;
 pub mod ipvs;
+pub mod journal;
 pub mod lock;
 pub mod modules;
 pub mod namespace;
@@ -17,10 +20,14 @@ pub mod ndp;
 pub mod net;
 pub mod nft;
 pub mod observe;
+mod opening;
+pub mod process;
 pub mod receipt;
+pub mod revert;
 pub mod sys;
 pub mod sysctls;
 pub mod traffic;
+mod transaction;
 pub mod wire;
 
 use std::net::IpAddr;
@@ -33,30 +40,39 @@ use crate::topology::IfName;
 pub use error::Error;
 
 /// The host on which this process runs, in the network namespace in which it runs.
-#[derive(Debug, Clone)]
+///
+/// One value is one connection: it remembers which transaction that works at.
+#[derive(Debug)]
 pub struct Host {
-    /// Where receipts and the lock are kept, `/var/lib/lvsprov` in production.
-    pub state_dir: PathBuf,
+    state_dir: PathBuf,
+    program: PathBuf,
+    held: Option<transaction::Held>,
 }
 
 impl Host {
     /// With its receipts in `state_dir`, which is made when there is something to keep.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir }
+        Self { state_dir, program: "/proc/self/exe".into(), held: None }
+    }
+
+    /// With another program than this one for the revert timer: where this one is not lvsprov.
+    #[must_use]
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program, ..self }
     }
 
     /// Answers `request`. Every thread of the runtime must be in the same network namespace.
     ///
     /// An error is an answer too: [`Reply::Refused`] where nothing was touched, a failure in the
     /// outcome where something was.
-    pub async fn answer(&self, request: Request) -> Reply {
+    pub async fn answer(&mut self, request: Request) -> Reply {
         match self.try_answer(request).await {
             Ok(reply) => reply,
             Err(error) => Reply::Refused(error.to_failure()),
         }
     }
 
-    async fn try_answer(&self, request: Request) -> error::Result<Reply> {
+    async fn try_answer(&mut self, request: Request) -> error::Result<Reply> {
         match request {
             Request::Look { topology, sysctls, counters } => {
                 let seen = observe::look(&self.state_dir, &topology, &sysctls, counters).await?;
@@ -72,11 +88,19 @@ impl Host {
                 };
                 Ok(Reply::Done(Box::new(act::act(&self.state_dir, &order).await?)))
             }
-            Request::Begin(_)
-            | Request::TakeUp { .. }
-            | Request::Do { .. }
-            | Request::Agree { .. }
-            | Request::Settle { .. } => Err(Error::new("not built yet")),
+            Request::Begin(begin) => transaction::begin(self, &begin).await,
+            Request::TakeUp { topology, transaction, by, idle_limit_s, force } => {
+                transaction::take_up(self, topology, transaction, &by, idle_limit_s, force).await
+            }
+            Request::Do { topology, transaction, steps, sysctls } => {
+                transaction::carry_out(self, &topology, &transaction, &steps, &sysctls).await
+            }
+            Request::Agree { topology, transaction } => {
+                transaction::agree(self, &topology, &transaction).await
+            }
+            Request::Settle { topology, transaction, ending } => {
+                transaction::settle(self, &topology, &transaction, ending).await
+            }
             Request::WhoHas { dev, target, wait_ms } => {
                 in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;
                 who_has(&dev, target, Duration::from_millis(wait_ms.into())).await
@@ -119,7 +143,7 @@ async fn who_has(dev: &IfName, target: IpAddr, wait: Duration) -> error::Result<
 }
 
 /// Compiles only if an answer can be awaited on any thread of a runtime.
-const _: fn(&Host, Request) = |host, request| {
+const _: fn(&mut Host, Request) = |host, request| {
     fn can_move<T: Send>(_: T) {}
     can_move(host.answer(request));
 };

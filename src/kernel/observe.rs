@@ -1,48 +1,41 @@
 //! Looking at a host: everything a plan needs, and nothing is changed by it, no module loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::error::{Error, Result};
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
-use super::{modules, nft, receipt, sysctls};
+use super::{journal, modules, nft, receipt, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
-use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Sysctl};
+use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Owned, Sysctl};
 use crate::topology::{IfName, TopologyName};
 
-/// How often a host is looked at again whose receipt was written meanwhile.
+/// How often a host is looked at again whose receipt or journal was written meanwhile.
 const LOOKS: u32 = 5;
 
 /// Reads the host, in the network namespace of the calling thread.
 ///
 /// Receipt and host belong together: without the receipt, what another run has just changed would be
-/// taken for what was there before any. So it is looked again if the receipt was written meanwhile.
+/// taken for what was there before any. So it is looked again if the receipt was written meanwhile, or
+/// the journal, or that was brought to another phase.
 pub async fn look(
     state_dir: &Path,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<Sighting> {
-    let path = receipt::path(state_dir, topology);
     for _ in 0..LOOKS {
-        let before = identity(&path);
-        let seen = look_once(state_dir, topology, asked, counters).await?;
-        if identity(&path) == before {
-            return Ok(seen);
+        let before = journal::marks(state_dir, topology);
+        let seen = look_once(state_dir, topology, asked, counters).await;
+        // What cannot be read may have been taken away meanwhile.
+        if journal::marks(state_dir, topology) == before {
+            return seen;
         }
     }
     Err(Error::new(format!("the receipt of {topology} changes faster than this host can be read"))
         .cure("another lvsprov is at work here: wait for it"))
-}
-
-/// Tells two receipts apart: each is a new file that takes the name.
-fn identity(path: &Path) -> Option<(u64, i64, i64, u64)> {
-    let found = fs::symlink_metadata(path).ok()?;
-    Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
 }
 
 async fn look_once(
@@ -53,6 +46,9 @@ async fn look_once(
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
     let others = receipt::others(state_dir, topology)?;
+    let open = journal::read(state_dir, topology)?;
+    let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
+    let unfinished_elsewhere = journal::elsewhere(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         (IpvsSocket::open()?.look(counters)?, control::read()?)
@@ -71,7 +67,10 @@ async fn look_once(
     };
     let state = HostState {
         modules: facts.modules.iter().filter_map(present).collect(),
-        sysctls: read_sysctls(&wanted_sysctls(asked, receipt.as_ref(), links.keys()))?,
+        sysctls: {
+            let touched = unfinished.as_ref().map(|there| &there.journal.touched);
+            read_sysctls(&wanted_sysctls(asked, receipt.as_ref(), touched, links.keys()))?
+        },
         links,
         addresses,
         routes,
@@ -87,8 +86,8 @@ async fn look_once(
         state,
         receipt,
         others,
-        unfinished: None,
-        unfinished_elsewhere: BTreeMap::default(),
+        unfinished,
+        unfinished_elsewhere,
         counters: ipvs.counters,
     })
 }
@@ -108,8 +107,13 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
         parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
-        controller: std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text)),
+        controller: controller(),
     }
+}
+
+/// From where the controller is logged in, where that is known.
+pub(super) fn controller() -> Option<std::net::IpAddr> {
+    std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text))
 }
 
 /// `SSH_CONNECTION` is "client address, client port, server address, server port" (sshd(8)).
@@ -117,16 +121,21 @@ fn client_of(connection: &str) -> Option<std::net::IpAddr> {
     connection.split(' ').next()?.parse().ok()
 }
 
-/// What was asked for, what the receipt speaks of, and what would change along with those: writing
+/// What was asked for, what the receipt speaks of, what undoing puts back, and what would change along with those: writing
 /// ip_forward writes every `forwarding` and `conf.all.accept_redirects` too (net/ipv4/devinet.c,
 /// `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6 (net/ipv6/addrconf.c,
 /// `addrconf_fixup_forwarding`), and whoever plans that must know what they were.
 fn wanted_sysctls<'a>(
     asked: &BTreeSet<Sysctl>,
     receipt: Option<&Receipt>,
+    touched: Option<&Owned>,
     links: impl Iterator<Item = &'a IfName> + Clone,
 ) -> BTreeSet<Sysctl> {
     let mut wanted = asked.clone();
+    wanted.extend(touched.into_iter().flatten().filter_map(|item| match item {
+        Item::Sysctl(key) => Some(key.clone()),
+        _ => None,
+    }));
     if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
         wanted.extend(found.sysctls.keys().cloned());
         wanted.extend(owned.iter().filter_map(|item| match item {
@@ -167,7 +176,7 @@ mod tests {
     fn who_asks_for_ip_forward_gets_what_it_writes_as_well() {
         let dev: IfName = "eth0.100".parse().unwrap();
         let asked = BTreeSet::from([Sysctl::IpForward]);
-        let wanted = wanted_sysctls(&asked, None, [&dev].into_iter());
+        let wanted = wanted_sysctls(&asked, None, None, [&dev].into_iter());
         for key in [
             "net.ipv4.ip_forward",
             "net.ipv4.conf.all.accept_redirects",
@@ -178,7 +187,7 @@ mod tests {
             assert!(wanted.contains(&key.parse().unwrap()), "{key} is missing");
         }
         assert_eq!(wanted.len(), 5);
-        assert!(wanted_sysctls(&BTreeSet::new(), None, [&dev].into_iter()).is_empty());
+        assert!(wanted_sysctls(&BTreeSet::new(), None, None, [&dev].into_iter()).is_empty());
     }
 
     #[test]
@@ -191,7 +200,7 @@ mod tests {
             "net/ipv6/conf/eth0.100/forwarding",
         ];
         let expected = expected.iter().map(|key| key.parse().unwrap()).collect();
-        assert_eq!(wanted_sysctls(&asked, None, [&dev].into_iter()), expected);
+        assert_eq!(wanted_sysctls(&asked, None, None, [&dev].into_iter()), expected);
     }
 
     #[test]
@@ -216,7 +225,7 @@ mod tests {
                 ..HostState::default()
             },
         };
-        let wanted = wanted_sysctls(&BTreeSet::new(), Some(&receipt), std::iter::empty());
+        let wanted = wanted_sysctls(&BTreeSet::new(), Some(&receipt), None, std::iter::empty());
         assert_eq!(wanted, BTreeSet::from([owned, found]));
     }
 }

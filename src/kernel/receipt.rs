@@ -5,13 +5,13 @@
 //! there is the old or the new one, never half of one. Nothing here follows a symbolic link.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
-
+use super::disk::{
+    cannot_io, folders_are_there, make_folder, read_file, symlink, sync_parent, write_new,
+};
 use super::error::{Error, Result};
 use crate::protocol::Receipt;
 use crate::state::Owned;
@@ -19,9 +19,6 @@ use crate::topology::TopologyName;
 
 /// The format of the file that this build reads and writes.
 pub const VERSION: u32 = 1;
-
-/// More than any receipt needs: 100,000 destinations are about 20 MB.
-const LIMIT: u64 = 256 << 20;
 
 /// Where the receipt of `topology` lies.
 pub fn path(state_dir: &Path, topology: &TopologyName) -> PathBuf {
@@ -31,28 +28,29 @@ pub fn path(state_dir: &Path, topology: &TopologyName) -> PathBuf {
 /// Reads the receipt; `None` if there is none. Makes nothing, changes nothing.
 pub fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Receipt>> {
     let path = path(state_dir, topology);
-    for folder in [state_dir, &state_dir.join(topology.as_str())] {
-        match fs::symlink_metadata(folder) {
-            Ok(found) => check_folder(folder, &found)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(cannot_io("read", folder, error)),
-        }
+    if !folders_are_there(&[state_dir, &state_dir.join(topology.as_str())])? {
+        return Ok(None);
     }
-    let Some(text) = read_file(&path)? else { return Ok(None) };
-    let receipt: Receipt = serde_json::from_slice(&text)
-        .map_err(|error| damaged(&path, "is damaged").because(error))?;
+    let Some(text) = read_file(&path, "receipt")? else { return Ok(None) };
+    parse(&path, topology, &text).map(Some)
+}
+
+/// The receipt of `topology` in a file at `path`.
+pub(super) fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Receipt> {
+    let receipt: Receipt = serde_json::from_slice(text)
+        .map_err(|error| damaged(path, "is damaged").because(error))?;
     let Receipt { version, topology: owner, since: _, owned: _, found: _ } = &receipt;
     if *version != VERSION {
         return Err(damaged(
-            &path,
+            path,
             &format!("has format {version}, this lvsprov knows format {VERSION}"),
         )
         .cure("use the version of lvsprov that wrote it"));
     }
     if owner != topology {
-        return Err(damaged(&path, &format!("is that of the topology {owner:?}")));
+        return Err(damaged(path, &format!("is that of the topology {owner:?}")));
     }
-    Ok(Some(receipt))
+    Ok(receipt)
 }
 
 /// What other topologies own on this host. A receipt of theirs that cannot be read is an error too:
@@ -79,40 +77,6 @@ pub fn others(state_dir: &Path, topology: &TopologyName) -> Result<BTreeMap<Topo
     Ok(others)
 }
 
-/// Not a file that is opened and hangs (a FIFO), and none that fills the memory.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let opened = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return Err(symlink(path));
-        }
-        Err(error) => return Err(cannot_io("read", path, error)),
-    };
-    let read = |error| cannot_io("read", path, error);
-    let metadata = file.metadata().map_err(read)?;
-    if !metadata.is_file() {
-        return Err(damaged(path, "is no plain file"));
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-        return Err(Error::new(format!(
-            "the receipt {} can be written by others than this user (owner {}, mode {:o}): what it \
-             says cannot be trusted",
-            path.display(),
-            metadata.uid(),
-            metadata.mode() & 0o7777
-        ))
-        .cure("look who wrote it; if it is right: chown root, chmod 600"));
-    }
-    let mut text = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut text).map_err(read)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length > LIMIT) {
-        return Err(damaged(path, &format!("is larger than {LIMIT} bytes")));
-    }
-    Ok(Some(text))
-}
-
 /// A receipt that is on the disk already, but not under its name yet: what is left to do needs no
 /// room. Dropped without [`Prepared::commit`] it goes away.
 #[derive(Debug)]
@@ -123,6 +87,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Where it lies until then.
+    pub(super) fn file(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Gives it its name, in place of the receipt that was there.
     pub fn commit(mut self) -> Result<()> {
         let failed = |error| cannot_io("write", &self.target, error);
@@ -160,14 +129,19 @@ pub fn prepare(state_dir: &Path, receipt: &Receipt, tag: &str) -> Result<Prepare
     if fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink()) {
         return Err(symlink(&target));
     }
-    let mut text = serde_json::to_vec_pretty(receipt)
-        .map_err(|error| cannot_io("write", &target, error.into()))?;
-    text.push(b'\n');
+    let text = text(receipt).map_err(|error| cannot_io("write", &target, error))?;
     let temporary = folder.join(format!(".receipt.json.{tag}"));
     let prepared = Prepared { temporary, target, committed: false };
     write_new(&prepared.temporary, &text)
         .map_err(|error| cannot_io("write", &prepared.target, error))?;
     Ok(prepared)
+}
+
+/// As it is written.
+pub(super) fn text(receipt: &Receipt) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(receipt)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Writes `receipt` in place of the one that is there.
@@ -194,89 +168,6 @@ pub fn remove(state_dir: &Path, topology: &TopologyName) -> Result<()> {
         }
         Err(error) => Err(failed(error)),
     }
-}
-
-/// Makes `folder` with mode 0700 if it is not there, and refuses one that others can change.
-pub(super) fn make_folder(folder: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let found = made
-        .and_then(|()| fs::symlink_metadata(folder))
-        .map_err(|error| cannot_io("make", folder, error))?;
-    check_folder(folder, &found)?;
-    if found.mode() & 0o777 != 0o700 {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-            .map_err(|error| cannot_io("protect", folder, error))?;
-    }
-    Ok(())
-}
-
-fn check_folder(folder: &Path, found: &fs::Metadata) -> Result<()> {
-    if found.is_symlink() {
-        return Err(symlink(folder));
-    }
-    if !found.is_dir() {
-        return Err(Error::new(format!(
-            "{} is in the way: a folder for receipts belongs there",
-            folder.display()
-        ))
-        .cure("look what it is, and move it away"));
-    }
-    if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(Error::new(format!(
-            "the folder {} can be written by others than this user (owner {}, mode {:o}): receipts \
-             in there cannot be trusted",
-            folder.display(),
-            found.uid(),
-            found.mode() & 0o7777
-        ))
-        .cure("look who changed it; if all is right: chown root, chmod 700"));
-    }
-    Ok(())
-}
-
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    // What an earlier run left when it was killed.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(O_NOFOLLOW)
-        .open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    let folder: File =
-        OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(folder)?;
-    folder.sync_all()
-}
-
-/// `verb` failed, with the cure where it is a matter of the file system.
-pub(super) fn cannot_io(verb: &str, path: &Path, error: io::Error) -> Error {
-    let cure = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("make room on that file system: a receipt has to be kept there")
-        }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Some("mount that file system writable: a receipt has to be kept there")
-        }
-        _ => None,
-    };
-    Error::new(format!("cannot {verb} {}", path.display())).because(error).maybe_cure(cure)
-}
-
-fn symlink(path: &Path) -> Error {
-    Error::new(format!(
-        "{} is a symbolic link: receipts are not followed out of their place",
-        path.display()
-    ))
-    .cure("look who made it, and remove it")
 }
 
 fn damaged(path: &Path, how: &str) -> Error {

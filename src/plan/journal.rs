@@ -221,6 +221,30 @@ pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostStat
 }
 
 impl Goal {
+    /// The same goal where it takes over what is unfinished on the host: what that touched and this
+    /// does not name goes back to how it was before.
+    #[must_use]
+    pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Sighting) -> Self {
+        let Unfinished { journal, .. } = unfinished;
+        // What moves along with a value that is still ours is as that value wants it.
+        let along: Owned = self
+            .owned
+            .iter()
+            .filter_map(|item| match item {
+                Item::Sysctl(key) => Some(shadows_of(key, &seen.state)),
+                _ => None,
+            })
+            .flat_map(|along| along.into_keys().map(Item::Sysctl))
+            .collect();
+        for item in &journal.touched {
+            if !self.owned.contains(item) && !along.contains(item) {
+                self.wanted.copy_item(item, &journal.before);
+                self.owned.insert(item.clone());
+            }
+        }
+        self
+    }
+
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
     /// receipt too.
     pub fn undo(unfinished: &Unfinished, seen: &Sighting) -> Self {

@@ -3,6 +3,7 @@
 //! - [`step`]: the closed set of changes and their inverses.
 //! - [`order`]: from what is seen to what is wanted, in an order that is safe at every point.
 //! - [`ownership`]: what is ours, what was there before, and what the goal of an apply or a destroy is.
+//! - [`done`]: whether a step is to be seen in a state.
 //! - [`foreign`]: what others made on a host, and how far an apply may go with it.
 //! - [`journal`]: what lies on a host while it is changed, and how that is undone.
 //! - [`simulate`]: steps applied in memory, as strictly as the kernel does it.
@@ -11,6 +12,7 @@
 //!
 //! All of it is pure: nothing here looks at a host.
 
+pub mod done;
 pub mod foreign;
 pub mod journal;
 pub mod order;

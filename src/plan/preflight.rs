@@ -139,7 +139,8 @@ pub fn way_back(seen: &Sighting, after: &HostState) -> Option<String> {
     };
     Some(format!(
         "you are logged in from {controller}, and the way back there changes: {} -> {}. If the new one \
-         does not lead to you, the connection breaks; the steps are finished all the same",
+         does not lead to you, the connection breaks: unless `--confirm-within off` says otherwise, every \
+         host then undoes by itself what nobody has confirmed in time",
         text(before),
         text(after)
     ))

@@ -4,15 +4,16 @@ use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-use crate::cluster::outcome::Action;
+use super::transaction;
+use crate::cluster::outcome::{Action, Ended};
 use crate::cluster::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
 use crate::plan::Change;
 
 /// As JSON, schema `lvsprov/plan/1` or `lvsprov/result/1`.
 pub fn json(report: &ClusterReport) -> serde_json::Value {
     let kind = match report.action {
-        Action::Plan | Action::PlanDestroy => "plan",
-        Action::Apply | Action::Destroy => "result",
+        Action::Plan | Action::PlanDestroy | Action::PlanRollback => "plan",
+        Action::Apply | Action::Destroy | Action::Rollback | Action::Confirm => "result",
     };
     super::with_schema(kind, report)
 }
@@ -48,18 +49,33 @@ pub fn text(report: &ClusterReport) -> String {
         for note in &host.notes {
             let _ = writeln!(text, "    note: {note}");
         }
+        if let Some(view) = &host.unfinished {
+            text.push_str(&transaction::view(view));
+        }
+        if let Some(undoing) = &host.undoing {
+            text.push_str(&transaction::undoing(undoing, report));
+        }
         text.push_str(&super::foreign(&host.foreign));
     }
     let _ = writeln!(text, "\n{}", summary(report));
+    text.push_str(&transaction::found(&report.unfinished));
+    if let Some(fingerprint) = &report.fingerprint {
+        let short: String = fingerprint.chars().take(12).collect();
+        let _ = writeln!(text, "fingerprint of this plan: {short}");
+    }
     text.push_str(&what_next(report));
     text
 }
 
-/// After an apply or destroy that did not come to its end: where that leaves the hosts, and the two
-/// ways on. Empty where all went well.
+/// After an apply or destroy that did not come to its end: where that leaves the hosts, and the ways
+/// on. Empty where all went well.
 fn what_next(report: &ClusterReport) -> String {
     let (again, back) = match report.action {
-        Action::Plan | Action::PlanDestroy => return String::new(),
+        Action::Plan
+        | Action::PlanDestroy
+        | Action::PlanRollback
+        | Action::Rollback
+        | Action::Confirm => return String::new(),
         Action::Apply => {
             ("apply", "`lvsprov destroy` puts back what was found before the first apply")
         }
@@ -68,25 +84,31 @@ fn what_next(report: &ClusterReport) -> String {
     if !report.has_failures() {
         return String::new();
     }
-    let between: Vec<&str> = report
-        .hosts
-        .iter()
-        .filter(|(_, host)| host.steps.iter().any(|step| step.state != StepState::Done))
-        .filter(|(_, host)| {
-            host.steps.iter().any(|step| {
-                matches!(step.state, StepState::Done | StepState::Failed | StepState::Unknown)
-            })
-        })
-        .map(|(name, _)| name.as_str())
-        .collect();
     let mut text = String::new();
-    if !between.is_empty() {
-        let _ = writeln!(
-            text,
-            "{} half-way: {}; the receipt on the host says what was found before",
-            "left".red(),
-            between.join(", ")
-        );
+    let mut back = back;
+    if let Some(of) = &report.transaction {
+        let because = of.because.as_deref().unwrap_or_default();
+        match of.ended {
+            Ended::Done => {}
+            Ended::Undone => {
+                let _ = writeln!(
+                    text,
+                    "{}, because {because}: every host that took part is as it was before",
+                    "undone".yellow()
+                );
+                back = "nothing is to be done for that";
+            }
+            Ended::Unfinished => {
+                let left: Vec<&str> = transaction::left(report);
+                let _ = writeln!(
+                    text,
+                    "{} unfinished on {}, because {because}; `lvsprov plan` says how each stands",
+                    "left".red(),
+                    left.join(", ")
+                );
+                back = "`lvsprov rollback` undoes what this did, on every host that it reaches";
+            }
+        }
     }
     let _ = writeln!(
         text,
@@ -99,6 +121,9 @@ fn what_next(report: &ClusterReport) -> String {
 fn status(host: &HostReport, action: Action) -> String {
     let steps = host.steps.len();
     let back = matches!(action, Action::Destroy | Action::PlanDestroy);
+    if let Some(status) = transaction::status(host, action) {
+        return status;
+    }
     match &host.status {
         HostStatus::Unchanged if back => "nothing to take back".green().to_string(),
         HostStatus::Unchanged => "as it should be".green().to_string(),
@@ -108,6 +133,7 @@ fn status(host: &HostReport, action: Action) -> String {
         }
         HostStatus::Unverified => "done, but not as wanted afterwards".red().to_string(),
         HostStatus::Failed => format!("failed{}", how_far(host)).red().to_string(),
+        HostStatus::Undone { because } => format!("undone, because {because}").yellow().to_string(),
         HostStatus::Unreachable => "not touched: it could not be reached".red().to_string(),
         HostStatus::Obstructed => "not touched: something stands in the way".red().to_string(),
         HostStatus::NotAttempted { because } => match count(host, StepState::Done) {
@@ -132,6 +158,12 @@ fn count(host: &HostReport, state: StepState) -> usize {
 /// Where a host that failed stands now.
 fn how_far(host: &HostReport) -> String {
     let (all, done) = (host.steps.len(), count(host, StepState::Done));
+    match count(host, StepState::Undone) {
+        0 => {}
+        undone => {
+            return format!(", and its {undone} {} undone", plural_is(undone, "step"));
+        }
+    }
     let failed = count(host, StepState::Failed);
     match count(host, StepState::Unknown) {
         0 if all == 0 => String::new(),
@@ -144,7 +176,7 @@ fn how_far(host: &HostReport) -> String {
     }
 }
 
-fn mark(change: &Change) -> String {
+pub(super) fn mark(change: &Change) -> String {
     match change {
         Change::LoadModule { .. }
         | Change::AddAddress { .. }
@@ -174,14 +206,19 @@ fn mark(change: &Change) -> String {
     }
 }
 
-fn done(step: &StepReport) -> String {
+pub(super) fn done(step: &StepReport) -> String {
     match step.state {
         StepState::Planned => String::new(),
         StepState::Done => format!("  {}", "done".green()),
+        StepState::Undone => format!("  {}", "done, and undone again".yellow()),
         StepState::Failed => format!("  {}", "FAILED".red().bold()),
         StepState::NotDone => format!("  {}", "not done".yellow()),
         StepState::Unknown => format!("  {}", "NOT KNOWN whether done".red().bold()),
     }
+}
+
+fn plural_is(count: usize, noun: &str) -> String {
+    format!("{} {}", plural(count, noun), if count == 1 { "is" } else { "are" })
 }
 
 fn plural(count: usize, noun: &str) -> String {
@@ -193,7 +230,7 @@ fn summary(report: &ClusterReport) -> String {
     let failed = report.hosts.values().filter(|host| host.status.is_failure()).count();
     let changed = report.count(StepState::Done);
     let planned = report.count(StepState::Planned);
-    let left = [StepState::NotDone, StepState::Failed, StepState::Unknown]
+    let left = [StepState::NotDone, StepState::Failed, StepState::Unknown, StepState::Undone]
         .map(|state| report.count(state))
         .iter()
         .sum::<usize>();
@@ -208,6 +245,7 @@ fn summary(report: &ClusterReport) -> String {
         }
         Action::Apply => format!("{name}: {changed} {} made", plural(changed, "change")),
         Action::Destroy => format!("{name}: {changed} {} taken back", plural(changed, "change")),
+        Action::Rollback | Action::PlanRollback | Action::Confirm => transaction::summary(report),
     };
     match (failed, left) {
         (0, 0) => outcome,

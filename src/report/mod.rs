@@ -8,6 +8,7 @@ pub mod findings;
 pub mod lab;
 pub mod proofs;
 pub mod table;
+mod transaction;
 
 /// What is not ours on a host, a line each, aligned.
 fn foreign(all: &[crate::plan::Foreign]) -> String {

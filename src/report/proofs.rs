@@ -57,6 +57,9 @@ pub fn status_text(report: &StatusReport) -> String {
         for (role, daemon) in &host.daemons {
             let _ = writeln!(text, "    sync daemon {role}: {daemon}");
         }
+        if let Some(view) = &host.unfinished {
+            text.push_str(&super::transaction::view(view));
+        }
         text.push_str(&super::foreign(&host.foreign));
         if let Some(failure) = &host.failure {
             let _ = writeln!(text, "    {} {failure}", "error:".red());
@@ -71,6 +74,7 @@ pub fn status_text(report: &StatusReport) -> String {
             text.push_str(&service_text(name.as_str(), service));
         }
     }
+    text.push_str(&super::transaction::found(&report.unfinished));
     text
 }
 
@@ -128,7 +132,7 @@ fn service_text(director: &str, service: &ServiceView) -> String {
 }
 
 /// How long ago, in the largest unit that makes sense.
-fn age(since: u64) -> String {
+pub(super) fn age(since: u64) -> String {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
     let seconds = then.elapsed().map_or(0, |elapsed| elapsed.as_secs());
     match seconds {
@@ -187,9 +191,10 @@ mod tests {
             foreign: Vec::new(),
             timeouts: Some(Timeouts { tcp: 60, ..Timeouts::default() }),
             daemons: [(DaemonRole::Backup, daemon)].into(),
+            unfinished: None,
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
-        StatusReport { topology: "t".to_owned(), hosts }
+        StatusReport { topology: "t".to_owned(), hosts, unfinished: Vec::new() }
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! The agent: the same program on the host. Says hello, answers one request after the other on
 //! stdin and stdout, and ends when stdin does.
 //!
-//! It decides nothing and keeps nothing between requests; what a request means is in
-//! [`crate::kernel`]. stdout belongs to the protocol alone: whatever else in the process prints
+//! It decides nothing, and all it keeps between requests is which transaction it works at; what a
+//! request means is in [`crate::kernel`]. While it works at one, a controller that says nothing for too
+//! long (it died, the network was cut) counts as lost, and the agent ends. stdout belongs to the protocol alone: whatever else in the process prints
 //! there goes to stderr.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd;
 
@@ -29,6 +35,8 @@ pub struct AgentOptions {
     pub netns: Option<PathBuf>,
     /// Where the receipts lie; `None`: [`STATE_DIR`].
     pub state_dir: Option<PathBuf>,
+    /// Be the revert timer of a transaction instead ([`kernel::revert`]); which one.
+    pub revert: Option<String>,
 }
 
 /// Why an agent could not serve.
@@ -44,20 +52,36 @@ enum AgentError {
     Request { source: FrameError },
     #[error("cannot write an answer")]
     Answer { source: FrameError },
+    #[error(
+        "the controller said nothing for {} s while a transaction is under way: it counts as lost",
+        limit.as_secs()
+    )]
+    Idle { limit: Duration },
 }
 
 /// The whole life of an agent. Call it first in a process, before there is another thread: a network
 /// namespace is entered by thread, and every later one inherits it.
 pub fn main(options: AgentOptions) -> ExitCode {
-    let AgentOptions { netns, state_dir } = options;
+    let AgentOptions { netns, state_dir, revert } = options;
+    let state_dir = state_dir.unwrap_or_else(|| STATE_DIR.into());
+    if let Some(order) = revert {
+        return kernel::revert::main(&state_dir, &order);
+    }
+    let limit = IdleLimit::default();
     let (mut input, mut output) = match take_stdio() {
-        Ok(pair) => pair,
+        Ok((input, output)) => {
+            (Patient::new(input, limit.clone()), Patient::new(output, limit.clone()))
+        }
         Err(error) => return complain(None, &AgentError::Runtime { source: error }),
     };
     let served =
         netns.map_or(Ok(()), |path| enter(&path)).and_then(|()| runtime()).and_then(|runtime| {
-            let host = kernel::Host::new(state_dir.unwrap_or_else(|| STATE_DIR.into()));
-            serve(&mut input, &mut output, |request| runtime.block_on(host.answer(request)))
+            let mut host = kernel::Host::new(state_dir);
+            serve(&mut input, &mut output, |request| {
+                let reply = runtime.block_on(host.answer(request));
+                limit.set(host.idle_limit());
+                reply
+            })
         });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +121,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, AgentError> {
 fn serve(
     input: &mut impl Read,
     output: &mut impl Write,
-    answer: impl Fn(Request) -> Reply,
+    mut answer: impl FnMut(Request) -> Reply,
 ) -> Result<(), AgentError> {
     let hello = Hello { version: VERSION, uid: unistd::geteuid().as_raw() };
     let mut first = Mark::Hello.to_string().into_bytes();
@@ -109,7 +133,9 @@ fn serve(
             Ok(None) => return Ok(()),
             // The next frame begins where it should: this one only makes no sense to us.
             Err(error @ FrameError::Garbage { .. }) => Reply::Refused(Failure::from_error(&error)),
-            Err(source) => return Err(AgentError::Request { source }),
+            Err(source) => {
+                return Err(idle(&source).unwrap_or(AgentError::Request { source }));
+            }
         };
         let frame = frame::encode(&reply)
             .or_else(|error| frame::encode(&Reply::Refused(Failure::from_error(&error))))
@@ -119,14 +145,79 @@ fn serve(
 }
 
 fn send(output: &mut impl Write, bytes: &[u8]) -> Result<(), AgentError> {
-    output
-        .write_all(bytes)
-        .and_then(|()| output.flush())
-        .map_err(|source| AgentError::Answer { source: FrameError::Stream { source } })
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(|source| {
+        let source = FrameError::Stream { source };
+        idle(&source).unwrap_or(AgentError::Answer { source })
+    })
+}
+
+/// Whether it is the silence of the controller that ended a stream.
+fn idle(error: &FrameError) -> Option<AgentError> {
+    let FrameError::Stream { source } = error else { return None };
+    source.get_ref()?.downcast_ref::<Silence>().map(|silence| AgentError::Idle { limit: silence.0 })
+}
+
+/// For how long the controller was not heard.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing moved for {} s", .0.as_secs())]
+struct Silence(Duration);
+
+/// How long a stream may rest; shared with whoever knows.
+type IdleLimit = Rc<Cell<Option<Duration>>>;
+
+/// A stream that waits for the other side no longer than the limit says at that moment.
+struct Patient {
+    stream: File,
+    limit: IdleLimit,
+}
+
+impl Patient {
+    fn new(stream: File, limit: IdleLimit) -> Self {
+        Self { stream, limit }
+    }
+
+    fn wait(&self, for_what: PollFlags) -> io::Result<()> {
+        let Some(limit) = self.limit.get() else { return Ok(()) };
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A millisecond more than is left, so that it is over when the time is.
+            let left = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+            let mut fds = [PollFd::new(self.stream.as_fd(), for_what)];
+            match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(0) if Instant::now() >= deadline => {
+                    return Err(io::Error::other(Silence(limit)));
+                }
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLIN)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLOUT)?;
+        // As much as a pipe that can be written takes without waiting (PIPE_BUF, pipe(7)).
+        let piece = bytes.len().min(if self.limit.get().is_some() { 4096 } else { usize::MAX });
+        self.stream.write(&bytes[..piece])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// Tells people on stderr, and a controller that still waits for hello, why it ends.
-fn complain(output: Option<&mut File>, error: &AgentError) -> ExitCode {
+fn complain(output: Option<&mut Patient>, error: &AgentError) -> ExitCode {
     let failure = Failure::from_error(error);
     let before_hello = matches!(
         error,

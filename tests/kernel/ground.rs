@@ -139,10 +139,15 @@ impl Ground {
     }
 }
 
+/// One connection's host; its revert timers are lvsprov, which this program is not.
+pub fn host(state_dir: &Path) -> Host {
+    Host::new(state_dir.to_owned()).with_program(env!("CARGO_BIN_EXE_lvsprov").into())
+}
+
 /// In the namespace of this thread.
 pub fn ask_here(state_dir: &Path, request: Request) -> Reply {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(Host::new(state_dir.to_owned()).answer(request))
+    runtime.block_on(host(state_dir).answer(request))
 }
 
 pub fn order(changes: Vec<Change>, receipt: Option<Receipt>, settled: Option<Receipt>) -> Request {

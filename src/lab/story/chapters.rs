@@ -140,7 +140,10 @@ fn answers_by_itself(stage: &Stage<'_>, service: &Service) -> bool {
 }
 
 /// A session with what was seen and planned in it.
-async fn survey<'a>(stage: &Stage<'a>, direction: Direction) -> (Session<'a>, Seen, ClusterPlan) {
+async fn survey<'s>(
+    stage: &'s Stage<'_>,
+    direction: Direction,
+) -> (Session<'s>, Seen, ClusterPlan) {
     let mut session = Session::open(stage.topology, &stage.settings).await;
     let seen = session.look(false).await;
     let plan = planning::plan(stage.topology, &session.desired, &seen, session.absent(), direction);

@@ -1,0 +1,224 @@
+//! What somebody else left unfinished: undone (`rollback`), or kept and closed (`confirm`), from any
+//! machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::asking;
+use super::outcome::{Action, ClusterReport, HostReport, HostStatus, UndoEnd, Undoing};
+use super::planning::{ClusterPlan, Prospect};
+use super::session::Session;
+use super::transaction::{Recovery, Seen, Standing, standings};
+use super::undoing::{self, Order};
+use super::unfinished;
+use crate::plan::journal::{Operator, TransactionId};
+use crate::protocol::{Ending, Failure};
+use crate::topology::HostName;
+
+/// How a rollback is to go.
+#[derive(Debug, Clone)]
+pub struct Rollback {
+    /// Who does it.
+    pub by: Operator,
+    /// Also what somebody is at work at, and what some host may have kept.
+    pub force: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// Undoes every unfinished transaction of the topology; one that all have agreed to is closed instead.
+/// `plan`: towards the file.
+pub async fn rollback(
+    session: &mut Session<'_>,
+    plan: &ClusterPlan,
+    seen: &Seen,
+    how: &Rollback,
+) -> ClusterReport {
+    let mut report = bare(session, plan, seen);
+    report.action = if how.dry_run { Action::PlanRollback } else { Action::Rollback };
+    report.unfinished = unfinished::found(plan, seen);
+    let (mut back, mut close) = (BTreeMap::new(), BTreeMap::new());
+    for (id, standing) in standings(seen) {
+        let ids = standing.there.keys().map(|name| (name.clone(), id.clone()));
+        match decide(plan, seen, &standing, how) {
+            Ok(Recovery::Settle) => close.extend(ids),
+            Ok(_) => back.extend(ids),
+            Err(failure) => {
+                for name in standing.there.keys() {
+                    fail(&mut report, name, failure.clone());
+                }
+            }
+        }
+    }
+    if how.dry_run {
+        for (name, undoing) in undoing::rehearse(session, &back, seen) {
+            write(&mut report, &name, undoing);
+        }
+        for name in close.keys() {
+            write(&mut report, name, Undoing { steps: Vec::new(), end: UndoEnd::Planned });
+        }
+        return report;
+    }
+    if !back.is_empty() {
+        let order = Order {
+            ids: back,
+            by: how.by.clone(),
+            is_ours: false,
+            force: how.force,
+            untouched: BTreeSet::new(),
+        };
+        for (name, undoing) in undoing::undo(session, &order).await {
+            write(&mut report, &name, undoing);
+        }
+    }
+    settle(session, &close, &how.by, how.force, &mut report).await;
+    report
+}
+
+fn decide(
+    plan: &ClusterPlan,
+    seen: &Seen,
+    standing: &Standing<'_>,
+    how: &Rollback,
+) -> Result<Recovery, Failure> {
+    if !how.force
+        && let Some((name, holder)) =
+            standing.there.iter().find_map(|(name, there)| Some((name, there.holder.as_ref()?)))
+    {
+        return Err(Failure {
+            message: format!("{} is at work on {name}", asking::describe_holder(holder)),
+            causes: Vec::new(),
+            cure: Some("wait for it, or take it over with `lvsprov rollback --force`".to_owned()),
+        });
+    }
+    match unfinished::recovery(plan, seen, standing) {
+        Recovery::Neither(why) if !how.force => Err(Failure {
+            message: format!("whether it is done or undone cannot be known: {why}"),
+            causes: Vec::new(),
+            cure: Some(
+                "`lvsprov apply` brings all hosts to what the file says, whichever it is; `lvsprov \
+                 rollback --force` undoes what is left of it"
+                    .to_owned(),
+            ),
+        }),
+        other => Ok(other),
+    }
+}
+
+/// Keeps every unfinished transaction as it is, if all of its hosts have done all of it, and closes it.
+pub async fn confirm(
+    session: &mut Session<'_>,
+    plan: &ClusterPlan,
+    seen: &Seen,
+    by: &Operator,
+) -> ClusterReport {
+    let mut report = bare(session, plan, seen);
+    report.action = Action::Confirm;
+    report.unfinished = unfinished::found(plan, seen);
+    for (id, standing) in standings(seen) {
+        let ids: BTreeMap<HostName, TransactionId> =
+            standing.there.keys().map(|name| (name.clone(), id.clone())).collect();
+        if let Some(why) = unfinished::not_to_confirm(seen, &standing) {
+            let failure = Failure {
+                message: format!("transaction {id} is not confirmed: {why}"),
+                causes: Vec::new(),
+                cure: Some(
+                    "wait until all is done, or `lvsprov apply` to finish it, `lvsprov rollback` to \
+                     undo it"
+                        .to_owned(),
+                ),
+            };
+            for name in ids.keys() {
+                fail(&mut report, name, failure.clone());
+            }
+            continue;
+        }
+        settle(session, &ids, by, true, &mut report).await;
+    }
+    report
+}
+
+/// Takes up, has all agree, and closes as done. Nothing is closed before all have agreed.
+async fn settle(
+    session: &mut Session<'_>,
+    ids: &BTreeMap<HostName, TransactionId>,
+    by: &Operator,
+    force: bool,
+    report: &mut ClusterReport,
+) {
+    let mut all = true;
+    for (name, answer) in asking::take_up(session, ids, by, force).await {
+        if let Err(denied) = answer {
+            all = false;
+            fail(report, &name, denied.into_failure());
+        }
+    }
+    if all {
+        for (name, answer) in asking::agree(session, ids).await {
+            if let Err(no_answer) = answer {
+                all = false;
+                fail(report, &name, no_answer.into_failure());
+            }
+        }
+    }
+    if !all {
+        let failure = Failure {
+            message: "not closed, because not all hosts have agreed".to_owned(),
+            causes: Vec::new(),
+            cure: Some("see `lvsprov plan`, and run the same command again".to_owned()),
+        };
+        for name in ids.keys() {
+            let failed = report.hosts.get(name).is_some_and(|host| host.status.is_failure());
+            if !failed {
+                fail(report, name, failure.clone());
+            }
+        }
+        return;
+    }
+    for (name, answer) in asking::settle(session, ids, Ending::Done).await {
+        match answer {
+            Ok(()) => {
+                write(report, &name, Undoing { steps: Vec::new(), end: UndoEnd::Settled });
+            }
+            Err(no_answer) => fail(report, &name, no_answer.into_failure()),
+        }
+    }
+}
+
+/// Every host with what was found there, and nothing to do.
+fn bare(session: &Session<'_>, plan: &ClusterPlan, seen: &Seen) -> ClusterReport {
+    let mut report = plan.report(session.topology);
+    for (name, host) in &mut report.hosts {
+        let status = match plan.hosts.get(name) {
+            Some(Prospect::Failed(HostStatus::Unreachable, failure)) => {
+                *host = HostReport::failed(HostStatus::Unreachable, failure.clone());
+                continue;
+            }
+            Some(Prospect::Absent(status)) => status.clone(),
+            _ => HostStatus::Unchanged,
+        };
+        *host = HostReport::bare(status);
+        let sighting = seen.get(name).and_then(|seen| seen.as_ref().ok());
+        host.unfinished = sighting.and_then(unfinished::view);
+    }
+    report
+}
+
+fn fail(report: &mut ClusterReport, name: &HostName, failure: Failure) {
+    if let Some(host) = report.hosts.get_mut(name) {
+        host.status = HostStatus::Failed;
+        host.failure = Some(failure);
+    }
+}
+
+fn write(report: &mut ClusterReport, name: &HostName, undoing: Undoing) {
+    let Some(host) = report.hosts.get_mut(name) else { return };
+    match &undoing.end {
+        UndoEnd::Undone | UndoEnd::Settled => host.status = HostStatus::Changed,
+        UndoEnd::Planned => host.status = HostStatus::Pending,
+        UndoEnd::Left { failure, .. } => {
+            host.status = HostStatus::Failed;
+            host.failure = Some(failure.clone());
+        }
+    }
+    host.undoing = Some(undoing);
+}

@@ -1,0 +1,87 @@
+//! What a transaction is made of, and which way leads out of one that was cut off.
+
+#![allow(clippy::unwrap_used)]
+
+use super::super::tests::host;
+use super::*;
+use crate::protocol::Unfinished;
+
+fn unfinished(hosts: &[&str], agreed: bool) -> Unfinished {
+    Unfinished {
+        journal: Journal {
+            version: JOURNAL_VERSION,
+            topology: "t".parse().unwrap(),
+            transaction: TransactionId::from_bits(1),
+            intent: Intent::Apply,
+            by: Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 },
+            since: 0,
+            hosts: hosts.iter().map(|name| host(name)).collect(),
+            stages: Vec::new(),
+            touched: crate::state::Owned::new(),
+            before: crate::state::HostState::default(),
+        },
+        receipt_before: None,
+        agreed,
+        holder: None,
+        reverts_in_ms: None,
+        restarted: false,
+        told: Vec::new(),
+    }
+}
+
+/// `a`, `b`, `c` in this order: agreed, not agreed, settled (no journal), or not to be asked.
+fn seen(text: &str) -> Seen {
+    let all = ["a", "b", "c"];
+    let hosts = all.iter().zip(text.chars()).map(|(name, what)| {
+        let failure = Failure { message: "gone".to_owned(), causes: Vec::new(), cure: None };
+        let sighting = match what {
+            'A' => Ok(Some(unfinished(&all, true))),
+            'n' => Ok(Some(unfinished(&all, false))),
+            '-' => Ok(None),
+            _ => Err(failure),
+        };
+        let sighting = sighting.map(|unfinished| Sighting {
+            unfinished: unfinished.map(Box::new),
+            ..Sighting::default()
+        });
+        (host(name), sighting)
+    });
+    hosts.collect()
+}
+
+#[test]
+fn only_what_all_have_agreed_to_is_settled_and_only_what_somebody_has_not_is_undone() {
+    let out = |text: &str, right: bool| {
+        let seen = seen(text);
+        let all = standings(&seen);
+        all[&TransactionId::from_bits(1)].recovery(|_| right)
+    };
+    for undone in ["nnn", "Ann", "AAn", "n--", "An-", "n??", "A?n"] {
+        assert_eq!(out(undone, true), Recovery::Undo, "{undone}");
+    }
+    for settled in ["AAA", "AA-", "A--"] {
+        assert_eq!(out(settled, true), Recovery::Settle, "{settled}");
+    }
+    // Whether those without a journal settled it or undid it cannot be seen.
+    for unclear in ["AA-", "A--"] {
+        assert!(matches!(out(unclear, false), Recovery::Neither(_)), "{unclear}");
+    }
+    for unclear in ["AA?", "A-?"] {
+        let Recovery::Neither(why) = out(unclear, true) else { unreachable!("{unclear}") };
+        assert!(why.contains("c cannot be asked"), "{why}");
+    }
+}
+
+#[test]
+fn a_director_withdraws_before_the_others_give_back_and_goes_live_after_them() {
+    let time = Duration::from_mins(1);
+    let director = revert_after(time, true);
+    let other = revert_after(time, false);
+    let withdraw = director.withdraw_ms.unwrap();
+    assert_eq!(withdraw, 60_000);
+    assert_eq!(other.withdraw_ms, None);
+    assert!(withdraw + 2000 <= other.build_ms && other.build_ms + 2000 <= director.build_ms);
+    // Within the protocol's limits, whatever is asked for.
+    assert_eq!(revert_after(Duration::ZERO, true).withdraw_ms, Some(1000));
+    assert_eq!(revert_after(Duration::MAX, false).build_ms, 86_400_000);
+}

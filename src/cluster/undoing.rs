@@ -1,0 +1,335 @@
+//! Undoing what a transaction did, on every host at once: each is looked at, the way back to what it was
+//! before is planned from there, and goes through the stages like any change, so that nothing is sent to
+//! a host that no longer takes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::asking;
+use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepState, UndoEnd, Undoing};
+use super::planning::{ClusterPlan, HostPlan, Prospect};
+use super::recording;
+use super::session::{NoAnswer, Session, unexpected};
+use super::transaction::{Seen, receipts};
+use super::turns;
+use crate::desired::Reasons;
+use crate::plan::journal::{Operator, TransactionId};
+use crate::plan::{Goal, Stage, stages, steps_between};
+use crate::protocol::{Ending, Failure, Reply, Request, Sighting, Unfinished};
+use crate::topology::HostName;
+
+/// What is to be undone, and by whom.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Which transaction on which host.
+    pub ids: BTreeMap<HostName, TransactionId>,
+    /// Who does it.
+    pub by: Operator,
+    /// Whether this session works at them already; else they are taken up.
+    pub is_ours: bool,
+    /// Take them up even from somebody who is at work.
+    pub force: bool,
+    /// Hosts on which no step was asked for: nothing hangs on them where they cannot be reached.
+    pub untouched: BTreeSet<HostName>,
+}
+
+/// A host and its way back.
+struct Return {
+    unfinished: Unfinished,
+    plan: HostPlan,
+}
+
+/// Undoes as much as can be undone. Every host of `order` is in the answer. What did not succeed is
+/// tried once more from what is there then: the host's own timer may have been at it too.
+pub async fn undo(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName, Undoing> {
+    let mut ends = try_once(session, order).await;
+    let left: BTreeSet<HostName> = ends
+        .iter()
+        .filter(|(_, undoing)| matches!(undoing.end, UndoEnd::Left { .. }))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if left.is_empty() || left == session.lost(&left) {
+        return ends;
+    }
+    let mut again = order.clone();
+    again.ids.retain(|name, _| left.contains(name));
+    for (name, undoing) in try_once(session, &again).await {
+        let Some(first) = ends.get_mut(&name) else { continue };
+        first.steps.retain(|step| step.state == StepState::Done);
+        first.steps.extend(undoing.steps);
+        first.end = undoing.end;
+    }
+    ends
+}
+
+async fn try_once(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName, Undoing> {
+    let mut ends: BTreeMap<HostName, Undoing> = BTreeMap::new();
+    let hosts: BTreeSet<HostName> = order.ids.keys().cloned().collect();
+    let lost = session.lost(&hosts);
+    session.renew(&lost, true).await;
+    let seen = session.look_at(&hosts, false).await;
+    let mut returns = BTreeMap::new();
+    for (name, id) in &order.ids {
+        match way_back(session, name, id, seen.get(name)) {
+            Ok(Some(way)) => drop(returns.insert(name.clone(), way)),
+            Ok(None) => drop(ends.insert(name.clone(), undone())),
+            Err(failure) => drop(ends.insert(name.clone(), left(failure, None))),
+        }
+    }
+    take_up(session, order, &lost, &mut returns, &mut ends).await;
+    walk(session, order, &seen, &mut returns, &mut ends).await;
+    let agreed = |name: &&HostName| {
+        let unfinished = seen.get(*name).and_then(|seen| seen.as_ref().ok()?.unfinished.as_deref());
+        unfinished.is_some_and(|unfinished| unfinished.agreed)
+    };
+    let agreed = order.ids.keys().filter(agreed).cloned().collect();
+    close(session, &agreed, returns, &mut ends).await;
+    for (name, undoing) in &mut ends {
+        let timer = seen.get(name).and_then(|seen| seen.as_ref().ok()?.unfinished.as_deref());
+        if let UndoEnd::Left { reverts_in_s, .. } = &mut undoing.end {
+            *reverts_in_s = timer.and_then(|timer| timer.reverts_in_ms).map(|ms| ms / 1000);
+        }
+    }
+    ends
+}
+
+/// What undoing would do, for `--dry-run`.
+pub fn rehearse(
+    session: &Session<'_>,
+    ids: &BTreeMap<HostName, TransactionId>,
+    seen: &Seen,
+) -> BTreeMap<HostName, Undoing> {
+    let rehearsed = ids.iter().map(|(name, id)| {
+        let undoing = match way_back(session, name, id, seen.get(name)) {
+            Ok(Some(way)) => {
+                Undoing { steps: way.plan.reports(StepState::Planned), end: UndoEnd::Planned }
+            }
+            Ok(None) => undone(),
+            Err(failure) => left(failure, None),
+        };
+        (name.clone(), undoing)
+    });
+    rehearsed.collect()
+}
+
+fn undone() -> Undoing {
+    Undoing { steps: Vec::new(), end: UndoEnd::Undone }
+}
+
+fn left(failure: Failure, plan: Option<&HostPlan>) -> Undoing {
+    let steps = plan.map(|plan| plan.reports(StepState::NotDone)).unwrap_or_default();
+    Undoing { steps, end: UndoEnd::Left { failure, reverts_in_s: None } }
+}
+
+/// The way back of one host; `None` if it is there already, closed by somebody.
+fn way_back(
+    session: &Session<'_>,
+    name: &HostName,
+    id: &TransactionId,
+    seen: Option<&Result<Sighting, Failure>>,
+) -> Result<Option<Return>, Failure> {
+    let sighting = match seen {
+        Some(Ok(sighting)) => sighting,
+        Some(Err(failure)) => return Err(failure.clone()),
+        None => return Err(session.why_absent(name)),
+    };
+    let Some(unfinished) = sighting.unfinished.as_deref() else { return Ok(None) };
+    if unfinished.journal.transaction != *id {
+        return Err(Failure {
+            message: format!(
+                "transaction {} of {} has taken over what was done here",
+                unfinished.journal.transaction, unfinished.journal.by
+            ),
+            causes: Vec::new(),
+            cure: Some("see `lvsprov plan`".to_owned()),
+        });
+    }
+    let Some(host) = session.topology.hosts.get(name) else { return Ok(None) };
+    let goal = Goal::undo(unfinished, sighting);
+    let steps = steps_between(&sighting.state, &goal.wanted, &goal.owned, &Reasons::default());
+    let stages = stages::stage(host, steps.map_err(|error| fault(&error))?);
+    let plan =
+        HostPlan { goal, stages, cautions: Vec::new(), foreign: Vec::new(), moves_way_back: false };
+    Ok(Some(Return { unfinished: unfinished.clone(), plan }))
+}
+
+fn fault(error: &crate::plan::SimulateError) -> Failure {
+    let mut failure = Failure::from_error(error);
+    failure.cure = Some("this is a fault of lvsprov: please report it".to_owned());
+    failure
+}
+
+async fn take_up(
+    session: &mut Session<'_>,
+    order: &Order,
+    lost: &BTreeSet<HostName>,
+    returns: &mut BTreeMap<HostName, Return>,
+    ends: &mut BTreeMap<HostName, Undoing>,
+) {
+    let needed = returns.keys().filter(|name| !order.is_ours || lost.contains(*name));
+    let ids: BTreeMap<HostName, TransactionId> =
+        needed.filter_map(|name| Some((name.clone(), order.ids.get(name)?.clone()))).collect();
+    for (name, answer) in asking::take_up(session, &ids, &order.by, order.force).await {
+        if let Err(denied) = answer {
+            let way = returns.remove(&name);
+            ends.insert(name, left(denied.into_failure(), way.as_ref().map(|way| &way.plan)));
+        }
+    }
+}
+
+/// Through the stages. A host that does not come to the end leaves `returns` for `ends`.
+async fn walk(
+    session: &mut Session<'_>,
+    order: &Order,
+    seen: &Seen,
+    returns: &mut BTreeMap<HostName, Return>,
+    ends: &mut BTreeMap<HostName, Undoing>,
+) {
+    let (plan, mut report) = as_plan(session, order, returns, ends);
+    let receipts = receipts(seen);
+    let mut last: BTreeMap<HostName, Sighting> = BTreeMap::new();
+    for stage in Stage::ALL {
+        let due = turns::due(session.topology, &plan, &receipts, stage, &mut report);
+        let mut requests = BTreeMap::new();
+        for (name, turn) in due {
+            let (Some(way), false) = (returns.get(&name), turn.steps.is_empty()) else { continue };
+            let request = Request::Do {
+                topology: session.topology.name.clone(),
+                transaction: way.unfinished.journal.transaction.clone(),
+                steps: turn.steps,
+                sysctls: super::transaction::sysctls(&way.plan, session.desired.get(&name)),
+            };
+            requests.insert(name, request);
+        }
+        let asked: Vec<HostName> = requests.keys().cloned().collect();
+        let mut answers = session.ask(requests).await;
+        for name in asked {
+            let Some(host) = report.hosts.get_mut(&name) else { continue };
+            match answers.remove(&name) {
+                Some(Ok(Reply::Done(outcome))) => {
+                    recording::answered(host, stage, &outcome);
+                    last.insert(name, outcome.after);
+                }
+                Some(Ok(other)) => {
+                    recording::unanswered(host, stage, NoAnswer::Lost(unexpected(&other)));
+                }
+                Some(Err(no_answer)) => recording::unanswered(host, stage, no_answer),
+                None => {
+                    let gone = NoAnswer::Refused(super::session::gone());
+                    recording::unanswered(host, stage, gone);
+                }
+            }
+        }
+    }
+    for (name, host) in report.hosts {
+        let Some(way) = returns.get(&name) else { continue };
+        let HostReport { status, steps, failure, .. } = host;
+        let failure = match status {
+            HostStatus::NotAttempted { because } => Some(Failure {
+                message: format!("not undone, because {because}"),
+                causes: Vec::new(),
+                cure: None,
+            }),
+            _ => failure.or_else(|| last.get(&name).and_then(|after| differs(way, after))),
+        };
+        let end = match failure {
+            Some(failure) => {
+                returns.remove(&name);
+                UndoEnd::Left { failure, reverts_in_s: None }
+            }
+            None => UndoEnd::Undone,
+        };
+        ends.insert(name, Undoing { steps, end });
+    }
+}
+
+/// The returns as a plan across hosts, with those that could not be reached as hosts that failed.
+fn as_plan(
+    session: &Session<'_>,
+    order: &Order,
+    returns: &BTreeMap<HostName, Return>,
+    ends: &BTreeMap<HostName, Undoing>,
+) -> (ClusterPlan, ClusterReport) {
+    let mut hosts: BTreeMap<HostName, Prospect> = returns
+        .iter()
+        .map(|(name, way)| (name.clone(), Prospect::Plan(Box::new(way.plan.clone()))))
+        .collect();
+    for (name, undoing) in ends {
+        let UndoEnd::Left { failure, .. } = &undoing.end else { continue };
+        let prospect = if order.untouched.contains(name) {
+            Prospect::Absent(HostStatus::Unchanged)
+        } else {
+            Prospect::Failed(HostStatus::Unreachable, failure.clone())
+        };
+        hosts.insert(name.clone(), prospect);
+    }
+    let plan = ClusterPlan { action: Action::Apply, hosts };
+    let report = plan.report(session.topology);
+    (plan, report)
+}
+
+/// What is not as it was before, after all steps back were done.
+fn differs(way: &Return, after: &Sighting) -> Option<Failure> {
+    let Goal { wanted, owned, .. } = &way.plan.goal;
+    let left = match steps_between(&after.state, wanted, owned, &Reasons::default()) {
+        Ok(steps) => steps.into_all().iter().map(|step| step.change.to_string()).collect(),
+        Err(error) => vec![error.to_string()],
+    };
+    (!left.is_empty()).then(|| Failure {
+        message: "what was read afterwards is not what was there before".to_owned(),
+        causes: left,
+        cure: Some(
+            "something else on this host sets these too: find it, then `lvsprov rollback`"
+                .to_owned(),
+        ),
+    })
+}
+
+/// Closes what is undone. Those that had agreed first, and the others only when that is done: as long
+/// as one that had not agreed is left, it is clear to everybody that this is being undone
+/// ([`super::transaction::Standing::recovery`]).
+async fn close(
+    session: &mut Session<'_>,
+    agreed: &BTreeSet<HostName>,
+    returns: BTreeMap<HostName, Return>,
+    ends: &mut BTreeMap<HostName, Undoing>,
+) {
+    let is_undone = |ends: &BTreeMap<HostName, Undoing>, name: &HostName| {
+        ends.get(name).is_some_and(|undoing| undoing.end == UndoEnd::Undone)
+    };
+    for of_agreed in [true, false] {
+        let ids: BTreeMap<HostName, TransactionId> = returns
+            .iter()
+            .filter(|(name, _)| agreed.contains(*name) == of_agreed)
+            .map(|(name, way)| (name.clone(), way.unfinished.journal.transaction.clone()))
+            .collect();
+        let waits_for = agreed.iter().find(|name| !of_agreed && !is_undone(ends, name));
+        if let Some(other) = waits_for.cloned() {
+            for name in ids.into_keys() {
+                let failure = Failure {
+                    message: format!(
+                        "it is as it was before; its journal stays open until {other} is undone too"
+                    ),
+                    causes: Vec::new(),
+                    cure: Some("`lvsprov rollback` closes it then".to_owned()),
+                };
+                leave_open(ends, &name, failure);
+            }
+            return;
+        }
+        for (name, answer) in asking::settle(session, &ids, Ending::Undone).await {
+            let Err(no_answer) = answer else { continue };
+            let failure = Failure {
+                message: "it is as it was before, but its journal could not be closed".to_owned(),
+                causes: vec![no_answer.into_failure().to_string()],
+                cure: Some("`lvsprov rollback` closes it".to_owned()),
+            };
+            leave_open(ends, &name, failure);
+        }
+    }
+}
+
+fn leave_open(ends: &mut BTreeMap<HostName, Undoing>, name: &HostName, failure: Failure) {
+    if let Some(undoing) = ends.get_mut(name) {
+        undoing.end = UndoEnd::Left { failure, reverts_in_s: None };
+    }
+}
