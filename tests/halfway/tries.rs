@@ -27,13 +27,14 @@ const BOUND: Duration = Duration::from_secs(75);
 /// What is done at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
-    /// `kill -9` the agent; the controller is told to leave it like that.
+    /// `kill -9` the agent once; the controller is told to leave it like that.
     Agent,
     /// `kill -9` the controller; the agent then goes on.
     Controller,
     /// The cable to that host is cut, and joined when the controller has ended.
     Network,
-    /// `kill -9` the agent; the controller is to undo what it can.
+    /// `kill -9` the agent, and every other that comes to that point; the controller is to undo what it
+    /// can.
     Undo,
 }
 
@@ -197,32 +198,40 @@ impl Stage {
     /// Starts the move and cuts it off.
     fn cut_off(&self, one: &Try) -> Result<Ended, String> {
         let Try { go, point, how, .. } = one;
-        let signal = if matches!(how, How::Agent | How::Undo) { "kill" } else { "stop" };
-        self.cluster.fault(&point.host, &format!("{} {signal}\n", point.at));
         let mut arguments = self.command(*go).to_vec();
         arguments.extend(["--call-timeout", CALL]);
-        if *how != How::Undo {
-            arguments.extend(["--on-error", "keep"]);
+        if *how == How::Undo {
+            self.cluster.fault(&point.host, &format!("{} kill\n", point.at));
+            return names(self.cluster.start(&arguments).wait(BOUND), &point.host);
         }
+        self.cluster.fault(&point.host, &format!("{} stop\n", point.at));
+        arguments.extend(["--on-error", "keep"]);
         let mut controller = self.cluster.start(&arguments);
-        if signal == "kill" {
-            let ended = controller.wait(BOUND);
-            return names(ended, &point.host);
-        }
         let Some(agent) = self.cluster.wait_for_stopped(&point.host, &mut controller) else {
             let ended = controller.wait(BOUND);
             return Err(format!("the point was not reached:\n{ended}"));
         };
-        if *how == How::Controller {
-            let ended = controller.kill();
-            kill(agent, Signal::SIGCONT).map_err(|error| error.to_string())?;
-            return Ok(ended);
+        // Only once: whoever comes next comes through.
+        self.cluster.no_faults();
+        let signal = |signal| kill(agent, signal).map_err(|error| error.to_string());
+        match how {
+            How::Agent => {
+                signal(Signal::SIGKILL)?;
+                names(controller.wait(BOUND), &point.host)
+            }
+            How::Controller => {
+                let ended = controller.kill();
+                signal(Signal::SIGCONT)?;
+                Ok(ended)
+            }
+            How::Network | How::Undo => {
+                self.cluster.lab.cut(&point.host).unwrap();
+                signal(Signal::SIGCONT)?;
+                let ended = controller.wait(BOUND);
+                self.cluster.lab.join(&point.host).unwrap();
+                names(ended, &point.host)
+            }
         }
-        self.cluster.lab.cut(&point.host).unwrap();
-        kill(agent, Signal::SIGCONT).map_err(|error| error.to_string())?;
-        let ended = controller.wait(BOUND);
-        self.cluster.lab.join(&point.host).unwrap();
-        names(ended, &point.host)
     }
 
     /// Nothing may be there that neither state explains: each host's every thing is as in one of both.
@@ -241,10 +250,11 @@ impl Stage {
     }
 }
 
-/// A controller that lost a host says so, names it, and says what to do.
+/// A controller that lost a host says so and names it; or it found the host again and came to its end.
 fn names(ended: Ended, host: &HostName) -> Result<Ended, String> {
     let said = ended.out.clone() + &ended.err;
     match ended.code {
+        Some(0) => Ok(ended),
         Some(5) if said.contains(host.as_str()) => Ok(ended),
         _ => Err(format!("it does not say that {host} was lost:\n{ended}")),
     }
