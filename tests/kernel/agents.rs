@@ -119,8 +119,8 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
     }
 }
 
-pub fn revert_after(build_ms: u32) -> Option<RevertAfter> {
-    Some(RevertAfter { withdraw_ms: None, build_ms })
+pub fn revert_after(build_ms: u32) -> RevertAfter {
+    RevertAfter { withdraw_ms: None, build_ms }
 }
 
 pub fn look() -> Request {
