@@ -4,18 +4,28 @@
 //! Needs root. What needs IPVS or IPIP is in kernel_vm.rs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "kernel/agents.rs"]
+mod agents;
+#[path = "kernel/disk.rs"]
+mod disk;
+#[path = "kernel/faults.rs"]
+mod faults;
 #[path = "kernel/ground.rs"]
 mod ground;
 #[path = "kernel/ipv6.rs"]
 mod ipv6;
 #[path = "kernel/keeping.rs"]
 mod keeping;
+#[path = "kernel/life.rs"]
+mod life;
 #[path = "kernel/network.rs"]
 mod network;
 #[path = "kernel/nft.rs"]
 mod nft;
 #[path = "kernel/tables.rs"]
 mod tables;
+#[path = "kernel/timer.rs"]
+mod timer;
 #[path = "kernel/values.rs"]
 mod values;
 #[path = "kernel/wire.rs"]

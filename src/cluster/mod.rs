@@ -23,6 +23,8 @@ pub mod undoing;
 pub mod unfinished;
 
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod tests;
 
 pub use outcome::{ClusterReport, HostReport, HostStatus, StepReport, StepState};

@@ -207,6 +207,8 @@ pub fn begin(
     };
     let mut touched = items;
     let mut before = with_modules_of(steps(), &seen.state)?.restricted_to(&touched);
+    // What a module brings is as it starts; the module itself was not there, and undoing loads none.
+    before.modules.retain(|module| seen.state.modules.contains(module));
     let mut receipt_before = seen.receipt.clone();
     if let Some(taken) = seen.unfinished.as_deref() {
         // Undoing always leads back to the last settled state.

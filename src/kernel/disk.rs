@@ -146,10 +146,14 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Tells two files of one name apart where each is a new one that takes the name.
-pub(super) fn identity(path: &Path) -> Option<(u64, i64, i64, u64)> {
+pub(super) fn identity(path: &Path) -> Option<Identity> {
     let found = fs::symlink_metadata(path).ok()?;
-    Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
+    Some(Identity(found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
 }
+
+/// Inode, when that was changed (seconds, nanoseconds), length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity(u64, i64, i64, u64);
 
 /// `verb` failed, with the cure where it is a matter of the file system.
 pub(super) fn cannot_io(verb: &str, path: &Path, error: io::Error) -> Error {

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{
-    cannot_io, folders_are_there, identity, overwrite, read_file, remove_if_there, sync_folder,
+    Identity, cannot_io, folders_are_there, identity, overwrite, read_file, remove_if_there,
+    sync_folder,
 };
 use super::error::{Error, Result};
 use super::process::{self, Process};
@@ -105,7 +106,8 @@ impl Timer {
         let Self { process, withdraw_at_ms, build_at_ms } = self;
         let now = process::boottime_ms();
         // What withdraws first is no sooner undone than the rest is begun.
-        let next = withdraw_at_ms.filter(|at| *at > now).map_or(*build_at_ms, |at| at.min(*build_at_ms));
+        let next =
+            withdraw_at_ms.filter(|at| *at > now).map_or(*build_at_ms, |at| at.min(*build_at_ms));
         process.is_alive().then(|| next.saturating_sub(now))
     }
 }
@@ -162,8 +164,11 @@ impl Open {
         })
     }
 
-    /// Milliseconds until the timer undoes it, if there is a living one.
+    /// Milliseconds until the timer undoes it, if there is a living one that still would.
     pub fn reverts_in_ms(&self) -> Option<u64> {
+        if matches!(self.phase, Phase::Agreed | Phase::Done) {
+            return None;
+        }
         self.begun.timer.as_ref().and_then(Timer::pending)
     }
 
@@ -196,7 +201,7 @@ pub fn folder(state_dir: &Path, topology: &TopologyName, transaction: &Transacti
 
 /// Tells whether the transaction, its phase or the receipt changed between two looks.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Marks(Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+pub(super) struct Marks(Vec<(PathBuf, Option<Identity>)>);
 
 /// As they are now.
 pub(super) fn marks(state_dir: &Path, topology: &TopologyName) -> Marks {
@@ -226,8 +231,7 @@ pub(super) fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<O
     if !folders_are_there(&[&folder])? {
         return Err(incomplete(&folder));
     }
-    let begun: Begun =
-        read_json(&folder.join("begun.json"))?.ok_or_else(|| incomplete(&folder))?;
+    let begun: Begun = read_json(&folder.join("begun.json"))?.ok_or_else(|| incomplete(&folder))?;
     let phase = Phase::ALL
         .into_iter()
         .find(|phase| fs::symlink_metadata(folder.join(phase.file())).is_ok())

@@ -45,8 +45,9 @@ impl HeldBy {
             Some((pid, since)) => format!("process {pid}, for {} s", now().saturating_sub(since)),
             None => "a process that just started".to_owned(),
         };
-        Error::new(format!("another lvsprov is changing this host: {who}"))
-            .cure("wait until it is done, then plan again: it may change what this plan starts from")
+        Error::new(format!("another lvsprov is changing this host: {who}")).cure(
+            "wait until it is done, then plan again: it may change what this plan starts from",
+        )
     }
 }
 

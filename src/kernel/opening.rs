@@ -92,8 +92,7 @@ pub(super) fn prepare(state_dir: &Path, opening: &Opening<'_>) -> Result<Prepare
         temporary: parent.join(".journal.json.new"),
         target: journal::path(state_dir, topology),
         receipt: None,
-        old_folder: old
-            .map(|old| journal::folder(state_dir, topology, &old.journal.transaction)),
+        old_folder: old.map(|old| journal::folder(state_dir, topology, &old.journal.transaction)),
         committed: false,
     };
     if *there != Some(&begin.receipt) {
@@ -124,8 +123,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     }
     if let Some(settled) = &begin.settled {
         let target = folder.join("settled.json");
-        let working =
-            prepared.receipt.as_ref().map_or(current.as_path(), receipt::Prepared::file);
+        let working = prepared.receipt.as_ref().map_or(current.as_path(), receipt::Prepared::file);
         if *settled == begin.receipt {
             keep(working, &target, settled)?;
         } else {

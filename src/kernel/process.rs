@@ -77,9 +77,7 @@ impl Process {
         }
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(errno) => {
-                Err(Error::new(format!("cannot end process {pid}")).because(errno))
-            }
+            Err(errno) => Err(Error::new(format!("cannot end process {pid}")).because(errno)),
         }
     }
 }

@@ -37,8 +37,8 @@ pub fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Receipt>
 
 /// The receipt of `topology` in a file at `path`.
 pub(super) fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Receipt> {
-    let receipt: Receipt = serde_json::from_slice(text)
-        .map_err(|error| damaged(path, "is damaged").because(error))?;
+    let receipt: Receipt =
+        serde_json::from_slice(text).map_err(|error| damaged(path, "is damaged").because(error))?;
     let Receipt { version, topology: owner, since: _, owned: _, found: _ } = &receipt;
     if *version != VERSION {
         return Err(damaged(

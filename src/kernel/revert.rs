@@ -46,7 +46,7 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
     Duration::from_secs(30),
-    Duration::from_secs(60),
+    Duration::from_mins(1),
 ];
 
 /// What its process is told when it is started.
@@ -150,9 +150,9 @@ pub fn main(state_dir: &Path, order: &str) -> ExitCode {
         }
     };
     let mut timer = Revert { state_dir, order: &order, told: notes };
-    let ended = timer.released(&alarm).and_then(|ours| {
-        if ours { timer.live(&alarm, &runtime) } else { Ok(()) }
-    });
+    let ended = timer
+        .released(&alarm)
+        .and_then(|ours| if ours { timer.live(&alarm, &runtime) } else { Ok(()) });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -184,7 +184,9 @@ fn detach() -> io::Result<Vec<String>> {
 /// Where to write to leave a login session's control group; none where it is in none.
 fn session_groups(proc_self_cgroup: &str) -> Vec<String> {
     let in_session = |path: &str| {
-        path.split('/').any(|part| part.starts_with("session-") && part.ends_with(".scope"))
+        path.split('/').any(|part| {
+            part.strip_suffix(".scope").is_some_and(|name| name.starts_with("session-"))
+        })
     };
     let lines = proc_self_cgroup.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':');
@@ -227,7 +229,7 @@ impl Revert<'_> {
     /// Waits until the agent has begun the transaction, or given up, or is gone. Whether there is
     /// something to wait for.
     fn released(&self, alarm: &TimerFd) -> Result<bool> {
-        self.set(alarm, self.first())?;
+        Self::set(alarm, self.first())?;
         let stdin = io::stdin();
         let failed = |error: io::Error| Error::new("the revert timer cannot wait").because(error);
         loop {
@@ -241,7 +243,7 @@ impl Revert<'_> {
                 Err(errno) => return Err(failed(errno.into())),
             }
             let released = fds[0].any().unwrap_or(true);
-            let ours = self.open().is_none_or(|open| open.is_some());
+            let ours = self.is_there();
             if released {
                 let null = File::open("/dev/null").map_err(failed)?;
                 nix::unistd::dup2_stdin(null).map_err(|errno| failed(errno.into()))?;
@@ -252,7 +254,7 @@ impl Revert<'_> {
                 return Ok(true);
             }
             // Its time has come before there is anything to undo: only the agent matters now.
-            self.set(alarm, u64::MAX / 2)?;
+            Self::set(alarm, u64::MAX / 2)?;
         }
     }
 
@@ -261,22 +263,22 @@ impl Revert<'_> {
         withdraw_at_ms.map_or(*build_at_ms, |at| at.min(*build_at_ms))
     }
 
-    /// `None`: it cannot be read now.
-    fn open(&self) -> Option<Option<Open>> {
+    /// Whether the transaction lies on the disk, as far as that can be read now.
+    fn is_there(&self) -> bool {
         let Order { topology, transaction, .. } = self.order;
-        let open = journal::read(self.state_dir, topology).ok()?;
-        Some(open.filter(|open| open.journal.transaction == *transaction))
+        journal::read(self.state_dir, topology)
+            .map_or(true, |open| open.is_some_and(|open| open.journal.transaction == *transaction))
     }
 
-    fn set(&self, alarm: &TimerFd, at_ms: u64) -> Result<()> {
+    fn set(alarm: &TimerFd, at_ms: u64) -> Result<()> {
         let at = TimeSpec::from_duration(Duration::from_millis(at_ms.max(1)));
         alarm
             .set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             .map_err(|errno| Error::new("the revert timer cannot be set").because(errno))
     }
 
-    fn sleep(&self, alarm: &TimerFd, until_ms: u64) -> Result<()> {
-        self.set(alarm, until_ms)?;
+    fn sleep(alarm: &TimerFd, until_ms: u64) -> Result<()> {
+        Self::set(alarm, until_ms)?;
         loop {
             match alarm.wait() {
                 Ok(()) => return Ok(()),
@@ -292,14 +294,14 @@ impl Revert<'_> {
         self.write();
         let Order { withdraw_at_ms, build_at_ms, .. } = self.order;
         if let Some(at) = withdraw_at_ms.filter(|at| at < build_at_ms) {
-            self.sleep(alarm, at)?;
+            Self::sleep(alarm, at)?;
             match runtime.block_on(self.attempt(Part::Withdraw)) {
                 Ok(Came::Over) => return Ok(()),
                 Ok(Came::Done) => {}
                 Err(error) => self.tell(format!("could not withdraw: {}", full(&error))),
             }
         }
-        self.sleep(alarm, *build_at_ms)?;
+        Self::sleep(alarm, *build_at_ms)?;
         for pause in PAUSES.into_iter().map(Some).chain([None]) {
             match runtime.block_on(self.attempt(Part::All)) {
                 Ok(_) => return Ok(()),
@@ -347,7 +349,11 @@ impl Revert<'_> {
         }
         let left = self.way_back(&open).await?.into_all();
         if let Some(step) = left.first() {
-            return Err(Error::new(format!("{} steps are left, the first: {}", left.len(), step.change)));
+            return Err(Error::new(format!(
+                "{} steps are left, the first: {}",
+                left.len(),
+                step.change
+            )));
         }
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
         journal::settle(self.state_dir, &open, Ending::Undone)?;

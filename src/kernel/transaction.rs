@@ -148,7 +148,8 @@ pub(super) async fn carry_out(
     let state_dir = host.state_dir.clone();
     let (_lock, open) = own(host, topology, transaction).await?;
     may_do(&open, held(host, topology, transaction)?.taken_in)?;
-    if let Some(step) = steps.iter().find(|step| !open.journal.touched.contains(&step.change.item()))
+    if let Some(step) =
+        steps.iter().find(|step| !open.journal.touched.contains(&step.change.item()))
     {
         return Err(Error::new(format!(
             "{}: this is no part of the transaction {transaction}: it could not be undone",
@@ -263,7 +264,9 @@ fn may_settle(open: &Open, taken_in: Phase, ending: Ending) -> Result<()> {
         (Phase::Agreed, Ending::Undone) => Err(Error::new(format!(
             "the transaction {id} is agreed to: it was not undone"
         ))
-        .cure("settle it as done; or, where another host has not agreed, take it up again to undo it")),
+        .cure(
+            "settle it as done; or, where another host has not agreed, take it up again to undo it",
+        )),
         (Phase::Done, Ending::Undone) => Err(Error::new(format!(
             "the transaction {id} is being settled as done: it cannot be undone any more"
         ))
@@ -303,7 +306,8 @@ async fn own(
     transaction: &TransactionId,
 ) -> Result<(Lock, Open)> {
     let held = held(host, topology, transaction)?;
-    let lock = lock::wait(&host.state_dir, topology, PATIENCE).await?.map_err(HeldBy::into_error)?;
+    let lock =
+        lock::wait(&host.state_dir, topology, PATIENCE).await?.map_err(HeldBy::into_error)?;
     let open = there(&host.state_dir, topology, transaction)?;
     match &open.holder {
         Some(holder) if holder.connection == held.connection => {}
@@ -327,8 +331,10 @@ async fn own(
 
 fn there(state_dir: &Path, topology: &TopologyName, transaction: &TransactionId) -> Result<Open> {
     let gone = |what: String| {
-        Error::new(format!("the transaction {transaction} of {topology} is not here any more: {what}"))
-            .cure("look at the host again: it was settled, or undone by the host itself")
+        Error::new(format!(
+            "the transaction {transaction} of {topology} is not here any more: {what}"
+        ))
+        .cure("look at the host again: it was settled, or undone by the host itself")
     };
     match journal::read(state_dir, topology)? {
         Some(open) if open.journal.transaction == *transaction => Ok(open),

@@ -172,7 +172,7 @@ fn a_receipt_that_others_can_write_is_not_trusted() {
 }
 
 /// Runs `work` with a file system of its own over the ground's folder.
-fn with_file_system<T: Send>(
+pub fn with_file_system<T: Send>(
     ground: &Ground,
     options: &str,
     work: impl FnOnce(&Path) -> T + Send,

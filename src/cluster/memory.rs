@@ -1,0 +1,583 @@
+//! A cluster in memory: hosts that keep a state, a receipt and a journal as a real one does, take steps
+//! as strictly as the kernel does, and fail when they are told to. What holds of a transaction wherever
+//! it is cut off is tried on it, at every request.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cut;
+mod laws;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+
+use super::session::{Dial, Line};
+use super::tests::{bare, failure};
+use crate::desired::Reasons;
+use crate::plan::journal::{Journal, Operator, TransactionId};
+use crate::plan::{Goal, Stage, simulate, stages, steps_between};
+use crate::protocol::{
+    Begin, Busy, Ending, Failure, Fetched, Holder, Outcome, Receipt, Reply, Request, RevertAfter,
+    Sighting, Unfinished,
+};
+use crate::state::HostState;
+use crate::topology::{Host, HostName, Topology};
+
+/// What goes wrong, and when: at the request of this number (from 0) that changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub at: usize,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The agent is killed before it does anything.
+    AgentBefore,
+    /// The agent is killed half-way through its steps.
+    AgentHalfway,
+    /// The agent is killed when it has done everything, before it answers.
+    AgentAfter,
+    /// The machine is not reached any more, before it does anything.
+    HostBefore,
+    /// The same after it did everything.
+    HostAfter,
+    /// The step in the middle is refused by the kernel; a request without steps is refused.
+    Refusal,
+    /// The controller is killed before the request is heard.
+    ControllerBefore,
+    /// The same after it was carried out.
+    ControllerAfter,
+}
+
+impl Kind {
+    pub const ALL: [Self; 8] = [
+        Self::AgentBefore,
+        Self::AgentHalfway,
+        Self::AgentAfter,
+        Self::HostBefore,
+        Self::HostAfter,
+        Self::Refusal,
+        Self::ControllerBefore,
+        Self::ControllerAfter,
+    ];
+}
+
+/// An open transaction as it lies on a host.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    journal: Journal,
+    receipt_before: Option<Receipt>,
+    settled: Option<Receipt>,
+    pub agreed: bool,
+    /// Which line works at it.
+    line: u64,
+    by: Operator,
+    revert: Option<RevertAfter>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub sighting: Sighting,
+    pub open: Option<Open>,
+    pub reached: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hosts: BTreeMap<HostName, Machine>,
+    /// Lines that are held by somebody.
+    alive: BTreeSet<u64>,
+    next: u64,
+    /// Requests that change something, so far.
+    asked: usize,
+    fault: Option<Fault>,
+    /// Every host that ever began a transaction, and every one that settled it as done.
+    begun: BTreeSet<(TransactionId, HostName)>,
+    done: BTreeSet<(TransactionId, HostName)>,
+    undone: BTreeSet<(TransactionId, HostName)>,
+    broken: Vec<String>,
+    /// Whether requests are answered by the services.
+    serves: bool,
+}
+
+/// All hosts.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct MemoryLine {
+    world: World,
+    host: HostName,
+    id: u64,
+}
+
+impl Drop for MemoryLine {
+    fn drop(&mut self) {
+        self.world.inner.lock().unwrap().alive.remove(&self.id);
+    }
+}
+
+impl World {
+    pub fn bare(topology: &Topology) -> Self {
+        let machine =
+            |name: &HostName| Machine { sighting: bare(topology, name), open: None, reached: true };
+        let hosts = topology.hosts.keys().map(|name| (name.clone(), machine(name))).collect();
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                hosts,
+                alive: BTreeSet::new(),
+                next: 0,
+                asked: 0,
+                fault: None,
+                begun: BTreeSet::new(),
+                done: BTreeSet::new(),
+                undone: BTreeSet::new(),
+                broken: Vec::new(),
+                serves: true,
+            })),
+        }
+    }
+
+    /// The same hosts as they are now, in a world of their own.
+    pub fn copy(&self) -> Self {
+        let inner = self.inner.lock().unwrap();
+        let hosts = inner.hosts.clone();
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                hosts,
+                alive: BTreeSet::new(),
+                next: 1000,
+                asked: 0,
+                fault: None,
+                begun: BTreeSet::new(),
+                done: BTreeSet::new(),
+                undone: BTreeSet::new(),
+                broken: Vec::new(),
+                serves: true,
+            })),
+        }
+    }
+
+    pub fn fail(&self, fault: Fault) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.fault = Some(fault);
+        inner.asked = 0;
+    }
+
+    pub fn stop_serving(&self) {
+        self.inner.lock().unwrap().serves = false;
+    }
+
+    pub fn asked(&self) -> usize {
+        self.inner.lock().unwrap().asked
+    }
+
+    pub fn hosts(&self) -> BTreeMap<HostName, Machine> {
+        self.inner.lock().unwrap().hosts.clone()
+    }
+
+    #[allow(dead_code)]
+    pub fn change(&self, host: &HostName, how: impl FnOnce(&mut Machine)) {
+        how(self.inner.lock().unwrap().hosts.get_mut(host).unwrap());
+    }
+
+    /// Every machine is reached again, and nothing fails any more.
+    pub fn heal(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.fault = None;
+        for machine in inner.hosts.values_mut() {
+            machine.reached = true;
+        }
+    }
+
+    /// What must never be, and was.
+    pub fn broken(&self) -> Vec<String> {
+        self.inner.lock().unwrap().broken.clone()
+    }
+
+    /// The time is over on every host: each undoes what is neither agreed nor closed, in the order in
+    /// which the timers wake.
+    pub fn time_is_over(&self, topology: &Topology) {
+        let mut inner = self.inner.lock().unwrap();
+        for stage in [Stage::Withdraw, Stage::Ground, Stage::Live] {
+            for (name, machine) in &mut inner.hosts {
+                let Some(open) = machine.open.as_ref().filter(|o| !o.agreed && o.revert.is_some())
+                else {
+                    continue;
+                };
+                let unfinished = open.told(false);
+                let goal = Goal::undo(&unfinished, &machine.sighting);
+                let state = &machine.sighting.state;
+                let steps =
+                    steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
+                for (of, steps) in stages::stage(&topology.hosts[name], steps) {
+                    if of == stage {
+                        let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
+                        machine.sighting.state =
+                            simulate(&machine.sighting.state, &changes).unwrap();
+                    }
+                }
+            }
+        }
+        for machine in inner.hosts.values_mut() {
+            if let Some(open) = machine.open.take_if(|o| !o.agreed && o.revert.is_some()) {
+                machine.sighting.receipt = open.receipt_before;
+            }
+        }
+    }
+}
+
+impl Open {
+    fn told(&self, alive: bool) -> Unfinished {
+        Unfinished {
+            journal: self.journal.clone(),
+            receipt_before: self.receipt_before.clone(),
+            agreed: self.agreed,
+            holder: alive.then(|| self.holder()),
+            reverts_in_ms: self.revert.filter(|_| !self.agreed).map(|after| after.build_ms.into()),
+            restarted: false,
+            told: Vec::new(),
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        Holder { by: self.by.clone(), from: None, pid: 1, for_s: 1, idle_s: 0, idle_limit_s: 60 }
+    }
+}
+
+impl Dial for World {
+    fn knows(&self, _: &Host) -> bool {
+        true
+    }
+
+    fn dial<'d>(
+        &'d self,
+        host: &'d Host,
+        _: bool,
+    ) -> BoxFuture<'d, Result<Box<dyn Line>, Failure>> {
+        Box::pin(async move {
+            let mut inner = self.inner.lock().unwrap();
+            if !inner.hosts[&host.name].reached {
+                return Err(failure("no route to host"));
+            }
+            inner.next += 1;
+            let id = inner.next;
+            inner.alive.insert(id);
+            let line = MemoryLine { world: self.clone(), host: host.name.clone(), id };
+            Ok(Box::new(line) as Box<dyn Line>)
+        })
+    }
+}
+
+impl Line for MemoryLine {
+    fn ask(&mut self, request: Request) -> BoxFuture<'_, Result<Reply, Failure>> {
+        Box::pin(async move {
+            let kind = self.world.inner.lock().unwrap().fault_of(&request);
+            match kind {
+                None => self.carry_out(request, None),
+                Some(Kind::AgentBefore) => self.die(),
+                Some(Kind::AgentHalfway) => {
+                    if let Request::Do { steps, .. } = &request {
+                        let half = steps.len() / 2;
+                        let _ = self.carry_out(request, Some(half));
+                    }
+                    self.die()
+                }
+                Some(Kind::AgentAfter) => {
+                    let _ = self.carry_out(request, None);
+                    self.die()
+                }
+                Some(Kind::HostBefore) => self.vanish(),
+                Some(Kind::HostAfter) => {
+                    let _ = self.carry_out(request, None);
+                    self.vanish()
+                }
+                Some(Kind::Refusal) => match &request {
+                    Request::Do { steps, .. } => {
+                        let half = steps.len() / 2;
+                        self.carry_out(request, Some(half))
+                    }
+                    _ => Ok(Reply::Refused(failure("the disk is full"))),
+                },
+                Some(Kind::ControllerBefore) => std::future::pending().await,
+                Some(Kind::ControllerAfter) => {
+                    let _ = self.carry_out(request, None);
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+
+    fn hang_up(self: Box<Self>) -> BoxFuture<'static, ()> {
+        drop(self);
+        Box::pin(async {})
+    }
+}
+
+impl MemoryLine {
+    fn die(&self) -> Result<Reply, Failure> {
+        self.world.inner.lock().unwrap().alive.remove(&self.id);
+        Err(failure("the connection broke"))
+    }
+
+    fn vanish(&self) -> Result<Reply, Failure> {
+        let mut inner = self.world.inner.lock().unwrap();
+        inner.hosts.get_mut(&self.host).unwrap().reached = false;
+        inner.alive.remove(&self.id);
+        Err(failure("the connection broke"))
+    }
+
+    /// At most so many steps; the one behind them is refused.
+    fn carry_out(&self, request: Request, at_most: Option<usize>) -> Result<Reply, Failure> {
+        let mut inner = self.world.inner.lock().unwrap();
+        if !inner.hosts[&self.host].reached || !inner.alive.contains(&self.id) {
+            return Err(failure("the connection broke"));
+        }
+        Ok(inner.answer(&self.host, self.id, request, at_most))
+    }
+}
+
+impl Inner {
+    fn fault_of(&mut self, request: &Request) -> Option<Kind> {
+        let changes = !matches!(
+            request,
+            Request::Look { .. } | Request::WhoHas { .. } | Request::Fetch { .. }
+        );
+        if !changes {
+            return None;
+        }
+        let now = self.asked;
+        self.asked += 1;
+        self.fault.filter(|fault| fault.at == now).map(|fault| fault.kind)
+    }
+
+    fn look(&self, host: &HostName) -> Sighting {
+        let machine = &self.hosts[host];
+        let mut sighting = machine.sighting.clone();
+        sighting.unfinished =
+            machine.open.as_ref().map(|open| Box::new(open.told(self.alive.contains(&open.line))));
+        sighting
+    }
+
+    fn answer(
+        &mut self,
+        host: &HostName,
+        line: u64,
+        request: Request,
+        at_most: Option<usize>,
+    ) -> Reply {
+        match request {
+            Request::Look { .. } => Reply::Seen(Box::new(self.look(host))),
+            Request::Begin(begin) => self.begin(host, line, *begin),
+            Request::TakeUp { transaction, by, force, .. } => {
+                self.take_up(host, line, &transaction, by, force)
+            }
+            Request::Do { transaction, steps, .. } => {
+                if let Err(refused) = self.is_at_work(host, line, &transaction) {
+                    return refused;
+                }
+                self.all_have_begun(host, &transaction);
+                let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
+                self.work(host, &changes, at_most)
+            }
+            Request::Agree { transaction, .. } => {
+                if let Err(refused) = self.is_at_work(host, line, &transaction) {
+                    return refused;
+                }
+                self.hosts.get_mut(host).unwrap().open.as_mut().unwrap().agreed = true;
+                Reply::Agreed
+            }
+            Request::Settle { transaction, ending, .. } => {
+                if let Err(refused) = self.is_at_work(host, line, &transaction) {
+                    return refused;
+                }
+                self.settle(host, ending)
+            }
+            Request::WhoHas { target, .. } => Reply::Answered(self.who_has(target)),
+            Request::Fetch { count, .. } if self.serves => Reply::Fetched(Fetched {
+                answers: [("rs1".to_owned(), count)].into(),
+                failures: BTreeMap::new(),
+            }),
+            Request::Fetch { count, .. } => Reply::Fetched(Fetched {
+                answers: BTreeMap::new(),
+                failures: [("refused".to_owned(), count)].into(),
+            }),
+            other => panic!("{other:?} is asked of no host here"),
+        }
+    }
+
+    fn who_has(&self, target: IpAddr) -> BTreeSet<String> {
+        let has = |machine: &&Machine| {
+            let mut keys = machine.sighting.state.addresses.keys();
+            keys.any(|key| key.net.addr() == target && key.dev.as_str() == "eth0")
+        };
+        let macs = self.hosts.values().filter(has);
+        macs.flat_map(|machine| machine.sighting.facts.hardware.values().cloned()).collect()
+    }
+
+    fn busy(&self, host: &HostName) -> Option<Reply> {
+        let open = self.hosts[host].open.as_ref()?;
+        Some(Reply::Busy(Box::new(Busy {
+            topology: open.journal.topology.clone(),
+            transaction: Some(open.journal.transaction.clone()),
+            holder: self.alive.contains(&open.line).then(|| open.holder()),
+            reverts_in_ms: open.revert.filter(|_| !open.agreed).map(|after| after.build_ms.into()),
+        })))
+    }
+
+    fn begin(&mut self, host: &HostName, line: u64, begin: Begin) -> Reply {
+        if let Some(open) = &self.hosts[host].open {
+            let held = self.alive.contains(&open.line) && open.line != line;
+            if held || (open.revert.is_some() && !open.agreed) {
+                return self.busy(host).unwrap();
+            }
+        }
+        let differences = begin.expected.differences(&self.look(host));
+        if !differences.is_empty() {
+            return Reply::Moved(differences);
+        }
+        self.begun.insert((begin.journal.transaction.clone(), host.clone()));
+        let machine = self.hosts.get_mut(host).unwrap();
+        machine.open = Some(Open {
+            by: begin.journal.by.clone(),
+            journal: begin.journal,
+            receipt_before: begin.receipt_before,
+            settled: begin.settled,
+            agreed: false,
+            line,
+            revert: begin.revert,
+        });
+        machine.sighting.receipt = Some(begin.receipt);
+        Reply::Begun
+    }
+
+    fn take_up(
+        &mut self,
+        host: &HostName,
+        line: u64,
+        id: &TransactionId,
+        by: Operator,
+        force: bool,
+    ) -> Reply {
+        let Some(open) = &self.hosts[host].open else {
+            return Reply::Refused(failure("there is no transaction here"));
+        };
+        if open.journal.transaction != *id {
+            return Reply::Refused(failure("another transaction is here"));
+        }
+        if self.alive.contains(&open.line) && open.line != line && !force {
+            return self.busy(host).unwrap();
+        }
+        let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
+        open.line = line;
+        open.by = by;
+        Reply::Begun
+    }
+
+    fn is_at_work(&self, host: &HostName, line: u64, id: &TransactionId) -> Result<(), Reply> {
+        match &self.hosts[host].open {
+            Some(open) if open.journal.transaction == *id && open.line == line => Ok(()),
+            _ => Err(Reply::Refused(failure("that transaction is not this connection's"))),
+        }
+    }
+
+    fn work(
+        &mut self,
+        host: &HostName,
+        changes: &[crate::plan::Change],
+        at_most: Option<usize>,
+    ) -> Reply {
+        let mut done = 0;
+        let mut refused = None;
+        for change in changes {
+            if at_most == Some(done) {
+                refused = Some(failure("it is in use"));
+                break;
+            }
+            let machine = self.hosts.get_mut(host).unwrap();
+            match simulate(&machine.sighting.state, [change]) {
+                Ok(state) => machine.sighting.state = state,
+                Err(error) => {
+                    refused = Some(failure(&error.to_string()));
+                    break;
+                }
+            }
+            done += 1;
+        }
+        Reply::Done(Box::new(Outcome { done, failure: refused, after: self.look(host) }))
+    }
+
+    fn settle(&mut self, host: &HostName, ending: Ending) -> Reply {
+        let open = self.hosts.get_mut(host).unwrap().open.take().unwrap();
+        let id = open.journal.transaction.clone();
+        match ending {
+            Ending::Done => {
+                self.all_agree(host, &open);
+                self.done.insert((id, host.clone()));
+                self.hosts.get_mut(host).unwrap().sighting.receipt = open.settled;
+            }
+            Ending::Undone => {
+                self.is_as_before(host, &open);
+                self.undone.insert((id, host.clone()));
+                self.hosts.get_mut(host).unwrap().sighting.receipt = open.receipt_before;
+            }
+        }
+        Reply::Settled
+    }
+
+    /// Nobody does anything before all have begun.
+    fn all_have_begun(&mut self, host: &HostName, id: &TransactionId) {
+        let hosts = self.hosts[host].open.as_ref().unwrap().journal.hosts.clone();
+        for other in hosts {
+            if !self.begun.contains(&(id.clone(), other.clone())) {
+                self.broken.push(format!("{host} works at {id}, and {other} has not begun"));
+            }
+        }
+    }
+
+    /// Nobody is settled as done while another has not agreed.
+    fn all_agree(&mut self, host: &HostName, open: &Open) {
+        let id = &open.journal.transaction;
+        for other in open.journal.hosts.iter().filter(|other| *other != host) {
+            let there = self.hosts[other].open.as_ref();
+            let agreed = there.is_some_and(|o| o.journal.transaction == *id && o.agreed);
+            if !agreed && !self.done.contains(&(id.clone(), other.clone())) {
+                self.broken.push(format!("{host} is settled, and {other} has not agreed"));
+            }
+        }
+    }
+
+    /// Nobody forgets what was there before it is there again.
+    fn is_as_before(&mut self, host: &HostName, open: &Open) {
+        let state = &self.hosts[host].sighting.state;
+        let goal = Goal::undo(&open.told(false), &self.hosts[host].sighting);
+        let left = steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
+        if !left.into_all().is_empty() {
+            self.broken.push(format!("{host} is settled as undone, and is not as before"));
+        }
+    }
+}
+
+/// Everything that must be as it was, once modules and what they bring are left out.
+pub(super) fn essence(state: &HostState, was: &HostState) -> HostState {
+    let mut state = state.clone();
+    let news: Vec<_> = state.modules.difference(&was.modules).copied().collect();
+    let mut with = was.clone();
+    for module in &news {
+        with = simulate(&with, [&crate::plan::Change::LoadModule { module: *module }]).unwrap();
+    }
+    for item in with.items() {
+        let (mut then, mut here) = (HostState::default(), HostState::default());
+        then.copy_item(&item, &with);
+        here.copy_item(&item, &state);
+        if then == here {
+            state.copy_item(&item, was);
+        }
+    }
+    state
+}

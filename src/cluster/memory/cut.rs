@@ -1,0 +1,184 @@
+//! A transaction that is cut off at every request, in every way, and what leads out of it.
+
+use futures_util::FutureExt as _;
+
+use super::super::outcome::{Ended, UndoEnd};
+use super::super::planning::{self, Direction};
+use super::super::recovering::{self, Rollback};
+use super::super::session::Session;
+use super::super::transaction::{Conduct, ConfirmWithin};
+use super::super::{ClusterReport, operator};
+use super::laws::{APPLY, Silent, conduct, larger, run, runtime, small};
+use super::*;
+
+/// From where to where.
+struct Way {
+    name: &'static str,
+    start: World,
+    topology: Topology,
+    direction: Direction,
+}
+
+/// An apply to bare hosts, one that changes what is there, and a destroy.
+async fn ways() -> Vec<Way> {
+    let way = async |name, first: Option<Topology>, topology: Topology, direction| {
+        let start = World::bare(&topology);
+        if let Some(first) = first {
+            let came = run(&start, &first, APPLY, &conduct()).await;
+            assert_eq!(came.report.transaction.unwrap().ended, Ended::Done);
+        }
+        Way { name, start: start.copy(), topology, direction }
+    };
+    vec![
+        way("apply to bare hosts", None, small(), APPLY).await,
+        way("apply of more", Some(small()), larger(), APPLY).await,
+        way("apply of less", Some(larger()), small(), APPLY).await,
+        way("destroy", Some(larger()), larger(), Direction::Destroy).await,
+    ]
+}
+
+/// Every place at which something can go wrong, until nothing does any more.
+async fn everywhere(
+    conduct: &Conduct,
+    then: impl AsyncFn(&Way, &World, Fault, Option<ClusterReport>),
+) {
+    let mut tried = 0;
+    for way in ways().await {
+        for kind in Kind::ALL {
+            for at in 0.. {
+                let world = way.start.copy();
+                world.fail(Fault { at, kind });
+                let acting = run(&world, &way.topology, way.direction, conduct);
+                let report = acting.now_or_never().map(|came| came.report);
+                if world.asked() <= at {
+                    assert!(at > 5, "{}: nothing was asked", way.name);
+                    break;
+                }
+                tried += 1;
+                then(&way, &world, Fault { at, kind }, report).await;
+                let broken = world.broken();
+                assert!(broken.is_empty(), "{} {kind:?} at {at}: {broken:?}", way.name);
+            }
+        }
+    }
+    assert!(tried > 200, "only {tried} places were tried");
+}
+
+fn is_as_before(way: &Way, world: &World, what: &str) {
+    let before = way.start.hosts();
+    for (name, machine) in world.hosts() {
+        let was = &before[&name].sighting;
+        let what = format!("{}: {what}: {name}", way.name);
+        assert!(machine.open.is_none(), "{what} has a journal");
+        assert_eq!(machine.sighting.receipt, was.receipt, "{what}: the receipt");
+        let now = essence(&machine.sighting.state, &was.state);
+        assert!(now == was.state, "{what} is not as before: {:?}", difference(&now, &was.state));
+    }
+}
+
+fn difference(now: &HostState, was: &HostState) -> Vec<String> {
+    let items: BTreeSet<_> = now.items().union(&was.items()).cloned().collect();
+    let told = items.iter().map(|item| (item, was.told(item), now.told(item)));
+    told.filter(|(_, was, now)| was != now).map(|all| format!("{all:?}")).collect()
+}
+
+/// Nothing is left to do, and no journal is left.
+async fn is_reached(way: &Way, world: &World, what: &str) {
+    let what = format!("{}: {what}", way.name);
+    let mut session = Session::watched(&way.topology, world, &Silent).await;
+    let seen = session.look(false).await;
+    let plan =
+        planning::plan(&way.topology, &session.desired, &seen, session.absent(), way.direction);
+    let report = plan.report(&way.topology);
+    assert!(!report.has_failures() && !report.has_pending(), "{what}: {report:#?}");
+    for (name, machine) in world.hosts() {
+        assert!(machine.open.is_none(), "{what}: {name} has a journal");
+    }
+}
+
+async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
+    let mut session = Session::watched(&way.topology, world, &Silent).await;
+    let seen = session.look(false).await;
+    let plan = planning::plan(&way.topology, &session.desired, &seen, session.absent(), APPLY);
+    let how = Rollback { by: operator::here(), force, dry_run: false };
+    recovering::rollback(&mut session, &plan, &seen, &how).await
+}
+
+#[test]
+fn cut_off_anywhere_the_report_is_true_and_one_more_apply_reaches_the_goal() {
+    runtime().block_on(async {
+        everywhere(&conduct(), async |way, world, fault, report| {
+            let what = format!("{fault:?}");
+            if let Some(report) = report {
+                let ended = report.transaction.as_ref().map(|of| of.ended);
+                match ended {
+                    Some(Ended::Done) => is_reached(way, world, &what).await,
+                    Some(Ended::Undone) => is_as_before(way, world, &what),
+                    Some(Ended::Unfinished) | None => {
+                        assert!(report.has_failures(), "{what}: {report:#?}");
+                        let open = world.hosts().values().any(|m| m.open.is_some() || !m.reached);
+                        assert!(open, "{}: {what}: nothing is left of it: {report:#?}", way.name);
+                    }
+                }
+            }
+            world.heal();
+            let came = run(world, &way.topology, way.direction, &conduct()).await;
+            assert!(!came.report.has_failures(), "{}: {what}: {:#?}", way.name, came.report);
+            is_reached(way, world, &what).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn cut_off_anywhere_rollback_restores_every_host_or_finds_it_done_on_all() {
+    runtime().block_on(async {
+        everywhere(&conduct(), async |way, world, fault, _| {
+            let what = format!("{fault:?}");
+            world.heal();
+            let mut report = roll_back(way, world, false).await;
+            if report.has_failures() {
+                // Whether it was done or undone is not always to be seen: then it says so, and has
+                // touched nothing.
+                assert!(matches!(fault.kind, Kind::HostAfter), "{}: {what}: {report:#?}", way.name);
+                report = roll_back(way, world, true).await;
+            }
+            assert!(!report.has_failures(), "{}: {what}: {report:#?}", way.name);
+            let settled = report
+                .hosts
+                .values()
+                .any(|host| host.undoing.as_ref().is_some_and(|u| u.end == UndoEnd::Settled));
+            let done = !world.inner.lock().unwrap().done.is_empty();
+            if settled || done {
+                is_reached(way, world, &what).await;
+            } else {
+                is_as_before(way, world, &what);
+            }
+        })
+        .await;
+    });
+}
+
+#[test]
+fn with_a_timer_every_host_ends_as_before_or_done_though_nobody_comes_back() {
+    let within = ConfirmWithin::Always(std::time::Duration::from_mins(1));
+    let conduct = Conduct { within, ..conduct() };
+    runtime().block_on(async {
+        everywhere(&conduct, async |way, world, fault, _| {
+            let what = format!("{fault:?}");
+            world.time_is_over(&way.topology);
+            world.heal();
+            let hosts = world.hosts();
+            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.agreed));
+            let done = !world.inner.lock().unwrap().done.is_empty();
+            if !agreed && !done {
+                is_as_before(way, world, &what);
+            }
+            // And whatever it was, it can be finished.
+            let came = run(world, &way.topology, way.direction, &super::laws::conduct()).await;
+            assert!(!came.report.has_failures(), "{}: {what}: {:#?}", way.name, came.report);
+            is_reached(way, world, &what).await;
+        })
+        .await;
+    });
+}

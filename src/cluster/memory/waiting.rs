@@ -1,0 +1,1 @@
+//! Two controllers, and an operator who is asked.

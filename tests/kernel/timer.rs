@@ -1,0 +1,280 @@
+//! The revert timer, and who counts as being at work.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use lvsprov::kernel::process::boottime_ms;
+use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
+use serde_json::Value;
+
+use crate::agents::{
+    Agent, agree, begin, changes, do_all, do_steps, ground, id, photograph, revert_after,
+    roll_back, settle, take_up, way_back,
+};
+use crate::faults::timers;
+use crate::ground::{Ground, eventually};
+use crate::life::{files, refused};
+
+fn started(ground: &Ground, build_ms: u32) -> Agent {
+    let mut agent = Agent::start(ground);
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(revert_after(build_ms));
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    agent.done(&do_all(1, changes()));
+    agent
+}
+
+#[test]
+fn while_it_is_pending_nobody_begins_and_looking_says_when() {
+    let ground = ground();
+    let agent = started(&ground, 600_000);
+    agent.kill();
+    let mut other = Agent::start(&ground);
+    let seen = other.look();
+    let left = seen.unfinished.as_ref().unwrap().reverts_in_ms.unwrap();
+    assert!(left <= 600_000, "{left}");
+    let Reply::Busy(busy) = other.ask(&Request::Begin(Box::new(begin(2, Vec::new(), &seen))))
+    else {
+        panic!("not busy")
+    };
+    assert!(busy.holder.is_none() && busy.reverts_in_ms.is_some());
+    // It is no hindrance to undoing, and goes on while that is done.
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
+    assert_eq!(timers(&ground).len(), 1);
+    let back = do_steps(1, way_back(&other.look()));
+    other.done(&back);
+    assert_eq!(other.ask(&settle(1, Ending::Undone)), Reply::Settled);
+    eventually("the timer has ended", || timers(&ground).is_empty());
+}
+
+#[test]
+fn what_is_agreed_is_never_undone() {
+    let ground = ground();
+    let mut agent = started(&ground, 600_000);
+    let pid = timers(&ground)[0];
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!(fields[3], pid.to_string(), "a session of its own: {stat}");
+    for fd in 0..3 {
+        let open = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
+        assert_eq!(open, PathBuf::from("/dev/null"), "{fd}");
+    }
+    let after = photograph(&ground);
+    assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
+    assert_eq!(timers(&ground), Vec::<u32>::new());
+    assert_eq!(agent.look().unfinished.unwrap().reverts_in_ms, None);
+    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert_eq!(photograph(&ground), after);
+}
+
+/// Agreed to by another agent than the one whose child the timer is; and the time is over meanwhile.
+#[test]
+fn one_that_wakes_up_too_late_does_nothing() {
+    let ground = ground();
+    let agent = started(&ground, 2000);
+    let timer = timers(&ground)[0];
+    signal(timer, "STOP");
+    agent.kill();
+    let mut other = Agent::start(&ground);
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
+    // Whatever becomes of the process, the mark on the disk counts.
+    let open = ground.folder.path().join("t").join(id(1).as_str());
+    fs::rename(open.join("begun"), open.join("agreed")).unwrap();
+    let after = photograph(&ground);
+    assert_eq!(other.look().unfinished.unwrap().reverts_in_ms, None);
+    let begun: Value = serde_json::from_slice(&fs::read(open.join("begun.json")).unwrap()).unwrap();
+    let due = begun["timer"]["build_at_ms"].as_u64().unwrap();
+    eventually("its time is over", || boottime_ms() > due);
+    signal(timer, "CONT");
+    eventually("it has ended", || timers(&ground).is_empty());
+    assert_eq!(photograph(&ground), after);
+    assert!(other.look().unfinished.unwrap().agreed);
+    assert_eq!(other.ask(&settle(1, Ending::Done)), Reply::Settled);
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(
+        Command::new("kill")
+            .args([&format!("-{name}"), &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let mut agent = Agent::start(&ground);
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(RevertAfter { withdraw_ms: Some(1000), build_ms: 600_000 });
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    agent.done(&do_all(1, changes()));
+    eventually("it has withdrawn", || {
+        agent.look().unfinished.unwrap().told.iter().any(|line| line.contains("withdrew by itself"))
+    });
+    // The address is withdrawn, and the route; the values come with the rest.
+    assert!(!ground.ip("-4 -o address show").contains("10.9.9.9"));
+    assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "1");
+    for request in [agree(1), settle(1, Ending::Done), do_all(1, changes()[3..].to_vec())] {
+        let failure = refused(agent.ask(&request));
+        assert!(failure.message.contains("was not confirmed in time"), "{failure}");
+    }
+    assert_eq!(agent.ask(&take_up(1, false)), Reply::Begun);
+    let back = do_steps(1, way_back(&agent.look()));
+    agent.done(&back);
+    assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
+    assert_eq!(photograph(&ground), before);
+    assert_eq!(timers(&ground), Vec::<u32>::new());
+}
+
+/// A step that the kernel refuses keeps neither the others nor itself from being tried again.
+#[test]
+fn what_stands_in_the_way_is_told_and_tried_again() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let agent = started(&ground, 1500);
+    agent.kill();
+    // The route is over an interface that is gone for a while; /proc/sys of it as well.
+    let elsewhere = Ground::new();
+    ground.give("v0", &elsewhere);
+    let mut other = Agent::start(&ground);
+    eventually("it says what it could not do", || {
+        other.look().unfinished.is_none_or(|there| !there.told.is_empty())
+    });
+    eventually("it is done at last", || files(&ground).is_empty());
+    assert!(!ground.ip("-4 -o address show").contains("10.9.9.9"));
+    for path in ["ip_forward", "conf/lo/arp_ignore"] {
+        assert!(before.contains(&format!("{path}={}", ground.sysctl(path))), "{path}");
+    }
+}
+
+#[test]
+fn a_recycled_number_and_a_restarted_host_are_no_holder() {
+    for spoil in ["start", "boot"] {
+        let ground = ground();
+        let mut agent = started(&ground, 600_000);
+        let folder = ground.folder.path().join("t").join(id(1).as_str());
+        let wrong = |process: &mut Value| {
+            process[spoil] = if spoil == "start" { 1.into() } else { "another".into() };
+        };
+        edit(&folder.join("holder.json"), |holder| wrong(&mut holder["process"]));
+        edit(&folder.join("begun.json"), |begun| {
+            wrong(&mut begun["timer"]["process"]);
+            if spoil == "boot" {
+                begun["boot"] = "another".into();
+            }
+        });
+        let timer = timers(&ground)[0];
+        let there = agent.look().unfinished.unwrap();
+        assert_eq!((&there.holder, there.reverts_in_ms), (&None, None), "{spoil}");
+        assert_eq!(there.restarted, spoil == "boot");
+        let mut other = Agent::start(&ground);
+        let wish = begin(2, Vec::new(), &other.look());
+        assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun, "{spoil}");
+        signal(timer, "KILL");
+    }
+}
+
+fn edit(path: &std::path::Path, work: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    work(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn an_agent_that_hears_nothing_ends_and_the_next_takes_over() {
+    let ground = ground();
+    let mut silent = Agent::start(&ground);
+    let mut wish = begin(1, changes(), &silent.look());
+    wish.idle_limit_s = 1;
+    assert_eq!(silent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let mut other = Agent::start(&ground);
+    eventually("it has ended", || other.look().unfinished.unwrap().holder.is_none());
+    assert_eq!(silent.heard(), None);
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
+    assert_eq!(other.ask(&settle(1, Ending::Undone)), Reply::Settled);
+}
+
+#[test]
+fn where_it_is_logged_in_from_is_told() {
+    let ground = ground();
+    let connection = PathBuf::from("192.0.2.7 50000 192.0.2.1 22");
+    let environment = BTreeMap::from([("SSH_CONNECTION", connection)]);
+    let mut agent = Agent::with(&ground, ground.folder.path(), &environment);
+    let wish = begin(1, changes(), &agent.look());
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let mut other = Agent::start(&ground);
+    let holder = other.look().unfinished.unwrap().holder.unwrap();
+    assert_eq!(holder.from, "192.0.2.7".parse().ok());
+    drop(agent);
+    roll_back(&ground, 1);
+}
+
+/// As many as there are processors begin at once, again and again: one does, the others hear of it.
+#[test]
+fn of_many_who_begin_at_once_one_does() {
+    let ground = ground();
+    for round in 0..10 {
+        let mut agents: Vec<Agent> = (0..4).map(|_| Agent::start(&ground)).collect();
+        let seen = agents[0].look();
+        for (number, agent) in agents.iter_mut().enumerate() {
+            let number = 100 * round + number as u64;
+            agent.send(&Request::Begin(Box::new(begin(number, changes(), &seen))));
+        }
+        let replies: Vec<Reply> = agents.iter_mut().map(|agent| agent.heard().unwrap()).collect();
+        let begun: Vec<usize> = (0..4).filter(|number| replies[*number] == Reply::Begun).collect();
+        let [winner] = begun[..] else { panic!("{replies:?}") };
+        for (number, reply) in replies.iter().enumerate().filter(|(number, _)| *number != winner) {
+            let Reply::Busy(busy) = reply else { panic!("{number}: {reply:?}") };
+            assert!(busy.transaction.is_none() || busy.holder.is_some(), "{busy:?}");
+        }
+        let transaction = 100 * round + winner as u64;
+        assert_eq!(agents[winner].ask(&settle(transaction, Ending::Undone)), Reply::Settled);
+    }
+}
+
+#[test]
+fn who_is_not_root_is_told() {
+    let ground = ground();
+    let seen = Agent::start(&ground).look();
+    let request = Request::Begin(Box::new(begin(1, changes(), &seen)));
+    let frame = lvsprov::transport::frame::encode(&request).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("request");
+    fs::write(&path, frame).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lvsprov"))
+        .args(["agent", "--state-dir", "/nowhere"])
+        .stdin(fs::File::open(&path).unwrap())
+        .uid(65534)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("changing a host needs root"), "{said}");
+}
+
+#[test]
+fn looking_while_somebody_acts_neither_waits_nor_fails() {
+    let ground = ground();
+    let mut first = Agent::faulty(&ground, "step 2 stop");
+    let wish = begin(1, changes(), &first.look());
+    assert_eq!(first.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    first.send(&do_all(1, changes()));
+    eventually("it has stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", first.pid())).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    });
+    let mut other = Agent::start(&ground);
+    let seen = other.look();
+    assert_eq!(seen.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, first.pid());
+    let Reply::Busy(busy) = other.ask(&take_up(1, true)) else { panic!("not busy") };
+    assert_eq!((busy.transaction, busy.holder.unwrap().pid), (None, first.pid()));
+    assert_eq!(other.look().receipt, seen.receipt);
+    signal(first.pid(), "CONT");
+    let Some(Reply::Done(outcome)) = first.heard() else { panic!("not done") };
+    assert_eq!((outcome.done, outcome.failure), (changes().len(), None));
+}
