@@ -7,12 +7,18 @@
 
 #[path = "halfway/cluster.rs"]
 mod cluster;
+#[path = "halfway/gateway.rs"]
+mod gateway;
 #[path = "halfway/scenes.rs"]
 mod scenes;
 #[path = "halfway/tries.rs"]
 mod tries;
+#[path = "halfway/trouble.rs"]
+mod trouble;
 #[path = "halfway/truth.rs"]
 mod truth;
+#[path = "halfway/two.rs"]
+mod two;
 #[path = "support/vm.rs"]
 mod vm;
 
@@ -37,6 +43,15 @@ fn main() -> ExitCode {
         trial("direct_routing_is_never_left_half_way", || halfway(scenes::dr)),
         trial("nat_is_never_left_half_way", || halfway(scenes::nat)),
         trial("tunnels_are_never_left_half_way", || halfway(scenes::tun)),
+        trial("a_gateway_that_cuts_the_operator_off_is_undone", gateway::cuts_the_operator_off),
+        trial("a_gateway_with_a_way_back_is_confirmed", gateway::with_a_way_back_is_confirmed),
+        trial("the_operator_is_asked", gateway::the_operator_is_asked),
+        trial("full_and_read_only_disks", trouble::disks),
+        trial("a_missing_module", trouble::modules),
+        trial("a_host_that_dies_between_stages", trouble::a_host_dies),
+        trial("clocks_that_jump", trouble::clocks),
+        trial("two_applies_at_once", two::at_once),
+        trial("an_apply_that_does_not_wait", two::without_waiting),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()
 }

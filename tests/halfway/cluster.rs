@@ -12,7 +12,6 @@ use lvsprov::lab::network::Management;
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab, snapshot};
 use lvsprov::topology::{HostName, Topology};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
@@ -29,6 +28,8 @@ pub struct Cluster {
     pub lab: Lab,
     pub sshds: Sshds,
     pub topology: Topology,
+    /// How controllers reach the hosts.
+    pub ssh_config: PathBuf,
     folder: tempfile::TempDir,
 }
 
@@ -58,7 +59,8 @@ impl Cluster {
             topology.hosts.values().filter(|h| h.reach.is_some()).map(|h| &h.name).collect();
         let sshds = Sshds::start(&lab, managed, Path::new(LVSPROV)).unwrap();
         let folder = tempfile::Builder::new().prefix("hw-").tempdir_in("/tmp").unwrap();
-        let cluster = Self { lab, sshds, topology, folder };
+        let ssh_config = sshds.ssh_config();
+        let cluster = Self { lab, sshds, topology, ssh_config, folder };
         cluster.wait_for_addresses();
         cluster
     }
@@ -67,6 +69,13 @@ impl Cluster {
     pub fn hosts(&self) -> Vec<HostName> {
         let managed = self.topology.hosts.values().filter(|host| host.reach.is_some());
         managed.map(|host| host.name.clone()).collect()
+    }
+
+    /// From now on, controllers reach some hosts by what `text` says of them.
+    pub fn reach_by(&mut self, text: &str) {
+        let config = fs::read_to_string(self.sshds.ssh_config()).unwrap();
+        self.ssh_config = self.folder.path().join("ssh_config");
+        fs::write(&self.ssh_config, format!("{text}\n{config}")).unwrap();
     }
 
     /// Writes a topology that `lvsprov` can be told of.
@@ -83,7 +92,7 @@ impl Cluster {
         let mut command = Command::new(LVSPROV);
         command.args(arguments).env("XDG_RUNTIME_DIR", runtime).stdin(Stdio::null());
         if !arguments.contains(&"check") {
-            command.arg("--ssh-config").arg(self.sshds.ssh_config());
+            command.arg("--ssh-config").arg(&self.ssh_config);
         }
         command
     }
@@ -254,8 +263,9 @@ impl Running {
         read("out") + &read("err")
     }
 
-    pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
+    /// What it hears; only once, and only if it was told to listen.
+    pub fn input(&mut self) -> std::process::ChildStdin {
+        self.child.stdin.take().unwrap()
     }
 
     /// Waits for its end; that it has none in time is told as such.

@@ -99,8 +99,7 @@ impl Stage {
     /// Command and file of a move.
     fn command(&self, go: Move) -> [&str; 2] {
         let Move { from, to } = go;
-        let file = |state: usize| self.files[state].to_str().unwrap();
-        if to == 0 { ["destroy", file(from)] } else { ["apply", file(to)] }
+        if to == 0 { ["destroy", self.file(from)] } else { ["apply", self.file(to)] }
     }
 
     /// Moves there with nothing in the way, and sees that it is what it was the first time.
@@ -116,7 +115,21 @@ impl Stage {
         self.photos.entry(to).or_insert(photo);
     }
 
-    fn is(&self, state: usize, photo: &Photo) -> Result<(), String> {
+    /// Something else than [`Stage::walk`] has moved it there.
+    pub fn arrived(&mut self, to: usize) {
+        if let Err(lines) = self.is(to, &self.cluster.photograph()) {
+            panic!("this is not {}: {lines}", self.scene.states[to].0);
+        }
+        self.state = to;
+    }
+
+    /// The file of a state.
+    pub fn file(&self, state: usize) -> &str {
+        self.files[state].to_str().unwrap()
+    }
+
+    /// Whether that is what a state was like the first time.
+    pub fn is(&self, state: usize, photo: &Photo) -> Result<(), String> {
         let Some(known) = self.photos.get(&state) else { return Ok(()) };
         let lines = difference(known, photo);
         if lines.is_empty() { Ok(()) } else { Err(lines.join("\n  ")) }
@@ -169,7 +182,7 @@ impl Stage {
         let (arguments, goal) = match one.way {
             Way::Forward => (self.command(one.go).to_vec(), one.go.to),
             Way::Back => {
-                let file = self.files[one.go.to.max(1)].to_str().unwrap();
+                let file = self.file(one.go.to.max(1));
                 (vec!["rollback", file], found.way_back(one.go, self, &photo))
             }
         };
@@ -301,7 +314,7 @@ impl Found {
 
     /// Whether `plan` says just that.
     fn agrees_with_plan(&self, stage: &Stage, one: &Try) -> Result<(), String> {
-        let file = stage.files[one.go.to.max(1)].to_str().unwrap();
+        let file = stage.file(one.go.to.max(1));
         let ended = stage.cluster.lvsprov(&["plan", file, "--format", "json"]);
         let report: Value = serde_json::from_str(&ended.out)
             .map_err(|error| format!("plan's JSON: {error}\n{ended}"))?;
