@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::import::guess::Director;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
-use crate::topology::{HostName, TopologyName};
+use crate::topology::{HostName, Pace, PaceOverride, TopologyName};
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
 ///
@@ -70,6 +70,9 @@ pub enum Command {
         /// What others made.
         #[command(flatten)]
         adoption: Adoption,
+        /// How fast.
+        #[command(flatten)]
+        pace: PaceArguments,
     },
     /// Bring the hosts to what the file says; a second run changes nothing
     Apply {
@@ -79,6 +82,9 @@ pub enum Command {
         /// What others made.
         #[command(flatten)]
         adoption: Adoption,
+        /// How fast.
+        #[command(flatten)]
+        pace: PaceArguments,
     },
     /// Prove that it works: state, who answers ARP for the VIP, requests from the clients
     Verify(Target),
@@ -92,6 +98,9 @@ pub enum Command {
         /// Show what would be done; change nothing
         #[arg(long)]
         dry_run: bool,
+        /// How fast.
+        #[command(flatten)]
+        drain: DrainArgument,
     },
     /// Make a topology file of rules that exist: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
@@ -141,6 +150,44 @@ pub struct Target {
     /// what was begun there is undone as soon as it can be reached again, or by itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub call_timeout: u64,
+}
+
+/// How fast real servers are taken out.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DrainArgument {
+    /// How long connections to a real server may take to end before it is removed
+    ///
+    /// Instead of every service's `drain`; 0: they are cut at once. Also for services that go away as a
+    /// whole, and where nobody could take the new connections meanwhile, which are not drained otherwise.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(Pace::LONGEST)))]
+    pub drain: Option<u32>,
+}
+
+/// How fast real servers are taken out and in, instead of what the file says of each service.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PaceArguments {
+    /// Out.
+    #[command(flatten)]
+    pub drain: DrainArgument,
+    /// Over how long a new real server gets its share
+    ///
+    /// Instead of every service's `ramp`; 0: all of it at once.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(Pace::LONGEST)))]
+    pub ramp: Option<u32>,
+}
+
+impl DrainArgument {
+    /// For the plan.
+    pub fn said(self) -> PaceOverride {
+        PaceOverride { drain: self.drain, ramp: None }
+    }
+}
+
+impl PaceArguments {
+    /// For the plan.
+    pub fn said(self) -> PaceOverride {
+        PaceOverride { ramp: self.ramp, ..self.drain.said() }
+    }
 }
 
 /// What to do with things that the file names and that others made.

@@ -15,7 +15,7 @@ use crate::check::{self, Severity};
 use crate::cluster::planning::{self, ClusterPlan, Direction};
 use crate::cluster::{Session, Settings, acting, proving};
 use crate::protocol::{Failure, Sighting};
-use crate::topology::{self, HostName, Topology};
+use crate::topology::{self, HostName, PaceOverride, Topology};
 use crate::{report, transport};
 
 /// How a command ends.
@@ -82,8 +82,8 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
 }
 
 /// `plan`.
-pub fn plan(target: &Target, adoption: Adoption, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| {
+pub fn plan(target: &Target, adoption: Adoption, pace: PaceOverride, common: &Common) -> Outcome {
+    with_hosts(target, pace, common, async |survey| {
         survey.agree(adoption);
         let report = survey.plan.report(survey.session.topology);
         output::show(common, || report::cluster::json(&report), || report::cluster::text(&report))?;
@@ -96,16 +96,16 @@ pub fn plan(target: &Target, adoption: Adoption, common: &Common) -> Outcome {
 }
 
 /// `apply`.
-pub fn apply(target: &Target, adoption: Adoption, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| {
+pub fn apply(target: &Target, adoption: Adoption, pace: PaceOverride, common: &Common) -> Outcome {
+    with_hosts(target, pace, common, async |survey| {
         survey.agree(adoption);
         act(survey, common).await
     })
 }
 
 /// `destroy`.
-pub fn destroy(target: &Target, dry_run: bool, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| {
+pub fn destroy(target: &Target, dry_run: bool, pace: PaceOverride, common: &Common) -> Outcome {
+    with_hosts(target, pace, common, async |survey| {
         survey.turn(Direction::Destroy);
         if dry_run {
             let report = survey.plan.report(survey.session.topology);
@@ -129,7 +129,7 @@ async fn act(survey: &mut Survey<'_>, common: &Common) -> Outcome {
 
 /// `verify`.
 pub fn verify(target: &Target, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| {
+    with_hosts(target, PaceOverride::default(), common, async |survey| {
         let report = proving::verify(&mut survey.session, &survey.plan, &survey.seen).await;
         output::show(
             common,
@@ -142,7 +142,7 @@ pub fn verify(target: &Target, common: &Common) -> Outcome {
 
 /// `status`.
 pub fn status(target: &Target, common: &Common) -> Outcome {
-    with_hosts(target, common, async |survey| {
+    with_hosts(target, PaceOverride::default(), common, async |survey| {
         let report = proving::status(survey.session.topology, &survey.plan, &survey.seen);
         output::show(
             common,
@@ -187,12 +187,14 @@ impl Survey<'_> {
 /// Loads the file, looks at its hosts, plans towards it, and goes on with `command`.
 fn with_hosts(
     target: &Target,
+    pace: PaceOverride,
     common: &Common,
     command: impl AsyncFnOnce(&mut Survey<'_>) -> Outcome,
 ) -> Outcome {
-    let Loaded::Good(topology) = file::load(&target.file, common.format)? else {
+    let Loaded::Good(mut topology) = file::load(&target.file, common.format)? else {
         return Ok(Exit::Findings);
     };
+    topology.pace = pace;
     let settings = match settings(target, &topology) {
         Ok(settings) => settings,
         Err(error) => {

@@ -37,11 +37,17 @@ fn dispatch(arguments: Arguments) -> ExitCode {
     let Arguments { command, common, verbose: _ } = arguments;
     let outcome = match command {
         Command::Check { files } => commands::check(&files, &common),
-        Command::Plan { target, adoption } => commands::plan(&target, adoption, &common),
-        Command::Apply { target, adoption } => commands::apply(&target, adoption, &common),
+        Command::Plan { target, adoption, pace } => {
+            commands::plan(&target, adoption, pace.said(), &common)
+        }
+        Command::Apply { target, adoption, pace } => {
+            commands::apply(&target, adoption, pace.said(), &common)
+        }
         Command::Verify(target) => commands::verify(&target, &common),
         Command::Status(target) => commands::status(&target, &common),
-        Command::Destroy { target, dry_run } => commands::destroy(&target, dry_run, &common),
+        Command::Destroy { target, dry_run, drain } => {
+            commands::destroy(&target, dry_run, drain.said(), &common)
+        }
         Command::Import(import) => import::command(&import, &common),
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)

@@ -19,7 +19,8 @@ use super::outcome::{
 use super::planning::{self, ClusterPlan, Direction, HostPlan, Prospect};
 use super::session::{NoAnswer, Session, gone, unexpected};
 use super::transaction::{self, Beginning, Conduct, Member, OnError, Seen, receipts};
-use super::{confirming, operator, recording, turns, undoing};
+use super::turns::{self, Turn};
+use super::{confirming, operator, recording, undoing, waiting};
 use crate::plan::Stage;
 use crate::plan::journal::TransactionId;
 use crate::protocol::{Begin, Busy, Ending, Failure, Outcome, Reply, Request, Sighting};
@@ -175,7 +176,7 @@ impl Course<'_, '_> {
 
     /// How long the transaction waits for connections to end and for weights to rise, as planned.
     fn planned_waits(&self) -> Duration {
-        Duration::ZERO
+        waiting::longest(self.plan)
     }
 
     /// When the first host undoes it by itself.
@@ -307,29 +308,57 @@ impl Course<'_, '_> {
             }
             let topology = self.session.topology;
             let due = turns::due(topology, self.plan, &receipts, stage, &mut self.report);
-            let mut requests = BTreeMap::new();
-            for (name, turn) in due {
-                let Some(member) = self.members.get(&name) else { continue };
-                if !turn.steps.is_empty() {
-                    let request = self.request(&name, member.plan, turn.steps);
-                    requests.insert(name, request);
-                }
-            }
-            if requests.is_empty() {
-                continue;
-            }
-            let asked: BTreeSet<HostName> = requests.keys().cloned().collect();
-            self.worked.extend(asked.iter().cloned());
-            let answers = self.session.ask(requests).await;
-            let failed = self.record(stage, &asked, answers);
-            // What the stage waits for before the next one may begin comes here: connections that end
-            // after Drain, weights that rise in Ramp.
+            let failed = self.stage(stage, &due).await;
             trouble = trouble.or(failed);
             if trouble.is_some() && self.conduct.on_error == OnError::Undo {
                 return trouble;
             }
         }
         trouble.or_else(|| self.judge())
+    }
+
+    /// One stage, in as many parts as it has, and what is to be waited for behind it.
+    async fn stage(&mut self, stage: Stage, due: &BTreeMap<HostName, Turn>) -> Option<Trouble> {
+        let mut trouble = None;
+        let mut worked = BTreeSet::new();
+        let started = Instant::now();
+        for go in waiting::goes(stage, self.plan) {
+            waiting::until(self.session, started, &go).await;
+            if self.session.watch().wants_to_stop() {
+                return Some(interrupted());
+            }
+            let mut requests = BTreeMap::new();
+            let mut asked = BTreeMap::new();
+            for (name, turn) in due {
+                let Some(member) = self.members.get(name) else { continue };
+                let failed = self.report.hosts.get(name).is_some_and(|h| h.status.is_failure());
+                let steps = go.steps(name, &turn.steps);
+                if !failed && !steps.is_empty() {
+                    asked.insert(name.clone(), steps.len());
+                    requests.insert(name.clone(), self.request(name, member.plan, steps));
+                }
+            }
+            if requests.is_empty() {
+                continue;
+            }
+            self.worked.extend(asked.keys().cloned());
+            worked.extend(asked.keys().cloned());
+            let answers = self.session.ask(requests).await;
+            trouble = trouble.or(self.record(stage, &asked, answers));
+            if trouble.is_some() && self.conduct.on_error == OnError::Undo {
+                return trouble;
+            }
+        }
+        let failures =
+            waiting::after(self.session, self.plan, stage, &worked, &mut self.report).await;
+        for (name, failure) in failures {
+            let why = failure.to_string();
+            if let Some(host) = self.report.hosts.get_mut(&name) {
+                recording::refused(host, failure);
+            }
+            trouble.get_or_insert(Trouble { host: Some(name), why });
+        }
+        trouble
     }
 
     fn request(&self, name: &HostName, plan: &HostPlan, steps: Vec<crate::plan::Step>) -> Request {
@@ -345,18 +374,18 @@ impl Course<'_, '_> {
     fn record(
         &mut self,
         stage: Stage,
-        asked: &BTreeSet<HostName>,
+        asked: &BTreeMap<HostName, usize>,
         mut answers: BTreeMap<HostName, Result<Reply, NoAnswer>>,
     ) -> Option<Trouble> {
         let mut trouble = None;
-        for name in asked {
+        for (name, count) in asked {
             let Some(host) = self.report.hosts.get_mut(name) else { continue };
             match outcome(answers.remove(name)) {
                 Ok(outcome) => {
-                    recording::answered(host, stage, &outcome);
+                    recording::answered_part(host, stage, *count, &outcome);
                     self.last.insert(name.clone(), outcome.after);
                 }
-                Err(no_answer) => recording::unanswered(host, stage, no_answer),
+                Err(no_answer) => recording::unanswered_part(host, stage, *count, no_answer),
             }
             if let Some(failure) = host.failure.as_ref().filter(|_| host.status.is_failure()) {
                 let why = failure.to_string();

@@ -2,7 +2,7 @@
 //!
 //! [`session`] holds the connections and asks; [`planning`] decides what each host must do, and
 //! [`transaction`] how that becomes one change of all (both pure); [`acting`] goes through the stages,
-//! in which [`turns`] decides who acts and [`recording`] says what came of it (both pure);
+//! in which [`turns`] decides who acts and [`recording`] says what came of it (both pure), and [`waiting`] lets connections end;
 //! [`confirming`] sees whether it may stay, [`undoing`] takes it back, [`recovering`] does either with
 //! what somebody else left; [`proving`] asks the network itself. What comes of it are the plain types of
 //! [`outcome`], which [`crate::report`] renders.
@@ -21,6 +21,7 @@ pub mod transaction;
 pub mod turns;
 pub mod undoing;
 pub mod unfinished;
+pub mod waiting;
 
 #[cfg(test)]
 mod memory;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::drain::Pacing;
 use crate::plan::journal::{Intent, TransactionId};
 use crate::plan::preflight::Obstacle;
 use crate::plan::{Change, Foreign, Stage};
@@ -260,6 +261,36 @@ pub struct StepReport {
     pub why: String,
     /// Whether it was done.
     pub state: StepState,
+    /// What it costs in live connections.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// What a step costs in live connections: those that are established (TCP, SCTP), or all that IPVS
+/// remembers (UDP). Nothing where the step cuts none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// How many there were when the host was looked at; absent where they were not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// For how many seconds they may come to their end before; absent: they are cut at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u32>,
+    /// How many were left when it was done, and so were cut; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_cut: Option<u64>,
+}
+
+impl Cost {
+    /// What `change` costs as far as `pacing` knows.
+    pub fn of(pacing: &Pacing, change: &Change) -> Self {
+        let Some(leaving) = pacing.leaving_by(change) else { return Self::default() };
+        Self {
+            connections: leaving.connections,
+            drain_seconds: (leaving.seconds > 0).then_some(leaving.seconds),
+            connections_cut: None,
+        }
+    }
 }
 
 /// Whether a step was done.

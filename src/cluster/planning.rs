@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepReport, StepState};
+use super::outcome::{Action, ClusterReport, Cost, HostReport, HostStatus, StepReport, StepState};
 use super::session::Absent;
 use super::turns;
 use crate::desired::{Desired, Reasons};
+use crate::plan::drain::{self, Arranged, Pacing};
 use crate::plan::foreign::{self, Foreign, Terms};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
@@ -21,6 +22,8 @@ pub struct HostPlan {
     pub goal: Goal,
     /// The steps of each of its turns.
     pub stages: Vec<(Stage, Vec<Step>)>,
+    /// What is waited for between and within them.
+    pub pacing: Pacing,
     /// What a person should know before it is done: hosts that nobody looked at.
     pub cautions: Vec<String>,
     /// What is not ours there and stays as it is.
@@ -139,7 +142,7 @@ pub fn plan_host(
             (goal, obstacles)
         }
     };
-    let goal = match seen.unfinished.as_deref() {
+    let mut goal = match seen.unfinished.as_deref() {
         Some(unfinished) => goal.taking_over(unfinished, seen),
         None => goal,
     };
@@ -152,14 +155,22 @@ pub fn plan_host(
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
+            let terms = match direction {
+                Direction::Apply { .. } | Direction::Adopt { .. } => {
+                    drain::Terms::of(topology, host)
+                }
+                Direction::Destroy => drain::Terms::back(topology),
+            };
+            let Arranged { stages, pacing, notes } = drain::arrange(&terms, seen, stages);
+            let steps = stages.iter().flat_map(|(_, steps)| steps);
+            drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
             };
-            settle(
-                HostPlan { goal, stages, cautions: Vec::new(), foreign, moves_way_back: false },
-                seen,
-            )
+            let plan =
+                HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
+            settle(plan, seen)
         }
         Err(error) => impossible(&error),
     }
@@ -258,6 +269,7 @@ impl HostPlan {
                 change: step.change.clone(),
                 why: step.why.clone(),
                 state,
+                cost: Cost::of(&self.pacing, &step.change),
             })
         });
         steps.collect()

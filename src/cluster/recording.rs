@@ -1,16 +1,21 @@
 //! What came of a turn, written into the host's report: which steps were done, which failed, and
 //! of which nobody knows. Pure.
 
-use super::outcome::{HostReport, HostStatus, StepState, UndoEnd, Undoing};
+use super::outcome::{HostReport, HostStatus, StepReport, StepState, UndoEnd, Undoing};
 use super::session::NoAnswer;
 use crate::plan::Stage;
 use crate::protocol::{Failure, Outcome};
 
 /// The host answered.
 pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Outcome) {
+    answered_part(host, stage, usize::MAX, outcome);
+}
+
+/// The host answered to the next `asked` steps of a stage.
+pub fn answered_part(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Outcome) {
     let Outcome { done, failure, after: _ } = outcome;
-    let of_stage = host.steps.iter_mut().filter(|step| step.stage == stage);
-    for (at, step) in of_stage.enumerate() {
+    let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
+    for (at, step) in host.steps.iter_mut().filter(planned).take(asked).enumerate() {
         step.state = match (at.cmp(done), failure) {
             (std::cmp::Ordering::Less, _) => StepState::Done,
             (std::cmp::Ordering::Equal, Some(_)) => StepState::Failed,
@@ -24,14 +29,25 @@ pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Outcome) {
 
 /// The host did not answer.
 pub fn unanswered(host: &mut HostReport, stage: Stage, no_answer: NoAnswer) {
+    unanswered_part(host, stage, usize::MAX, no_answer);
+}
+
+/// The host did not answer to the next `asked` steps of a stage.
+pub fn unanswered_part(host: &mut HostReport, stage: Stage, asked: usize, no_answer: NoAnswer) {
     let left = match no_answer {
         NoAnswer::Refused(_) => StepState::NotDone,
         NoAnswer::Lost(_) => StepState::Unknown,
     };
-    for step in host.steps.iter_mut().filter(|step| step.stage == stage) {
+    let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
+    for step in host.steps.iter_mut().filter(planned).take(asked) {
         step.state = left;
     }
     failed(host, no_answer.into_failure());
+}
+
+/// The host did not begin, or could not go on: nothing more is done on it.
+pub fn refused(host: &mut HostReport, failure: Failure) {
+    failed(host, failure);
 }
 
 /// The host had to wait for another, which failed.
@@ -51,11 +67,6 @@ fn give_up(host: &mut HostReport) {
     for step in host.steps.iter_mut().filter(|step| step.state == StepState::Planned) {
         step.state = StepState::NotDone;
     }
-}
-
-/// The host did not begin, or could not go on: nothing more is done on it.
-pub fn refused(host: &mut HostReport, failure: Failure) {
-    failed(host, failure);
 }
 
 /// The host was to go back to what it was before.

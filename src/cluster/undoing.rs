@@ -12,6 +12,7 @@ use super::session::{NoAnswer, Session, unexpected};
 use super::transaction::{Seen, receipts};
 use super::turns;
 use crate::desired::Reasons;
+use crate::plan::drain::Pacing;
 use crate::plan::journal::{Operator, TransactionId};
 use crate::plan::{Goal, Stage, stages, steps_between};
 use crate::protocol::{Ending, Failure, Reply, Request, Sighting, Unfinished};
@@ -147,8 +148,14 @@ fn way_back(
     let goal = Goal::undo(unfinished, sighting);
     let steps = steps_between(&sighting.state, &goal.wanted, &goal.owned, &Reasons::default());
     let stages = stages::stage(host, steps.map_err(|error| fault(&error))?);
-    let plan =
-        HostPlan { goal, stages, cautions: Vec::new(), foreign: Vec::new(), moves_way_back: false };
+    let plan = HostPlan {
+        goal,
+        stages,
+        pacing: Pacing::default(),
+        cautions: Vec::new(),
+        foreign: Vec::new(),
+        moves_way_back: false,
+    };
     Ok(Some(Return { unfinished: unfinished.clone(), plan }))
 }
 

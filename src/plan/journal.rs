@@ -22,10 +22,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, shadows_of};
-use super::{Stage, Step};
+use super::{Change, Stage, Step};
 use crate::protocol::{Receipt, Sighting, Unfinished};
-use crate::state::{HostState, Item, Owned};
-use crate::topology::{HostName, TopologyName};
+use crate::state::{ConfDev, HostState, Item, Owned, Sysctl};
+use crate::topology::{HostName, IfName, TopologyName};
 
 /// The journal's format.
 pub const JOURNAL_VERSION: u32 = 1;
@@ -204,9 +204,16 @@ impl Expected {
     }
 }
 
-/// What the steps touch, and what moves along when they write `forwarding`.
+/// What the steps touch, and what moves along when they write `forwarding`, or goes with a device that
+/// they remove.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
-    let mut touched: Owned = steps.into_iter().map(|step| step.change.item()).collect();
+    let mut touched = Owned::new();
+    for step in steps {
+        if let Change::RemoveTunnel { dev, .. } = &step.change {
+            touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
+        }
+        touched.insert(step.change.item());
+    }
     let written: Vec<_> = touched
         .iter()
         .filter_map(|item| match item {
@@ -218,6 +225,28 @@ pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostStat
         touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
     }
     touched
+}
+
+/// Whether `item` goes away with the device `dev`.
+fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
+    match item {
+        Item::Link(link) => link == dev,
+        Item::Address(key) => key.dev == *dev,
+        Item::Route(key) => {
+            state.routes.get(key).is_some_and(|route| route.dev.as_ref() == Some(dev))
+        }
+        Item::Sysctl(Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _)) => {
+            of == dev
+        }
+        Item::Sysctl(_)
+        | Item::Module(_)
+        | Item::Service(_)
+        | Item::Timeouts
+        | Item::Daemon(_)
+        | Item::Table(_)
+        | Item::Tunnel(_)
+        | Item::GuePort(_) => false,
+    }
 }
 
 impl Goal {

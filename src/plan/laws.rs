@@ -1,11 +1,13 @@
 //! The laws of design, by property test on the simulator: whatever the two states, a plan leads from
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
 //!
-//! [`generate`] makes the states, [`world`] walks whole clusters.
+//! [`generate`] makes the states, [`world`] walks whole clusters, [`pace`] takes real servers out and in
+//! slowly.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod generate;
+mod pace;
 mod world;
 
 use std::collections::BTreeMap;
@@ -156,8 +158,9 @@ proptest! {
         a in seen_state(), b in wanted(), cut in any::<prop::sample::Index>(),
     ) {
         let seen = sighting(a.clone(), None);
-        let first = goal(&b, &seen);
+        let mut first = goal(&b, &seen);
         let steps = changes(&a, &first);
+        super::drain::borrow(&mut first, &steps, &a);
         let cut = cut.index(steps.len() + 1);
         let halfway = simulate(&a, &steps[..cut]).unwrap();
         let after = applied(&b, &sighting(halfway.clone(), Some(first.receipt.clone())));

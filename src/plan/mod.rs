@@ -8,20 +8,27 @@
 //! - [`journal`]: what lies on a host while it is changed, and how that is undone.
 //! - [`simulate`]: steps applied in memory, as strictly as the kernel does it.
 //! - [`stages`]: the order across hosts.
+//! - [`drain`], [`ramp`]: how real servers are taken out and in without anybody noticing.
+//! - [`silence`]: new connections are not refused while a service has no scheduler.
 //! - [`preflight`]: what must be true of a host before anything is touched.
 //!
 //! All of it is pure: nothing here looks at a host.
 
 pub mod done;
+pub mod drain;
 pub mod foreign;
 pub mod journal;
 pub mod order;
 pub mod ownership;
 pub mod preflight;
+pub mod ramp;
+pub mod silence;
 pub mod simulate;
 pub mod stages;
 pub mod step;
 
+#[cfg(test)]
+mod drain_tests;
 #[cfg(test)]
 mod laws;
 

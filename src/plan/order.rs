@@ -14,6 +14,7 @@
 //! 3. tunnels up, routes, timeouts, packet rules, connection tracking off (source NAT needs it as long
 //!    as there is any), services and destinations, sync daemons, addresses.
 
+use super::silence;
 use super::simulate::{self, SimulateError};
 use super::step::{Change, Step};
 use crate::desired::Reasons;
@@ -66,8 +67,12 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn push(&mut self, change: Change) -> Result<(), SimulateError> {
-        simulate::apply(&mut self.state, &change)?;
         let why = why(&change, self.reasons);
+        self.push_because(change, why)
+    }
+
+    fn push_because(&mut self, change: Change, why: String) -> Result<(), SimulateError> {
+        simulate::apply(&mut self.state, &change)?;
         self.steps.push(Step { change, why });
         Ok(())
     }
@@ -309,7 +314,18 @@ impl Draft<'_> {
             None => self.push(Change::AddService { key: key.clone(), service: after })?,
             Some(seen) if !seen.same_settings(wanted) => {
                 let before = without_destinations(seen);
-                self.push(Change::EditService { key: key.clone(), before, after })?;
+                // Without real servers everybody is refused anyhow.
+                let occupied = !seen.destinations.is_empty();
+                let silence = occupied.then(|| silence::around(&before, &after, &self.state));
+                let change = Change::EditService { key: key.clone(), before, after };
+                let (first, last) = silence.flatten().unwrap_or_default();
+                for Step { change, why } in first {
+                    self.push_because(change, why)?;
+                }
+                self.push(change)?;
+                for Step { change, why } in last {
+                    self.push_because(change, why)?;
+                }
             }
             Some(_) => {}
         }

@@ -14,8 +14,8 @@ use super::step::Change;
 use crate::desired::Desired;
 use crate::protocol::{Receipt, Sighting};
 use crate::state::{
-    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Owned, Route,
-    ServiceKey, Sysctl, Timeouts,
+    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Module, Owned,
+    Route, ServiceKey, Sysctl, Timeouts,
 };
 use crate::topology::TopologyName;
 
@@ -309,6 +309,9 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
 /// inherits. (What moves with `ip_forward` the agent adds itself.)
 pub fn sysctls_to_read(desired: &HostState) -> std::collections::BTreeSet<Sysctl> {
     let mut keys: std::collections::BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
+    if desired.modules.contains(&Module::IpVs) {
+        keys.extend(super::drain::BORROWED);
+    }
     let devices = desired.modules.iter().any(|module| module.device().is_some());
     if devices || !desired.tunnels.is_empty() {
         let inherited = keys.iter().filter_map(|key| match key {

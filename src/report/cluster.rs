@@ -30,6 +30,10 @@ pub fn text(report: &ClusterReport) -> String {
                 let _ = writeln!(text, "  {}", step.stage.describe().dimmed());
             }
             let _ = writeln!(text, "    {} {}{}", mark(&step.change), step.text, done(step));
+            let cost = super::costs::of(step);
+            if !cost.is_empty() {
+                let _ = writeln!(text, "        {}", cost.yellow());
+            }
             let _ = writeln!(text, "        {}", step.why.dimmed());
         }
         for obstacle in &host.obstacles {
@@ -58,6 +62,7 @@ pub fn text(report: &ClusterReport) -> String {
         text.push_str(&super::foreign(&host.foreign));
     }
     let _ = writeln!(text, "\n{}", summary(report));
+    text.push_str(&super::costs::summary(report));
     text.push_str(&transaction::found(&report.unfinished));
     if let Some(fingerprint) = &report.fingerprint {
         let short: String = fingerprint.chars().take(12).collect();

@@ -4,6 +4,7 @@
 //! Text has ANSI colours in it; whoever prints it takes them out where there is no terminal.
 
 pub mod cluster;
+pub mod costs;
 pub mod findings;
 pub mod lab;
 pub mod proofs;

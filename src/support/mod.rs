@@ -56,6 +56,7 @@ impl Cluster {
             networks: [(network.name.clone(), network)].into(),
             hosts,
             services,
+            pace: crate::topology::PaceOverride::default(),
         };
         Self { topology }
     }
@@ -226,6 +227,7 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         scheduler_flags: BTreeSet::new(),
         persistence: None,
         one_packet: false,
+        pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
         director: "director".parse().unwrap(),
         real_servers: real_servers.collect(),
         at: AT,

@@ -145,6 +145,10 @@ pub struct ServiceDoc {
     pub scheduler_flags: Said<BTreeSet<SchedulerFlag>>,
     pub persistence: Said<PersistenceDoc>,
     pub one_packet: Said<bool>,
+    /// Seconds.
+    pub drain: Said<u32>,
+    /// Seconds.
+    pub ramp: Said<u32>,
     pub forward: Said<Forward>,
     pub tunnel: Said<Tunnel>,
     pub director: Said<HostName>,

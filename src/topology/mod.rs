@@ -29,8 +29,9 @@ use crate::check::Finding;
 
 pub use file::{FileError, read_file};
 pub use model::{
-    Engine, Forward, Gateway, Host, Interface, IpvsSettings, Mark, Network, Persistence, Position,
-    Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service, SshTarget, Topology, Vip,
+    Engine, Forward, Gateway, Host, Interface, IpvsSettings, Mark, Network, Pace, PaceOverride,
+    Persistence, Position, Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
+    SshTarget, Topology, Vip,
 };
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
 

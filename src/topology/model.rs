@@ -18,8 +18,8 @@ use super::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
-    Engine, Forward, Mark, Persistence, Protocol, RealServer, Scheduler, SchedulerFlag, Service,
-    Vip, host_prefix,
+    Engine, Forward, Mark, Pace, PaceOverride, Persistence, Protocol, RealServer, Scheduler,
+    SchedulerFlag, Service, Vip, host_prefix,
 };
 
 /// A place in the topology file. Lines and columns count from 1; 0 where it is not known.
@@ -44,6 +44,8 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Host>,
     /// The virtual services, in the order of VIP, protocol and port.
     pub services: Vec<Service>,
+    /// What the operator says for this run; nothing in the file does.
+    pub pace: PaceOverride,
 }
 
 /// An L2 segment: what hears the same ARP request.

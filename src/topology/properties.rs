@@ -71,7 +71,7 @@ fn shuffle<T>(items: &mut [T], rng: &mut TestRng) {
 /// The topology as if it stood nowhere. Destructured: a new position must be forgotten too.
 fn forget_positions(topology: &mut Topology) {
     let nowhere = Position::default();
-    let Topology { name: _, networks, hosts, services } = topology;
+    let Topology { name: _, networks, hosts, services, pace: _ } = topology;
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
-use super::model::{Engine, Forward, Position, Protocol, Role, Scheduler, SchedulerFlag};
+use super::model::{Engine, Forward, Pace, Position, Protocol, Role, Scheduler, SchedulerFlag};
 use super::names::{HostName, NameError};
 use super::node::{At, Content, Node};
 use super::suggest::nearest_of;
@@ -135,6 +135,11 @@ pub fn service_port(node: &Node) -> Read<At<u16>> {
 }
 
 /// 0-2147483647.
+/// How long to wait before, or take for, a change: as long as a controller may sit there.
+pub fn patience(node: &Node) -> Read<At<u32>> {
+    number_of(node, "number of seconds", "0 to 3600", (0, u64::from(Pace::LONGEST)))
+}
+
 pub fn weight(node: &Node) -> Read<At<u32>> {
     number_of(node, "weight", "0 to 2147483647", (0, MAX_WEIGHT))
 }

@@ -35,6 +35,7 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         scheduler_flags: std::collections::BTreeSet::new(),
         persistence: None,
         one_packet: false,
+        pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
         director: "director".parse().unwrap(),
         real_servers: weights.iter().enumerate().map(server).collect(),
         at: Position::default(),

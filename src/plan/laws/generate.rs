@@ -63,7 +63,7 @@ pub(super) fn follows(key: &Sysctl) -> bool {
 
 /// Settings of IPVS, of the kind that a file and methods set.
 fn ipvs_settings() -> impl Strategy<Value = BTreeMap<Sysctl, String>> {
-    let keys = [VsItem::Conntrack, VsItem::ExpireNodestConn, VsItem::SyncThreshold];
+    let keys = [VsItem::Conntrack, VsItem::ExpireNodestConn, VsItem::ExpireQuiescentTemplate];
     let keys: Vec<Sysctl> = keys.into_iter().map(Sysctl::Vs).collect();
     btree_map(select(keys), (0..2u8).prop_map(|value| value.to_string()), 0..4)
 }

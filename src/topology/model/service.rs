@@ -269,6 +269,35 @@ impl Vip {
     }
 }
 
+/// How slowly real servers of a service are taken out and in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// For how long, in seconds, the connections of a real server may come to their end before it is
+    /// removed; 0: no time at all. 0-3600.
+    pub drain: u32,
+    /// Over how long, in seconds, a new real server is given its share; 0: all of it at once. 0-3600.
+    pub ramp: u32,
+}
+
+impl Pace {
+    /// `drain` where the file does not say it.
+    pub const DRAIN: u32 = 30;
+    /// The most that either may be.
+    pub const LONGEST: u32 = 3600;
+}
+
+/// What the operator says for one run, about every service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaceOverride {
+    /// Instead of every service's `drain`, and for services that go away as a whole too, which are
+    /// not drained otherwise.
+    #[serde(default)]
+    pub drain: Option<u32>,
+    /// Instead of every service's `ramp`.
+    #[serde(default)]
+    pub ramp: Option<u32>,
+}
+
 /// A virtual service: what clients talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -292,6 +321,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// Every UDP packet is scheduled by itself.
     pub one_packet: bool,
+    /// How its real servers are taken out and in.
+    pub pace: Pace,
     /// The host that runs IPVS for it.
     pub director: HostName,
     /// In the order of host name and port.

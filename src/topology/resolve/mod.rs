@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Unclear;
 use super::document::{Document, NetworkDoc};
-use super::model::{Host, Network, Service, Topology};
+use super::model::{Host, Network, PaceOverride, Service, Topology};
 use super::names::{HostName, NetworkName};
 use crate::check::Finding;
 
@@ -120,8 +120,14 @@ impl Resolver {
         let anything = !self.hosts.is_empty();
         let Resolver { networks, hosts, services, findings, unclear, unclear_gateways, .. } = self;
         let unclear = Unclear { hosts: unclear, gateways: unclear_gateways };
-        let topology =
-            name.filter(|_| anything).map(|name| Topology { name, networks, hosts, services });
+        let pace = PaceOverride::default();
+        let topology = name.filter(|_| anything).map(|name| Topology {
+            name,
+            networks,
+            hosts,
+            services,
+            pace,
+        });
         Resolved { topology, unclear, findings }
     }
 }

@@ -14,7 +14,8 @@ use crate::check::Finding;
 use crate::state::Tunnel;
 use crate::topology::document::{Defaults, Document, MaskDoc, RealServerDoc, Said, ServiceDoc};
 use crate::topology::model::{
-    Forward, Host, Mark, Persistence, Position, Protocol, RealServer, Role, Scheduler, Service, Vip,
+    Forward, Host, Mark, Pace, Persistence, Position, Protocol, RealServer, Role, Scheduler,
+    Service, Vip,
 };
 use crate::topology::names::{HostName, ServiceName};
 use crate::topology::node::At;
@@ -160,6 +161,10 @@ impl Resolver {
                 scheduler_flags: all_or_none(&doc.scheduler_flags)?,
                 persistence,
                 one_packet: value_or(&doc.one_packet, false)?,
+                pace: Pace {
+                    drain: value_or(&doc.drain, Pace::DRAIN)?,
+                    ramp: value_or(&doc.ramp, 0)?,
+                },
                 director: director.clone(),
                 real_servers,
                 at: doc.at,

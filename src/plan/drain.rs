@@ -1,0 +1,393 @@
+//! Taking real servers out without cutting their connections: no new one is given to them (weight 0), those
+//! that are there may come to their end, and only then they are removed.
+//!
+//! [`arrange`] turns the steps of a plan into that, and says in [`Pacing`] what is waited for; how new real
+//! servers are taken in is in [`super::ramp`]. Who waits is [`crate::cluster`]'s business.
+//!
+//! A connection that is there goes on at weight 0; once its destination is removed its packets are dropped,
+//! without a word to either side, or it is expired where `expire_nodest_conn` says so
+//! (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_in_hook`).
+//!
+//! Nothing is drained where that would do more harm than good:
+//!
+//! - a service that goes away as a whole, unless the operator says so for this run: everybody else is
+//!   refused meanwhile, and for what?
+//! - where nobody would be left to take the new connections meanwhile (all real servers are exchanged),
+//!   or where the scheduler goes on choosing one of weight 0 (`dh`: ip_vs_dh.c), unless he says so.
+//!
+//! `sh` and `mh` go on choosing one as well, unless told to fall back to another: they are, meanwhile.
+//! Persistence keeps its clients at a real server of weight 0, unless `expire_quiescent_template` is 1: it
+//! is, meanwhile.
+//!
+//! Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Goal, Stage, Step, ramp, silence};
+use crate::desired::service_key;
+use crate::protocol::{Counters, Sighting};
+use crate::state::{
+    Destination, DestinationKey, HostState, Item, ServiceFlags, ServiceKey, Sysctl, VirtualService,
+    VsItem,
+};
+use crate::topology::{Host, PaceOverride, Protocol, Service, Topology};
+
+/// Persistence lets go of what has weight 0.
+pub const EXPIRE_TEMPLATES: Sysctl = Sysctl::Vs(VsItem::ExpireQuiescentTemplate);
+
+/// Settings that are changed for a while, and so must be read.
+pub const BORROWED: [Sysctl; 3] = [EXPIRE_TEMPLATES, silence::DROP_PACKET, silence::AM_DROPRATE];
+
+/// On which terms a director's real servers are taken out and in.
+#[derive(Debug, Default)]
+pub struct Terms<'a> {
+    pub(super) services: BTreeMap<ServiceKey, &'a Service>,
+    pub(super) said: PaceOverride,
+}
+
+impl<'a> Terms<'a> {
+    /// Towards the file: what it says of each service that `host` directs.
+    pub fn of(topology: &'a Topology, host: &Host) -> Self {
+        let own = topology.services.iter().filter(|service| service.director == host.name);
+        let services = own.map(|service| (service_key(service), service)).collect();
+        Self { services, said: topology.pace }
+    }
+
+    /// Away from it: only what the operator says for this run.
+    pub fn back(topology: &'a Topology) -> Self {
+        Self { services: BTreeMap::new(), said: topology.pace }
+    }
+
+    /// Which connections of `key` are live ones.
+    fn counted(&self, key: &ServiceKey) -> Counted {
+        let udp = match key {
+            ServiceKey::Address(protocol, _) => *protocol == Protocol::Udp,
+            ServiceKey::Fwmark { .. } => {
+                let mark = self.services.get(key).and_then(|service| service.mark.as_ref());
+                mark.is_some_and(|mark| mark.protocols.iter().all(|p| *p == Protocol::Udp))
+            }
+        };
+        if udp { Counted::All } else { Counted::Active }
+    }
+}
+
+/// Which connections of a real server are cut when it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counted {
+    /// Established ones: TCP and SCTP. The others are being made (a second later they are active), or
+    /// over.
+    Active,
+    /// Every one: to IPVS none of UDP is ever active (ip_vs_proto_udp.c). It remembers a client for
+    /// 300 s after its last datagram.
+    All,
+}
+
+impl Counted {
+    /// How many of them `counters` has.
+    pub fn of(self, counters: &Counters) -> u64 {
+        let Counters { active, inactive, persistent: _, total: _ } = counters;
+        match self {
+            Self::Active => u64::from(*active),
+            Self::All => u64::from(*active) + u64::from(*inactive),
+        }
+    }
+}
+
+/// A real server that is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// From which service.
+    pub service: ServiceKey,
+    /// Which.
+    pub destination: DestinationKey,
+    /// For how long its connections may come to their end, in seconds; 0: it is removed at once.
+    pub seconds: u32,
+    /// Which connections count.
+    pub counted: Counted,
+    /// How many there were when the host was looked at; `None`: not counted.
+    pub connections: Option<u64>,
+}
+
+impl Leaving {
+    /// Whether it is what `change` removes.
+    pub fn is_removed_by(&self, change: &Change) -> bool {
+        matches!(change, Change::RemoveDestination { service, key, .. }
+            if self.service == *service && self.destination == *key)
+    }
+
+    /// How many connections it has by `counters`; `None`: not counted.
+    pub fn count(
+        &self,
+        counters: &BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
+    ) -> Option<u64> {
+        let of_service = counters.get(&self.service)?;
+        Some(of_service.get(&self.destination).map_or(0, |counters| self.counted.of(counters)))
+    }
+}
+
+/// Some steps of the stage [`Stage::Ramp`], which are done at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raise {
+    /// When, in milliseconds from the beginning of the stage.
+    pub after_ms: u64,
+    /// How many steps, from where the raise before has ended.
+    pub steps: usize,
+}
+
+/// What is waited for on a host in the course of its steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pacing {
+    /// Every real server that is removed, drained or not.
+    pub leaving: Vec<Leaving>,
+    /// The steps of [`Stage::Ramp`], in their order.
+    pub raises: Vec<Raise>,
+}
+
+impl Pacing {
+    /// How long draining may take, in milliseconds.
+    pub fn longest_drain_ms(&self) -> u64 {
+        self.leaving.iter().map(|one| u64::from(one.seconds) * 1000).max().unwrap_or(0)
+    }
+
+    /// How long ramping takes, in milliseconds.
+    pub fn longest_ramp_ms(&self) -> u64 {
+        self.raises.iter().map(|raise| raise.after_ms).max().unwrap_or(0)
+    }
+
+    /// The real server that `change` removes.
+    pub fn leaving_by(&self, change: &Change) -> Option<&Leaving> {
+        self.leaving.iter().find(|one| one.is_removed_by(change))
+    }
+}
+
+/// A plan that cuts as few connections as it can.
+#[derive(Debug, Default)]
+pub struct Arranged {
+    /// The steps of each of the host's turns.
+    pub stages: Vec<(Stage, Vec<Step>)>,
+    /// What is waited for.
+    pub pacing: Pacing,
+    /// What a person should know: where nothing is waited for although the file says so, and why.
+    pub notes: Vec<String>,
+}
+
+/// Rearranges the steps of a host so that real servers are drained before they are removed, and ramped
+/// up after they were added. The state that the steps lead to stays the same, and none of those that
+/// they were is left out.
+pub fn arrange(terms: &Terms<'_>, seen: &Sighting, stages: Vec<(Stage, Vec<Step>)>) -> Arranged {
+    let mut arranged = Arranged { stages, ..Arranged::default() };
+    let out = Out::of(&arranged.stages);
+    if !out.removed.is_empty() {
+        for (key, removed) in &out.removed {
+            let Some(service) = seen.state.services.get(key) else { continue };
+            let gone = out.services.contains(key);
+            let seconds = seconds(terms, key, service, removed, gone, &mut arranged.notes);
+            let counted = terms.counted(key);
+            for (at, destination) in removed {
+                let mut one = Leaving {
+                    service: key.clone(),
+                    destination: *at,
+                    seconds,
+                    counted,
+                    connections: None,
+                };
+                one.connections = one.count(&seen.counters);
+                if destination.weight == 0 && one.connections == Some(0) {
+                    one.seconds = 0;
+                }
+                arranged.pacing.leaving.push(one);
+            }
+        }
+        drain(&mut arranged, &out, &seen.state);
+    }
+    ramp::ramp(terms, &seen.state, &mut arranged);
+    arranged.notes.extend(silence::caution(&arranged.stages, &seen.state));
+    arranged.stages.retain(|(_, steps)| !steps.is_empty());
+    arranged.stages.sort_by_key(|(stage, _)| *stage);
+    arranged
+}
+
+/// What the steps take out.
+struct Out {
+    removed: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Destination>>,
+    services: BTreeSet<ServiceKey>,
+}
+
+impl Out {
+    fn of(stages: &[(Stage, Vec<Step>)]) -> Self {
+        let mut out = Self { removed: BTreeMap::new(), services: BTreeSet::new() };
+        for step in stages.iter().flat_map(|(_, steps)| steps) {
+            match &step.change {
+                Change::RemoveDestination { service, key, destination } => {
+                    let of_service = out.removed.entry(service.clone()).or_default();
+                    of_service.insert(*key, destination.clone());
+                }
+                Change::RemoveService { key, .. } => drop(out.services.insert(key.clone())),
+                _ => {}
+            }
+        }
+        out
+    }
+}
+
+/// How long the real servers that leave `service` are waited for.
+fn seconds(
+    terms: &Terms<'_>,
+    key: &ServiceKey,
+    service: &VirtualService,
+    removed: &BTreeMap<DestinationKey, Destination>,
+    gone: bool,
+    notes: &mut Vec<String>,
+) -> u32 {
+    if let Some(seconds) = terms.said.drain {
+        return seconds;
+    }
+    let Some(file) = terms.services.get(key).filter(|_| !gone) else { return 0 };
+    let takes = |weight: u32| weight > 0;
+    if file.pace.drain == 0 || !removed.values().any(|destination| takes(destination.weight)) {
+        return file.pace.drain;
+    }
+    let mut others = service.destinations.iter().filter(|(at, _)| !removed.contains_key(*at));
+    let why = if !others.any(|(_, destination)| takes(destination.weight)) {
+        "no other real server could take new connections meanwhile, and all of them would be refused"
+    } else if service.scheduler == "dh" {
+        "the scheduler dh goes on choosing a real server of weight 0, and would refuse its clients"
+    } else {
+        return file.pace.drain;
+    };
+    notes.push(format!(
+        "the real servers that leave {} are not drained: {why}; `--drain {}` does it all the same",
+        file.spoken(),
+        file.pace.drain
+    ));
+    0
+}
+
+/// Weight 0 before, and the removal expects it.
+fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
+    let Arranged { stages, pacing, .. } = arranged;
+    let drained: BTreeMap<(&ServiceKey, DestinationKey), &Leaving> = pacing
+        .leaving
+        .iter()
+        .filter(|one| one.seconds > 0)
+        .map(|one| ((&one.service, one.destination), one))
+        .collect();
+    let mut steps = Vec::new();
+    for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
+        let Change::RemoveDestination { service, key, destination } = &mut step.change else {
+            continue;
+        };
+        let Some(one) = drained.get(&(&*service, *key)).filter(|_| destination.weight > 0) else {
+            continue;
+        };
+        let before = destination.clone();
+        destination.weight = 0;
+        let (service, after) = (service.clone(), destination.clone());
+        let change = Change::EditDestination { service, key: *key, before, after };
+        let why = format!(
+            "it is removed ({}): it gets no new connections, and those that it has may end, for up to {} s",
+            step.why, one.seconds
+        );
+        steps.push(Step { change, why });
+    }
+    let services: BTreeSet<&ServiceKey> = drained.keys().map(|(service, _)| *service).collect();
+    let (first, last) = meanwhile(&services, out, seen, stages);
+    steps.splice(0..0, first);
+    if steps.is_empty() {
+        return;
+    }
+    let is_last = |step: &Step| matches!(&step.change, Change::RemoveDestination { service, key, .. } if drained.contains_key(&(service, *key)));
+    for (_, steps) in stages.iter_mut().rev() {
+        if let Some(at) = steps.iter().rposition(is_last) {
+            let behind = steps.split_off(at + 1);
+            steps.extend(last.into_iter().chain(behind));
+            break;
+        }
+    }
+    stages.push((Stage::Drain, steps));
+}
+
+/// What is otherwise while real servers of `services` have weight 0, and how it is put back.
+fn meanwhile(
+    services: &BTreeSet<&ServiceKey>,
+    out: &Out,
+    seen: &HostState,
+    stages: &mut [(Stage, Vec<Step>)],
+) -> (Vec<Step>, Vec<Step>) {
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    let there = || services.iter().filter_map(|key| Some((*key, seen.services.get(*key)?)));
+    if there().any(|(_, service)| service.flags.has(ServiceFlags::PERSISTENT)) {
+        let (set, back) = let_go(seen, stages);
+        first.extend(set);
+        last.extend(back);
+    }
+    for (key, service) in there().filter(|(key, _)| !out.services.contains(*key)) {
+        let hashes = matches!(service.scheduler.as_str(), "sh" | "mh");
+        if !hashes || service.flags.has(ServiceFlags::SCHEDULER_1) {
+            continue;
+        }
+        let before = VirtualService { destinations: BTreeMap::new(), ..service.clone() };
+        let flags = ServiceFlags::new(before.flags.bits() | ServiceFlags::SCHEDULER_1);
+        let after = VirtualService { flags, ..before.clone() };
+        let edit = |before: &VirtualService, after: &VirtualService| Change::EditService {
+            key: key.clone(),
+            before: before.clone(),
+            after: after.clone(),
+        };
+        let why = format!(
+            "{} goes on choosing a real server of weight 0: without this flag its clients would be refused \
+             until it is removed",
+            service.scheduler
+        );
+        first.push(Step { change: edit(&before, &after), why });
+        let why = "put back: what was drained is removed".to_owned();
+        last.push(Step { change: edit(&after, &before), why });
+    }
+    (first, last)
+}
+
+/// Persistence lets go of what is drained: now if the plan wants that anyhow, else for a while.
+fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>, Option<Step>) {
+    if seen.sysctls.get(&EXPIRE_TEMPLATES).is_none_or(|value| value != "0") {
+        return (None, None);
+    }
+    let wanted = |step: &Step| matches!(&step.change, Change::SetSysctl { key, after, .. } if *key == EXPIRE_TEMPLATES && after != "0");
+    for (_, steps) in stages {
+        if let Some(at) = steps.iter().position(wanted) {
+            return (Some(steps.remove(at)), None);
+        }
+    }
+    let set = |before: &str, after: &str, why: &str| Step {
+        change: Change::SetSysctl {
+            key: EXPIRE_TEMPLATES,
+            before: before.to_owned(),
+            after: after.to_owned(),
+        },
+        why: why.to_owned(),
+    };
+    let why = "persistence would send clients that were there before to a real server of weight 0";
+    let back = "put back: what was drained is removed";
+    (Some(set("0", "1", why)), Some(set("1", "0", back)))
+}
+
+/// Settings that the steps only borrow (nobody owns them) are in the receipt until it is settled: after a
+/// run that was cut off they are put back like anything else of ours.
+pub fn borrow<'a>(
+    goal: &mut Goal,
+    changes: impl IntoIterator<Item = &'a Change>,
+    seen: &HostState,
+) {
+    for change in changes {
+        let Change::SetSysctl { key, .. } = change else { continue };
+        let item = Item::Sysctl(key.clone());
+        if goal.owned.contains(&item) || !BORROWED.contains(key) {
+            continue;
+        }
+        if goal.receipt.owned.insert(item.clone()) {
+            goal.receipt.found.copy_item(&item, seen);
+        }
+    }
+}
