@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::conduct::Conduct;
 use crate::import::guess::Director;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
@@ -32,9 +33,37 @@ const EXIT_CODES: &str = "Exit codes:
   1  unexpected error
   2  wrong command line, or --limit names a host that the file does not have
   3  the file has errors, or nothing in it could be imported; no host was touched
-  4  plan, status: there are differences
-  5  a host could not be reached, refused or failed
-  6  verify, lab run: something that must be true is not";
+  4  plan, status: there are differences, or something is unfinished
+  5  a host could not be reached, refused or failed (what was begun is undone), or has moved on since
+     a plan was saved
+  6  verify, lab run: something that must be true is not
+  130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
+
+const PLAN_EXAMPLES: &str = "Examples:
+  lvsprov plan cluster.yaml
+  lvsprov plan cluster.yaml --out monday.plan    # then: lvsprov apply monday.plan";
+
+const APPLY_EXAMPLES: &str = "Examples:
+  lvsprov apply cluster.yaml
+  lvsprov apply cluster.yaml --confirm-within 2m    # every host undoes it unless it proves right
+  lvsprov apply cluster.yaml --confirm manual       # and you have the last word
+  lvsprov apply cluster.yaml --on-error keep        # leave a failure as it is, to look at it
+  lvsprov apply monday.plan                         # just what `plan --out` has shown
+
+Ctrl-C undoes what was begun; once more ends at once, and says what is left to whom.";
+
+const ROLLBACK_EXAMPLES: &str = "Examples:
+  lvsprov plan cluster.yaml              # what is unfinished, and where
+  lvsprov rollback cluster.yaml --dry-run
+  lvsprov rollback cluster.yaml
+  lvsprov rollback cluster.yaml --force  # although somebody is at work";
+
+const CONFIRM_EXAMPLES: &str = "Examples:
+  lvsprov apply cluster.yaml --confirm manual --confirm-within 5m    # on one machine
+  lvsprov confirm cluster.yaml                                       # on another
+
+A change of which any step is missing on any host is not confirmed. With nothing to confirm the exit
+code is 4 where the hosts are not as the file says.";
 
 /// For every command.
 #[derive(Debug, Clone, Args)]
@@ -63,6 +92,9 @@ pub enum Command {
         files: Vec<PathBuf>,
     },
     /// Show what apply would do, step by step and why; change nothing
+    ///
+    /// Tells too of what somebody left unfinished, and what apply, rollback and confirm would do with it.
+    #[command(after_long_help = PLAN_EXAMPLES)]
     Plan {
         /// Which hosts.
         #[command(flatten)]
@@ -73,8 +105,20 @@ pub enum Command {
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
+        /// Save the plan to this file, for `lvsprov apply FILE`: that does just this, and refuses with the
+        /// differences once the hosts have moved on
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Replace the file of --out
+        #[arg(long, requires = "out")]
+        force: bool,
     },
     /// Bring the hosts to what the file says; a second run changes nothing
+    ///
+    /// All of it or nothing: before a host changes anything, what will be done and what was there is on
+    /// its disk; when anything fails, every host goes back to what was there. FILE may be a plan that was
+    /// saved with `plan --out`.
+    #[command(after_long_help = APPLY_EXAMPLES)]
     Apply {
         /// Which hosts.
         #[command(flatten)]
@@ -85,7 +129,29 @@ pub enum Command {
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
+        /// How it goes.
+        #[command(flatten)]
+        conduct: Conduct,
     },
+    /// Undo what an apply or destroy left unfinished, from any machine
+    ///
+    /// Every host goes back to what was there before. What all hosts have agreed to is closed instead:
+    /// it was found right, and is only to be settled.
+    #[command(after_long_help = ROLLBACK_EXAMPLES)]
+    Rollback {
+        /// Which hosts.
+        #[command(flatten)]
+        target: Target,
+        /// Also what somebody else is at work at, and what some host may have kept as done
+        #[arg(long)]
+        force: bool,
+        /// Show what would be undone; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Keep a change that waits for you (`apply --confirm manual`), from any machine
+    #[command(after_long_help = CONFIRM_EXAMPLES)]
+    Confirm(Target),
     /// Prove that it works: state, who answers ARP for the VIP, requests from the clients
     Verify(Target),
     /// Show what is running: services, real servers, connections, and what differs from the file
@@ -101,6 +167,9 @@ pub enum Command {
         /// How fast.
         #[command(flatten)]
         drain: DrainArgument,
+        /// How it goes.
+        #[command(flatten)]
+        conduct: Conduct,
     },
     /// Make a topology file of rules that exist: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
@@ -131,6 +200,10 @@ pub struct Target {
     /// The topology file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// How long a host may take to answer one request, in seconds; what waits or has many steps gets
+    /// more
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub call_timeout: u64,
     /// Only these hosts: several with commas, or the option more than once
     ///
     /// The others are not looked at and count as no failure. A director that is named goes live even

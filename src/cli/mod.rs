@@ -2,13 +2,17 @@
 //! [`crate::report`].
 
 pub mod arguments;
+pub mod changing;
 pub mod commands;
+pub mod conduct;
 pub mod exit;
 pub mod file;
 pub mod import;
 pub mod output;
 pub mod progress;
 pub mod render;
+mod saved;
+mod survey;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -37,16 +41,21 @@ fn dispatch(arguments: Arguments) -> ExitCode {
     let Arguments { command, common, verbose: _ } = arguments;
     let outcome = match command {
         Command::Check { files } => commands::check(&files, &common),
-        Command::Plan { target, adoption, pace } => {
-            commands::plan(&target, adoption, pace.said(), &common)
+        Command::Plan { target, adoption, pace, out, force } => {
+            let out = out.as_deref().map(|path| (path, force));
+            commands::plan(&target, adoption, pace.said(), out, &common)
         }
-        Command::Apply { target, adoption, pace } => {
-            commands::apply(&target, adoption, pace.said(), &common)
+        Command::Apply { target, adoption, pace, conduct } => {
+            changing::apply(&target, adoption, pace.said(), &conduct, &common)
         }
+        Command::Rollback { target, force, dry_run } => {
+            changing::rollback(&target, force, dry_run, &common)
+        }
+        Command::Confirm(target) => changing::confirm(&target, &common),
         Command::Verify(target) => commands::verify(&target, &common),
         Command::Status(target) => commands::status(&target, &common),
-        Command::Destroy { target, dry_run, drain } => {
-            commands::destroy(&target, dry_run, drain.said(), &common)
+        Command::Destroy { target, dry_run, drain, conduct } => {
+            changing::destroy(&target, dry_run, drain.said(), &conduct, &common)
         }
         Command::Import(import) => import::command(&import, &common),
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {

@@ -16,6 +16,7 @@ pub mod planning;
 pub mod proving;
 pub mod recording;
 pub mod recovering;
+pub mod saved;
 pub mod session;
 pub mod transaction;
 pub mod turns;

@@ -198,14 +198,8 @@ pub fn begin(
     let Beginning { topology, id, action, conduct, hosts, time, silence } = beginning;
     let Member { plan, seen } = member;
     let steps = || plan.stages.iter().flat_map(|(_, steps)| steps);
-    let items = touched_by(steps(), &seen.state);
-    let expected = Expected {
-        receipt: seen.receipt.clone(),
-        unfinished: seen.unfinished.as_ref().map(|there| there.journal.transaction.clone()),
-        state: seen.state.restricted_to(&items),
-        items: items.clone(),
-    };
-    let mut touched = items;
+    let expected = expected_of(plan, seen);
+    let mut touched = expected.items.clone();
     let mut before = with_modules_of(steps(), &seen.state)?.restricted_to(&touched);
     // What a module brings is as it starts; the module itself was not there, and undoing loads none.
     before.modules.retain(|module| seen.state.modules.contains(module));
@@ -242,6 +236,17 @@ pub fn begin(
         idle_limit_s: seconds(IDLE + *silence + time.unwrap_or_default()),
         sysctls: sysctls(plan, desired),
     })
+}
+
+/// What a host's steps were made from.
+pub fn expected_of(plan: &HostPlan, seen: &Sighting) -> Expected {
+    let items = touched_by(plan.stages.iter().flat_map(|(_, steps)| steps), &seen.state);
+    Expected {
+        receipt: seen.receipt.clone(),
+        unfinished: seen.unfinished.as_ref().map(|there| there.journal.transaction.clone()),
+        state: seen.state.restricted_to(&items),
+        items,
+    }
 }
 
 fn seconds(time: Duration) -> u32 {
