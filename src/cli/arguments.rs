@@ -217,12 +217,6 @@ pub struct Target {
     /// How long connecting to a host may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub connect_timeout: u64,
-    /// How long an answer may take, in seconds, besides what the request itself waits for
-    ///
-    /// A quarter of a second for each step comes on top. A host that does not answer in time is given up:
-    /// what was begun there is undone as soon as it can be reached again, or by itself.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub call_timeout: u64,
 }
 
 /// How fast real servers are taken out.

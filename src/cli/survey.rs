@@ -140,7 +140,6 @@ fn settings(target: &Target, topology: &Topology) -> Result<Settings, UnknownHos
     let transport = transport::Options {
         connect_timeout: Duration::from_secs(target.connect_timeout),
         call_timeout: Duration::from_secs(target.call_timeout),
-        call_timeout: Duration::from_secs(target.call_timeout),
         ssh_config: target.ssh_config.clone(),
         ..transport::Options::default()
     };
