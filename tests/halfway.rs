@@ -24,34 +24,33 @@ mod vm;
 
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
+
+/// For all of it, in seconds.
+const LIMIT_S: u32 = 7200;
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(1500) {
+    if let Some(code) = vm::boot(LIMIT_S) {
         return code;
     }
     let mut arguments = Arguments::from_args();
+    // Each has a lab of its own, and waits for much.
     arguments.test_threads.get_or_insert(2);
-    let trial = |name: &str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-    };
     modules();
+    cluster::keep_the_program();
     let tests = vec![
-        trial("direct_routing_is_never_left_half_way", || halfway(scenes::dr)),
-        trial("nat_is_never_left_half_way", || halfway(scenes::nat)),
-        trial("tunnels_are_never_left_half_way", || halfway(scenes::tun)),
-        trial("a_gateway_that_cuts_the_operator_off_is_undone", gateway::cuts_the_operator_off),
-        trial("a_gateway_with_a_way_back_is_confirmed", gateway::with_a_way_back_is_confirmed),
-        trial("the_operator_is_asked", gateway::the_operator_is_asked),
-        trial("full_and_read_only_disks", trouble::disks),
-        trial("a_missing_module", trouble::modules),
-        trial("a_host_that_dies_between_stages", trouble::a_host_dies),
-        trial("clocks_that_jump", trouble::clocks),
-        trial("two_applies_at_once", two::at_once),
-        trial("an_apply_that_does_not_wait", two::without_waiting),
+        vm::case("direct_routing_is_never_left_half_way", || halfway(scenes::dr)),
+        vm::case("nat_is_never_left_half_way", || halfway(scenes::nat)),
+        vm::case("tunnels_are_never_left_half_way", || halfway(scenes::tun)),
+        vm::case("a_gateway_that_cuts_the_operator_off_is_undone", gateway::cuts_the_operator_off),
+        vm::case("a_gateway_with_a_way_back_is_confirmed", gateway::with_a_way_back_is_confirmed),
+        vm::case("the_operator_is_asked", gateway::the_operator_is_asked),
+        vm::case("full_and_read_only_disks", trouble::disks),
+        vm::case("a_missing_module", trouble::modules),
+        vm::case("a_host_that_dies_between_stages", trouble::a_host_dies),
+        vm::case("clocks_that_jump", trouble::clocks),
+        vm::case("two_applies_at_once", two::at_once),
+        vm::case("an_apply_that_does_not_wait", two::without_waiting),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()
 }

@@ -14,7 +14,9 @@ use lvsprov::lab::{self, Lab, snapshot};
 use lvsprov::topology::{HostName, Topology};
 use nix::unistd::Pid;
 
-pub const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
+/// A copy of the program in the virtual machine's memory: it is started hundreds of times, and stays the
+/// same whatever is built outside meanwhile.
+const LVSPROV: &str = "/tmp/lvsprov-halfway";
 
 /// Where each host's agents look for faults, by the lab's sshd (templates/sshd_config.j2).
 const FAULTS: &str = "run/lvsprov-fault";
@@ -22,6 +24,11 @@ const FAULTS: &str = "run/lvsprov-fault";
 const STATE: &str = "var/lib/lvsprov";
 /// How long anything may take that has no limit of its own. Everything is emulated.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes [`LVSPROV`].
+pub fn keep_the_program() {
+    fs::copy(env!("CARGO_BIN_EXE_lvsprov"), LVSPROV).unwrap();
+}
 
 /// Hosts with an sshd each, joined by a management network that the controllers are in.
 pub struct Cluster {
