@@ -120,7 +120,7 @@ impl Cluster {
 
     /// Runs a controller to its end.
     pub fn lvsprov(&self, arguments: &[&str]) -> Ended {
-        self.start(arguments).wait(PATIENCE)
+        self.start(&[arguments, &["--connect-timeout", "60"]].concat()).wait(PATIENCE)
     }
 
     /// The same, which must end with `code`.

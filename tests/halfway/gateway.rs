@@ -63,6 +63,8 @@ impl Office {
         for line in [
             &format!("ip route add {OPERATOR}/32 via 198.18.0.1 dev mgmt0"),
             "sysctl -qw net.ipv4.conf.eth1.rp_filter=2",
+            // Before it is a director: the real server's turn comes first.
+            "sysctl -qw net.ipv4.ip_forward=1",
         ] {
             inside(&self.cluster, "director", line);
         }
@@ -90,6 +92,8 @@ impl Office {
             "manual",
             "--confirm-within",
             within,
+            "--connect-timeout",
+            "60",
         ]);
         controller.stdin(Stdio::piped());
         self.cluster.spawn(controller)
