@@ -9,6 +9,9 @@
 //! `cargo test --test kernel_vm -- [PART OF A NAME]` runs the cases whose name has that part.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "kernel/agents.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod agents;
 #[path = "kernel_vm/bytes.rs"]
 mod bytes;
 #[path = "kernel_vm/control.rs"]
@@ -27,12 +30,13 @@ mod steps;
 #[path = "kernel/tables.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod tables;
+#[path = "kernel_vm/transactions.rs"]
+mod transactions;
 #[path = "kernel_vm/tunnels.rs"]
 mod tunnels;
 #[path = "support/vm.rs"]
 mod vm;
 
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 type Case = (&'static str, fn());
@@ -76,6 +80,9 @@ const CASES: &[Case] = &[
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),
     ("a_plan_and_its_inverse", steps::a_plan_and_its_inverse),
+    ("killed_after_each_step_of_a_run", transactions::killed_after_each_step_of_a_run),
+    ("the_timer_is_killed_after_each_step", transactions::the_timer_is_killed_after_each_step),
+    ("the_timer_puts_a_table_back", transactions::the_timer_puts_a_table_back),
     ("timeouts", control::timeouts),
     ("daemons", control::daemons),
     ("daemons_over_ipv6", control::daemons_over_ipv6),
@@ -91,28 +98,12 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
     // Parts of this program that a case starts as a process of its own.
     if let [role, rest @ ..] = args.as_slice()
         && let Some(role) = role.strip_prefix("child:")
     {
         return modules::child(role, rest);
     }
-    if let Some(code) = vm::boot(1500) {
-        return code;
-    }
-    args.retain(|arg| !arg.starts_with("--"));
-    let wanted = |name: &str| args.is_empty() || args.iter().any(|part| name.contains(part));
-    let mut failed = Vec::new();
-    let mut count = 0;
-    for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
-        count += 1;
-        let passed = catch_unwind(case).is_ok();
-        println!("kernel_vm {name} ... {}", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            failed.push(*name);
-        }
-    }
-    println!("kernel_vm: {} passed, {} failed {failed:?}", count - failed.len(), failed.len());
-    if failed.is_empty() && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    vm::run(1500, || CASES.iter().map(|(name, case)| vm::case(name, *case)).collect())
 }

@@ -1,7 +1,7 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
 //! [`observe`] reads a host, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`]), [`sysctls`],
+//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by [`netlink`]), [`sysctls`],
 //! [`modules`] and [`receipt`]. [`namespace`] chooses where all of that happens: everything here works
 //! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
 
@@ -18,6 +18,7 @@ pub mod modules;
 pub mod namespace;
 pub mod ndp;
 pub mod net;
+pub mod netlink;
 pub mod nft;
 pub mod observe;
 mod opening;
@@ -66,10 +67,13 @@ impl Host {
     /// An error is an answer too: [`Reply::Refused`] where nothing was touched, a failure in the
     /// outcome where something was.
     pub async fn answer(&mut self, request: Request) -> Reply {
-        match self.try_answer(request).await {
+        self.heard();
+        let reply = match self.try_answer(request).await {
             Ok(reply) => reply,
             Err(error) => Reply::Refused(error.to_failure()),
-        }
+        };
+        self.heard();
+        reply
     }
 
     async fn try_answer(&mut self, request: Request) -> error::Result<Reply> {
