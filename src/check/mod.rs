@@ -28,6 +28,7 @@
 //! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights, ignored-values |
 //! | 37 | two directors that send to each other; backup_only without its daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
 //! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
+//! | - | weights that cannot grow | `ramp-without-effect` (warning) | pace |
 //! | - | marked packets go to the mark's service, whoever else is there | `mark-overlaps` | marks |
 //!
 //! Traps 1-4, 9, 10, 12, 16-18, 23-26 are not found but prevented: `desired` and `plan` set and
@@ -37,6 +38,7 @@
 mod finding;
 mod ipvs;
 mod marks;
+mod pace;
 mod path;
 mod reach;
 mod services;
@@ -125,6 +127,7 @@ const RULES: &[Rule] = &[
     values::hash_without_fallback,
     values::mixed_families,
     marks::overlap,
+    pace::ramp_without_effect,
     marks::without_address,
     tunnels::gre_checksums,
     tunnels::gue_port_taken,

@@ -320,7 +320,6 @@ impl Course<'_, '_> {
     /// One stage, in as many parts as it has, and what is to be waited for behind it.
     async fn stage(&mut self, stage: Stage, due: &BTreeMap<HostName, Turn>) -> Option<Trouble> {
         let mut trouble = None;
-        let mut worked = BTreeSet::new();
         let started = Instant::now();
         for go in waiting::goes(stage, self.plan) {
             waiting::until(self.session, started, &go).await;
@@ -342,15 +341,20 @@ impl Course<'_, '_> {
                 continue;
             }
             self.worked.extend(asked.keys().cloned());
-            worked.extend(asked.keys().cloned());
             let answers = self.session.ask(requests).await;
             trouble = trouble.or(self.record(stage, &asked, answers));
             if trouble.is_some() && self.conduct.on_error == OnError::Undo {
                 return trouble;
             }
         }
+        // Not only those that had a turn: what is removed without being drained is counted too.
+        let fails = |name: &HostName| {
+            self.report.hosts.get(name).is_some_and(|host| host.status.is_failure())
+        };
+        let going: BTreeSet<HostName> =
+            self.members.keys().filter(|name| !fails(name)).cloned().collect();
         let failures =
-            waiting::after(self.session, self.plan, stage, &worked, &mut self.report).await;
+            waiting::after(self.session, self.plan, stage, &going, &mut self.report).await;
         for (name, failure) in failures {
             let why = failure.to_string();
             if let Some(host) = self.report.hosts.get_mut(&name) {

@@ -51,7 +51,8 @@ pub async fn undo(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName
     if left.is_empty() || left == session.lost(&left) {
         return ends;
     }
-    let mut again = order.clone();
+    // To be taken up anew: what a host's own timer has begun to undo is nobody's who does not know.
+    let mut again = Order { is_ours: false, ..order.clone() };
     again.ids.retain(|name, _| left.contains(name));
     for (name, undoing) in try_once(session, &again).await {
         let Some(first) = ends.get_mut(&name) else { continue };
@@ -231,7 +232,8 @@ async fn walk(
         let Some(way) = returns.get(&name) else { continue };
         let HostReport { status, steps, failure, .. } = host;
         let failure = match status {
-            HostStatus::NotAttempted { because } => Some(Failure {
+            // One that has nothing to take back waits for nobody.
+            HostStatus::NotAttempted { because } if !way.plan.stages.is_empty() => Some(Failure {
                 message: format!("not undone, because {because}"),
                 causes: Vec::new(),
                 cure: None,
