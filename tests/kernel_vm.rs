@@ -9,6 +9,9 @@
 //! `cargo test --test kernel_vm -- [PART OF A NAME]` runs the cases whose name has that part.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "kernel/agents.rs"]
+#[allow(dead_code)] // kernel.rs uses the rest
+mod agents;
 #[path = "kernel_vm/bytes.rs"]
 mod bytes;
 #[path = "kernel_vm/control.rs"]
@@ -27,6 +30,8 @@ mod steps;
 #[path = "kernel/tables.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod tables;
+#[path = "kernel_vm/transactions.rs"]
+mod transactions;
 #[path = "kernel_vm/tunnels.rs"]
 mod tunnels;
 #[path = "support/vm.rs"]
@@ -75,6 +80,9 @@ const CASES: &[Case] = &[
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),
     ("a_plan_and_its_inverse", steps::a_plan_and_its_inverse),
+    ("killed_after_each_step_of_a_run", transactions::killed_after_each_step_of_a_run),
+    ("the_timer_is_killed_after_each_step", transactions::the_timer_is_killed_after_each_step),
+    ("the_timer_puts_a_table_back", transactions::the_timer_puts_a_table_back),
     ("timeouts", control::timeouts),
     ("daemons", control::daemons),
     ("daemons_over_ipv6", control::daemons_over_ipv6),

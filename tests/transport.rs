@@ -262,7 +262,7 @@ async fn what_is_not_our_agent_is_told_apart() {
     let odd = r"printf 'lvsprov@ hello\n\377\377\377\377{}'; exec sleep 9";
     let error = refused(&Reach::Local, &with(odd)).await;
     assert_trouble!(error, Trouble::BadFrame { .. });
-    let user = r#"printf 'lvsprov@ hello\n\000\000\000\030{"version":1,"uid":1000}'; exec sleep 9"#;
+    let user = r#"printf 'lvsprov@ hello\n\000\000\000\030{"version":2,"uid":1000}'; exec sleep 9"#;
     let error = refused(&Reach::Local, &with(user)).await;
     assert_trouble!(error, Trouble::NotRoot { uid: 1000 });
     let none = Options { agent_binary: Some("/no/such/program".into()), ..with("") };

@@ -232,7 +232,8 @@ async fn walk(
         let Some(way) = returns.get(&name) else { continue };
         let HostReport { status, steps, failure, .. } = host;
         let failure = match status {
-            HostStatus::NotAttempted { because } => Some(Failure {
+            // One that has nothing to take back waits for nobody.
+            HostStatus::NotAttempted { because } if !way.plan.stages.is_empty() => Some(Failure {
                 message: format!("not undone, because {because}"),
                 causes: Vec::new(),
                 cure: None,

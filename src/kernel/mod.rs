@@ -67,10 +67,13 @@ impl Host {
     /// An error is an answer too: [`Reply::Refused`] where nothing was touched, a failure in the
     /// outcome where something was.
     pub async fn answer(&mut self, request: Request) -> Reply {
-        match self.try_answer(request).await {
+        self.heard();
+        let reply = match self.try_answer(request).await {
             Ok(reply) => reply,
             Err(error) => Reply::Refused(error.to_failure()),
-        }
+        };
+        self.heard();
+        reply
     }
 
     async fn try_answer(&mut self, request: Request) -> error::Result<Reply> {

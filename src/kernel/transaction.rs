@@ -325,7 +325,6 @@ async fn own(
             .cure("take it up again"));
         }
     }
-    journal::heard(&journal::folder(&host.state_dir, topology, transaction));
     Ok((lock, open))
 }
 
@@ -497,6 +496,13 @@ fn check_before(begin: &Begin, old: Option<&Open>, there: Option<&Receipt>) -> R
 }
 
 impl Host {
+    /// Notes that the controller was heard, or is answered, just now.
+    pub(super) fn heard(&self) {
+        if let Some(Held { topology, transaction, .. }) = &self.held {
+            journal::heard(&journal::folder(&self.state_dir, topology, transaction));
+        }
+    }
+
     /// After how much silence of the controller the agent ends; `None`: never.
     pub fn idle_limit(&self) -> Option<Duration> {
         self.held.as_ref().and_then(Held::idle_limit)

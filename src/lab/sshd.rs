@@ -110,6 +110,12 @@ impl Sshds {
         self.hosts.get(host).map(|sshd| SocketAddr::new(IpAddr::V4(sshd.address), 22))
     }
 
+    /// A host's own view of the file tree (its /run, /var/lib, /root), for whoever is on this machine.
+    pub fn root(&self, host: &HostName) -> Option<PathBuf> {
+        let sshd = self.hosts.get(host)?;
+        Some(PathBuf::from(format!("/proc/{}/root", sshd.process.0.id())))
+    }
+
     /// What a host's sshd said so far.
     pub fn log(&self, host: &HostName) -> String {
         fs::read_to_string(self.folder.path().join(format!("{host}.log"))).unwrap_or_default()

@@ -6,29 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use lvsprov::desired::Reasons;
-use lvsprov::plan::journal::{Expected, Intent, Journal, Operator, TransactionId, touched_by};
+use lvsprov::plan::journal::{Operator, TransactionId, touched_by};
 use lvsprov::plan::order::{Steps, steps_between};
 use lvsprov::plan::ownership::Goal;
-use lvsprov::plan::{Change, Stage, Step};
-use lvsprov::protocol::{
-    Begin, Ending, Hello, Outcome, Receipt, Reply, Request, RevertAfter, Sighting,
-};
-use lvsprov::state::{HostState, Item, Owned};
-use lvsprov::topology::TopologyName;
+use lvsprov::plan::{Change, Step};
+use lvsprov::protocol::{Begin, Ending, Hello, Outcome, Reply, Request, RevertAfter, Sighting};
+use lvsprov::state::{HostState, Item};
 use lvsprov::transport::frame;
 
 use crate::ground::{Ground, address_key, plain_address, route_key, via};
-
-pub fn topology() -> TopologyName {
-    "t".parse().unwrap()
-}
+pub use crate::ground::{somebody, steps, topology};
 
 pub fn id(number: u64) -> TransactionId {
     TransactionId::from_bits(number)
-}
-
-pub fn somebody() -> Operator {
-    Operator { user: "eve".to_owned(), host: "desk".to_owned(), pid: 77 }
 }
 
 /// A namespace in which all of [`changes`] can be done.
@@ -52,10 +42,6 @@ pub fn changes() -> Vec<Change> {
     ]
 }
 
-pub fn steps(changes: Vec<Change>) -> Vec<Step> {
-    changes.into_iter().map(|change| Step { change, why: "a test".to_owned() }).collect()
-}
-
 /// What another opinion sees of all that [`changes`] touch.
 pub fn photograph(ground: &Ground) -> String {
     let values = ["ip_forward", "conf/lo/arp_ignore", "conf/lo/arp_announce", "conf/v0/forwarding"];
@@ -69,58 +55,15 @@ pub fn photograph(ground: &Ground) -> String {
     )
 }
 
-/// What a plan of `changes` from `seen` asks for. The receipt owns what is touched.
+/// A plan of `changes` from `seen`, of a topology with two hosts.
 pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
-    let steps = steps(changes);
-    let mut touched: Owned = touched_by(&steps, &seen.state);
-    let unfinished = seen.unfinished.as_deref();
-    let items = touched.clone();
-    let mut before = seen.state.restricted_to(&touched);
-    if let Some(old) = unfinished {
-        for item in &old.journal.touched {
-            touched.insert(item.clone());
-            before.copy_item(item, &old.journal.before);
-        }
-    }
-    let receipt = Receipt {
-        version: 1,
-        topology: topology(),
-        since: 7,
-        owned: touched.clone(),
-        found: before.clone(),
-    };
-    let receipt_before =
-        unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
-    Begin {
-        expected: Expected {
-            receipt: seen.receipt.clone(),
-            unfinished: unfinished.map(|there| there.journal.transaction.clone()),
-            state: seen.state.restricted_to(&items),
-            items,
-        },
-        journal: Journal {
-            version: 1,
-            topology: topology(),
-            transaction: id(number),
-            intent: Intent::Apply,
-            by: somebody(),
-            since: 1_700_000_000,
-            hosts: BTreeSet::from(["a".parse().unwrap(), "b".parse().unwrap()]),
-            stages: vec![(Stage::Ground, steps)],
-            touched,
-            before,
-        },
-        receipt_before,
-        settled: Some(Receipt { since: 8, ..receipt.clone() }),
-        receipt,
-        revert: None,
-        idle_limit_s: 600,
-        sysctls: BTreeSet::new(),
-    }
+    let mut begin = crate::ground::begin(number, changes, seen);
+    begin.journal.hosts.insert("b".parse().unwrap());
+    begin
 }
 
-pub fn revert_after(build_ms: u32) -> Option<RevertAfter> {
-    Some(RevertAfter { withdraw_ms: None, build_ms })
+pub fn revert_after(build_ms: u32) -> RevertAfter {
+    RevertAfter { withdraw_ms: None, build_ms }
 }
 
 pub fn look() -> Request {

@@ -75,7 +75,7 @@ fn on_a_disk_that_fills_up_later_the_timer_still_undoes() {
     with_file_system(&ground, "size=2m,mode=700", |path| {
         let mut agent = agent(path);
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = revert_after(1500);
+        wish.revert = Some(revert_after(1500));
         assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
         fill(path);
         agent.done(&do_all(1, changes()));
@@ -95,10 +95,7 @@ fn on_a_full_disk_nothing_is_begun() {
         fill(path);
         let mut small = 0;
         // With a little more room each time, until there is enough: it never stops half-way.
-        loop {
-            let Reply::Refused(failure) = agent.ask(&Request::Begin(Box::new(wish.clone()))) else {
-                break;
-            };
+        while let Reply::Refused(failure) = agent.ask(&Request::Begin(Box::new(wish.clone()))) {
             assert!(failure.to_string().contains("No space left"), "{failure}");
             assert!(failure.cure.unwrap().contains("make room"));
             assert!(!path.join("t").exists(), "something is left");

@@ -172,7 +172,7 @@ fn the_timer_undoes_by_itself_wherever_the_agent_was_killed() {
         let before = photograph(&ground);
         let mut agent = Agent::faulty(&ground, &format!("{point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = revert_after(2000);
+        wish.revert = Some(revert_after(2000));
         assert!(go(&mut agent, wish, true, Ending::Done), "{point}: it was not killed");
         agent.ended();
         eventually("it is undone", || files(&ground).is_empty());
@@ -187,7 +187,7 @@ fn what_was_never_begun_leaves_no_timer() {
     // A folder in the place of the file stands in the way of writing the journal.
     let mut agent = Agent::start(&ground);
     let mut wish = begin(1, changes(), &agent.look());
-    wish.revert = revert_after(600_000);
+    wish.revert = Some(revert_after(600_000));
     std::fs::create_dir_all(ground.folder.path().join("t/.journal.json.new/x")).unwrap();
     let failure = crate::life::refused(agent.ask(&Request::Begin(Box::new(wish))));
     assert!(failure.message.contains("journal.json"), "{failure}");
@@ -202,7 +202,7 @@ fn a_timer_that_is_killed_leaves_it_to_rollback() {
         let before = photograph(&ground);
         let mut agent = Agent::faulty(&ground, &format!("revert {point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = revert_after(1500);
+        wish.revert = Some(revert_after(1500));
         assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
         agent.done(&do_all(1, changes()));
         let timer = timers(&ground);

@@ -9,9 +9,11 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use lvsprov::kernel::{Host, namespace};
-use lvsprov::plan::{Change, Step};
-use lvsprov::protocol::{Failure, Outcome, Receipt, Reply, Request, Sighting};
-use lvsprov::state::{Address, AddressKey, HostState, Route, RouteKey, Scope, Sysctl};
+use lvsprov::plan::journal::{Expected, Intent, Journal, Operator, TransactionId, touched_by};
+use lvsprov::plan::{Change, Stage, Step};
+use lvsprov::protocol::{Begin, Ending, Failure, Outcome, Receipt, Reply, Request, Sighting};
+use lvsprov::state::{Address, AddressKey, HostState, Item, Owned, Route, RouteKey, Scope, Sysctl};
+use lvsprov::topology::TopologyName;
 use serde_json::Value;
 
 /// A namespace with its own folder for receipts.
@@ -111,12 +113,9 @@ impl Ground {
         }
     }
 
-    /// Acts without a receipt.
+    /// Changes the host in a transaction of its own, which leaves no receipt.
     pub fn act(&self, changes: Vec<Change>) -> Outcome {
-        match self.ask(order(changes, None, None)) {
-            Reply::Done(outcome) => *outcome,
-            other => panic!("{other:?}"),
-        }
+        self.run(|| act_here(self.folder.path(), changes))
     }
 
     /// All of `changes` must be done.
@@ -150,10 +149,94 @@ pub fn ask_here(state_dir: &Path, request: Request) -> Reply {
     runtime.block_on(host(state_dir).answer(request))
 }
 
-pub fn order(changes: Vec<Change>, receipt: Option<Receipt>, settled: Option<Receipt>) -> Request {
-    let steps = changes.into_iter().map(|change| Step { change, why: "a test".to_owned() });
-    let topology = "t".parse().unwrap();
-    Request::Act { topology, steps: steps.collect(), receipt, settled, sysctls: BTreeSet::new() }
+/// What [`Ground::act`] does, in the namespace of this thread.
+pub fn act_here(state_dir: &Path, changes: Vec<Change>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut host = host(state_dir);
+    let mut ask = |request| runtime.block_on(host.answer(request));
+    let sysctls = changes.iter().filter_map(|change| match change.item() {
+        Item::Sysctl(key) => Some(key),
+        _ => None,
+    });
+    let look = Request::Look { topology: topology(), sysctls: sysctls.collect(), counters: false };
+    let Reply::Seen(seen) = ask(look.clone()) else { panic!("not seen") };
+    let begin = Begin { settled: None, ..begin(1, changes.clone(), &seen) };
+    assert_eq!(ask(Request::Begin(Box::new(begin))), Reply::Begun);
+    let (topology, transaction) = (topology(), TransactionId::from_bits(1));
+    let reply = ask(Request::Do {
+        topology: topology.clone(),
+        transaction: transaction.clone(),
+        steps: steps(changes),
+        sysctls: BTreeSet::new(),
+    });
+    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
+    let ending = Ending::Done;
+    assert_eq!(ask(Request::Settle { topology, transaction, ending }), Reply::Settled);
+    let Reply::Seen(after) = ask(look) else { panic!("not seen") };
+    Outcome { after: *after, ..*outcome }
+}
+
+pub fn topology() -> TopologyName {
+    "t".parse().unwrap()
+}
+
+pub fn steps(changes: Vec<Change>) -> Vec<Step> {
+    changes.into_iter().map(|change| Step { change, why: "a test".to_owned() }).collect()
+}
+
+/// What a plan of `changes` from `seen` asks for, on the only host of its topology. The receipt owns
+/// what is touched.
+pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
+    let steps = steps(changes);
+    let mut touched: Owned = touched_by(&steps, &seen.state);
+    let unfinished = seen.unfinished.as_deref();
+    let items = touched.clone();
+    let mut before = seen.state.restricted_to(&touched);
+    if let Some(old) = unfinished {
+        for item in &old.journal.touched {
+            touched.insert(item.clone());
+            before.copy_item(item, &old.journal.before);
+        }
+    }
+    let receipt = Receipt {
+        version: 1,
+        topology: topology(),
+        since: 7,
+        owned: touched.clone(),
+        found: before.clone(),
+    };
+    let receipt_before =
+        unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
+    Begin {
+        expected: Expected {
+            receipt: seen.receipt.clone(),
+            unfinished: unfinished.map(|there| there.journal.transaction.clone()),
+            state: seen.state.restricted_to(&items),
+            items,
+        },
+        journal: Journal {
+            version: 1,
+            topology: topology(),
+            transaction: TransactionId::from_bits(number),
+            intent: Intent::Apply,
+            by: somebody(),
+            since: 1_700_000_000,
+            hosts: BTreeSet::from(["a".parse().unwrap()]),
+            stages: vec![(Stage::Ground, steps)],
+            touched,
+            before,
+        },
+        receipt_before,
+        settled: Some(Receipt { since: 8, ..receipt.clone() }),
+        receipt,
+        revert: None,
+        idle_limit_s: 600,
+        sysctls: BTreeSet::new(),
+    }
+}
+
+pub fn somebody() -> Operator {
+    Operator { user: "eve".to_owned(), host: "desk".to_owned(), pid: 77 }
 }
 
 pub fn receipt() -> Receipt {

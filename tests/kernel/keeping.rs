@@ -1,15 +1,16 @@
 //! The receipt and the lock.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use lvsprov::kernel::{lock, receipt as receipts};
 use lvsprov::plan::Change;
-use lvsprov::protocol::{Failure, Reply, Request};
+use lvsprov::protocol::{Begin, Failure, Reply, Request, Sighting};
 
-use crate::ground::{Ground, ask_here, order, receipt, run};
+use crate::agents::{Agent, do_all};
+use crate::ground::{Ground, ask_here, begin, receipt, run};
 
 fn step() -> Change {
     let key = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
@@ -33,53 +34,31 @@ fn look() -> Request {
     Request::Look { topology, sysctls: std::collections::BTreeSet::new(), counters: false }
 }
 
-#[test]
-fn the_receipt_is_written_before_and_settled_after() {
-    let ground = Ground::new();
-    let path = receipts::path(ground.folder.path(), &"t".parse().unwrap());
-    let mut settled = receipt();
-    settled.since = 8;
-    let Reply::Done(outcome) =
-        ground.ask(order(vec![step()], Some(receipt()), Some(settled.clone())))
-    else {
-        panic!("not done")
-    };
-    assert_eq!((outcome.done, outcome.failure), (1, None));
-    assert_eq!(outcome.after.receipt, Some(settled.clone()));
-    // What the receipt speaks of is read, asked for or not.
-    assert_eq!(outcome.after.state.sysctls[&"net.ipv4.ip_forward".parse().unwrap()], "0");
-    let file = fs::metadata(&path).unwrap();
-    assert_eq!(file.mode() & 0o7777, 0o600);
-    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
-    let on_disk: lvsprov::protocol::Receipt =
-        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!(on_disk, settled);
-    let files: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
-    assert_eq!(files.len(), 1, "something else is left: {files:?}");
+/// What a plan of [`step`] asks for, made without looking.
+fn begin_step() -> Begin {
+    let mut seen = Sighting::default();
+    let Change::SetSysctl { key, before, .. } = step() else { unreachable!() };
+    seen.state.sysctls.insert(key, before);
+    begin(1, vec![step()], &seen)
+}
 
-    let Reply::Done(outcome) = ground.ask(order(vec![step().inverse().unwrap()], None, None))
-    else {
-        panic!("not done")
-    };
-    assert_eq!((outcome.failure, outcome.after.receipt), (None, None));
-    assert!(!path.parent().unwrap().exists());
+fn act() -> Request {
+    Request::Begin(Box::new(begin_step()))
 }
 
 #[test]
 fn a_failed_step_leaves_the_receipt_of_the_start() {
     let ground = Ground::new();
-    let mut settled = receipt();
-    settled.since = 8;
-    let Reply::Done(outcome) =
-        ground.ask(order(vec![step(), bad_step()], Some(receipt()), Some(settled)))
-    else {
+    let mut agent = Agent::start(&ground);
+    let wish = begin(1, vec![step(), bad_step()], &agent.look());
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+    let Reply::Done(outcome) = agent.ask(&do_all(1, vec![step(), bad_step()])) else {
         panic!("not done")
     };
     assert_eq!(outcome.done, 1);
     assert!(outcome.failure.is_some());
-    assert_eq!(outcome.after.receipt, Some(receipt()));
-    let folder = ground.folder.path().join("t");
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+    assert_eq!(outcome.after.receipt, Some(wish.receipt));
+    assert!(outcome.after.unfinished.is_some());
 }
 
 #[test]
@@ -112,7 +91,7 @@ fn a_damaged_receipt_is_named_and_stops_everything() {
         assert!(failure.message.contains(says), "{text}: {failure}");
         assert!(failure.message.contains(path.to_str().unwrap()), "{failure}");
         assert!(failure.cure.is_some());
-        refused(ground.ask(order(vec![step()], Some(receipt()), Some(receipt()))));
+        refused(ground.ask(act()));
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "it was overwritten");
         assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
     }
@@ -123,7 +102,6 @@ fn a_symbolic_link_in_the_place_is_refused() {
     let elsewhere = tempfile::tempdir().unwrap();
     let target = elsewhere.path().join("passwd");
     fs::write(&target, "precious").unwrap();
-    let act = || order(vec![step()], Some(receipt()), Some(receipt()));
     let check = |ground: &Ground, state_dir: &Path| {
         for request in [look(), act()] {
             let failure = refused(ground.run(|| ask_here(state_dir, request)));
@@ -191,7 +169,7 @@ fn on_a_full_disk_nothing_is_touched() {
     let ground = Ground::new();
     let failure = with_file_system(&ground, "size=64k,mode=700", |path| {
         let _ = fs::write(path.join("ballast"), vec![0; 1 << 20]);
-        let reply = ask_here(path, order(vec![step()], Some(receipt()), Some(receipt())));
+        let reply = ask_here(path, act());
         assert!(!path.join("t").exists(), "a half receipt is left");
         refused(reply)
     });
@@ -202,13 +180,14 @@ fn on_a_full_disk_nothing_is_touched() {
 #[test]
 fn with_no_room_for_the_receipt_of_the_end_nothing_is_touched() {
     let ground = Ground::new();
-    let mut large = receipt();
+    let mut wish = begin_step();
+    let large = wish.settled.as_mut().unwrap();
     for number in 0..20_000_u32 {
         let service = format!("fwmark4 {}", number + 1).parse().unwrap();
         large.owned.insert(lvsprov::state::Item::Service(service));
     }
     with_file_system(&ground, "size=128k,mode=700", |path| {
-        let failure = refused(ask_here(path, order(vec![step()], Some(receipt()), Some(large))));
+        let failure = refused(ask_here(path, Request::Begin(Box::new(wish))));
         assert!(failure.to_string().contains("No space left"), "{failure}");
         assert!(!path.join("t").exists(), "a half receipt is left");
     });
@@ -220,7 +199,7 @@ fn on_a_read_only_file_system_nothing_is_touched() {
     let ground = Ground::new();
     let failure = with_file_system(&ground, "mode=700", |path| {
         run(Command::new("mount").args(["-o", "remount,ro"]).arg(path));
-        refused(ask_here(path, order(vec![step()], None, None)))
+        refused(ask_here(path, act()))
     });
     assert!(failure.to_string().contains("Read-only file system"), "{failure}");
     assert!(failure.cure.unwrap().contains("writable"));
@@ -231,8 +210,10 @@ fn on_a_read_only_file_system_nothing_is_touched() {
 fn only_one_acts_at_a_time() {
     let ground = Ground::new();
     let held = lock::take(ground.folder.path()).unwrap();
-    let failure = refused(ground.ask(order(vec![step()], None, None)));
+    let Reply::Busy(busy) = ground.ask(act()) else { panic!("not busy") };
+    assert_eq!((busy.topology.as_str(), busy.transaction, busy.holder), ("t", None, None));
     let who = format!("process {}, for ", std::process::id());
+    let failure = lock::take(ground.folder.path()).unwrap_err().to_failure();
     assert!(failure.message.contains(&who), "{failure}");
     assert!(failure.cure.unwrap().contains("plan again"));
     assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
@@ -245,9 +226,9 @@ fn only_one_acts_at_a_time() {
 #[test]
 fn a_receipt_of_another_topology_is_refused() {
     let ground = Ground::new();
-    let mut other = receipt();
-    other.topology = "other".parse().unwrap();
-    let failure = refused(ground.ask(order(vec![step()], Some(other), None)));
+    let mut wish = begin_step();
+    wish.receipt.topology = "other".parse().unwrap();
+    let failure = refused(ground.ask(Request::Begin(Box::new(wish))));
     assert!(failure.message.contains("the receipt of other"), "{failure}");
     assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
 }

@@ -21,7 +21,7 @@ use crate::life::{files, refused};
 fn started(ground: &Ground, build_ms: u32) -> Agent {
     let mut agent = Agent::start(ground);
     let mut wish = begin(1, changes(), &agent.look());
-    wish.revert = revert_after(build_ms);
+    wish.revert = Some(revert_after(build_ms));
     assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
     agent.done(&do_all(1, changes()));
     agent

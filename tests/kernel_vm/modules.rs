@@ -6,10 +6,10 @@ use std::process::{Command, ExitCode, Output};
 
 use lvsprov::kernel::{self, ipvs, namespace};
 use lvsprov::plan::Change;
-use lvsprov::protocol::{Capability, Reply};
+use lvsprov::protocol::{Capability, Reply, Request, Sighting};
 use lvsprov::state::{Link, Module};
 
-use crate::ground::{Ground, address_key, ask_here, order, plain_address, run};
+use crate::ground::{Ground, act_here, address_key, ask_here, begin, plain_address, run};
 use crate::services;
 
 pub fn loaded(module: &str) -> bool {
@@ -127,14 +127,15 @@ pub fn child(role: &str, args: &[String]) -> ExitCode {
             Err(error) => println!("{error}"),
         },
         ("act", [folder]) => {
-            let reply = ask_here(Path::new(folder), order(services::plain("rr"), None, None));
-            match reply {
+            let wish = begin(1, services::plain("rr"), &Sighting::default());
+            let folder = Path::new(folder);
+            match ask_here(folder, Request::Begin(Box::new(wish))) {
                 Reply::Refused(failure) => println!("refused: {failure}"),
-                Reply::Done(outcome) => match outcome.failure {
+                // It saw a host that is not like nothing at all.
+                _ => match act_here(folder, services::plain("rr")).failure {
                     Some(failure) => println!("failed: {failure}: {:?}", failure.cure),
                     None => println!("done"),
                 },
-                other => println!("{other:?}"),
             }
         }
         _ => return ExitCode::from(3),

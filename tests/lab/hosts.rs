@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read as _};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::io::{BufRead, BufReader, ErrorKind, Read as _};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -338,4 +338,23 @@ fn nothing_is_left_of_a_lab_run_that_was_interrupted() {
         let left: Vec<_> = fs::read_dir(temporary.path()).unwrap().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_silent_and_comes_back() {
+    lab::isolate().unwrap();
+    let lab = Lab::bare_hosts(2).unwrap();
+    let address = |name| IpAddr::V4(lab.management_address(&host(name)).unwrap());
+    // Nobody listens there: a host that hears us says so at once.
+    let try_it = |name| {
+        let error = TcpStream::connect_timeout(&(address(name), 9).into(), IMPATIENCE).unwrap_err();
+        error.kind()
+    };
+    assert_eq!(try_it("host1"), ErrorKind::ConnectionRefused);
+    lab.cut(&host("host1")).unwrap();
+    assert_eq!(try_it("host1"), ErrorKind::TimedOut);
+    assert_eq!(try_it("host2"), ErrorKind::ConnectionRefused);
+    assert!(ip(&lab, "host1", "link show mgmt0").contains("LOWER_UP"));
+    lab.join(&host("host1")).unwrap();
+    assert_eq!(try_it("host1"), ErrorKind::ConnectionRefused);
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use lvsprov::desired::Reasons;
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::plan::{Change, steps_between};
-use lvsprov::protocol::{Reply, Sighting};
+use lvsprov::protocol::Sighting;
 use lvsprov::state::HostState;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use crate::any;
-use crate::ground::{Ground, order};
+use crate::ground::Ground;
 use crate::shown::{expected, shown};
 
 const CASES: u32 = 64;
@@ -25,10 +25,7 @@ pub fn change(ground: &Ground, wanted: &Table) -> (Sighting, Vec<Change>, Sighti
     owned.extend(HostState { services: wanted.services.clone(), ..HostState::default() }.items());
     let steps = steps_between(&seen.state, &wanted, &owned, &Reasons::default()).unwrap();
     let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.change).collect();
-    let outcome = match ground.ask(order(changes.clone(), None, None)) {
-        Reply::Done(outcome) => *outcome,
-        other => panic!("{other:?}"),
-    };
+    let outcome = ground.act(changes.clone());
     assert_eq!(outcome.failure, None);
     assert_eq!(outcome.done, changes.len());
     (seen, changes, outcome.after)

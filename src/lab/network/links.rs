@@ -15,7 +15,9 @@ use netlink_packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth,
     LinkAttribute, LinkInfo, LinkMessage, State,
 };
-use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth,
+};
 
 use super::Mac;
 use crate::kernel::namespace;
@@ -137,6 +139,18 @@ impl Links {
             request.execute().await.map_err(LabError::netlink(what))?;
         }
         Ok(())
+    }
+
+    /// Lets frames pass through a port of a bridge, or none. Both ends keep their carrier: so it is
+    /// with a cable that is cut further away. Listening: the kernel leaves no other state without
+    /// passage alone where nobody speaks the spanning tree protocol (net/bridge/br_netlink.c,
+    /// `br_set_port_state`; br_if.c, `br_port_carrier_check`).
+    pub(super) async fn set_passage(&self, port: &str, open: bool) -> Result<(), LabError> {
+        let state = if open { BridgePortState::Forwarding } else { BridgePortState::Listening };
+        let index = self.index(port).await?;
+        let message = LinkBridgePort::new(index).state(state).build();
+        let what = format!("{} port {port}", if open { "open" } else { "close" });
+        self.handle.link().set_port(message).execute().await.map_err(LabError::netlink(what))
     }
 
     /// Waits until frames pass through every interface of `names`: it is operational, and forwards

@@ -6,6 +6,7 @@
 //! also gets `mgmt0`, a network of its own that the caller's namespace is in.
 
 mod bare;
+mod cut;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,8 @@ pub struct Lab {
     /// By the index of the bridge in the switch's namespace.
     networks: BTreeMap<u32, NetworkName>,
     keeper: Keeper,
+    /// Where the bridge of the management network is: the caller's namespace.
+    home: OwnedFd,
 }
 
 /// One bare host.
@@ -73,6 +76,8 @@ struct LabHost {
     namespace: OwnedFd,
     hardware: BTreeMap<IfName, Mac>,
     management: Option<Ipv4Addr>,
+    /// Its port of the bridge of the management network.
+    management_port: Option<String>,
 }
 
 /// Whether hosts are also plugged into a management network, which agents are reached over.
@@ -260,14 +265,15 @@ impl Lab {
             };
             let namespace = new_namespace(bare::reset_settings)?;
             set_lo_up(&namespace)?;
-            let host = LabHost { namespace, hardware: BTreeMap::new(), management };
+            let hardware = BTreeMap::new();
+            let host = LabHost { namespace, hardware, management, management_port: None };
             hosts.insert(name.clone(), host);
         }
         if management == Management::Bridge {
-            connect_management(&home, &hosts)?;
+            connect_management(&home, &mut hosts)?;
         }
         let keeper = Keeper::start().map_err(LabError::io("start a thread"))?;
-        Ok(Self { switch, hosts, networks: BTreeMap::new(), keeper })
+        Ok(Self { switch, hosts, networks: BTreeMap::new(), keeper, home })
     }
 }
 
@@ -304,10 +310,17 @@ fn port_name(nth: usize) -> String {
 }
 
 /// Plugs every host into a bridge in the caller's namespace.
-fn connect_management(home: &OwnedFd, hosts: &BTreeMap<HostName, LabHost>) -> Result<(), LabError> {
+fn connect_management(
+    home: &OwnedFd,
+    hosts: &mut BTreeMap<HostName, LabHost>,
+) -> Result<(), LabError> {
     let ours = management_net(MANAGEMENT_ADDRESS)?;
     // The ends of that lab's cables vanish when the kernel gets to it: never the same name twice.
     let lab = LABS.fetch_add(1, Ordering::Relaxed);
+    for (nth, host) in hosts.values_mut().enumerate() {
+        host.management_port = Some(management_port(lab, nth));
+    }
+    let hosts = &*hosts;
     links_in(home, async |links: Links| {
         // That of a lab which this process had before.
         links.remove(MANAGEMENT_BRIDGE).await?;
