@@ -23,7 +23,7 @@ const FAULTS: &str = "run/lvsprov-fault";
 /// Where each host keeps what lvsprov must not forget.
 const STATE: &str = "var/lib/lvsprov";
 /// How long anything may take that has no limit of its own. Everything is emulated.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Makes [`LVSPROV`].
 pub fn keep_the_program() {
@@ -339,9 +339,9 @@ fn without_noise(lines: &str) -> String {
     let mut all = String::new();
     for document in serde_json::Deserializer::from_str(lines).into_iter::<serde_json::Value>() {
         let mut document = document.unwrap();
-        let links = document.as_array_mut().into_iter().flatten();
+        let devices = document.as_array_mut().into_iter().flatten();
         let addresses =
-            links.filter_map(|link| link.get_mut("addr_info")?.as_array_mut()).flatten();
+            devices.filter_map(|link| link.get_mut("addr_info")?.as_array_mut()).flatten();
         for address in addresses {
             let address = address.as_object_mut().unwrap();
             address.remove("valid_life_time");

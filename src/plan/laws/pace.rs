@@ -93,9 +93,9 @@ fn way() -> impl Strategy<Value = Way> {
         let none = Reasons::default();
         let steps = order::steps_between(&seen.state, &goal.wanted, &goal.owned, &none).unwrap();
         let plain = steps.clone().into_all().into_iter().map(|step| step.change).collect();
-        let stages = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
+        let turns = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
         let services = services.iter().map(|(key, service)| (key.clone(), service)).collect();
-        let arranged = drain::arrange(&Terms { services, said }, &seen, stages);
+        let arranged = drain::arrange(&Terms { services, said }, &seen, turns);
         let steps = arranged.stages.iter().flat_map(|(_, steps)| steps);
         drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
         Way { desired: c, seen, goal, plain, arranged }
