@@ -1,10 +1,11 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
 //! [`observe`] reads a host, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by [`netlink`]), [`sysctls`],
-//! [`modules`] and [`receipt`]. A transaction is begun in `begin` and worked at in `transaction`; how it
-//! lies on the disk is in [`journal`], and who undoes it where nobody comes back in [`revert`]. [`namespace`] chooses where all of that happens: everything here works
-//! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
+//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by
+//! [`netlink`]), [`sysctls`], [`modules`] and [`receipt`]. A transaction is begun in `begin` and worked at in
+//! `transaction`; how it lies on the disk is in [`journal`], and who undoes it where nobody comes back in
+//! [`revert`]. [`namespace`] chooses where all of that happens: everything here works in the network
+//! namespace of the thread that calls it. [`sys`] holds the only unsafe code.
 
 pub mod act;
 pub mod arp;
