@@ -31,7 +31,7 @@ use lvsprov::desired::Desired;
 use lvsprov::kernel::ipvs::codec::VERSION;
 use lvsprov::kernel::ipvs::{self, Table, wire};
 use lvsprov::plan::{Goal, Step, steps_between};
-use lvsprov::protocol::{Receipt, Reply, Request, Sighting};
+use lvsprov::protocol::{Begin, Ending, Reply, Request, Sighting};
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, HostState, ServiceKey, VirtualService,
 };
@@ -308,13 +308,33 @@ fn apply(ground: &Ground, table: &Table) -> [Duration; 3] {
     if steps.is_empty() && settled == seen.receipt {
         return [look, plan, Duration::ZERO];
     }
+    let act = ground.run(|| transact(ground, &seen, steps, goal));
+    [look, plan, act]
+}
+
+/// Begun, done and settled over one connection.
+fn transact(ground: &Ground, seen: &Sighting, steps: Vec<Step>, goal: Goal) -> Duration {
+    let Goal { receipt, settled, .. } = goal;
     let count = steps.len();
+    let changes = steps.iter().map(|step| step.change.clone()).collect();
+    let begin = Begin { receipt, settled, ..ground::begin(1, changes, seen) };
+    let (topology, transaction) = (ground::topology(), begin.journal.transaction.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut host = ground::host(ground.folder.path());
+    let mut ask = |request| runtime.block_on(host.answer(request));
+
     let start = Instant::now();
-    let reply = ground.ask(act(steps, goal.receipt, settled));
-    let act = start.elapsed();
+    assert_eq!(ask(Request::Begin(Box::new(begin))), Reply::Begun);
+    let (whose, which) = (topology.clone(), transaction.clone());
+    let sysctls = [].into();
+    let reply = ask(Request::Do { topology: whose, transaction: which, steps, sysctls });
+    let settle = Request::Settle { topology, transaction, ending: Ending::Done };
+    assert_eq!(ask(settle), Reply::Settled);
+    let time = start.elapsed();
+
     let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
     assert_eq!((outcome.done, &outcome.failure), (count, &None));
-    [look, plan, act]
+    time
 }
 
 /// The part of an act that talks to IPVS: what is there is checked, then changed.
@@ -334,14 +354,4 @@ fn plan(desired: &Desired, seen: &Sighting) -> (Vec<Step>, Goal) {
     let steps =
         steps_between(&seen.state, &goal.wanted, &goal.owned, &desired.reasons).unwrap().into_all();
     (steps, goal)
-}
-
-fn act(steps: Vec<Step>, receipt: Receipt, settled: Option<Receipt>) -> Request {
-    Request::Act {
-        topology: "t".parse().unwrap(),
-        steps,
-        receipt: Some(receipt),
-        settled,
-        sysctls: [].into(),
-    }
 }

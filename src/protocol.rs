@@ -86,20 +86,6 @@ pub enum Request {
         /// How it ended.
         ending: Ending,
     },
-    /// Change the host: write `receipt` (if any), do `steps` in order and stop at the first that
-    /// fails, then write `settled` or (if it is `None`) remove the receipt, then look again.
-    Act {
-        /// Whose receipt it is.
-        topology: TopologyName,
-        /// What to do, in this order.
-        steps: Vec<Step>,
-        /// What the receipt must say before the first step.
-        receipt: Option<Receipt>,
-        /// What the receipt must say after the last one.
-        settled: Option<Receipt>,
-        /// As in `Look`.
-        sysctls: BTreeSet<Sysctl>,
-    },
     /// Ask by ARP or neighbour discovery who has `target`, and name everybody who answers.
     WhoHas {
         /// Over which interface.
@@ -235,7 +221,7 @@ pub struct Busy {
 pub enum Reply {
     /// To `Look`.
     Seen(Box<Sighting>),
-    /// To `Act` and `Do`.
+    /// To `Do`.
     Done(Box<Outcome>),
     /// To `Begin` and `TakeUp`: it is this connection's to work at.
     Begun,

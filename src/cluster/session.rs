@@ -161,8 +161,7 @@ impl Phase {
     fn of(request: &Request) -> Self {
         match request {
             Request::Look { .. } => Self::Looking,
-            Request::Act { .. }
-            | Request::Begin(_)
+            Request::Begin(_)
             | Request::TakeUp { .. }
             | Request::Do { .. }
             | Request::Agree { .. }

@@ -1,8 +1,6 @@
 //! Changing a host: the steps in their order, and not one behind the first that fails.
 //!
-//! Nothing is touched before it is certain that the host may be changed (root, the lock) and that
-//! the receipt is safe on the disk, the one for the end included. If a step fails the receipt stays:
-//! it says what may have been changed.
+//! What must be on the disk before, and who may do it, is for [`super::transaction`] to see to.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,62 +8,16 @@ use std::path::Path;
 use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
-use super::{fault, lock, modules, nft, observe, receipt, sysctls};
+use super::{fault, modules, nft, observe, sysctls};
 use crate::plan::{Change, Step};
-use crate::protocol::{Failure, HostFacts, Outcome, Receipt, Sighting};
+use crate::protocol::{Failure, HostFacts, Outcome, Sighting};
 use crate::state::{HostState, Sysctl};
 use crate::topology::TopologyName;
 
-/// What is to be done: see [`crate::protocol::Request::Act`].
-#[derive(Debug)]
-pub struct Order<'a> {
-    /// Whose receipt it is.
-    pub topology: &'a TopologyName,
-    /// What to do.
-    pub steps: &'a [Step],
-    /// What the receipt must say before the first step.
-    pub receipt: Option<&'a Receipt>,
-    /// What it must say after the last one; `None`: it goes away.
-    pub settled: Option<&'a Receipt>,
-    /// What to read afterwards.
-    pub sysctls: &'a BTreeSet<Sysctl>,
-}
-
-/// Carries `order` out. `Err`: nothing was touched.
-pub async fn act(state_dir: &Path, order: &Order<'_>) -> Result<Outcome> {
-    let Order { topology, steps, receipt, settled, sysctls } = order;
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::new("changing a host needs root")
-            .cure("log in as root, or give the user passwordless sudo"));
-    }
-    for named in [receipt, settled].into_iter().flatten() {
-        if named.topology != **topology {
-            return Err(Error::new(format!(
-                "the receipt of {} was sent with an order for {topology}",
-                named.topology
-            )));
-        }
-    }
-    let _lock = lock::take(state_dir)?;
-    // One that cannot be read would be overwritten, and with it what was found before.
-    receipt::read(state_dir, topology)?;
-    let first = receipt.map(|first| receipt::prepare(state_dir, first, "new")).transpose()?;
-    let last = settled.map(|last| receipt::prepare(state_dir, last, "settled")).transpose()?;
-    let net = Net::open()?;
-    if let Some(first) = first {
-        first.commit()?;
-    }
-
-    let (done, failed) = carry_out(&net, steps).await;
-    let settle = match failed {
-        Some(error) => Err(error),
-        None => match last {
-            Some(last) => last.commit(),
-            None => receipt::remove(state_dir, topology),
-        },
-    };
-    let failure = settle.err().map(|error| error.to_failure());
-    Ok(look_again(state_dir, topology, sysctls, done, failure).await)
+/// Does `change` by itself, outside of any transaction: as somebody would who has never heard of lvsprov,
+/// which is what a lab needs to see it mended.
+pub async fn alone(change: &Change) -> Result<()> {
+    one(&Net::open()?, change).await
 }
 
 /// Looks at a host that was changed: an error of that is part of the outcome.

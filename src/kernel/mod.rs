@@ -87,16 +87,6 @@ impl Host {
                 let seen = observe::look(&self.state_dir, &topology, &sysctls, counters).await?;
                 Ok(Reply::Seen(Box::new(seen)))
             }
-            Request::Act { topology, steps, receipt, settled, sysctls } => {
-                let order = act::Order {
-                    topology: &topology,
-                    steps: &steps,
-                    receipt: receipt.as_ref(),
-                    settled: settled.as_ref(),
-                    sysctls: &sysctls,
-                };
-                Ok(Reply::Done(Box::new(act::act(&self.state_dir, &order).await?)))
-            }
             Request::Begin(begin) => begin::begin(self, &begin).await,
             Request::TakeUp { topology, transaction, by, idle_limit_s, force } => {
                 transaction::take_up(self, &topology, &transaction, &by, idle_limit_s, force).await

@@ -175,7 +175,7 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
         // It is looked at again, and what is written is as long as what will be done.
         Request::Begin(begin) => Duration::from_millis(100)
             .saturating_mul(u32::try_from(begin.journal.steps().count()).unwrap_or(u32::MAX)),
-        Request::Act { steps, .. } | Request::Do { steps, .. } => Duration::from_millis(250)
+        Request::Do { steps, .. } => Duration::from_millis(250)
             .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
         Request::WhoHas { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
         Request::Fetch { count, timeout_ms, .. } => {
@@ -189,7 +189,6 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
 fn kind(request: &Request) -> (&'static str, bool) {
     match request {
         Request::Look { .. } => ("look", false),
-        Request::Act { .. } => ("act", true),
         Request::Begin(_) => ("begin", true),
         Request::TakeUp { .. } => ("take up", true),
         Request::Do { .. } => ("do", true),

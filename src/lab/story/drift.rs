@@ -1,30 +1,29 @@
 //! What somebody undoes by hand is mended, and only that: every single step of the apply is undone by
 //! itself on its host, the plan must then name just what is missing, and apply must bring it back.
 
-use std::collections::BTreeMap;
-
 use super::chapters::{Seen, succeeded, towards};
 use super::{Proof, Stage};
 use crate::cluster::outcome::{ClusterReport, StepState};
 use crate::cluster::planning;
 use crate::cluster::{Session, acting};
-use crate::plan::{Change, Step, simulate};
-use crate::protocol::{Receipt, Reply, Request};
+use crate::kernel::act;
+use crate::lab::Lab;
+use crate::plan::{Change, simulate};
 use crate::state::{ConfDev, HostState, Item, Sysctl};
 use crate::topology::HostName;
 
 /// Undoes one thing after the other and has it mended.
 pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
     let mut session = Session::open(stage.topology, &stage.settings).await;
-    let proof = mend_all(&mut session).await;
+    let proof = mend_all(&stage.lab, &mut session).await;
     session.close().await;
     proof
 }
 
-async fn mend_all(session: &mut Session<'_>) -> Proof {
+async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
     let damages = damages(&session.look(false).await)?;
-    for (host, damage, receipt) in &damages {
-        break_it(session, host, damage, receipt).await?;
+    for (host, damage) in &damages {
+        break_it(lab, host, damage)?;
         let seen = session.look(false).await;
         let plan =
             planning::plan(session.topology, &session.desired, &seen, session.absent(), towards());
@@ -71,7 +70,7 @@ fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
 }
 
 /// For everything that is ours, the change that takes just it away or alters it.
-fn damages(seen: &Seen) -> Result<Vec<(HostName, Change, Receipt)>, String> {
+fn damages(seen: &Seen) -> Result<Vec<(HostName, Change)>, String> {
     let mut all = Vec::new();
     for (host, sighting) in seen {
         let sighting = sighting.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
@@ -79,7 +78,7 @@ fn damages(seen: &Seen) -> Result<Vec<(HostName, Change, Receipt)>, String> {
         for item in &receipt.owned {
             for damage in damage(item, &sighting.state, &receipt.found) {
                 if simulate(&sighting.state, [&damage]).is_ok() {
-                    all.push((host.clone(), damage, receipt.clone()));
+                    all.push((host.clone(), damage));
                 }
             }
         }
@@ -148,26 +147,12 @@ fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Change> {
 }
 
 /// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.
-async fn break_it(
-    session: &mut Session<'_>,
-    host: &HostName,
-    damage: &Change,
-    receipt: &Receipt,
-) -> Result<(), String> {
-    let request = Request::Act {
-        topology: session.topology.name.clone(),
-        steps: vec![Step { change: damage.clone(), why: "to be mended".to_owned() }],
-        receipt: None,
-        settled: Some(receipt.clone()),
-        sysctls: std::collections::BTreeSet::new(),
+fn break_it(lab: &Lab, host: &HostName, damage: &Change) -> Result<(), String> {
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(act::alone(damage)).map_err(|error| error.to_failure().to_string())
     };
-    let mut answers = session.ask(BTreeMap::from([(host.clone(), request)])).await;
-    match answers.remove(host) {
-        Some(Ok(Reply::Done(outcome))) => {
-            outcome.failure.map_or(Ok(()), |failure| Err(format!("{damage} on {host}: {failure}")))
-        }
-        Some(Ok(other)) => Err(format!("{damage} on {host}: {other:?}")),
-        Some(Err(failure)) => Err(format!("{damage} on {host}: {failure}")),
-        None => Err(format!("{host} went away")),
-    }
+    let done = lab.run_in(host, work).map_err(|error| error.to_string());
+    done.flatten().map_err(|error| format!("{damage} on {host}: {error}"))
 }
