@@ -8,6 +8,7 @@
 #[path = "cluster/ground.rs"]
 mod ground;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -90,11 +91,27 @@ fn while_another_run_acts_on_a_host_it_is_refused_and_nothing_is_touched() {
     let before = ground.photograph();
     let lock = std::fs::OpenOptions::new().write(true).open(ground.state("rs1").join("lock"));
     let lock = Flock::lock(lock.unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
-    let refused = ground.expect(&["apply", "--limit", "rs1"], 5);
+    let refused = ground.expect(&["apply", "--limit", "rs1", "--wait", "0"], 5);
     assert!(refused.contains("rs1  failed: nothing on it was changed"), "{refused}");
-    assert!(refused.contains("another lvsprov is changing this host"), "{refused}");
+    assert!(refused.contains("is under way"), "{refused}");
     assert_eq!(ground.photograph(), before);
+    // Who waits gets its turn.
+    let waiting = ground
+        .command(&["apply", "--limit", "rs1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut waiting = waiting;
+    let mut said = BufReader::new(waiting.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.starts_with("waiting: rs1: "), "{line}");
     drop(lock);
+    let waited = waiting.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&waited.stdout).into_owned();
+    assert_eq!(waited.status.code(), Some(0), "{text}");
+    assert!(text.contains("rs1  3 steps done, verified"), "{text}");
     ground.expect(&["apply", "--limit", "rs1"], 0);
 }
 
@@ -120,13 +137,49 @@ fn runs_at_the_same_time_never_mix() {
 }
 
 #[test]
-fn an_agent_killed_half_way_is_said_and_one_more_apply_finishes() {
+fn an_agent_killed_half_way_is_undone_and_where_that_is_kept_one_more_apply_finishes() {
     const VIPS: usize = 200;
     let ground = Ground::with_vips(VIPS);
     let before = ground.photograph();
+    let same = |what: &str| {
+        let after = ground.photograph();
+        assert!(before == after, "{what} left a difference:\n{}", difference(&before, &after));
+    };
+    let undone = caught(&ground, &["apply", "--limit", "rs1"], |_| true);
+    assert!(undone.contains("done, and undone again"), "{undone}");
+    assert!(undone.contains("every host that took part is as it was before"), "{undone}");
+    same("undoing");
+    assert!(!ground.receipt("rs1").exists());
+
+    let half_way = |ground: &Ground| (1..VIPS).contains(&ground.vips("rs1"));
+    let keep = ["apply", "--limit", "rs1", "--on-error", "keep"];
+    let kept = caught(&ground, &keep, half_way);
+    assert!(kept.contains("NOT KNOWN whether done"), "{kept}");
+    assert!(kept.contains("left unfinished on rs1"), "{kept}");
+    assert!(kept.contains("to go back: `lvsprov rollback`"), "{kept}");
+    let plan = ground.expect(&["plan", "--limit", "rs1"], 4);
+    assert!(plan.contains(&format!("{} of ", ground.vips("rs1") + 2)), "{plan}");
+    assert!(plan.contains("`lvsprov rollback` undoes it"), "{plan}");
+    ground.expect(&["apply", "--limit", "rs1"], 0);
+    assert_eq!(ground.vips("rs1"), VIPS);
+    ground.expect(&["destroy", "--limit", "rs1"], 0);
+    same("destroy");
+
+    caught(&ground, &keep, half_way);
+    let dry = ground.expect(&["rollback", "--limit", "rs1", "--dry-run"], 0);
+    assert!(dry.contains("would be undone"), "{dry}");
+    assert!(half_way(&ground), "a dry run changed something");
+    let back = ground.expect(&["rollback", "--limit", "rs1"], 0);
+    assert!(back.contains("rs1  undone: it is as it was before"), "{back}");
+    same("rollback");
+    let nothing = ground.expect(&["rollback", "--limit", "rs1"], 0);
+    assert!(nothing.contains("nothing is unfinished"), "{nothing}");
+}
+
+/// What a command says whose agent was killed at work, and which left what `fits`.
+fn caught(ground: &Ground, command: &[&str], fits: impl Fn(&Ground) -> bool) -> String {
     let text = (0..5).find_map(|_| {
-        let half_way = |_: &_| (1..VIPS).contains(&ground.vips("rs1"));
-        let text = killed_half_way(&ground).filter(half_way);
+        let text = killed_half_way(ground, command).filter(|_| fits(ground));
         // It was through before the signal came, or looked at the host already: once more from the
         // start.
         if text.is_none() {
@@ -134,28 +187,113 @@ fn an_agent_killed_half_way_is_said_and_one_more_apply_finishes() {
         }
         text
     });
-    let text = text.unwrap_or_else(|| panic!("the agent was never caught at work"));
-    let count = ground.vips("rs1");
-    assert!((1..VIPS).contains(&count), "{count} addresses: not half-way");
-    assert!(text.contains("NOT KNOWN whether done"), "{text}");
-    assert!(text.contains("left half-way: rs1"), "{text}");
-    assert!(text.contains("to go back: `lvsprov destroy`"), "{text}");
+    text.unwrap_or_else(|| panic!("the agent was never caught at work"))
+}
 
-    ground.expect(&["apply", "--limit", "rs1"], 0);
-    assert_eq!(ground.vips("rs1"), VIPS);
-    ground.expect(&["destroy", "--limit", "rs1"], 0);
-    let after = ground.photograph();
-    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+#[test]
+fn a_change_is_kept_when_the_operator_says_so_and_undone_when_not() {
+    let ground = Ground::new();
+    let before = ground.photograph();
+    let manual = ["apply", "--limit", "rs1,rs2", "--confirm", "manual", "--confirm-within", "20s"];
+    let start = || {
+        let mut command = ground.command(&manual);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("everything was verified; say `yes`"), "{line}");
+        child
+    };
+    let end = |child: std::process::Child, code: i32| {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        text
+    };
+    let mut no = start();
+    assert!(ground.addresses("rs2").contains(VIP));
+    no.stdin.take().unwrap().write_all(b"no\n").unwrap();
+    let text = end(no, 5);
+    assert!(text.contains("because the operator said no"), "{text}");
+    assert_eq!(ground.photograph(), before);
+
+    let interrupted = start();
+    kill(Pid::from_raw(interrupted.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let text = end(interrupted, 5);
+    assert!(text.contains("because it was interrupted"), "{text}");
+    assert_eq!(ground.photograph(), before);
+
+    let elsewhere = start();
+    let confirmed = ground.expect(&["confirm", "--limit", "rs1,rs2"], 0);
+    assert!(confirmed.contains("rs1  kept, and closed"), "{confirmed}");
+    let text = end(elsewhere, 0);
+    assert!(text.contains("6 changes made"), "{text}");
+    ground.expect(&["plan", "--limit", "rs1,rs2"], 0);
+    ground.expect(&["confirm", "--limit", "rs1,rs2"], 0);
+    ground.expect(&["destroy"], 0);
+    ground.expect(&["confirm", "--limit", "rs1,rs2"], 4);
+
+    let mut yes = start();
+    yes.stdin.take().unwrap().write_all(b"yes\n").unwrap();
+    end(yes, 0);
+    ground.expect(&["destroy"], 0);
+    assert_eq!(ground.photograph(), before);
+}
+
+#[test]
+fn a_saved_plan_does_just_what_it_shows_and_nothing_once_the_hosts_have_moved_on() {
+    let ground = Ground::new();
+    let before = ground.photograph();
+    let file = ground.file.with_file_name("monday.plan");
+    let path = file.to_str().unwrap();
+    let limit = ["--limit", "rs1,rs2"];
+    let save = |more: &[&str], code| {
+        ground.expect(&[&["plan", "--out", path][..], &limit, more].concat(), code)
+    };
+    let shown = save(&[], 4);
+    let digits = shown.lines().find_map(|line| line.strip_prefix("fingerprint of this plan: "));
+    assert_eq!(digits.unwrap().len(), 12, "{shown}");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(save(&[], 1).contains("is there already"), "it was replaced");
+    save(&["--force"], 4);
+    assert!(
+        Ground::expect_of(&file, &["apply", "--adopt"], 2).contains("--adopt is in the saved plan")
+    );
+
+    ground.set("rs2", "net.ipv4.conf.all.arp_ignore", "2");
+    let moved = ground.photograph();
+    let refused = Ground::expect_of(&file, &["apply"], 5);
+    assert!(refused.contains("rs2\n    net.ipv4.conf.all.arp_ignore: 0 -> 2"), "{refused}");
+    assert!(refused.contains(digits.unwrap()), "{refused}");
+    assert_eq!(ground.photograph(), moved, "something was touched");
+    ground.set("rs2", "net.ipv4.conf.all.arp_ignore", "0");
+
+    let whole = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, whole.replace("arp_ignore", "arp_filter")).unwrap();
+    let tampered = Ground::expect_of(&file, &["apply"], 1);
+    assert!(tampered.contains("damaged") || tampered.contains("was changed after"), "{tampered}");
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    assert!(Ground::expect_of(&file, &["apply"], 1).contains("is a saved plan, but damaged"));
+    assert_eq!(ground.photograph(), before, "something was touched");
+
+    std::fs::write(&file, &whole).unwrap();
+    // The plan is whole in itself.
+    std::fs::rename(&ground.file, ground.file.with_file_name("gone")).unwrap();
+    let applied = Ground::expect_of(&file, &["apply"], 0);
+    assert!(applied.contains("6 changes made"), "{applied}");
+    std::fs::rename(ground.file.with_file_name("gone"), &ground.file).unwrap();
+    let late = Ground::expect_of(&file, &["apply"], 5);
+    assert!(late.contains("no longer to do: "), "{late}");
+    ground.expect(&["destroy"], 0);
+    assert_eq!(ground.photograph(), before);
 }
 
 /// Applies, and kills the agent once it has begun. What apply said; `None` if the agent was faster.
-fn killed_half_way(ground: &Ground) -> Option<String> {
-    let apply = ground
-        .command(&["apply", "--limit", "rs1"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+fn killed_half_way(ground: &Ground, command: &[&str]) -> Option<String> {
+    let apply =
+        ground.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
     while !ground.receipt("rs1").exists() || ground.vips("rs1") == 0 {
         assert!(Instant::now() < deadline, "apply does not begin");

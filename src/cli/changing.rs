@@ -110,7 +110,7 @@ async fn act(
         }
         let Survey { session, plan, seen, direction, .. } = survey;
         let came = acting::transact(session, plan, seen, *direction, &conduct.said()).await;
-        let Came { mut report, again } = came;
+        let Came { report, again } = came;
         let goes_on = match again {
             Some(Again::Busy { host, busy }) if Instant::now() < until => {
                 let who = format!("{host}: {}", describe_busy(&busy));
@@ -126,7 +126,6 @@ async fn act(
             _ => false,
         };
         if !goes_on {
-            report.fingerprint = None;
             return show(&report, common);
         }
     }

@@ -67,7 +67,7 @@ impl Heard {
 /// What is left to whom where this ends at once.
 fn left_behind(under_way: &UnderWay) -> String {
     if under_way.is_empty() {
-        return "ended; nothing was begun\n".to_owned();
+        return "ended; nothing is left under way\n".to_owned();
     }
     let now = Instant::now();
     let mut text = "ended; left unfinished:\n".to_owned();
@@ -165,16 +165,13 @@ impl Watch for Progress {
 
     fn pending(&self, what: Option<&str>) {
         let Some(bar) = &self.bar else { return };
-        match what {
-            Some(what) => {
-                bar.set_message(what.to_owned());
-                bar.enable_steady_tick(TICK);
-            }
-            None => {
-                bar.disable_steady_tick();
-                bar.finish_and_clear();
-                bar.reset();
-            }
+        if let Some(what) = what {
+            bar.set_message(what.to_owned());
+            bar.enable_steady_tick(TICK);
+        } else {
+            bar.disable_steady_tick();
+            bar.finish_and_clear();
+            bar.reset();
         }
     }
 

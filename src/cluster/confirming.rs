@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::acting::{Course, Trouble, interrupted, remaining};
 use super::asking;
-use super::outcome::{Action, Verdict};
+use super::outcome::{Action, HostStatus, Verdict};
 use super::proving;
 use super::session::Word;
 use super::transaction::ConfirmBy;
@@ -49,6 +49,9 @@ pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Tr
             Err(_) => return Err(too_late(course)),
         },
         None => prove(course).await?,
+    }
+    if course.session.watch().wants_to_stop() {
+        return Err(interrupted());
     }
     match by {
         ConfirmBy::Verification => Ok(Confirmed::ByUs),
@@ -111,9 +114,13 @@ async fn prove(course: &mut Course<'_, '_>) -> Result<(), Trouble> {
     if course.plan.action != Action::Apply {
         return Ok(());
     }
-    // A service whose director is not what it should be, for reasons of before, proves nothing.
+    // A service whose director is not what it should be, for reasons of before, or was left out, proves
+    // nothing.
     let report = &course.report;
-    let sound = |name: &HostName| report.hosts.get(name).is_some_and(|h| !h.status.is_failure());
+    let sound = |name: &HostName| {
+        let status = report.hosts.get(name).map(|host| &host.status);
+        matches!(status, Some(HostStatus::Unchanged | HostStatus::Changed))
+    };
     let proofs =
         proving::prove_network(course.session, &seen, |service| sound(&service.director)).await;
     match proofs.into_iter().find(|proof| proof.verdict == Verdict::Fails) {

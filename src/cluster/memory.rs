@@ -73,6 +73,8 @@ pub(super) struct Open {
     receipt_before: Option<Receipt>,
     settled: Option<Receipt>,
     pub agreed: bool,
+    /// Whether whoever works at it knows that it is agreed, and may go back all the same.
+    knows: bool,
     /// Which line works at it.
     line: u64,
     by: Operator,
@@ -108,6 +110,8 @@ struct Inner {
 #[derive(Debug, Clone)]
 pub(super) struct World {
     inner: Arc<Mutex<Inner>>,
+    /// Rung when the controller is to be killed.
+    killed: Arc<tokio::sync::Notify>,
 }
 
 struct MemoryLine {
@@ -128,6 +132,7 @@ impl World {
             |name: &HostName| Machine { sighting: bare(topology, name), open: None, reached: true };
         let hosts = topology.hosts.keys().map(|name| (name.clone(), machine(name))).collect();
         Self {
+            killed: Arc::default(),
             inner: Arc::new(Mutex::new(Inner {
                 hosts,
                 alive: BTreeSet::new(),
@@ -148,6 +153,7 @@ impl World {
         let inner = self.inner.lock().unwrap();
         let hosts = inner.hosts.clone();
         Self {
+            killed: Arc::default(),
             inner: Arc::new(Mutex::new(Inner {
                 hosts,
                 alive: BTreeSet::new(),
@@ -181,9 +187,16 @@ impl World {
         self.inner.lock().unwrap().hosts.clone()
     }
 
-    #[allow(dead_code)]
     pub fn change(&self, host: &HostName, how: impl FnOnce(&mut Machine)) {
         how(self.inner.lock().unwrap().hosts.get_mut(host).unwrap());
+    }
+
+    /// What came of `acting`; `None` if the controller was killed in the midst of it.
+    pub async fn until_killed<T>(&self, acting: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            came = acting => Some(came),
+            () = self.killed.notified() => None,
+        }
     }
 
     /// Every machine is reached again, and nothing fails any more.
@@ -304,9 +317,13 @@ impl Line for MemoryLine {
                     }
                     _ => Ok(Reply::Refused(failure("the disk is full"))),
                 },
-                Some(Kind::ControllerBefore) => std::future::pending().await,
+                Some(Kind::ControllerBefore) => {
+                    self.world.killed.notify_one();
+                    std::future::pending().await
+                }
                 Some(Kind::ControllerAfter) => {
                     let _ = self.carry_out(request, None);
+                    self.world.killed.notify_one();
                     std::future::pending().await
                 }
             }
@@ -381,6 +398,11 @@ impl Inner {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
+                let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
+                if open.agreed && !open.knows {
+                    return Reply::Refused(failure("it is agreed"));
+                }
+                open.agreed = false;
                 self.all_have_begun(host, &transaction);
                 let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
                 self.work(host, &changes, at_most)
@@ -396,6 +418,13 @@ impl Inner {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
+                let open = self.hosts[host].open.as_ref().unwrap();
+                if ending == Ending::Undone && open.agreed && !open.knows {
+                    return Reply::Refused(failure("it is agreed"));
+                }
+                if ending == Ending::Done && !open.agreed && open.journal.hosts.len() > 1 {
+                    return Reply::Refused(failure("it is not agreed"));
+                }
                 self.settle(host, ending)
             }
             Request::WhoHas { target, .. } => Reply::Answered(self.who_has(target)),
@@ -407,7 +436,7 @@ impl Inner {
                 answers: BTreeMap::new(),
                 failures: [("refused".to_owned(), count)].into(),
             }),
-            other => panic!("{other:?} is asked of no host here"),
+            Request::Act { .. } => panic!("nobody asks for that any more"),
         }
     }
 
@@ -449,6 +478,7 @@ impl Inner {
             receipt_before: begin.receipt_before,
             settled: begin.settled,
             agreed: false,
+            knows: false,
             line,
             revert: begin.revert,
         });
@@ -476,6 +506,7 @@ impl Inner {
         let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
         open.line = line;
         open.by = by;
+        open.knows = open.agreed;
         Reply::Begun
     }
 

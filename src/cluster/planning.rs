@@ -193,6 +193,7 @@ fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
     preflight::shared(&changes, &plan.goal, seen, &mut obstacles);
+    preflight::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
     }

@@ -176,7 +176,7 @@ impl Content {
                 why
             }
             (Some(_), None, _) => vec!["the topology has no such host".to_owned()],
-            (None, Some(Prospect::Absent(_)), _) | (None, None, _) => Vec::new(),
+            (None, Some(Prospect::Absent(_)) | None, _) => Vec::new(),
             (None, Some(_), _) => vec!["it was not looked at when the plan was saved".to_owned()],
         }
     }

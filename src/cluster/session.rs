@@ -301,11 +301,15 @@ impl<'a> Session<'a> {
         self.dial(&hosts, fresh).await;
     }
 
-    /// The hosts of these to which there is no connection, though there should be one.
+    /// The hosts of these to which there is no connection, though there should be one: also where a
+    /// request was given up on the way.
     pub fn lost(&self, hosts: &BTreeSet<HostName>) -> BTreeSet<HostName> {
-        let lost =
-            |name: &&HostName| matches!(self.absent.get(*name), Some(Absent::Unreachable(_)));
-        hosts.iter().filter(lost).cloned().collect()
+        let meant = |name: &&HostName| {
+            !matches!(self.absent.get(*name), Some(Absent::LeftOut | Absent::Unmanaged))
+        };
+        let hosts = hosts.iter().filter(|name| self.topology.hosts.contains_key(*name));
+        let without = hosts.filter(|name| !self.connections.contains_key(*name));
+        without.filter(meant).cloned().collect()
     }
 
     /// Why there is no connection to a host.

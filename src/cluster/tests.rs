@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepState};
+use super::outcome::{
+    Action, ClusterReport, Ended, HostReport, HostStatus, StepState, TransactionReport,
+};
 use super::planning::{self, ClusterPlan, Direction, Prospect};
 use super::recording;
 use super::session::{Absent, NoAnswer};
 use super::turns::{self, Turn};
 use crate::desired::desired_for;
+use crate::plan::journal::TransactionId;
 use crate::plan::{Change, Stage, simulate};
 use crate::protocol::{Capability, Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scope, Sysctl};
@@ -444,15 +447,20 @@ fn the_report_says_where_a_failed_apply_leaves_the_hosts_and_the_two_ways_on() {
         all_done(name, stage, turn)
     });
     report.action = Action::Apply;
+    report.transaction = Some(TransactionReport {
+        id: TransactionId::from_bits(1),
+        ended: Ended::Unfinished,
+        because: Some("rs2: it is in use".to_owned()),
+    });
     let text = crate::report::cluster::text(&report);
     let text = anstream::adapter::strip_str(&text).to_string();
     for line in [
         "rs2  failed: 1 of 4 steps done, then it stopped",
         "error: it is in use",
         "director  not attempted, because rs2 is not ready: it failed",
-        "left half-way: rs2; the receipt on the host says what was found before",
+        "left unfinished on director, rs1, rs2, rs3, because rs2: it is in use; `lvsprov plan` says how",
         "to finish:  mend what is said above, then `lvsprov apply` again: it goes on from what is there",
-        "to go back: `lvsprov destroy` puts back what was found before the first apply",
+        "to go back: `lvsprov rollback` undoes what this did, on every host that it reaches",
     ] {
         assert!(text.contains(line), "{line:?} is not in:\n{text}");
     }

@@ -94,9 +94,9 @@ impl Conduct {
     pub fn time_to_confirm(&self, plan: &ClusterPlan) -> Option<Duration> {
         let moves = |prospect: &Prospect| matches!(prospect, Prospect::Plan(p) if p.moves_way_back);
         match (self.within, self.confirm) {
-            (ConfirmWithin::Always(time), _) => Some(time),
             (ConfirmWithin::Never, _) => None,
-            (ConfirmWithin::WhereNeeded(time), ConfirmBy::Operator) => Some(time),
+            (ConfirmWithin::Always(time), _)
+            | (ConfirmWithin::WhereNeeded(time), ConfirmBy::Operator) => Some(time),
             (ConfirmWithin::WhereNeeded(time), ConfirmBy::Verification) => {
                 plan.hosts.values().any(moves).then_some(time)
             }

@@ -51,7 +51,8 @@ pub async fn undo(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName
     if left.is_empty() || left == session.lost(&left) {
         return ends;
     }
-    let mut again = order.clone();
+    // To be taken up anew: what a host's own timer has begun to undo is nobody's who does not know.
+    let mut again = Order { is_ours: false, ..order.clone() };
     again.ids.retain(|name, _| left.contains(name));
     for (name, undoing) in try_once(session, &again).await {
         let Some(first) = ends.get_mut(&name) else { continue };

@@ -113,7 +113,7 @@ fn rollback(standing: &Standing<'_>, recovery: &Recovery) -> String {
         Recovery::Undo => {
             let mut text = format!("{force}undoes it: every host as it was before");
             if let Some(unknown) = standing.unknown.first() {
-                text.push_str(&format!("; {unknown} when it can be reached"));
+                text.extend(["; ", unknown.as_str(), " when it can be reached"]);
             }
             text
         }

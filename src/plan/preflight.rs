@@ -114,15 +114,56 @@ pub fn shared<'a>(
             (true, true) => {}
             (false, _) => all.push(Obstacle {
                 message: format!("{item} belongs to the topology {other} on this host already"),
-                why: format!("this file wants it otherwise, and {other} would no longer work"),
+                why: format!(
+                    "{} wants it otherwise, and {other} would no longer work",
+                    goal.receipt.topology
+                ),
                 cure: format!("destroy {other} first, or say both in one file"),
             }),
             (true, false) => all.push(Obstacle {
                 message: format!("the topology {other} on this host has {item} too"),
-                why: format!("put back as it was before, it is not what {other} needs"),
+                why: format!(
+                    "put back as it was before {}, it is not what {other} needs",
+                    goal.receipt.topology
+                ),
                 cure: format!("destroy {other} first, or say both in one file"),
             }),
         }
+    }
+}
+
+/// What another topology has not settled on this host may still be put back there: it is not touched
+/// meanwhile.
+pub fn unfinished_elsewhere<'a>(
+    steps: impl IntoIterator<Item = &'a Change>,
+    goal: &Goal,
+    seen: &Sighting,
+    all: &mut Vec<Obstacle>,
+) {
+    let ours: BTreeSet<Item> =
+        steps.into_iter().map(Change::item).filter(|i| !matches!(i, Item::Module(_))).collect();
+    for (other, theirs) in &seen.unfinished_elsewhere {
+        let both: Vec<String> =
+            ours.intersection(&theirs.touched).map(ToString::to_string).collect();
+        if both.is_empty() {
+            continue;
+        }
+        let mine = &goal.receipt.topology;
+        all.push(Obstacle {
+            message: format!(
+                "the topology {other} has transaction {} unfinished on this host, begun by {} at {} \
+                 (seconds since 1970); it and {mine} both change {}",
+                theirs.transaction,
+                theirs.by,
+                theirs.since,
+                both.join(", ")
+            ),
+            why: format!("whoever undoes that of {other} would put back what {mine} relies on"),
+            cure: format!(
+                "`lvsprov apply` or `lvsprov rollback` with the file of {other} first: they finish or \
+                 undo it"
+            ),
+        });
     }
 }
 

@@ -70,15 +70,17 @@ pub(super) fn undoing(undoing: &Undoing, report: &ClusterReport) -> String {
             if let Some(cure) = &failure.cure {
                 let _ = writeln!(text, "        do: {cure}");
             }
-            text.push_str(&match reverts_in_s {
-                Some(seconds) => format!(
-                    "        its timer undoes everything there by itself, in {seconds} s at the latest \
-                     to begin with\n"
+            let _ = match reverts_in_s {
+                Some(seconds) => writeln!(
+                    text,
+                    "        its timer begins to undo everything there in {seconds} s at the latest"
                 ),
-                None => "        its journal is still there: `lvsprov rollback` undoes it once it can be \
-                         reached\n"
-                    .to_owned(),
-            });
+                None => writeln!(
+                    text,
+                    "        its journal is still there: `lvsprov rollback` undoes it once it can be \
+                     reached"
+                ),
+            };
         }
     }
     for step in steps {
@@ -118,9 +120,8 @@ pub(super) fn found(all: &[Found]) -> String {
 
 /// Hosts on which a transaction of this command is left.
 pub(super) fn left(report: &ClusterReport) -> Vec<&str> {
-    let is_left = |host: &HostReport| match &host.undoing {
-        Some(undoing) => matches!(undoing.end, UndoEnd::Left { .. }),
-        None => {
+    let is_left = |host: &HostReport| {
+        let Some(undoing) = &host.undoing else {
             let untouched = matches!(
                 host.status,
                 HostStatus::Unreachable
@@ -128,8 +129,9 @@ pub(super) fn left(report: &ClusterReport) -> Vec<&str> {
                     | HostStatus::Unmanaged
                     | HostStatus::LeftOut
             );
-            !untouched && !host.steps.is_empty()
-        }
+            return !untouched && !host.steps.is_empty();
+        };
+        matches!(undoing.end, UndoEnd::Left { .. })
     };
     let hosts = report.hosts.iter().filter(|(_, host)| is_left(host));
     hosts.map(|(name, _)| name.as_str()).collect()

@@ -1,7 +1,5 @@
 //! A transaction that is cut off at every request, in every way, and what leads out of it.
 
-use futures_util::FutureExt as _;
-
 use super::super::outcome::{Ended, UndoEnd};
 use super::super::planning::{self, Direction};
 use super::super::recovering::{self, Rollback};
@@ -49,7 +47,7 @@ async fn everywhere(
                 let world = way.start.copy();
                 world.fail(Fault { at, kind });
                 let acting = run(&world, &way.topology, way.direction, conduct);
-                let report = acting.now_or_never().map(|came| came.report);
+                let report = world.until_killed(acting).await.map(|came| came.report);
                 if world.asked() <= at {
                     assert!(at > 5, "{}: nothing was asked", way.name);
                     break;
