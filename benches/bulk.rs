@@ -18,6 +18,7 @@
 #[allow(dead_code)] // the tests use the rest
 mod ground;
 #[path = "../tests/support/vm.rs"]
+#[allow(dead_code)] // test programs use the rest
 mod vm;
 
 use std::fmt::Write as _;
@@ -32,7 +33,7 @@ use lvsprov::kernel::ipvs::{self, Table, wire};
 use lvsprov::plan::{Goal, Step, steps_between};
 use lvsprov::protocol::{Receipt, Reply, Request, Sighting};
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, HostState, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, HostState, ServiceKey, VirtualService,
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
@@ -58,13 +59,7 @@ fn main() -> ExitCode {
 
 /// `services` services with `servers` real servers each.
 fn table(services: u16, servers: u8) -> Table {
-    let destination = Destination {
-        method: ForwardingMethod::DirectRoute,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    };
+    let destination = Destination::plain(ForwardingMethod::DirectRoute, 1);
     let service = |nth: u16| {
         let port = 1000 + nth;
         let key: ServiceKey = format!("tcp 192.0.2.1:{port}").parse().unwrap();

@@ -11,31 +11,18 @@ mod vm;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
 const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(1500) {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    // They share the names of their namespaces, and a slow machine.
-    arguments.test_threads = Some(1);
-    let trial = |name: &str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-    };
-    let tests = vec![
-        trial("dr_is_applied_mended_and_taken_back", dr),
-        trial("nat_is_applied_mended_and_taken_back", nat),
-        trial("tun_is_applied_mended_and_taken_back", tun),
-        trial("what_others_made_is_left_shown_adopted_and_given_back", foreign),
-        trial("the_director_waits_for_a_real_server_that_is_not_there", waiting),
-    ];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    vm::run(1500, || {
+        vec![
+            vm::case("dr_is_applied_mended_and_taken_back", dr),
+            vm::case("nat_is_applied_mended_and_taken_back", nat),
+            vm::case("tun_is_applied_mended_and_taken_back", tun),
+            vm::case("what_others_made_is_left_shown_adopted_and_given_back", foreign),
+            vm::case("the_director_waits_for_a_real_server_that_is_not_there", waiting),
+        ]
+    })
 }
 
 /// Hosts `client`, `lvs`, `rs1` and `rs2` on one bridge, each a named namespace with its own address.

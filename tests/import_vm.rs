@@ -19,31 +19,19 @@ mod vm;
 use std::io::Write as _;
 use std::process::{Command, ExitCode, Stdio};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use lvsprov::state::{HostState, ServiceFlags, Timeouts};
 use lvsprov::{import, render};
 
 const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(900) {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    // They share a slow machine.
-    arguments.test_threads = Some(1);
-    let trial = |name: &str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-    };
-    let tests = vec![
-        trial("ipvsadm_takes_what_is_rendered_and_its_dump_is_imported", rendered),
-        trial("daemons_timeouts_and_thresholds_are_restored_too", beside_the_table),
-        trial("hosts_that_were_set_up_by_hand_are_taken_over", by_hand),
-    ];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    vm::run(900, || {
+        vec![
+            vm::case("ipvsadm_takes_what_is_rendered_and_its_dump_is_imported", rendered),
+            vm::case("daemons_timeouts_and_thresholds_are_restored_too", beside_the_table),
+            vm::case("hosts_that_were_set_up_by_hand_are_taken_over", by_hand),
+        ]
+    })
 }
 
 /// `ipvsadm -R` with `text`, which it must take without a word.

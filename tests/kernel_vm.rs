@@ -32,7 +32,6 @@ mod tunnels;
 #[path = "support/vm.rs"]
 mod vm;
 
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 type Case = (&'static str, fn());
@@ -91,28 +90,12 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
     // Parts of this program that a case starts as a process of its own.
     if let [role, rest @ ..] = args.as_slice()
         && let Some(role) = role.strip_prefix("child:")
     {
         return modules::child(role, rest);
     }
-    if let Some(code) = vm::boot(1500) {
-        return code;
-    }
-    args.retain(|arg| !arg.starts_with("--"));
-    let wanted = |name: &str| args.is_empty() || args.iter().any(|part| name.contains(part));
-    let mut failed = Vec::new();
-    let mut count = 0;
-    for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
-        count += 1;
-        let passed = catch_unwind(case).is_ok();
-        println!("kernel_vm {name} ... {}", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            failed.push(*name);
-        }
-    }
-    println!("kernel_vm: {} passed, {} failed {failed:?}", count - failed.len(), failed.len());
-    if failed.is_empty() && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    vm::run(1500, || CASES.iter().map(|(name, case)| vm::case(name, *case)).collect())
 }

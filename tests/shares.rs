@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, ExitCode, Output};
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use lvsprov::check;
 use lvsprov::lab::clients::{self, Tally};
 use lvsprov::lab::network::Management;
@@ -45,23 +45,16 @@ services:
 ";
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(600) {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    // They would take each other's time.
-    arguments.test_threads = Some(1);
-    let trial = |scheduler: Scheduler| {
-        let name = format!("the_kernel_shares_out_as_expected_by_{scheduler}");
-        Trial::ignorable_test(name, move || shares_are_as_expected(scheduler))
-    };
-    let mut tests: Vec<Trial> = Scheduler::ALL.iter().copied().map(trial).collect();
-    let name = "a_snapshot_shows_what_ipvs_fou_and_tunnels_have";
-    tests.push(Trial::test(name, || {
-        looks::snapshots_show_it();
-        Ok(())
-    }));
-    libtest_mimic::run(&arguments, tests).exit_code()
+    vm::run(600, || {
+        let trial = |scheduler: Scheduler| {
+            let name = format!("the_kernel_shares_out_as_expected_by_{scheduler}");
+            Trial::ignorable_test(name, move || shares_are_as_expected(scheduler))
+        };
+        let mut tests: Vec<Trial> = Scheduler::ALL.iter().copied().map(trial).collect();
+        let name = "a_snapshot_shows_what_ipvs_fou_and_tunnels_have";
+        tests.push(vm::case(name, looks::snapshots_show_it));
+        tests
+    })
 }
 
 fn host(name: &str) -> HostName {

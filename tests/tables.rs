@@ -27,8 +27,6 @@ mod vm;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
 /// A test's name and what it does.
 type Case = (&'static str, fn());
 
@@ -42,25 +40,13 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(900) {
-        return code;
-    }
-    // As production does: the kernel's own loading of them, below the lock of the table, can wait for
-    // ever for a namespace that goes away at the same time.
-    for scheduler in lvsprov::topology::Scheduler::ALL {
-        lvsprov::kernel::modules::load_part(scheduler.as_str());
-    }
-    lvsprov::kernel::modules::load_part("pe_sip");
-    let mut arguments = Arguments::from_args();
-    // Two processors, and what is counted or awaited is the kernel's: one after the other.
-    arguments.test_threads = Some(1);
-    let trial = |(name, case): &Case| {
-        let case = *case;
-        Trial::test(*name, move || {
-            case();
-            Ok::<(), Failed>(())
-        })
-    };
-    let trials = CASES.iter().map(trial).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    vm::run(900, || {
+        // As production does: the kernel's own loading of them, below the lock of the table, can wait
+        // for ever for a namespace that goes away at the same time.
+        for scheduler in lvsprov::topology::Scheduler::ALL {
+            lvsprov::kernel::modules::load_part(scheduler.as_str());
+        }
+        lvsprov::kernel::modules::load_part("pe_sip");
+        CASES.iter().map(|(name, case)| vm::case(name, *case)).collect()
+    })
 }

@@ -58,13 +58,7 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address = Address {
-                scope: Scope::Global,
-                label: None,
-                broadcast: None,
-                nodad: false,
-                deprecated: false,
-            };
+            let address = Address::plain(Scope::Global);
             state.addresses.insert(key, address);
             facts.hardware.insert(interface.name.clone(), mac(topology, name));
         }

@@ -3,11 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Desired, director};
-use crate::state::{ConfItem, Route, RouteKey, Scope, Sysctl};
+use crate::state::{ConfItem, Route, RouteKey, Sysctl};
 use crate::topology::{Forward, Gateway, Host, IfName, Role, Service, Topology};
-
-/// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): set by an administrator.
-const STATIC: u8 = 4;
 
 /// Adds what `host` needs for packets to find their way.
 pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
@@ -34,16 +31,7 @@ pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
 }
 
 fn via(gateway: IpAddr, dev: &IfName) -> Route {
-    Route {
-        gateway: Some(gateway),
-        dev: Some(dev.clone()),
-        scope: Scope::Global,
-        metric: 0,
-        protocol: STATIC,
-        source: None,
-        onlink: false,
-        unheld: Vec::new(),
-    }
+    Route::via(gateway, Some(dev.clone()))
 }
 
 fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {

@@ -1,7 +1,7 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
 //! [`observe`] reads a host, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`]), [`sysctls`],
+//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by [`netlink`]), [`sysctls`],
 //! [`modules`] and [`receipt`]. [`namespace`] chooses where all of that happens: everything here works
 //! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
 
@@ -18,6 +18,7 @@ pub mod modules;
 pub mod namespace;
 pub mod ndp;
 pub mod net;
+pub mod netlink;
 pub mod nft;
 pub mod observe;
 mod opening;

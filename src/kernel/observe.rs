@@ -51,7 +51,8 @@ async fn look_once(
     let unfinished_elsewhere = journal::elsewhere(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
-        (IpvsSocket::open()?.look(counters)?, control::read()?)
+        let mut socket = IpvsSocket::open()?;
+        (socket.look(counters)?, control::read(&mut socket)?)
     } else {
         (ipvs::Seen::default(), Control::default())
     };

@@ -11,7 +11,6 @@ use crate::plan::{preflight, simulate};
 use crate::protocol::HostFacts;
 use crate::state::{
     Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Route, RouteKey, Scope,
-    Tunnel,
 };
 use crate::topology::TopologyName;
 
@@ -33,20 +32,14 @@ fn item(text: &str) -> Item {
 fn service(text: &str, scheduler: &str, real_servers: &[&str]) -> VirtualService {
     let mut service = VirtualService::plain(&key(text), scheduler);
     for at in real_servers {
-        let destination = Destination {
-            method: ForwardingMethod::DirectRoute,
-            weight: 1,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            tunnel: Tunnel::Ipip,
-        };
+        let destination = Destination::plain(ForwardingMethod::DirectRoute, 1);
         service.destinations.insert(DestinationKey(at.parse().unwrap()), destination);
     }
     service
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
+    Address::plain(Scope::Global)
 }
 
 /// The file wants WEB and the VIP.
@@ -191,14 +184,8 @@ fn a_lost_receipt_is_made_good_by_adopt_only() {
 #[test]
 fn adopt_does_not_forget_what_an_earlier_apply_replaced() {
     let route = |gateway: &str, protocol| Route {
-        gateway: Some(gateway.parse().unwrap()),
-        dev: Some("eth0".parse().unwrap()),
-        scope: Scope::Global,
-        metric: 0,
         protocol,
-        source: None,
-        onlink: false,
-        unheld: Vec::new(),
+        ..Route::via(gateway.parse().unwrap(), Some("eth0".parse().unwrap()))
     };
     let default: RouteKey = "default".parse().unwrap();
     let mut desired = Desired::default();

@@ -16,20 +16,11 @@ fn key(text: &str) -> AddressKey {
 }
 
 fn address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
+    Address::plain(Scope::Global)
 }
 
 fn route(gateway: &str) -> Route {
-    Route {
-        gateway: Some(gateway.parse().unwrap()),
-        dev: Some("eth0".parse().unwrap()),
-        scope: Scope::Global,
-        metric: 0,
-        protocol: 4,
-        source: None,
-        onlink: false,
-        unheld: Vec::new(),
-    }
+    Route::via(gateway.parse().unwrap(), Some("eth0".parse().unwrap()))
 }
 
 /// A host with eth0 up, its address and a default route.

@@ -208,6 +208,13 @@ pub struct Destination {
     pub tunnel: Tunnel,
 }
 
+impl Destination {
+    /// Without thresholds, not wrapped in UDP or GRE.
+    pub fn plain(method: ForwardingMethod, weight: u32) -> Self {
+        Self { method, weight, upper_threshold: 0, lower_threshold: 0, tunnel: Tunnel::Ipip }
+    }
+}
+
 /// `IP_VS_CONN_F_FWD_MASK`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -77,6 +77,13 @@ pub struct Address {
     pub deprecated: bool,
 }
 
+impl Address {
+    /// An address with nothing said of it but its scope.
+    pub fn plain(scope: Scope) -> Self {
+        Self { scope, label: None, broadcast: None, nodad: false, deprecated: false }
+    }
+}
+
 /// Scope of an address or a route (include/uapi/linux/rtnetlink.h, `rt_scope_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -203,6 +210,25 @@ pub struct Route {
     /// What else the kernel says of it that this type cannot hold (several next hops, an MTU, ...):
     /// such a route is shown, and never replaced, because it could not be put back as it was.
     pub unheld: Vec<String>,
+}
+
+/// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): made by an administrator.
+const STATIC: u8 = 4;
+
+impl Route {
+    /// A static route to the next hop `gateway`.
+    pub fn via(gateway: IpAddr, dev: Option<IfName>) -> Self {
+        Self {
+            gateway: Some(gateway),
+            dev,
+            scope: Scope::Global,
+            metric: 0,
+            protocol: STATIC,
+            source: None,
+            onlink: false,
+            unheld: Vec::new(),
+        }
+    }
 }
 
 impl fmt::Display for Route {

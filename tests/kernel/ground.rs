@@ -183,7 +183,7 @@ pub fn address_key(text: &str) -> AddressKey {
 }
 
 pub fn plain_address() -> Address {
-    Address { scope: Scope::Global, label: None, broadcast: None, nodad: false, deprecated: false }
+    Address::plain(Scope::Global)
 }
 
 pub fn route_key(text: &str) -> RouteKey {
@@ -192,14 +192,5 @@ pub fn route_key(text: &str) -> RouteKey {
 
 /// A static route via `gateway` over `dev`.
 pub fn via(gateway: &str, dev: &str, metric: u32) -> Route {
-    Route {
-        gateway: Some(gateway.parse::<IpAddr>().unwrap()),
-        dev: Some(dev.parse().unwrap()),
-        scope: Scope::Global,
-        metric,
-        protocol: 4,
-        source: None,
-        onlink: false,
-        unheld: Vec::new(),
-    }
+    Route { metric, ..Route::via(gateway.parse::<IpAddr>().unwrap(), Some(dev.parse().unwrap())) }
 }

@@ -11,7 +11,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use lvsprov::kernel::ipvs::codec::command;
-use lvsprov::kernel::ipvs::{IpvsSocket, Request, Timeouts, wire};
+use lvsprov::kernel::ipvs::{IpvsSocket, Request, wire};
+use lvsprov::state::Timeouts;
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };

@@ -37,13 +37,7 @@ pub fn web() -> ServiceKey {
 }
 
 pub fn dr(weight: u32) -> Destination {
-    Destination {
-        method: ForwardingMethod::DirectRoute,
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    }
+    Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
 pub fn add(key: &ServiceKey, scheduler: &str) -> Change {

@@ -76,13 +76,7 @@ pub fn bare(host: &Host) -> Sighting {
     for interface in host.interfaces.values() {
         for net in &interface.addresses {
             let key = AddressKey { dev: interface.name.clone(), net: *net };
-            let address = Address {
-                scope: Scope::Global,
-                label: None,
-                broadcast: None,
-                nodad: false,
-                deprecated: false,
-            };
+            let address = Address::plain(Scope::Global);
             state.addresses.insert(key, address);
             let connected = Route {
                 gateway: None,

@@ -2,8 +2,29 @@
 
 use std::process::{Command, ExitCode};
 
+use libtest_mimic::{Arguments, Trial};
+
 /// Set inside; there a missing capability is a failure.
 pub const IN_VM: &str = "LVSPROV_IN_VM";
+
+/// A case that panics if it fails.
+pub fn case(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+/// The whole of a test program: in the machine, which may take `seconds`, the cases that the command
+/// line names, one after the other: they share a slow machine, and what they count is its kernel's.
+pub fn run(seconds: u32, cases: impl FnOnce() -> Vec<Trial>) -> ExitCode {
+    if let Some(code) = boot(seconds) {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, cases()).exit_code()
+}
 
 /// Boots the machine and runs this program in it, with the same arguments. `None` if it is there
 /// already.

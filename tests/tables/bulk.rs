@@ -2,9 +2,7 @@
 
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::plan::Change;
-use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceKey, Tunnel, VirtualService,
-};
+use lvsprov::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService};
 
 use crate::ground::Ground;
 use crate::laws::{change, only_what_differs};
@@ -17,13 +15,7 @@ fn table(services: u16, servers: u8) -> Table {
         let mut service = VirtualService::plain(&key, "wrr");
         for server in 1..=servers {
             let rip = DestinationKey::new([198, 51, 100, server].into(), port);
-            let destination = Destination {
-                method: ForwardingMethod::DirectRoute,
-                weight: u32::from(server),
-                upper_threshold: 0,
-                lower_threshold: 0,
-                tunnel: Tunnel::Ipip,
-            };
+            let destination = Destination::plain(ForwardingMethod::DirectRoute, u32::from(server));
             service.destinations.insert(rip, destination);
         }
         (key, service)

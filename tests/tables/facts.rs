@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use lvsprov::kernel::ipvs::codec::command;
 use lvsprov::kernel::ipvs::wire::Attributes;
-use lvsprov::kernel::ipvs::{IpvsSocket, Request, Timeouts};
+use lvsprov::kernel::ipvs::{IpvsSocket, Request};
+use lvsprov::state::Timeouts;
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
@@ -219,7 +220,7 @@ fn raw_services(rows: &mut Rows) {
 }
 
 fn plain(method: ForwardingMethod) -> Destination {
-    Destination { method, weight: 1, upper_threshold: 0, lower_threshold: 0, tunnel: Tunnel::Ipip }
+    Destination::plain(method, 1)
 }
 
 /// Adds a destination to a service of `vip` and reads it back.

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::protocol::{Counters, Reply, Request};
-use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceKey, Tunnel, VirtualService,
-};
+use lvsprov::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService};
 
 use crate::any;
 use crate::ground::{Ground, eventually, run};
@@ -39,13 +37,7 @@ fn rip() -> DestinationKey {
 
 /// Both services, which every table of this test has.
 fn witnesses() -> Table {
-    let destination = Destination {
-        method: ForwardingMethod::Masquerade,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    };
+    let destination = Destination::plain(ForwardingMethod::Masquerade, 1);
     let service = |address| {
         let key = key(address);
         let mut service = VirtualService::plain(&key, "wlc");

@@ -15,27 +15,12 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
     for text in addresses {
         let (dev, net) = text.split_once(' ').unwrap();
         let key = format!("{net}@{dev}").parse().unwrap();
-        let address = Address {
-            scope: Scope::Global,
-            label: None,
-            broadcast: None,
-            nodad: false,
-            deprecated: false,
-        };
+        let address = Address::plain(Scope::Global);
         state.addresses.insert(key, address);
     }
     if let Some(gateway) = gateway {
         let gateway: IpAddr = gateway.parse().unwrap();
-        let route = Route {
-            gateway: Some(gateway),
-            dev: None,
-            scope: Scope::Global,
-            metric: 0,
-            protocol: 3,
-            source: None,
-            onlink: false,
-            unheld: Vec::new(),
-        };
+        let route = Route { protocol: 3, ..Route::via(gateway, None) };
         state.routes.insert(RouteKey::default_for(gateway), route);
     }
     state.sysctls.insert(Sysctl::IpForward, "0".to_owned());

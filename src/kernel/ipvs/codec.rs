@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::decode;
 use super::wire::{Attributes, WireError};
-use crate::state::{Destination, DestinationKey, ServiceKey, Tunnel, VirtualService};
+use crate::state::{Destination, DestinationKey, ServiceKey, Timeouts, Tunnel, VirtualService};
 
 /// `IPVS_GENL_VERSION`.
 pub const VERSION: u8 = 1;
@@ -110,17 +110,6 @@ pub enum CodecError {
 }
 
 pub(super) type Result<T> = std::result::Result<T, CodecError>;
-
-/// Connection timeouts in seconds; in a request 0 leaves one as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// An established TCP connection; 900 by default.
-    pub tcp: u32,
-    /// A TCP connection after a FIN; 120 by default.
-    pub tcp_fin: u32,
-    /// A UDP exchange; 300 by default.
-    pub udp: u32,
-}
 
 /// What IPVS says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

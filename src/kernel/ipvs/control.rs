@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::codec::{self, CodecError, Request, VERSION};
+use super::codec::{CodecError, Request};
+use super::socket::IpvsSocket;
 use super::wire::{self, Attributes};
-use super::{decode, explain};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
-use crate::kernel::modules::CURE_IP_VS;
 use crate::state::{DaemonRole, SyncDaemon, Timeouts};
 use crate::topology::IfName;
 
@@ -60,23 +59,21 @@ pub struct Control {
     pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
 }
 
-/// Reads timeouts and daemons. **Loads ip_vs** where it is not loaded: ask [`super::is_loaded`] first.
-pub fn read() -> Result<Control> {
-    let mut ipvs = open()?;
-    Ok(Control { timeouts: Some(timeouts(&mut ipvs)?), daemons: daemons(&mut ipvs)? })
+/// Reads timeouts and daemons.
+pub fn read(socket: &mut IpvsSocket) -> Result<Control> {
+    Ok(Control { timeouts: Some(socket.timeouts()?), daemons: daemons(&mut socket.ipvs)? })
 }
 
 /// Sets the timeouts, if they are `before`.
 pub fn set_timeouts(before: Timeouts, after: Timeouts) -> Result<()> {
-    let mut ipvs = open()?;
-    let found = timeouts(&mut ipvs)?;
+    let mut socket = IpvsSocket::open()?;
+    let found = socket.timeouts()?;
     if found != before {
         let (before, found) = (before.to_string(), found.to_string());
         return Err(Error::changed_since("timeouts of IPVS", &before, &found));
     }
-    let Timeouts { tcp, tcp_fin, udp } = after;
-    let request = Request::SetTimeouts(codec::Timeouts { tcp, tcp_fin, udp });
-    ipvs.ask(request.command(), &request.encode())?.map(drop).map_err(|errno| {
+    let request = Request::SetTimeouts(after);
+    socket.ipvs.tell(request.command(), &request.encode())?.map_err(|errno| {
         let error = Error::new(format!("cannot set the timeouts of IPVS to {after}"));
         let limits = "each is 1 to 2147483 s: the kernel counts in ticks, up to 1000 a second";
         error.because(errno).maybe_cure((errno == Errno::EINVAL).then_some(limits))
@@ -89,7 +86,7 @@ pub fn set_daemon(
     before: Option<&SyncDaemon>,
     after: Option<&SyncDaemon>,
 ) -> Result<()> {
-    let mut ipvs = open()?;
+    let IpvsSocket { mut ipvs } = IpvsSocket::open()?;
     let found = daemons(&mut ipvs)?.remove(&role);
     let expected = match (before, &found) {
         (None, None) => true,
@@ -136,32 +133,13 @@ pub fn is_report_of(role: DaemonRole, wanted: &SyncDaemon, found: &SyncDaemon) -
     *found == SyncDaemon { max_length, ..wanted.clone() }
 }
 
-fn open() -> Result<GenericSocket> {
-    GenericSocket::open("IPVS", VERSION)?.ok_or_else(|| {
-        Error::new("this kernel has no IPVS: the module ip_vs is not loaded").cure(CURE_IP_VS)
-    })
-}
-
-fn garbled(error: CodecError) -> Error {
-    Error::new("what IPVS answers cannot be understood").because(error)
-}
-
-fn timeouts(ipvs: &mut GenericSocket) -> Result<Timeouts> {
-    let request = Request::GetTimeouts;
-    let answer = ipvs
-        .ask(request.command(), &request.encode())?
-        .map_err(|errno| explain(&request, errno))?;
-    let body = answer.first().ok_or_else(|| Error::new("IPVS does not say its timeouts"))?;
-    let codec::Timeouts { tcp, tcp_fin, udp } = decode::timeouts(body).map_err(garbled)?;
-    Ok(Timeouts { tcp, tcp_fin, udp })
-}
-
 fn daemons(ipvs: &mut GenericSocket) -> Result<BTreeMap<DaemonRole, SyncDaemon>> {
-    let answer = ipvs
-        .dump(GET_DAEMON)?
-        .map_err(|errno| Error::new("cannot read the sync daemons").because(errno))?;
-    let read = |body: &Vec<u8>| decode_daemon(body).map_err(garbled);
-    answer.iter().map(read).collect()
+    let answer = ipvs.dump(GET_DAEMON, &[], |all: &mut BTreeMap<_, _>, body| {
+        let (role, daemon) = decode_daemon(body)?;
+        all.insert(role, daemon);
+        Ok::<_, CodecError>(())
+    })?;
+    answer.map_err(|errno| Error::new("cannot read the sync daemons").because(errno))
 }
 
 fn stop(ipvs: &mut GenericSocket, role: DaemonRole) -> Result<()> {
@@ -169,8 +147,7 @@ fn stop(ipvs: &mut GenericSocket, role: DaemonRole) -> Result<()> {
     inside.put_u32(attr::STATE, role.number());
     let mut body = Attributes::default();
     body.put_nested(DAEMON, &inside);
-    ipvs.ask(DEL_DAEMON, &body.into_bytes())?
-        .map(drop)
+    ipvs.tell(DEL_DAEMON, &body.into_bytes())?
         .map_err(|errno| Error::new(format!("cannot stop sync daemon {role}")).because(errno))
 }
 
@@ -182,8 +159,8 @@ fn start(ipvs: &mut GenericSocket, role: DaemonRole, daemon: &SyncDaemon) -> Res
     let mut tries = 0;
     loop {
         tries += 1;
-        match ipvs.ask(NEW_DAEMON, &body)? {
-            Ok(_) => return Ok(()),
+        match ipvs.tell(NEW_DAEMON, &body)? {
+            Ok(()) => return Ok(()),
             Err(errno) if tries < START_TRIES && passes(daemon, errno) => {
                 std::thread::sleep(START_PAUSE);
             }

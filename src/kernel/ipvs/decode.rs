@@ -5,13 +5,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::codec::{
-    AF_INET, AF_INET6, CodecError, INFO_TABLE_SIZE, INFO_VERSION, Info, Result, STATS_CONNS,
-    Timeouts, dest, svc, top,
+    AF_INET, AF_INET6, CodecError, INFO_TABLE_SIZE, INFO_VERSION, Info, Result, STATS_CONNS, dest,
+    svc, top,
 };
 use super::wire::{self, attributes};
 use crate::protocol::Counters;
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
+    VirtualService,
 };
 use crate::topology::Protocol;
 

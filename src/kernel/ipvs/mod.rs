@@ -19,7 +19,7 @@ use std::path::Path;
 
 pub use explain::explain;
 
-pub use codec::{Info, Request, Timeouts};
+pub use codec::{Info, Request};
 pub use socket::{IpvsSocket, Seen};
 pub use table::Table;
 

@@ -197,7 +197,7 @@ fn take_back(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::state::{Destination, DestinationKey, ForwardingMethod, Tunnel};
+    use crate::state::{Destination, DestinationKey, ForwardingMethod};
 
     fn service(number: u16, scheduler: &str) -> Change {
         let key = key(number);
@@ -210,13 +210,7 @@ mod tests {
     }
 
     fn server(number: u16, last: u8) -> Change {
-        let destination = Destination {
-            method: ForwardingMethod::DirectRoute,
-            weight: 1,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            tunnel: Tunnel::Ipip,
-        };
+        let destination = Destination::plain(ForwardingMethod::DirectRoute, 1);
         let rip = DestinationKey::new([198, 51, 100, last].into(), number);
         Change::AddDestination { service: key(number), key: rip, destination }
     }

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::codec::{Request, Timeouts, command};
+use super::codec::{Request, command};
 use super::decode;
 use super::wire::{self, WireError};
 use super::{Table, table};
 use crate::plan::Change;
+use crate::state::Timeouts;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
@@ -185,13 +186,7 @@ fn web() -> ServiceKey {
 }
 
 fn rs(weight: u32) -> Destination {
-    Destination {
-        method: ForwardingMethod::DirectRoute,
-        weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::Ipip,
-    }
+    Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
 fn add_rs(weight: u32) -> Change {

@@ -64,7 +64,7 @@ pub fn add(port: GuePort) -> Result<()> {
         Some(Kind::Other) => return Err(other(port)),
         None => {}
     }
-    fou.ask(ADD, &request(port, Some(GUE)))?.map(drop).map_err(|errno| {
+    fou.tell(ADD, &request(port, Some(GUE)))?.map_err(|errno| {
         let error = Error::new(format!("cannot unwrap GUE on {port}")).because(errno);
         error.maybe_cure(match errno {
             Errno::EADDRINUSE => {
@@ -89,8 +89,7 @@ pub fn remove(port: GuePort) -> Result<()> {
             return Err(Error::changed_since(&format!("GUE port {port}"), "the port", "nothing"));
         }
     }
-    fou.ask(DEL, &request(port, None))?
-        .map(drop)
+    fou.tell(DEL, &request(port, None))?
         .map_err(|errno| Error::new(format!("cannot stop to unwrap GUE on {port}")).because(errno))
 }
 
@@ -107,13 +106,12 @@ fn other(port: GuePort) -> Error {
 }
 
 fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, Kind)>> {
-    let cannot = || Error::new("cannot read the ports of fou");
-    let answer = fou.dump(GET)?.map_err(|errno| cannot().because(errno))?;
-    let mut ports = Vec::new();
-    for body in answer {
-        ports.extend(decode(&body).map_err(|error| cannot().because(error))?);
-    }
-    Ok(ports)
+    let cannot = |errno| Error::new("cannot read the ports of fou").because(errno);
+    let answer = fou.dump(GET, &[], |ports: &mut Vec<_>, body| {
+        ports.extend(decode(body)?);
+        Ok::<_, WireError>(())
+    })?;
+    answer.map_err(cannot)
 }
 
 /// Ours, if there are several: one for every address, and others for a single one each.

@@ -11,29 +11,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    MsgFlags, recv, setsockopt,
-    sockopt::{ReceiveTimeout, SndBuf, SndBufForce},
+    setsockopt,
+    sockopt::{SndBuf, SndBufForce},
 };
-use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::codec::{self, ANY, INET, message};
 use super::explain::{CURE_MISSING, cannot_read, explain, garbled, restless};
 use super::table::{self, Parts, Piece};
 use crate::kernel::error::{Error, Result};
-use crate::kernel::wire::{self, Message, WireError};
+use crate::kernel::netlink::{ACK, DUMP, End, NetlinkSocket, REQUEST};
+use crate::kernel::wire::{self, WireError};
 use crate::state::{PacketRules, TableName};
-
-/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP (include/uapi/linux/netlink.h).
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const DUMP_INTERRUPTED: u16 = 0x10;
-const DUMP: u16 = 0x300;
 
 /// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END (include/uapi/linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 0x10;
@@ -41,8 +34,6 @@ const BATCH_END: u16 = 0x11;
 /// The header of those: family, version, and the subsystem that the batch is for.
 const BATCH_HEADER: [u8; 4] = [ANY, 0, 0, codec::SUBSYSTEM];
 
-/// The kernel fills at most 32 KiB at a time.
-const BUFFER: usize = 64 * 1024;
 /// The kernel answers at once; loading modules for a chain takes longer.
 const PATIENCE_S: i64 = 30;
 /// How often something is tried that others' changes interrupt.
@@ -77,9 +68,7 @@ impl From<Error> for Trouble {
 /// A socket to the nf_tables of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NftSocket {
-    socket: Socket,
-    seq: u32,
-    buffer: Vec<u8>,
+    socket: NetlinkSocket,
 }
 
 impl NftSocket {
@@ -91,14 +80,8 @@ impl NftSocket {
             let cure = missing.then_some(CURE_MISSING);
             Error::new("cannot open a netlink socket to netfilter").because(error).maybe_cure(cure)
         };
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
-        socket.bind_auto().map_err(failed)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
-        // Errors need not repeat the request; old kernels (before 4.3) do it anyway.
-        let _ = socket.set_cap_ack(true);
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE_S))
-            .map_err(|errno| failed(errno.into()))?;
-        Ok(Self { socket, seq: 0, buffer: vec![0; BUFFER] })
+        let socket = NetlinkSocket::open(NETLINK_NETFILTER, "nf_tables", PATIENCE_S);
+        Ok(Self { socket: socket.map_err(failed)? })
     }
 
     /// Reads all tables.
@@ -218,16 +201,16 @@ impl NftSocket {
     }
 
     fn generation(&mut self) -> std::result::Result<u32, Trouble> {
-        let seq = self.next_seq();
+        let seq = self.socket.next_seq();
         let kind = codec::kind(message::GETGEN);
         // With an acknowledgement, so that nothing of it is left in the socket.
-        self.send(&wire::frame_of(kind, REQUEST | ACK, seq, [ANY, 0, 0, 0], &[]))?;
+        self.socket.send(&wire::frame_of(kind, REQUEST | ACK, seq, [ANY, 0, 0, 0], &[]))?;
         let mut number = None;
-        let end = self.receive(seq, |message| {
+        let end = self.socket.receive(seq, |message| {
             number = codec::generation(message.family()?.1)?;
-            Ok(())
+            Ok::<_, WireError>(())
         })?;
-        match (end, number) {
+        match (passing(end), number) {
             (End::Done, Some(number)) => Ok(number),
             (End::Done, None) => {
                 Err(Error::new("the kernel does not say which generation of rules it has").into())
@@ -245,16 +228,16 @@ impl NftSocket {
         body: &[u8],
         mut each: impl FnMut(u8, &[u8]) -> std::result::Result<T, WireError>,
     ) -> std::result::Result<Vec<T>, Trouble> {
-        let seq = self.next_seq();
+        let seq = self.socket.next_seq();
         let kind = codec::kind(message);
-        self.send(&wire::frame_of(kind, REQUEST | DUMP, seq, [family, 0, 0, 0], body))?;
+        self.socket.send(&wire::frame_of(kind, REQUEST | DUMP, seq, [family, 0, 0, 0], body))?;
         let mut all = Vec::new();
-        let end = self.receive(seq, |message| {
+        let end = self.socket.receive(seq, |message| {
             let ([family, ..], body) = message.family()?;
             all.push(each(family, body)?);
-            Ok(())
+            Ok::<_, WireError>(())
         })?;
-        match end {
+        match passing(end) {
             End::Done => Ok(all),
             // Gone since the tables were dumped.
             End::Changed | End::Refused(Errno::ENOENT) => Err(Trouble::Changed),
@@ -270,29 +253,29 @@ impl NftSocket {
         pieces: &'a [Piece],
     ) -> Result<std::result::Result<(), (Option<&'a Piece>, Errno)>> {
         let Some(last) = pieces.len().checked_sub(1) else { return Ok(Ok(())) };
-        let begin = self.next_seq();
+        let begin = self.socket.next_seq();
         let body = codec::batch_of(generation).into_bytes();
         let mut frames = wire::frame_of(BATCH_BEGIN, REQUEST, begin, BATCH_HEADER, &body);
         let mut seqs = BTreeMap::new();
         for (at, piece) in pieces.iter().enumerate() {
             let Piece { message, flags, body, what: _ } = piece;
-            let seq = self.next_seq();
+            let seq = self.socket.next_seq();
             seqs.insert(seq, at);
             let flags = REQUEST | flags | if at == last { ACK } else { 0 };
             let body = body.clone().into_bytes();
             let kind = codec::kind(*message);
             frames.extend(wire::frame_of(kind, flags, seq, [INET, 0, 0, 0], &body));
         }
-        let end = self.next_seq();
+        let end = self.socket.next_seq();
         frames.extend(wire::frame_of(BATCH_END, REQUEST, end, BATCH_HEADER, &[]));
         self.make_room_for(frames.len());
-        self.send(&frames)?;
+        self.socket.send(&frames)?;
         loop {
-            let Some(length) = self.receive_datagram()? else {
+            let Some(messages) = self.socket.datagram()? else {
                 // Errors did not find room: there were some, and no acknowledgement after that.
                 continue;
             };
-            for message in wire::messages(&self.buffer[..length]) {
+            for message in messages {
                 let message = message.map_err(garbled)?;
                 let at = seqs.get(&message.seq).copied();
                 if message.kind != wire::ERROR || (at.is_none() && message.seq != begin) {
@@ -317,89 +300,12 @@ impl NftSocket {
             let _ = setsockopt(&self.socket, SndBuf, &(2 * length));
         }
     }
-
-    fn next_seq(&mut self) -> u32 {
-        self.seq = self.seq.wrapping_add(1).max(1);
-        self.seq
-    }
-
-    fn send(&self, bytes: &[u8]) -> Result<()> {
-        loop {
-            match self.socket.send(bytes, 0) {
-                Ok(sent) if sent == bytes.len() => return Ok(()),
-                Ok(_) => return Err(Error::new("the kernel took only a part of a request")),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let length = bytes.len();
-                    return Err(Error::new(format!("cannot send {length} bytes to nf_tables"))
-                        .because(error));
-                }
-            }
-        }
-    }
-
-    /// Gives every answer to `seq` to `each`, up to its end. What is left of older exchanges is
-    /// dropped.
-    fn receive(
-        &mut self,
-        seq: u32,
-        mut each: impl FnMut(&Message<'_>) -> std::result::Result<(), WireError>,
-    ) -> Result<End> {
-        let mut interrupted = false;
-        loop {
-            let Some(length) = self.receive_datagram()? else { return Ok(End::Changed) };
-            for message in wire::messages(&self.buffer[..length]) {
-                let message = message.map_err(garbled)?;
-                if message.seq != seq {
-                    continue;
-                }
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
-                if matches!(message.kind, wire::ERROR | wire::DONE) {
-                    return Ok(match (message.errno().map_err(garbled)?, interrupted) {
-                        (0, false) => End::Done,
-                        (0, true) => End::Changed,
-                        (code, _) => End::of(Errno::from_raw(code)),
-                    });
-                }
-                each(&message).map_err(garbled)?;
-            }
-        }
-    }
-
-    /// `None`: answers were lost, because the socket's buffer was full (ENOBUFS).
-    fn receive_datagram(&mut self) -> Result<Option<usize>> {
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
-                Ok(length) if length <= self.buffer.len() => return Ok(Some(length)),
-                Ok(length) => {
-                    return Err(Error::new(format!(
-                        "nf_tables answers with {length} bytes at once, {BUFFER} were expected at \
-                         most"
-                    )));
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => return Ok(None),
-                Err(Errno::EAGAIN) => {
-                    return Err(Error::new(format!("nf_tables says nothing for {PATIENCE_S} s")));
-                }
-                Err(errno) => return Err(Error::new("cannot hear nf_tables").because(errno)),
-            }
-        }
-    }
 }
 
-/// How an exchange ended.
-enum End {
-    Done,
-    Changed,
-    Refused(Errno),
-}
-
-impl End {
-    fn of(errno: Errno) -> Self {
-        match errno {
-            Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS => Self::Changed,
-            errno => Self::Refused(errno),
-        }
+/// Others' changes interrupt, also where the kernel does not say so by itself.
+fn passing(end: End) -> End {
+    match end {
+        End::Refused(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS) => End::Changed,
+        end => end,
     }
 }

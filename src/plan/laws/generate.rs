@@ -95,16 +95,7 @@ fn routes() -> impl Strategy<Value = BTreeMap<RouteKey, Route>> {
     let keys: Vec<RouteKey> = keys.iter().map(|key| key.parse().unwrap()).collect();
     let route =
         (1..4u8, select(vec![0, 100]), select(vec![3, 4])).prop_map(|(host, metric, protocol)| {
-            Route {
-                gateway: Some([10, 0, 0, host].into()),
-                dev: Some(dev("eth0")),
-                scope: Scope::Global,
-                metric,
-                protocol,
-                source: None,
-                onlink: false,
-                unheld: Vec::new(),
-            }
+            Route { metric, protocol, ..Route::via([10, 0, 0, host].into(), Some(dev("eth0"))) }
         });
     btree_map(select(keys), route, 0..3)
 }
@@ -223,13 +214,7 @@ fn tunnel() -> impl Strategy<Value = HostState> {
         }
         if address {
             let key = AddressKey { dev: dev(name), net: "192.0.2.1/32".parse().unwrap() };
-            let address = Address {
-                scope: Scope::Host,
-                label: None,
-                broadcast: None,
-                nodad: false,
-                deprecated: false,
-            };
+            let address = Address::plain(Scope::Host);
             state.addresses.insert(key, address);
         }
         state
