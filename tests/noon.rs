@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Method, at, costs, text, web};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use load::{Load, failures, told};
 
 /// Clients, and how many requests each has under way at most.
@@ -26,35 +26,27 @@ const AT_ONCE: usize = 4;
 const AROUND: usize = 10;
 
 fn main() -> ExitCode {
-    if let Some(code) = vm::boot(900) {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    // They would take each other's time.
-    arguments.test_threads = Some(1);
-    let mut tests = Vec::new();
+    vm::run(900, cases)
+}
+
+fn cases() -> Vec<Trial> {
+    let mut all = Vec::new();
     for method in [Method::Dr, Method::Nat, Method::Tun] {
-        let name = |what: &str| format!("{what}_{method:?}").to_lowercase();
-        let trial = |what: &str, test: fn(Method)| {
-            Trial::test(name(what), move || {
+        let case = |what: &str, test: fn(Method)| {
+            let name = format!("{what}_{method:?}").to_lowercase();
+            Trial::test(name, move || {
                 test(method);
                 Ok(())
             })
         };
-        tests.push(trial("nobody_notices", nobody_notices));
-        tests.push(trial("what_ends_in_time_is_not_cut", draining));
-        tests.push(trial("another_port_costs_what_was_said", another_port));
+        all.push(case("nobody_notices", nobody_notices));
+        all.push(case("what_ends_in_time_is_not_cut", draining));
+        all.push(case("another_port_costs_what_was_said", another_port));
     }
-    let dr = |name: &str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok(())
-        })
-    };
-    tests.push(dr("a_bare_exchange_of_the_scheduler_refuses", a_bare_exchange_refuses));
-    tests.push(dr("persistence_lets_go_of_what_is_drained", persistence_lets_go));
-    tests.push(dr("a_share_grows", a_share_grows));
-    libtest_mimic::run(&arguments, tests).exit_code()
+    all.push(vm::case("a_bare_exchange_of_the_scheduler_refuses", a_bare_exchange_refuses));
+    all.push(vm::case("persistence_lets_go_of_what_is_drained", persistence_lets_go));
+    all.push(vm::case("a_share_grows", a_share_grows));
+    all
 }
 
 /// Does `change` among requests, of which none may fail.

@@ -85,8 +85,8 @@ impl Way {
 
 /// From what `b` made of `a` to what `c` wants.
 fn way() -> impl Strategy<Value = Way> {
-    let states = (seen_state(), wanted(), wanted());
-    (states, services(), said(), 0..2u32).prop_map(|((a, b, c), services, said, connections)| {
+    let hosts = (seen_state(), wanted(), wanted());
+    (hosts, services(), said(), 0..2u32).prop_map(|((a, b, c), services, said, connections)| {
         let mut seen = applied(&b, &sighting(a, None));
         seen.counters = counted(&seen.state, connections);
         let mut goal = goal(&c, &seen);
