@@ -24,6 +24,7 @@ use super::disk::{
     sync_folder,
 };
 use super::error::{Error, Result};
+use super::phase::Phase;
 use super::process::{self, Process};
 use super::{fault, receipt};
 use crate::plan::journal::{JOURNAL_VERSION, Journal, Operator, TransactionId};
@@ -36,43 +37,6 @@ pub(super) const HOLDER_SIZE: usize = 4 << 10;
 pub(super) const TOLD_SIZE: usize = 16 << 10;
 /// What `heard` takes, in bytes.
 pub(super) const HEARD_SIZE: usize = 32;
-
-/// How far a transaction is on this host, and so what may still become of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Steps are done; it may be undone.
-    Begun,
-    /// The revert timer has begun to undo it: it is never agreed to any more.
-    Reverting,
-    /// All is right here; the timer never undoes it.
-    Agreed,
-    /// Being settled as done: only that can still become of it.
-    Done,
-    /// Being settled as undone: only that can still become of it.
-    Undone,
-}
-
-impl Phase {
-    const ALL: [Self; 5] = [Self::Begun, Self::Reverting, Self::Agreed, Self::Done, Self::Undone];
-
-    /// The name of the file that says so.
-    pub(super) fn file(self) -> &'static str {
-        match self {
-            Self::Begun => "begun",
-            Self::Reverting => "reverting",
-            Self::Agreed => "agreed",
-            Self::Done => "done",
-            Self::Undone => "undone",
-        }
-    }
-
-    fn of(ending: Ending) -> Self {
-        match ending {
-            Ending::Done => Self::Done,
-            Ending::Undone => Self::Undone,
-        }
-    }
-}
 
 /// `begun.json`: what is known when it begins and never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,15 @@
 //! The kernel edge: what an agent does on its host. It obeys and decides nothing.
 //!
 //! [`observe`] reads a host, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by [`netlink`]), [`sysctls`],
-//! [`modules`] and [`receipt`]. [`namespace`] chooses where all of that happens: everything here works
-//! in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
+//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by
+//! [`netlink`]), [`sysctls`], [`modules`] and [`receipt`]. A transaction is begun in `begin` and worked at in
+//! `transaction`; how it lies on the disk is in [`journal`], and who undoes it where nobody comes back in
+//! [`revert`]. [`namespace`] chooses where all of that happens: everything here works in the network
+//! namespace of the thread that calls it. [`sys`] holds the only unsafe code.
 
 pub mod act;
 pub mod arp;
+mod begin;
 mod disk;
 pub mod error;
 pub mod fault;
@@ -22,9 +25,11 @@ pub mod netlink;
 pub mod nft;
 pub mod observe;
 mod opening;
+mod phase;
 pub mod process;
 pub mod receipt;
 pub mod revert;
+mod reverting;
 pub mod sys;
 pub mod sysctls;
 pub mod traffic;
@@ -92,9 +97,9 @@ impl Host {
                 };
                 Ok(Reply::Done(Box::new(act::act(&self.state_dir, &order).await?)))
             }
-            Request::Begin(begin) => transaction::begin(self, &begin).await,
+            Request::Begin(begin) => begin::begin(self, &begin).await,
             Request::TakeUp { topology, transaction, by, idle_limit_s, force } => {
-                transaction::take_up(self, topology, transaction, &by, idle_limit_s, force).await
+                transaction::take_up(self, &topology, &transaction, &by, idle_limit_s, force).await
             }
             Request::Do { topology, transaction, steps, sysctls } => {
                 transaction::carry_out(self, &topology, &transaction, &steps, &sysctls).await

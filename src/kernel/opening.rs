@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{cannot_io, make_folder, sync_folder, sync_parent, write_new};
 use super::error::{Error, Result};
-use super::journal::{self, Begun, HolderRecord, Open, Phase, Timer};
+use super::journal::{self, Begun, HolderRecord, Open, Timer};
+use super::phase::Phase;
 use super::{fault, process, receipt};
 use crate::protocol::{Begin, Receipt};
 
