@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lvsprov::lab::responders::{self, Responders};
 use lvsprov::topology::HostName;
 
 use super::cluster::{Cluster, Photo, Running, difference};
@@ -28,6 +29,9 @@ services:
 ";
 
 struct Office {
+    /// Whoever applies has requests answered before he confirms. They end before the lab does.
+    _responders: Responders,
+    _runtime: tokio::runtime::Runtime,
     cluster: Cluster,
     file: String,
     before: Photo,
@@ -43,7 +47,10 @@ fn office() -> Office {
     inside(&cluster, "web", "ip route add default via 198.18.0.1 dev mgmt0");
     let file = cluster.file("gateway", FILE).to_str().unwrap().to_owned();
     let before = cluster.photograph();
-    Office { cluster, file, before, web }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answers = responders::start(&cluster.lab, &cluster.topology);
+    let _responders = runtime.block_on(answers).unwrap();
+    Office { _responders, _runtime: runtime, cluster, file, before, web }
 }
 
 fn ip(arguments: &str) {

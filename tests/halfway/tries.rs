@@ -38,6 +38,8 @@ pub enum How {
     Undo,
 }
 
+const HOWS: [How; 4] = [How::Agent, How::Controller, How::Undo, How::Network];
+
 /// What is run afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
@@ -369,11 +371,52 @@ const MOVES: [Move; 4] = [
 /// So many tries may fail before a scene is given up: each has the lab built anew.
 const MOST_FAILURES: usize = 4;
 
-/// Plays a scene: every try that `chosen` takes of all there are. Returns how many were tried, and what
-/// went wrong.
+/// What is tried of a scene.
+#[derive(Debug, Clone, Copy)]
+pub enum Share {
+    /// One try of each kind of point: [`some`].
+    Some,
+    /// Of all tries ([`every`]) those of one part, counted from 1, of so many.
+    Part(usize, usize),
+}
+
+impl Share {
+    /// From `LVSPROV_HALFWAY`: `all`, or a part of it as `2/8`.
+    pub fn wanted() -> Self {
+        let Ok(text) = std::env::var("LVSPROV_HALFWAY") else { return Self::Some };
+        let part = |text: &str| {
+            let (part, of) = text.split_once('/')?;
+            let (part, of) = (part.parse().ok()?, of.parse().ok()?);
+            (1..=of).contains(&part).then_some(Self::Part(part, of))
+        };
+        match text.as_str() {
+            "all" => Self::Part(1, 1),
+            other => part(other).unwrap_or_else(|| panic!("LVSPROV_HALFWAY={other}: all, or 2/8")),
+        }
+    }
+
+    fn of(self, scene: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
+        let all = every(points);
+        let count = all.len();
+        let chosen: Vec<Try> = match self {
+            Self::Some => some(scene, points),
+            Self::Part(part, of) => all.into_iter().skip(part - 1).step_by(of).collect(),
+        };
+        if chosen.len() < count {
+            println!(
+                "{scene}: {} tries are left out: LVSPROV_HALFWAY=all makes {count} of every point, \
+                 2/8 the second eighth of them",
+                count.saturating_sub(chosen.len())
+            );
+        }
+        chosen
+    }
+}
+
+/// Plays a scene. Returns how many tries were made, and what went wrong.
 pub fn play(
     scene: fn() -> Scene,
-    chosen: impl Fn(&'static str, &[(Move, Vec<Point>)]) -> Vec<Try>,
+    share: Share,
 ) -> (usize, Vec<String>) {
     let mut stage = Stage::set(scene());
     let name = stage.scene.name;
@@ -382,7 +425,7 @@ pub fn play(
         points.push((go, stage.points(go.to)));
         stage.walk(go.to);
     }
-    let mut pending = chosen(name, &points);
+    let mut pending = share.of(name, &points);
     let all: usize = points.iter().map(|(_, points)| points.len()).sum();
     println!("{name}: {all} points in {} moves, {} tries", points.len(), pending.len());
     let (mut tried, mut wrong) = (0, Vec::new());
@@ -434,14 +477,13 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
-/// Every point three times: the agent is killed, the controller is killed, the network is cut; and
-/// after one of them on or back, after the others the other way. The agent is killed once more with
-/// the controller left to undo.
-pub fn every(_: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
+/// Every point four times: the agent is killed, the controller is killed, the network is cut, the agent
+/// is killed whenever it comes there; and after one of them on, after the next one back.
+fn every(points: &[(Move, Vec<Point>)]) -> Vec<Try> {
     let mut all = Vec::new();
     for (go, points) in points {
         for (nth, point) in points.iter().enumerate() {
-            for (turn, how) in [How::Agent, How::Controller, How::Network].into_iter().enumerate() {
+            for (turn, how) in HOWS.into_iter().enumerate() {
                 let way = if (nth + turn) % 2 == 0 { Way::Forward } else { Way::Back };
                 all.push(Try { go: *go, point: point.clone(), how, way });
             }
@@ -452,8 +494,7 @@ pub fn every(_: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
 
 /// Each kind of point on each kind of host, once for every way that a cluster is changed (built up,
 /// changed, taken down), by one of the four hows in turn, and on and back in turn.
-pub fn some(scene: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
-    const HOWS: [How; 4] = [How::Agent, How::Controller, How::Undo, How::Network];
+fn some(scene: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
     let mut known = std::collections::BTreeSet::new();
     let mut all = Vec::new();
     // The named points are alike in every scene: each scene has its share of them.

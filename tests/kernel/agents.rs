@@ -13,6 +13,8 @@ use lvsprov::plan::{Change, Step};
 use lvsprov::protocol::{Begin, Ending, Hello, Outcome, Reply, Request, RevertAfter, Sighting};
 use lvsprov::state::{HostState, Item};
 use lvsprov::transport::frame;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::ground::{Ground, address_key, plain_address, route_key, via};
 pub use crate::ground::{somebody, steps, topology};
@@ -214,6 +216,22 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Stops the timer of a transaction, however slow this machine is: its time goes on, and it does
+/// nothing until [`go_on`].
+pub fn stop_timer(ground: &Ground, number: u64) -> Pid {
+    let begun = ground.folder.path().join("t").join(id(number).as_str()).join("begun.json");
+    let begun: serde_json::Value = serde_json::from_slice(&std::fs::read(begun).unwrap()).unwrap();
+    let pid = begun["timer"]["process"]["pid"].as_i64().unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    pid
+}
+
+/// Lets a stopped timer go on.
+pub fn go_on(timer: Pid) {
+    kill(timer, Signal::SIGCONT).unwrap();
 }
 
 /// Writes the file that says where an agent is to end.

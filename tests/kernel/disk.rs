@@ -75,7 +75,7 @@ fn on_a_disk_that_fills_up_later_the_timer_still_undoes() {
     with_file_system(&ground, "size=2m,mode=700", |path| {
         let mut agent = agent(path);
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = Some(revert_after(1500));
+        wish.revert = Some(revert_after(3000));
         assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
         fill(path);
         agent.done(&do_all(1, changes()));

@@ -7,8 +7,8 @@ use lvsprov::kernel::process::Process;
 use lvsprov::protocol::{Ending, Reply, Request};
 
 use crate::agents::{
-    Agent, agree, begin, changes, do_all, ground, id, photograph, revert_after, roll_back,
-    set_fault, settle, take_up,
+    Agent, agree, begin, changes, do_all, go_on, ground, id, photograph, revert_after, roll_back,
+    set_fault, settle, stop_timer, take_up,
 };
 use crate::ground::{Ground, eventually};
 use crate::life::files;
@@ -172,7 +172,7 @@ fn the_timer_undoes_by_itself_wherever_the_agent_was_killed() {
         let before = photograph(&ground);
         let mut agent = Agent::faulty(&ground, &format!("{point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = Some(revert_after(2000));
+        wish.revert = Some(revert_after(4000));
         assert!(go(&mut agent, wish, true, Ending::Done), "{point}: it was not killed");
         agent.ended();
         eventually("it is undone", || files(&ground).is_empty());
@@ -202,12 +202,13 @@ fn a_timer_that_is_killed_leaves_it_to_rollback() {
         let before = photograph(&ground);
         let mut agent = Agent::faulty(&ground, &format!("revert {point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
-        wish.revert = Some(revert_after(1500));
+        wish.revert = Some(revert_after(3000));
         assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        let timer = stop_timer(&ground, 1);
         agent.done(&do_all(1, changes()));
-        let timer = timers(&ground);
-        assert_eq!(timer.len(), 1, "{timer:?}");
+        assert_eq!(timers(&ground), [timer.as_raw().cast_unsigned()]);
         agent.kill();
+        go_on(timer);
         eventually("the timer has ended", || timers(&ground).is_empty());
         if point == "closed" {
             assert_eq!(Agent::start(&ground).look().unfinished, None);

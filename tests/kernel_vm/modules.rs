@@ -158,6 +158,7 @@ pub fn a_process_enters_a_namespace() {
 }
 
 pub fn only_root_acts() {
+    Ground::new().do_all(vec![Change::LoadModule { module: Module::IpVs }]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let said =

@@ -4,7 +4,9 @@ use lvsprov::plan::Change;
 use lvsprov::protocol::{Ending, Reply, Request};
 use lvsprov::state::Module;
 
-use crate::agents::{Agent, begin, do_all, revert_after, roll_back, set_fault, settle};
+use crate::agents::{
+    Agent, begin, do_all, go_on, revert_after, roll_back, set_fault, settle, stop_timer,
+};
 use crate::ground::{Ground, eventually};
 use crate::services::{add, add_rs, dr, plain, saved, service_key, web};
 
@@ -46,11 +48,13 @@ pub fn the_timer_is_killed_after_each_step() {
         let before = saved(&ground);
         let mut agent = Agent::faulty(&ground, &format!("revert step {count} kill"));
         let mut wish = begin(1, removed(wanted()), &agent.look());
-        wish.revert = Some(revert_after(1500));
+        wish.revert = Some(revert_after(3000));
         assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        let timer = stop_timer(&ground, 1);
         agent.done(&do_all(1, removed(wanted())));
         assert_eq!(saved(&ground), [""; 0]);
         agent.kill();
+        go_on(timer);
         let mut agent = Agent::start(&ground);
         eventually("the timer has ended", || {
             agent.look().unfinished.unwrap().reverts_in_ms.is_none()
@@ -71,9 +75,11 @@ pub fn the_timer_puts_a_table_back() {
     let mut agent = Agent::start(&ground);
     let changes: Vec<Change> = wanted()[1..].to_vec();
     let mut wish = begin(1, changes.clone(), &agent.look());
-    wish.revert = Some(revert_after(1500));
+    wish.revert = Some(revert_after(3000));
     assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let timer = stop_timer(&ground, 1);
     agent.done(&do_all(1, changes));
+    go_on(timer);
     // It is still connected; that keeps nothing from being undone.
     eventually("it is undone", || agent.look().unfinished.is_none());
     assert_eq!(saved(&ground), before);
