@@ -587,7 +587,13 @@ pub(super) fn remaining(
 ) -> Vec<String> {
     let steps = match direction {
         Direction::Apply { .. } | Direction::Adopt { .. } => {
-            match planning::plan_host(topology, host, desired, sighting, direction) {
+            // As it will be once it is settled: until then the receipt also names what was only touched.
+            let settled = Sighting {
+                receipt: before.goal.settled.clone(),
+                unfinished: None,
+                ..sighting.clone()
+            };
+            match planning::plan_host(topology, host, desired, &settled, direction) {
                 Prospect::Plan(plan) => plan.reports(StepState::Planned),
                 other => {
                     let report = other.report();
