@@ -414,10 +414,7 @@ impl Share {
 }
 
 /// Plays a scene. Returns how many tries were made, and what went wrong.
-pub fn play(
-    scene: fn() -> Scene,
-    share: Share,
-) -> (usize, Vec<String>) {
+pub fn play(scene: fn() -> Scene, share: Share) -> (usize, Vec<String>) {
     let mut stage = Stage::set(scene());
     let name = stage.scene.name;
     let mut points = Vec::new();
