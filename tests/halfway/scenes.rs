@@ -106,6 +106,17 @@ pub fn tun() -> Scene {
     Scene {
         name: "tun",
         states: vec![("bare", None), ("one", Some(one)), ("two", Some(two))],
-        before: &[("web2", &["sysctl -qw net.ipv4.conf.all.arp_ignore=2"])],
+        // What a device has got when it was up for the first time (a qdisc, IPv6's settings) it keeps.
+        before: &[
+            ("web1", &["ip link set tunl0 up", "ip link set tunl0 down"]),
+            (
+                "web2",
+                &[
+                    "ip link set tunl0 up",
+                    "ip link set tunl0 down",
+                    "sysctl -qw net.ipv4.conf.all.arp_ignore=2",
+                ],
+            ),
+        ],
     }
 }

@@ -1,7 +1,8 @@
 //! Whether a change is there, by what `ip -j`, `ipvsadm -Sn` and /proc/sys say: nothing of lvsprov's own
 //! reading is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use lvsprov::lab::snapshot::Snapshot;
 use lvsprov::plan::Change;
@@ -11,6 +12,9 @@ use lvsprov::state::{
 };
 use lvsprov::topology::IfName;
 use serde_json::Value;
+
+/// What the tried clusters are reached by.
+const VIPS: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 25, 7, 200), Ipv4Addr::new(172, 25, 7, 201)];
 
 /// One host as other programs show it.
 pub struct View<'a> {
@@ -83,8 +87,25 @@ impl<'a> View<'a> {
             Change::RemoveDestination { service, key, .. } => {
                 !self.destinations.contains_key(&(name(service), key.to_string()))
             }
+            Change::SetTable { name, after, .. } => {
+                let wanted = after.as_ref().map(|rules| vips_in(&rules.to_string()));
+                self.table(&name.to_string()) == wanted
+            }
             other => panic!("the clusters that are tried need no {other}"),
         }
+    }
+
+    /// The VIPs that a table's rules name, by what the kernel lists; `None` if there is no such table.
+    fn table(&self, name: &str) -> Option<BTreeSet<Ipv4Addr>> {
+        let mut vips = None;
+        for (entry, text) in self.settings {
+            let words: Vec<&str> = entry.split(' ').collect();
+            if words.first() == Some(&"nftables") && words.get(2) == Some(&name) {
+                let there = |vip: &Ipv4Addr| text.contains(&format!("{:08x}", vip.to_bits()));
+                vips.get_or_insert_with(BTreeSet::new).extend(VIPS.into_iter().filter(there));
+            }
+        }
+        vips
     }
 
     fn setting(&self, key: &Sysctl) -> String {
@@ -123,6 +144,10 @@ impl<'a> View<'a> {
                     == u64::from(route.metric)
         })
     }
+}
+
+fn vips_in(text: &str) -> BTreeSet<Ipv4Addr> {
+    VIPS.into_iter().filter(|vip| text.contains(&vip.to_string())).collect()
 }
 
 fn leads_as(found: &Value, route: &Route) -> bool {

@@ -41,6 +41,9 @@ pub fn at_once() {
         waited += u32::from(told);
         let last = if one.took > apart + other.took { first } else { second };
         let photo = stage.cluster.photograph();
+        if !told {
+            println!("nobody waited: {one}{other}");
+        }
         println!("round {round}: {} won, the other waited: {told}", stage.scene.states[last].0);
         stage.is(last, &photo).unwrap_or_else(|lines| {
             panic!("not the last one's work alone:\n{lines}\n{one}\n{other}");
