@@ -261,7 +261,7 @@ impl Cluster {
     fn wait_for_addresses(&self) {
         let deadline = Instant::now() + PATIENCE;
         for host in self.topology.hosts.keys() {
-            while self.inside(host, "ip", &["-6", "address", "show", "tentative"], "") != "" {
+            while !self.inside(host, "ip", &["-6", "address", "show", "tentative"], "").is_empty() {
                 assert!(Instant::now() < deadline, "{host} has tentative addresses");
                 std::thread::sleep(Duration::from_millis(50));
             }

@@ -460,8 +460,8 @@ pub fn play(scene: fn() -> Scene, share: Share) -> (usize, Vec<String>) {
 
 fn describe(stage: &Stage, one: &Try) -> String {
     let Try { go, point, how, way } = one;
-    let state = |state: usize| stage.scene.states[state].0;
-    let (from, to) = (state(go.from), state(go.to));
+    let called = |nth: usize| stage.scene.states[nth].0;
+    let (from, to) = (called(go.from), called(go.to));
     let name = stage.scene.name;
     format!(
         "{name} {from} -> {to}, {} `{}` ({}), {how:?}, {way:?}",
@@ -481,7 +481,7 @@ fn every(points: &[(Move, Vec<Point>)]) -> Vec<Try> {
     for (go, points) in points {
         for (nth, point) in points.iter().enumerate() {
             for (turn, how) in HOWS.into_iter().enumerate() {
-                let way = if (nth + turn) % 2 == 0 { Way::Forward } else { Way::Back };
+                let way = if (nth + turn).is_multiple_of(2) { Way::Forward } else { Way::Back };
                 all.push(Try { go: *go, point: point.clone(), how, way });
             }
         }
@@ -508,7 +508,8 @@ fn some(scene: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
                 continue;
             }
             let nth = all.len() + share;
-            let way = if (nth / HOWS.len() + nth) % 2 == 0 { Way::Forward } else { Way::Back };
+            let way =
+                if (nth / HOWS.len() + nth).is_multiple_of(2) { Way::Forward } else { Way::Back };
             all.push(Try { go: *go, point: point.clone(), how: HOWS[nth % HOWS.len()], way });
         }
     }
