@@ -49,8 +49,8 @@ fn office() -> Office {
     let before = cluster.photograph();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let answers = responders::start(&cluster.lab, &cluster.topology);
-    let _responders = runtime.block_on(answers).unwrap();
-    Office { _responders, _runtime: runtime, cluster, file, before, web }
+    let responders = runtime.block_on(answers).unwrap();
+    Office { _responders: responders, _runtime: runtime, cluster, file, before, web }
 }
 
 fn ip(arguments: &str) {
@@ -168,7 +168,7 @@ pub fn the_operator_is_asked() {
     let mut controller = office.manual("120s");
     wait_for_question(&mut controller);
     controller.write("yes\n");
-    let ended = controller.wait(Duration::from_secs(60));
+    let ended = controller.wait(Duration::from_mins(1));
     assert_eq!(ended.code, Some(0), "{ended}");
     office.is_kept();
     cluster.expect(&["destroy", file], 0);
@@ -180,7 +180,7 @@ pub fn the_operator_is_asked() {
     let told = cluster.expect(&["plan", file, "--format", "json"], 4);
     assert!(told.out.contains("reverts_in_s"), "{told}");
     cluster.expect(&["confirm", file], 0);
-    let ended = controller.wait(Duration::from_secs(60));
+    let ended = controller.wait(Duration::from_mins(1));
     assert_eq!(ended.code, Some(0), "{ended}");
     office.is_kept();
     cluster.expect(&["destroy", file], 0);
