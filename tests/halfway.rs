@@ -8,10 +8,16 @@
 
 #[path = "halfway/cluster.rs"]
 mod cluster;
+#[path = "halfway/found.rs"]
+mod found;
 #[path = "halfway/gateway.rs"]
 mod gateway;
+#[path = "halfway/points.rs"]
+mod points;
 #[path = "halfway/scenes.rs"]
 mod scenes;
+#[path = "halfway/stage.rs"]
+mod stage;
 #[path = "halfway/tries.rs"]
 mod tries;
 #[path = "halfway/trouble.rs"]
@@ -37,7 +43,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     // Each has a lab of its own, and waits for much.
-    arguments.test_threads.get_or_insert(2);
+    arguments.test_threads.get_or_insert(3);
     modules();
     cluster::keep_the_program();
     let tests = vec![
@@ -66,7 +72,7 @@ fn modules() {
 }
 
 fn halfway(scene: fn() -> scenes::Scene) {
-    let (tried, wrong) = tries::play(scene, tries::Share::wanted());
+    let (tried, wrong) = tries::play(scene, points::Share::wanted());
     assert!(tried > 0, "nothing was tried");
     assert!(wrong.is_empty(), "{} of {tried} tries:\n{}", wrong.len(), wrong.join("\n\n"));
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -351,11 +352,11 @@ pub fn load(text: &str) -> Topology {
 /// Lifetimes count down.
 fn without_noise(lines: &str) -> String {
     let mut all = String::new();
-    for document in serde_json::Deserializer::from_str(lines).into_iter::<serde_json::Value>() {
-        let mut document = document.unwrap();
-        let devices = document.as_array_mut().into_iter().flatten();
+    for shown in serde_json::Deserializer::from_str(lines).into_iter::<serde_json::Value>() {
+        let mut document = shown.unwrap();
+        let all_links = document.as_array_mut().into_iter().flatten();
         let addresses =
-            devices.filter_map(|link| link.get_mut("addr_info")?.as_array_mut()).flatten();
+            all_links.filter_map(|link| link.get_mut("addr_info")?.as_array_mut()).flatten();
         for address in addresses {
             let address = address.as_object_mut().unwrap();
             address.remove("valid_life_time");
@@ -391,9 +392,10 @@ fn kept(folder: &Path, seen: &mut snapshot::Snapshot) {
             }
             Err(_) => text,
         };
-        let path = path.to_string_lossy();
-        let short = path.split_once("/root/").map_or(path.as_ref(), |(_, rest)| rest);
-        seen.insert(format!("file {short}"), text);
+        let whole = path.to_string_lossy();
+        let short = whole.split_once("/root/").map_or(whole.as_ref(), |(_, rest)| rest);
+        let mode = fs::symlink_metadata(&path).map_or(0, |found| found.mode() & 0o7777);
+        seen.insert(format!("file {short}"), format!("{mode:o} {text}"));
     }
 }
 
@@ -407,10 +409,7 @@ struct Process {
 fn processes(root: Option<&Path>) -> Vec<Process> {
     let Some(root) = root else { return Vec::new() };
     // /var/lib is each host's own.
-    let own = |root: &Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(root.join("var/lib")).ok().map(|found| found.dev())
-    };
+    let own = |root: &Path| fs::metadata(root.join("var/lib")).ok().map(|found| found.dev());
     let wanted = own(root);
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let all = entries.filter_map(|entry| {

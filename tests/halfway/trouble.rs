@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::cluster::{Cluster, Ended, Running, difference};
 use super::scenes;
-use super::tries::Stage;
+use super::stage::Stage;
 
 /// In which time anything here must be over.
 const BOUND: Duration = Duration::from_secs(100);

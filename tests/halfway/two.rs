@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, PATIENCE};
 use super::scenes;
-use super::tries::Stage;
+use super::stage::Stage;
 
 /// How often they meet.
 const ROUNDS: u64 = 10;

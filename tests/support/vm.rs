@@ -1,4 +1,5 @@
 //! Test programs that need a kernel with IPVS run themselves in the lab's virtual machine.
+#![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::process::{Command, ExitCode};
 
