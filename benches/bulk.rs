@@ -18,7 +18,6 @@
 #[allow(dead_code)] // the tests use the rest
 mod ground;
 #[path = "../tests/support/vm.rs"]
-#[allow(dead_code)] // test programs use the rest
 mod vm;
 
 use std::fmt::Write as _;

@@ -27,7 +27,6 @@ mod truth;
 #[path = "halfway/two.rs"]
 mod two;
 #[path = "support/vm.rs"]
-#[allow(dead_code)] // others run one case after the other
 mod vm;
 
 use std::process::{Command, ExitCode};
