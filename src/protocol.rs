@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;
-use crate::plan::journal::{Expected, Journal, Operator, TransactionId};
+use crate::plan::journal::{Intent, Expected, Journal, Operator, TransactionId};
 use crate::state::{DestinationKey, HostState, Module, Owned, ServiceKey, Sysctl};
 use crate::topology::{IfName, Protocol, TopologyName};
 
@@ -172,6 +172,19 @@ pub struct Unfinished {
     pub told: Vec<String>,
 }
 
+/// A transaction that a host undid by itself, as nobody had confirmed it in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverted {
+    /// Which.
+    pub transaction: TransactionId,
+    /// Which way it was to go.
+    pub intent: Intent,
+    /// Who began it, by the word of that controller.
+    pub by: Operator,
+    /// When it was undone, in seconds since 1970 by the host's clock.
+    pub at: u64,
+}
+
 /// A connection that works at a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -256,6 +269,9 @@ pub struct Sighting {
     /// The transaction of this topology that is not settled here, if there is one.
     #[serde(default)]
     pub unfinished: Option<Box<Unfinished>>,
+    /// What the host undid by itself, if nothing of this topology was begun here since.
+    #[serde(default)]
+    pub reverted: Option<Reverted>,
     /// What other topologies have not settled here.
     #[serde(default)]
     pub unfinished_elsewhere: BTreeMap<TopologyName, UnfinishedElsewhere>,

@@ -16,7 +16,7 @@ use crate::cluster::asking::describe_busy;
 use crate::cluster::planning::Direction;
 use crate::cluster::recovering::{self, Rollback};
 use crate::cluster::saved::{Content, SavedPlan};
-use crate::cluster::session::Watch as _;
+use crate::cluster::watch::Watch as _;
 use crate::cluster::{ClusterReport, operator, unfinished};
 use crate::report;
 use crate::topology::PaceOverride;

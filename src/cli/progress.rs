@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::arguments::Format;
 use super::output;
-use crate::cluster::session::{Phase, Watch, Word};
+use crate::cluster::watch::{Phase, Watch, Word};
 use crate::topology::HostName;
 
 /// How many hosts are named before the rest is counted.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::acting::{Course, Trouble, interrupted, remaining};
+use super::acting::{Course, Trouble, interrupted};
 use super::asking;
-use super::outcome::{Action, HostStatus, Verdict};
+use super::outcome::{Action, HostStatus};
+use super::views::Verdict;
+use super::judging::remaining;
 use super::proving;
-use super::session::Word;
 use super::transaction::ConfirmBy;
+use super::watch::Word;
 use crate::plan::journal::TransactionId;
 use crate::topology::HostName;
 

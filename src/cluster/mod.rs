@@ -9,7 +9,10 @@
 
 pub mod acting;
 pub mod asking;
+mod beginning;
+mod closing;
 mod confirming;
+mod judging;
 pub mod operator;
 pub mod outcome;
 pub mod planning;
@@ -22,7 +25,10 @@ pub mod transaction;
 pub mod turns;
 pub mod undoing;
 pub mod unfinished;
+pub mod views;
 pub mod waiting;
+pub mod watch;
+mod working;
 
 #[cfg(test)]
 mod memory;

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::outcome::{
-    HostStatus, HostView, Proof, RealServerView, ServiceView, StatusReport, StepState, Verdict,
-    VerifyReport,
-};
+use super::outcome::{HostStatus, StepState};
 use super::planning::{ClusterPlan, Prospect};
 use super::session::{NoAnswer, Session, unexpected};
 use super::unfinished;
+use super::views::{
+    HostView, Proof, RealServerView, ServiceView, StatusReport, Verdict, VerifyReport,
+};
 use crate::desired::service_key;
 use crate::protocol::{Failure, Reply, Request, Sighting};
 use crate::state::ServiceFlags;
@@ -276,6 +276,7 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, seen: &Seen) -> StatusRep
             timeouts: sighting.filter(|_| directs(name)).and_then(|s| s.state.timeouts),
             daemons: sighting.map(|s| s.state.daemons.clone()).unwrap_or_default(),
             unfinished: sighting.and_then(unfinished::view),
+            reverted: sighting.and_then(|seen| seen.reverted.clone()),
         };
         (name.clone(), view)
     });

@@ -69,6 +69,7 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }
@@ -155,6 +156,7 @@ fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     };

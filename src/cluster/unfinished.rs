@@ -156,5 +156,6 @@ pub fn tell(report: &mut super::ClusterReport, plan: &ClusterPlan, seen: &Seen) 
     for (name, host) in &mut report.hosts {
         let sighting = seen.get(name).and_then(|seen| seen.as_ref().ok());
         host.unfinished = sighting.and_then(view);
+        host.reverted = sighting.and_then(|seen| seen.reverted.clone());
     }
 }

@@ -39,6 +39,7 @@ pub(super) async fn look_again(
                 receipt: None,
                 others: std::collections::BTreeMap::new(),
                 unfinished: None,
+                reverted: None,
                 unfinished_elsewhere: std::collections::BTreeMap::default(),
                 counters: std::collections::BTreeMap::new(),
             };
@@ -52,6 +53,11 @@ pub(super) async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error
     let mut done = 0;
     if !steps.is_empty() {
         fault::before_steps();
+    }
+    if ipvs::is_loaded() {
+        // Reading modules takes its time: not between a step that keeps clients waiting and the one that
+        // lets them go on.
+        ipvs::run::load_parts(steps.iter().map(|step| &step.change));
     }
     while let Some(step) = steps.get(done) {
         let result = if table::request(&step.change).is_some() {

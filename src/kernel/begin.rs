@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::{Error, Result};
-use super::journal::{self, Open, Timer};
+use super::journal::{self, Open};
+use super::records::Timer;
 use super::opening::{self, Opening};
 use super::phase::Phase;
 use super::transaction::{

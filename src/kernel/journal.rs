@@ -13,86 +13,23 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::disk::{
-    Identity, cannot_io, folders_are_there, identity, overwrite, read_file, remove_if_there,
+    Identity, cannot_io, folders_are_there, identity, read_file, remove_if_there,
     sync_folder,
 };
 use super::error::{Error, Result};
 use super::phase::Phase;
-use super::process::{self, Process};
+use super::process;
+use super::records::{Begun, HolderRecord, Timer};
 use super::{fault, receipt};
-use crate::plan::journal::{JOURNAL_VERSION, Journal, Operator, TransactionId};
+use crate::plan::journal::{JOURNAL_VERSION, Journal, TransactionId};
 use crate::protocol::{Ending, Holder, Receipt, Unfinished, UnfinishedElsewhere};
 use crate::topology::TopologyName;
-
-/// What `holder.json` takes, in bytes.
-pub(super) const HOLDER_SIZE: usize = 4 << 10;
-/// What `told.json` takes, in bytes.
-pub(super) const TOLD_SIZE: usize = 16 << 10;
-/// What `heard` takes, in bytes.
-pub(super) const HEARD_SIZE: usize = 32;
-
-/// `begun.json`: what is known when it begins and never changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Begun {
-    /// Between which restarts of the host.
-    pub boot: String,
-    /// Whether there was a receipt before.
-    pub has_before: bool,
-    /// Whether there will be one.
-    pub has_settled: bool,
-    /// Who undoes it, and when.
-    pub timer: Option<Timer>,
-}
-
-/// The revert timer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Timer {
-    /// Which process.
-    pub process: Process,
-    /// When it does what withdraws, in milliseconds since the host was started.
-    pub withdraw_at_ms: Option<u64>,
-    /// When it does the rest.
-    pub build_at_ms: u64,
-}
-
-impl Timer {
-    /// Milliseconds until it undoes anything; `None`: it is no more.
-    pub fn pending(&self) -> Option<u64> {
-        let Self { process, withdraw_at_ms, build_at_ms } = self;
-        let now = process::boottime_ms();
-        // What withdraws first is no sooner undone than the rest is begun.
-        let next =
-            withdraw_at_ms.filter(|at| *at > now).map_or(*build_at_ms, |at| at.min(*build_at_ms));
-        process.is_alive().then(|| next.saturating_sub(now))
-    }
-}
-
-/// `holder.json`: the connection that works at it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HolderRecord {
-    /// The agent.
-    pub process: Process,
-    /// Tells two connections of one process apart, by chance.
-    pub connection: String,
-    /// Who, by the controller's word.
-    pub by: Operator,
-    /// From where.
-    pub from: Option<IpAddr>,
-    /// Since when, in milliseconds since the host was started.
-    pub since_ms: u64,
-    /// When it ends by itself, in seconds of silence.
-    pub idle_limit_s: u32,
-}
 
 /// All of it, as it was read.
 #[derive(Debug)]
@@ -302,44 +239,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// crash is in such a file.
 fn read_in_place<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     (0..3).find_map(|_| read_json(path).ok().flatten())
-}
-
-/// `value` as JSON, with blanks behind it up to `size` bytes.
-pub(super) fn padded<T: Serialize>(value: &T, size: usize) -> io::Result<Vec<u8>> {
-    let mut text = serde_json::to_vec(value)?;
-    if text.len() >= size {
-        return Err(io::Error::other(format!("{} bytes have no place in {size}", text.len())));
-    }
-    text.resize(size - 1, b' ');
-    text.push(b'\n');
-    Ok(text)
-}
-
-/// Notes who works at it from now on.
-pub(super) fn hold(folder: &Path, holder: &HolderRecord) -> Result<()> {
-    let path = folder.join("holder.json");
-    padded(holder, HOLDER_SIZE)
-        .and_then(|text| overwrite(&path, &text))
-        .map_err(|error| cannot_io("write", &path, error))?;
-    heard(folder);
-    Ok(())
-}
-
-/// Notes that the holder was heard just now. For people: it may fail.
-pub(super) fn heard(folder: &Path) {
-    let _ = padded(&process::boottime_ms(), HEARD_SIZE)
-        .and_then(|text| overwrite(&folder.join("heard"), &text));
-}
-
-/// Notes for people what the timer did or could not do; as many lines as there is room for.
-pub(super) fn tell(folder: &Path, lines: &[String]) {
-    let mut kept = lines.to_vec();
-    while let Err(_too_long) = padded(&kept, TOLD_SIZE) {
-        if kept.pop().is_none() {
-            return;
-        }
-    }
-    let _ = padded(&kept, TOLD_SIZE).and_then(|text| overwrite(&folder.join("told.json"), &text));
 }
 
 /// Brings it from one phase to another.

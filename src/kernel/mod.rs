@@ -27,6 +27,7 @@ pub mod observe;
 mod opening;
 mod phase;
 pub mod process;
+mod records;
 pub mod receipt;
 pub mod revert;
 mod reverting;

@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
-use super::{journal, modules, nft, receipt, sysctls};
+use super::{journal, modules, nft, receipt, records, sysctls};
 use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
 use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Owned, Sysctl};
 use crate::topology::{IfName, TopologyName};
@@ -48,6 +48,7 @@ async fn look_once(
     let others = receipt::others(state_dir, topology)?;
     let open = journal::read(state_dir, topology)?;
     let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
+    let reverted = records::reverted(&state_dir.join(topology.as_str()));
     let unfinished_elsewhere = journal::elsewhere(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
@@ -88,6 +89,7 @@ async fn look_once(
         receipt,
         others,
         unfinished,
+        reverted,
         unfinished_elsewhere,
         counters: ipvs.counters,
     })

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{cannot_io, make_folder, sync_folder, sync_parent, write_new};
 use super::error::{Error, Result};
-use super::journal::{self, Begun, HolderRecord, Open, Timer};
+use super::journal::{self, Open};
+use super::records::{self, Begun, HolderRecord, Timer};
 use super::phase::Phase;
 use super::{fault, process, receipt};
 use crate::protocol::{Begin, Receipt};
@@ -53,6 +54,9 @@ impl Prepared {
         self.committed = true;
         if let Some(old) = &self.old_folder {
             let _ = fs::remove_dir_all(old);
+        }
+        if let Some(parent) = self.folder.parent() {
+            records::forget_reverted(parent);
         }
         Ok(())
     }
@@ -141,9 +145,9 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     let text = |text: io::Result<Vec<u8>>| text.map_err(|error| cannot_io("write", folder, error));
     let files = [
         ("begun.json", text(serde_json::to_vec(&begun).map_err(Into::into))?),
-        ("holder.json", text(journal::padded(holder, journal::HOLDER_SIZE))?),
-        ("heard", text(journal::padded(&process::boottime_ms(), journal::HEARD_SIZE))?),
-        ("told.json", text(journal::padded(&told, journal::TOLD_SIZE))?),
+        ("holder.json", text(records::padded(holder, records::HOLDER_SIZE))?),
+        ("heard", text(records::padded(&process::boottime_ms(), records::HEARD_SIZE))?),
+        ("told.json", text(records::padded(&told, records::TOLD_SIZE))?),
         (Phase::Begun.file(), Vec::new()),
     ];
     for (name, text) in files {

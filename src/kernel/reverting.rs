@@ -19,7 +19,7 @@ use super::journal::{self, Open};
 use super::net::Net;
 use super::phase::Phase;
 use super::revert::Order;
-use super::{act, fault, lock, observe};
+use super::{act, fault, lock, observe, records};
 use crate::desired::Reasons;
 use crate::plan::ownership::Goal;
 use crate::plan::{Step, order};
@@ -193,6 +193,7 @@ impl Revert<'_> {
             )));
         }
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
+        records::keep_reverted(&folder, &open.journal);
         journal::settle(self.state_dir, &open, Ending::Undone)?;
         fault::at("closed");
         Ok(Came::Done)
@@ -249,7 +250,7 @@ impl Revert<'_> {
     fn write(&self) {
         let Order { topology, transaction, .. } = self.order;
         if !self.told.is_empty() {
-            journal::tell(&journal::folder(self.state_dir, topology, transaction), &self.told);
+            records::tell(&journal::folder(self.state_dir, topology, transaction), &self.told);
         }
     }
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::{Error, Result};
-use super::journal::{self, HolderRecord, Open, Timer};
+use super::journal::{self, Open};
+use super::records::{self, HolderRecord, Timer};
 use super::lock::{self, HeldBy, Lock};
 use super::net::Net;
 use super::phase::{Phase, may_do, may_settle, reverted};
@@ -91,7 +92,7 @@ pub(super) async fn take_up(
         return Ok(Reply::Busy(Box::new(busy)));
     }
     let holder = holder(by, idle_limit_s)?;
-    journal::hold(&journal::folder(&state_dir, topology, transaction), &holder)?;
+    records::hold(&journal::folder(&state_dir, topology, transaction), &holder)?;
     let timer = host.held.take().and_then(|held| held.timer);
     host.held = Some(Held::new(&open.journal, &holder, open.phase, timer));
     Ok(Reply::Begun)
@@ -312,7 +313,7 @@ impl Host {
     /// Notes that the controller was heard, or is answered, just now.
     pub(super) fn heard(&self) {
         if let Some(Held { topology, transaction, .. }) = &self.held {
-            journal::heard(&journal::folder(&self.state_dir, topology, transaction));
+            records::heard(&journal::folder(&self.state_dir, topology, transaction));
         }
     }
 

@@ -62,6 +62,7 @@ fn seen(services: &[(&str, VirtualService)]) -> Sighting {
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }

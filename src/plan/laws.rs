@@ -32,6 +32,7 @@ fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
         receipt,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }

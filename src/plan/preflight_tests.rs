@@ -38,6 +38,7 @@ fn seen() -> Sighting {
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }

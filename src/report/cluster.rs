@@ -56,6 +56,10 @@ pub fn text(report: &ClusterReport) -> String {
         if let Some(view) = &host.unfinished {
             text.push_str(&transaction::view(view));
         }
+        // Where nothing is to be done any more nobody wonders about it.
+        if let Some(reverted) = host.reverted.as_ref().filter(|_| !host.steps.is_empty()) {
+            text.push_str(&transaction::reverted(reverted));
+        }
         if let Some(undoing) = &host.undoing {
             text.push_str(&transaction::undoing(undoing, report));
         }

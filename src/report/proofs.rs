@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use owo_colors::OwoColorize as _;
 
 use crate::cluster::HostStatus;
-use crate::cluster::outcome::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+use crate::cluster::views::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
 use crate::state::Timeouts;
 
 /// As JSON, schema `lvsprov/verify/1`.
@@ -59,6 +59,9 @@ pub fn status_text(report: &StatusReport) -> String {
         }
         if let Some(view) = &host.unfinished {
             text.push_str(&super::transaction::view(view));
+        }
+        if let Some(reverted) = &host.reverted {
+            text.push_str(&super::transaction::reverted(reverted));
         }
         text.push_str(&super::foreign(&host.foreign));
         if let Some(failure) = &host.failure {
@@ -149,7 +152,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cluster::outcome::RealServerView;
+    use crate::cluster::views::RealServerView;
     use crate::protocol::Counters;
     use crate::state::{DaemonRole, SyncDaemon};
 
@@ -192,6 +195,7 @@ mod tests {
             timeouts: Some(Timeouts { tcp: 60, ..Timeouts::default() }),
             daemons: [(DaemonRole::Backup, daemon)].into(),
             unfinished: None,
+            reverted: None,
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, unfinished: Vec::new() }

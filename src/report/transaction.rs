@@ -8,6 +8,7 @@ use super::cluster::{done, mark};
 use crate::cluster::asking::describe_holder;
 use crate::cluster::outcome::{Action, Found, UndoEnd, Undoing, UnfinishedView};
 use crate::cluster::{ClusterReport, HostReport, HostStatus};
+use crate::protocol::Reverted;
 
 /// What a host has of an unfinished transaction.
 pub(super) fn view(view: &UnfinishedView) -> String {
@@ -45,6 +46,17 @@ pub(super) fn view(view: &UnfinishedView) -> String {
         let _ = writeln!(text, "        its timer: {line}");
     }
     text
+}
+
+/// What a host undid by itself.
+pub(super) fn reverted(reverted: &Reverted) -> String {
+    let Reverted { transaction, intent, by, at } = reverted;
+    format!(
+        "    {} this host undid transaction {transaction} ({intent} by {by}) by itself {} ago: nobody \
+         had confirmed it in time\n",
+        "reverted:".yellow(),
+        super::proofs::age(*at)
+    )
 }
 
 /// What undoing did on a host.

@@ -368,14 +368,15 @@ fn without_noise(lines: &str) -> String {
     all
 }
 
-/// Every file below `folder` with its mode and content, without the agent, and without the time of the
+/// Every file below `folder` with its mode and content, without the agent, what was undone last, and without the time of the
 /// first apply, which is another one after each destroy.
 fn kept(folder: &Path, seen: &mut snapshot::Snapshot) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name == "agent" || name == "lock" {
+        // What is only told, and of another time.
+        if name == "agent" || name == "lock" || name == "reverted.json" {
             continue;
         }
         if path.is_dir() {

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lvsprov::cluster::ClusterReport;
 use lvsprov::lab::responders::{self, Responders};
+use lvsprov::plan::journal::Intent;
 use lvsprov::topology::HostName;
 
 use super::cluster::{Cluster, Photo, Running, difference};
@@ -145,6 +147,10 @@ pub fn cuts_the_operator_off() {
     println!("came back by itself {:.0} s after the controller had given up", took.as_secs_f64());
     let plan = office.cluster.expect(&["plan", &office.file, "--format", "json"], 4);
     assert!(!plan.out.contains("\"unfinished\""), "{plan}");
+    let report: ClusterReport = serde_json::from_str(&plan.out).unwrap();
+    let reverted = report.hosts[&office.web].reverted.as_ref();
+    assert!(reverted.is_some_and(|what| what.intent == Intent::Apply), "{plan}");
+    assert!(office.cluster.expect(&["status", &office.file], 4).out.contains("by itself"));
 }
 
 pub fn with_a_way_back_is_confirmed() {

@@ -104,6 +104,7 @@ pub fn bare(host: &Host) -> Sighting {
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     }

@@ -31,8 +31,8 @@ pub(super) async fn run(
 
 pub(super) struct Silent;
 
-impl super::super::session::Watch for Silent {
-    fn awaited(&self, _: super::super::session::Phase, _: &BTreeSet<HostName>) {}
+impl super::super::watch::Watch for Silent {
+    fn awaited(&self, _: super::super::watch::Phase, _: &BTreeSet<HostName>) {}
 }
 
 pub(super) fn small() -> Topology {

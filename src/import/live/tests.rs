@@ -33,6 +33,7 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
         receipt: None,
         others: BTreeMap::new(),
         unfinished: None,
+        reverted: None,
         unfinished_elsewhere: BTreeMap::default(),
         counters: BTreeMap::new(),
     };

@@ -112,7 +112,7 @@ fn batch(rest: &[Planned<'_>], proven: &BTreeSet<Kind<'_>>) -> usize {
 }
 
 fn send(ipvs: &mut IpvsSocket, planned: &[Planned<'_>]) -> (usize, Option<Error>) {
-    load_parts(planned);
+    load_parts(planned.iter().map(|one| one.change));
     let mut proven = BTreeSet::new();
     let mut done = 0;
     while done < planned.len() {
@@ -137,19 +137,26 @@ fn send(ipvs: &mut IpvsSocket, planned: &[Planned<'_>]) -> (usize, Option<Error>
     (done, None)
 }
 
-/// Loads what the services of `planned` are made of: see [`modules::load_part`].
-fn load_parts(planned: &[Planned<'_>]) {
-    let kinds: BTreeSet<_> = planned.iter().filter_map(|one| kind(&one.request)).collect();
-    let parts: BTreeSet<String> = kinds
-        .iter()
-        .flat_map(|(scheduler, engine, _, _)| {
-            let engine = engine.map(|name| format!("pe_{name}"));
-            engine.into_iter().chain([(*scheduler).to_owned()])
-        })
-        .collect();
-    for name in &parts {
-        modules::load_part(name);
+/// Loads what the services are made of that `changes` leave: see [`modules::load_part`].
+pub fn load_parts<'c>(changes: impl Iterator<Item = &'c Change>) {
+    for name in parts(changes) {
+        modules::load_part(&name);
     }
+}
+
+fn parts<'c>(changes: impl Iterator<Item = &'c Change>) -> BTreeSet<String> {
+    let mut parts = BTreeSet::new();
+    for change in changes {
+        let (Change::AddService { service, .. } | Change::EditService { after: service, .. }) =
+            change
+        else {
+            continue;
+        };
+        let VirtualService { scheduler, engine, .. } = service;
+        parts.extend(engine.iter().map(|name| format!("pe_{name}")));
+        parts.insert(scheduler.clone());
+    }
+    parts
 }
 
 fn unknown(count: usize, error: Error) -> Error {

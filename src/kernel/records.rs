@@ -1,0 +1,149 @@
+//! The small files beside a [`journal`](super::journal): what is known when a transaction begins, and
+//! three that are written over in place, so that no full disk stops them.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{cannot_io, overwrite, read_file};
+use super::error::Result;
+use super::process::{self, Process};
+use crate::plan::journal::{Journal, Operator};
+use crate::protocol::Reverted;
+
+/// What `holder.json` takes, in bytes.
+pub(super) const HOLDER_SIZE: usize = 4 << 10;
+/// What `told.json` takes, in bytes.
+pub(super) const TOLD_SIZE: usize = 16 << 10;
+/// What `heard` takes, in bytes.
+pub(super) const HEARD_SIZE: usize = 32;
+
+/// `begun.json`: what is known when it begins and never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Begun {
+    /// Between which restarts of the host.
+    pub boot: String,
+    /// Whether there was a receipt before.
+    pub has_before: bool,
+    /// Whether there will be one.
+    pub has_settled: bool,
+    /// Who undoes it, and when.
+    pub timer: Option<Timer>,
+}
+
+/// The revert timer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timer {
+    /// Which process.
+    pub process: Process,
+    /// When it does what withdraws, in milliseconds since the host was started.
+    pub withdraw_at_ms: Option<u64>,
+    /// When it does the rest.
+    pub build_at_ms: u64,
+}
+
+impl Timer {
+    /// Milliseconds until it undoes anything; `None`: it is no more.
+    pub fn pending(&self) -> Option<u64> {
+        let Self { process, withdraw_at_ms, build_at_ms } = self;
+        let now = process::boottime_ms();
+        // What withdraws first is no sooner undone than the rest is begun.
+        let next =
+            withdraw_at_ms.filter(|at| *at > now).map_or(*build_at_ms, |at| at.min(*build_at_ms));
+        process.is_alive().then(|| next.saturating_sub(now))
+    }
+}
+
+/// `holder.json`: the connection that works at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HolderRecord {
+    /// The agent.
+    pub process: Process,
+    /// Tells two connections of one process apart, by chance.
+    pub connection: String,
+    /// Who, by the controller's word.
+    pub by: Operator,
+    /// From where.
+    pub from: Option<IpAddr>,
+    /// Since when, in milliseconds since the host was started.
+    pub since_ms: u64,
+    /// When it ends by itself, in seconds of silence.
+    pub idle_limit_s: u32,
+}
+
+/// `value` as JSON, with blanks behind it up to `size` bytes.
+pub(super) fn padded<T: Serialize>(value: &T, size: usize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(value)?;
+    if text.len() >= size {
+        return Err(io::Error::other(format!("{} bytes have no place in {size}", text.len())));
+    }
+    text.resize(size - 1, b' ');
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Notes who works at it from now on.
+pub(super) fn hold(folder: &Path, holder: &HolderRecord) -> Result<()> {
+    let path = folder.join("holder.json");
+    padded(holder, HOLDER_SIZE)
+        .and_then(|text| overwrite(&path, &text))
+        .map_err(|error| cannot_io("write", &path, error))?;
+    heard(folder);
+    Ok(())
+}
+
+/// Notes that the holder was heard just now. For people: it may fail.
+pub(super) fn heard(folder: &Path) {
+    let _ = padded(&process::boottime_ms(), HEARD_SIZE)
+        .and_then(|text| overwrite(&folder.join("heard"), &text));
+}
+
+/// Notes for people what the timer did or could not do; as many lines as there is room for.
+pub(super) fn tell(folder: &Path, lines: &[String]) {
+    let mut kept = lines.to_vec();
+    while let Err(_too_long) = padded(&kept, TOLD_SIZE) {
+        if kept.pop().is_none() {
+            return;
+        }
+    }
+    let _ = padded(&kept, TOLD_SIZE).and_then(|text| overwrite(&folder.join("told.json"), &text));
+}
+
+fn reverted_path(parent: &Path) -> PathBuf {
+    parent.join("reverted.json")
+}
+
+/// Keeps past the end of a transaction that the timer undid it, in the room that `told.json` had. For
+/// people: it may fail.
+pub(super) fn keep_reverted(folder: &Path, journal: &Journal) {
+    let Some(parent) = folder.parent() else { return };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let reverted = Reverted {
+        transaction: journal.transaction.clone(),
+        intent: journal.intent,
+        by: journal.by.clone(),
+        at: now.map_or(0, |since| since.as_secs()),
+    };
+    let told = folder.join("told.json");
+    let _ = padded(&reverted, TOLD_SIZE)
+        .and_then(|text| overwrite(&told, &text))
+        .and_then(|()| fs::rename(&told, reverted_path(parent)));
+}
+
+/// What the timer undid last in the folder of a topology, if that can be read.
+pub(super) fn reverted(parent: &Path) -> Option<Reverted> {
+    let text = read_file(&reverted_path(parent), "note").ok().flatten()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Something else was begun since.
+pub(super) fn forget_reverted(parent: &Path) {
+    let _ = fs::remove_file(reverted_path(parent));
+}
