@@ -172,6 +172,8 @@ pub(super) async fn settle(
     let (_lock, open) = own(host, topology, transaction).await?;
     let taken_in = held(host, topology, transaction)?.taken_in;
     may_settle(open.phase, taken_in, ending, open.journal.hosts.len(), transaction)?;
+    // Whoever closes it here was not the timer, which may have been killed just before it.
+    records::forget_reverted(&state_dir.join(topology.as_str()));
     journal::settle(&state_dir, &open, ending)?;
     if let Some(held) = &mut host.held {
         held.settled = Some(ending);

@@ -178,6 +178,14 @@ fn the_timer_undoes_by_itself_wherever_the_agent_was_killed() {
         eventually("it is undone", || files(&ground).is_empty());
         assert_eq!(photograph(&ground), before, "{point}");
         assert_eq!(timers(&ground), Vec::<u32>::new(), "{point}");
+        // Which is told until something else is begun.
+        let mut agent = Agent::start(&ground);
+        let seen = agent.look();
+        assert_eq!(seen.reverted.as_ref().map(|what| &what.transaction), Some(&id(1)), "{point}");
+        let again = begin(2, changes(), &seen);
+        assert_eq!(agent.ask(&Request::Begin(Box::new(again))), Reply::Begun, "{point}");
+        assert_eq!(agent.ask(&settle(2, Ending::Undone)), Reply::Settled, "{point}");
+        assert_eq!(agent.look().reverted, None, "{point}");
     }
 }
 
@@ -219,6 +227,8 @@ fn a_timer_that_is_killed_leaves_it_to_rollback() {
         }
         assert_eq!(photograph(&ground), before, "{point}");
         assert_eq!(files(&ground), [""; 0], "{point}");
+        let told = Agent::start(&ground).look().reverted.is_some();
+        assert_eq!(told, point == "closed", "{point}: who undid it?");
     }
 }
 

@@ -21,11 +21,13 @@ pub fn refused(reply: Reply) -> Failure {
     }
 }
 
-/// The names of all that lies below the state folder, but for the lock and what a test put there.
+/// The names of all that lies below the state folder, but for the lock, what a test put there, and the note
+/// of what the timer undid last.
 pub fn files(ground: &Ground) -> Vec<String> {
     let Ok(entries) = fs::read_dir(ground.folder.path().join("t")) else { return Vec::new() };
     let mut all: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    all.retain(|name| name != "reverted.json");
     all.sort();
     all
 }
