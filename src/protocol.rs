@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;
-use crate::plan::journal::{Intent, Expected, Journal, Operator, TransactionId};
+use crate::plan::journal::{Expected, Intent, Journal, Operator, TransactionId};
 use crate::state::{DestinationKey, HostState, Module, Owned, ServiceKey, Sysctl};
 use crate::topology::{IfName, Protocol, TopologyName};
 

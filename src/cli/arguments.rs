@@ -65,6 +65,13 @@ const CONFIRM_EXAMPLES: &str = "Examples:
 A change of which any step is missing on any host is not confirmed. With nothing to confirm the exit
 code is 4 where the hosts are not as the file says.";
 
+const DESTROY_EXAMPLES: &str = "Examples:
+  lvsprov destroy cluster.yaml --dry-run
+  lvsprov destroy cluster.yaml
+  lvsprov destroy cluster.yaml --drain 60    # let connections end for up to a minute first
+
+What lvsprov does not own stays. Modules that were loaded stay loaded.";
+
 /// For every command.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -157,6 +164,7 @@ pub enum Command {
     /// Show what is running: services, real servers, connections, and what differs from the file
     Status(Target),
     /// Put every host back as it was before the first apply
+    #[command(after_long_help = DESTROY_EXAMPLES)]
     Destroy {
         /// Which hosts.
         #[command(flatten)]

@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::acting::{Course, Trouble, interrupted};
 use super::asking;
-use super::outcome::{Action, HostStatus};
-use super::views::Verdict;
 use super::judging::remaining;
+use super::outcome::{Action, HostStatus};
 use super::proving;
 use super::transaction::ConfirmBy;
+use super::views::Verdict;
 use super::watch::Word;
 use crate::plan::journal::TransactionId;
 use crate::topology::HostName;

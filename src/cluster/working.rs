@@ -35,7 +35,11 @@ impl Course<'_, '_> {
     }
 
     /// One stage, in as many parts as it has, and what is to be waited for behind it.
-    pub(super) async fn stage(&mut self, stage: Stage, due: &BTreeMap<HostName, Turn>) -> Option<Trouble> {
+    pub(super) async fn stage(
+        &mut self,
+        stage: Stage,
+        due: &BTreeMap<HostName, Turn>,
+    ) -> Option<Trouble> {
         let mut trouble = None;
         let started = Instant::now();
         for go in waiting::goes(stage, self.plan) {
@@ -82,7 +86,12 @@ impl Course<'_, '_> {
         trouble
     }
 
-    pub(super) fn request(&self, name: &HostName, plan: &HostPlan, steps: Vec<crate::plan::Step>) -> Request {
+    pub(super) fn request(
+        &self,
+        name: &HostName,
+        plan: &HostPlan,
+        steps: Vec<crate::plan::Step>,
+    ) -> Request {
         Request::Do {
             topology: self.session.topology.name.clone(),
             transaction: self.id.clone(),

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 use super::journal::{self, Open};
-use super::records::Timer;
 use super::opening::{self, Opening};
 use super::phase::Phase;
+use super::records::Timer;
 use super::transaction::{
     BEGIN_PATIENCE, Held, busy, busy_now, check_idle_limit, check_operator, holder, root,
 };

@@ -19,8 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::disk::{
-    Identity, cannot_io, folders_are_there, identity, read_file, remove_if_there,
-    sync_folder,
+    Identity, cannot_io, folders_are_there, identity, read_file, remove_if_there, sync_folder,
 };
 use super::error::{Error, Result};
 use super::phase::Phase;

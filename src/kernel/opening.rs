@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::disk::{cannot_io, make_folder, sync_folder, sync_parent, write_new};
 use super::error::{Error, Result};
 use super::journal::{self, Open};
-use super::records::{self, Begun, HolderRecord, Timer};
 use super::phase::Phase;
+use super::records::{self, Begun, HolderRecord, Timer};
 use super::{fault, process, receipt};
 use crate::protocol::{Begin, Receipt};
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::journal::{self, Open};
-use super::records::{self, HolderRecord, Timer};
 use super::lock::{self, HeldBy, Lock};
 use super::net::Net;
 use super::phase::{Phase, may_do, may_settle, reverted};
 use super::process::{self, Process};
+use super::records::{self, HolderRecord, Timer};
 use super::{Host, act, fault, observe};
 use crate::plan::Step;
 use crate::plan::journal::{Journal, Operator, TransactionId};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, RECEIPT_VERSION};
@@ -151,11 +152,11 @@ pub fn unfinished_elsewhere<'a>(
         let mine = &goal.receipt.topology;
         all.push(Obstacle {
             message: format!(
-                "the topology {other} has transaction {} unfinished on this host, begun by {} at {} \
-                 (seconds since 1970); it and {mine} both change {}",
+                "the topology {other} has transaction {} unfinished on this host, begun by {}, {}; it and \
+                 {mine} both change {}",
                 theirs.transaction,
                 theirs.by,
-                theirs.since,
+                moment(theirs.since),
                 both.join(", ")
             ),
             why: format!("whoever undoes that of {other} would put back what {mine} relies on"),
@@ -165,6 +166,15 @@ pub fn unfinished_elsewhere<'a>(
             ),
         });
     }
+}
+
+/// A moment, given in seconds since 1970, as a person reads it.
+fn moment(since: u64) -> String {
+    let time = i64::try_from(since).ok().and_then(|since| DateTime::from_timestamp(since, 0));
+    time.map_or_else(
+        || format!("{since} s after 1970"),
+        |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
 }
 
 /// What a person should know whose own way to the host leads over a route that changes.

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::protocol::{Capability, HostFacts, Receipt};
+use crate::plan::journal::Operator;
+use crate::protocol::{Capability, HostFacts, Receipt, UnfinishedElsewhere};
 use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
 use crate::state::{ServiceKey, VirtualService};
 
@@ -204,6 +205,7 @@ mod sharing {
         let changes: Vec<Change> = steps.into_all().into_iter().map(|step| step.change).collect();
         let mut all = Vec::new();
         shared(&changes, goal, seen, &mut all);
+        unfinished_elsewhere(&changes, goal, seen, &mut all);
         all.into_iter().map(|obstacle| obstacle.message).collect()
     }
 
@@ -242,6 +244,42 @@ mod sharing {
             found(&goal(&wants_arp(), &seen), &seen),
             ["net.ipv4.conf.all.arp_ignore belongs to the topology other on this host already"]
         );
+    }
+
+    fn at_work(touched: Item) -> Sighting {
+        let theirs = UnfinishedElsewhere {
+            transaction: "0123456789abcdef".parse().unwrap(),
+            by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },
+            since: 1_795_243_200,
+            touched: [touched].into(),
+        };
+        let mut seen = seen();
+        seen.unfinished_elsewhere = [("other".parse().unwrap(), theirs)].into();
+        seen
+    }
+
+    #[test]
+    fn what_another_topology_may_still_put_back_is_not_touched() {
+        let seen = at_work(arp());
+        assert_eq!(
+            found(&goal(&wants_arp(), &seen), &seen),
+            [
+                "the topology other has transaction 0123456789abcdef unfinished on this host, begun by \
+              ann@desk (process 7), 2026-11-21 06:40:00 UTC; it and t both change \
+              net.ipv4.conf.all.arp_ignore"
+            ]
+        );
+        // Where they do not overlap both may go on, and where there is nothing to do.
+        let seen = at_work(Item::Sysctl(Sysctl::all(ConfItem::ArpAnnounce)));
+        assert_eq!(found(&goal(&wants_arp(), &seen), &seen), Vec::<String>::new());
+        let seen = at_work(arp());
+        assert_eq!(found(&goal(&desired(), &seen), &seen), Vec::<String>::new());
+    }
+
+    #[test]
+    fn any_moment_is_one_that_can_be_said() {
+        assert_eq!(moment(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(moment(u64::MAX), "18446744073709551615 s after 1970");
     }
 
     #[test]
