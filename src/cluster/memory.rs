@@ -117,12 +117,17 @@ impl World {
         let machine =
             |name: &HostName| Machine { sighting: bare(topology, name), open: None, reached: true };
         let hosts = topology.hosts.keys().map(|name| (name.clone(), machine(name))).collect();
+        Self::of(hosts, 0)
+    }
+
+    /// Lines are counted from `next`.
+    fn of(hosts: BTreeMap<HostName, Machine>, next: u64) -> Self {
         Self {
             killed: Arc::default(),
             inner: Arc::new(Mutex::new(Inner {
                 hosts,
                 alive: BTreeSet::new(),
-                next: 0,
+                next,
                 asked: 0,
                 fault: None,
                 begun: BTreeSet::new(),
@@ -136,23 +141,7 @@ impl World {
 
     /// The same hosts as they are now, in a world of their own.
     pub fn copy(&self) -> Self {
-        let inner = self.inner.lock().unwrap();
-        let hosts = inner.hosts.clone();
-        Self {
-            killed: Arc::default(),
-            inner: Arc::new(Mutex::new(Inner {
-                hosts,
-                alive: BTreeSet::new(),
-                next: 1000,
-                asked: 0,
-                fault: None,
-                begun: BTreeSet::new(),
-                done: BTreeSet::new(),
-                undone: BTreeSet::new(),
-                broken: Vec::new(),
-                serves: true,
-            })),
-        }
+        Self::of(self.inner.lock().unwrap().hosts.clone(), 1000)
     }
 
     pub fn fail(&self, fault: Fault) {

@@ -63,16 +63,7 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
             facts.hardware.insert(interface.name.clone(), mac(topology, name));
         }
     }
-    Sighting {
-        facts,
-        state,
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
-    }
+    Sighting { facts, state, ..Sighting::default() }
 }
 
 pub(super) fn mac(topology: &Topology, name: &HostName) -> String {
@@ -150,16 +141,7 @@ fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Outcome, NoAnswer> {
 }
 
 fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
-    let after = Sighting {
-        facts: HostFacts::default(),
-        state: HostState::default(),
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
-    };
+    let after = Sighting::default();
     Outcome { done, failure, after }
 }
 

@@ -10,8 +10,8 @@ use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
 use super::{fault, modules, nft, observe, sysctls};
 use crate::plan::{Change, Step};
-use crate::protocol::{Failure, HostFacts, Outcome, Sighting};
-use crate::state::{HostState, Sysctl};
+use crate::protocol::{Failure, Outcome, Sighting};
+use crate::state::Sysctl;
 use crate::topology::TopologyName;
 
 /// Does `change` by itself, outside of any transaction: as somebody would who has never heard of lvsprov,
@@ -33,17 +33,8 @@ pub(super) async fn look_again(
         Err(error) => {
             // What was done stays done: the caller must not take the empty state for the host's.
             let blind = Error::new("the host was changed, but cannot be read again").because(error);
-            let after = Sighting {
-                facts: HostFacts::default(),
-                state: HostState::default(),
-                receipt: None,
-                others: std::collections::BTreeMap::new(),
-                unfinished: None,
-                reverted: None,
-                unfinished_elsewhere: std::collections::BTreeMap::default(),
-                counters: std::collections::BTreeMap::new(),
-            };
-            Outcome { done, failure: failure.or_else(|| Some(blind.to_failure())), after }
+            let failure = failure.or_else(|| Some(blind.to_failure()));
+            Outcome { done, failure, after: Sighting::default() }
         }
     }
 }

@@ -2,13 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::desired::Desired;
 use crate::plan::order::steps_between;
 use crate::plan::{preflight, simulate};
-use crate::protocol::HostFacts;
 use crate::state::{
     Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Route, RouteKey, Scope,
 };
@@ -57,14 +54,8 @@ fn vip() -> AddressKey {
 fn seen(services: &[(&str, VirtualService)]) -> Sighting {
     let services = services.iter().map(|(text, service)| (key(text), service.clone()));
     Sighting {
-        facts: HostFacts::default(),
         state: HostState { services: services.collect(), ..HostState::default() },
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
+        ..Sighting::default()
     }
 }
 

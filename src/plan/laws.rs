@@ -10,8 +10,6 @@ mod generate;
 mod pace;
 mod world;
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use self::generate::{TABLES, dev, follows, is_source_nat, seen_state, wanted};
@@ -20,22 +18,13 @@ use super::ownership::Goal;
 use super::step::Change;
 use super::{order, simulate};
 use crate::desired::{Desired, Reasons, desired_for};
-use crate::protocol::{HostFacts, Receipt, Sighting};
+use crate::protocol::{Receipt, Sighting};
 use crate::state::*;
 use crate::support::{Cluster, cluster};
 use crate::topology::{Forward, IfName, TopologyName};
 
 fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
-    Sighting {
-        facts: HostFacts::default(),
-        state,
-        receipt,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
-    }
+    Sighting { state, receipt, ..Sighting::default() }
 }
 
 /// Modules stay with what they brought, and what forwarding moves along is not ours. What stands on a

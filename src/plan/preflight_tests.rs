@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::plan::journal::Operator;
 use crate::protocol::{Capability, HostFacts, Receipt, UnfinishedElsewhere};
@@ -36,12 +34,7 @@ fn seen() -> Sighting {
     Sighting {
         facts: HostFacts { kernel: "6.1".to_owned(), ..HostFacts::default() },
         state,
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
+        ..Sighting::default()
     }
 }
 

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lvsprov::check;
@@ -98,14 +97,5 @@ pub fn bare(host: &Host) -> Sighting {
             .collect(),
         ..HostFacts::default()
     };
-    Sighting {
-        facts,
-        state,
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
-    }
+    Sighting { facts, state, ..Sighting::default() }
 }

@@ -1,12 +1,9 @@
 //! Hosts as they could look, and the files that come of them.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::check::{self, Severity};
 use crate::import::{self, ipvsadm};
-use crate::protocol::HostFacts;
 use crate::state::{Address, HostState, Route, Scope};
 
 /// A host with these addresses (`DEV ADDRESS/LENGTH`), this default gateway and these rules.
@@ -27,16 +24,7 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
     let rules = ipvsadm::read(rules);
     assert_eq!(rules.remarks, []);
     state.services = rules.services;
-    let sighting = Sighting {
-        facts: HostFacts::default(),
-        state,
-        receipt: None,
-        others: BTreeMap::new(),
-        unfinished: None,
-        reverted: None,
-        unfinished_elsewhere: BTreeMap::default(),
-        counters: BTreeMap::new(),
-    };
+    let sighting = Sighting { state, ..Sighting::default() };
     Seen { name: name.parse().unwrap(), reach: ("ssh", format!("root@{name}")), sighting }
 }
 

@@ -46,25 +46,30 @@ pub(super) struct Cable<'a, N> {
     pub(super) mac: Mac,
 }
 
+/// Runs `work` with rtnetlink in the calling thread's namespace, in a runtime of its own.
+pub(in crate::lab) fn with_rtnetlink<T>(
+    work: impl AsyncFnOnce(Handle) -> Result<T, LabError>,
+) -> Result<T, LabError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LabError::io("start a runtime for rtnetlink"))?;
+    runtime.block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(LabError::io("open an rtnetlink socket"))?;
+        let connection = tokio::spawn(connection);
+        let result = work(handle).await;
+        connection.abort();
+        result
+    })
+}
+
 /// Runs `work` with rtnetlink inside `namespace`.
 pub(super) fn links_in<T: Send>(
     namespace: impl AsFd,
     work: impl AsyncFnOnce(Links) -> Result<T, LabError> + Send,
 ) -> Result<T, LabError> {
-    let inside = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(LabError::io("start a runtime for rtnetlink"))?;
-        runtime.block_on(async {
-            let (connection, handle, _) =
-                rtnetlink::new_connection().map_err(LabError::io("open an rtnetlink socket"))?;
-            let connection = tokio::spawn(connection);
-            let result = work(Links { handle }).await;
-            connection.abort();
-            result
-        })
-    };
+    let inside = || with_rtnetlink(async |handle| work(Links { handle }).await);
     namespace::run_in(namespace, inside).map_err(LabError::io("enter a network namespace"))?
 }
 

@@ -22,6 +22,7 @@ use ipnet::{IpNet, Ipv4Net};
 use nix::sched::{CloneFlags, unshare};
 use sha2::{Digest as _, Sha256};
 
+pub(in crate::lab) use self::links::with_rtnetlink;
 use self::links::{Cable, Links, links_in};
 use super::LabError;
 use super::child::Keeper;

@@ -18,25 +18,14 @@ use rtnetlink::{Handle, IpVersion};
 
 use super::{Snapshot, add};
 use crate::lab::LabError;
-use crate::lab::network::Mac;
+use crate::lab::network::{Mac, with_rtnetlink};
 
 /// Interface names by index.
 type Names = BTreeMap<u32, String>;
 
-/// Looks at the calling thread's namespace, with a runtime of its own.
+/// Looks at the calling thread's namespace.
 pub(super) fn look() -> Result<Snapshot, LabError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .map_err(LabError::io("start a runtime for rtnetlink"))?;
-    runtime.block_on(async {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(LabError::io("open an rtnetlink socket"))?;
-        let connection = tokio::spawn(connection);
-        let seen = dump(&handle).await;
-        connection.abort();
-        seen
-    })
+    with_rtnetlink(async |handle| dump(&handle).await)
 }
 
 async fn dump(handle: &Handle) -> Result<Snapshot, LabError> {
