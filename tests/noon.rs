@@ -43,6 +43,9 @@ fn cases() -> Vec<Trial> {
         all.push(case("what_ends_in_time_is_not_cut", draining));
         all.push(case("another_port_costs_what_was_said", another_port));
     }
+    all.push(vm::case("the_same_port_again_is_answered_dr", || same_ports(Method::Dr)));
+    all.push(vm::case("the_same_port_again_is_answered_tun", || same_ports(Method::Tun)));
+    all.push(vm::case("the_same_port_again_is_answered_nat", || same_ports(Method::Nat)));
     all.push(vm::case("a_bare_exchange_of_the_scheduler_refuses", a_bare_exchange_refuses));
     all.push(vm::case("persistence_lets_go_of_what_is_drained", persistence_lets_go));
     all.push(vm::case("a_share_grows", a_share_grows));
@@ -149,6 +152,29 @@ fn another_port(method: Method) {
     after.pass(10);
     let requests = after.stop();
     assert_eq!(failures(&requests).len(), 0, "{}", told(&requests));
+}
+
+/// Clients that were answered by a real server that is removed come back from the same ports at once.
+fn same_ports(method: Method) {
+    let dead = |settings: &str| {
+        let cluster = Cluster::build(method);
+        // Else the client's own memory of its connections keeps it from coming back for a minute.
+        cluster.run("client", "sysctl -qw net.ipv4.tcp_tw_reuse=1");
+        let file = |weights: &[u32]| web("port: 80, scheduler: rr", weights) + settings;
+        cluster.apply(&file(&[1, 1, 1]));
+        let first = load::from_ports(&cluster.lab, "client", at(80), (20_000..20_012).collect());
+        let gone = first.iter().filter(|(_, server)| server.as_deref() == Some("web3"));
+        let gone: Vec<u16> = gone.map(|(port, _)| *port).collect();
+        assert_eq!(gone.len(), 4, "{first:?}");
+        cluster.apply(&file(&[1, 1]));
+        let again = load::from_ports(&cluster.lab, "client", at(80), gone);
+        println!("{settings:?}: {again:?}");
+        again.iter().filter(|(_, server)| server.is_none()).count()
+    };
+    assert_eq!(dead(""), 0);
+    if matches!(method, Method::Dr) {
+        assert_ne!(dead("\nipvs: {settings: {expire_nodest_conn: 0}}"), 0, "is it needed?");
+    }
 }
 
 /// What the silence is for: without it connections are refused while the scheduler is exchanged.

@@ -179,9 +179,15 @@ fn real_servers_go_before_the_director_and_after_it_on_the_way_back() {
     let back = plan(&topology, &seen, &BTreeMap::new(), Direction::Destroy);
     let (_, order) = act(&topology, &back, &seen, all_done);
     let order: Vec<_> = acted(&order).into_iter().filter(|(_, h)| *h != "rs3").collect();
+    // Its settings are put back once nothing needs them any more.
     assert_eq!(
         order,
-        [(Stage::Withdraw, "director"), (Stage::Ground, "rs1"), (Stage::Ground, "rs2")]
+        [
+            (Stage::Withdraw, "director"),
+            (Stage::Ground, "rs1"),
+            (Stage::Ground, "rs2"),
+            (Stage::Live, "director")
+        ]
     );
 }
 

@@ -34,6 +34,7 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
     forwarding::settle(topology, host, service, desired);
     ftp(service, desired);
     draining(service, desired);
+    removing(service, desired);
     rules(topology, service, desired);
 }
 
@@ -104,6 +105,20 @@ fn draining(service: &Service, desired: &mut Desired) {
         );
         desired.ipvs_setting_unless_said(VsItem::ExpireQuiescentTemplate, "1", why);
     }
+}
+
+/// IPVS remembers a connection for two minutes after its end where it sees one direction only (DR, TUN: it
+/// stays in FIN_WAIT). As long, a client that comes again from the same port is sent where it was before;
+/// if that real server is gone, its packets are dropped without a word. At a few hundred requests a second
+/// a client has gone through all of its ports by then. With this the entry is forgotten instead: what
+/// begins is scheduled anew, what was cut is reset (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_in_hook`).
+fn removing(service: &Service, desired: &mut Desired) {
+    let why = format!(
+        "connections of {} to a real server that was removed would hang, and so would whoever comes from \
+         the same port within two minutes: IPVS drops their packets without a word",
+        service.spoken()
+    );
+    desired.ipvs_setting_unless_said(VsItem::ExpireNodestConn, "1", why);
 }
 
 fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {

@@ -5,7 +5,7 @@
 //! servers are taken in is in [`super::ramp`]. Who waits is [`crate::cluster`]'s business.
 //!
 //! A connection that is there goes on at weight 0; once its destination is removed its packets are dropped,
-//! without a word to either side, or it is expired where `expire_nodest_conn` says so
+//! without a word to either side, or it is reset where `expire_nodest_conn` is 1, which lvsprov sets
 //! (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_in_hook`).
 //!
 //! Nothing is drained where that would do more harm than good:

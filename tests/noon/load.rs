@@ -81,8 +81,16 @@ pub struct Talk {
 
 impl Talk {
     fn open(target: SocketAddrV4, patience: Duration) -> io::Result<Self> {
+        Self::bound(target, patience, bind_in_turn)
+    }
+
+    fn bound(
+        target: SocketAddrV4,
+        patience: Duration,
+        bind: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        bind_in_turn(&socket)?;
+        bind(&socket)?;
         let millis = i64::try_from(patience.as_millis()).unwrap();
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(millis))?;
@@ -121,6 +129,25 @@ fn bind_in_turn(socket: &OwnedFd) -> io::Result<()> {
         }
     }
     Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Who answers a request from each of these ports, which are free or were used before.
+pub fn from_ports(
+    lab: &Lab,
+    client: &str,
+    target: SocketAddrV4,
+    ports: Vec<u16>,
+) -> Vec<(u16, Option<String>)> {
+    let ask = move |port: &u16| {
+        let bound = |socket: &OwnedFd| {
+            setsockopt(socket, sockopt::ReuseAddr, &true)?;
+            let from = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port));
+            Ok(bind(socket.as_raw_fd(), &from)?)
+        };
+        Talk::bound(target, PATIENCE, bound).ok().map(|talk| talk.server)
+    };
+    let all = move || ports.iter().map(|port| (*port, ask(port))).collect();
+    on(lab, client, all).join().unwrap()
 }
 
 /// Opens connections that stay.
