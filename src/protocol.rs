@@ -142,6 +142,17 @@ pub struct RevertAfter {
     pub build_ms: u32,
 }
 
+impl RevertAfter {
+    /// The same moments for a host that is asked so much later.
+    pub fn sooner_by(&mut self, time: std::time::Duration) {
+        let Self { withdraw_ms, build_ms } = self;
+        let gone = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        for ms in withdraw_ms.iter_mut().chain([build_ms]) {
+            *ms = ms.saturating_sub(gone).max(1000);
+        }
+    }
+}
+
 /// How a transaction ends on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

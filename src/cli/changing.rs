@@ -108,14 +108,21 @@ async fn act(
         if let Some(exit) = saved::refused(survey, saved, common)? {
             return Ok(exit);
         }
-        let Survey { session, plan, seen, direction, .. } = survey;
+        let Survey { session, plan, seen, direction, person, .. } = survey;
+        let person = *person;
+        if recovering::close_agreed(session, plan, seen, &operator::here()).await {
+            survey.again().await;
+            continue;
+        }
         let came = acting::transact(session, plan, seen, *direction, &conduct.said()).await;
         let Came { report, again } = came;
         let goes_on = match again {
+            // Nothing is under way, so nothing is left.
+            Some(_) if person.wants_to_stop() => false,
             Some(Again::Busy { host, busy }) if Instant::now() < until => {
                 let who = format!("{host}: {}", describe_busy(&busy));
                 wait(survey, &who, until).await;
-                true
+                !person.wants_to_stop()
             }
             // A saved plan is looked at again, and refused with the differences.
             Some(Again::Moved { .. }) if plans < PLANS => {
@@ -139,12 +146,15 @@ async fn wait(survey: &mut Survey<'_>, who: &str, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         person.pending(Some(&format!("waiting for {} s more: {who}", left.as_secs())));
         sleep(LOOK.min(left)).await;
+        if person.wants_to_stop() {
+            break;
+        }
         survey.again().await;
         let held = survey.seen.values().flatten().any(|seen| {
             let unfinished = seen.unfinished.as_ref();
             unfinished.is_some_and(|u| u.holder.is_some() || u.reverts_in_ms.is_some())
         });
-        if !held || Instant::now() >= until {
+        if !held || Instant::now() >= until || person.wants_to_stop() {
             break;
         }
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::outcome::{ClusterReport, Ended, StepState, TransactionReport, UndoEnd, Undoing};
+use super::outcome::{
+    ClusterReport, Ended, HostStatus, StepState, TransactionReport, UndoEnd, Undoing,
+};
 use super::planning::{ClusterPlan, Direction};
 use super::session::Session;
 use super::transaction::{self, Conduct, Member, OnError, Seen};
@@ -109,6 +111,7 @@ pub async fn transact(
         last: BTreeMap::new(),
         begun: BTreeSet::new(),
         worked: BTreeSet::new(),
+        may_have_agreed: BTreeSet::new(),
         confirm,
         started: Instant::now(),
     };
@@ -133,6 +136,8 @@ pub(super) struct Course<'c, 's> {
     pub begun: BTreeSet<HostName>,
     /// Hosts that were asked to do something.
     pub worked: BTreeSet<HostName>,
+    /// Hosts that were asked to agree, and have not refused: their timers may be disarmed.
+    pub may_have_agreed: BTreeSet<HostName>,
     /// How long the hosts wait to be confirmed.
     pub confirm: Option<Duration>,
     /// Before any host was asked to begin: no timer started earlier.
@@ -148,6 +153,11 @@ impl Course<'_, '_> {
         let trouble = match self.work().await {
             Some(trouble) => Some(trouble),
             None => match confirming::confirm(self).await {
+                // At the last moment somebody else may have kept it.
+                Err(_) if confirming::is_closed_elsewhere(self).await => {
+                    self.end(Ended::Done, None);
+                    return None;
+                }
                 Err(trouble) => Some(trouble),
                 Ok(confirming::Confirmed::ByUs) => self.agree().await,
                 // Somebody else has closed it everywhere.
@@ -161,10 +171,7 @@ impl Course<'_, '_> {
             None => self.settle().await,
             Some(trouble) => match self.conduct.on_error {
                 OnError::Undo => self.undo(&trouble).await,
-                OnError::Keep => {
-                    self.give_up(&trouble);
-                    self.end(Ended::Unfinished, Some(&trouble));
-                }
+                OnError::Keep => self.keep(&trouble),
             },
         }
         None
@@ -182,6 +189,26 @@ impl Course<'_, '_> {
 
     pub(super) fn ids(&self) -> BTreeMap<HostName, TransactionId> {
         self.members.keys().map(|name| (name.clone(), self.id.clone())).collect()
+    }
+
+    /// Everything stays as it is now, journals and timers included.
+    fn keep(&mut self, trouble: &Trouble) {
+        self.give_up(trouble);
+        let left = self.reverts_at().map(|at| at.saturating_duration_since(Instant::now()));
+        for name in &self.begun {
+            let Some(host) = self.report.hosts.get_mut(name) else { continue };
+            let done = host.steps.iter().all(|step| step.state == StepState::Done);
+            if host.status == HostStatus::Pending && done {
+                host.status = HostStatus::Changed;
+            }
+            if let Some(left) = left.filter(|_| !self.may_have_agreed.contains(name)) {
+                host.notes.push(format!(
+                    "this host undoes all of it by itself in about {} s, unless `lvsprov confirm` keeps it",
+                    left.as_secs()
+                ));
+            }
+        }
+        self.end(Ended::Unfinished, Some(trouble));
     }
 
     /// What was not begun is not done any more.

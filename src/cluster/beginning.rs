@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
+
 use super::acting::{Again, Course, Trouble};
 use super::asking::{self, Denied};
 use super::outcome::{Ended, UndoEnd};
@@ -19,7 +21,12 @@ impl Course<'_, '_> {
         let mut begins = self.begins().map_err(|trouble| (trouble, None))?;
         let gate = begins.pop_first();
         for part in [gate.into_iter().collect(), begins] {
-            let part: BTreeMap<HostName, Begin> = part;
+            let mut part: BTreeMap<HostName, Begin> = part;
+            self.tell_under_way_with(part.keys());
+            // All timers end together, whenever each host has begun.
+            for revert in part.values_mut().filter_map(|begin| begin.revert.as_mut()) {
+                revert.sooner_by(self.started.elapsed());
+            }
             let mut denied = None;
             for (name, answer) in asking::begin(self.session, part).await {
                 match answer {
@@ -87,8 +94,14 @@ impl Course<'_, '_> {
     }
 
     pub(super) fn tell_under_way(&self) {
-        let at = self.reverts_at();
-        let hosts = self.begun.iter().map(|name| (name.clone(), at)).collect();
+        self.tell_under_way_with(std::iter::empty());
+    }
+
+    /// With those that are about to begin: whoever ends this now does not hear of it any more.
+    fn tell_under_way_with<'n>(&'n self, more: impl Iterator<Item = &'n HostName>) {
+        let at =
+            |name: &HostName| self.reverts_at().filter(|_| !self.may_have_agreed.contains(name));
+        let hosts = self.begun.iter().chain(more).map(|name| (name.clone(), at(name))).collect();
         self.session.watch().under_way(&hosts);
     }
 
@@ -109,6 +122,17 @@ impl Course<'_, '_> {
             self.begun.iter().filter(|name| taken(name)).cloned().collect();
         let ends = undoing::undo(self.session, &self.undo_order(ids)).await;
         let mut left = !kept.is_empty();
+        let in_s =
+            self.reverts_at().map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        for name in &kept {
+            let (Some(host), Some(in_s)) = (self.report.hosts.get_mut(name), in_s) else {
+                continue;
+            };
+            host.notes.push(format!(
+                "what was unfinished here was taken over before another host was busy: this host undoes it by \
+                 itself in about {in_s} s"
+            ));
+        }
         for (name, undoing) in ends {
             let Some(host) = self.report.hosts.get_mut(&name) else { continue };
             if let UndoEnd::Left { .. } = undoing.end {

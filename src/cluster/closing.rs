@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::acting::{Course, Trouble};
 use super::outcome::{Ended, HostStatus, UndoEnd};
+use super::session::NoAnswer;
 use super::{asking, recording, undoing};
 use crate::protocol::{Ending, Failure};
 use crate::topology::HostName;
@@ -17,18 +18,25 @@ impl Course<'_, '_> {
             return None;
         }
         let mut ids = self.ids();
-        let mut failed = BTreeMap::new();
-        // Once more for those that were lost: over a new connection it can be known.
+        let mut failed: BTreeMap<HostName, Failure> = BTreeMap::new();
+        self.may_have_agreed.extend(ids.keys().cloned());
+        self.tell_under_way();
+        // Once more for those that were lost: over a new connection it can be known. What was refused
+        // stays refused, and one of these is enough.
         for _ in 0..2 {
-            failed.clear();
             for (name, answer) in asking::agree(self.session, &ids).await {
-                if let Err(no_answer) = answer {
-                    failed.insert(name, no_answer.into_failure());
+                match answer {
+                    Ok(()) => drop(failed.remove(&name)),
+                    Err(no_answer) => {
+                        if let NoAnswer::Refused(_) = &no_answer {
+                            self.may_have_agreed.remove(&name);
+                        }
+                        failed.insert(name, no_answer.into_failure());
+                    }
                 }
             }
-            ids.retain(|name, _| failed.contains_key(name));
-            let lost = self.session.lost(&ids.keys().cloned().collect());
-            if lost.is_empty() {
+            let lost = self.session.lost(&failed.keys().cloned().collect());
+            if lost.is_empty() || lost.len() < failed.len() {
                 break;
             }
             self.session.renew(&lost, false).await;
@@ -61,11 +69,12 @@ impl Course<'_, '_> {
             if !last {
                 let names = ids.keys().cloned().collect();
                 self.session.renew(&names, false).await;
+                // First, as what a lost connection was still doing there is done then.
+                asking::take_up(self.session, &ids, &self.conduct.by, false).await;
                 // Of one that was lost after it had settled nothing is left to be closed.
                 let seen = self.session.look_at(&names, false).await;
                 let closed = |name: &HostName| matches!(seen.get(name), Some(Ok(seen)) if seen.unfinished.is_none());
                 ids.retain(|name, _| !closed(name));
-                asking::take_up(self.session, &ids, &self.conduct.by, false).await;
                 continue;
             }
             for (name, failure) in failed {
@@ -91,13 +100,16 @@ impl Course<'_, '_> {
         let ids = self.begun.iter().map(|name| (name.clone(), self.id.clone())).collect();
         let order = self.undo_order(ids);
         let ends = undoing::undo(self.session, &order).await;
+        let lost = self.session.lost(&self.begun);
         let mut all = true;
         for (name, mut undoing) in ends {
-            let reverts_at = self.reverts_at();
+            // Of a host that cannot be asked it is known when its timer was armed; and not whether it has
+            // disarmed it, if it was asked to agree.
+            let armed = lost.contains(&name) && !self.may_have_agreed.contains(&name);
+            let reverts_at = self.reverts_at().filter(|_| armed);
             let Some(host) = self.report.hosts.get_mut(&name) else { continue };
             if let UndoEnd::Left { reverts_in_s, .. } = &mut undoing.end {
                 all = false;
-                // Of a host that cannot be asked it is known when its timer was armed.
                 let left = reverts_at.map(|at| at.saturating_duration_since(Instant::now()));
                 *reverts_in_s = reverts_in_s.or_else(|| Some(left?.as_secs()));
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::acting::{Course, Trouble, interrupted};
 use super::asking;
@@ -45,14 +45,26 @@ pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Tr
         let ahead = AHEAD.min(course.confirm.unwrap_or_default() / 4);
         at.checked_sub(ahead).unwrap_or(at)
     });
-    match limit {
-        Some(limit) => match timeout_at(limit, prove(course)).await {
-            Ok(proved) => proved?,
-            Err(_) => return Err(too_late(course)),
-        },
-        None => prove(course).await?,
-    }
-    if course.session.watch().wants_to_stop() {
+    let watch = course.session.watch();
+    let stopped = async {
+        while !watch.wants_to_stop() {
+            sleep(TICK).await;
+        }
+    };
+    let over = async {
+        match limit {
+            Some(limit) => sleep_until(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let proved = tokio::select! {
+        biased;
+        () = stopped => Err(interrupted()),
+        () = over => Err(too_late(course.confirm)),
+        proved = prove(course) => proved,
+    };
+    proved?;
+    if watch.wants_to_stop() {
         return Err(interrupted());
     }
     match by {
@@ -65,8 +77,8 @@ pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Tr
     }
 }
 
-fn too_late(course: &Course<'_, '_>) -> Trouble {
-    let seconds = course.confirm.unwrap_or_default().as_secs();
+fn too_late(confirm: Option<Duration>) -> Trouble {
+    let seconds = confirm.unwrap_or_default().as_secs();
     Trouble { host: None, why: format!("it could not be verified within {seconds} s") }
 }
 
@@ -183,6 +195,12 @@ async fn ask_operator(
         }
         sleep(TICK).await;
     }
+}
+
+/// Whether somebody else has kept it, and closed it everywhere.
+pub(super) async fn is_closed_elsewhere(course: &mut Course<'_, '_>) -> bool {
+    course.conduct.confirm == ConfirmBy::Operator
+        && matches!(closed_elsewhere(course).await, Ok(Some(Confirmed::Elsewhere)))
 }
 
 /// Whether somebody else has closed it, and how.

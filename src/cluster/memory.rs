@@ -39,6 +39,9 @@ pub(super) enum Kind {
     AgentHalfway,
     /// The agent is killed when it has done everything, before it answers.
     AgentAfter,
+    /// The connection breaks, and the agent goes on all the same: it is done when the host is next asked to
+    /// change anything, and not yet when it is looked at.
+    AgentLate,
     /// The machine is not reached any more, before it does anything.
     HostBefore,
     /// The same after it did everything.
@@ -52,10 +55,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AgentBefore,
         Self::AgentHalfway,
         Self::AgentAfter,
+        Self::AgentLate,
         Self::HostBefore,
         Self::HostAfter,
         Self::Refusal,
@@ -84,6 +88,8 @@ pub(super) struct Machine {
     pub sighting: Sighting,
     pub open: Option<Open>,
     pub reached: bool,
+    /// What a connection that is gone is still at.
+    late: Option<(u64, Request)>,
 }
 
 #[derive(Debug)]
@@ -94,7 +100,7 @@ struct Inner {
     next: u64,
     /// Requests that change something, so far.
     asked: usize,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     /// Every host that ever began a transaction, and every one that settled it as done.
     begun: BTreeSet<(TransactionId, HostName)>,
     done: BTreeSet<(TransactionId, HostName)>,
@@ -114,8 +120,12 @@ pub(super) struct World {
 
 impl World {
     pub fn bare(topology: &Topology) -> Self {
-        let machine =
-            |name: &HostName| Machine { sighting: bare(topology, name), open: None, reached: true };
+        let machine = |name: &HostName| Machine {
+            sighting: bare(topology, name),
+            open: None,
+            reached: true,
+            late: None,
+        };
         let hosts = topology.hosts.keys().map(|name| (name.clone(), machine(name))).collect();
         Self::of(hosts, 0)
     }
@@ -129,7 +139,7 @@ impl World {
                 alive: BTreeSet::new(),
                 next,
                 asked: 0,
-                fault: None,
+                faults: Vec::new(),
                 begun: BTreeSet::new(),
                 done: BTreeSet::new(),
                 undone: BTreeSet::new(),
@@ -145,8 +155,12 @@ impl World {
     }
 
     pub fn fail(&self, fault: Fault) {
+        self.fail_all(vec![fault]);
+    }
+
+    pub fn fail_all(&self, faults: Vec<Fault>) {
         let mut inner = self.inner.lock().unwrap();
-        inner.fault = Some(fault);
+        inner.faults = faults;
         inner.asked = 0;
     }
 
@@ -177,7 +191,7 @@ impl World {
     /// Every machine is reached again, and nothing fails any more.
     pub fn heal(&self) {
         let mut inner = self.inner.lock().unwrap();
-        inner.fault = None;
+        inner.faults.clear();
         for machine in inner.hosts.values_mut() {
             machine.reached = true;
         }
@@ -240,16 +254,12 @@ impl Open {
 
 impl Inner {
     fn fault_of(&mut self, request: &Request) -> Option<Kind> {
-        let changes = !matches!(
-            request,
-            Request::Look { .. } | Request::WhoHas { .. } | Request::Fetch { .. }
-        );
-        if !changes {
+        if !changes(request) {
             return None;
         }
         let now = self.asked;
         self.asked += 1;
-        self.fault.filter(|fault| fault.at == now).map(|fault| fault.kind)
+        self.faults.iter().find(|fault| fault.at == now).map(|fault| fault.kind)
     }
 
     fn look(&self, host: &HostName) -> Sighting {
@@ -267,6 +277,10 @@ impl Inner {
         request: Request,
         at_most: Option<usize>,
     ) -> Reply {
+        let changes = changes(&request);
+        if let Some((line, late)) = self.hosts.get_mut(host).unwrap().late.take_if(|_| changes) {
+            self.answer(host, line, late, None);
+        }
         match request {
             Request::Look { .. } => Reply::Seen(Box::new(self.look(host))),
             Request::Begin(begin) => self.begin(host, line, *begin),
@@ -470,6 +484,11 @@ impl Inner {
             self.broken.push(format!("{host} is settled as undone, and is not as before"));
         }
     }
+}
+
+/// Whether it is done under the host's lock, one after the other.
+fn changes(request: &Request) -> bool {
+    !matches!(request, Request::Look { .. } | Request::WhoHas { .. } | Request::Fetch { .. })
 }
 
 /// Everything that must be as it was, once modules and what they bring are left out.

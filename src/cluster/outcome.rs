@@ -322,7 +322,9 @@ impl ClusterReport {
 
     /// Whether any host failed.
     pub fn has_failures(&self) -> bool {
+        let is_done = |of: &TransactionReport| of.ended == Ended::Done;
         self.hosts.values().any(|host| host.status.is_failure())
+            || !self.transaction.as_ref().is_none_or(is_done)
     }
 
     /// Whether any step is still to be done.

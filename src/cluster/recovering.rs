@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::asking;
 use super::outcome::{Action, ClusterReport, HostReport, HostStatus, UndoEnd, Undoing};
 use super::planning::{ClusterPlan, Prospect};
-use super::session::Session;
+use super::session::{NoAnswer, Session};
 use super::transaction::{Recovery, Seen, Standing, standings};
 use super::undoing::{self, Order};
 use super::unfinished;
@@ -58,6 +58,7 @@ pub async fn rollback(
         }
         return report;
     }
+    under_way(session, back.keys().chain(close.keys()).cloned());
     if !back.is_empty() {
         let order = Order {
             ids: back,
@@ -71,7 +72,34 @@ pub async fn rollback(
         }
     }
     settle(session, &close, &how.by, how.force, &mut report).await;
+    under_way(session, std::iter::empty());
     report
+}
+
+/// Closes every transaction that all hosts have agreed to and that nobody works at: it is done, and must
+/// not be undone together with what comes next. Whether anything was closed.
+pub async fn close_agreed(
+    session: &mut Session<'_>,
+    plan: &ClusterPlan,
+    seen: &Seen,
+    by: &Operator,
+) -> bool {
+    let mut report = bare(session, plan, seen);
+    let mut any = false;
+    for (id, standing) in standings(seen) {
+        let held = standing.there.values().any(|there| there.holder.is_some());
+        if !held && unfinished::recovery(plan, seen, &standing) == Recovery::Settle {
+            let ids = standing.there.keys().map(|name| (name.clone(), id.clone())).collect();
+            settle(session, &ids, by, false, &mut report).await;
+            any = true;
+        }
+    }
+    any
+}
+
+/// While something is closed or undone, whoever ends this is told what is left.
+fn under_way(session: &Session<'_>, hosts: impl Iterator<Item = HostName>) {
+    session.watch().under_way(&hosts.map(|name| (name, None)).collect());
 }
 
 fn decide(
@@ -132,9 +160,33 @@ pub async fn confirm(
             }
             continue;
         }
-        settle(session, &ids, by, true, &mut report).await;
+        under_way(session, ids.keys().cloned());
+        if let Settled::NotAgreed = settle(session, &ids, by, true, &mut report).await {
+            // Some have begun to undo it by themselves, so all do.
+            let order = Order {
+                ids,
+                by: by.clone(),
+                is_ours: true,
+                force: true,
+                untouched: BTreeSet::new(),
+            };
+            for (name, undoing) in undoing::undo(session, &order).await {
+                if let Some(host) = report.hosts.get_mut(&name) {
+                    host.undoing = Some(undoing);
+                }
+            }
+        }
     }
+    under_way(session, std::iter::empty());
     report
+}
+
+/// What came of having all agree.
+enum Settled {
+    /// All have, or none was asked.
+    Otherwise,
+    /// Some have agreed, and one has refused.
+    NotAgreed,
 }
 
 /// Takes up, has all agree, and closes as done. Nothing is closed before all have agreed.
@@ -144,8 +196,9 @@ async fn settle(
     by: &Operator,
     force: bool,
     report: &mut ClusterReport,
-) {
+) -> Settled {
     let mut all = true;
+    let mut settled = Settled::Otherwise;
     for (name, answer) in asking::take_up(session, ids, by, force).await {
         if let Err(denied) = answer {
             all = false;
@@ -156,6 +209,9 @@ async fn settle(
         for (name, answer) in asking::agree(session, ids).await {
             if let Err(no_answer) = answer {
                 all = false;
+                if let NoAnswer::Refused(_) = &no_answer {
+                    settled = Settled::NotAgreed;
+                }
                 fail(report, &name, no_answer.into_failure());
             }
         }
@@ -172,7 +228,7 @@ async fn settle(
                 fail(report, name, failure.clone());
             }
         }
-        return;
+        return settled;
     }
     for (name, answer) in asking::settle(session, ids, Ending::Done).await {
         match answer {
@@ -182,6 +238,7 @@ async fn settle(
             Err(no_answer) => fail(report, &name, no_answer.into_failure()),
         }
     }
+    settled
 }
 
 /// Every host with what was found there, and nothing to do.

@@ -42,19 +42,19 @@ struct Return {
 /// Undoes as much as can be undone. Every host of `order` is in the answer. What did not succeed is
 /// tried once more from what is there then: the host's own timer may have been at it too.
 pub async fn undo(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName, Undoing> {
-    let mut ends = try_once(session, order).await;
+    let (mut ends, unreachable) = try_once(session, order).await;
     let left: BTreeSet<HostName> = ends
         .iter()
         .filter(|(_, undoing)| matches!(undoing.end, UndoEnd::Left { .. }))
         .map(|(name, _)| name.clone())
         .collect();
-    if left.is_empty() || left == session.lost(&left) {
+    if left.is_subset(&unreachable) {
         return ends;
     }
     // To be taken up anew: what a host's own timer has begun to undo is nobody's who does not know.
     let mut again = Order { is_ours: false, ..order.clone() };
     again.ids.retain(|name, _| left.contains(name));
-    for (name, undoing) in try_once(session, &again).await {
+    for (name, undoing) in try_once(session, &again).await.0 {
         let Some(first) = ends.get_mut(&name) else { continue };
         first.steps.retain(|step| step.state == StepState::Done);
         first.steps.extend(undoing.steps);
@@ -63,21 +63,38 @@ pub async fn undo(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName
     ends
 }
 
-async fn try_once(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName, Undoing> {
+/// How each host ended, and which of them could not be reached at all.
+async fn try_once(
+    session: &mut Session<'_>,
+    order: &Order,
+) -> (BTreeMap<HostName, Undoing>, BTreeSet<HostName>) {
     let mut ends: BTreeMap<HostName, Undoing> = BTreeMap::new();
     let hosts: BTreeSet<HostName> = order.ids.keys().cloned().collect();
     let lost = session.lost(&hosts);
     session.renew(&lost, true).await;
+    let unreachable = session.lost(&hosts);
+    // What another connection was still doing there is done once this is answered: only then it is looked
+    // at. Where nothing is to be taken up the look says why.
+    let mut denied = take_up(session, order, &lost).await;
     let seen = session.look_at(&hosts, false).await;
     let mut returns = BTreeMap::new();
     for (name, id) in &order.ids {
-        match way_back(session, name, id, seen.get(name)) {
-            Ok(Some(way)) => drop(returns.insert(name.clone(), way)),
-            Ok(None) => drop(ends.insert(name.clone(), undone())),
-            Err(failure) => drop(ends.insert(name.clone(), left(failure, None))),
-        }
+        let end = match way_back(session, name, id, seen.get(name)) {
+            Ok(Some(way)) => {
+                let Some(failure) = denied.remove(name) else {
+                    returns.insert(name.clone(), way);
+                    continue;
+                };
+                left(failure, Some(&way.plan))
+            }
+            Ok(None) => undone(),
+            Err(failure) => left(failure, None),
+        };
+        ends.insert(name.clone(), end);
     }
-    take_up(session, order, &lost, &mut returns, &mut ends).await;
+    if !order.force {
+        leave_what_is_being_kept(&mut returns, &mut ends);
+    }
     walk(session, order, &seen, &mut returns, &mut ends).await;
     let agreed = |name: &&HostName| {
         let unfinished = seen.get(*name).and_then(|seen| seen.as_ref().ok()?.unfinished.as_deref());
@@ -91,7 +108,7 @@ async fn try_once(session: &mut Session<'_>, order: &Order) -> BTreeMap<HostName
             *reverts_in_s = timer.and_then(|timer| timer.reverts_in_ms).map(|ms| ms / 1000);
         }
     }
-    ends
+    (ends, unreachable)
 }
 
 /// What undoing would do, for `--dry-run`.
@@ -166,21 +183,40 @@ fn fault(error: &crate::plan::SimulateError) -> Failure {
     failure
 }
 
+/// Takes up what this session does not work at. Who did not let it, and why.
 async fn take_up(
     session: &mut Session<'_>,
     order: &Order,
     lost: &BTreeSet<HostName>,
+) -> BTreeMap<HostName, Failure> {
+    let mut ids = order.ids.clone();
+    ids.retain(|name, _| !order.is_ours || lost.contains(name));
+    let answers = asking::take_up(session, &ids, &order.by, order.force).await;
+    let denied = answers.into_iter().filter_map(|(name, answer)| Some((name, answer.err()?)));
+    denied.map(|(name, denied)| (name, denied.into_failure())).collect()
+}
+
+/// Where one host has closed it and all others have agreed, somebody else may just be closing it as done:
+/// that is not known, so nothing is undone.
+fn leave_what_is_being_kept(
     returns: &mut BTreeMap<HostName, Return>,
     ends: &mut BTreeMap<HostName, Undoing>,
 ) {
-    let needed = returns.keys().filter(|name| !order.is_ours || lost.contains(*name));
-    let ids: BTreeMap<HostName, TransactionId> =
-        needed.filter_map(|name| Some((name.clone(), order.ids.get(name)?.clone()))).collect();
-    for (name, answer) in asking::take_up(session, &ids, &order.by, order.force).await {
-        if let Err(denied) = answer {
-            let way = returns.remove(&name);
-            ends.insert(name, left(denied.into_failure(), way.as_ref().map(|way| &way.plan)));
-        }
+    let closed = ends.iter().find(|(_, undoing)| undoing.end == UndoEnd::Undone);
+    let Some(closed) = closed.map(|(name, _)| name.clone()) else { return };
+    if returns.values().any(|way| !way.unfinished.agreed) {
+        return;
+    }
+    for (name, way) in std::mem::take(returns) {
+        let failure = Failure {
+            message: format!("somebody else has closed it on {closed}: it may be done"),
+            causes: Vec::new(),
+            cure: Some(
+                "`lvsprov plan` says how it stands; `lvsprov rollback --force` undoes what is left of it"
+                    .to_owned(),
+            ),
+        };
+        ends.insert(name, left(failure, Some(&way.plan)));
     }
 }
 
@@ -271,7 +307,9 @@ fn as_plan(
         };
         hosts.insert(name.clone(), prospect);
     }
-    let plan = ClusterPlan { action: Action::Apply, hosts };
+    // Nobody waits for a host that cannot be reached to take back what was done: what was there before is
+    // better than what is there now. But what a director may still send to is not taken away.
+    let plan = ClusterPlan { action: Action::Rollback, hosts };
     let report = plan.report(session.topology);
     (plan, report)
 }

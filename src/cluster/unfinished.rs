@@ -10,6 +10,10 @@ use crate::protocol::{Sighting, Unfinished};
 use crate::state::HostState;
 use crate::topology::HostName;
 
+/// So shortly before a host undoes it by itself nothing is confirmed any more: on some hosts it would come
+/// too late.
+const TOO_LATE_MS: u64 = 2000;
+
 /// What one host has of an unfinished transaction; `None` if there is none.
 pub fn view(seen: &Sighting) -> Option<UnfinishedView> {
     let unfinished = seen.unfinished.as_deref()?;
@@ -133,6 +137,10 @@ pub fn not_to_confirm(seen: &Seen, standing: &Standing<'_>) -> Option<String> {
         return Some(format!("{unknown} cannot be asked"));
     }
     let all_agreed = standing.there.values().all(|there| there.agreed);
+    let soon = |there: &&Unfinished| there.reverts_in_ms.is_some_and(|ms| ms < TOO_LATE_MS);
+    if let Some((name, _)) = standing.there.iter().find(|(_, there)| soon(there)) {
+        return Some(format!("{name} is about to undo it by itself"));
+    }
     if let Some(elsewhere) = standing.elsewhere.first().filter(|_| !all_agreed) {
         return Some(format!("{elsewhere} has not begun it, or has undone it"));
     }

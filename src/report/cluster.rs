@@ -22,7 +22,7 @@ pub fn json(report: &ClusterReport) -> serde_json::Value {
 pub fn text(report: &ClusterReport) -> String {
     let mut text = String::new();
     for (name, host) in &report.hosts {
-        let _ = writeln!(text, "{}  {}", name.bold(), status(host, report.action));
+        let _ = writeln!(text, "{}  {}", name.bold(), status(host, report));
         let mut stage = None;
         for step in &host.steps {
             if stage != Some(step.stage) {
@@ -127,7 +127,8 @@ fn what_next(report: &ClusterReport) -> String {
     text
 }
 
-fn status(host: &HostReport, action: Action) -> String {
+fn status(host: &HostReport, report: &ClusterReport) -> String {
+    let action = report.action;
     let steps = host.steps.len();
     let back = matches!(action, Action::Destroy | Action::PlanDestroy);
     if let Some(status) = transaction::status(host, action) {
@@ -137,6 +138,9 @@ fn status(host: &HostReport, action: Action) -> String {
         HostStatus::Unchanged if back => "nothing to take back".green().to_string(),
         HostStatus::Unchanged => "as it should be".green().to_string(),
         HostStatus::Pending => format!("{steps} {}", plural(steps, "step")).yellow().to_string(),
+        HostStatus::Changed if is_left_open(report) => {
+            format!("{steps} {} done, and left open", plural(steps, "step")).yellow().to_string()
+        }
         HostStatus::Changed => {
             format!("{steps} {} done, verified", plural(steps, "step")).green().to_string()
         }
@@ -158,6 +162,11 @@ fn status(host: &HostReport, action: Action) -> String {
         }
         HostStatus::LeftOut => "left out by --limit".dimmed().to_string(),
     }
+}
+
+/// Whether nobody has said yet that what was done may stay.
+fn is_left_open(report: &ClusterReport) -> bool {
+    report.transaction.as_ref().is_some_and(|of| of.ended == Ended::Unfinished)
 }
 
 fn count(host: &HostReport, state: StepState) -> usize {

@@ -8,6 +8,8 @@ use super::super::transaction::{Conduct, ConfirmWithin};
 use super::super::{ClusterReport, operator};
 use super::laws::{APPLY, Silent, conduct, larger, run, runtime, small};
 use super::*;
+use crate::support::Cluster;
+use crate::topology::Forward;
 
 /// From where to where.
 struct Way {
@@ -31,8 +33,22 @@ async fn ways() -> Vec<Way> {
         way("apply to bare hosts", None, small(), APPLY).await,
         way("apply of more", Some(small()), larger(), APPLY).await,
         way("apply of less", Some(larger()), small(), APPLY).await,
+        way("apply of another", Some(small()), another(), APPLY).await,
         way("destroy", Some(larger()), larger(), Direction::Destroy).await,
     ]
+}
+
+fn another() -> Topology {
+    Cluster::of(&[(Forward::Dr, 80, vec![1, 3])]).topology
+}
+
+/// What goes wrong from a place on, one request after the other.
+fn courses() -> Vec<Vec<Kind>> {
+    let mut all: Vec<Vec<Kind>> = Kind::ALL.map(|kind| vec![kind]).into();
+    all.push(vec![Kind::Refusal, Kind::AgentBefore]);
+    all.push(vec![Kind::AgentAfter, Kind::Refusal]);
+    all.push(vec![Kind::HostAfter, Kind::AgentAfter]);
+    all
 }
 
 /// Every place at which something can go wrong, until nothing does any more.
@@ -42,10 +58,12 @@ async fn everywhere(
 ) {
     let mut tried = 0;
     for way in ways().await {
-        for kind in Kind::ALL {
+        for course in courses() {
+            let kind = course[0];
             for at in 0.. {
                 let world = way.start.copy();
-                world.fail(Fault { at, kind });
+                let faults = course.iter().zip(at..).map(|(kind, at)| Fault { at, kind: *kind });
+                world.fail_all(faults.collect());
                 let acting = run(&world, &way.topology, way.direction, conduct);
                 let report = world.until_killed(acting).await.map(|came| came.report);
                 if world.asked() <= at {
@@ -55,7 +73,7 @@ async fn everywhere(
                 tried += 1;
                 then(&way, &world, Fault { at, kind }, report).await;
                 let broken = world.broken();
-                assert!(broken.is_empty(), "{} {kind:?} at {at}: {broken:?}", way.name);
+                assert!(broken.is_empty(), "{} {course:?} at {at}: {broken:?}", way.name);
             }
         }
     }
@@ -71,6 +89,23 @@ fn is_as_before(way: &Way, world: &World, what: &str) {
         assert_eq!(machine.sighting.receipt, was.receipt, "{what}: the receipt");
         let now = essence(&machine.sighting.state, &was.state);
         assert!(now == was.state, "{what} is not as before: {:?}", difference(&now, &was.state));
+    }
+}
+
+/// Where real servers are lost, and nobody has agreed, everybody else is as before.
+fn others_are_as_before(way: &Way, world: &World, what: &str) {
+    let (before, hosts) = (way.start.hosts(), world.hosts());
+    let lost = |name: &HostName| !hosts[name].reached;
+    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.agreed));
+    let done = !world.inner.lock().unwrap().done.is_empty();
+    if agreed || done || lost(&"director".parse().unwrap()) || !hosts.keys().any(lost) {
+        return;
+    }
+    for (name, machine) in hosts.iter().filter(|(name, _)| !lost(name)) {
+        assert!(machine.open.is_none(), "{}: {what}: {name} has a journal", way.name);
+        let was = &before[name].sighting.state;
+        let now = essence(&machine.sighting.state, was);
+        assert!(now == *was, "{}: {what}: {name}: {:?}", way.name, difference(&now, was));
     }
 }
 
@@ -116,6 +151,7 @@ fn cut_off_anywhere_the_report_is_true_and_one_more_apply_reaches_the_goal() {
                         assert!(report.has_failures(), "{what}: {report:#?}");
                         let open = world.hosts().values().any(|m| m.open.is_some() || !m.reached);
                         assert!(open, "{}: {what}: nothing is left of it: {report:#?}", way.name);
+                        others_are_as_before(way, world, &format!("{what}: {report:#?}"));
                     }
                 }
             }
@@ -155,6 +191,29 @@ fn cut_off_anywhere_rollback_restores_every_host_or_finds_it_done_on_all() {
         })
         .await;
     });
+}
+
+#[test]
+fn what_all_have_agreed_to_is_closed_before_anything_else_begins() {
+    let closed = std::cell::Cell::new(0);
+    runtime().block_on(async {
+        everywhere(&conduct(), async |way, world, fault, _| {
+            let what = format!("{fault:?}");
+            world.heal();
+            let mut session = Session::watched(&way.topology, world, &Silent).await;
+            let seen = session.look(false).await;
+            let absent = BTreeMap::new();
+            let plan =
+                planning::plan(&way.topology, &session.desired, &seen, &absent, way.direction);
+            let by = operator::here();
+            if recovering::close_agreed(&mut session, &plan, &seen, &by).await {
+                is_reached(way, world, &what).await;
+                closed.set(closed.get() + 1);
+            }
+        })
+        .await;
+    });
+    assert!(closed.get() > 10, "only {} times", closed.get());
 }
 
 #[test]

@@ -59,6 +59,12 @@ impl Line for MemoryLine {
                     let _ = self.carry_out(request, None);
                     self.die()
                 }
+                Some(Kind::AgentLate) => {
+                    let mut inner = self.world.inner.lock().unwrap();
+                    inner.hosts.get_mut(&self.host).unwrap().late = Some((self.id, request));
+                    drop(inner);
+                    self.die()
+                }
                 Some(Kind::HostBefore) => self.vanish(),
                 Some(Kind::HostAfter) => {
                     let _ = self.carry_out(request, None);

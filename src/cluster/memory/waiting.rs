@@ -199,6 +199,29 @@ fn what_is_not_done_everywhere_is_not_confirmed() {
     });
 }
 
+/// All steps are done, and verification fails: it is no success because nothing was undone.
+#[test]
+fn what_is_kept_although_it_was_not_verified_is_told_as_unfinished() {
+    let topology = small();
+    runtime().block_on(async {
+        let world = World::bare(&topology);
+        world.stop_serving();
+        let within = ConfirmWithin::Always(Duration::from_mins(1));
+        let keep = Conduct { on_error: OnError::Keep, within, ..conduct() };
+        let came = run(&world, &topology, APPLY, &keep).await;
+        assert_eq!(ended(&came).0, Ended::Unfinished);
+        assert!(came.report.has_failures(), "{:#?}", came.report);
+        let text = crate::report::cluster::text(&came.report);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        for words in
+            ["done, and left open", "undoes all of it by itself in about", "left unfinished on"]
+        {
+            assert!(text.contains(words), "{words:?} is not said: {text}");
+        }
+        assert!(!text.contains("verified"), "{text}");
+    });
+}
+
 #[test]
 fn what_is_kept_on_error_stays_with_its_journals_until_it_is_rolled_back() {
     let topology = small();
