@@ -290,6 +290,58 @@ fn a_saved_plan_does_just_what_it_shows_and_nothing_once_the_hosts_have_moved_on
     assert_eq!(ground.photograph(), before);
 }
 
+/// A pipe gives its text once, and that is planned and saved.
+#[test]
+fn a_plan_of_a_pipe_is_saved_with_the_text_that_came_through_it() {
+    let ground = Ground::new();
+    let saved = ground.file.with_file_name("piped.plan");
+    let path = saved.to_str().unwrap();
+    let arguments = ["plan", "--out", path, "--limit", "rs1,rs2"];
+    let mut plan = Ground::command_of(Path::new("/dev/stdin"), &arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = std::fs::read_to_string(&ground.file).unwrap();
+    plan.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = plan.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let document: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap();
+    assert_eq!(document["plan"]["topology"], text);
+    let applied = Ground::expect_of(&saved, &["apply"], 0);
+    assert!(applied.contains("6 changes made"), "{applied}");
+    ground.expect(&["destroy"], 0);
+}
+
+/// One document on standard output, whatever becomes of saving it.
+#[test]
+fn a_plan_that_cannot_be_saved_is_shown_all_the_same() {
+    let ground = Ground::new();
+    let plan = |file: &Path, limit: &str| {
+        let out = file.to_str().unwrap();
+        let arguments = ["plan", "--format", "json", "--out", out, "--limit", limit];
+        let output = ground.command(&arguments).output().unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!file.exists());
+        (document["schema"].clone(), output.status.code(), said)
+    };
+    let file = ground.file.with_file_name("never.plan");
+    // Something stands in the way of the director.
+    let (schema, code, said) = plan(&file, "lvs,rs1");
+    assert_eq!((schema, code), ("lvsprov/plan/1".into(), Some(5)));
+    assert!(
+        said.contains("the plan is not saved, as it is not whole: lvs could not be planned"),
+        "{said}"
+    );
+    let (schema, code, said) = plan(&file.join("no").join("folder"), "rs1");
+    assert_eq!((schema, code), ("lvsprov/plan/1".into(), Some(1)));
+    assert!(said.contains("cannot write the plan to"), "{said}");
+}
+
 /// Applies, and kills the agent once it has begun. What apply said; `None` if the agent was faster.
 fn killed_half_way(ground: &Ground, command: &[&str]) -> Option<String> {
     let apply =

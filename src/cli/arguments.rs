@@ -33,7 +33,8 @@ const EXIT_CODES: &str = "Exit codes:
   1  unexpected error
   2  wrong command line, or --limit names a host that the file does not have
   3  the file has errors, or nothing in it could be imported; no host was touched
-  4  plan, status: there are differences, or something is unfinished
+  4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
+     and the hosts are not as the file says
   5  a host could not be reached, refused or failed: what was begun is undone; or it has moved on
      since a plan was saved
   6  verify, lab run: something that must be true is not

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::arguments::{Adoption, Common, Format, Target};
 use super::exit::{self, Exit};
+use super::file::{self, Loaded};
 use super::output;
 use super::saved;
-use super::survey::with_hosts;
+use super::survey::{with_hosts, with_topology};
 use crate::check::{self, Severity};
 pub use crate::cluster::operator::now;
 use crate::cluster::saved::Content;
@@ -69,23 +70,29 @@ pub fn plan(
     out: Option<(&Path, bool)>,
     common: &Common,
 ) -> Outcome {
+    if let Some((path, force)) = out {
+        saved::is_free(path, force)?;
+    }
     let text = topology::read_file(&target.file)?;
-    with_hosts(target, pace, common, async |survey| {
+    let Loaded::Good(topology) = file::examine(&target.file, &text, common.format)? else {
+        return Ok(Exit::Findings);
+    };
+    with_topology(*topology, target, pace, common, async |survey| {
         survey.agree(adoption);
         let mut report = survey.plan.report(survey.session.topology);
         unfinished::tell(&mut report, &survey.plan, &survey.seen);
         let content = saved::content(survey, target, text, adoption, pace);
         report.fingerprint = content.as_ref().map(Content::fingerprint);
         output::show(common, || report::cluster::json(&report), || report::cluster::text(&report))?;
-        if let Some((path, force)) = out {
-            saved::write(path, force, content)?;
-        }
         let pending = report.has_pending() || !report.unfinished.is_empty();
-        Ok(match (report.has_failures(), pending) {
+        let exit = match (report.has_failures(), pending) {
             (true, _) => Exit::HostFailed,
             (false, true) => Exit::Pending,
             (false, false) => Exit::Ok,
-        })
+        };
+        let Some((path, force)) = out else { return Ok(exit) };
+        // The plan is the one document; what came of saving it is said beside it.
+        Ok(saved::keep(path, force, content, &report).unwrap_or(exit))
     })
 }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cluster::operator;
-use crate::cluster::transaction::{self, CONFIRM_WITHIN, ConfirmBy, ConfirmWithin};
+use crate::cluster::transaction::{
+    self, CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmBy, ConfirmWithin,
+};
 
 /// The shortest time in which anybody could confirm anything.
 const SHORTEST: u64 = 5;
-/// A day: what the agent takes at most (86,400,000 ms), less the parts of undoing.
-const LONGEST: u64 = 86_000;
+/// The longest that a host still takes with draining and ramping on top.
+const LONGEST: u64 = CONFIRM_LONGEST.as_secs();
 
 /// How a change goes.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +26,8 @@ pub struct Conduct {
     ///
     /// The change is confirmed once every host was reached over a new connection, and what is on it and
     /// requests through its services were found right. On by default, with 60s, where the way from a host
-    /// back to this machine changes. The time counts from the end of draining and ramping.
+    /// back to this machine changes. The time counts from the end of draining and ramping, and is
+    /// 5s to 19h.
     #[arg(long, value_name = "DURATION|off")]
     pub confirm_within: Option<Within>,
     /// Who confirms: verification (auto), or you after it (manual): `yes` here or `lvsprov confirm FILE`
@@ -78,7 +81,10 @@ impl FromStr for Within {
             .map_err(|_| "write a number and s, m or h (60s, 5m, 1h), or off".to_owned())?;
         match number.checked_mul(seconds) {
             Some(time @ SHORTEST..=LONGEST) => Ok(Self::Time(Duration::from_secs(time))),
-            _ => Err(format!("it must be {SHORTEST} to {LONGEST} seconds")),
+            _ => Err(format!(
+                "it must be {SHORTEST} to {LONGEST} seconds ({} hours)",
+                LONGEST / 3600
+            )),
         }
     }
 }
@@ -118,9 +124,15 @@ mod tests {
             Within::Time(time) => time.as_secs(),
             Within::Off => 0,
         };
-        for (text, expected) in
-            [("60s", 60), ("90", 90), ("5m", 300), ("1h", 3600), ("off", 0), ("5s", 5)]
-        {
+        for (text, expected) in [
+            ("60s", 60),
+            ("90", 90),
+            ("5m", 300),
+            ("1h", 3600),
+            ("off", 0),
+            ("5s", 5),
+            ("19h", 68_400),
+        ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
         for bad in [
@@ -132,6 +144,8 @@ mod tests {
             "1d",
             "99999999999999999999h",
             "24h",
+            "68401s",
+            "86000s",
             "18446744073709551615m",
         ] {
             assert!(bad.parse::<Within>().is_err(), "{bad}");

@@ -19,7 +19,8 @@ pub enum Exit {
     Usage,
     /// 3: the file has errors; no host was touched.
     Findings,
-    /// 4: `plan` and `status`: there are differences.
+    /// 4: `plan` and `status`: there are differences, or something is unfinished; `confirm`: nothing to
+    /// confirm, and there are differences.
     Pending,
     /// 5: a host could not be reached, refused, or failed; the report says which.
     HostFailed,

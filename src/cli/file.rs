@@ -16,16 +16,27 @@ pub enum Loaded {
     Bad,
 }
 
-/// Reads and checks `path`. Findings go to standard error, but for notes, which `check` says; with `--format json` errors also make the
-/// document on standard output.
+/// Reads and checks `path`, as [`examine`] does.
 pub fn load(path: &Path, format: Format) -> Result<Loaded, Box<dyn std::error::Error>> {
-    let text = topology::read_file(path)?;
+    examine(path, &topology::read_file(path)?, format)
+}
+
+/// Checks `text`, which was read from `path`. Findings go to standard error, but for notes, which `check`
+/// says; with `--format json` errors also make the document on standard output.
+///
+/// Whoever needs the text too reads it once and asks this: a pipe has it only once, and another reading of
+/// a file may be another text.
+pub fn examine(
+    path: &Path,
+    text: &str,
+    format: Format,
+) -> Result<Loaded, Box<dyn std::error::Error>> {
     let name = path.display().to_string();
-    let mut examined = check::examine(&name, &text);
+    let mut examined = check::examine(&name, text);
     examined.findings.retain(|finding| finding.severity != Severity::Note);
     let bad = examined.findings.iter().any(|finding| finding.severity == Severity::Error);
     if !examined.findings.is_empty() {
-        output::complain(&report::findings::text(&name, &text, &examined.findings, true));
+        output::complain(&report::findings::text(&name, text, &examined.findings, true));
     }
     if bad && format == Format::Json {
         output::document(&report::findings::json(&name, &examined.findings))?;

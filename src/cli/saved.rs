@@ -12,9 +12,9 @@ use super::exit::{self, Exit};
 use super::output;
 use super::survey::{Survey, with_topology};
 use crate::check;
-use crate::cluster::operator;
 use crate::cluster::planning::Direction;
 use crate::cluster::saved::{Content, SavedPlan, short};
+use crate::cluster::{ClusterReport, operator};
 use crate::topology::{HostName, PaceOverride};
 
 /// More than any plan needs: 100,000 destinations are about 60 MB.
@@ -30,10 +30,12 @@ enum Error {
     #[error("cannot write the plan to {}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "the plan is not saved: not every host can be changed as it says; mend what is said above, or \
-         leave those hosts out with --limit"
+        "the plan is not saved, as it is not whole: {} could not be planned; mend what is said there, or leave {} out \
+         with --limit",
+        .hosts.join(", "),
+        if .hosts.len() == 1 { "it" } else { "them" }
     )]
-    NotWhole,
+    NotWhole { hosts: Vec<String> },
     #[error("{option} is in the saved plan already, and cannot be said again")]
     SaidAgain { option: &'static str },
     #[error("the topology in {} has errors for this lvsprov", path.display())]
@@ -65,16 +67,38 @@ pub(super) fn content(
     })
 }
 
-/// Writes a plan to `path`: whole or not at all, for its owner only.
-pub(super) fn write(
-    path: &Path,
-    force: bool,
-    content: Option<Content>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let content = content.ok_or(Error::NotWhole)?;
+/// Refuses to save a plan where something is already; asked before any host is.
+pub(super) fn is_free(path: &Path, force: bool) -> Result<(), Box<dyn std::error::Error>> {
     if !force && fs::symlink_metadata(path).is_ok() {
         return Err(Error::Exists { path: path.to_owned() }.into());
     }
+    Ok(())
+}
+
+/// Saves the plan that `report` has shown. What is wrong with that goes to standard error only: how to
+/// exit where that says more than the plan itself.
+pub(super) fn keep(
+    path: &Path,
+    force: bool,
+    content: Option<Content>,
+    report: &ClusterReport,
+) -> Option<Exit> {
+    let Some(content) = content else {
+        let hosts = report.hosts.iter().filter(|(_, host)| host.status.is_failure());
+        exit::say(&Error::NotWhole { hosts: hosts.map(|(name, _)| name.to_string()).collect() });
+        return None;
+    };
+    match write(path, force, content) {
+        Ok(()) => None,
+        Err(error) => {
+            exit::say(error.as_ref());
+            Some(Exit::Error)
+        }
+    }
+}
+
+/// Writes a plan to `path`: whole or not at all, for its owner only.
+fn write(path: &Path, force: bool, content: Content) -> Result<(), Box<dyn std::error::Error>> {
     let plan = SavedPlan::of(content, operator::here().to_string(), operator::now());
     let failed = |source| Error::Write { path: path.to_owned(), source };
     let text = serde_json::to_vec_pretty(&plan)?;

@@ -219,7 +219,13 @@ impl SavedPlan {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::planning::Direction;
+    use super::super::tests::{applied, host, plan};
     use super::*;
+    use crate::protocol::{Counters, Sighting};
+    use crate::state::{Sysctl, VsItem};
+    use crate::support::Cluster;
+    use crate::topology::{Forward, Persistence};
 
     fn saved() -> SavedPlan {
         let content = Content {
@@ -264,5 +270,35 @@ mod tests {
         assert_eq!(one.fingerprint.len(), 64);
         let adopt = Content { adopt: true, ..one.plan.clone() };
         assert_ne!(adopt.fingerprint(), one.fingerprint);
+    }
+
+    #[test]
+    fn connections_that_came_or_went_since_are_no_difference() {
+        let mut topology = Cluster::of(&[(Forward::Dr, 80, vec![1, 2, 3])]).topology;
+        topology.services[0].persistence =
+            Some(Persistence { timeout: 600, netmask: u32::MAX, engine: None });
+        let mut seen = applied(&topology);
+        // One was taken out by hand, and leaves the file now.
+        let director: &mut Sighting = seen.get_mut(&host("director")).unwrap().as_mut().unwrap();
+        let template = Sysctl::Vs(VsItem::ExpireQuiescentTemplate);
+        director.state.sysctls.insert(template, "0".to_owned());
+        let (key, service) = director.state.services.iter_mut().next().unwrap();
+        let (at, destination) = service.destinations.iter_mut().next_back().unwrap();
+        destination.weight = 0;
+        let (key, at) = (key.clone(), *at);
+        topology.services[0].real_servers.pop();
+        let mut counted = |active: u32| {
+            let counters = Counters { active, ..Counters::default() };
+            let director = seen.get_mut(&host("director")).unwrap().as_mut().unwrap();
+            director.counters = [(key.clone(), [(at, counters)].into())].into();
+            (plan(&topology, &seen, &BTreeMap::new(), Direction::Apply { now: 8 }), seen.clone())
+        };
+        let (monday, then) = counted(4);
+        let (tuesday, now) = counted(0);
+        let content = Content { hosts: Content::hosts(&monday, &then).unwrap(), ..saved().plan };
+        assert!(!content.hosts[&host("director")].stages.is_empty());
+        assert_eq!(content.differences(&tuesday, &now), BTreeMap::new());
+        let anew = Content { hosts: Content::hosts(&tuesday, &now).unwrap(), ..saved().plan };
+        assert_eq!(anew.fingerprint(), content.fingerprint());
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn all_bare(topology: &Topology) -> Seen {
     topology.hosts.keys().map(|name| (name.clone(), Ok(bare(topology, name)))).collect()
 }
 
-fn plan(
+pub(super) fn plan(
     topology: &Topology,
     seen: &Seen,
     absent: &BTreeMap<HostName, Absent>,
@@ -92,7 +92,7 @@ fn plan(
 }
 
 /// Everybody after an apply in which all went well.
-fn applied(topology: &Topology) -> Seen {
+pub(super) fn applied(topology: &Topology) -> Seen {
     let mut seen = all_bare(topology);
     let plan = plan(topology, &seen, &BTreeMap::new(), APPLY);
     for (name, prospect) in plan.hosts {

@@ -78,6 +78,14 @@ pub struct Conduct {
 /// How long hosts wait to be confirmed, unless it is said.
 pub const CONFIRM_WITHIN: Duration = Duration::from_mins(1);
 
+/// How long they wait at most. What comes on top of it (the longest draining and the longest ramping,
+/// [`BETWEEN_PARTS`], and for an agent's patience [`IDLE`] and the waits once more) still fits into what a
+/// host takes.
+pub const CONFIRM_LONGEST: Duration = Duration::from_hours(19);
+
+/// What a host takes at most, for its timer and for its patience.
+const LONGEST: Duration = Duration::from_hours(24);
+
 impl Conduct {
     /// Undoes on error, and is confirmed by what is read afterwards.
     pub fn plain(by: Operator, now: u64) -> Self {
@@ -250,7 +258,7 @@ pub fn expected_of(plan: &HostPlan, seen: &Sighting) -> Expected {
 }
 
 fn seconds(time: Duration) -> u32 {
-    u32::try_from(time.as_secs()).unwrap_or(u32::MAX).clamp(1, 86_400)
+    u32::try_from(time.min(LONGEST).as_secs()).unwrap_or(u32::MAX).max(1)
 }
 
 /// How long an agent that has taken up a transaction hears nothing before it takes its controller for
@@ -259,11 +267,14 @@ pub fn idle_limit_s() -> u32 {
     seconds(IDLE)
 }
 
-/// When a host undoes by itself what nobody confirmed within `time` from when it is begun.
+/// When a host undoes by itself what nobody confirmed within `time` from when it is begun. The parts lie
+/// [`BETWEEN_PARTS`] apart whatever the time is; where it is out of what a host takes (1 s to a day, all
+/// parts included), which [`CONFIRM_LONGEST`] never leads to, it is the nearest.
 pub fn revert_after(time: Duration, directs: bool) -> RevertAfter {
+    let time = time.clamp(Duration::from_secs(1), LONGEST.saturating_sub(BETWEEN_PARTS * 2));
     let ms = |parts: u32| {
         let after = time.saturating_add(BETWEEN_PARTS * parts).as_millis();
-        u32::try_from(after).unwrap_or(u32::MAX).clamp(1000, 86_400_000)
+        u32::try_from(after).unwrap_or(u32::MAX)
     };
     if directs {
         RevertAfter { withdraw_ms: Some(ms(0)), build_ms: ms(2) }

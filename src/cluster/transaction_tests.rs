@@ -5,6 +5,7 @@
 use super::super::tests::host;
 use super::*;
 use crate::protocol::Unfinished;
+use crate::topology::Pace;
 
 fn unfinished(hosts: &[&str], agreed: bool) -> Unfinished {
     Unfinished {
@@ -83,5 +84,21 @@ fn a_director_withdraws_before_the_others_give_back_and_goes_live_after_them() {
     assert!(withdraw + 2000 <= other.build_ms && other.build_ms + 2000 <= director.build_ms);
     // Within the protocol's limits, whatever is asked for.
     assert_eq!(revert_after(Duration::ZERO, true).withdraw_ms, Some(1000));
-    assert_eq!(revert_after(Duration::MAX, false).build_ms, 86_400_000);
+    let never = revert_after(Duration::MAX, true);
+    assert_eq!(never, RevertAfter { withdraw_ms: Some(86_396_000), build_ms: 86_400_000 });
+    assert_eq!(revert_after(Duration::MAX, false).build_ms, 86_398_000);
+}
+
+/// No timer goes off before the countdown is over, and no agent gives up before its timer.
+#[test]
+fn the_longest_time_to_confirm_is_ordered_whole_with_the_longest_waits() {
+    // What `super::super::waiting::longest` comes to at most.
+    let waits = Duration::from_secs(u64::from(Pace::LONGEST)) * 2;
+    let time = CONFIRM_LONGEST + waits;
+    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap();
+    let RevertAfter { withdraw_ms, build_ms } = revert_after(time, true);
+    assert_eq!((withdraw_ms, build_ms), (Some(ms(time)), ms(time + BETWEEN_PARTS * 2)));
+    assert_eq!(revert_after(time, false).build_ms, ms(time + BETWEEN_PARTS));
+    let patience = IDLE + waits + time;
+    assert_eq!(u64::from(seconds(patience)), patience.as_secs());
 }

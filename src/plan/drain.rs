@@ -19,6 +19,9 @@
 //! Persistence keeps its clients at a real server of weight 0, unless `expire_quiescent_template` is 1: it
 //! is, meanwhile.
 //!
+//! How many connections there are decides how long is waited, never what is done: else a plan that was
+//! saved would be another one a second later.
+//!
 //! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +32,8 @@ use super::{Change, Goal, Stage, Step, ramp, silence};
 use crate::desired::service_key;
 use crate::protocol::{Counters, Sighting};
 use crate::state::{
-    Destination, DestinationKey, HostState, Item, ServiceFlags, ServiceKey, Sysctl, VirtualService,
-    VsItem,
+    Destination, DestinationKey, HostState, Item, PacketRule, ServiceFlags, ServiceKey, Sysctl,
+    VirtualService, VsItem,
 };
 use crate::topology::{Host, PaceOverride, Protocol, Service, Topology};
 
@@ -45,32 +48,75 @@ pub const BORROWED: [Sysctl; 3] = [EXPIRE_TEMPLATES, silence::DROP_PACKET, silen
 pub struct Terms<'a> {
     pub(super) services: BTreeMap<ServiceKey, &'a Service>,
     pub(super) said: PaceOverride,
+    /// What the file says of a firewall mark: packets of which protocols have it.
+    pub(super) marked: BTreeMap<ServiceKey, BTreeSet<Protocol>>,
 }
 
 impl<'a> Terms<'a> {
     /// Towards the file: what it says of each service that `host` directs.
     pub fn of(topology: &'a Topology, host: &Host) -> Self {
-        let own = topology.services.iter().filter(|service| service.director == host.name);
-        let services = own.map(|service| (service_key(service), service)).collect();
-        Self { services, said: topology.pace }
+        let own = || topology.services.iter().filter(|service| service.director == host.name);
+        let services = own().map(|service| (service_key(service), service)).collect();
+        Self { services, said: topology.pace, marked: marked(own()) }
     }
 
-    /// Away from it: only what the operator says for this run.
+    /// Away from it: only what the operator says for this run, and what marks mean by the file.
     pub fn back(topology: &'a Topology) -> Self {
-        Self { services: BTreeMap::new(), said: topology.pace }
+        let marked = marked(topology.services.iter());
+        Self { services: BTreeMap::new(), said: topology.pace, marked }
     }
 
     /// Which connections of `key` are live ones.
-    fn counted(&self, key: &ServiceKey) -> Counted {
-        let udp = match key {
-            ServiceKey::Address(protocol, _) => *protocol == Protocol::Udp,
-            ServiceKey::Fwmark { .. } => {
-                let mark = self.services.get(key).and_then(|service| service.mark.as_ref());
-                mark.is_some_and(|mark| mark.protocols.iter().all(|p| *p == Protocol::Udp))
+    ///
+    /// What a mark stands for is said by the rules that are there now, for they made the connections that
+    /// there are; then by those that an unfinished transaction has found; then by the file. Where nobody
+    /// says it, every connection counts: better waited for too long than cut unseen.
+    fn counted(&self, key: &ServiceKey, seen: &Sighting) -> Counted {
+        let spoken = match key {
+            ServiceKey::Address(protocol, _) => BTreeSet::from([*protocol]),
+            ServiceKey::Fwmark { v6, mark } => {
+                let before = seen.unfinished.as_deref().map(|there| &there.journal.before);
+                let said = [Some(&seen.state), before].into_iter().flatten();
+                said.map(|state| marked_by(state, *v6, *mark))
+                    .find(|protocols| !protocols.is_empty())
+                    .or_else(|| self.marked.get(key).cloned())
+                    .unwrap_or_default()
             }
         };
-        if udp { Counted::All } else { Counted::Active }
+        if spoken.iter().all(|protocol| *protocol == Protocol::Udp) {
+            Counted::All
+        } else {
+            Counted::Active
+        }
     }
+}
+
+/// The protocols of each firewall mark of `services`; two directors may use the same one.
+fn marked<'s>(
+    services: impl Iterator<Item = &'s Service>,
+) -> BTreeMap<ServiceKey, BTreeSet<Protocol>> {
+    let mut all: BTreeMap<ServiceKey, BTreeSet<Protocol>> = BTreeMap::new();
+    for service in services {
+        if let Some(mark) = &service.mark {
+            all.entry(service_key(service)).or_default().extend(&mark.protocols);
+        }
+    }
+    all
+}
+
+/// The protocols whose packets the tables of `state` give this mark.
+fn marked_by(state: &HostState, v6: bool, number: u32) -> BTreeSet<Protocol> {
+    let rules = state.tables.values().flat_map(|table| &table.rules);
+    rules
+        .filter_map(|rule| match rule {
+            PacketRule::Mark { vip, protocol, mark, ports: _ }
+                if *mark == number && vip.is_ipv6() == v6 =>
+            {
+                Some(*protocol)
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// Which connections of a real server are cut when it is removed.
@@ -185,8 +231,8 @@ pub fn arrange(terms: &Terms<'_>, seen: &Sighting, stages: Vec<(Stage, Vec<Step>
             let Some(service) = seen.state.services.get(key) else { continue };
             let gone = out.services.contains(key);
             let seconds = seconds(terms, key, service, removed, gone, &mut arranged.notes);
-            let counted = terms.counted(key);
-            for (at, destination) in removed {
+            let counted = terms.counted(key, seen);
+            for at in removed.keys() {
                 let mut one = Leaving {
                     service: key.clone(),
                     destination: *at,
@@ -195,13 +241,18 @@ pub fn arrange(terms: &Terms<'_>, seen: &Sighting, stages: Vec<(Stage, Vec<Step>
                     connections: None,
                 };
                 one.connections = one.count(&seen.counters);
-                if destination.weight == 0 && one.connections == Some(0) {
-                    one.seconds = 0;
-                }
                 arranged.pacing.leaving.push(one);
             }
         }
         drain(&mut arranged, &out, &seen.state);
+        // The steps are the same, and there is nobody to wait for.
+        for one in &mut arranged.pacing.leaving {
+            let removed = out.removed.get(&one.service).and_then(|all| all.get(&one.destination));
+            let quiet = removed.is_some_and(|destination| destination.weight == 0);
+            if quiet && one.connections == Some(0) {
+                one.seconds = 0;
+            }
+        }
     }
     ramp::ramp(terms, &seen.state, &mut arranged);
     arranged.notes.extend(silence::caution(&arranged.stages, &seen.state));

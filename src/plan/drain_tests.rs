@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::drain::{self, Arranged, EXPIRE_TEMPLATES, Terms};
+use super::drain::{self, Arranged, Counted, EXPIRE_TEMPLATES, Terms};
+use super::journal::{Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
 use super::{Change, Stage, order, stages};
 use crate::desired::{Reasons, desired_for};
-use crate::protocol::{Counters, Sighting};
-use crate::state::{HostState, Sysctl};
+use crate::protocol::{Counters, Sighting, Unfinished};
+use crate::state::{HostState, PacketRule, Sysctl};
 use crate::support::Cluster;
-use crate::topology::{Forward, Persistence, Protocol, Scheduler, Topology};
+use crate::topology::{Forward, Mark, Persistence, Protocol, Scheduler, Service, Topology};
 
 /// A service on three real servers, changed by `change`.
-fn cluster(change: impl Fn(&mut crate::topology::Service)) -> Topology {
+fn cluster(change: impl Fn(&mut Service)) -> Topology {
     let mut topology = Cluster::of(&[(Forward::Dr, 80, vec![1, 2, 3])]).topology;
     let service = &mut topology.services[0];
     service.scheduler = Scheduler::Wlc;
@@ -26,9 +27,9 @@ fn director(topology: &Topology) -> HostState {
     desired_for(topology, &topology.hosts[&"director".parse().unwrap()]).state
 }
 
-/// From `from` to `to` with `active` connections on every real server; borrowed settings are as the
-/// kernel has them at first.
-fn arranged(from: &Topology, to: &Topology, active: u32) -> Arranged {
+/// A director as `from` made it, with `active` connections on every real server; borrowed settings are as
+/// the kernel has them at first.
+fn seen(from: &Topology, active: u32) -> Sighting {
     let mut state = director(from);
     for key in drain::BORROWED {
         let Sysctl::Vs(item) = key else { panic!("{key}") };
@@ -38,13 +39,22 @@ fn arranged(from: &Topology, to: &Topology, active: u32) -> Arranged {
     let counted = state.services.iter().map(|(key, service)| {
         (key.clone(), service.destinations.keys().map(|at| (*at, counters)).collect())
     });
-    let seen = Sighting { counters: counted.collect(), state, ..Sighting::default() };
-    let wanted = director(to);
+    Sighting { counters: counted.collect(), state, ..Sighting::default() }
+}
+
+/// From `from` to `to`.
+fn arranged(from: &Topology, to: &Topology, active: u32) -> Arranged {
+    let host = &to.hosts[&"director".parse().unwrap()];
+    towards(&director(to), &Terms::of(to, host), &seen(from, active))
+}
+
+/// From what is seen to `wanted`, which is the director's.
+fn towards(wanted: &HostState, terms: &Terms<'_>, seen: &Sighting) -> Arranged {
     let mut owned = wanted.items();
     owned.extend(seen.state.services.keys().cloned().map(crate::state::Item::Service));
-    let steps = order::steps_between(&seen.state, &wanted, &owned, &Reasons::default()).unwrap();
-    let host = &to.hosts[&"director".parse().unwrap()];
-    drain::arrange(&Terms::of(to, host), &seen, stages::stage(host, steps))
+    let steps = order::steps_between(&seen.state, wanted, &owned, &Reasons::default()).unwrap();
+    let host = &cluster(|_| {}).hosts[&"director".parse().unwrap()].clone();
+    drain::arrange(terms, seen, stages::stage(host, steps))
 }
 
 /// `stage: change`, shortened.
@@ -55,7 +65,7 @@ fn told(arranged: &Arranged) -> Vec<String> {
     each.map(|text| text.replace(" of tcp 10.0.0.100:80", "").replace("real server ", "")).collect()
 }
 
-fn without(numbers: &[u8]) -> impl Fn(&mut crate::topology::Service) + '_ {
+fn without(numbers: &[u8]) -> impl Fn(&mut Service) + '_ {
     |service| {
         let gone = |rip: std::net::IpAddr| {
             numbers.iter().any(|n| rip == std::net::IpAddr::from([10, 0, 0, *n]))
@@ -102,6 +112,33 @@ fn who_has_weight_0_already_is_waited_for_while_it_has_connections() {
         let removed = ["Withdraw: remove 10.0.0.3:80 from tcp 10.0.0.100:80 (dr weight 0)"];
         assert_eq!(told(&arranged), removed);
         assert_eq!(arranged.pacing.leaving[0].seconds, seconds);
+    }
+}
+
+#[test]
+fn how_many_connections_there_are_decides_how_long_is_waited_and_nothing_else() {
+    let persistent = |service: &mut Service| {
+        let netmask = u32::MAX;
+        service.persistence = Some(Persistence { timeout: 600, netmask, engine: None });
+    };
+    let hashing = |service: &mut Service| service.scheduler = Scheduler::Sh;
+    for kind in [&persistent as &dyn Fn(&mut Service), &hashing] {
+        let to = cluster(|service| {
+            kind(service);
+            without(&[3])(service);
+        });
+        // Somebody has set it to 0 by hand.
+        let by_hand = |active: u32| {
+            let mut seen = seen(&cluster(kind), active);
+            let service = seen.state.services.values_mut().next().unwrap();
+            service.destinations.get_mut(&"10.0.0.3:80".parse().unwrap()).unwrap().weight = 0;
+            let host = &to.hosts[&"director".parse().unwrap()];
+            towards(&director(&to), &Terms::of(&to, host), &seen)
+        };
+        let (some, none) = (by_hand(4), by_hand(0));
+        assert_eq!(some.stages, none.stages);
+        assert_eq!(some.stages[0].0, Stage::Drain, "{some:?}");
+        assert_eq!((some.pacing.longest_drain_ms(), none.pacing.longest_drain_ms()), (30_000, 0));
     }
 }
 
@@ -223,6 +260,86 @@ fn to_ipvs_no_datagram_is_active() {
         without(&[3])(service);
     });
     assert_eq!(arranged(&cluster(udp), &to, 0).pacing.leaving[0].connections, Some(7));
+}
+
+/// The mark 8 stands for datagrams, and `ours`: whether by our own rules.
+fn datagrams(ours: bool) -> impl Fn(&mut Service) {
+    move |service| {
+        let protocols = [Protocol::Udp].into();
+        service.mark = Some(Mark { mark: 8, protocols, ports: [53].into(), ours });
+    }
+}
+
+#[test]
+fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
+    let from = cluster(datagrams(true));
+    let found = |arranged: &Arranged| -> Vec<_> {
+        arranged.pacing.leaving.iter().map(|one| (one.counted, one.connections)).collect()
+    };
+    let all = vec![(Counted::All, Some(7)); 3];
+    // The service left the file, or all of it is taken back: the host's own rules say it.
+    let left = arranged(&from, &cluster(|_| {}), 0);
+    assert_eq!(found(&left), all);
+    let nobody = cluster(|_| {});
+    let back = |terms: &Terms<'_>, seen: &Sighting| towards(&HostState::default(), terms, seen);
+    assert_eq!(found(&back(&Terms::back(&nobody), &seen(&from, 0))), all);
+    // Also where they speak of other marks too, and of the same one in the other family.
+    let mut mixed = seen(&from, 0);
+    let rules = &mut mixed.state.tables.values_mut().next().unwrap().rules;
+    for (vip, mark) in [("10.0.0.100", 9), ("fd00::100", 8)] {
+        let (vip, ports) = (vip.parse().unwrap(), [80].into());
+        rules.insert(PacketRule::Mark { vip, protocol: Protocol::Tcp, ports, mark });
+    }
+    assert_eq!(found(&back(&Terms::back(&nobody), &mixed)), all);
+    // They say what there is now, whatever the file says of later.
+    let mut to = cluster(datagrams(true));
+    to.services[0].mark.as_mut().unwrap().protocols = [Protocol::Tcp].into();
+    without(&[3])(&mut to.services[0]);
+    assert_eq!(found(&arranged(&from, &to, 0)), all[..1]);
+    // A destroy that was cut off has taken them away: its journal has them.
+    let mut cut = seen(&from, 0);
+    let before = cut.state.clone();
+    cut.state.tables.clear();
+    cut.unfinished = Some(Box::new(unfinished(before)));
+    assert_eq!(found(&back(&Terms::back(&nobody), &cut)), all);
+}
+
+#[test]
+fn a_mark_of_others_stands_for_what_the_file_says_and_for_anything_where_it_says_nothing() {
+    let counted = |arranged: &Arranged| arranged.pacing.leaving[0].counted;
+    let mut from = cluster(datagrams(false));
+    let back = |of: &Topology| towards(&HostState::default(), &Terms::back(of), &seen(&from, 0));
+    assert_eq!(counted(&back(&from)), Counted::All);
+    assert_eq!(counted(&back(&cluster(|_| {}))), Counted::All);
+    assert_eq!(counted(&arranged(&from, &cluster(|_| {}), 0)), Counted::All);
+    from.services[0].mark.as_mut().unwrap().protocols.insert(Protocol::Tcp);
+    let streams = towards(&HostState::default(), &Terms::back(&from), &seen(&from, 0));
+    assert_eq!(counted(&streams), Counted::Active);
+}
+
+/// What was cut off, with `before` in its journal.
+fn unfinished(before: HostState) -> Unfinished {
+    let journal = Journal {
+        version: JOURNAL_VERSION,
+        topology: "t".parse().unwrap(),
+        transaction: TransactionId::from_bits(1),
+        intent: Intent::Destroy,
+        by: Operator { user: "u".into(), host: "h".into(), pid: 1 },
+        since: 0,
+        hosts: ["director".parse().unwrap()].into(),
+        stages: Vec::new(),
+        touched: before.items(),
+        before,
+    };
+    Unfinished {
+        journal,
+        receipt_before: None,
+        agreed: false,
+        holder: None,
+        reverts_in_ms: None,
+        restarted: false,
+        told: Vec::new(),
+    }
 }
 
 #[test]

@@ -53,6 +53,8 @@ struct Way {
     goal: Goal,
     plain: Vec<Change>,
     arranged: Arranged,
+    /// The steps with other numbers of connections, and with none.
+    otherwise_counted: Vec<Vec<(Stage, Vec<Step>)>>,
 }
 
 impl Way {
@@ -95,10 +97,16 @@ fn way() -> impl Strategy<Value = Way> {
         let plain = steps.clone().into_all().into_iter().map(|step| step.change).collect();
         let turns = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
         let services = services.iter().map(|(key, service)| (key.clone(), service)).collect();
-        let arranged = drain::arrange(&Terms { services, said }, &seen, turns);
+        let terms = Terms { services, said, ..Terms::default() };
+        let arranged = drain::arrange(&terms, &seen, turns.clone());
+        let others = (0..3).map(|n| {
+            let seen = Sighting { counters: counted(&seen.state, n), ..seen.clone() };
+            drain::arrange(&terms, &seen, turns.clone()).stages
+        });
+        let otherwise_counted = others.collect();
         let steps = arranged.stages.iter().flat_map(|(_, steps)| steps);
         drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
-        Way { desired: c, seen, goal, plain, arranged }
+        Way { desired: c, seen, goal, plain, arranged, otherwise_counted }
     })
 }
 
@@ -130,6 +138,13 @@ proptest! {
         let raised: usize = way.arranged.pacing.raises.iter().map(|raise| raise.steps).sum();
         let ramp = way.arranged.stages.iter().find(|(stage, _)| *stage == Stage::Ramp);
         prop_assert_eq!(raised, ramp.map_or(0, |(_, steps)| steps.len()));
+    }
+
+    #[test]
+    fn how_many_connections_there_are_changes_no_step(way in way()) {
+        for stages in &way.otherwise_counted {
+            prop_assert_eq!(stages, &way.arranged.stages);
+        }
     }
 
     #[test]
