@@ -26,6 +26,7 @@ pub mod silence;
 pub mod simulate;
 pub mod stages;
 pub mod step;
+pub mod terms;
 
 #[cfg(test)]
 mod drain_tests;
