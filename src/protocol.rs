@@ -165,7 +165,8 @@ pub struct Unfinished {
     pub holder: Option<Holder>,
     /// The revert timer, if it is alive: milliseconds until the host undoes everything by itself.
     pub reverts_in_ms: Option<u64>,
-    /// Whether the host was restarted since it began: what is not on its disk is gone.
+    /// Whether the host was restarted since it began: what is not on its disk is gone, and undoing puts
+    /// back nothing but the receipt.
     pub restarted: bool,
     /// What the revert timer did or could not do, for a person; empty if it never ran.
     #[serde(default)]

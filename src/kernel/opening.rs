@@ -137,6 +137,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     }
     let begun = Begun {
         boot: process::boot_id()?,
+        init: process::init_start(),
         has_before: begin.receipt_before.is_some(),
         has_settled: begin.settled.is_some(),
         timer: timer.clone(),

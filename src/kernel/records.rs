@@ -28,12 +28,26 @@ pub(super) const HEARD_SIZE: usize = 32;
 pub(super) struct Begun {
     /// Between which restarts of the host.
     pub boot: String,
+    /// When the first process was started, as [`process::init_start`] says; in a container that tells two
+    /// of its runs apart.
+    #[serde(default)]
+    pub init: Option<u64>,
     /// Whether there was a receipt before.
     pub has_before: bool,
     /// Whether there will be one.
     pub has_settled: bool,
     /// Who undoes it, and when.
     pub timer: Option<Timer>,
+}
+
+impl Begun {
+    /// Whether the host was restarted since. Where the first process cannot be told, by the kernel's run
+    /// alone.
+    pub fn restarted(&self) -> Result<bool> {
+        let another_init =
+            self.init.zip(process::init_start()).is_some_and(|(then, now)| then != now);
+        Ok(another_init || self.boot != process::boot_id()?)
+    }
 }
 
 /// The revert timer.

@@ -249,12 +249,24 @@ fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
     }
 }
 
+impl Unfinished {
+    /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
+    ///
+    /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
+    /// what it had found, and what was touched is only a part of what belongs together: a VIP that came
+    /// back without the ARP settings of an earlier transaction would be answered for in front of the
+    /// director. The next `apply` makes all of it.
+    pub fn to_put_back(&self) -> Option<(&Owned, &HostState)> {
+        (!self.restarted).then_some((&self.journal.touched, &self.journal.before))
+    }
+}
+
 impl Goal {
     /// The same goal where it takes over what is unfinished on the host: what that touched and this
     /// does not name goes back to how it was before.
     #[must_use]
     pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Sighting) -> Self {
-        let Unfinished { journal, .. } = unfinished;
+        let Some((touched, before)) = unfinished.to_put_back() else { return self };
         // What moves along with a value that is still ours is as that value wants it.
         let along: Owned = self
             .owned
@@ -265,9 +277,9 @@ impl Goal {
             })
             .flat_map(|along| along.into_keys().map(Item::Sysctl))
             .collect();
-        for item in &journal.touched {
+        for item in touched {
             if !self.owned.contains(item) && !along.contains(item) {
-                self.wanted.copy_item(item, &journal.before);
+                self.wanted.copy_item(item, before);
                 self.owned.insert(item.clone());
             }
         }
@@ -275,7 +287,8 @@ impl Goal {
     }
 
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
-    /// receipt too.
+    /// receipt too. On a host that was restarted since, only the receipt: see
+    /// [`Unfinished::to_put_back`].
     pub fn undo(unfinished: &Unfinished, seen: &Sighting) -> Self {
         let Unfinished { journal, receipt_before, .. } = unfinished;
         let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
@@ -285,8 +298,12 @@ impl Goal {
             owned: Owned::new(),
             found: HostState::default(),
         });
+        let wanted = match unfinished.to_put_back() {
+            Some((_, before)) => before.clone(),
+            None => seen.state.restricted_to(&journal.touched),
+        };
         Self {
-            wanted: journal.before.clone(),
+            wanted,
             owned: journal.touched.clone(),
             receipt,
             settled: receipt_before.clone(),
@@ -301,6 +318,75 @@ impl Goal {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::desired::Reasons;
+    use crate::plan::order::steps_between;
+    use crate::state::{Address, AddressKey, ConfItem, Scope};
+
+    fn address(text: &str) -> AddressKey {
+        text.parse().unwrap()
+    }
+
+    fn with_addresses(all: &[&str]) -> HostState {
+        let global = || Address::plain(Scope::Global);
+        let addresses = all.iter().map(|text| (address(text), global())).collect();
+        HostState { addresses, ..HostState::default() }
+    }
+
+    /// Cut off in the midst of exchanging one VIP of a real server for another.
+    fn exchanging(restarted: bool) -> Unfinished {
+        let vips = ["192.0.2.80/32@lo", "192.0.2.81/32@lo"];
+        let journal = Journal {
+            version: JOURNAL_VERSION,
+            topology: "t".parse().unwrap(),
+            transaction: TransactionId::from_bits(2),
+            intent: Intent::Apply,
+            by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },
+            since: 0,
+            hosts: ["rs1".parse().unwrap()].into(),
+            stages: Vec::new(),
+            touched: vips.map(|vip| Item::Address(address(vip))).into(),
+            before: with_addresses(&vips[..1]),
+        };
+        Unfinished {
+            journal,
+            receipt_before: None,
+            agreed: false,
+            holder: None,
+            reverts_in_ms: None,
+            restarted,
+            told: Vec::new(),
+        }
+    }
+
+    fn way(goal: &Goal, seen: &Sighting) -> Vec<String> {
+        let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default());
+        steps.unwrap().into_all().iter().map(|step| step.change.to_string()).collect()
+    }
+
+    /// The ARP settings went with the restart and are not in this journal: a VIP alone would be answered
+    /// for here, in front of the director.
+    #[test]
+    fn after_a_restart_no_part_of_what_was_there_comes_back() {
+        for (there, left) in [(&[][..], 1), (&["192.0.2.81/32@lo"][..], 2)] {
+            let mut state = with_addresses(there);
+            state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned());
+            let seen = Sighting { state, ..Sighting::default() };
+            let before = Goal::undo(&exchanging(false), &seen);
+            assert_eq!(way(&before, &seen).len(), left, "{there:?}");
+            let after = Goal::undo(&exchanging(true), &seen);
+            assert_eq!(way(&after, &seen), [""; 0], "{there:?}");
+            assert_eq!((after.settled, after.owned), (before.settled, before.owned));
+
+            let nothing = Goal {
+                wanted: HostState::default(),
+                owned: Owned::new(),
+                ..Goal::undo(&exchanging(false), &seen)
+            };
+            let taken = |restarted| nothing.clone().taking_over(&exchanging(restarted), &seen);
+            assert_eq!(way(&taken(false), &seen).len(), left, "{there:?}");
+            assert_eq!(taken(true), nothing, "{there:?}");
+        }
+    }
 
     #[test]
     fn a_transaction_is_named_by_16_digits() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lvsprov::kernel::process::boottime_ms;
+use lvsprov::plan::Change;
 use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::agents::{
     roll_back, settle, take_up, way_back,
 };
 use crate::faults::timers;
-use crate::ground::{Ground, eventually};
+use crate::ground::{Ground, address_key, eventually, plain_address};
 use crate::life::{files, refused};
 
 fn started(ground: &Ground, build_ms: u32) -> Agent {
@@ -180,6 +181,48 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
         let wish = begin(2, Vec::new(), &other.look());
         assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun, "{spoil}");
         signal(timer, "KILL");
+    }
+}
+
+/// What one transaction did went with the restart; what the next had touched is only a part of it, and
+/// does not come back alone: a VIP without its ARP settings.
+#[test]
+fn after_a_restart_undoing_puts_back_the_receipt_alone() {
+    for spoil in ["boot", "init"] {
+        let ground = ground();
+        let mut agent = Agent::start(&ground);
+        let mut wish = begin(1, changes(), &agent.look());
+        wish.journal.hosts.pop_last();
+        assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+        agent.done(&do_all(1, changes()));
+        assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+        let (old, new) = (address_key("10.9.9.9/32@lo"), address_key("10.9.9.8/32@lo"));
+        let exchange = vec![
+            Change::RemoveAddress { key: old, address: plain_address() },
+            Change::AddAddress { key: new, address: plain_address() },
+        ];
+        let second = begin(2, exchange.clone(), &agent.look());
+        assert_eq!(agent.ask(&Request::Begin(Box::new(second))), Reply::Begun);
+        agent.done(&do_all(2, exchange));
+        agent.kill();
+
+        let folder = ground.folder.path().join("t").join(id(2).as_str());
+        edit(&folder.join("begun.json"), |begun| {
+            let there = &mut begun[spoil];
+            assert!(!there.is_null(), "{spoil} is not noted");
+            *there = if spoil == "boot" { "another".into() } else { u64::MAX.into() };
+        });
+        ground.ip("address del 10.9.9.8/32 dev lo");
+        for path in ["conf/lo/arp_ignore", "conf/lo/arp_announce"] {
+            ground.set_sysctl(path, "0");
+        }
+        let restarted = photograph(&ground);
+        let there = Agent::start(&ground).look();
+        assert!(there.unfinished.as_ref().unwrap().restarted, "{spoil}");
+        assert_eq!(way_back(&there), [], "{spoil}");
+        roll_back(&ground, 2);
+        assert_eq!(photograph(&ground), restarted, "{spoil}");
+        assert_eq!(Agent::start(&ground).look().receipt, wish.settled, "{spoil}");
     }
 }
 
