@@ -207,12 +207,20 @@ impl Expected {
 /// What the steps touch, and what moves along when they write `forwarding`, or goes with a device that
 /// they remove.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
+    touched_by_changes(steps.into_iter().map(|step| &step.change), seen)
+}
+
+/// The same for what they change.
+pub fn touched_by_changes<'a>(
+    changes: impl IntoIterator<Item = &'a Change>,
+    seen: &HostState,
+) -> Owned {
     let mut touched = Owned::new();
-    for step in steps {
-        if let Change::RemoveTunnel { dev, .. } = &step.change {
+    for change in changes {
+        if let Change::RemoveTunnel { dev, .. } = change {
             touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
         }
-        touched.insert(step.change.item());
+        touched.insert(change.item());
     }
     let written: Vec<_> = touched
         .iter()
