@@ -53,7 +53,13 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     let holder = holder(&begin.journal.by, begin.idle_limit_s)?;
     let receipt = seen.receipt.as_ref();
     let opening = Opening { begin, receipt, old: old.as_ref(), timer, holder: &holder };
-    opening::prepare(&state_dir, &opening)?.commit()?;
+    if let Err(failed) = opening::prepare(&state_dir, &opening)?.commit() {
+        if failed.is_there {
+            // Whoever began it may close it; its timer ends here, as there is nothing to undo.
+            host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, None));
+        }
+        return Err(failed.error);
+    }
     let timer = armed.and_then(revert::Armed::release);
     host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, timer));
     fault::at("begun");
