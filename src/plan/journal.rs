@@ -19,12 +19,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, shadows_of};
 use super::{Change, Stage, Step};
 use crate::protocol::{Receipt, Sighting, Unfinished};
-use crate::state::{ConfDev, HostState, Item, Owned, Sysctl};
+use crate::state::{Address, AddressKey, ConfDev, HostState, Item, Link, Owned, Scope, Sysctl};
 use crate::topology::{HostName, IfName, TopologyName};
 
 /// The journal's format.
@@ -204,8 +205,8 @@ impl Expected {
     }
 }
 
-/// What the steps touch, and what moves along when they write `forwarding`, or goes with a device that
-/// they remove.
+/// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
+/// remove, or is lost for a moment: until the agent puts it back, which may be killed before.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
     touched_by_changes(steps.into_iter().map(|step| &step.change), seen)
 }
@@ -217,8 +218,15 @@ pub fn touched_by_changes<'a>(
 ) -> Owned {
     let mut touched = Owned::new();
     for change in changes {
-        if let Change::RemoveTunnel { dev, .. } = change {
-            touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
+        match change {
+            Change::RemoveTunnel { dev, .. } => {
+                touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
+            }
+            Change::RemoveAddress { key, .. } => touched.extend(lost_with_address(key, seen)),
+            Change::SetLink { dev, after: Link::Down, .. } => {
+                touched.extend(lost_as_it_goes_down(dev, seen));
+            }
+            _ => {}
         }
         touched.insert(change.item());
     }
@@ -233,6 +241,38 @@ pub fn touched_by_changes<'a>(
         touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
     }
     touched
+}
+
+/// The other IPv4 addresses of its subnet on its interface: with the first of them the kernel removes the
+/// others, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`).
+fn lost_with_address<'a>(
+    removed: &'a AddressKey,
+    seen: &'a HostState,
+) -> impl Iterator<Item = Item> + 'a {
+    let along = |key: &&AddressKey| {
+        key.net.addr().is_ipv4() && key.dev == removed.dev && key.net.trunc() == removed.net.trunc()
+    };
+    seen.addresses.keys().filter(along).cloned().map(Item::Address)
+}
+
+/// The IPv6 addresses of an interface that goes down, unless `keep_addr_on_down` is set
+/// (net/ipv6/addrconf.c, `addrconf_ifdown`). Not those that come back by themselves as it comes up: of the
+/// link, and what sit0 makes of each IPv4 address (`sit_add_v4_addrs`).
+fn lost_as_it_goes_down<'a>(
+    dev: &'a IfName,
+    seen: &'a HostState,
+) -> impl Iterator<Item = Item> + 'a {
+    let comes_with_sit0 = |net: &IpNet| match net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
+    };
+    let lost = move |(key, address): &(&AddressKey, &Address)| {
+        key.dev == *dev
+            && key.net.addr().is_ipv6()
+            && address.scope != Scope::Link
+            && !comes_with_sit0(&key.net)
+    };
+    seen.addresses.iter().filter(lost).map(|(key, _)| Item::Address(key.clone()))
 }
 
 /// Whether `item` goes away with the device `dev`.
@@ -328,7 +368,7 @@ mod tests {
     use super::*;
     use crate::desired::Reasons;
     use crate::plan::order::steps_between;
-    use crate::state::{Address, AddressKey, ConfItem, Scope};
+    use crate::state::ConfItem;
 
     fn address(text: &str) -> AddressKey {
         text.parse().unwrap()
@@ -394,6 +434,50 @@ mod tests {
             assert_eq!(way(&taken(false), &seen).len(), left, "{there:?}");
             assert_eq!(taken(true), nothing, "{there:?}");
         }
+    }
+
+    fn lost(change: Change, seen: &HostState) -> Vec<String> {
+        let step = Step { change, why: String::new() };
+        touched_by([&step], seen).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_the_kernel_takes_along_with_an_address_is_put_back() {
+        let subnet = ["192.0.2.2/24@eth0", "192.0.2.80/24@eth0"];
+        let seen = with_addresses(&[
+            subnet[0],
+            subnet[1],
+            "192.0.2.81/32@eth0",
+            "192.0.2.82/24@eth1",
+            "198.51.100.1/24@eth0",
+            "2001:db8::1/64@eth0",
+            "2001:db8::2/64@eth0",
+        ]);
+        let remove = |text: &str| Change::RemoveAddress {
+            key: address(text),
+            address: Address::plain(Scope::Global),
+        };
+        for one in subnet {
+            assert_eq!(lost(remove(one), &seen), subnet.map(|net| format!("address {net}")));
+        }
+        for alone in ["192.0.2.81/32@eth0", "2001:db8::1/64@eth0"] {
+            assert_eq!(lost(remove(alone), &seen), [format!("address {alone}")]);
+        }
+    }
+
+    #[test]
+    fn what_an_interface_loses_as_it_goes_down_is_put_back() {
+        let mut seen = with_addresses(&[
+            "192.0.2.80/32@sit0",
+            "2001:db8::80/128@sit0",
+            "::192.0.2.80/96@sit0",
+            "2001:db8::81/128@sit1",
+        ]);
+        seen.addresses.insert(address("fe80::1/64@sit0"), Address::plain(Scope::Link));
+        let set = |before, after| Change::SetLink { dev: "sit0".parse().unwrap(), before, after };
+        let down = lost(set(Link::Up, Link::Down), &seen);
+        assert_eq!(down, ["link sit0", "address 2001:db8::80/128@sit0"]);
+        assert_eq!(lost(set(Link::Down, Link::Up), &seen), ["link sit0"]);
     }
 
     #[test]
