@@ -136,6 +136,22 @@ fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
     assert_eq!(timers(&ground), Vec::<u32>::new());
 }
 
+/// What is noted of it does not name it any more: the child is ended all the same, not waited for.
+#[test]
+fn a_timer_that_cannot_be_told_is_not_waited_for() {
+    let ground = ground();
+    let mut agent = started(&ground, 600_000);
+    let timer = timers(&ground)[0];
+    let folder = ground.folder.path().join("t").join(id(1).as_str());
+    edit(&folder.join("begun.json"), |begun| begun["timer"]["process"]["start"] = 1.into());
+    agent.send(&agree(1));
+    // Were it waited for, it would go on until this is over.
+    eventually("it was ended", || timers(&ground).is_empty());
+    assert_eq!(agent.heard(), Some(Reply::Agreed));
+    assert!(!Path::new(&format!("/proc/{timer}")).exists(), "it was waited for");
+    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+}
+
 /// A step that the kernel refuses keeps neither the others nor itself from being tried again.
 #[test]
 fn what_stands_in_the_way_is_told_and_tried_again() {
