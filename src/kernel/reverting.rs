@@ -169,6 +169,12 @@ impl Revert<'_> {
             Phase::Begun => {
                 if let Err(error) = journal::pass(&folder, Phase::Begun, Phase::Reverting) {
                     self.tell(full(&error));
+                    if part == Part::Withdraw {
+                        // A controller that comes in time would not know, and go on with a half of it.
+                        let all = "cannot mark that it is undone: does all of it at its later time";
+                        self.tell(all.to_owned());
+                        return Ok(Came::Done);
+                    }
                 }
             }
             Phase::Reverting | Phase::Undone => {}

@@ -12,8 +12,8 @@ use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
 use serde_json::Value;
 
 use crate::agents::{
-    Agent, agree, begin, changes, do_all, do_steps, ground, id, photograph, revert_after,
-    roll_back, settle, take_up, way_back,
+    Agent, agree, begin, changes, do_all, do_steps, go_on, ground, id, photograph, revert_after,
+    roll_back, settle, stop_timer, take_up, way_back,
 };
 use crate::faults::timers;
 use crate::ground::{Ground, address_key, eventually, plain_address};
@@ -134,6 +134,32 @@ fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
     assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
     assert_eq!(photograph(&ground), before);
     assert_eq!(timers(&ground), Vec::<u32>::new());
+}
+
+/// Without the mark a controller that comes in time could agree to what is half withdrawn.
+#[test]
+fn where_it_cannot_mark_that_it_is_undone_it_does_not_begin_with_a_part() {
+    let ground = ground();
+    let mut agent = Agent::start(&ground);
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(RevertAfter { withdraw_ms: Some(2000), build_ms: 600_000 });
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let timer = stop_timer(&ground, 1);
+    agent.done(&do_all(1, changes()));
+    let after = photograph(&ground);
+    // A folder in the place of the mark stands in its way.
+    let mark = ground.folder.path().join("t").join(id(1).as_str()).join("reverting");
+    fs::create_dir_all(mark.join("x")).unwrap();
+    go_on(timer);
+    let mut told = Vec::new();
+    eventually("it says what it does", || {
+        told = agent.look().unfinished.unwrap().told;
+        told.iter().any(|line| line.contains("later time") || line.contains("withdrew by itself"))
+    });
+    assert_eq!(photograph(&ground), after, "{told:?}");
+    fs::remove_dir_all(&mark).unwrap();
+    assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
+    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
 }
 
 /// What is noted of it does not name it any more: the child is ended all the same, not waited for.
