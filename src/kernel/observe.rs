@@ -26,9 +26,36 @@ pub async fn look(
     asked: &BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<Sighting> {
+    look_as(state_dir, topology, asked, counters, Others::Read).await
+}
+
+/// The same without what other topologies have on this host: undoing what is ours asks nothing of them, and
+/// what of theirs cannot be read must not stop it.
+pub(super) async fn look_at_own(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+) -> Result<Sighting> {
+    look_as(state_dir, topology, asked, false, Others::LeftOut).await
+}
+
+/// Whether other topologies' receipts and journals are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Read,
+    LeftOut,
+}
+
+async fn look_as(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+    counters: bool,
+    others: Others,
+) -> Result<Sighting> {
     for _ in 0..LOOKS {
         let before = journal::marks(state_dir, topology);
-        let seen = look_once(state_dir, topology, asked, counters).await;
+        let seen = look_once(state_dir, topology, asked, counters, others).await;
         // What cannot be read may have been taken away meanwhile.
         if journal::marks(state_dir, topology) == before {
             return seen;
@@ -43,13 +70,18 @@ async fn look_once(
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
+    others: Others,
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
-    let others = receipt::others(state_dir, topology)?;
+    let (others, unfinished_elsewhere) = match others {
+        Others::Read => {
+            (receipt::others(state_dir, topology)?, journal::elsewhere(state_dir, topology)?)
+        }
+        Others::LeftOut => (BTreeMap::new(), BTreeMap::new()),
+    };
     let open = journal::read(state_dir, topology)?;
     let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
     let reverted = records::reverted(&state_dir.join(topology.as_str()));
-    let unfinished_elsewhere = journal::elsewhere(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         let mut socket = IpvsSocket::open()?;

@@ -212,7 +212,7 @@ impl Revert<'_> {
             _ => None,
         });
         let topology = &self.order.topology;
-        let seen = observe::look(self.state_dir, topology, &sysctls.collect(), false).await?;
+        let seen = observe::look_at_own(self.state_dir, topology, &sysctls.collect()).await?;
         let gone = || Error::new("the journal is gone while the lock is held");
         let goal = Goal::undo(seen.unfinished.as_deref().ok_or_else(gone)?, &seen);
         order::steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default())

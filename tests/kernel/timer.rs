@@ -178,6 +178,24 @@ fn a_timer_that_cannot_be_told_is_not_waited_for() {
     assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
 }
 
+/// Whoever plans must respect what they say; undoing what is ours needs nothing of it.
+#[test]
+fn what_other_topologies_have_damaged_does_not_stop_it() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let agent = started(&ground, 3000);
+    for (name, file) in [("u", "receipt.json"), ("v", "journal.json")] {
+        let folder = ground.folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), "{ half").unwrap();
+    }
+    agent.kill();
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+    let mut other = Agent::start(&ground);
+    assert!(refused(other.ask(&crate::agents::look())).message.contains("is damaged"));
+}
+
 /// A step that the kernel refuses keeps neither the others nor itself from being tried again.
 #[test]
 fn what_stands_in_the_way_is_told_and_tried_again() {
