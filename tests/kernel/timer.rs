@@ -178,6 +178,63 @@ fn a_timer_that_cannot_be_told_is_not_waited_for() {
     assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
 }
 
+/// It has the lock, and would have it for ever.
+#[test]
+fn a_holder_that_hangs_in_a_request_is_ended_when_its_time_is_over() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let mut agent = Agent::faulty(&ground, "step 2 stop");
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(revert_after(2000));
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let timer = stop_timer(&ground, 1);
+    agent.send(&do_all(1, changes()));
+    eventually("it has stopped", || is_stopped(agent.pid()));
+    assert_ne!(photograph(&ground), before);
+    go_on(timer);
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+    agent.ended();
+    assert_eq!(Agent::start(&ground).look().reverted.map(|what| what.transaction), Some(id(1)));
+}
+
+/// One that is at work for another topology is waited for, and lives.
+#[test]
+fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let agent = started(&ground, 2000);
+    agent.kill();
+    let mut other = Agent::faulty(&ground, "begun stop");
+    let mut wish = begin(2, Vec::new(), &Agent::start(&ground).look());
+    (wish.expected.receipt, wish.expected.unfinished, wish.receipt_before) = (None, None, None);
+    wish.journal.topology = "u".parse().unwrap();
+    wish.journal.touched.clear();
+    for receipt in [Some(&mut wish.receipt), wish.settled.as_mut()].into_iter().flatten() {
+        receipt.topology = "u".parse().unwrap();
+        receipt.owned.clear();
+    }
+    let timer = stop_timer(&ground, 1);
+    other.send(&Request::Begin(Box::new(wish)));
+    eventually("it has stopped", || is_stopped(other.pid()));
+    go_on(timer);
+    let mut looking = Agent::start(&ground);
+    eventually("the timer waits no longer", || {
+        let told = looking.look().unfinished.unwrap().told;
+        told.iter().any(|line| line.contains("could not undo everything"))
+    });
+    assert!(is_stopped(other.pid()), "it was ended");
+    signal(other.pid(), "CONT");
+    assert_eq!(other.heard(), Some(Reply::Begun));
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+}
+
 /// Whoever plans must respect what they say; undoing what is ours needs nothing of it.
 #[test]
 fn what_other_topologies_have_damaged_does_not_stop_it() {
@@ -370,10 +427,7 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     let wish = begin(1, changes(), &first.look());
     assert_eq!(first.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
     first.send(&do_all(1, changes()));
-    eventually("it has stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", first.pid())).unwrap();
-        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
-    });
+    eventually("it has stopped", || is_stopped(first.pid()));
     let mut other = Agent::start(&ground);
     let seen = other.look();
     assert_eq!(seen.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, first.pid());
