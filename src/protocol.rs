@@ -1,7 +1,8 @@
 //! What a controller and the agent on a host say to each other.
 //!
 //! Plain types; framing and transport are in [`crate::transport`]. The agent says a [`Hello`] first,
-//! then answers each [`Request`] with one [`Reply`]. Looking is one request, acting is one.
+//! then answers each [`Request`] with one [`Reply`]. Looking is one request; changing a host is a
+//! transaction of several, from [`Request::Begin`] or [`Request::TakeUp`] to [`Request::Settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -176,9 +177,11 @@ pub struct Unfinished {
     pub holder: Option<Holder>,
     /// The revert timer, if it is alive: milliseconds until the host undoes everything by itself.
     pub reverts_in_ms: Option<u64>,
-    /// Whether the host was restarted since it began: what is not on its disk is gone.
+    /// Whether the host was restarted since it began: what is not on its disk is gone, and undoing puts
+    /// back nothing but the receipt.
     pub restarted: bool,
-    /// What the revert timer did or could not do, for a person; empty if it never ran.
+    /// What the revert timer did or could not do, for a person: from its start, so what may keep it from
+    /// outliving the connection is told before it has anything to undo.
     #[serde(default)]
     pub told: Vec<String>,
 }
@@ -261,7 +264,9 @@ pub enum Reply {
     Answered(BTreeSet<String>),
     /// To `Fetch`.
     Fetched(Fetched),
-    /// The request could not be carried out; nothing was changed.
+    /// The request could not be carried out, and no step was done. The transaction may have come further
+    /// on the disk: a journal that could not be flushed, or not be taken back, is there; an `Agree` or a
+    /// `Settle` that failed behind its mark goes on from there when it is asked for again.
     Refused(Failure),
 }
 

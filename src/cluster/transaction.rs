@@ -213,13 +213,15 @@ pub fn begin(
     before.modules.retain(|module| seen.state.modules.contains(module));
     let mut receipt_before = seen.receipt.clone();
     if let Some(taken) = seen.unfinished.as_deref() {
-        // Undoing always leads back to the last settled state.
-        let Unfinished { journal, receipt_before: first, .. } = taken;
-        for item in &journal.touched {
-            before.copy_item(item, &journal.before);
+        // Undoing always leads back to the last settled state; after a restart of the host, to what that
+        // left, with the receipt of then.
+        if let Some((first, was)) = taken.to_put_back() {
+            for item in first {
+                before.copy_item(item, was);
+            }
+            touched.extend(first.iter().cloned());
         }
-        touched.extend(journal.touched.iter().cloned());
-        receipt_before.clone_from(first);
+        receipt_before.clone_from(&taken.receipt_before);
     }
     let directs = topology.hosts.get(name).is_some_and(|h| h.roles.contains(&Role::Director));
     let journal = Journal {

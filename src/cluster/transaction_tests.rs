@@ -102,3 +102,66 @@ fn the_longest_time_to_confirm_is_ordered_whole_with_the_longest_waits() {
     let patience = IDLE + waits + time;
     assert_eq!(u64::from(seconds(patience)), patience.as_secs());
 }
+
+/// What the one before had touched is gone with the restart; its receipt is on the disk.
+#[test]
+fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
+    use super::super::planning::{Direction, plan_host};
+    use super::super::tests::bare;
+    use crate::plan::ownership::RECEIPT_VERSION;
+    use crate::state::{Address, AddressKey, Owned, Scope};
+    use crate::support::Cluster;
+    use crate::topology::Forward;
+
+    let topology = Cluster::of(&[(Forward::Dr, 80, vec![1])]).topology;
+    let rs1 = host("rs1");
+    let vip: AddressKey = "10.9.9.9/32@lo".parse().unwrap();
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        topology: topology.name.clone(),
+        since: 3,
+        owned: Owned::new(),
+        found: crate::state::HostState::default(),
+    };
+    let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
+    let (id, conduct, hosts) =
+        (TransactionId::from_bits(2), Conduct::plain(by, 7), [rs1.clone()].into());
+    let beginning = Beginning {
+        topology: &topology,
+        id: &id,
+        action: Action::Apply,
+        conduct: &conduct,
+        hosts: &hosts,
+        time: None,
+        silence: Duration::ZERO,
+    };
+    let begun = |restarted: bool| {
+        let mut old = Unfinished {
+            restarted,
+            receipt_before: Some(receipt.clone()),
+            ..unfinished(&["rs1"], false)
+        };
+        old.journal.touched.insert(Item::Address(vip.clone()));
+        old.journal.before.addresses.insert(vip.clone(), Address::plain(Scope::Global));
+        let seen = Sighting { unfinished: Some(Box::new(old)), ..bare(&topology, &rs1) };
+        let desired = crate::desired::desired_for(&topology, &topology.hosts[&rs1]);
+        let direction = Direction::Apply { now: 7 };
+        let Prospect::Plan(plan) =
+            plan_host(&topology, &topology.hosts[&rs1], &desired, &seen, direction)
+        else {
+            unreachable!("nothing is in the way")
+        };
+        let member = Member { plan: &plan, seen: &seen };
+        begin(&beginning, &rs1, member, Some(&desired)).unwrap()
+    };
+    let (before, after) = (begun(false), begun(true));
+    assert_eq!(before.journal.before.addresses.len(), 1);
+    assert!(before.journal.touched.contains(&Item::Address(vip.clone())));
+    assert_eq!(after.journal.before.addresses.len(), 0);
+    assert!(!after.journal.touched.contains(&Item::Address(vip.clone())));
+    assert!(!after.journal.touched.is_empty(), "what is done now is undone as ever");
+    assert_eq!(
+        (&before.receipt_before, &after.receipt_before),
+        (&Some(receipt.clone()), &Some(receipt))
+    );
+}

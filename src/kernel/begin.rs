@@ -13,8 +13,9 @@ use super::transaction::{
 };
 use super::{Host, fault, lock, observe, process, receipt, revert};
 use crate::plan::journal::JOURNAL_VERSION;
+use crate::plan::preflight::{self, Obstacle};
 use crate::protocol::{Begin, Busy, Receipt, Reply, RevertAfter, Sighting};
-use crate::state::{Item, Owned, Sysctl};
+use crate::state::{Item, Sysctl};
 
 /// See [`crate::protocol::Request::Begin`].
 pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
@@ -34,7 +35,7 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     if !differences.is_empty() {
         return Ok(Reply::Moved(differences));
     }
-    if let Some(busy) = overlap(&state_dir, &begin.journal.touched, &seen)? {
+    if let Some(busy) = overlap(&state_dir, begin, &seen)? {
         return Ok(Reply::Busy(Box::new(busy)));
     }
     check_before(begin, old.as_ref(), seen.receipt.as_ref())?;
@@ -52,26 +53,44 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     let holder = holder(&begin.journal.by, begin.idle_limit_s)?;
     let receipt = seen.receipt.as_ref();
     let opening = Opening { begin, receipt, old: old.as_ref(), timer, holder: &holder };
-    opening::prepare(&state_dir, &opening)?.commit()?;
+    if let Err(failed) = opening::prepare(&state_dir, &opening)?.commit() {
+        if failed.is_there {
+            // Whoever began it may close it; its timer ends here, as there is nothing to undo.
+            host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, None));
+        }
+        return Err(failed.error);
+    }
     let timer = armed.and_then(revert::Armed::release);
     host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, timer));
     fault::at("begun");
     Ok(Reply::Begun)
 }
 
-/// Another topology that may still put back what is to be touched.
-fn overlap(state_dir: &Path, touched: &Owned, seen: &Sighting) -> Result<Option<Busy>> {
-    let mut all = seen.unfinished_elsewhere.iter();
-    let Some((topology, there)) = all.find(|(_, there)| !there.touched.is_disjoint(touched)) else {
-        return Ok(None);
-    };
-    let open = journal::read(state_dir, topology)?;
-    Ok(Some(Busy {
-        topology: topology.clone(),
-        transaction: Some(there.transaction.clone()),
-        holder: open.as_ref().and_then(Open::holder),
-        reverts_in_ms: open.as_ref().and_then(Open::reverts_in_ms),
-    }))
+/// Another topology that may still put back what is to be touched, or relied on. Where nobody works at
+/// that and nothing undoes it, waiting helps nobody: an error says what does.
+fn overlap(state_dir: &Path, begin: &Begin, seen: &Sighting) -> Result<Option<Busy>> {
+    let Begin { journal, settled, .. } = begin;
+    for (topology, theirs) in &seen.unfinished_elsewhere {
+        let both = preflight::overlap(theirs, &journal.touched, settled.as_ref());
+        if both.is_empty() {
+            continue;
+        }
+        let open = journal::read(state_dir, topology)?;
+        let holder = open.as_ref().and_then(Open::holder);
+        let reverts_in_ms = open.as_ref().and_then(Open::reverts_in_ms);
+        if holder.is_none() && reverts_in_ms.is_none() {
+            let Obstacle { message, why, cure } =
+                preflight::overlaps(topology, theirs, &journal.topology, &both);
+            return Err(Error::new(message).because(why).cure(cure));
+        }
+        return Ok(Some(Busy {
+            topology: topology.clone(),
+            transaction: Some(theirs.transaction.clone()),
+            holder,
+            reverts_in_ms,
+        }));
+    }
+    Ok(None)
 }
 
 /// When the timer is due, counted from now.

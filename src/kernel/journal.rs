@@ -74,7 +74,7 @@ impl Open {
 
     /// As a controller sees it.
     pub fn into_unfinished(self) -> Result<Unfinished> {
-        let restarted = self.begun.boot != process::boot_id()?;
+        let restarted = self.begun.restarted()?;
         let (holder, reverts_in_ms) = (self.holder(), self.reverts_in_ms());
         let Self { journal, receipt_before, phase, begun: _, holder: _, heard_ms: _, told } = self;
         Ok(Unfinished {

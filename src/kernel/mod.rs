@@ -70,8 +70,8 @@ impl Host {
 
     /// Answers `request`. Every thread of the runtime must be in the same network namespace.
     ///
-    /// An error is an answer too: [`Reply::Refused`] where nothing was touched, a failure in the
-    /// outcome where something was.
+    /// An error is an answer too: [`Reply::Refused`] where no step was done, a failure in the outcome
+    /// where one was.
     pub async fn answer(&mut self, request: Request) -> Reply {
         self.heard();
         let reply = match self.try_answer(request).await {

@@ -26,9 +26,36 @@ pub async fn look(
     asked: &BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<Sighting> {
+    look_as(state_dir, topology, asked, counters, Others::Read).await
+}
+
+/// The same without what other topologies have on this host: undoing what is ours asks nothing of them, and
+/// what of theirs cannot be read must not stop it.
+pub(super) async fn look_at_own(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+) -> Result<Sighting> {
+    look_as(state_dir, topology, asked, false, Others::LeftOut).await
+}
+
+/// Whether other topologies' receipts and journals are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Read,
+    LeftOut,
+}
+
+async fn look_as(
+    state_dir: &Path,
+    topology: &TopologyName,
+    asked: &BTreeSet<Sysctl>,
+    counters: bool,
+    others: Others,
+) -> Result<Sighting> {
     for _ in 0..LOOKS {
         let before = journal::marks(state_dir, topology);
-        let seen = look_once(state_dir, topology, asked, counters).await;
+        let seen = look_once(state_dir, topology, asked, counters, others).await;
         // What cannot be read may have been taken away meanwhile.
         if journal::marks(state_dir, topology) == before {
             return seen;
@@ -43,13 +70,18 @@ async fn look_once(
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
+    others: Others,
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
-    let others = receipt::others(state_dir, topology)?;
+    let (others, unfinished_elsewhere) = match others {
+        Others::Read => {
+            (receipt::others(state_dir, topology)?, journal::elsewhere(state_dir, topology)?)
+        }
+        Others::LeftOut => (BTreeMap::new(), BTreeMap::new()),
+    };
     let open = journal::read(state_dir, topology)?;
     let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
     let reverted = records::reverted(&state_dir.join(topology.as_str()));
-    let unfinished_elsewhere = journal::elsewhere(state_dir, topology)?;
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         let mut socket = IpvsSocket::open()?;
@@ -124,10 +156,11 @@ fn client_of(connection: &str) -> Option<std::net::IpAddr> {
     connection.split(' ').next()?.parse().ok()
 }
 
-/// What was asked for, what the receipt speaks of, what undoing puts back, and what would change along with those: writing
-/// ip_forward writes every `forwarding` and `conf.all.accept_redirects` too (net/ipv4/devinet.c,
-/// `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6 (net/ipv6/addrconf.c,
-/// `addrconf_fixup_forwarding`), and whoever plans that must know what they were.
+/// What was asked for, what the receipt speaks of, what undoing puts back, and what would change along with
+/// those: writing ip_forward writes every `forwarding` and `conf.all.accept_redirects` too
+/// (net/ipv4/devinet.c, `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6
+/// (net/ipv6/addrconf.c, `addrconf_fixup_forwarding`), and whoever plans that must know what they were. So it
+/// is with what an interface starts with that undoing makes again.
 fn wanted_sysctls<'a>(
     asked: &BTreeSet<Sysctl>,
     receipt: Option<&Receipt>,
@@ -135,10 +168,23 @@ fn wanted_sysctls<'a>(
     links: impl Iterator<Item = &'a IfName> + Clone,
 ) -> BTreeSet<Sysctl> {
     let mut wanted = asked.clone();
-    wanted.extend(touched.into_iter().flatten().filter_map(|item| match item {
-        Item::Sysctl(key) => Some(key.clone()),
-        _ => None,
-    }));
+    for item in touched.into_iter().flatten() {
+        let Item::Sysctl(key) = item else { continue };
+        match key {
+            Sysctl::Conf(ConfDev::Dev(_), item) => {
+                wanted.insert(Sysctl::Conf(ConfDev::Default, *item));
+            }
+            Sysctl::Conf6(ConfDev::Dev(_), item) => {
+                wanted.insert(Sysctl::Conf6(ConfDev::Default, *item));
+            }
+            Sysctl::IpForward
+            | Sysctl::Conf(..)
+            | Sysctl::Conf6(..)
+            | Sysctl::Ip6Forward
+            | Sysctl::Vs(_) => {}
+        }
+        wanted.insert(key.clone());
+    }
     if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
         wanted.extend(found.sysctls.keys().cloned());
         wanted.extend(owned.iter().filter_map(|item| match item {
@@ -204,6 +250,47 @@ mod tests {
         ];
         let expected = expected.iter().map(|key| key.parse().unwrap()).collect();
         assert_eq!(wanted_sysctls(&asked, None, None, [&dev].into_iter()), expected);
+    }
+
+    /// A tunnel device is made again, and starts with the values of `default`: those that it had otherwise
+    /// are set before it is up.
+    #[test]
+    fn undoing_the_removal_of_a_device_knows_what_a_new_one_starts_with() {
+        use crate::desired::Reasons;
+        use crate::plan::order::steps_between;
+        use crate::plan::{Change, Step};
+        use crate::state::{Link, TunnelDevice, TunnelKind};
+
+        let dev: IfName = "gre1".parse().unwrap();
+        let (v4, v6) = (
+            Sysctl::dev(&dev, ConfItem::RpFilter),
+            Sysctl::Conf6(ConfDev::Dev(dev.clone()), Conf6Item::Forwarding),
+        );
+        let touched: Owned = [v4.clone(), v6.clone()].map(Item::Sysctl).into();
+        let read = wanted_sysctls(&BTreeSet::new(), None, Some(&touched), std::iter::empty());
+        let defaults = BTreeSet::from([
+            Sysctl::Conf(ConfDev::Default, ConfItem::RpFilter),
+            Sysctl::Conf6(ConfDev::Default, Conf6Item::Forwarding),
+        ]);
+        assert_eq!(read, defaults.union(&[v4.clone(), v6].into()).cloned().collect());
+
+        // What is read of the two is all that is known of a host without the device.
+        let values = [(Sysctl::Conf(ConfDev::Default, ConfItem::RpFilter), "1".to_owned())];
+        let sysctls = values.into_iter().filter(|(key, _)| read.contains(key)).collect();
+        let seen = HostState { sysctls, ..HostState::default() };
+        let mut before = HostState::default();
+        before.links.insert(dev.clone(), Link::Up);
+        before.sysctls.insert(v4, "0".to_owned());
+        let local = "192.0.2.1".parse().unwrap();
+        let device = TunnelDevice { kind: TunnelKind::Gre, local, checksum: false };
+        before.tunnels.insert(dev, device);
+        let steps = steps_between(&seen, &before, &before.items(), &Reasons::default()).unwrap();
+        let steps: Vec<Change> =
+            steps.into_all().into_iter().map(|Step { change, why: _ }| change).collect();
+        let at = |is: &dyn Fn(&Change) -> bool| steps.iter().position(is);
+        let set = at(&|change| matches!(change, Change::SetSysctl { .. }));
+        let up = at(&|change| matches!(change, Change::SetLink { .. }));
+        assert!(set.is_some() && set < up, "{steps:?}");
     }
 
     #[test]

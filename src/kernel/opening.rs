@@ -39,19 +39,41 @@ pub(super) struct Prepared {
     committed: bool,
 }
 
+/// Why it could not be begun.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What went wrong.
+    pub error: Error,
+    /// Whether the journal lies there all the same: nothing was done, and it is to be settled as undone.
+    pub is_there: bool,
+}
+
 impl Prepared {
-    /// Begins it. If this fails, nothing is begun; or, where another transaction was taken over and is
-    /// gone, this one lies there instead.
-    pub fn commit(mut self) -> Result<()> {
+    /// Begins it. If this fails, nothing is begun; or the journal lies there and nothing was done, where
+    /// that could not be taken back: another transaction was taken over and is gone, or the receipt may
+    /// speak of this one already.
+    pub fn commit(mut self) -> std::result::Result<(), Failed> {
+        let result = self.try_commit();
+        let is_there = self.committed;
+        result.map_err(|error| {
+            let error = if is_there { error.cure(LEFT) } else { error };
+            Failed { error, is_there }
+        })
+    }
+
+    fn try_commit(&mut self) -> Result<()> {
         let failed = |error| cannot_io("write", &self.target, error);
         fs::rename(&self.temporary, &self.target).map_err(failed)?;
-        sync_parent(&self.target).map_err(failed)?;
+        // From here on the journal that was taken over is gone.
         self.committed = self.old_folder.is_some();
+        sync_parent(&self.target).map_err(failed)?;
         fault::at("journal");
+        // It is durable. The receipt may get its name and that not be known to be: then the journal is
+        // what leads back.
+        self.committed = true;
         if let Some(receipt) = self.receipt.take() {
             receipt.commit()?;
         }
-        self.committed = true;
         if let Some(old) = &self.old_folder {
             let _ = fs::remove_dir_all(old);
         }
@@ -61,6 +83,10 @@ impl Prepared {
         Ok(())
     }
 }
+
+/// What to do about a journal that lies there though beginning it failed.
+const LEFT: &str = "nothing was changed, but the journal is written: see what is wrong with that file \
+                    system, then `lvsprov rollback` closes it, or `lvsprov apply` takes it over";
 
 impl Drop for Prepared {
     fn drop(&mut self) {
@@ -137,6 +163,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     }
     let begun = Begun {
         boot: process::boot_id()?,
+        init: process::init_start(),
         has_before: begin.receipt_before.is_some(),
         has_settled: begin.settled.is_some(),
         timer: timer.clone(),
@@ -168,4 +195,124 @@ fn keep(source: &Path, target: &Path, receipt: &Receipt) -> Result<()> {
 
 fn write(path: &Path, text: &[u8]) -> Result<()> {
     write_new(path, text).map_err(|error| cannot_io("write", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::plan::journal::{
+        Expected, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId,
+    };
+    use crate::protocol::Ending;
+    use crate::state::{HostState, Owned};
+
+    fn somebody() -> Operator {
+        Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 }
+    }
+
+    fn begin(number: u64) -> Begin {
+        let topology: crate::topology::TopologyName = "t".parse().unwrap();
+        let receipt = Receipt {
+            version: receipt::VERSION,
+            topology: topology.clone(),
+            since: number,
+            owned: Owned::new(),
+            found: HostState::default(),
+        };
+        let journal = Journal {
+            version: JOURNAL_VERSION,
+            topology,
+            transaction: TransactionId::from_bits(number),
+            intent: Intent::Apply,
+            by: somebody(),
+            since: 0,
+            hosts: ["a".parse().unwrap()].into(),
+            stages: Vec::new(),
+            touched: Owned::new(),
+            before: HostState::default(),
+        };
+        let (items, state) = (Owned::new(), HostState::default());
+        Begin {
+            journal,
+            expected: Expected { receipt: None, unfinished: None, items, state },
+            receipt_before: None,
+            settled: Some(receipt.clone()),
+            receipt,
+            revert: None,
+            idle_limit_s: 600,
+            sysctls: std::collections::BTreeSet::new(),
+        }
+    }
+
+    fn prepared(state_dir: &Path, begin: &Begin) -> Prepared {
+        let old = journal::read(state_dir, &begin.journal.topology).unwrap();
+        let holder = HolderRecord {
+            process: process::Process::own().unwrap(),
+            connection: "x".to_owned(),
+            by: somebody(),
+            from: None,
+            since_ms: 0,
+            idle_limit_s: 600,
+        };
+        let there = receipt::read(state_dir, &begin.journal.topology).unwrap();
+        let (old, receipt) = (old.as_ref(), there.as_ref());
+        prepare(state_dir, &Opening { begin, receipt, old, timer: None, holder: &holder }).unwrap()
+    }
+
+    /// Renaming goes through a symbolic link in the place of the folder, flushing the folder does not.
+    fn with_folder_that_cannot_be_flushed<T>(state_dir: &Path, work: impl FnOnce() -> T) -> T {
+        let (folder, away) = (state_dir.join("t"), state_dir.join(".away"));
+        fs::rename(&folder, &away).unwrap();
+        symlink(&away, &folder).unwrap();
+        let result = work();
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&away, &folder).unwrap();
+        result
+    }
+
+    #[test]
+    fn a_journal_that_has_taken_over_and_is_not_flushed_lies_there_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path();
+        let (first, second) = (begin(1), begin(2));
+        prepared(state_dir, &first).commit().unwrap();
+        let prepared = prepared(state_dir, &second);
+        let failed =
+            with_folder_that_cannot_be_flushed(state_dir, || prepared.commit().unwrap_err());
+        assert!(failed.is_there, "{:?}", failed.error);
+        let open = journal::read(state_dir, &second.journal.topology).unwrap().unwrap();
+        assert_eq!(open.journal, second.journal);
+        assert!(failed.error.to_failure().cure.unwrap().contains("rollback"));
+    }
+
+    #[test]
+    fn a_journal_that_has_taken_nothing_over_and_is_not_flushed_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state_dir, first) = (folder.path(), begin(1));
+        let prepared = prepared(state_dir, &first);
+        let failed =
+            with_folder_that_cannot_be_flushed(state_dir, || prepared.commit().unwrap_err());
+        assert!(!failed.is_there);
+        assert!(journal::read(state_dir, &first.journal.topology).unwrap().is_none());
+    }
+
+    #[test]
+    fn where_the_receipt_does_not_get_its_name_the_journal_stays_and_leads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state_dir, first) = (folder.path(), begin(1));
+        let topology = &first.journal.topology;
+        let prepared = prepared(state_dir, &first);
+        let place = receipt::path(state_dir, topology);
+        fs::create_dir(&place).unwrap();
+        let failed = prepared.commit().unwrap_err();
+        assert!(failed.is_there, "{:?}", failed.error);
+        fs::remove_dir(&place).unwrap();
+        let open = journal::read(state_dir, topology).unwrap().unwrap();
+        assert_eq!(open.journal, first.journal);
+        journal::settle(state_dir, &open, Ending::Undone).unwrap();
+        assert!(!state_dir.join("t").exists());
+    }
 }

@@ -1,6 +1,8 @@
 //! How far a transaction is on this host, and what may still become of it. Pure.
 //!
-//! The table of docs/transactions.md, in code.
+//! The table of docs/transactions.md, in code. What a connection does that works at it is decided here;
+//! `Begin` of the next transaction takes over what it finds, in whatever phase. It is for the controller to
+//! close one that is agreed to, or being settled, before it begins another.
 
 use super::error::{Error, Result};
 use crate::plan::journal::TransactionId;
@@ -15,9 +17,9 @@ pub enum Phase {
     Reverting,
     /// All is right here; the timer never undoes it.
     Agreed,
-    /// Being settled as done: only that can still become of it.
+    /// Being settled as done: whoever works at it can do only that.
     Done,
-    /// Being settled as undone: only that can still become of it.
+    /// Being settled as undone: whoever works at it can do only that.
     Undone,
 }
 

@@ -29,6 +29,12 @@ pub fn boot_id() -> Result<String> {
         .map_err(|error| Error::new(format!("cannot read {path}")).because(error))
 }
 
+/// When the first process here was started, in clock ticks since the kernel was: in a container that is
+/// restarted, another one than before, though the kernel goes on. `None` if it cannot be read.
+pub fn init_start() -> Option<u64> {
+    start_of(1)
+}
+
 /// 128 bits of chance, as the kernel writes them (random(4)).
 pub fn by_chance() -> Result<String> {
     let path = "/proc/sys/kernel/random/uuid";

@@ -28,12 +28,26 @@ pub(super) const HEARD_SIZE: usize = 32;
 pub(super) struct Begun {
     /// Between which restarts of the host.
     pub boot: String,
+    /// When the first process was started, as [`process::init_start`] says; in a container that tells two
+    /// of its runs apart.
+    #[serde(default)]
+    pub init: Option<u64>,
     /// Whether there was a receipt before.
     pub has_before: bool,
     /// Whether there will be one.
     pub has_settled: bool,
     /// Who undoes it, and when.
     pub timer: Option<Timer>,
+}
+
+impl Begun {
+    /// Whether the host was restarted since. Where the first process cannot be told, by the kernel's run
+    /// alone.
+    pub fn restarted(&self) -> Result<bool> {
+        let another_init =
+            self.init.zip(process::init_start()).is_some_and(|(then, now)| then != now);
+        Ok(another_init || self.boot != process::boot_id()?)
+    }
 }
 
 /// The revert timer.
@@ -105,13 +119,15 @@ pub(super) fn heard(folder: &Path) {
         .and_then(|text| overwrite(&folder.join("heard"), &text));
 }
 
-/// Notes for people what the timer did or could not do; as many lines as there is room for.
+/// Notes for people what the timer did or could not do; as many lines as there is room for, the first and
+/// the last of them: those say most.
 pub(super) fn tell(folder: &Path, lines: &[String]) {
     let mut kept = lines.to_vec();
     while let Err(_too_long) = padded(&kept, TOLD_SIZE) {
-        if kept.pop().is_none() {
+        if kept.is_empty() {
             return;
         }
+        kept.remove(kept.len() / 2 - usize::from(kept.len() == 2));
     }
     let _ = padded(&kept, TOLD_SIZE).and_then(|text| overwrite(&folder.join("told.json"), &text));
 }
@@ -146,4 +162,39 @@ pub(super) fn reverted(parent: &Path) -> Option<Reverted> {
 /// Something else was begun since.
 pub(super) fn forget_reverted(parent: &Path) {
     let _ = fs::remove_file(reverted_path(parent));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn of_too_many_lines_the_first_and_the_last_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = folder.path().join("told.json");
+        let none: Vec<String> = Vec::new();
+        fs::write(&told, padded(&none, TOLD_SIZE).unwrap()).unwrap();
+        let long = |length: usize| {
+            let mut lines = vec!["the first".to_owned()];
+            lines.extend((0..30).map(|number| format!("{number:02}{}", "x".repeat(length))));
+            lines.push("has given up".to_owned());
+            lines
+        };
+        let read = || {
+            let text = fs::read(&told).unwrap();
+            assert_eq!(text.len(), TOLD_SIZE);
+            serde_json::from_slice::<Vec<String>>(&text).unwrap()
+        };
+        tell(folder.path(), &long(1000));
+        let kept = read();
+        assert!(kept.len() > 10 && kept.len() < 32, "{}", kept.len());
+        assert_eq!(
+            (kept[0].as_str(), kept.last().unwrap().as_str()),
+            ("the first", "has given up")
+        );
+        // Even where one line has no place beside it.
+        tell(folder.path(), &["x".repeat(TOLD_SIZE), "has given up".to_owned()]);
+        assert_eq!(read(), ["has given up"]);
+    }
 }

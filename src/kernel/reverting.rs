@@ -16,18 +16,22 @@ use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 
 use super::error::{Error, Result};
 use super::journal::{self, Open};
+use super::lock::{self, HeldBy, Lock};
 use super::net::Net;
 use super::phase::Phase;
 use super::revert::Order;
-use super::{act, fault, lock, observe, records};
+use super::{act, fault, observe, records};
 use crate::desired::Reasons;
 use crate::plan::ownership::Goal;
 use crate::plan::{Step, order};
 use crate::protocol::{Ending, Failure};
 use crate::state::Item;
 
-/// How long it waits for a request that is being carried out, each time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it waits for a request that is being carried out, each time, before it ends the process if
+/// that works at the very transaction whose time is over.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits after that, for any other.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it waits before it tries again.
 const PAUSES: [Duration; 6] = [
     Duration::from_secs(1),
@@ -155,10 +159,7 @@ impl Revert<'_> {
     /// Undoes `part` of the transaction once; settles it if nothing of it is left.
     async fn attempt(&mut self, part: Part) -> Result<Came> {
         let Order { topology, transaction, .. } = self.order;
-        let _lock = match lock::wait(self.state_dir, topology, PATIENCE).await? {
-            Ok(lock) => lock,
-            Err(held) => return Err(held.into_error()),
-        };
+        let _lock = self.lock().await?;
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
         if open.journal.transaction != *transaction {
             return Ok(Came::Over);
@@ -169,6 +170,12 @@ impl Revert<'_> {
             Phase::Begun => {
                 if let Err(error) = journal::pass(&folder, Phase::Begun, Phase::Reverting) {
                     self.tell(full(&error));
+                    if part == Part::Withdraw {
+                        // A controller that comes in time would not know, and go on with a half of it.
+                        let all = "cannot mark that it is undone: does all of it at its later time";
+                        self.tell(all.to_owned());
+                        return Ok(Came::Done);
+                    }
                 }
             }
             Phase::Reverting | Phase::Undone => {}
@@ -199,6 +206,39 @@ impl Revert<'_> {
         Ok(Came::Done)
     }
 
+    /// The lock, from a hung holder too: one that was stopped, or waits for what it has cut off itself,
+    /// would else keep it for ever. Where it still works at it, undoing starts from what it has done.
+    async fn lock(&mut self) -> Result<Lock> {
+        let (state_dir, topology) = (self.state_dir, &self.order.topology);
+        match lock::wait(state_dir, topology, HOLDER_PATIENCE).await? {
+            Ok(lock) => return Ok(lock),
+            Err(held) => self.end_holder(&held)?,
+        }
+        lock::wait(state_dir, topology, PATIENCE).await?.map_err(HeldBy::into_error)
+    }
+
+    /// Ends the process that has the lock, if it is the one that works at this transaction and that may
+    /// be undone. Any other is waited for.
+    fn end_holder(&mut self, held: &HeldBy) -> Result<()> {
+        let Order { topology, transaction, .. } = self.order;
+        let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(()) };
+        if open.journal.transaction != *transaction
+            || matches!(open.phase, Phase::Agreed | Phase::Done)
+        {
+            return Ok(());
+        }
+        let Some(holder) = open.living_holder() else { return Ok(()) };
+        if held.process.is_none_or(|(pid, _)| pid != holder.process.pid) {
+            return Ok(());
+        }
+        holder.process.end()?;
+        self.tell(format!(
+            "ended process {} of {}: it had this host locked as its time was over",
+            holder.process.pid, holder.by
+        ));
+        Ok(())
+    }
+
     /// From what is here now to what was here before.
     async fn way_back(&self, open: &Open) -> Result<order::Steps> {
         let sysctls = open.journal.touched.iter().filter_map(|item| match item {
@@ -206,7 +246,7 @@ impl Revert<'_> {
             _ => None,
         });
         let topology = &self.order.topology;
-        let seen = observe::look(self.state_dir, topology, &sysctls.collect(), false).await?;
+        let seen = observe::look_at_own(self.state_dir, topology, &sysctls.collect()).await?;
         let gone = || Error::new("the journal is gone while the lock is held");
         let goal = Goal::undo(seen.unfinished.as_deref().ok_or_else(gone)?, &seen);
         order::steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default())

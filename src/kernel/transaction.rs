@@ -190,6 +190,8 @@ fn disarm(timer: Option<&Timer>, held: &mut Held) {
         let _ = timer.process.end();
     }
     if let Some(mut child) = held.timer.take() {
+        // Waiting for one that waits for the lock would never end. It may have ended by itself.
+        let _ = child.kill();
         let _ = child.wait();
     }
 }

@@ -19,12 +19,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, shadows_of};
 use super::{Change, Stage, Step};
 use crate::protocol::{Receipt, Sighting, Unfinished};
-use crate::state::{ConfDev, HostState, Item, Owned, Sysctl};
+use crate::state::{Address, AddressKey, ConfDev, HostState, Item, Link, Owned, Scope, Sysctl};
 use crate::topology::{HostName, IfName, TopologyName};
 
 /// The journal's format.
@@ -204,15 +205,30 @@ impl Expected {
     }
 }
 
-/// What the steps touch, and what moves along when they write `forwarding`, or goes with a device that
-/// they remove.
+/// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
+/// remove, or is lost for a moment: until the agent puts it back, which may be killed before.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
+    touched_by_changes(steps.into_iter().map(|step| &step.change), seen)
+}
+
+/// The same for what they change.
+pub fn touched_by_changes<'a>(
+    changes: impl IntoIterator<Item = &'a Change>,
+    seen: &HostState,
+) -> Owned {
     let mut touched = Owned::new();
-    for step in steps {
-        if let Change::RemoveTunnel { dev, .. } = &step.change {
-            touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
+    for change in changes {
+        match change {
+            Change::RemoveTunnel { dev, .. } => {
+                touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
+            }
+            Change::RemoveAddress { key, .. } => touched.extend(lost_with_address(key, seen)),
+            Change::SetLink { dev, after: Link::Down, .. } => {
+                touched.extend(lost_as_it_goes_down(dev, seen));
+            }
+            _ => {}
         }
-        touched.insert(step.change.item());
+        touched.insert(change.item());
     }
     let written: Vec<_> = touched
         .iter()
@@ -225,6 +241,38 @@ pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostStat
         touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
     }
     touched
+}
+
+/// The other IPv4 addresses of its subnet on its interface: with the first of them the kernel removes the
+/// others, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`).
+fn lost_with_address<'a>(
+    removed: &'a AddressKey,
+    seen: &'a HostState,
+) -> impl Iterator<Item = Item> + 'a {
+    let along = |key: &&AddressKey| {
+        key.net.addr().is_ipv4() && key.dev == removed.dev && key.net.trunc() == removed.net.trunc()
+    };
+    seen.addresses.keys().filter(along).cloned().map(Item::Address)
+}
+
+/// The IPv6 addresses of an interface that goes down, unless `keep_addr_on_down` is set
+/// (net/ipv6/addrconf.c, `addrconf_ifdown`). Not those that come back by themselves as it comes up: of the
+/// link, and what sit0 makes of each IPv4 address (`sit_add_v4_addrs`).
+fn lost_as_it_goes_down<'a>(
+    dev: &'a IfName,
+    seen: &'a HostState,
+) -> impl Iterator<Item = Item> + 'a {
+    let comes_with_sit0 = |net: &IpNet| match net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
+    };
+    let lost = move |(key, address): &(&AddressKey, &Address)| {
+        key.dev == *dev
+            && key.net.addr().is_ipv6()
+            && address.scope != Scope::Link
+            && !comes_with_sit0(&key.net)
+    };
+    seen.addresses.iter().filter(lost).map(|(key, _)| Item::Address(key.clone()))
 }
 
 /// Whether `item` goes away with the device `dev`.
@@ -249,12 +297,24 @@ fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
     }
 }
 
+impl Unfinished {
+    /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
+    ///
+    /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
+    /// what it had found, and what was touched is only a part of what belongs together: a VIP that came
+    /// back without the ARP settings of an earlier transaction would be answered for in front of the
+    /// director. The next `apply` makes all of it.
+    pub fn to_put_back(&self) -> Option<(&Owned, &HostState)> {
+        (!self.restarted).then_some((&self.journal.touched, &self.journal.before))
+    }
+}
+
 impl Goal {
     /// The same goal where it takes over what is unfinished on the host: what that touched and this
     /// does not name goes back to how it was before.
     #[must_use]
     pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Sighting) -> Self {
-        let Unfinished { journal, .. } = unfinished;
+        let Some((touched, before)) = unfinished.to_put_back() else { return self };
         // What moves along with a value that is still ours is as that value wants it.
         let along: Owned = self
             .owned
@@ -265,9 +325,9 @@ impl Goal {
             })
             .flat_map(|along| along.into_keys().map(Item::Sysctl))
             .collect();
-        for item in &journal.touched {
+        for item in touched {
             if !self.owned.contains(item) && !along.contains(item) {
-                self.wanted.copy_item(item, &journal.before);
+                self.wanted.copy_item(item, before);
                 self.owned.insert(item.clone());
             }
         }
@@ -275,7 +335,8 @@ impl Goal {
     }
 
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
-    /// receipt too.
+    /// receipt too. On a host that was restarted since, only the receipt: see
+    /// [`Unfinished::to_put_back`].
     pub fn undo(unfinished: &Unfinished, seen: &Sighting) -> Self {
         let Unfinished { journal, receipt_before, .. } = unfinished;
         let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
@@ -285,8 +346,12 @@ impl Goal {
             owned: Owned::new(),
             found: HostState::default(),
         });
+        let wanted = match unfinished.to_put_back() {
+            Some((_, before)) => before.clone(),
+            None => seen.state.restricted_to(&journal.touched),
+        };
         Self {
-            wanted: journal.before.clone(),
+            wanted,
             owned: journal.touched.clone(),
             receipt,
             settled: receipt_before.clone(),
@@ -298,17 +363,5 @@ impl Goal {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_transaction_is_named_by_16_digits() {
-        let id = TransactionId::from_bits(0xbeef);
-        assert_eq!(id.as_str(), "000000000000beef");
-        assert_eq!(id.as_str().parse(), Ok(id));
-        for bad in ["", "beef", "000000000000BEEF", "../../../../etcx", "000000000000beefe"] {
-            assert!(bad.parse::<TransactionId>().is_err(), "{bad}");
-        }
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

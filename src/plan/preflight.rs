@@ -6,12 +6,16 @@ use std::net::IpAddr;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
+use super::journal::touched_by_changes;
 use super::ownership::{Goal, RECEIPT_VERSION};
 use super::simulate;
 use super::step::Change;
 use crate::desired::Desired;
-use crate::protocol::{Capability, Sighting};
-use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl, VsItem};
+use crate::protocol::{Capability, Receipt, Sighting, UnfinishedElsewhere};
+use crate::state::{
+    ConfDev, HostState, Item, Link, Module, Owned, Route, RouteKey, Sysctl, VsItem,
+};
+use crate::topology::TopologyName;
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,38 +137,65 @@ pub fn shared<'a>(
     }
 }
 
-/// What another topology has not settled on this host may still be put back there: it is not touched
-/// meanwhile.
+/// What another topology has not settled on this host may still be put back there: it is neither touched
+/// meanwhile nor relied on. A host that has nothing to do and whose receipt is right goes on as it is.
 pub fn unfinished_elsewhere<'a>(
     steps: impl IntoIterator<Item = &'a Change>,
     goal: &Goal,
     seen: &Sighting,
     all: &mut Vec<Obstacle>,
 ) {
-    let ours: BTreeSet<Item> =
-        steps.into_iter().map(Change::item).filter(|i| !matches!(i, Item::Module(_))).collect();
+    let mut touched = touched_by_changes(steps, &seen.state);
+    let idle = touched.is_empty() && seen.unfinished.is_none() && goal.settled == seen.receipt;
+    if idle {
+        return;
+    }
+    if let Some((taken, _)) = seen.unfinished.as_ref().and_then(|there| there.to_put_back()) {
+        touched.extend(taken.iter().cloned());
+    }
     for (other, theirs) in &seen.unfinished_elsewhere {
-        let both: Vec<String> =
-            ours.intersection(&theirs.touched).map(ToString::to_string).collect();
-        if both.is_empty() {
-            continue;
+        let both = overlap(theirs, &touched, goal.settled.as_ref());
+        if !both.is_empty() {
+            all.push(overlaps(other, theirs, &goal.receipt.topology, &both));
         }
-        let mine = &goal.receipt.topology;
-        all.push(Obstacle {
-            message: format!(
-                "the topology {other} has transaction {} unfinished on this host, begun by {}, {}; it and \
-                 {mine} both change {}",
-                theirs.transaction,
-                theirs.by,
-                moment(theirs.since),
-                both.join(", ")
-            ),
-            why: format!("whoever undoes that of {other} would put back what {mine} relies on"),
-            cure: format!(
-                "`lvsprov apply` or `lvsprov rollback` with the file of {other} first: they finish or \
-                 undo it"
-            ),
-        });
+    }
+}
+
+/// What a transaction that touches `touched`, and leaves `settled` behind, has in common with `theirs`:
+/// undoing that of the other topology would put it back under the feet of this one. What only is as it is
+/// wanted, without a step, counts too. Modules stay whoever loaded them.
+pub fn overlap(
+    theirs: &UnfinishedElsewhere,
+    touched: &Owned,
+    settled: Option<&Receipt>,
+) -> BTreeSet<Item> {
+    let ours =
+        |item: &&Item| touched.contains(item) || settled.is_some_and(|s| s.owned.contains(item));
+    let is_module = |item: &&Item| matches!(item, Item::Module(_));
+    theirs.touched.iter().filter(|item| !is_module(item)).filter(ours).cloned().collect()
+}
+
+/// That `mine` and the topology `other` have `both` in common, and what to do.
+pub fn overlaps(
+    other: &TopologyName,
+    theirs: &UnfinishedElsewhere,
+    mine: &TopologyName,
+    both: &BTreeSet<Item>,
+) -> Obstacle {
+    let both: Vec<String> = both.iter().map(ToString::to_string).collect();
+    Obstacle {
+        message: format!(
+            "the topology {other} has transaction {} unfinished on this host, begun by {}, {}; it and \
+             {mine} both need {}",
+            theirs.transaction,
+            theirs.by,
+            moment(theirs.since),
+            both.join(", ")
+        ),
+        why: format!("whoever undoes that of {other} would put back what {mine} relies on"),
+        cure: format!(
+            "`lvsprov apply` or `lvsprov rollback` with the file of {other} first: they finish or undo it"
+        ),
     }
 }
 

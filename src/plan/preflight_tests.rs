@@ -258,7 +258,7 @@ mod sharing {
             found(&goal(&wants_arp(), &seen), &seen),
             [
                 "the topology other has transaction 0123456789abcdef unfinished on this host, begun by \
-              ann@desk (process 7), 2026-11-21 06:40:00 UTC; it and t both change \
+              ann@desk (process 7), 2026-11-21 06:40:00 UTC; it and t both need \
               net.ipv4.conf.all.arp_ignore"
             ]
         );
@@ -267,6 +267,38 @@ mod sharing {
         assert_eq!(found(&goal(&wants_arp(), &seen), &seen), Vec::<String>::new());
         let seen = at_work(arp());
         assert_eq!(found(&goal(&desired(), &seen), &seen), Vec::<String>::new());
+    }
+
+    /// Another topology, not confirmed yet, has just made it what this one wants: it would go back.
+    #[test]
+    fn what_another_topology_may_still_put_back_is_not_relied_on() {
+        let mut seen = at_work(arp());
+        seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned());
+        let wants = goal(&wants_arp(), &seen);
+        let all = found(&wants, &seen);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].ends_with("both need net.ipv4.conf.all.arp_ignore"), "{all:?}");
+        // Nothing is done and nothing is written down here: it is as it was.
+        seen.receipt.clone_from(&wants.settled);
+        assert_eq!(found(&wants, &seen), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_moves_along_and_what_is_taken_over_meets_theirs_and_a_module_never_does() {
+        let along = Sysctl::Conf(ConfDev::Default, ConfItem::Forwarding);
+        let mut seen = at_work(Item::Sysctl(along.clone()));
+        for key in [along, Sysctl::IpForward] {
+            seen.state.sysctls.insert(key, "0".to_owned());
+        }
+        let mut forwards = desired();
+        forwards.state.sysctls = [(Sysctl::IpForward, "1".to_owned())].into();
+        assert_eq!(found(&goal(&forwards, &seen), &seen).len(), 1);
+
+        let theirs = at_work(Item::Module(Module::IpVs)).unfinished_elsewhere;
+        let module = [Item::Module(Module::IpVs), arp()].into();
+        for theirs in theirs.values() {
+            assert!(overlap(theirs, &module, None).is_empty());
+        }
     }
 
     #[test]

@@ -80,7 +80,9 @@ fn on_a_disk_that_fills_up_later_the_timer_still_undoes() {
         fill(path);
         agent.done(&do_all(1, changes()));
         agent.kill();
-        eventually("it is undone", || !path.join("t").exists());
+        eventually("it is undone", || !path.join("t/journal.json").exists());
+        // Which is told, in the room that was there.
+        assert_eq!(self::agent(path).look().reverted.map(|what| what.transaction), Some(id(1)));
     });
     assert_eq!(photograph(&ground), before);
 }

@@ -193,7 +193,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
     let items = touched.clone();
     let mut before = seen.state.restricted_to(&touched);
     if let Some(old) = unfinished {
-        for item in &old.journal.touched {
+        for item in old.to_put_back().into_iter().flat_map(|(items, _)| items) {
             touched.insert(item.clone());
             before.copy_item(item, &old.journal.before);
         }

@@ -297,9 +297,22 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     let meets = other(2, changes()[1..].to_vec(), &mut second);
     let Reply::Busy(busy) = second.ask(&meets) else { panic!("not busy") };
     assert_eq!((busy.topology, busy.transaction), (topology(), Some(id(1))));
+    // Without any step: what is found as it is wanted is relied on all the same.
+    let mut relies = other(2, Vec::new(), &mut second);
+    let Request::Begin(wish) = &mut relies else { unreachable!() };
+    wish.settled.as_mut().unwrap().owned.insert(changes()[1].item());
+    let Reply::Busy(busy) = second.ask(&relies) else { panic!("not busy") };
+    assert_eq!(busy.transaction, Some(id(1)));
+    // Nobody works at it any more, and nothing undoes it: waiting would not help.
+    first.kill();
+    for request in [&meets, &relies] {
+        let failure = refused(second.ask(request));
+        assert!(failure.message.contains("the topology t has transaction"), "{failure}");
+        assert!(failure.cure.unwrap().contains("`lvsprov rollback` with the file of t first"));
+    }
     let beside = other(3, changes()[2..].to_vec(), &mut second);
     assert_eq!(second.ask(&beside), Reply::Begun);
-    let seen = first.look();
+    let seen = Agent::start(&ground).look();
     let elsewhere = &seen.unfinished_elsewhere[&"u".parse().unwrap()];
     assert_eq!((&elsewhere.transaction, &elsewhere.by), (&id(3), &somebody()));
     assert_eq!(elsewhere.touched.len(), 3);

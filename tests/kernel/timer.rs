@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lvsprov::kernel::process::boottime_ms;
+use lvsprov::plan::Change;
 use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
 use serde_json::Value;
 
 use crate::agents::{
-    Agent, agree, begin, changes, do_all, do_steps, ground, id, photograph, revert_after,
-    roll_back, settle, take_up, way_back,
+    Agent, agree, begin, changes, do_all, do_steps, go_on, ground, id, photograph, revert_after,
+    roll_back, settle, stop_timer, take_up, way_back,
 };
 use crate::faults::timers;
-use crate::ground::{Ground, eventually};
+use crate::ground::{Ground, address_key, eventually, plain_address};
 use crate::life::{files, refused};
 
 fn started(ground: &Ground, build_ms: u32) -> Agent {
@@ -135,6 +136,123 @@ fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
     assert_eq!(timers(&ground), Vec::<u32>::new());
 }
 
+/// Without the mark a controller that comes in time could agree to what is half withdrawn.
+#[test]
+fn where_it_cannot_mark_that_it_is_undone_it_does_not_begin_with_a_part() {
+    let ground = ground();
+    let mut agent = Agent::start(&ground);
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(RevertAfter { withdraw_ms: Some(2000), build_ms: 600_000 });
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let timer = stop_timer(&ground, 1);
+    agent.done(&do_all(1, changes()));
+    let after = photograph(&ground);
+    // A folder in the place of the mark stands in its way.
+    let mark = ground.folder.path().join("t").join(id(1).as_str()).join("reverting");
+    fs::create_dir_all(mark.join("x")).unwrap();
+    go_on(timer);
+    let mut told = Vec::new();
+    eventually("it says what it does", || {
+        told = agent.look().unfinished.unwrap().told;
+        told.iter().any(|line| line.contains("later time") || line.contains("withdrew by itself"))
+    });
+    assert_eq!(photograph(&ground), after, "{told:?}");
+    fs::remove_dir_all(&mark).unwrap();
+    assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
+    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+}
+
+/// What is noted of it does not name it any more: the child is ended all the same, not waited for.
+#[test]
+fn a_timer_that_cannot_be_told_is_not_waited_for() {
+    let ground = ground();
+    let mut agent = started(&ground, 600_000);
+    let timer = timers(&ground)[0];
+    let folder = ground.folder.path().join("t").join(id(1).as_str());
+    edit(&folder.join("begun.json"), |begun| begun["timer"]["process"]["start"] = 1.into());
+    agent.send(&agree(1));
+    // Were it waited for, it would go on until this is over.
+    eventually("it was ended", || timers(&ground).is_empty());
+    assert_eq!(agent.heard(), Some(Reply::Agreed));
+    assert!(!Path::new(&format!("/proc/{timer}")).exists(), "it was waited for");
+    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+}
+
+/// It has the lock, and would have it for ever.
+#[test]
+fn a_holder_that_hangs_in_a_request_is_ended_when_its_time_is_over() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let mut agent = Agent::faulty(&ground, "step 2 stop");
+    let mut wish = begin(1, changes(), &agent.look());
+    wish.revert = Some(revert_after(2000));
+    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    let timer = stop_timer(&ground, 1);
+    agent.send(&do_all(1, changes()));
+    eventually("it has stopped", || is_stopped(agent.pid()));
+    assert_ne!(photograph(&ground), before);
+    go_on(timer);
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+    agent.ended();
+    assert_eq!(Agent::start(&ground).look().reverted.map(|what| what.transaction), Some(id(1)));
+}
+
+/// One that is at work for another topology is waited for, and lives.
+#[test]
+fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let agent = started(&ground, 2000);
+    agent.kill();
+    let mut other = Agent::faulty(&ground, "begun stop");
+    let mut wish = begin(2, Vec::new(), &Agent::start(&ground).look());
+    (wish.expected.receipt, wish.expected.unfinished, wish.receipt_before) = (None, None, None);
+    wish.journal.topology = "u".parse().unwrap();
+    wish.journal.touched.clear();
+    for receipt in [Some(&mut wish.receipt), wish.settled.as_mut()].into_iter().flatten() {
+        receipt.topology = "u".parse().unwrap();
+        receipt.owned.clear();
+    }
+    let timer = stop_timer(&ground, 1);
+    other.send(&Request::Begin(Box::new(wish)));
+    eventually("it has stopped", || is_stopped(other.pid()));
+    go_on(timer);
+    let mut looking = Agent::start(&ground);
+    eventually("the timer waits no longer", || {
+        let told = looking.look().unfinished.unwrap().told;
+        told.iter().any(|line| line.contains("could not undo everything"))
+    });
+    assert!(is_stopped(other.pid()), "it was ended");
+    signal(other.pid(), "CONT");
+    assert_eq!(other.heard(), Some(Reply::Begun));
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+}
+
+/// Whoever plans must respect what they say; undoing what is ours needs nothing of it.
+#[test]
+fn what_other_topologies_have_damaged_does_not_stop_it() {
+    let ground = ground();
+    let before = photograph(&ground);
+    let agent = started(&ground, 3000);
+    for (name, file) in [("u", "receipt.json"), ("v", "journal.json")] {
+        let folder = ground.folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), "{ half").unwrap();
+    }
+    agent.kill();
+    eventually("it is undone", || files(&ground).is_empty());
+    assert_eq!(photograph(&ground), before);
+    let mut other = Agent::start(&ground);
+    assert!(refused(other.ask(&crate::agents::look())).message.contains("is damaged"));
+}
+
 /// A step that the kernel refuses keeps neither the others nor itself from being tried again.
 #[test]
 fn what_stands_in_the_way_is_told_and_tried_again() {
@@ -180,6 +298,48 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
         let wish = begin(2, Vec::new(), &other.look());
         assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun, "{spoil}");
         signal(timer, "KILL");
+    }
+}
+
+/// What one transaction did went with the restart; what the next had touched is only a part of it, and
+/// does not come back alone: a VIP without its ARP settings.
+#[test]
+fn after_a_restart_undoing_puts_back_the_receipt_alone() {
+    for spoil in ["boot", "init"] {
+        let ground = ground();
+        let mut agent = Agent::start(&ground);
+        let mut wish = begin(1, changes(), &agent.look());
+        wish.journal.hosts.pop_last();
+        assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+        agent.done(&do_all(1, changes()));
+        assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+        let (old, new) = (address_key("10.9.9.9/32@lo"), address_key("10.9.9.8/32@lo"));
+        let exchange = vec![
+            Change::RemoveAddress { key: old, address: plain_address() },
+            Change::AddAddress { key: new, address: plain_address() },
+        ];
+        let second = begin(2, exchange.clone(), &agent.look());
+        assert_eq!(agent.ask(&Request::Begin(Box::new(second))), Reply::Begun);
+        agent.done(&do_all(2, exchange));
+        agent.kill();
+
+        let folder = ground.folder.path().join("t").join(id(2).as_str());
+        edit(&folder.join("begun.json"), |begun| {
+            let there = &mut begun[spoil];
+            assert!(!there.is_null(), "{spoil} is not noted");
+            *there = if spoil == "boot" { "another".into() } else { u64::MAX.into() };
+        });
+        ground.ip("address del 10.9.9.8/32 dev lo");
+        for path in ["conf/lo/arp_ignore", "conf/lo/arp_announce"] {
+            ground.set_sysctl(path, "0");
+        }
+        let restarted = photograph(&ground);
+        let there = Agent::start(&ground).look();
+        assert!(there.unfinished.as_ref().unwrap().restarted, "{spoil}");
+        assert_eq!(way_back(&there), [], "{spoil}");
+        roll_back(&ground, 2);
+        assert_eq!(photograph(&ground), restarted, "{spoil}");
+        assert_eq!(Agent::start(&ground).look().receipt, wish.settled, "{spoil}");
     }
 }
 
@@ -267,10 +427,7 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     let wish = begin(1, changes(), &first.look());
     assert_eq!(first.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
     first.send(&do_all(1, changes()));
-    eventually("it has stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", first.pid())).unwrap();
-        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
-    });
+    eventually("it has stopped", || is_stopped(first.pid()));
     let mut other = Agent::start(&ground);
     let seen = other.look();
     assert_eq!(seen.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, first.pid());
