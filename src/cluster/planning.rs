@@ -8,6 +8,7 @@ use super::turns;
 use crate::desired::{Desired, Reasons};
 use crate::plan::drain::{self, Arranged, Pacing};
 use crate::plan::foreign::{self, Foreign, Terms};
+use crate::plan::neighbours;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::{Change, Stage, Step, order, simulate, stages};
@@ -192,8 +193,8 @@ fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
     let changes: Vec<Change> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
-    preflight::shared(&changes, &plan.goal, seen, &mut obstacles);
-    preflight::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
+    neighbours::shared(&changes, &plan.goal, seen, &mut obstacles);
+    neighbours::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
     }

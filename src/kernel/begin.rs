@@ -13,7 +13,8 @@ use super::transaction::{
 };
 use super::{Host, fault, lock, observe, process, receipt, revert};
 use crate::plan::journal::JOURNAL_VERSION;
-use crate::plan::preflight::{self, Obstacle};
+use crate::plan::neighbours;
+use crate::plan::preflight::Obstacle;
 use crate::protocol::{Begin, Busy, Receipt, Reply, RevertAfter, Sighting};
 use crate::state::{Item, Sysctl};
 
@@ -71,7 +72,7 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
 fn overlap(state_dir: &Path, begin: &Begin, seen: &Sighting) -> Result<Option<Busy>> {
     let Begin { journal, settled, .. } = begin;
     for (topology, theirs) in &seen.unfinished_elsewhere {
-        let both = preflight::overlap(theirs, &journal.touched, settled.as_ref());
+        let both = neighbours::overlap(theirs, &journal.touched, settled.as_ref());
         if both.is_empty() {
             continue;
         }
@@ -80,7 +81,7 @@ fn overlap(state_dir: &Path, begin: &Begin, seen: &Sighting) -> Result<Option<Bu
         let reverts_in_ms = open.as_ref().and_then(Open::reverts_in_ms);
         if holder.is_none() && reverts_in_ms.is_none() {
             let Obstacle { message, why, cure } =
-                preflight::overlaps(topology, theirs, &journal.topology, &both);
+                neighbours::overlaps(topology, theirs, &journal.topology, &both);
             return Err(Error::new(message).because(why).cure(cure));
         }
         return Ok(Some(Busy {

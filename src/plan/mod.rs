@@ -18,6 +18,7 @@ pub mod done;
 pub mod drain;
 pub mod foreign;
 pub mod journal;
+pub mod neighbours;
 pub mod order;
 pub mod ownership;
 pub mod preflight;

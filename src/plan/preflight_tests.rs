@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use super::super::neighbours::{moment, overlap, shared, unfinished_elsewhere};
 use super::*;
 use crate::plan::journal::Operator;
 use crate::protocol::{Capability, HostFacts, Receipt, UnfinishedElsewhere};

@@ -33,7 +33,7 @@ pub(super) fn view(view: &UnfinishedView) -> String {
         text.push_str("; all hosts were found right, and it was not closed yet");
     }
     if *restarted {
-        text.push_str("; the host was restarted since");
+        text.push_str("; the host was restarted since, so undoing puts back its receipt alone");
     }
     if let Some(holder) = holder {
         let _ = write!(text, "; {} is at work", describe_holder(holder));
