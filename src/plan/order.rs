@@ -376,8 +376,13 @@ fn why(change: &Change, reasons: &Reasons) -> String {
     | Change::EditDestination { service, key, .. }
     | Change::RemoveDestination { service, key, .. } = change
     {
-        let why = reasons.of_destination(service, *key);
-        return why.unwrap_or("it is no real server of this service in the file").to_owned();
+        // Where the service goes as a whole, nobody has taken its real servers out.
+        let stays = reasons.of(&change.item()).is_some();
+        let gone = if stays { "it is no real server of this service in the file" } else { BACK };
+        return reasons.of_destination(service, *key).unwrap_or(gone).to_owned();
     }
-    reasons.of(&change.item()).unwrap_or("put back as it was before lvsprov").to_owned()
+    reasons.of(&change.item()).unwrap_or(BACK).to_owned()
 }
+
+/// Why something is no longer as lvsprov had made it.
+const BACK: &str = "put back as it was before lvsprov";

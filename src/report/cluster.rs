@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize as _;
 
 use super::transaction;
-use crate::cluster::outcome::{Action, Ended};
+use crate::cluster::outcome::{Action, Ended, UndoEnd};
 use crate::cluster::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
 use crate::plan::Change;
 
@@ -53,7 +53,11 @@ pub fn text(report: &ClusterReport) -> String {
         for note in &host.notes {
             let _ = writeln!(text, "    note: {note}");
         }
-        if let Some(view) = &host.unfinished {
+        let is_over = matches!(
+            host.undoing.as_ref().map(|undoing| &undoing.end),
+            Some(UndoEnd::Undone | UndoEnd::Settled)
+        );
+        if let Some(view) = host.unfinished.as_ref().filter(|_| !is_over) {
             text.push_str(&transaction::view(view));
         }
         // Where nothing is to be done any more nobody wonders about it.
@@ -67,7 +71,10 @@ pub fn text(report: &ClusterReport) -> String {
     }
     let _ = writeln!(text, "\n{}", summary(report));
     text.push_str(&super::costs::summary(report));
-    text.push_str(&transaction::found(&report.unfinished));
+    let closes = matches!(report.action, Action::Rollback | Action::Confirm);
+    if !closes || report.has_failures() {
+        text.push_str(&transaction::found(&report.unfinished));
+    }
     if let Some(fingerprint) = &report.fingerprint {
         let short: String = fingerprint.chars().take(12).collect();
         let _ = writeln!(text, "fingerprint of this plan: {short}");
@@ -100,10 +107,12 @@ fn what_next(report: &ClusterReport) -> String {
         match of.ended {
             Ended::Done => {}
             Ended::Undone => {
+                let any = report.count(StepState::Undone) > 0;
+                let done = if any { "undone" } else { "nothing was done" };
                 let _ = writeln!(
                     text,
                     "{}, because {because}: every host that took part is as it was before",
-                    "undone".yellow()
+                    done.yellow()
                 );
                 back = "nothing is to be done for that";
             }
