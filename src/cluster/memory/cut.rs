@@ -77,6 +77,7 @@ async fn everywhere(
             }
         }
     }
+    println!("{tried} places were tried");
     assert!(tried > 200, "only {tried} places were tried");
 }
 
