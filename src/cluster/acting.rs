@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::outcome::{
-    ClusterReport, Ended, HostStatus, StepState, TransactionReport, UndoEnd, Undoing,
-};
+use super::outcome::{ClusterReport, Ended, HostStatus, StepState, TransactionReport};
 use super::planning::{ClusterPlan, Direction};
 use super::session::Session;
 use super::transaction::{self, Conduct, Member, OnError, Seen};
@@ -187,6 +185,12 @@ impl Course<'_, '_> {
         Some(self.started + self.confirm? + self.planned_waits())
     }
 
+    /// In how many seconds.
+    pub(super) fn reverts_in_s(&self) -> Option<u64> {
+        Some(self.reverts_at()?.saturating_duration_since(Instant::now()).as_secs())
+    }
+
+    /// The transaction on every host that takes part.
     pub(super) fn ids(&self) -> BTreeMap<HostName, TransactionId> {
         self.members.keys().map(|name| (name.clone(), self.id.clone())).collect()
     }
@@ -194,7 +198,7 @@ impl Course<'_, '_> {
     /// Everything stays as it is now, journals and timers included.
     fn keep(&mut self, trouble: &Trouble) {
         self.give_up(trouble);
-        let left = self.reverts_at().map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.reverts_in_s();
         for name in &self.begun {
             let Some(host) = self.report.hosts.get_mut(name) else { continue };
             let done = host.steps.iter().all(|step| step.state == StepState::Done);
@@ -203,8 +207,7 @@ impl Course<'_, '_> {
             }
             if let Some(left) = left.filter(|_| !self.may_have_agreed.contains(name)) {
                 host.notes.push(format!(
-                    "this host undoes all of it by itself in about {} s, unless `lvsprov confirm` keeps it",
-                    left.as_secs()
+                    "this host undoes all of it by itself in about {left} s, unless `lvsprov confirm` keeps it"
                 ));
             }
         }
@@ -233,9 +236,4 @@ impl Course<'_, '_> {
 /// The operator wants it stopped.
 pub(super) fn interrupted() -> Trouble {
     Trouble { host: None, why: "it was interrupted".to_owned() }
-}
-
-/// Whether undoing came to its end.
-pub fn is_undone(undoing: &Undoing) -> bool {
-    !matches!(undoing.end, UndoEnd::Left { .. })
 }

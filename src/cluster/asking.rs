@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::session::{NoAnswer, Session, gone, unexpected};
 use crate::plan::journal::{Operator, TransactionId};
-use crate::protocol::{Begin, Busy, Ending, Failure, Holder, Reply, Request};
+use crate::protocol::{Begin, Busy, Ending, Failure, Holder, Outcome, Reply, Request};
 use crate::topology::HostName;
 
 /// Why a host does not let a transaction begin, or be taken up.
@@ -85,6 +85,17 @@ fn begun(answer: Result<Reply, NoAnswer>) -> Result<(), Denied> {
         Ok(other) => Err(Denied::Lost(unexpected(&other))),
         Err(NoAnswer::Refused(failure)) => Err(Denied::Refused(failure)),
         Err(NoAnswer::Lost(failure)) => Err(Denied::Lost(failure)),
+    }
+}
+
+/// What came of steps; `None` is a host that was not asked.
+pub fn outcome(answer: Option<Result<Reply, NoAnswer>>) -> Result<Outcome, NoAnswer> {
+    match answer {
+        Some(Ok(Reply::Done(outcome))) => Ok(*outcome),
+        Some(Ok(other)) => Err(NoAnswer::Lost(unexpected(&other))),
+        Some(Err(no_answer)) => Err(no_answer),
+        // It went away earlier, so it was not asked.
+        None => Err(NoAnswer::Refused(gone())),
     }
 }
 

@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::time::Instant;
-
 use super::acting::{Again, Course, Trouble};
 use super::asking::{self, Denied};
 use super::outcome::{Ended, UndoEnd};
@@ -54,7 +52,7 @@ impl Course<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn begins(&mut self) -> Result<BTreeMap<HostName, Begin>, Trouble> {
+    fn begins(&mut self) -> Result<BTreeMap<HostName, Begin>, Trouble> {
         let hosts: BTreeSet<HostName> = self.members.keys().cloned().collect();
         let waits = self.planned_waits();
         let beginning = Beginning {
@@ -77,7 +75,7 @@ impl Course<'_, '_> {
     }
 
     /// Writes down that a host did not begin.
-    pub(super) fn denied(&mut self, name: &HostName, why: Denied) -> (Trouble, Option<Again>) {
+    fn denied(&mut self, name: &HostName, why: Denied) -> (Trouble, Option<Again>) {
         let again = match &why {
             Denied::Busy(busy) => Some(Again::Busy { host: name.clone(), busy: busy.clone() }),
             Denied::Moved(differences) => {
@@ -122,8 +120,7 @@ impl Course<'_, '_> {
             self.begun.iter().filter(|name| taken(name)).cloned().collect();
         let ends = undoing::undo(self.session, &self.undo_order(ids)).await;
         let mut left = !kept.is_empty();
-        let in_s =
-            self.reverts_at().map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        let in_s = self.reverts_in_s();
         for name in &kept {
             let (Some(host), Some(in_s)) = (self.report.hosts.get_mut(name), in_s) else {
                 continue;

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::Instant;
-
 use super::acting::{Course, Trouble};
 use super::outcome::{Ended, HostStatus, UndoEnd};
 use super::session::NoAnswer;
@@ -106,12 +104,11 @@ impl Course<'_, '_> {
             // Of a host that cannot be asked it is known when its timer was armed; and not whether it has
             // disarmed it, if it was asked to agree.
             let armed = lost.contains(&name) && !self.may_have_agreed.contains(&name);
-            let reverts_at = self.reverts_at().filter(|_| armed);
+            let left = self.reverts_in_s().filter(|_| armed);
             let Some(host) = self.report.hosts.get_mut(&name) else { continue };
             if let UndoEnd::Left { reverts_in_s, .. } = &mut undoing.end {
                 all = false;
-                let left = reverts_at.map(|at| at.saturating_duration_since(Instant::now()));
-                *reverts_in_s = reverts_in_s.or_else(|| Some(left?.as_secs()));
+                *reverts_in_s = reverts_in_s.or(left);
             }
             recording::undone(host, undoing, &trouble.to_string());
         }

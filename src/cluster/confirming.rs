@@ -1,7 +1,7 @@
 //! Between the last step and the agreement of all hosts: is it right, seen over connections that were
 //! made after the change? Until that is said, every host waits to undo it by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -14,7 +14,6 @@ use super::proving;
 use super::transaction::ConfirmBy;
 use super::views::Verdict;
 use super::watch::Word;
-use crate::plan::journal::TransactionId;
 use crate::topology::HostName;
 
 /// How long before the hosts do it the controller begins to undo what nobody confirmed: it does so in
@@ -102,7 +101,7 @@ async fn prove(course: &mut Course<'_, '_>) -> Result<(), Trouble> {
         );
         return Err(Trouble { host: Some(name), why });
     }
-    let ids = ids(course);
+    let ids = course.ids();
     for (name, answer) in asking::take_up(course.session, &ids, &course.conduct.by, false).await {
         if let Err(denied) = answer {
             let why = denied.into_failure().to_string();
@@ -144,10 +143,6 @@ async fn prove(course: &mut Course<'_, '_>) -> Result<(), Trouble> {
         }),
         None => Ok(()),
     }
-}
-
-fn ids(course: &Course<'_, '_>) -> BTreeMap<HostName, TransactionId> {
-    course.members.keys().map(|name| (name.clone(), course.id.clone())).collect()
 }
 
 /// Until the operator speaks, here or by `lvsprov confirm`, or the time is over.
@@ -209,7 +204,7 @@ async fn closed_elsewhere(course: &mut Course<'_, '_>) -> Result<Option<Confirme
     let lost = course.session.lost(&hosts);
     if !lost.is_empty() {
         course.session.renew(&lost, false).await;
-        let mut ids = ids(course);
+        let mut ids = course.ids();
         ids.retain(|name, _| lost.contains(name));
         asking::take_up(course.session, &ids, &course.conduct.by, false).await;
     }

@@ -255,8 +255,7 @@ fn bare(session: &Session<'_>, plan: &ClusterPlan, seen: &Seen) -> ClusterReport
         };
         *host = HostReport::bare(status);
         let sighting = seen.get(name).and_then(|seen| seen.as_ref().ok());
-        host.unfinished = sighting.and_then(unfinished::view);
-        host.reverted = sighting.and_then(|seen| seen.reverted.clone());
+        unfinished::tell_host(host, sighting);
     }
     report
 }

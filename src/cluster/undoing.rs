@@ -8,14 +8,14 @@ use super::asking;
 use super::outcome::{Action, ClusterReport, HostReport, HostStatus, StepState, UndoEnd, Undoing};
 use super::planning::{ClusterPlan, HostPlan, Prospect};
 use super::recording;
-use super::session::{NoAnswer, Session, unexpected};
+use super::session::Session;
 use super::transaction::{Seen, receipts};
 use super::turns;
 use crate::desired::Reasons;
 use crate::plan::drain::Pacing;
 use crate::plan::journal::{Operator, TransactionId};
 use crate::plan::{Goal, Stage, stages, steps_between};
-use crate::protocol::{Ending, Failure, Reply, Request, Sighting, Unfinished};
+use crate::protocol::{Ending, Failure, Request, Sighting, Unfinished};
 use crate::topology::HostName;
 
 /// What is to be undone, and by whom.
@@ -248,19 +248,12 @@ async fn walk(
         let mut answers = session.ask(requests).await;
         for name in asked {
             let Some(host) = report.hosts.get_mut(&name) else { continue };
-            match answers.remove(&name) {
-                Some(Ok(Reply::Done(outcome))) => {
+            match asking::outcome(answers.remove(&name)) {
+                Ok(outcome) => {
                     recording::answered(host, stage, &outcome);
                     last.insert(name, outcome.after);
                 }
-                Some(Ok(other)) => {
-                    recording::unanswered(host, stage, NoAnswer::Lost(unexpected(&other)));
-                }
-                Some(Err(no_answer)) => recording::unanswered(host, stage, no_answer),
-                None => {
-                    let gone = NoAnswer::Refused(super::session::gone());
-                    recording::unanswered(host, stage, gone);
-                }
+                Err(no_answer) => recording::unanswered(host, stage, no_answer),
             }
         }
     }

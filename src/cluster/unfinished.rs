@@ -2,7 +2,7 @@
 //! each command would do. Pure.
 
 use super::asking::describe_holder;
-use super::outcome::{Action, Found, UnfinishedView};
+use super::outcome::{Action, Found, HostReport, UnfinishedView};
 use super::planning::{ClusterPlan, Prospect};
 use super::transaction::{Recovery, Seen, Standing, as_wanted, standings};
 use crate::plan::journal::Intent;
@@ -163,7 +163,12 @@ pub fn tell(report: &mut super::ClusterReport, plan: &ClusterPlan, seen: &Seen) 
     report.unfinished = found(plan, seen);
     for (name, host) in &mut report.hosts {
         let sighting = seen.get(name).and_then(|seen| seen.as_ref().ok());
-        host.unfinished = sighting.and_then(view);
-        host.reverted = sighting.and_then(|seen| seen.reverted.clone());
+        tell_host(host, sighting);
     }
+}
+
+/// Writes into a host's report what was found on it.
+pub fn tell_host(host: &mut HostReport, seen: Option<&Sighting>) {
+    host.unfinished = seen.and_then(view);
+    host.reverted = seen.and_then(|seen| seen.reverted.clone());
 }

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::acting::{Course, Trouble, interrupted};
 use super::planning::HostPlan;
-use super::session::{NoAnswer, gone, unexpected};
+use super::session::NoAnswer;
 use super::transaction::{self, OnError, receipts};
 use super::turns::{self, Turn};
-use super::{recording, waiting};
+use super::{asking, recording, waiting};
 use crate::plan::Stage;
-use crate::protocol::{Outcome, Reply, Request};
+use crate::protocol::{Reply, Request};
 use crate::topology::HostName;
 
 impl Course<'_, '_> {
@@ -35,11 +35,7 @@ impl Course<'_, '_> {
     }
 
     /// One stage, in as many parts as it has, and what is to be waited for behind it.
-    pub(super) async fn stage(
-        &mut self,
-        stage: Stage,
-        due: &BTreeMap<HostName, Turn>,
-    ) -> Option<Trouble> {
+    async fn stage(&mut self, stage: Stage, due: &BTreeMap<HostName, Turn>) -> Option<Trouble> {
         let mut trouble = None;
         let started = Instant::now();
         for go in waiting::goes(stage, self.plan) {
@@ -86,12 +82,7 @@ impl Course<'_, '_> {
         trouble
     }
 
-    pub(super) fn request(
-        &self,
-        name: &HostName,
-        plan: &HostPlan,
-        steps: Vec<crate::plan::Step>,
-    ) -> Request {
+    fn request(&self, name: &HostName, plan: &HostPlan, steps: Vec<crate::plan::Step>) -> Request {
         Request::Do {
             topology: self.session.topology.name.clone(),
             transaction: self.id.clone(),
@@ -101,7 +92,7 @@ impl Course<'_, '_> {
     }
 
     /// What came of a stage; the first trouble by name, if there was any.
-    pub(super) fn record(
+    fn record(
         &mut self,
         stage: Stage,
         asked: &BTreeMap<HostName, usize>,
@@ -110,7 +101,7 @@ impl Course<'_, '_> {
         let mut trouble = None;
         for (name, count) in asked {
             let Some(host) = self.report.hosts.get_mut(name) else { continue };
-            match outcome(answers.remove(name)) {
+            match asking::outcome(answers.remove(name)) {
                 Ok(outcome) => {
                     recording::answered_part(host, stage, *count, &outcome);
                     self.last.insert(name.clone(), outcome.after);
@@ -123,15 +114,5 @@ impl Course<'_, '_> {
             }
         }
         trouble
-    }
-}
-
-fn outcome(answer: Option<Result<Reply, NoAnswer>>) -> Result<Outcome, NoAnswer> {
-    match answer {
-        Some(Ok(Reply::Done(outcome))) => Ok(*outcome),
-        Some(Ok(other)) => Err(NoAnswer::Lost(unexpected(&other))),
-        Some(Err(no_answer)) => Err(no_answer),
-        // It went away earlier, so it was not asked.
-        None => Err(NoAnswer::Refused(gone())),
     }
 }
