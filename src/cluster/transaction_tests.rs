@@ -8,26 +8,7 @@ use crate::protocol::Unfinished;
 use crate::topology::Pace;
 
 fn unfinished(hosts: &[&str], agreed: bool) -> Unfinished {
-    Unfinished {
-        journal: Journal {
-            version: JOURNAL_VERSION,
-            topology: "t".parse().unwrap(),
-            transaction: TransactionId::from_bits(1),
-            intent: Intent::Apply,
-            by: Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 },
-            since: 0,
-            hosts: hosts.iter().map(|name| host(name)).collect(),
-            stages: Vec::new(),
-            touched: crate::state::Owned::new(),
-            before: crate::state::HostState::default(),
-        },
-        receipt_before: None,
-        agreed,
-        holder: None,
-        reverts_in_ms: None,
-        restarted: false,
-        told: Vec::new(),
-    }
+    Unfinished { agreed, ..crate::support::unfinished(hosts, crate::state::HostState::default()) }
 }
 
 /// `a`, `b`, `c` in this order: agreed, not agreed, settled (no journal), or not to be asked.

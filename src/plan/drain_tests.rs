@@ -3,12 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::drain::{self, Arranged, Counted, EXPIRE_TEMPLATES, Terms};
-use super::journal::{Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
 use super::{Change, Stage, order, stages};
 use crate::desired::{Reasons, desired_for};
-use crate::protocol::{Counters, Sighting, Unfinished};
+use crate::protocol::{Counters, Sighting};
 use crate::state::{HostState, PacketRule, Sysctl};
-use crate::support::Cluster;
+use crate::support::{Cluster, unfinished};
 use crate::topology::{Forward, Mark, Persistence, Protocol, Scheduler, Service, Topology};
 
 /// A service on three real servers, changed by `change`.
@@ -300,7 +299,7 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
     let mut cut = seen(&from, 0);
     let before = cut.state.clone();
     cut.state.tables.clear();
-    cut.unfinished = Some(Box::new(unfinished(before)));
+    cut.unfinished = Some(Box::new(unfinished(&["director"], before)));
     assert_eq!(found(&back(&Terms::back(&nobody), &cut)), all);
 }
 
@@ -315,31 +314,6 @@ fn a_mark_of_others_stands_for_what_the_file_says_and_for_anything_where_it_says
     from.services[0].mark.as_mut().unwrap().protocols.insert(Protocol::Tcp);
     let streams = towards(&HostState::default(), &Terms::back(&from), &seen(&from, 0));
     assert_eq!(counted(&streams), Counted::Active);
-}
-
-/// What was cut off, with `before` in its journal.
-fn unfinished(before: HostState) -> Unfinished {
-    let journal = Journal {
-        version: JOURNAL_VERSION,
-        topology: "t".parse().unwrap(),
-        transaction: TransactionId::from_bits(1),
-        intent: Intent::Destroy,
-        by: Operator { user: "u".into(), host: "h".into(), pid: 1 },
-        since: 0,
-        hosts: ["director".parse().unwrap()].into(),
-        stages: Vec::new(),
-        touched: before.items(),
-        before,
-    };
-    Unfinished {
-        journal,
-        receipt_before: None,
-        agreed: false,
-        holder: None,
-        reverts_in_ms: None,
-        restarted: false,
-        told: Vec::new(),
-    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::*;
 use crate::desired::Reasons;
 use crate::plan::order::steps_between;
 use crate::state::ConfItem;
+use crate::support::unfinished;
 
 fn address(text: &str) -> AddressKey {
     text.parse().unwrap()
@@ -19,27 +20,9 @@ fn with_addresses(all: &[&str]) -> HostState {
 /// Cut off in the midst of exchanging one VIP of a real server for another.
 fn exchanging(restarted: bool) -> Unfinished {
     let vips = ["192.0.2.80/32@lo", "192.0.2.81/32@lo"];
-    let journal = Journal {
-        version: JOURNAL_VERSION,
-        topology: "t".parse().unwrap(),
-        transaction: TransactionId::from_bits(2),
-        intent: Intent::Apply,
-        by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },
-        since: 0,
-        hosts: ["rs1".parse().unwrap()].into(),
-        stages: Vec::new(),
-        touched: vips.map(|vip| Item::Address(address(vip))).into(),
-        before: with_addresses(&vips[..1]),
-    };
-    Unfinished {
-        journal,
-        receipt_before: None,
-        agreed: false,
-        holder: None,
-        reverts_in_ms: None,
-        restarted,
-        told: Vec::new(),
-    }
+    let mut unfinished = unfinished(&["rs1"], with_addresses(&vips[..1]));
+    unfinished.journal.touched = vips.map(|vip| Item::Address(address(vip))).into();
+    Unfinished { restarted, ..unfinished }
 }
 
 fn way(goal: &Goal, seen: &Sighting) -> Vec<String> {

@@ -9,11 +9,38 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::state::Tunnel;
+use crate::plan::journal::{Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
+use crate::protocol::Unfinished;
+use crate::state::{HostState, Tunnel};
 use crate::topology::{
     Forward, Gateway, Host, HostName, Interface, Mark, Network, Persistence, Position, Protocol,
     RealServer, Role, Scheduler, Service, Topology,
 };
+
+/// An apply of `t` that was cut off on `hosts`, with `before` in its journal and nothing else.
+pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> Unfinished {
+    let journal = Journal {
+        version: JOURNAL_VERSION,
+        topology: "t".parse().unwrap(),
+        transaction: TransactionId::from_bits(1),
+        intent: Intent::Apply,
+        by: Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 },
+        since: 0,
+        hosts: hosts.iter().map(|name| name.parse().unwrap()).collect(),
+        stages: Vec::new(),
+        touched: before.items(),
+        before,
+    };
+    Unfinished {
+        journal,
+        receipt_before: None,
+        agreed: false,
+        holder: None,
+        reverts_in_ms: None,
+        restarted: false,
+        told: Vec::new(),
+    }
+}
 
 /// A client, a director and three real servers in 10.0.0.0/24, with some services.
 #[derive(Debug, Clone)]
