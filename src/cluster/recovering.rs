@@ -77,7 +77,7 @@ pub async fn rollback(
 }
 
 /// Closes every transaction that all hosts have agreed to and that nobody works at: it is done, and must
-/// not be undone together with what comes next. Whether anything was closed.
+/// not be undone together with what comes next. Whether anything is closed now that was not.
 pub async fn close_agreed(
     session: &mut Session<'_>,
     plan: &ClusterPlan,
@@ -90,8 +90,8 @@ pub async fn close_agreed(
         let held = standing.there.values().any(|there| there.holder.is_some());
         if !held && unfinished::recovery(plan, seen, &standing) == Recovery::Settle {
             let ids = standing.there.keys().map(|name| (name.clone(), id.clone())).collect();
-            settle(session, &ids, by, false, &mut report).await;
-            any = true;
+            let settled = settle(session, &ids, by, false, &mut report).await;
+            any |= settled == Settled::Closed;
         }
     }
     any
@@ -181,11 +181,14 @@ pub async fn confirm(
     report
 }
 
-/// What came of having all agree.
+/// What came of having all agree, and close it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
-    /// All have, or none was asked.
-    Otherwise,
-    /// Some have agreed, and one has refused.
+    /// It is closed everywhere.
+    Closed,
+    /// Somewhere it is not.
+    Left,
+    /// Nor will it be: one has refused to agree.
     NotAgreed,
 }
 
@@ -198,7 +201,7 @@ async fn settle(
     report: &mut ClusterReport,
 ) -> Settled {
     let mut all = true;
-    let mut settled = Settled::Otherwise;
+    let mut settled = Settled::Left;
     for (name, answer) in asking::take_up(session, ids, by, force).await {
         if let Err(denied) = answer {
             all = false;
@@ -230,12 +233,16 @@ async fn settle(
         }
         return settled;
     }
+    settled = Settled::Closed;
     for (name, answer) in asking::settle(session, ids, Ending::Done).await {
         match answer {
             Ok(()) => {
                 write(report, &name, Undoing { steps: Vec::new(), end: UndoEnd::Settled });
             }
-            Err(no_answer) => fail(report, &name, no_answer.into_failure()),
+            Err(no_answer) => {
+                settled = Settled::Left;
+                fail(report, &name, no_answer.into_failure());
+            }
         }
     }
     settled
