@@ -1,29 +1,41 @@
-# `make lab` shows what lvsprov does; `make test` proves it. Both install what they need (see scripts/need).
+# `make lab` shows what lvsprov does; `make test` proves it. Both install what they need (scripts/programs lists it).
 
 LAB ?= playbooks/dr-two-networks.yaml
+
+# Tests see the base system and the programs of scripts/programs, and nothing that happens to be installed here.
+export LVSPROV_BARE_PATH := $(CURDIR)/target/bare-path
+BARE = scripts/bare-path $(LVSPROV_BARE_PATH)
+TEST = cargo test --locked --config 'target."cfg(all())".runner = ["$(CURDIR)/scripts/runner", "$(1)"]'
 
 .PHONY: lab test quick lint bench bench-bulk
 
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
-	cargo run --quiet -- lab run $(LAB)
+	@echo "building lvsprov for the lab: one to two minutes on 2 cores, the first time"
+	cargo build --locked --profile lab
+	@echo "the lab: $(LAB), from bare hosts to answered requests and back; half a minute to two"
+	cargo run --locked --quiet --profile lab -- lab run $(LAB)
 
 test: # everything; the last part boots a virtual machine
 	scripts/need test
 	$(MAKE) lint
-	cargo test --no-fail-fast
+	$(BARE)
+	$(call TEST,root) --no-fail-fast
 
 quick: # what needs neither root nor a virtual machine; under two minutes
-	cargo test --lib --test check --test cli --test plans --test docs --test import
+	scripts/need test
+	$(BARE)
+	$(call TEST,user) --lib --test check --test cli --test plans --test docs --test import
 
 lint:
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --locked --all-targets -- -D warnings
+	scripts/deny
 
 bench: # over SSH to 5, 20 and 50 namespace hosts, beside plain ssh; needs root
 	scripts/need test
-	cargo bench --bench ssh
+	cargo bench --locked --bench ssh
 
 bench-bulk: # 10,000 real servers beside ipvsadm and a bare netlink sender, in the lab's virtual machine
 	scripts/need test
-	cargo bench --bench bulk
+	cargo bench --locked --bench bulk

@@ -93,3 +93,63 @@ fn a_test_that_is_not_there_is_noticed() {
     }
     assert!(exists("docs: a_test_that_is_not_there_is_noticed"));
 }
+
+/// `scripts/programs` row by row: program, package, purpose, machine, use.
+fn listed_programs() -> Vec<Vec<String>> {
+    let text = read("scripts/programs");
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let mut cells: Vec<&str> = line.split_whitespace().collect();
+            let rest = cells.split_off(4).join(" ");
+            cells.into_iter().map(str::to_owned).chain([rest]).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_table_of_programs_is_the_list_of_them() {
+    let text = read("docs/development.md");
+    let table = text.split("| Program |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let table: Vec<Vec<String>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells = line.trim_matches('|').split(" | ");
+            cells.map(|cell| cell.trim().trim_matches('`').trim().to_owned()).collect()
+        })
+        .collect();
+    assert_eq!(table, listed_programs());
+}
+
+/// What the list has beside what the tests start stays honest too.
+#[test]
+fn every_listed_program_is_started_somewhere() {
+    let mut sources = String::new();
+    for folder in ["src", "tests", "benches", "scripts"] {
+        gather(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut sources);
+    }
+    let unused: Vec<String> = listed_programs()
+        .into_iter()
+        .filter(|row| row[2] != "build")
+        .map(|row| row[0].clone())
+        .filter(|program| {
+            let words =
+                [format!("\"{program}\""), format!("/{program}\""), format!("\"{program} ")];
+            !words.iter().any(|word| sources.contains(word.as_str()))
+                && !sources.contains(&format!("{program} install"))
+        })
+        .collect();
+    assert!(unused.is_empty(), "nothing starts {unused:?}: remove them from scripts/programs");
+}
+
+fn gather(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            gather(&path, into);
+        } else if !path.ends_with("scripts/programs") && !path.ends_with("tests/docs.rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap_or_default());
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! What can go wrong in the lab's network, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
 
 use crate::topology::HostName;
 
@@ -55,14 +54,16 @@ pub enum LabError {
     #[error("{0}")]
     Topology(String),
     /// A program that the lab needs is not installed.
-    #[error("the lab needs {program}, which is not installed (looked in {searched}); {cure}")]
+    #[error(
+        "the lab needs {program}, which is not installed (looked in {searched}); install the package {package} (Debian, Ubuntu: apt-get install {package})"
+    )]
     Missing {
         /// Its name.
         program: &'static str,
         /// Where it was looked for.
         searched: String,
-        /// How to get it.
-        cure: &'static str,
+        /// The package that has it, as Debian calls it.
+        package: &'static str,
     },
     /// A program that the lab started failed.
     #[error("{program} failed: {detail}")]
@@ -95,21 +96,4 @@ impl LabError {
         let what = what.into();
         move |source| Self::Netlink { what, source }
     }
-}
-
-/// Finds `program` on PATH, and in the two places where system programs lie that a user's PATH often
-/// leaves out.
-pub(crate) fn find_program(program: &'static str, cure: &'static str) -> Result<PathBuf, LabError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> =
-        std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
-    for extra in ["/usr/sbin", "/sbin"] {
-        if !folders.iter().any(|folder| folder.as_os_str() == extra) {
-            folders.push(PathBuf::from(extra));
-        }
-    }
-    folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file()).ok_or_else(|| {
-        let searched: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
-        LabError::Missing { program, searched: searched.join(", "), cure }
-    })
 }

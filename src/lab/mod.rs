@@ -20,6 +20,7 @@ pub mod expect;
 pub mod junit;
 pub mod neighbour;
 pub mod network;
+mod programs;
 pub mod responders;
 pub mod run;
 pub mod snapshot;

@@ -21,16 +21,13 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::child::{Kept, Spec};
-use super::error::find_program;
-use super::{Lab, LabError};
+use super::{Lab, LabError, programs};
 use crate::topology::HostName;
 
 /// How long sshd may take until it answers. Under emulation it needs seconds.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 /// How the temporary folder is called, with something random behind it.
 const FOLDER: &str = "lvsprov-lab-";
-const INSTALL: &str =
-    "install the package openssh-server (Debian, Ubuntu: apt-get install openssh-server)";
 
 /// The sshds of a lab, and how to reach them. They end when the value is dropped.
 pub struct Sshds {
@@ -64,8 +61,8 @@ impl Sshds {
         hosts: impl IntoIterator<Item = &'a HostName>,
         binary: &Path,
     ) -> Result<Self, LabError> {
-        let sshd = find_program("sshd", INSTALL)?;
-        let keygen = find_program("ssh-keygen", INSTALL)?;
+        let sshd = programs::find("sshd")?;
+        let keygen = programs::find("ssh-keygen")?;
         let (folder, lock) =
             make_folder(&std::env::temp_dir()).map_err(LabError::io("make a temporary folder"))?;
         let mut all = Self { hosts: BTreeMap::new(), folder, _lock: lock };

@@ -37,6 +37,8 @@ pub fn boot(seconds: u32) -> Option<ExitCode> {
     let status = Command::new(env!("CARGO_BIN_EXE_lvsprov"))
         .args(["lab", "vm", "--time-limit", &seconds.to_string(), "--", "/usr/bin/env"])
         .arg(format!("{IN_VM}=1"))
+        // This very PATH: the machine would add the folders where all programs of this host are.
+        .arg(format!("PATH={}", std::env::var("PATH").unwrap_or_default()))
         .arg(here)
         .args(std::env::args_os().skip(1))
         .status()

@@ -17,6 +17,7 @@ use super::kernel::GuestKernel;
 use super::wire::{Frame, PORT};
 use super::{Accel, VmError, VmOptions};
 use crate::lab::child::{Kept, Spec};
+use crate::lab::programs;
 
 /// How many lines of a log are shown.
 const LAST_LINES: usize = 12;
@@ -24,32 +25,23 @@ const LAST_LINES: usize = 12;
 /// QEMU on this architecture.
 struct Emulator {
     program: &'static str,
-    package: &'static str,
     machine: &'static str,
     console: &'static str,
 }
 
 fn emulator() -> Result<Emulator, VmError> {
     match std::env::consts::ARCH {
-        "x86_64" => Ok(Emulator {
-            program: "qemu-system-x86_64",
-            package: "qemu-system-x86",
-            machine: "pc",
-            console: "ttyS0",
-        }),
-        "aarch64" => Ok(Emulator {
-            program: "qemu-system-aarch64",
-            package: "qemu-system-arm",
-            machine: "virt",
-            console: "ttyAMA0",
-        }),
+        "x86_64" => Ok(Emulator { program: "qemu-system-x86_64", machine: "pc", console: "ttyS0" }),
+        "aarch64" => {
+            Ok(Emulator { program: "qemu-system-aarch64", machine: "virt", console: "ttyAMA0" })
+        }
         other => Err(VmError::Architecture(other)),
     }
 }
 
 /// The QEMU to run: `given`, else the first on PATH.
 pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, VmError> {
-    let Emulator { program, package, .. } = emulator()?;
+    let Emulator { program, .. } = emulator()?;
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -61,7 +53,7 @@ pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, VmError> {
         .ok_or_else(|| VmError::NoQemu {
             program,
             searched: path.to_string_lossy().into_owned(),
-            package,
+            package: programs::package(program).unwrap_or("QEMU"),
         })
 }
 
