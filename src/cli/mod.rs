@@ -15,9 +15,13 @@ mod saved;
 mod survey;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use arguments::{Arguments, Command, LabCommand, RenderCommand};
 pub use exit::Exit;
@@ -92,11 +96,14 @@ fn watch(verbose: u8) {
         2 => "lvsprov=debug",
         _ => "trace",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LVSPROV_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // `TARGET=LEVEL,...`, as in RUST_LOG; what cannot be read counts as not given.
+    let asked: Option<Targets> =
+        std::env::var("LVSPROV_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = asked.or_else(|| level.parse().ok()).unwrap_or_default();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(colours)
         .with_writer(std::io::stderr)
-        .without_time()
-        .try_init();
+        .without_time();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
