@@ -6,6 +6,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "kernel/cgroups.rs"]
+mod cgroups;
 #[path = "kernel/disk.rs"]
 mod disk;
 #[path = "kernel/faults.rs"]

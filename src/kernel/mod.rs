@@ -10,6 +10,7 @@
 pub mod act;
 pub mod arp;
 mod begin;
+mod cgroups;
 mod disk;
 pub mod error;
 pub mod fault;
