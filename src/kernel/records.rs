@@ -63,8 +63,9 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Milliseconds until it undoes anything; `None`: it is no more.
-    pub fn pending(&self) -> Option<u64> {
+    /// Milliseconds until it undoes anything. `None`: it is no more; or it is `reverting` and past its time,
+    /// so it has done what it could, tries again from time to time, and keeps nobody from doing better.
+    pub fn pending(&self, reverting: bool) -> Option<u64> {
         let Self { process, withdraw_at_ms, build_at_ms } = self;
         let now = process::boottime_ms();
         // What withdraws first is no sooner undone than the rest is begun.
@@ -75,6 +76,9 @@ impl Timer {
 }
 
 /// `holder.json`: the connection that works at it.
+        if reverting && now >= *build_at_ms {
+            return None;
+        }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HolderRecord {
@@ -161,6 +165,12 @@ pub(super) fn reverted(parent: &Path) -> Option<Reverted> {
 
 /// Something else was begun since.
 pub(super) fn forget_reverted(parent: &Path) {
+/// It was not the end after all: `told.json` has its room again.
+pub(super) fn take_reverted_back(folder: &Path) {
+    let Some(parent) = folder.parent() else { return };
+    let _ = fs::rename(reverted_path(parent), folder.join("told.json"));
+}
+
     let _ = fs::remove_file(reverted_path(parent));
 }
 
