@@ -24,6 +24,8 @@ mod life;
 mod network;
 #[path = "kernel/nft.rs"]
 mod nft;
+#[path = "kernel/renewed.rs"]
+mod renewed;
 #[path = "kernel/retries.rs"]
 mod retries;
 #[path = "kernel/tables.rs"]
