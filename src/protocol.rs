@@ -16,7 +16,7 @@ use crate::topology::{IfName, Protocol, TopologyName};
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,8 +312,21 @@ pub struct HostFacts {
     pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
-    /// From where the controller is logged in, where the host knows it (ssh).
-    pub controller: Option<IpAddr>,
+    /// From where this connection's controller reaches the host.
+    pub controller: Controller,
+}
+
+/// From where a controller reaches a host, as far as the host knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Controller {
+    /// Over ssh from this address; a link-local one is without its zone.
+    Address(IpAddr),
+    /// From the same machine, by a pipe into a network namespace of its own: no route leads between them.
+    Pipe,
+    /// Not known: nobody passed on what sshd says, as where `sudo` was between.
+    #[default]
+    Unknown,
 }
 
 impl HostFacts {

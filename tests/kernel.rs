@@ -6,6 +6,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "kernel/cgroups.rs"]
+mod cgroups;
 #[path = "kernel/disk.rs"]
 mod disk;
 #[path = "kernel/faults.rs"]
@@ -22,6 +24,10 @@ mod life;
 mod network;
 #[path = "kernel/nft.rs"]
 mod nft;
+#[path = "kernel/renewed.rs"]
+mod renewed;
+#[path = "kernel/retries.rs"]
+mod retries;
 #[path = "kernel/tables.rs"]
 mod tables;
 #[path = "kernel/timer.rs"]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lvsprov::protocol::{Failure, Reply, Request, Sighting};
+use lvsprov::protocol::{Controller, Failure, Reply, Request, Sighting};
 use lvsprov::topology::{HostName, Protocol, Reach};
 use lvsprov::transport::{Connection, Options, TransportError, Trouble};
 use nix::sys::signal::Signal;
@@ -180,8 +180,10 @@ async fn an_agent_in_a_namespace_sees_only_that_namespace() {
     let options = local_options(state.path());
     let reach = Reach::Netns(namespace.path());
     let mut connection = Connection::open(&name(), &reach, &options).await.unwrap();
-    let links: Vec<String> =
-        seen(&mut connection).await.state.links.keys().map(ToString::to_string).collect();
+    let sighting = seen(&mut connection).await;
+    // Unless whoever runs this is logged in by ssh.
+    assert_ne!(sighting.facts.controller, Controller::Unknown);
+    let links: Vec<String> = sighting.state.links.keys().map(ToString::to_string).collect();
     assert!(links.iter().all(|l| !l.starts_with("eth")), "{links:?}");
     assert!(links.contains(&"lo".to_owned()), "{links:?}");
     let agent = agents_with(state.path());
@@ -262,8 +264,9 @@ async fn what_is_not_our_agent_is_told_apart() {
     let odd = r"printf 'lvsprov@ hello\n\377\377\377\377{}'; exec sleep 9";
     let error = refused(&Reach::Local, &with(odd)).await;
     assert_trouble!(error, Trouble::BadFrame { .. });
-    let user = r#"printf 'lvsprov@ hello\n\000\000\000\030{"version":2,"uid":1000}'; exec sleep 9"#;
-    let error = refused(&Reach::Local, &with(user)).await;
+    let user = r#"printf 'lvsprov@ hello\n\000\000\000\030{"version":V,"uid":1000}'; exec sleep 9"#;
+    let user = user.replace('V', &lvsprov::protocol::VERSION.to_string());
+    let error = refused(&Reach::Local, &with(&user)).await;
     assert_trouble!(error, Trouble::NotRoot { uid: 1000 });
     let none = Options { agent_binary: Some("/no/such/program".into()), ..with("") };
     let error = refused(&Reach::Local, &none).await;

@@ -26,7 +26,8 @@ pub struct Conduct {
     ///
     /// The change is confirmed once every host was reached over a new connection, and what is on it and
     /// requests through its services were found right. On by default, with 60s, where the way from a host
-    /// back to this machine changes. The time counts from the end of draining and ramping, and is
+    /// back to this machine changes, or where the host does not know that way (`local: true` without ssh)
+    /// and its routes, addresses or links change. The time counts from the end of draining and ramping, and is
     /// 5s to 19h.
     #[arg(long, value_name = "DURATION|off")]
     pub confirm_within: Option<Within>,

@@ -29,7 +29,8 @@ pub struct HostPlan {
     pub cautions: Vec<String>,
     /// What is not ours there and stays as it is.
     pub foreign: Vec<Foreign>,
-    /// Whether the way back to the controller changes: then it is confirmed, or undone by the host.
+    /// Whether the way back to the controller changes, or may, where that is not known: then it is
+    /// confirmed, or undone by the host.
     pub moves_way_back: bool,
 }
 

@@ -14,7 +14,7 @@ use super::turns::{self, Turn};
 use crate::desired::desired_for;
 use crate::plan::journal::TransactionId;
 use crate::plan::{Change, Stage, simulate};
-use crate::protocol::{Capability, Failure, HostFacts, Outcome, Receipt, Sighting};
+use crate::protocol::{Capability, Controller, Failure, HostFacts, Outcome, Receipt, Sighting};
 use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scope, Sysctl};
 use crate::support::Cluster;
 use crate::topology::{Forward, HostName, Topology};
@@ -43,6 +43,7 @@ pub(super) fn bare(topology: &Topology, name: &HostName) -> Sighting {
             .iter()
             .map(|module| (*module, Capability::Loadable))
             .collect(),
+        controller: Controller::Pipe,
         ..HostFacts::default()
     };
     for dev in ["lo", "eth0"] {

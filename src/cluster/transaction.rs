@@ -42,7 +42,8 @@ pub enum OnError {
 /// When hosts undo a transaction by themselves that nobody confirms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfirmWithin {
-    /// After so long, if the way back to the controller changes on any host; else never.
+    /// After so long, if the way back to the controller changes on any host, or may change where that is not
+    /// known; else never.
     WhereNeeded(Duration),
     /// After so long.
     Always(Duration),

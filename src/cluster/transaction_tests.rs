@@ -84,6 +84,35 @@ fn the_longest_time_to_confirm_is_ordered_whole_with_the_longest_waits() {
     assert_eq!(u64::from(seconds(patience)), patience.as_secs());
 }
 
+/// As under sudo: the host does not know from where it is reached.
+#[test]
+fn where_the_way_back_is_not_known_the_hosts_wait_to_be_confirmed() {
+    use super::super::planning::Direction;
+    use super::super::tests::{bare, plan};
+    use crate::protocol::Controller;
+    use crate::support::Cluster;
+    use crate::topology::Forward;
+
+    let topology = Cluster::of(&[(Forward::Dr, 80, vec![1])]).topology;
+    let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
+    let conduct =
+        Conduct { within: ConfirmWithin::WhereNeeded(CONFIRM_WITHIN), ..Conduct::plain(by, 7) };
+    for (controller, expected) in
+        [(Controller::Unknown, Some(CONFIRM_WITHIN)), (Controller::Pipe, None)]
+    {
+        let hosts = topology.hosts.keys().map(|name| {
+            let mut sighting = bare(&topology, name);
+            if *name == host("rs1") {
+                sighting.facts.controller = controller;
+            }
+            (name.clone(), Ok(sighting))
+        });
+        let seen = hosts.collect();
+        let plan = plan(&topology, &seen, &BTreeMap::new(), Direction::Apply { now: 7 });
+        assert_eq!(conduct.time_to_confirm(&plan), expected, "{controller:?}");
+    }
+}
+
 /// What the one before had touched is gone with the restart; its receipt is on the disk.
 #[test]
 fn what_is_taken_over_after_a_restart_is_as_it_is_now() {

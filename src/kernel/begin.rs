@@ -61,6 +61,10 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
         }
         return Err(failed.error);
     }
+    if let Some(timer) = old.as_ref().and_then(|old| old.begun.timer.as_ref()) {
+        // It would see at its next try that there is nothing left for it, and end by itself.
+        let _ = timer.process.end();
+    }
     let timer = armed.and_then(revert::Armed::release);
     host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, timer));
     fault::at("begun");

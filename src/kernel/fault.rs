@@ -9,10 +9,13 @@
 //! were done by this process in all; `step 0` before the first), `agree`, `agreed` (it is on the disk),
 //! `settle` (before the receipt), `settled` (the receipt is what it will be, the journal is still
 //! there), `closed` (before the answer).
+//!
+//! A line `revert pause N` has the timer wait N milliseconds between its tries.
 
 #[cfg(debug_assertions)]
 mod armed {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use nix::sys::signal::{Signal, raise};
 
@@ -67,6 +70,13 @@ mod armed {
         next.map_or(count, |point| count.min(point - done))
     }
 
+    /// How long the timer waits before it tries again, where it would wait for `pause`.
+    pub fn pause(pause: Duration) -> Duration {
+        let text = text().unwrap_or_default();
+        let said = text.lines().find_map(|line| line.trim().strip_prefix("revert pause "));
+        said.and_then(|ms| ms.trim().parse().ok()).map_or(pause, Duration::from_millis)
+    }
+
     fn prefixed(point: &str) -> String {
         let prefix = if REVERTING.load(Ordering::Relaxed) { "revert " } else { "" };
         format!("{prefix}{point} ")
@@ -78,7 +88,7 @@ mod armed {
 }
 
 #[cfg(debug_assertions)]
-pub use armed::{at, before_steps, reverting, run_length, stepped};
+pub use armed::{at, before_steps, pause, reverting, run_length, stepped};
 
 #[cfg(not(debug_assertions))]
 mod unarmed {
@@ -90,6 +100,10 @@ mod unarmed {
     pub fn before_steps() {}
     /// Nothing, in a release build.
     pub fn stepped(_: usize) {}
+    /// As it is, in a release build.
+    pub fn pause(pause: std::time::Duration) -> std::time::Duration {
+        pause
+    }
     /// All of them, in a release build.
     pub fn run_length(count: usize) -> usize {
         count
@@ -97,4 +111,4 @@ mod unarmed {
 }
 
 #[cfg(not(debug_assertions))]
-pub use unarmed::{at, before_steps, reverting, run_length, stepped};
+pub use unarmed::{at, before_steps, pause, reverting, run_length, stepped};

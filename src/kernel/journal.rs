@@ -24,7 +24,7 @@ use super::disk::{
 use super::error::{Error, Result};
 use super::phase::Phase;
 use super::process;
-use super::records::{Begun, HolderRecord, Timer};
+use super::records::{Begun, HolderRecord};
 use super::{fault, receipt};
 use crate::plan::journal::{JOURNAL_VERSION, Journal, TransactionId};
 use crate::protocol::{Ending, Holder, Receipt, Unfinished, UnfinishedElsewhere};
@@ -69,7 +69,7 @@ impl Open {
         if matches!(self.phase, Phase::Agreed | Phase::Done) {
             return None;
         }
-        self.begun.timer.as_ref().and_then(Timer::pending)
+        self.begun.timer.as_ref().and_then(|timer| timer.pending(self.phase != Phase::Begun))
     }
 
     /// As a controller sees it.

@@ -10,6 +10,7 @@
 pub mod act;
 pub mod arp;
 mod begin;
+mod cgroups;
 mod disk;
 pub mod error;
 pub mod fault;
@@ -41,7 +42,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::protocol::{Reply, Request};
+use crate::protocol::{Controller, Reply, Request};
 use crate::topology::IfName;
 
 pub use error::Error;
@@ -53,13 +54,20 @@ pub use error::Error;
 pub struct Host {
     state_dir: PathBuf,
     program: PathBuf,
+    piped: bool,
     held: Option<transaction::Held>,
 }
 
 impl Host {
     /// With its receipts in `state_dir`, which is made when there is something to keep.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, program: "/proc/self/exe".into(), held: None }
+        Self { state_dir, program: "/proc/self/exe".into(), piped: false, held: None }
+    }
+
+    /// Reached by a pipe from another network namespace of this machine.
+    #[must_use]
+    pub fn piped(self, piped: bool) -> Self {
+        Self { piped, ..self }
     }
 
     /// With another program than this one for the revert timer: where this one is not lvsprov.
@@ -85,7 +93,11 @@ impl Host {
     async fn try_answer(&mut self, request: Request) -> error::Result<Reply> {
         match request {
             Request::Look { topology, sysctls, counters } => {
-                let seen = observe::look(&self.state_dir, &topology, &sysctls, counters).await?;
+                let mut seen =
+                    observe::look(&self.state_dir, &topology, &sysctls, counters).await?;
+                if self.piped && seen.facts.controller == Controller::Unknown {
+                    seen.facts.controller = Controller::Pipe;
+                }
                 Ok(Reply::Seen(Box::new(seen)))
             }
             Request::Begin(begin) => begin::begin(self, &begin).await,

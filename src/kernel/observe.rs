@@ -8,7 +8,7 @@ use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
 use super::{journal, modules, nft, receipt, records, sysctls};
-use crate::protocol::{Capability, HostFacts, Receipt, Sighting};
+use crate::protocol::{Capability, Controller, HostFacts, Receipt, Sighting};
 use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Owned, Sysctl};
 use crate::topology::{IfName, TopologyName};
 
@@ -142,7 +142,7 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
         parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
-        controller: controller(),
+        controller: controller().map_or(Controller::Unknown, Controller::Address),
     }
 }
 
@@ -151,9 +151,11 @@ pub(super) fn controller() -> Option<std::net::IpAddr> {
     std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text))
 }
 
-/// `SSH_CONNECTION` is "client address, client port, server address, server port" (sshd(8)).
+/// `SSH_CONNECTION` is "client address, client port, server address, server port" (ssh(1)). A link-local
+/// address has its zone behind it (`fe80::1%eth0`), which is no part of the address.
 fn client_of(connection: &str) -> Option<std::net::IpAddr> {
-    connection.split(' ').next()?.parse().ok()
+    let address = connection.split(' ').next()?;
+    address.split_once('%').map_or(address, |(address, _)| address).parse().ok()
 }
 
 /// What was asked for, what the receipt speaks of, what undoing puts back, and what would change along with
@@ -296,7 +298,9 @@ mod tests {
     #[test]
     fn the_controller_is_the_first_of_what_sshd_says() {
         assert_eq!(client_of("192.0.2.7 50000 192.0.2.1 22"), "192.0.2.7".parse().ok());
-        for nothing in ["", " ", "x 1 y 2"] {
+        let link_local = client_of("fe80::1%eth0 50000 fe80::2%eth0 22");
+        assert_eq!(link_local, "fe80::1".parse().ok());
+        for nothing in ["", " ", "x 1 y 2", "%eth0 1 y 2", "$(id) 1 y 2"] {
             assert_eq!(client_of(nothing), None);
         }
     }

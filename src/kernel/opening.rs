@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{cannot_io, make_folder, sync_folder, sync_parent, write_new};
 use super::error::{Error, Result};
 use super::journal::{self, Open};
+use super::namespace::NamespaceId;
 use super::phase::Phase;
 use super::records::{self, Begun, HolderRecord, Timer};
 use super::{fault, process, receipt};
@@ -164,6 +165,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     let begun = Begun {
         boot: process::boot_id()?,
         init: process::init_start(),
+        namespace: NamespaceId::current().ok(),
         has_before: begin.receipt_before.is_some(),
         has_settled: begin.settled.is_some(),
         timer: timer.clone(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{cannot_io, overwrite, read_file};
 use super::error::Result;
+use super::namespace::NamespaceId;
 use super::process::{self, Process};
 use crate::plan::journal::{Journal, Operator};
 use crate::protocol::Reverted;
@@ -32,6 +33,9 @@ pub(super) struct Begun {
     /// of its runs apart.
     #[serde(default)]
     pub init: Option<u64>,
+    /// In which network namespace; one that was deleted and made anew is as empty as after a restart.
+    #[serde(default)]
+    pub namespace: Option<NamespaceId>,
     /// Whether there was a receipt before.
     pub has_before: bool,
     /// Whether there will be one.
@@ -41,12 +45,16 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Whether the host was restarted since. Where the first process cannot be told, by the kernel's run
-    /// alone.
+    /// Whether the host, or its network namespace, was made anew since. Where the first process or the
+    /// namespace cannot be told, by the rest alone.
     pub fn restarted(&self) -> Result<bool> {
         let another_init =
             self.init.zip(process::init_start()).is_some_and(|(then, now)| then != now);
-        Ok(another_init || self.boot != process::boot_id()?)
+        let another_namespace = self
+            .namespace
+            .as_ref()
+            .is_some_and(|then| NamespaceId::current().is_ok_and(|now| then.differs(&now)));
+        Ok(another_init || another_namespace || self.boot != process::boot_id()?)
     }
 }
 
@@ -63,10 +71,14 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Milliseconds until it undoes anything; `None`: it is no more.
-    pub fn pending(&self) -> Option<u64> {
+    /// Milliseconds until it undoes anything. `None`: it is no more; or it is `reverting` and past its time,
+    /// so it has done what it could, tries again from time to time, and keeps nobody from doing better.
+    pub fn pending(&self, reverting: bool) -> Option<u64> {
         let Self { process, withdraw_at_ms, build_at_ms } = self;
         let now = process::boottime_ms();
+        if reverting && now >= *build_at_ms {
+            return None;
+        }
         // What withdraws first is no sooner undone than the rest is begun.
         let next =
             withdraw_at_ms.filter(|at| *at > now).map_or(*build_at_ms, |at| at.min(*build_at_ms));
@@ -151,6 +163,12 @@ pub(super) fn keep_reverted(folder: &Path, journal: &Journal) {
     let _ = padded(&reverted, TOLD_SIZE)
         .and_then(|text| overwrite(&told, &text))
         .and_then(|()| fs::rename(&told, reverted_path(parent)));
+}
+
+/// It was not the end after all: `told.json` has its room again.
+pub(super) fn take_reverted_back(folder: &Path) {
+    let Some(parent) = folder.parent() else { return };
+    let _ = fs::rename(reverted_path(parent), folder.join("told.json"));
 }
 
 /// What the timer undid last in the folder of a topology, if that can be read.

@@ -1,15 +1,15 @@
 //! The revert timer: a process of its own that undoes a transaction if nobody agrees to it in time.
 //!
 //! It is this same program, started when a transaction begins and before anything is changed. It outlives
-//! the connection, is in a session of its own and out of the login session's control group, and sleeps on
-//! `CLOCK_BOOTTIME`, which nobody sets. At its time it takes the lock and reads the journal: where that
+//! the connection, is in a session of its own and out of control groups that end with the login, and sleeps
+//! on `CLOCK_BOOTTIME`, which nobody sets. At its time it takes the lock and reads the journal: where that
 //! is gone, another's or agreed to, it ends. Else it looks, plans the way back and goes it, as a
 //! controller would ([`crate::plan::ownership::Goal::undo`]), and settles. What it could not do it notes beside the journal.
 //!
 //! Here its process is started and gets out of the connection's way; what it does then is in
 //! [`super::reverting`].
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -20,9 +20,9 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::fault;
 use super::process::Process;
 use super::reverting::Revert;
+use super::{cgroups, fault};
 use crate::plan::journal::TransactionId;
 use crate::topology::TopologyName;
 
@@ -146,56 +146,5 @@ fn detach() -> io::Result<Vec<String>> {
     // It fails where it leads a session already.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")?;
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mut notes = Vec::new();
-    for path in session_groups(&groups) {
-        // 0 is whoever writes it (cgroups(7)).
-        if let Err(error) = fs::write(&path, "0") {
-            notes.push(format!(
-                "the revert timer is still in the login session's control group ({path}: {error}): \
-                 where ending a session ends what it started, the timer ends with it"
-            ));
-        }
-    }
-    Ok(notes)
-}
-
-/// Where to write to leave a login session's control group; none where it is in none.
-fn session_groups(proc_self_cgroup: &str) -> Vec<String> {
-    let in_session = |path: &str| {
-        path.split('/').any(|part| {
-            part.strip_suffix(".scope").is_some_and(|name| name.starts_with("session-"))
-        })
-    };
-    let lines = proc_self_cgroup.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        in_session(path).then_some(controllers)
-    });
-    let mount = |controllers: &str| match controllers {
-        "" if Path::new("/sys/fs/cgroup/unified").is_dir() => "/unified".to_owned(),
-        "" => String::new(),
-        named => format!("/{}", named.strip_prefix("name=").unwrap_or(named)),
-    };
-    lines.map(|named| format!("/sys/fs/cgroup{}/cgroup.procs", mount(named))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_login_session_is_left() {
-        let session = "0::/user.slice/user-0.slice/session-5.scope\n";
-        assert_eq!(session_groups(session).len(), 1);
-        let hybrid = "12:pids:/user.slice/user-0.slice/session-5.scope\n\
-                      1:name=systemd:/user.slice/user-0.slice/session-5.scope\n0::/\n";
-        assert_eq!(
-            session_groups(hybrid),
-            ["/sys/fs/cgroup/pids/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs"]
-        );
-        for other in ["", "0::/", "0::/system.slice/ssh.service", "0::/init.scope", "junk"] {
-            assert!(session_groups(other).is_empty(), "{other}");
-        }
-    }
+    Ok(cgroups::leave())
 }

@@ -2,7 +2,7 @@
 //!
 //! It has nobody to ask, and the operator may be cut off until it is done. So where a controller stops at
 //! the first step that fails, it goes on with those behind (each looks for itself whether it fits), and
-//! tries again some times.
+//! tries again until the transaction is closed, or another's.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +20,7 @@ use super::lock::{self, HeldBy, Lock};
 use super::net::Net;
 use super::phase::Phase;
 use super::revert::Order;
-use super::{act, fault, observe, records};
+use super::{act, fault, observe, process, records};
 use crate::desired::Reasons;
 use crate::plan::ownership::Goal;
 use crate::plan::{Step, order};
@@ -32,15 +32,24 @@ use crate::state::Item;
 const HOLDER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits after that, for any other.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long it waits before it tries again.
-const PAUSES: [Duration; 6] = [
+/// How long it waits before it tries again, at first.
+const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(5),
     Duration::from_secs(10),
     Duration::from_secs(30),
-    Duration::from_mins(1),
 ];
+/// The same from then on, for ever: what stands in the way may go at any time, as a link comes back.
+const LAST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How long it waits after each try.
+fn pauses() -> impl Iterator<Item = Duration> {
+    PAUSES.into_iter().chain(std::iter::repeat(LAST_PAUSE))
+}
+
+/// How the note begins that says what the last try has left.
+const LEFT: &str = "could not undo everything";
 
 /// A timer at work.
 pub(super) struct Revert<'a> {
@@ -143,16 +152,17 @@ impl Revert<'_> {
             }
         }
         Self::sleep(alarm, *build_at_ms)?;
-        for pause in PAUSES.into_iter().map(Some).chain([None]) {
-            match runtime.block_on(self.attempt(Part::All)) {
-                Ok(_) => return Ok(()),
-                Err(error) => self.tell(format!("could not undo everything: {}", full(&error))),
-            }
-            if let Some(pause) = pause {
-                std::thread::sleep(pause);
-            }
+        for (before, pause) in pauses().enumerate() {
+            let Err(error) = runtime.block_on(self.attempt(Part::All)) else { break };
+            // One note of it is enough, the latest.
+            self.told.retain(|line| !line.starts_with(LEFT));
+            let (tries, seconds) = (before + 1, pause.as_secs());
+            let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
+            let error = full(&error);
+            self.tell(format!("{LEFT} in {tries}, the next in {seconds} s: {error}"));
+            let pause = u64::try_from(fault::pause(pause).as_millis()).unwrap_or(u64::MAX);
+            Self::sleep(alarm, process::boottime_ms().saturating_add(pause))?;
         }
-        self.tell("the revert timer has given up: lvsprov rollback undoes what is left".to_owned());
         Ok(())
     }
 
@@ -201,7 +211,8 @@ impl Revert<'_> {
         }
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
         records::keep_reverted(&folder, &open.journal);
-        journal::settle(self.state_dir, &open, Ending::Undone)?;
+        journal::settle(self.state_dir, &open, Ending::Undone)
+            .inspect_err(|_| records::take_reverted_back(&folder))?;
         fault::at("closed");
         Ok(Came::Done)
     }
@@ -277,9 +288,9 @@ impl Revert<'_> {
     }
 
     pub fn tell(&mut self, line: String) {
-        if self.told.last() != Some(&line) {
-            self.told.push(line);
-        }
+        // What fails at every try is told once.
+        self.told.retain(|there| *there != line);
+        self.told.push(line);
         // The first and the latest say most.
         if self.told.len() > 40 {
             self.told.remove(20);
@@ -298,4 +309,16 @@ impl Revert<'_> {
 /// An error with all that caused it, on one line.
 fn full(error: &Error) -> String {
     Failure::from_error(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tries_soon_at_first_and_every_minute_for_ever() {
+        let seconds: Vec<u64> = pauses().take(8).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 5, 10, 30, 60, 60, 60]);
+        assert_eq!(pauses().nth(1_000_000), Some(Duration::from_mins(1)));
+    }
 }

@@ -1,7 +1,7 @@
-//! The only unsafe code: what AF_PACKET needs and no crate in use offers safely.
+//! The only unsafe code: what AF_PACKET and network namespaces need and no crate in use offers safely.
 //!
 //! Three system calls on a packet socket: attach a filter, bind it to an interface, and ask how many
-//! packets it lost. Everything else (opening, sending, receiving) goes through `nix`.
+//! packets it lost; and one on any socket, which names its network namespace. Everything else (opening, sending, receiving) goes through `nix`.
 
 #![allow(unsafe_code)] // audited here, denied everywhere else
 
@@ -101,6 +101,24 @@ pub fn packets_lost(socket: &impl AsFd) -> io::Result<u32> {
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
+}
+
+/// The number of the network namespace that the socket belongs to. The kernel gives none twice while it
+/// runs (SO_NETNS_COOKIE, Linux 5.14; an older kernel answers ENOPROTOOPT).
+pub fn namespace_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = length_of::<u64>();
+    // SAFETY: the kernel writes at most `length` bytes into `cookie`, and that is its size.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 fn length_of<T>() -> libc::socklen_t {

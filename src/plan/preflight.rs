@@ -9,7 +9,7 @@ use super::ownership::{Goal, RECEIPT_VERSION};
 use super::simulate;
 use super::step::Change;
 use crate::desired::Desired;
-use crate::protocol::{Capability, Sighting};
+use crate::protocol::{Capability, Controller, Sighting};
 use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl, VsItem};
 
 /// Something on a host that stands in the way.
@@ -92,9 +92,47 @@ pub fn receipt(seen: &Sighting, all: &mut Vec<Obstacle>) {
     }
 }
 
-/// What a person should know whose own way to the host leads over a route that changes.
+/// What a person should know whose own way to the host changes, or may change: where the host does not know
+/// from where it is reached, or knows an address to which no route of its own leads (link-local), whatever
+/// carries packets counts.
 pub fn way_back(seen: &Sighting, after: &HostState) -> Option<String> {
-    let controller = seen.facts.controller?;
+    let from = match seen.facts.controller {
+        Controller::Pipe => return None,
+        Controller::Address(address) if !is_link_local(address) => {
+            return route_back(seen, after, address);
+        }
+        Controller::Address(address) => {
+            format!("you are logged in from {address}, an address of one link")
+        }
+        Controller::Unknown => {
+            "this host does not know from which address you are logged in".to_owned()
+        }
+    };
+    let HostState { routes, addresses, links, tunnels, .. } = &seen.state;
+    let changed = [
+        ("routes", *routes != after.routes),
+        ("addresses", *addresses != after.addresses),
+        ("links", *links != after.links || *tunnels != after.tunnels),
+    ];
+    let changed: Vec<&str> =
+        changed.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect();
+    (!changed.is_empty())
+        .then(|| format!("{from}, and its {} change. {UNDONE_UNLESS}", changed.join(" and ")))
+}
+
+/// What becomes of a change that cuts the operator off.
+const UNDONE_UNLESS: &str = "If that cuts you off, the connection breaks: unless `--confirm-within off` says \
+                             otherwise, every host then undoes by itself what nobody has confirmed in time";
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// The same where it is known to where the way leads.
+fn route_back(seen: &Sighting, after: &HostState, controller: IpAddr) -> Option<String> {
     let (before, after) = (way_to(&seen.state, controller), way_to(after, controller));
     let hops = |way: Option<(&RouteKey, &Route)>| way.map(|(_, r)| (r.gateway, r.dev.clone()));
     if hops(before) == hops(after) {

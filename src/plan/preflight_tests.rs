@@ -322,8 +322,9 @@ fn a_way_back_that_changes_is_said_and_only_that() {
     let mut seen = seen();
     let mut after = seen.state.clone();
     after.routes.insert("default".parse().unwrap(), route("192.0.2.9"));
-    assert_eq!(way_back(&seen, &after), None, "nobody is logged in from anywhere");
-    seen.facts.controller = Some("198.51.100.7".parse().unwrap());
+    seen.facts.controller = Controller::Pipe;
+    assert_eq!(way_back(&seen, &after), None, "no route leads there");
+    seen.facts.controller = Controller::Address("198.51.100.7".parse().unwrap());
     let said = way_back(&seen, &after).unwrap();
     assert!(said.contains("from 198.51.100.7"), "{said}");
     assert!(said.contains("via 192.0.2.1 dev eth0 -> default via 192.0.2.9 dev eth0"), "{said}");
@@ -333,6 +334,34 @@ fn a_way_back_that_changes_is_said_and_only_that() {
     seen.state.routes.insert(narrow, route("192.0.2.5"));
     after.routes.insert("198.51.100.0/24".parse().unwrap(), route("192.0.2.5"));
     assert_eq!(way_back(&seen, &after), None);
+}
+
+/// As under sudo, which drops SSH_CONNECTION; and a link-local address has no route that could be compared.
+#[test]
+fn where_the_way_back_is_not_known_it_may_change_with_all_that_carries_packets() {
+    let link_local = Controller::Address("fe80::7".parse().unwrap());
+    for (controller, says) in
+        [(Controller::Unknown, "does not know from which address"), (link_local, "from fe80::7")]
+    {
+        let mut seen = seen();
+        seen.facts.controller = controller;
+        assert_eq!(way_back(&seen, &seen.state), None);
+        let mut route = seen.state.clone();
+        route.routes.insert("10.0.0.0/8".parse().unwrap(), self::route("192.0.2.9"));
+        let mut address = seen.state.clone();
+        let key = "192.0.2.80/32@lo".parse().unwrap();
+        address.addresses.insert(key, crate::state::Address::plain(crate::state::Scope::Global));
+        let mut link = seen.state.clone();
+        link.links.insert("eth7".parse().unwrap(), Link::Down);
+        for (after, what) in [(route, "routes"), (address, "addresses"), (link, "links")] {
+            let said = way_back(&seen, &after).unwrap();
+            assert!(said.contains(says) && said.contains(&format!("its {what} change")), "{said}");
+            assert!(said.contains("--confirm-within off"), "{said}");
+        }
+        let mut values = seen.state.clone();
+        values.sysctls.insert(Sysctl::IpForward, "1".to_owned());
+        assert_eq!(way_back(&seen, &values), None, "no packet takes another way");
+    }
 }
 
 #[test]

@@ -74,9 +74,10 @@ pub fn main(options: AgentOptions) -> ExitCode {
         }
         Err(error) => return complain(None, &AgentError::Runtime { source: error }),
     };
+    let piped = netns.is_some();
     let served =
         netns.map_or(Ok(()), |path| enter(&path)).and_then(|()| runtime()).and_then(|runtime| {
-            let mut host = kernel::Host::new(state_dir);
+            let mut host = kernel::Host::new(state_dir).piped(piped);
             serve(&mut input, &mut output, |request| {
                 let reply = runtime.block_on(host.answer(request));
                 limit.set(host.idle_limit());

@@ -39,11 +39,27 @@ impl Ground {
     /// With `lo` up and a pair v0-v1, both ends here and up, v0 with `address`.
     pub fn with_pair(address: &str) -> Self {
         let ground = Self::with_lo();
-        ground.ip("link add v0 type veth peer name v1");
-        ground.ip(&format!("address add {address} dev v0"));
-        ground.ip("link set v0 up");
-        ground.ip("link set v1 up");
+        ground.add_pair(address);
         ground
+    }
+
+    fn add_pair(&self, address: &str) {
+        self.ip("link add v0 type veth peer name v1");
+        self.ip(&format!("address add {address} dev v0"));
+        self.ip("link set v0 up");
+        self.ip("link set v1 up");
+    }
+
+    /// Lets go of the namespace, which ends with that unless it has a name.
+    pub fn leave(&mut self) {
+        self.netns = namespace::current().unwrap();
+    }
+
+    /// The namespace of that name in the place of the present one, as [`Self::with_pair`].
+    pub fn enter(&mut self, name: &NamedNamespace, address: &str) {
+        self.netns = std::fs::File::open(Path::new("/run/netns").join(&name.0)).unwrap().into();
+        self.ip("link set lo up");
+        self.add_pair(address);
     }
 
     /// Two namespaces with a cable between them: v0 in each, up, with these addresses.
@@ -135,6 +151,24 @@ impl Ground {
         assert_eq!(outcome.done, 0, "{text}");
         assert!(failure.to_string().contains(says), "{text}: {failure}");
         failure
+    }
+}
+
+/// One of `ip netns`, deleted when this is dropped.
+pub struct NamedNamespace(String);
+
+impl NamedNamespace {
+    pub fn add(name: &str) -> Self {
+        let name = format!("lvsprov-{name}-{}", std::process::id());
+        run(Command::new("ip").args(["netns", "add", &name]));
+        Self(name)
+    }
+}
+
+impl Drop for NamedNamespace {
+    fn drop(&mut self) {
+        let deleted = Command::new("ip").args(["netns", "delete", &self.0]).status();
+        assert!(deleted.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use lvsprov::kernel::process::boottime_ms;
 use lvsprov::plan::Change;
-use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
+use lvsprov::protocol::{Controller, Ending, Reply, Request, RevertAfter};
 use serde_json::Value;
 
 use crate::agents::{
@@ -366,9 +366,14 @@ fn an_agent_that_hears_nothing_ends_and_the_next_takes_over() {
 #[test]
 fn where_it_is_logged_in_from_is_told() {
     let ground = ground();
-    let connection = PathBuf::from("192.0.2.7 50000 192.0.2.1 22");
-    let environment = BTreeMap::from([("SSH_CONNECTION", connection)]);
-    let mut agent = Agent::with(&ground, ground.folder.path(), &environment);
+    let from = |connection: &str| {
+        let environment = BTreeMap::from([("SSH_CONNECTION", PathBuf::from(connection))]);
+        Agent::with(&ground, ground.folder.path(), &environment)
+    };
+    assert_eq!(from("").look().facts.controller, Controller::Unknown);
+    let link_local = from("fe80::7%v0 50000 fe80::1%v0 22").look().facts.controller;
+    assert_eq!(link_local, Controller::Address("fe80::7".parse().unwrap()));
+    let mut agent = from("192.0.2.7 50000 192.0.2.1 22");
     let wish = begin(1, changes(), &agent.look());
     assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
     let mut other = Agent::start(&ground);

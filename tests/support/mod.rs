@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use lvsprov::check;
-use lvsprov::protocol::{Capability, HostFacts, Sighting};
+use lvsprov::protocol::{Capability, Controller, HostFacts, Sighting};
 use lvsprov::state::{
     Address, AddressKey, Conf6Item, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Scope,
     Sysctl,
@@ -95,6 +95,7 @@ pub fn bare(host: &Host) -> Sighting {
             .iter()
             .map(|module| (*module, Capability::Loadable))
             .collect(),
+        controller: Controller::Pipe,
         ..HostFacts::default()
     };
     Sighting { facts, state, ..Sighting::default() }

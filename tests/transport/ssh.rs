@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lvsprov::protocol::Controller;
 use lvsprov::transport::{Options, Trouble};
 use nix::sys::signal::Signal;
 
@@ -202,12 +203,31 @@ fn fake_id() -> (&'static str, String) {
     ("id", "#!/bin/sh\necho 1000\n".to_owned())
 }
 
+/// From where the tests log in.
+fn here() -> Controller {
+    Controller::Address("127.0.0.1".parse().unwrap())
+}
+
 #[tokio::test]
-async fn a_user_becomes_root_by_sudo() {
-    let sudo = "#!/bin/sh\n[ \"$1 $2\" = '-n --' ] || exit 9\nshift 2\nexec \"$@\"\n".to_owned();
+async fn a_user_becomes_root_by_sudo_and_the_host_knows_from_where() {
+    let sudo = "#!/bin/sh\n[ \"$1 $2\" = '-n --' ] || exit 9\nshift 2\n\
+                exec env -i PATH=\"$PATH\" \"$@\"\n"
+        .to_owned();
     let sshd = Sshd::like(&Like { tools: vec![fake_id(), ("sudo", sudo)], ..Like::default() });
     for _ in 0..2 {
-        look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+        let seen = look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+        assert_eq!(seen.facts.controller, here());
+    }
+    assert_eq!(sshd.stored().len(), 1);
+}
+
+/// The real sudo, as Debian ships it: it keeps nothing of the environment.
+#[tokio::test]
+async fn the_real_sudo_hides_the_controller_from_nobody() {
+    let sshd = Sshd::like(&Like { user: Some("operator"), ..Like::default() });
+    for _ in 0..2 {
+        let seen = look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+        assert_eq!(seen.facts.controller, here());
     }
     assert_eq!(sshd.stored().len(), 1);
 }

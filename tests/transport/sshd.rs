@@ -41,6 +41,9 @@ pub struct Like {
     pub only: Option<&'static [&'static str]>,
     /// Size of the file system at /var/lib; 512m unless told.
     pub room: Option<&'static str>,
+    /// Who logs in: root, or somebody else who exists only here and may use the real sudo without a
+    /// password.
+    pub user: Option<&'static str>,
 }
 
 /// A host.
@@ -48,6 +51,7 @@ pub struct Sshd {
     pub folder: TempDir,
     pub port: u16,
     room: String,
+    user: String,
     process: Option<Child>,
 }
 
@@ -74,7 +78,11 @@ impl Sshd {
         );
         fs::write(folder.path().join("sshd_config"), config).unwrap();
         let room = like.room.unwrap_or("512m").to_owned();
-        let mut sshd = Self { folder, port, room, process: None };
+        let user = like.user.unwrap_or("root").to_owned();
+        if like.user.is_some() {
+            account(folder.path(), &user);
+        }
+        let mut sshd = Self { folder, port, room, user, process: None };
         sshd.know(&sshd.file("host_key.pub"));
         sshd.write_client_config("user_key", port);
         sshd.start();
@@ -89,12 +97,14 @@ impl Sshd {
     pub fn start(&mut self) {
         let prepare = "mount -t tmpfs -o size=$1,mode=755 none /var/lib && \
                        mount -t tmpfs none /root && mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && \
+                       for F in $(cd \"$3\" 2>/dev/null && ls); do mount --bind \"$3/$F\" \"/etc/$F\" || exit; done && \
                        exec /usr/sbin/sshd -D -e -f $2";
         let log = fs::OpenOptions::new().create(true).append(true).open(self.file("log")).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"])
             .args(["--kill-child", "--mount-proc", "sh", "-c", prepare, "sh", &self.room])
             .arg(self.file("sshd_config"))
+            .arg(self.file("etc"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -171,9 +181,10 @@ impl Sshd {
     pub fn write_client_config(&self, identity: &str, port: u16) {
         let at = self.folder.path().display();
         let config = format!(
-            "Host host\n HostName 127.0.0.1\n Port {port}\n User root\n HostKeyAlias host\n \
+            "Host host\n HostName 127.0.0.1\n Port {port}\n User {}\n HostKeyAlias host\n \
              IdentityFile {at}/{identity}\n IdentitiesOnly yes\n IdentityAgent none\n \
-             UserKnownHostsFile {at}/known_hosts\n GlobalKnownHostsFile /dev/null\n LogLevel QUIET\n"
+             UserKnownHostsFile {at}/known_hosts\n GlobalKnownHostsFile /dev/null\n LogLevel QUIET\n",
+            self.user
         );
         fs::write(self.file("ssh_config"), config).unwrap();
     }
@@ -251,6 +262,27 @@ fn keygen(path: &Path) {
         .status()
         .unwrap();
     assert!(made.success());
+}
+
+/// What stands in /etc of a host where `user` may become root.
+fn account(folder: &Path, user: &str) {
+    let etc = folder.join("etc");
+    fs::create_dir(&etc).unwrap();
+    // The user's own sshd process reads the key.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
+    let more = [
+        ("passwd", format!("{user}:x:64999:64999::/:/bin/sh\n"), 0o644),
+        ("group", format!("{user}:x:64999:\n"), 0o644),
+        ("shadow", format!("{user}:*:19000:0:99999:7:::\n"), 0o600),
+    ];
+    for (name, line, mode) in more {
+        let there = fs::read_to_string(Path::new("/etc").join(name)).unwrap();
+        fs::write(etc.join(name), there + &line).unwrap();
+        fs::set_permissions(etc.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let sudoers = etc.join("sudoers");
+    fs::write(&sudoers, format!("Defaults env_reset\n{user} ALL=(ALL) NOPASSWD: ALL\n")).unwrap();
+    fs::set_permissions(&sudoers, fs::Permissions::from_mode(0o440)).unwrap();
 }
 
 /// Writes the tools; the PATH that finds them.

@@ -1,5 +1,6 @@
-# As root, with arguments TOKEN DIGEST SIZE have|push: starts the agent of that digest. Where it does
-# not lie there yet (or `push` says not to trust what lies there) asks for it on stdin:
+# As root, with arguments TOKEN DIGEST SIZE have|push CONNECTION: starts the agent of that digest, and
+# gives it CONNECTION (SSH_CONNECTION before sudo, sshd's or the user's word) as a text. Where it does not
+# lie there yet (or `push` says not to trust what lies there) asks for it on stdin:
 #   need SYSTEM MACHINE gzip|raw        -> the controller answers with one line:
 #     gzip COUNT 0 / raw COUNT 0        COUNT bytes follow
 #     use DIGEST SIZE                   look for this one instead (another machine's build)
@@ -8,6 +9,8 @@ M=$1;
 D=$2;
 N=$3;
 F=$4;
+SSH_CONNECTION=$5;
+export SSH_CONNECTION;
 B=/var/lib/lvsprov;
 A=$B/agent;
 T=;

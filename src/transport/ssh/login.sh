@@ -1,7 +1,9 @@
 # Run by the login shell's `sh` as: sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE have|push
-# Becomes root, then goes on with INSTALL. See script.rs for what may not be written here.
+# Becomes root, then goes on with INSTALL, and gives it what sshd says of the connection as one more
+# argument: sudo keeps no environment. See script.rs for what may not be written here.
 S=$1;
 shift;
+set -- "$@" "$SSH_CONNECTION";
 LC_ALL=C;
 export LC_ALL;
 U=$(id -u);

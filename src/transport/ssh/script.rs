@@ -1,4 +1,5 @@
-//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE MODE`.
+//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE MODE`. LOGIN adds
+//! one argument for INSTALL: from where sshd says the controller is connected, which sudo would drop.
 //!
 //! Both scripts are fixed texts, nothing of a topology is in them. The user's login shell, whichever
 //! it is (bash, fish, tcsh, busybox), sees two words in single quotes; inside them nothing stands
@@ -56,6 +57,54 @@ mod tests {
             let bad: Vec<char> =
                 line.chars().filter(|c| matches!(c, '\'' | '\\' | '!' | '\n' | '\r')).collect();
             assert!(bad.is_empty(), "{bad:?} in {line}");
+        }
+    }
+
+    /// What sudo leaves of an environment (`env_reset`, sudoers(5)), and somebody who is not root.
+    fn fakes(folder: &std::path::Path) -> String {
+        use std::os::unix::fs::PermissionsExt as _;
+        let sudo = "[ \"$1 $2\" = '-n --' ] || exit 9; shift 2; exec env -i PATH=\"$PATH\" \"$@\"";
+        for (name, script) in [("sudo", sudo), ("id", "echo 1000")] {
+            let path = folder.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        format!("{}:/usr/bin:/bin", folder.display())
+    }
+
+    /// Whoever logs in may have put anything there; none of it is executed, nor split, nor matched with
+    /// names of files.
+    #[test]
+    fn what_sshd_says_of_the_connection_passes_sudo_as_a_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let (user, root) = (fakes(folder.path()), "/usr/bin:/bin".to_owned());
+        let marker = folder.path().join("executed");
+        let evil = format!("$(touch {0}) `touch {0}`;touch {0};\"'*\\ \n-n", marker.display());
+        let install = r#"printf "%s|" "$#" "$@" "$SSH_CONNECTION""#;
+        // The head of the real script, up to where it looks at the disk.
+        let (head, _) = INSTALL.split_once("B=").unwrap();
+        let install = format!("{} {install}", one_line(head));
+        for (path, is_root) in [(&user, false), (&root, true)] {
+            for shell in [&["sh"][..], &["busybox", "sh"], &["bash", "--posix"]] {
+                if shell[0] == "busybox" && !is_root {
+                    // It has an `id` of its own, and looks for no other.
+                    continue;
+                }
+                for connection in ["fe80::1%eth0 50000 fe80::2%eth0 22", &evil, ""] {
+                    let output = Command::new(shell[0])
+                        .args(&shell[1..])
+                        .args(["-c", &one_line(LOGIN), "sh", &install, "T", "d", "7", "have"])
+                        .env("PATH", path)
+                        .env("SSH_CONNECTION", connection)
+                        .output()
+                        .unwrap();
+                    let said = String::from_utf8(output.stdout).unwrap();
+                    let head = if is_root { "" } else { "T user 1000\n" };
+                    let expected = format!("{head}5|T|d|7|have|{connection}|{connection}|");
+                    assert_eq!(said, expected, "{shell:?}, root: {is_root}");
+                    assert!(!marker.exists(), "{connection} was executed");
+                }
+            }
         }
     }
 
