@@ -98,7 +98,8 @@ fn private(folder: &Path) -> Result<PathBuf, String> {
     let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
         return Err("it is not a folder of its own".to_owned());
     };
-    let parent = fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    let parent =
+        fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
     for above in parent.ancestors() {
         let found = fs::symlink_metadata(above).map_err(|e| format!("{}: {e}", above.display()))?;
         if let Some(why) = open_to_others(found.uid(), found.mode(), geteuid().as_raw()) {

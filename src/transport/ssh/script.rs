@@ -1,4 +1,4 @@
-//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE MODE`.
+//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE`.
 //!
 //! Both scripts are fixed texts, nothing of a topology is in them. The user's login shell, whichever
 //! it is (bash, fish, tcsh, busybox), sees two words in single quotes; inside them nothing stands
@@ -12,23 +12,10 @@ const LOGIN: &str = include_str!("login.sh");
 /// Starts the agent, having asked for it where it is missing.
 const INSTALL: &str = include_str!("install.sh");
 
-/// Whether an agent that lies on the host may be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Start it.
-    Have,
-    /// Send it again first: what lies there did not work.
-    Push,
-}
-
 /// The command line. `digest` is hexadecimal.
-pub(super) fn command(digest: &str, size: u64, mode: Mode) -> String {
-    let mode = match mode {
-        Mode::Have => "have",
-        Mode::Push => "push",
-    };
+pub(super) fn command(digest: &str, size: u64) -> String {
     let (login, install) = (one_line(LOGIN), one_line(INSTALL));
-    format!("exec sh -c '{login}' sh '{install}' {TOKEN} {digest} {size} {mode}")
+    format!("exec sh -c '{login}' sh '{install}' {TOKEN} {digest} {size}")
 }
 
 /// The script without comments and line feeds; every line ends where a blank may follow.
