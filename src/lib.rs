@@ -28,3 +28,4 @@ pub mod state;
 mod support;
 pub mod topology;
 pub mod transport;
+pub mod visible;

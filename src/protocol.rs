@@ -25,6 +25,9 @@ pub struct Hello {
     pub version: u32,
     /// Effective user id: 0 or nothing works.
     pub uid: u32,
+    /// `uname -m`; empty where the host does not know.
+    #[serde(default)]
+    pub machine: String,
 }
 
 /// What a controller asks.

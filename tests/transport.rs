@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "transport/hostile.rs"]
+mod hostile;
 #[path = "transport/ssh.rs"]
 mod ssh;
 #[path = "transport/sshd.rs"]

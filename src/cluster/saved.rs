@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::planning::{ClusterPlan, Prospect};
@@ -12,6 +13,7 @@ use super::transaction::{Seen, expected_of};
 use crate::plan::journal::Expected;
 use crate::plan::{Stage, Step};
 use crate::topology::HostName;
+use crate::visible::{is_hidden, visible};
 
 /// The `schema` member.
 pub const SCHEMA: &str = "lvsprov/saved-plan/1";
@@ -82,6 +84,17 @@ pub enum SavedError {
         file: String,
         /// Its schema.
         schema: String,
+    },
+    /// It was not written by lvsprov, which takes such characters out of what it saves.
+    #[error(
+        "{file} is a saved plan, but has {text} in it: lvsprov saves no text that a terminal would obey; make \
+         it anew with `lvsprov plan --out`"
+    )]
+    Hidden {
+        /// Which file.
+        file: String,
+        /// The text, made visible.
+        text: String,
     },
     /// Its content is not what was saved.
     #[error(
@@ -197,7 +210,11 @@ impl SavedPlan {
     /// Reads one that [`SavedPlan::is_one`]; `file` for messages.
     pub fn read(file: &str, text: &str) -> Result<Self, SavedError> {
         let damaged = |source| SavedError::Damaged { file: file.to_owned(), source };
-        let document: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
+        let document: Value = serde_json::from_str(text).map_err(damaged)?;
+        if let Some(text) = hidden_in(&document) {
+            let text = format!("'{}'", visible(text).chars().take(60).collect::<String>());
+            return Err(SavedError::Hidden { file: file.to_owned(), text });
+        }
         if let Some(schema) = document.get("schema").and_then(|schema| schema.as_str())
             && schema != SCHEMA
         {
@@ -213,6 +230,22 @@ impl SavedPlan {
             });
         }
         Ok(saved)
+    }
+}
+
+/// A text in a saved plan that a terminal would obey. The topology and the name of its file are the user's
+/// own words and may have any; they are not shown from here.
+fn hidden_in(value: &Value) -> Option<&str> {
+    let bad = |text: &str| text.chars().any(is_hidden);
+    match value {
+        Value::String(text) => bad(text).then_some(text),
+        Value::Array(all) => all.iter().find_map(hidden_in),
+        Value::Object(members) => members.iter().find_map(|(key, value)| match key.as_str() {
+            "topology" | "file" => None,
+            key if bad(key) => Some(key),
+            _ => hidden_in(value),
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 
@@ -260,6 +293,24 @@ mod tests {
         assert!(matches!(SavedPlan::read("p", &later), Err(SavedError::Version { .. })));
         assert!(!SavedPlan::is_one("version: 1 # lvsprov/saved-plan/1\n"));
         assert!(!SavedPlan::is_one("{version: 1}"));
+    }
+
+    #[test]
+    fn a_plan_that_a_terminal_would_obey_is_refused_and_a_topology_may_have_any_words() {
+        let mut evil = saved();
+        evil.plan.topology = "version: 1 # \u{202e}\u{7f}\n".to_owned();
+        let evil = SavedPlan::of(evil.plan, "me".to_owned(), 7);
+        let text = serde_json::to_string(&evil).unwrap();
+        assert_eq!(SavedPlan::read("p", &text).unwrap(), evil);
+        for (from, to) in [
+            ("\"me\"", "\"me\\u001b]52;c;aGk=\\u0007\""),
+            ("\"by\"", "\"b\u{202e}y\""),
+            ("saved-plan/1", "saved-plan/1\u{9b}2J"),
+        ] {
+            let error = SavedPlan::read("p", &text.replace(from, to)).unwrap_err();
+            assert!(matches!(error, SavedError::Hidden { .. }), "{error}");
+            assert!(!error.to_string().chars().any(is_hidden), "{error:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::visible::visible;
+
 /// What kind of thing is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,9 +46,10 @@ pub struct Remark {
 }
 
 impl Remark {
-    /// About no single line.
+    /// About no single line. What was read may be quoted in both texts: they are made fit for a terminal.
     pub fn general(kind: RemarkKind, what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { line: None, host: None, kind, what: what.into(), why: why.into() }
+        let [what, why] = [what.into(), why.into()].map(|text| visible(&text).into_owned());
+        Self { line: None, host: None, kind, what, why }
     }
 }
 
@@ -74,8 +77,7 @@ pub(super) struct Remarks {
 
 impl Remarks {
     fn push(&mut self, kind: RemarkKind, what: impl Into<String>, why: impl Into<String>) {
-        let (what, why) = (what.into(), why.into());
-        self.all.push(Remark { line: self.line, host: None, kind, what, why });
+        self.all.push(Remark { line: self.line, ..Remark::general(kind, what, why) });
     }
 
     pub fn guessed(&mut self, what: impl Into<String>, why: impl Into<String>) {

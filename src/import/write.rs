@@ -15,6 +15,7 @@ use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
 use crate::state::{SyncDaemon, VsItem};
 use crate::topology::{Protocol, Role};
+use crate::visible::visible;
 
 /// A topology file, and what is to be said of it.
 #[derive(Debug, Clone, Serialize)]
@@ -70,16 +71,7 @@ impl Text {
 
     fn comment(&mut self, text: &str) {
         // What foreign text is in there must not end the comment.
-        let safe: String = text
-            .chars()
-            .map(|c| {
-                if c.is_control() || matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}') {
-                    ' '
-                } else {
-                    c
-                }
-            })
-            .collect();
+        let safe = visible(text);
         self.line(format_args!("# {safe}"));
     }
 

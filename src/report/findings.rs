@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::check::{Finding, Severity};
 use crate::topology::Position;
+use crate::visible::is_hidden;
 
 /// Longer lines are cut around the place in question.
 const WIDTH: usize = 140;
@@ -95,10 +96,7 @@ fn summary(findings: &[Finding]) -> Option<String> {
 /// A file, and its name too, may hold anything: commands for the terminal, or characters that
 /// turn the direction of writing around. Each becomes one other character, so columns stay.
 fn visible(text: &str) -> String {
-    let hidden = |c: char| {
-        (c.is_control() && !matches!(c, '\n' | '\t'))
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let hidden = |c: char| c != '\n' && is_hidden(c);
     // YAML ends a line at any of \r\n, \r and \n.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()

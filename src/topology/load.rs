@@ -119,7 +119,7 @@ impl Loader {
         let start = Position { line: 1, column: 1, length: 0 };
         let table = self.table(root, "the file", start, TOP)?;
         self.version(&table);
-        let name = self.said(&table, "name", |n| scalar::name(n, "the topology's name"));
+        let name = self.said(&table, "name", scalar::topology_name);
         if name == Said::Nothing {
             let cure = "add `name: my-cluster`: it names this cluster on every host";
             self.missing(&table, start, "name", "the file", cure);

@@ -14,6 +14,7 @@ use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::model::Position;
 use crate::check::Finding;
+use crate::visible::is_hidden;
 
 /// Nested deeper than the format ever goes; also bounds every recursion over the tree.
 const MAX_DEPTH: usize = 24;
@@ -296,8 +297,8 @@ fn syntax(error: &ScanError) -> Finding {
 
 /// What the parser says may quote the text.
 fn plain(message: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    message.chars().map(visible).collect()
+    let shown = |c: char| if is_hidden(c) { '\u{fffd}' } else { c };
+    message.chars().map(shown).collect()
 }
 
 fn tag(span: Span) -> Finding {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
 use super::model::{Engine, Forward, Pace, Position, Protocol, Role, Scheduler, SchedulerFlag};
-use super::names::{HostName, NameError};
+use super::names::{HostName, NameError, TopologyName};
 use super::node::{At, Content, Node};
 use super::suggest::nearest_of;
 
@@ -72,6 +72,27 @@ pub fn name_at<T: FromStr<Err = NameError>>(text: &str, at: Position) -> Read<At
             "choose another name",
         ),
     }
+}
+
+/// What lies in the folder of the topologies on every host beside them: the agents, the folders of network
+/// namespaces ([`crate::transport`]), the lock ([`crate::kernel`]).
+const RESERVED: [&str; 4] = ["agent", "lock", "netns", "netns-by-path"];
+
+/// A topology's name.
+pub fn topology_name(node: &Node) -> Read<At<TopologyName>> {
+    let name = name::<TopologyName>(node, "the topology's name")?;
+    let word = name.value.as_str();
+    if !RESERVED.contains(&word) {
+        return Ok(name);
+    }
+    no(
+        "reserved-name",
+        node.at,
+        format!("{word:?} cannot be a topology's name"),
+        "the name becomes a folder in /var/lib/lvsprov on every host, where lvsprov has something of its own \
+         of that name",
+        format!("choose another name, such as `{word}-1`"),
+    )
 }
 
 /// Decimal digits, quoted or not.

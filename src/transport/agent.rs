@@ -124,7 +124,9 @@ fn serve(
     output: &mut impl Write,
     mut answer: impl FnMut(Request) -> Reply,
 ) -> Result<(), AgentError> {
-    let hello = Hello { version: VERSION, uid: unistd::geteuid().as_raw() };
+    let machine = nix::sys::utsname::uname()
+        .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned());
+    let hello = Hello { version: VERSION, uid: unistd::geteuid().as_raw(), machine };
     let mut first = Mark::Hello.to_string().into_bytes();
     first.extend(frame::encode(&hello).map_err(|source| AgentError::Answer { source })?);
     send(output, &first)?;

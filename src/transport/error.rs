@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::frame::FrameError;
 use crate::protocol::Failure;
 use crate::topology::HostName;
+use crate::visible::visible;
 
 /// A [`Trouble`] with a host.
 #[derive(Debug)]
@@ -189,6 +190,14 @@ pub enum Trouble {
         /// What it printed instead.
         chatter: String,
     },
+    /// The agent lies on the host, whole, and the host cannot start it.
+    #[error("the agent lies there whole, but does not start ({how}){}", why_not(how))]
+    NotStarted {
+        /// The exit status of the shell that was to start it, in words.
+        how: String,
+        /// What was printed instead.
+        chatter: String,
+    },
     /// The other side talks, but not as our agent.
     #[error("something else than the agent answers")]
     NotAnAgent {
@@ -251,6 +260,15 @@ fn changes(acting: bool) -> &'static str {
     if acting { "; some of the steps may have been done" } else { "" }
 }
 
+/// What a shell's exit status says of a program that it could not start (POSIX, 2.8.2).
+fn why_not(how: &str) -> &'static str {
+    match how.strip_prefix("exit status: ") {
+        Some("126") => ": the host may not execute it",
+        Some("127") => ": the host does not find it, or not what it needs",
+        _ => "",
+    }
+}
+
 impl TransportError {
     /// `said` is what ssh or the host printed.
     pub(super) fn new(host: &HostName, place: &Place, trouble: Trouble, said: String) -> Self {
@@ -294,8 +312,13 @@ impl Error for TransportError {
 impl From<&TransportError> for Failure {
     fn from(error: &TransportError) -> Self {
         let mut failure = Self::from_error(error);
+        // What libraries say may quote the other side.
+        for cause in &mut failure.causes {
+            *cause = visible(cause).into_owned();
+        }
         let chatter = match error.trouble() {
             Trouble::NoHello { chatter, .. }
+            | Trouble::NotStarted { chatter, .. }
             | Trouble::NotAnAgent { chatter }
             | Trouble::HelloTimeout { chatter, .. } => chatter.as_str(),
             _ => "",
@@ -315,7 +338,9 @@ impl Trouble {
             }
             Self::Start { .. } | Self::Binary { .. } | Self::GivenUp => return None,
             Self::ControlFolder { .. } => {
-                "set XDG_RUNTIME_DIR to a folder that belongs to you alone (mode 0700)".to_owned()
+                "set XDG_RUNTIME_DIR to a folder that belongs to you alone (mode 0700), in folders \
+                 of yours or root's; after `su`, log in with `su -`"
+                    .to_owned()
             }
             Self::Unresolved => "correct the host's `ssh:` entry, or name the host in /etc/hosts, \
                  DNS or ~/.ssh/config"
@@ -367,6 +392,10 @@ impl Trouble {
             Self::NoHello { .. } => "see that the login shell runs commands (no ForceCommand, no nologin) \
                  and that /var/lib is not mounted noexec"
                 .to_owned(),
+            Self::NotStarted { .. } => "see that /var/lib on the host is not mounted noexec, that SELinux or \
+                 AppArmor lets root execute /var/lib/lvsprov/agent, and that the host's log names no other \
+                 reason; it is not sent again, as it is whole"
+                .to_owned(),
             Self::NotAnAgent { .. } => format!(
                 "`{by_hand} true` must print nothing: look for output in the login shell's start-up files \
                  and for ForceCommand"
@@ -375,6 +404,9 @@ impl Trouble {
                 format!("see what hangs there: `{by_hand} true` must end at once")
             }
             Self::Version { .. } => "use the same build of lvsprov everywhere".to_owned(),
+            Self::BadFrame { source, .. } if source.is_hostile() => "find out what answers in the place of \
+                 lvsprov's agent on that host; leave it out with --limit until then"
+                .to_owned(),
             Self::Cut { acting: true, .. }
             | Self::CallTimeout { acting: true, .. }
             | Self::BadFrame { acting: true, .. } => {

@@ -2,35 +2,36 @@
 //!
 //! A frame is its length as a 32-bit big-endian number, then that many bytes of JSON. This module
 //! knows nothing of what the messages mean ([`crate::protocol`]) nor of who carries the bytes.
-//! The rules are pure functions; an asynchronous reader (the controller) and a blocking one (the
-//! agent) obey them.
+//! The rules are pure functions; an asynchronous reader (the controller's, [`super::reply`], which also
+//! bounds what a host may send) and a blocking one (the agent's) obey them.
 
 use std::io::{self, Read};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The most bytes that a frame may announce: 256 MiB. A host with 10,000 services and 100,000
-/// destinations needs about 30 MiB; what announces more is not one of our frames.
-pub const LIMIT: usize = 256 << 20;
+/// The most bytes that a frame may announce: 64 MiB. For a host with 10,000 services and 100,000
+/// destinations the longest request and the longest answer have about 25 MiB.
+pub const LIMIT: usize = 64 << 20;
 
 /// How many bytes the length takes.
 pub const HEADER: usize = 4;
 
 /// Memory is set aside in steps of this, as the bytes arrive, never for what was only announced.
-const STEP: usize = 64 << 10;
+pub(super) const STEP: usize = 64 << 10;
 
 /// What can be wrong with a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The length is beyond [`LIMIT`].
+    /// The length is beyond what is taken.
     #[error(
-        "a frame of {length} bytes was announced, the limit is {LIMIT}: this is not the agent's protocol"
+        "a frame of {length} bytes was announced, the limit is {limit}: this is not the agent's protocol"
     )]
     TooLong {
         /// What was announced, in bytes.
         length: usize,
+        /// The limit, in bytes.
+        limit: usize,
     },
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame, after {got} of {wanted} bytes")]
@@ -56,6 +57,34 @@ pub enum FrameError {
         #[source]
         source: serde_json::Error,
     },
+    /// More values than any honest frame of that length has.
+    #[error(
+        "a frame of {length} bytes holds {values} values, the limit is {limit}: this is not an agent's answer"
+    )]
+    Crowded {
+        /// The length of the frame, in bytes.
+        length: usize,
+        /// How many values it holds, at least.
+        values: usize,
+        /// How many it may hold.
+        limit: usize,
+    },
+    /// A longer text than any honest frame has.
+    #[error(
+        "a frame holds a text of {length} bytes, the limit is {limit}: this is not an agent's answer"
+    )]
+    LongText {
+        /// The length of the text, in bytes.
+        length: usize,
+        /// How long it may be, in bytes.
+        limit: usize,
+    },
+    /// There is no more memory for the answers of all hosts together.
+    #[error("the answers of all hosts together take more than {limit} bytes")]
+    Budget {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The stream itself failed.
     #[error("the stream failed")]
     Stream {
@@ -63,6 +92,20 @@ pub enum FrameError {
         #[source]
         source: io::Error,
     },
+}
+
+impl FrameError {
+    /// Whether no agent of ours sends such a frame.
+    pub(super) fn is_hostile(&self) -> bool {
+        match self {
+            Self::TooLong { .. } | Self::Crowded { .. } | Self::LongText { .. } => true,
+            Self::Truncated { .. }
+            | Self::Garbage { .. }
+            | Self::Unwritable { .. }
+            | Self::Budget { .. }
+            | Self::Stream { .. } => false,
+        }
+    }
 }
 
 /// A message as a whole frame.
@@ -74,7 +117,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let header = u32::try_from(length)
         .ok()
         .filter(|_| length <= LIMIT)
-        .ok_or(FrameError::TooLong { length })?;
+        .ok_or(FrameError::TooLong { length, limit: LIMIT })?;
     frame[..HEADER].copy_from_slice(&header.to_be_bytes());
     Ok(frame)
 }
@@ -82,44 +125,22 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 /// The first frame of `bytes` and how many bytes it took; `None`: more bytes are needed.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let length = body_length(*header)?;
+    let length = body_length(*header, LIMIT)?;
     match rest.get(..length) {
         Some(body) => Ok(Some((message(body)?, HEADER + length))),
         None => Ok(None),
     }
 }
 
-/// Reads one frame; `None`: the stream ended where a frame could have begun.
-pub async fn read<T, R>(stream: &mut R) -> Result<Option<T>, FrameError>
-where
-    T: DeserializeOwned,
-    R: AsyncRead + Unpin,
-{
-    let mut header = Vec::with_capacity(HEADER);
-    fill(stream, HEADER, &mut header).await?;
-    let Some(length) = announced(&header)? else { return Ok(None) };
-    let mut body = Vec::with_capacity(length.min(STEP));
-    fill(stream, length, &mut body).await?;
-    whole(&body, length)
-}
-
-/// [`read`] for a thread that may wait.
+/// Reads one frame, on a thread that may wait; `None`: the stream ended where a frame could have begun.
 pub fn read_blocking<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>, FrameError> {
     let mut header = Vec::with_capacity(HEADER);
     fill_blocking(stream, HEADER, &mut header)?;
-    let Some(length) = announced(&header)? else { return Ok(None) };
+    let Some(length) = announced(&header, LIMIT)? else { return Ok(None) };
     let mut body = Vec::with_capacity(length.min(STEP));
     fill_blocking(stream, length, &mut body)?;
-    whole(&body, length)
-}
-
-async fn fill<R: AsyncRead + Unpin>(
-    stream: &mut R,
-    count: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), FrameError> {
-    let mut part = stream.take(count as u64);
-    part.read_to_end(into).await.map(drop).map_err(|source| FrameError::Stream { source })
+    whole(&body, length)?;
+    message(&body).map(Some)
 }
 
 fn fill_blocking(
@@ -131,33 +152,35 @@ fn fill_blocking(
     part.read_to_end(into).map(drop).map_err(|source| FrameError::Stream { source })
 }
 
-/// What came of a header; `None`: nothing came, the stream had ended.
-fn announced(header: &[u8]) -> Result<Option<usize>, FrameError> {
+/// What came of a header; `None`: nothing came, the stream had ended. No more than `limit` bytes may follow.
+pub(super) fn announced(header: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
     match <[u8; HEADER]>::try_from(header) {
-        Ok(header) => body_length(header).map(Some),
+        Ok(header) => body_length(header, limit).map(Some),
         Err(_) if header.is_empty() => Ok(None),
         Err(_) => Err(FrameError::Truncated { got: header.len(), wanted: HEADER }),
     }
 }
 
-fn whole<T: DeserializeOwned>(body: &[u8], length: usize) -> Result<Option<T>, FrameError> {
+/// Whether all of an announced body came.
+pub(super) fn whole(body: &[u8], length: usize) -> Result<(), FrameError> {
     if body.len() < length {
         return Err(FrameError::Truncated { got: HEADER + body.len(), wanted: HEADER + length });
     }
-    message(body).map(Some)
+    Ok(())
 }
 
-fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
-    match usize::try_from(u32::from_be_bytes(header)) {
-        Ok(length) if length <= LIMIT => Ok(length),
-        Ok(length) => Err(FrameError::TooLong { length }),
-        Err(_) => Err(FrameError::TooLong { length: usize::MAX }),
-    }
+fn body_length(header: [u8; HEADER], limit: usize) -> Result<usize, FrameError> {
+    let length = usize::try_from(u32::from_be_bytes(header)).unwrap_or(usize::MAX);
+    if length <= limit { Ok(length) } else { Err(FrameError::TooLong { length, limit }) }
 }
 
-fn message<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    serde_json::from_slice(body)
-        .map_err(|source| FrameError::Garbage { length: body.len(), source })
+pub(super) fn message<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    // Seen to be UTF-8 as a whole it is not looked at text by text: a sixth of the time.
+    let read = match std::str::from_utf8(body) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(body),
+    };
+    read.map_err(|source| FrameError::Garbage { length: body.len(), source })
 }
 
 #[cfg(test)]
@@ -234,19 +257,6 @@ mod tests {
             let _ = decode::<Hello>(&bytes);
             let _ = split(&bytes);
         }
-
-        #[test]
-        fn both_readers_agree(bytes in prop::collection::vec(any::<u8>(), 0..64), small in any::<bool>()) {
-            let mut bytes = bytes;
-            if small && bytes.len() > HEADER {
-                let length = u32::try_from(bytes.len() - HEADER).unwrap();
-                bytes[..HEADER].copy_from_slice(&length.to_be_bytes());
-            }
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let one = runtime.block_on(read::<serde_json::Value, _>(&mut bytes.as_slice()));
-            let other = read_blocking::<serde_json::Value>(&mut bytes.as_slice());
-            prop_assert_eq!(format!("{one:?}"), format!("{other:?}"));
-        }
     }
 
     #[test]
@@ -255,7 +265,7 @@ mod tests {
         bytes.extend([b'x'; 32]);
         let mut stream = bytes.as_slice();
         let error = read_blocking::<Reply>(&mut stream).unwrap_err();
-        assert!(matches!(error, FrameError::TooLong { length: 0xffff_ffff }), "{error:?}");
+        assert!(matches!(error, FrameError::TooLong { length: 0xffff_ffff, .. }), "{error:?}");
         assert_eq!(stream.len(), 32);
     }
 

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::visible::{visible, visible_lines};
+
 /// What a mark begins with. The script of [`super::ssh`] gets it as an argument, so that a host
 /// which only echoes the command line back does not forge one.
 pub const TOKEN: &str = "lvsprov@";
@@ -31,8 +33,11 @@ pub enum Mark {
     },
     /// The login user is not root and there is no sudo.
     NoSudo,
-    /// The agent lies there and is started.
-    Have,
+    /// The agent lies there, whole, and is started.
+    Have {
+        /// `uname -m`.
+        machine: String,
+    },
     /// The agent is not there.
     Need {
         /// `uname -s`.
@@ -61,7 +66,7 @@ impl fmt::Display for Mark {
             Self::Hello => f.write_str("hello"),
             Self::User { uid } => write!(f, "user {uid}"),
             Self::NoSudo => f.write_str("nosudo"),
-            Self::Have => f.write_str("have"),
+            Self::Have { machine } => write!(f, "have {machine}"),
             Self::Need { system, machine, gzip } => {
                 write!(f, "need {system} {machine} {}", if *gzip { "gzip" } else { "raw" })
             }
@@ -79,7 +84,9 @@ impl Mark {
             "hello" if rest.is_empty() => Self::Hello,
             "user" => Self::User { uid: rest.parse().ok()? },
             "nosudo" if rest.is_empty() => Self::NoSudo,
-            "have" if rest.is_empty() => Self::Have,
+            "have" if !rest.is_empty() && !rest.contains(' ') => {
+                Self::Have { machine: visible(rest).into_owned() }
+            }
             "need" => {
                 let mut parts = rest.split(' ');
                 let (system, machine) = (parts.next()?, parts.next()?);
@@ -91,10 +98,11 @@ impl Mark {
                 if system.is_empty() || machine.is_empty() || parts.next().is_some() {
                     return None;
                 }
-                Self::Need { system: printable(system), machine: printable(machine), gzip }
+                let [system, machine] = [system, machine].map(|word| visible(word).into_owned());
+                Self::Need { system, machine, gzip }
             }
-            "unsafe" => Self::Unsafe { path: printable(rest) },
-            "failed" => Self::Failed { reason: printable(rest) },
+            "unsafe" => Self::Unsafe { path: visible(rest).into_owned() },
+            "failed" => Self::Failed { reason: visible(rest).into_owned() },
             _ => return None,
         })
     }
@@ -146,7 +154,7 @@ impl Listener {
     pub fn chatter(&self) -> String {
         let all = [self.chatter.as_slice(), self.pending.as_slice()].concat();
         let tail = &all[all.len().saturating_sub(KEPT)..];
-        readable(&String::from_utf8_lossy(tail))
+        visible_lines(&String::from_utf8_lossy(tail))
     }
 
     /// Decides on a whole line: a mark stands at its end or it is chatter.
@@ -175,18 +183,6 @@ impl Listener {
     }
 }
 
-/// A word from a host without anything that a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Text from a host, line by line, without anything that a terminal would obey.
-pub fn readable(text: &str) -> String {
-    let lines: Vec<String> =
-        text.lines().map(|line| printable(line.trim_end())).filter(|l| !l.is_empty()).collect();
-    lines.join("\n")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -199,8 +195,8 @@ mod tests {
         prop_oneof![
             Just(Mark::Hello),
             Just(Mark::NoSudo),
-            Just(Mark::Have),
             any::<u32>().prop_map(|uid| Mark::User { uid }),
+            word.prop_map(|machine| Mark::Have { machine }),
             (word, word, any::<bool>()).prop_map(|(system, machine, gzip)| Mark::Need {
                 system,
                 machine,
@@ -261,7 +257,7 @@ mod tests {
     fn what_was_skipped_is_told_without_terminal_codes() {
         let mut listener = Listener::default();
         listener.hear(b"Welcome\r\n\x1b[31mto web1\n\nbye");
-        assert_eq!(listener.chatter(), "Welcome\n?[31mto web1\nbye");
+        assert_eq!(listener.chatter(), "Welcome\n\\x1b[31mto web1\nbye");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader}
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::greeting::{Heard, Listener, Mark, readable};
+use super::greeting::{Heard, Listener, Mark};
+use super::reply::Share;
+use crate::visible::visible_lines;
 
 /// How much of what a process says to people is kept, in bytes.
 const SAID_KEPT: usize = 4 << 10;
@@ -25,6 +27,8 @@ type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 pub(super) struct Link {
     pub reader: Reader,
     pub writer: Writer,
+    /// What the last reply took of the memory for replies.
+    pub share: Share,
     listener: Listener,
     said: Said,
     process: Option<Process>,
@@ -57,6 +61,7 @@ impl Link {
         Self {
             reader: BufReader::with_capacity(16 << 10, Box::new(stdout)),
             writer: Box::new(stdin),
+            share: Share::default(),
             listener: Listener::default(),
             said: Said::listen(stderr),
             process: Some(process),
@@ -174,7 +179,7 @@ impl Said {
             let _ = timeout(LAST_WORDS, &mut self.task).await;
         }
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        readable(&String::from_utf8_lossy(&text))
+        visible_lines(&String::from_utf8_lossy(&text))
     }
 }
 

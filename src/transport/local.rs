@@ -39,7 +39,7 @@ pub(super) async fn open(netns: Option<&Path>, options: &Options) -> Result<Link
 
 async fn first_word(link: &mut Link) -> Result<(), Trouble> {
     match link.mark().await {
-        Ok(Mark::Hello) => greet(link).await,
+        Ok(Mark::Hello) => greet(link).await.map(drop),
         Ok(Mark::Failed { reason }) => Err(Trouble::AgentFailed { reason }),
         Ok(other) => Err(Trouble::NotAnAgent { chatter: other.to_string().trim_end().to_owned() }),
         Err(none) => Err(silence(link, none).await),

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod greeting;
 mod link;
 mod local;
+mod reply;
 mod ssh;
 
 use std::io;
@@ -28,6 +29,7 @@ use crate::topology::{HostName, Reach, SshTarget};
 use error::Place;
 use frame::FrameError;
 use link::{Link, Silence};
+use reply::Share;
 
 /// How long an agent may take to end once its input is closed.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -206,7 +208,9 @@ async fn exchange(link: &mut Link, request: &Request) -> Result<Option<Reply>, F
         link.writer.flush().await
     };
     write.await.map_err(|source| FrameError::Stream { source })?;
-    frame::read(&mut link.reader).await
+    // What the last reply took is free for this one.
+    link.share = Share::default();
+    reply::read(&mut link.reader, &mut link.share).await
 }
 
 /// Whether the other side went away, rather than said something wrong.
@@ -238,22 +242,22 @@ impl From<Trouble> for Fault {
 }
 
 /// Reads the frame behind the mark `hello` and sees that agent and controller fit together.
-async fn greet(link: &mut Link) -> Result<(), Trouble> {
+async fn greet(link: &mut Link) -> Result<Hello, Trouble> {
     let request = "hello";
-    let hello = match frame::read::<Hello, _>(&mut link.reader).await {
+    let hello = match reply::hello(&mut link.reader).await {
         Ok(Some(hello)) => hello,
         Ok(None) => return Err(silence(link, Silence::Ended).await),
         Err(source) if is_cut(&source) => return Err(silence(link, Silence::Ended).await),
         Err(source) => return Err(Trouble::BadFrame { request, source, acting: false }),
     };
-    let Hello { version, uid } = hello;
+    let Hello { version, uid, machine: _ } = hello;
     if version != VERSION {
         return Err(Trouble::Version { ours: VERSION, theirs: version });
     }
     if uid != 0 {
         return Err(Trouble::NotRoot { uid });
     }
-    Ok(())
+    Ok(hello)
 }
 
 /// What it means that no mark came.

@@ -1,13 +1,14 @@
 //! Over ssh, as it should go: the agent is sent once, the connection is kept, whatever the host is like.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lvsprov::protocol::Controller;
 use lvsprov::transport::{Options, Trouble};
 use nix::sys::signal::Signal;
+use sha2::{Digest as _, Sha256};
 
 use super::sshd::{Like, PROGRAM, Sshd, kill, until};
 use super::wire::Wire;
@@ -165,19 +166,85 @@ async fn old_agents_are_cleaned_up() {
     assert_eq!(others, [".new.working", "lvsprov-1", "lvsprov-2"]);
 }
 
+/// A clock that was ahead (a dead battery, a host that came up before its time was set) leaves files of
+/// years to come: they are newer than whatever is sent now, and stay so.
+#[tokio::test]
+async fn agents_of_a_clock_that_was_ahead_are_cleaned_up_and_not_ours() {
+    let sshd = Sshd::plain();
+    let folder = sshd.root().join("var/lib/lvsprov/agent");
+    fs::create_dir_all(&folder).unwrap();
+    let ahead = std::time::SystemTime::now() + Duration::from_hours(5 * 365 * 24);
+    let file = |name: &str, seconds| {
+        let file = fs::File::create(folder.join(name)).unwrap();
+        file.set_modified(ahead + Duration::from_secs(seconds)).unwrap();
+    };
+    for nth in 0..5 {
+        file(&format!("lvsprov-{nth}"), nth);
+    }
+    file(".new.abandon", 0);
+    look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+    let ours = |path: &&PathBuf| path.file_name().unwrap().len() == "lvsprov-".len() + 64;
+    let stored = sshd.stored();
+    let first = fs::metadata(stored.iter().find(ours).unwrap()).unwrap();
+    // Ours, two others, and what may be just on its way, as of today from now on.
+    assert_eq!(stored.len(), 4, "{stored:?}");
+    for path in &stored {
+        assert!(fs::metadata(path).unwrap().modified().unwrap() < ahead, "{path:?}");
+    }
+    look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+    let second = fs::metadata(sshd.stored().iter().find(ours).unwrap()).unwrap();
+    assert_eq!(first.ino(), second.ino(), "it was sent again");
+}
+
 #[tokio::test]
 async fn a_damaged_agent_on_the_host_is_sent_again() {
     let sshd = Sshd::plain();
-    let length = fs::metadata(PROGRAM).unwrap().len();
+    let whole = fs::read(PROGRAM).unwrap();
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     let path = sshd.stored().remove(0);
-    let whole = fs::read(&path).unwrap();
-    for damage in [&b""[..], &whole[..1000], b"#!/bin/sh\nyes\n", b"\0\0\0"] {
+    // The last one would start and do who knows what.
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for damage in [&b""[..], &whole[..1000], b"#!/bin/sh\nyes\n", b"\0\0\0", &flipped] {
+        // Twice: what was found whole is not read again until it has changed.
+        look_once(&sshd.reach(), &sshd.options()).await.unwrap();
         until("the agent ends", || fs::write(&path, damage).ok());
         look_once(&sshd.reach(), &sshd.options()).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        assert!(fs::read(&path).unwrap() == whole, "not the agent after {} bytes", damage.len());
     }
     assert_eq!(sshd.stored().len(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_is_flushed_before_it_gets_its_name_and_the_name_after_it() {
+    let note =
+        "#!/bin/sh\necho \"$1\" >>\"${0%/bin/*}/synced\"\nexec /bin/sync \"$@\"\n".to_owned();
+    let sshd = Sshd::like(&Like { tools: vec![("sync", note)], ..Like::default() });
+    look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+    let synced = fs::read_to_string(sshd.file("synced")).unwrap();
+    let paths: Vec<&str> = synced.lines().collect();
+    assert_eq!(paths.len(), 2, "{synced}");
+    assert!(paths[0].starts_with("/var/lib/lvsprov/agent/.new."), "{synced}");
+    assert_eq!(paths[1], "/var/lib/lvsprov/agent");
+}
+
+/// One that is whole and cannot be started is not sent again and again, and it is said why it does not start.
+#[tokio::test]
+async fn an_agent_that_does_not_start_is_sent_once_and_the_reason_is_named() {
+    let sshd = Sshd::like(&Like { room: Some("512m,noexec"), ..Like::default() });
+    let wire = Wire::to(sshd.port);
+    sshd.write_client_config("user_key", wire.port);
+    let mut carried = Vec::new();
+    for _ in 0..3 {
+        let error = refused(&sshd.reach(), &sshd.options()).await;
+        let error =
+            assert_trouble!(error, Trouble::NotStarted { how, .. } if how == "exit status: 126");
+        assert!(error.said().contains("Permission denied"), "{error:?}");
+        assert!(error.cure().unwrap().contains("noexec"), "{error:?}");
+        carried.push(wire.carried());
+    }
+    assert!(carried[0] > 500_000, "{carried:?}");
+    assert!(carried[2] - carried[0] < 50_000, "{carried:?}");
 }
 
 #[tokio::test]
@@ -263,6 +330,18 @@ async fn another_architecture_is_named_unless_a_build_lies_beside() {
     let error = assert_trouble!(error, Trouble::WrongMachine { host, .. } if host == "riscv64");
     assert!(error.to_string().contains(std::env::consts::ARCH), "{error}");
     assert!(error.cure().unwrap().contains("lvsprov-riscv64"), "{error:?}");
+
+    // Its disk comes from another machine, where the agent had been sent already.
+    let folder = sshd.root().join("var/lib/lvsprov/agent");
+    fs::create_dir_all(&folder).unwrap();
+    let program = fs::read(PROGRAM).unwrap();
+    let bytes = Sha256::digest(&program);
+    let digest = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let path = folder.join(format!("lvsprov-{digest}"));
+    fs::write(&path, program).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = refused(&sshd.reach(), &sshd.options()).await;
+    assert_trouble!(error, Trouble::WrongMachine { host, .. } if host == "riscv64");
     drop(sshd);
 
     // The other way round: our own program is for another machine, the host's lies beside.

@@ -1,7 +1,8 @@
 //! Where the sockets of kept ssh connections lie, and what they are called.
 //!
 //! Whoever can open such a socket is root on the host behind it: the folder belongs to the user
-//! alone or is not used. A socket's name is a digest of everything that decides where the connection
+//! alone, and every folder above it to the user or root, or it is not used. After `su` without `-`
+//! XDG_RUNTIME_DIR is still that of the other user, who could put a folder of their own in its place. A socket's name is a digest of everything that decides where the connection
 //! goes, so that another target, or a changed configuration, never meets an old connection.
 
 use std::fs::{self, DirBuilder};
@@ -64,8 +65,11 @@ fn folder(options: &Options) -> Result<PathBuf, Trouble> {
     let mut last = None;
     for folder in candidates(options) {
         match private(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(why) => last = Some(Trouble::ControlFolder { path: folder, why }),
+            Ok(folder) => return Ok(folder),
+            Err(why) => {
+                tracing::info!("not used for the sockets of ssh: {}: {why}", folder.display());
+                last = Some(Trouble::ControlFolder { path: folder, why });
+            }
         }
     }
     Err(last.unwrap_or_else(|| Trouble::ControlFolder {
@@ -88,8 +92,36 @@ fn candidates(options: &Options) -> Vec<PathBuf> {
     folders
 }
 
-/// Makes the folder where it is missing, and sees that it is ours alone.
-fn private(folder: &Path) -> Result<(), String> {
+/// Makes the folder where it is missing, sees that it is ours alone and that no other user can put another
+/// in its place, and gives its real path: symbolic links may lead to it, and are not followed later.
+fn private(folder: &Path) -> Result<PathBuf, String> {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err("it is not a folder of its own".to_owned());
+    };
+    let parent =
+        fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    for above in parent.ancestors() {
+        let found = fs::symlink_metadata(above).map_err(|e| format!("{}: {e}", above.display()))?;
+        if let Some(why) = open_to_others(found.uid(), found.mode(), geteuid().as_raw()) {
+            return Err(format!("{}, in which it lies, {why}", above.display()));
+        }
+    }
+    let folder = parent.join(name);
+    alone(&folder)?;
+    Ok(folder)
+}
+
+/// Why another user than root could put something else in the place of what lies in a folder of `owner`
+/// with `mode`; `None`: none could. In a folder like /tmp (sticky, stat(2)) only the owner of a thing can move it.
+fn open_to_others(owner: u32, mode: u32, own: u32) -> Option<String> {
+    if owner != own && owner != 0 {
+        return Some(format!("belongs to user id {owner}"));
+    }
+    let (writable, sticky) = (mode & 0o022 != 0, mode & 0o1000 != 0);
+    (writable && !sticky).then(|| format!("can be written by others (mode {:04o})", mode & 0o7777))
+}
+
+fn alone(folder: &Path) -> Result<(), String> {
     let bytes = folder.as_os_str().as_encoded_bytes();
     if bytes.len() > FOLDER_LIMIT {
         return Err(format!("its path is longer than {FOLDER_LIMIT} bytes"));
@@ -182,8 +214,8 @@ mod tests {
         std::os::unix::fs::symlink("/root", &link).unwrap();
         assert_eq!(private(&link).unwrap_err(), "it is not a folder");
         let good = base.path().join("good");
-        private(&good).unwrap();
-        private(&good).unwrap();
+        assert_eq!(private(&good).unwrap(), good);
+        assert_eq!(private(&good).unwrap(), good);
         assert_eq!(fs::metadata(&good).unwrap().mode() & 0o777, 0o700);
     }
 
@@ -196,6 +228,37 @@ mod tests {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::chown(&theirs, Some(65534), None).unwrap();
         assert_eq!(private(&theirs).unwrap_err(), "it belongs to user id 65534");
+    }
+
+    #[test]
+    fn a_folder_that_lies_in_one_of_somebody_else_is_refused() {
+        assert!(geteuid().is_root(), "needs root: makes a folder that belongs to another user");
+        let base = tempfile::Builder::new().prefix("c").tempdir_in("/tmp").unwrap();
+        // As XDG_RUNTIME_DIR is after `su` without `-`.
+        let theirs = base.path().join("1000");
+        fs::create_dir(&theirs).unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(1000), None).unwrap();
+        let why = format!("{}, in which it lies, belongs to user id 1000", theirs.display());
+        assert_eq!(private(&theirs.join("lvsprov")).unwrap_err(), why);
+        assert!(!theirs.join("lvsprov").exists());
+        // Deeper too, and behind a link.
+        fs::create_dir(theirs.join("ours")).unwrap();
+        assert_eq!(private(&theirs.join("ours/lvsprov")).unwrap_err(), why);
+        std::os::unix::fs::symlink(&theirs, base.path().join("link")).unwrap();
+        assert_eq!(private(&base.path().join("link/lvsprov")).unwrap_err(), why);
+    }
+
+    #[test]
+    fn who_could_replace_a_folder_in_another() {
+        assert_eq!(open_to_others(0, 0o40755, 1000), None);
+        assert_eq!(open_to_others(1000, 0o40700, 1000), None);
+        assert_eq!(open_to_others(0, 0o41777, 1000), None);
+        assert_eq!(open_to_others(1000, 0o40700, 0).unwrap(), "belongs to user id 1000");
+        assert_eq!(open_to_others(1001, 0o41777, 1000).unwrap(), "belongs to user id 1001");
+        let why = "can be written by others (mode 0775)";
+        assert_eq!(open_to_others(0, 0o40775, 1000).unwrap(), why);
+        assert!(open_to_others(0, 0o40757, 0).is_some());
     }
 
     #[test]

@@ -1,15 +1,17 @@
-# As root, with arguments TOKEN DIGEST SIZE have|push CONNECTION: starts the agent of that digest, and
-# gives it CONNECTION (SSH_CONNECTION before sudo, sshd's or the user's word) as a text. Where it does not
-# lie there yet (or `push` says not to trust what lies there) asks for it on stdin:
+# As root, with arguments TOKEN DIGEST SIZE CONNECTION: starts the agent of that digest, and gives it
+# CONNECTION (SSH_CONNECTION before sudo, sshd's or the user's word) as a text. What lies under the digest
+# is started only if it has that size and digest (where the host can tell; once a boot, and again when the
+# file has changed); then it says
+#   have MACHINE                        -> and becomes the agent
+# Where it does not lie there, or is not whole, it asks for it on stdin:
 #   need SYSTEM MACHINE gzip|raw        -> the controller answers with one line:
 #     gzip COUNT 0 / raw COUNT 0        COUNT bytes follow
 #     use DIGEST SIZE                   look for this one instead (another machine's build)
-# A file comes into being under another name and is moved into place whole.
+# A file comes into being under another name, is flushed, and is moved into place whole.
 M=$1;
 D=$2;
 N=$3;
-F=$4;
-SSH_CONNECTION=$5;
+SSH_CONNECTION=$4;
 export SSH_CONNECTION;
 B=/var/lib/lvsprov;
 A=$B/agent;
@@ -25,12 +27,36 @@ ours() {
     [ -O "$X" ] || { echo "$M unsafe $X"; exit 1; };
   done;
 };
+sum() {
+  if command -v sha256sum >/dev/null 2>&1; then
+    S=$(sha256sum <"$1");
+    [ "${S%% *}" = "$D" ];
+  fi;
+};
+flush() {
+  if command -v sync >/dev/null 2>&1; then
+    sync "$1";
+  fi;
+};
+whole() {
+  [ "$(wc -c <"$P")" -eq "$N" ] || return 1;
+  if [ -O "$K" ]; then
+    [ "$P" -nt "$K" ] || return 0;
+  fi;
+  sum "$P" || return 1;
+  touch "$P" 2>/dev/null;
+  ( : >"$K" );
+  return 0;
+};
 while :; do
   P=$A/lvsprov-$D;
-  if [ "$F" = have ] && [ -f "$P" ]; then
+  K=/run/lvsprov-$D;
+  if [ -f "$P" ]; then
     ours "$B" "$A" "$P";
-    echo "$M have";
-    exec "$P" agent;
+    if whole 2>/dev/null; then
+      echo "$M have $(uname -m)";
+      exec "$P" agent;
+    fi;
   fi;
   G=raw;
   command -v gzip >/dev/null 2>&1 && G=gzip;
@@ -53,13 +79,10 @@ while :; do
   fi || no "cannot store $C bytes in $A";
   L=$(wc -c <"$T");
   [ "$L" -eq "$N" ] || no "$L of $N bytes were stored in $A";
-  if command -v sha256sum >/dev/null 2>&1; then
-    S=$(sha256sum <"$T");
-    [ "${S%% *}" = "$D" ] || no "what was stored in $A has another digest than what was sent";
-  fi;
-  chmod 755 "$T" && mv -f "$T" "$P" || no "cannot store $P";
+  sum "$T" || no "what was stored in $A has another digest than what was sent";
+  chmod 755 "$T" && flush "$T" && mv -f "$T" "$P" && flush "$A" || no "cannot store $P";
   T=;
-  F=have;
-  ( cd "$A" && ls -t | grep "^lvsprov-" | tail -n +4 | while read -r X; do rm -f "$X"; done );
+  find "$A" -type f -newer "$P" -exec touch {} + 2>/dev/null;
+  ( cd "$A" && ls -t | grep "^lvsprov-" | grep -vxF "lvsprov-$D" | tail -n +3 | while read -r X; do rm -f "$X" "/run/$X"; done );
   find "$A" -name ".new.*" -mmin +60 -exec rm -f {} + 2>/dev/null;
 done

@@ -1,4 +1,4 @@
-# Run by the login shell's `sh` as: sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE have|push
+# Run by the login shell's `sh` as: sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE
 # Becomes root, then goes on with INSTALL, and gives it what sshd says of the connection as one more
 # argument: sudo keeps no environment. See script.rs for what may not be written here.
 S=$1;

@@ -22,11 +22,11 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::super::greeting::readable;
 use super::super::{Fault, Options, Trouble};
 use super::classify;
 use super::control::Sockets;
 use crate::topology::SshTarget;
+use crate::visible::visible_lines;
 
 /// How many log in at the same time. A login is mostly the CPU's work, on this machine too: beyond
 /// this it gets no faster, and hundreds at once would each run into their time limit.
@@ -190,7 +190,7 @@ fn read_back(said: &mut File) -> String {
     let mut bytes = Vec::new();
     // What cannot be read is not shown: the exit status was seen.
     let _ = said.rewind().and_then(|()| said.take(SAID_LIMIT).read_to_end(&mut bytes));
-    readable(&String::from_utf8_lossy(&bytes))
+    visible_lines(&String::from_utf8_lossy(&bytes))
 }
 
 /// An `ssh` that has not gone to the background yet; dropped before that, it is ended.

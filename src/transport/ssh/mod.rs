@@ -23,7 +23,6 @@ use super::{Fault, Options, Trouble, greet, silence};
 use crate::topology::SshTarget;
 use control::Sockets;
 use master::Master;
-use script::Mode;
 
 /// How long a kept connection may take to its first word before it is taken for dead: a host that
 /// went away leaves one that looks alive.
@@ -57,28 +56,15 @@ struct Halt {
     fault: Fault,
     /// Nothing at all came over a connection that had been kept: a fresh one may do better.
     dead: bool,
-    /// What lies on the host under our digest was started and did not work.
-    damaged: bool,
 }
 
-/// Starts the agent; once more from scratch where the one on the host turned out to be damaged.
+/// Starts the agent. The host starts none that is not whole, and asks for it instead; one that is whole
+/// and does not start would not be better for being sent again.
 async fn start(master: &Master, binary: &Arc<Binary>, options: &Options) -> Result<Link, Halt> {
-    match attempt(master, binary, options, Mode::Have).await {
-        Err(Halt { damaged: true, .. }) => attempt(master, binary, options, Mode::Push).await,
-        other => other,
-    }
-}
-
-async fn attempt(
-    master: &Master,
-    binary: &Arc<Binary>,
-    options: &Options,
-    mode: Mode,
-) -> Result<Link, Halt> {
     let limit =
         if master.resumed { RESUMED.min(options.hello_timeout) } else { options.hello_timeout };
-    let halt = |fault| Halt { fault, dead: master.resumed, damaged: false };
-    let run = timeout(limit, run(master, binary, mode)).await;
+    let halt = |fault| Halt { fault, dead: master.resumed };
+    let run = timeout(limit, run(master, binary)).await;
     let mut link = match run {
         Ok(Ok(link)) => link,
         Ok(Err(trouble)) => return Err(halt(trouble.into())),
@@ -95,29 +81,25 @@ async fn attempt(
         Err(trouble) => {
             let said = link.said().await;
             let Heard { any, have, user } = talk.heard;
-            let ended = matches!(trouble, Trouble::NoHello { .. });
             let trouble = match (trouble, talk.pushed, user) {
                 (Trouble::NoHello { .. }, Some(size), _) => Trouble::PushCut { sent: size, size },
+                (Trouble::NoHello { how, chatter }, None, _) if have => {
+                    Trouble::NotStarted { how, chatter }
+                }
                 // sudo was asked, and what it should have started never spoke.
-                (Trouble::NoHello { .. }, None, Some(uid)) if !have && talk.needs == 0 => {
+                (Trouble::NoHello { .. }, None, Some(uid)) if talk.needs == 0 => {
                     classify::sudo_trouble(&said, uid)
                 }
                 (trouble, ..) => trouble,
             };
-            let strange =
-                ended || matches!(trouble, Trouble::NotAnAgent { .. } | Trouble::Version { .. });
-            Err(Halt {
-                dead: master.resumed && !any,
-                damaged: have && talk.needs == 0 && mode == Mode::Have && strange,
-                fault: Fault { trouble, said },
-            })
+            Err(Halt { dead: master.resumed && !any, fault: Fault { trouble, said } })
         }
     }
 }
 
 /// Runs the one command on the host.
-async fn run(master: &Master, binary: &Binary, mode: Mode) -> Result<Link, Trouble> {
-    let line = script::command(&binary.digest, binary.size, mode);
+async fn run(master: &Master, binary: &Binary) -> Result<Link, Trouble> {
+    let line = script::command(&binary.digest, binary.size);
     let failed = |source| Trouble::NoSession { source };
     let mut child = Arc::clone(&master.session)
         .arc_raw_command(line)
@@ -169,17 +151,19 @@ impl Talk {
             self.limit = options.hello_timeout;
             match mark {
                 Mark::Hello => {
-                    return timeout(self.limit, greet(link)).await.unwrap_or_else(|_| {
+                    let hello = timeout(self.limit, greet(link)).await.unwrap_or_else(|_| {
                         Err(Trouble::HelloTimeout { limit: self.limit, chatter: link.chatter() })
-                    });
+                    })?;
+                    return self.fits(&hello.machine);
                 }
                 Mark::User { uid } => self.heard.user = Some(uid),
                 Mark::NoSudo => {
                     return Err(Trouble::NoSudo { uid: self.heard.user.unwrap_or(u32::MAX) });
                 }
-                Mark::Have => {
+                Mark::Have { machine } => {
                     self.heard.have = true;
                     self.pushed = None;
+                    self.fits(&machine)?;
                 }
                 Mark::Need { system, machine, gzip } => {
                     self.needs += 1;
@@ -196,6 +180,15 @@ impl Talk {
                 Mark::Failed { reason } => return Err(Trouble::NotStored { reason }),
             }
         }
+    }
+
+    /// Sees that a host of this kind can run what lies there: a disk may have been moved to another machine.
+    /// A host that does not say is not asked.
+    fn fits(&self, machine: &str) -> Result<(), Trouble> {
+        if machine.is_empty() || self.binary.runs_on(machine) {
+            return Ok(());
+        }
+        Err(wrong_machine(&self.binary, machine))
     }
 
     /// Gives the host the program it needs, or names the one it should look for.
@@ -282,10 +275,14 @@ async fn for_machine(ours: &Binary, machine: &str) -> Result<Arc<Binary>, Troubl
             return Ok(other);
         }
     }
-    Err(Trouble::WrongMachine {
+    Err(wrong_machine(ours, machine))
+}
+
+fn wrong_machine(ours: &Binary, machine: &str) -> Trouble {
+    Trouble::WrongMachine {
         host: machine.to_owned(),
         ours: ours.machine.clone(),
         binary: std::fs::canonicalize(&ours.path).unwrap_or_else(|_| ours.path.clone()),
-        beside,
-    })
+        beside: binary::beside(&ours.path, machine),
+    }
 }

@@ -1,4 +1,4 @@
-//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE MODE`. LOGIN adds
+//! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE`. LOGIN adds
 //! one argument for INSTALL: from where sshd says the controller is connected, which sudo would drop.
 //!
 //! Both scripts are fixed texts, nothing of a topology is in them. The user's login shell, whichever
@@ -13,23 +13,10 @@ const LOGIN: &str = include_str!("login.sh");
 /// Starts the agent, having asked for it where it is missing.
 const INSTALL: &str = include_str!("install.sh");
 
-/// Whether an agent that lies on the host may be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Start it.
-    Have,
-    /// Send it again first: what lies there did not work.
-    Push,
-}
-
 /// The command line. `digest` is hexadecimal.
-pub(super) fn command(digest: &str, size: u64, mode: Mode) -> String {
-    let mode = match mode {
-        Mode::Have => "have",
-        Mode::Push => "push",
-    };
+pub(super) fn command(digest: &str, size: u64) -> String {
     let (login, install) = (one_line(LOGIN), one_line(INSTALL));
-    format!("exec sh -c '{login}' sh '{install}' {TOKEN} {digest} {size} {mode}")
+    format!("exec sh -c '{login}' sh '{install}' {TOKEN} {digest} {size}")
 }
 
 /// The script without comments and line feeds; every line ends where a blank may follow.
@@ -93,14 +80,14 @@ mod tests {
                 for connection in ["fe80::1%eth0 50000 fe80::2%eth0 22", &evil, ""] {
                     let output = Command::new(shell[0])
                         .args(&shell[1..])
-                        .args(["-c", &one_line(LOGIN), "sh", &install, "T", "d", "7", "have"])
+                        .args(["-c", &one_line(LOGIN), "sh", &install, "T", "d", "7"])
                         .env("PATH", path)
                         .env("SSH_CONNECTION", connection)
                         .output()
                         .unwrap();
                     let said = String::from_utf8(output.stdout).unwrap();
                     let head = if is_root { "" } else { "T user 1000\n" };
-                    let expected = format!("{head}5|T|d|7|have|{connection}|{connection}|");
+                    let expected = format!("{head}4|T|d|7|{connection}|{connection}|");
                     assert_eq!(said, expected, "{shell:?}, root: {is_root}");
                     assert!(!marker.exists(), "{connection} was executed");
                 }
