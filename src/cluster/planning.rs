@@ -230,6 +230,7 @@ impl ClusterPlan {
             hosts: hosts.collect(),
             transaction: None,
             unfinished: Vec::new(),
+            proofs: Vec::new(),
             fingerprint: None,
         }
     }
