@@ -35,8 +35,8 @@ const EXIT_CODES: &str = "Exit codes:
   3  the file has errors, or nothing in it could be imported; no host was touched
   4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
      and the hosts are not as the file says
-  5  a host could not be reached, refused or failed: what was begun is undone; or it has moved on
-     since a plan was saved
+  5  a host could not be reached, refused or failed, or a service is not answered after apply: what
+     was begun is undone; or it has moved on since a plan was saved
   6  verify, lab run: something that must be true is not
   130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
 

@@ -30,7 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// For how long a service that is not answered is asked again: neighbours that had a VIP in their caches
 /// ask anew within 8 s of using it (`delay_first_probe_time` 5 s, three probes).
 const SETTLE: Duration = Duration::from_secs(10);
-/// How long ARP and requests may take together: what is not tried by then is told as not tried.
+/// How long ARP and requests may take together: what is not tried by then is told as not tried. With the
+/// requests that are under way then (45 s at most) it is below an agent's patience with its controller.
 const TRY: Duration = Duration::from_mins(1);
 /// Why nothing is tried where no step was done.
 pub(super) const NOTHING_CHANGED: &str = "nothing was changed; `lvsprov verify` sends requests";

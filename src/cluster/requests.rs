@@ -217,8 +217,8 @@ pub(super) fn requests_for(service: &Service) -> u32 {
 fn goes_on(all: &Fetched, sent: u32, service: &Service) -> bool {
     all.failures.keys().all(|reason| match reason.as_str() {
         Fetched::REFUSED | Fetched::RESET => true,
-        // Each takes its whole time: every real server once.
-        Fetched::SILENT => sent < active(service),
+        // Each takes its whole time: real servers once, a few of them.
+        Fetched::SILENT => sent < active(service).min(AT_ONCE),
         _ => false,
     })
 }

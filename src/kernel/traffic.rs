@@ -99,7 +99,7 @@ async fn connect(target: SocketAddr) -> std::result::Result<TcpStream, String> {
     })
 }
 
-/// Who sent the ICMP error that ended an attempt to connect. `None` where none did; kernels before 6.0 do
+/// Who sent the ICMP error that ended an attempt to connect. `None` where none did; kernels before 5.8 do
 /// not say it of TCP (`tcp_v4_err` queues errors of the handshake since 45af29ca761c).
 fn rejected_by(socket: &OwnedFd) -> Option<IpAddr> {
     let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
