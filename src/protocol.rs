@@ -411,8 +411,25 @@ pub struct Fetched {
     /// How many were answered, by the first line of the answer (the lab's responders say who they
     /// are); the empty text where a server said nothing.
     pub answers: BTreeMap<String, u32>,
-    /// How many were not answered, by the reason.
+    /// How many were not answered, by the reason: one of the constants below, or what the system says.
     pub failures: BTreeMap<String, u32>,
+}
+
+impl Fetched {
+    /// No packet came back in time.
+    pub const TIMED_OUT: &str = "timed out";
+    /// The connection was made, and no word of an answer came in time.
+    pub const SILENT: &str = "connected, then timed out";
+    /// TCP: a reset in answer to the first packet. UDP: ICMP says that the port is closed.
+    pub const REFUSED: &str = "refused";
+    /// TCP: refused by ICMP, with the address that it came from behind it.
+    pub const REJECTED_BY: &str = "rejected by";
+    /// The connection was made, and reset.
+    pub const RESET: &str = "reset";
+    /// The sender has no route to the address.
+    pub const NO_ROUTE: &str = "no route";
+    /// Nobody answers ARP for the next hop, or ICMP says that a host or network is not reached.
+    pub const UNREACHABLE: &str = "host unreachable";
 }
 
 impl Failure {

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
             vm::case("tun_is_applied_mended_and_taken_back", tun),
             vm::case("what_others_made_is_left_shown_adopted_and_given_back", foreign),
             vm::case("the_director_waits_for_a_real_server_that_is_not_there", waiting),
+            vm::case("a_cluster_that_answers_nobody_is_undone_and_says_why", answers_nobody),
+            vm::case("without_a_client_that_is_reached_it_says_what_was_not_tried", no_client),
         ]
     })
 }
@@ -230,6 +232,88 @@ fn waiting() {
     receipts_gone(&cluster);
 }
 
+/// All that can be read back is as wanted, and no packet comes back.
+fn answers_nobody() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let before = cluster.photograph();
+    let undone = |why: &str| {
+        let applied = cluster.expect(&["apply"], 5);
+        let because = "because it is not true that client is answered by tcp 172.25.7.200:80: 0 of 1 \
+                       requests answered; 1 failed: ";
+        assert!(applied.contains(&format!("{because}{why}")), "{applied}");
+        assert!(applied.contains("every host that took part is as it was before"), "{applied}");
+        assert!(applied.contains("to keep it: `lvsprov apply --verify state`"), "{applied}");
+        let after = cluster.photograph();
+        assert!(before == after, "it was not undone:\n{}", difference(&before, &after));
+        receipts_gone(&cluster);
+    };
+    // A firewall from before the cluster, on both real servers.
+    let firewall = |verdict: &str| {
+        for host in ["rs1", "rs2"] {
+            inside(host, "nft", &["add table inet stale"]);
+            inside(
+                host,
+                "nft",
+                &["add chain inet stale in { type filter hook input priority 0; }"],
+            );
+            inside(host, "nft", &[&format!("add rule inet stale in tcp dport 80 {verdict}")]);
+        }
+    };
+    let no_firewall = || {
+        for host in ["rs1", "rs2"] {
+            inside(host, "nft", &["delete table inet stale"]);
+        }
+    };
+    firewall("drop");
+    undone("timed out (nothing came back");
+    no_firewall();
+    firewall("reject");
+    undone("rejected by 172.25.7.200 (ICMP: a firewall rejects it");
+    no_firewall();
+    let route = ["172.25.7.0/24", "dev", "eth0"];
+    run("ip", &[&["-n", "client", "route", "del"], &route[..]].concat());
+    let without = cluster.photograph();
+    let applied = cluster.expect(&["apply"], 5);
+    assert!(applied.contains("no route (the client has no route to the VIP)"), "{applied}");
+    let after = cluster.photograph();
+    assert!(without == after, "it was not undone:\n{}", difference(&without, &after));
+
+    // The state alone is as wanted.
+    let kept = cluster.expect(&["apply", "--verify", "state"], 0);
+    let line = "not proven by requests: tcp 172.25.7.200:80 (--verify state sends none)";
+    assert!(kept.contains(line), "{kept}");
+    assert!(inside("lvs", "ipvsadm", &["-Sn"]).contains("172.25.7.200:80"));
+    cluster.expect(&["verify"], 6);
+    cluster.expect(&["destroy"], 0);
+    let own = ["proto", "kernel", "scope", "link", "src", "172.25.7.250"];
+    run("ip", &[&["-n", "client", "route", "add"], &route[..], &own].concat());
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+}
+
+fn no_client() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let limited = cluster.expect(&["apply", "--limit", "lvs,rs1,rs2"], 0);
+    let line = |why: &str| {
+        format!(
+            "not proven by requests: tcp 172.25.7.200:80 (no client can send requests: client {why})"
+        )
+    };
+    assert!(limited.contains(&line("is left out by --limit")), "{limited}");
+    cluster.expect(&["destroy"], 0);
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    std::fs::write(&cluster.file, text.replace("netns: client, ", "")).unwrap();
+    let applied = cluster.expect(&["apply"], 0);
+    assert!(applied.contains(&line("has no `ssh`, `local` or `netns` in the file")), "{applied}");
+    cluster.expect(&["destroy"], 0);
+}
+
 fn receipts_gone(cluster: &Cluster) {
     for host in &cluster.hosts {
         let receipt = Path::new("/var/lib/lvsprov/netns").join(host).join("by-hand/receipt.json");
@@ -243,9 +327,13 @@ fn life(cluster: &Cluster, judge: impl FnOnce(&Cluster)) {
     cluster.expect(&["plan"], 4);
     let planned = cluster.photograph();
     assert!(before == planned, "plan changed something:\n{}", difference(&before, &planned));
-    cluster.expect(&["apply"], 0);
+    let applied = cluster.expect(&["apply"], 0);
+    // Nothing listens: what a real server says to that came back through the VIP, whatever the method.
+    assert!(applied.contains("warning: not true yet: client is answered by"), "{applied}");
+    assert!(applied.contains("0 of 4 requests answered; 4 failed: refused (the way"), "{applied}");
     let again = cluster.expect(&["apply"], 0);
     assert!(again.contains("0 changes made"), "{again}");
+    assert!(again.contains("(nothing was changed; `lvsprov verify` sends requests)"), "{again}");
     judge(cluster);
     cluster.expect(&["status"], 0);
     cluster.expect(&["destroy"], 0);

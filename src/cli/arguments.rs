@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::conduct::Conduct;
+use super::conduct::{Conduct, Verify};
 use crate::import::guess::Director;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
@@ -35,8 +35,8 @@ const EXIT_CODES: &str = "Exit codes:
   3  the file has errors, or nothing in it could be imported; no host was touched
   4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
      and the hosts are not as the file says
-  5  a host could not be reached, refused or failed: what was begun is undone; or it has moved on
-     since a plan was saved
+  5  a host could not be reached, refused or failed, or a service is not answered after apply: what
+     was begun is undone; or it has moved on since a plan was saved
   6  verify, lab run: something that must be true is not
   130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
 
@@ -48,6 +48,7 @@ const APPLY_EXAMPLES: &str = "Examples:
   lvsprov apply cluster.yaml
   lvsprov apply cluster.yaml --confirm-within 2m    # every host undoes it unless it proves right
   lvsprov apply cluster.yaml --confirm manual       # and you have the last word
+  lvsprov apply cluster.yaml --verify state         # keep it though no request is answered yet
   lvsprov apply cluster.yaml --on-error keep        # leave a failure as it is, to look at it
   lvsprov apply monday.plan                         # just what `plan --out` has shown
 
@@ -125,7 +126,8 @@ pub enum Command {
     ///
     /// All of it or nothing: before a host changes anything, what will be done and what was there is on
     /// its disk; when anything fails, every host goes back to what was there. FILE may be a plan that was
-    /// saved with `plan --out`.
+    /// saved with `plan --out`. Verification sends requests through the services where a client of the
+    /// file is reached (see --verify).
     #[command(after_long_help = APPLY_EXAMPLES)]
     Apply {
         /// Which hosts.
@@ -140,6 +142,16 @@ pub enum Command {
         /// How it goes.
         #[command(flatten)]
         conduct: Conduct,
+        /// What must be right before the change is kept: the state of each host, or also traffic
+        ///
+        /// traffic: every client of the file that is reached sends requests through every service, and
+        /// one host of the VIP's network asks by ARP who has it. What is not answered undoes the change
+        /// like any failure. A refusal does not, if nothing was answered and the service was not in use:
+        /// it came back through the VIP, so the way works and the application is not there yet; it is a
+        /// warning. Nor does the silence of a UDP service. What nobody can try is told with the reason.
+        /// Where nothing was changed nothing is sent.
+        #[arg(long, value_enum, value_name = "state|traffic", default_value = "traffic")]
+        verify: Verify,
     },
     /// Undo what an apply or destroy left unfinished, from any machine
     ///

@@ -16,6 +16,7 @@ use crate::cluster::asking::describe_busy;
 use crate::cluster::planning::Direction;
 use crate::cluster::recovering::{self, Rollback};
 use crate::cluster::saved::{Content, SavedPlan};
+use crate::cluster::transaction::VerifyBy;
 use crate::cluster::watch::Watch as _;
 use crate::cluster::{ClusterReport, operator, unfinished};
 use crate::report;
@@ -32,17 +33,18 @@ pub fn apply(
     adoption: Adoption,
     pace: PaceOverride,
     conduct: &Conduct,
+    verify: VerifyBy,
     common: &Common,
 ) -> Outcome {
     if let Some(text) = saved::text_of(&target.file)? {
         let plan = SavedPlan::read(&target.file.display().to_string(), &text)?;
         return saved::with_plan(plan, target, adoption, pace, common, async |survey, plan| {
-            act(survey, conduct, Some(plan), common).await
+            act(survey, conduct, verify, Some(plan), common).await
         });
     }
     with_hosts(target, pace, common, async |survey| {
         survey.agree(adoption);
-        act(survey, conduct, None, common).await
+        act(survey, conduct, verify, None, common).await
     })
 }
 
@@ -61,7 +63,8 @@ pub fn destroy(
             unfinished::tell(&mut report, &survey.plan, &survey.seen);
             return show(&report, common);
         }
-        act(survey, conduct, None, common).await
+        // What is taken away answers nobody.
+        act(survey, conduct, VerifyBy::State, None, common).await
     })
 }
 
@@ -98,6 +101,7 @@ fn show(report: &ClusterReport, common: &Common) -> Outcome {
 async fn act(
     survey: &mut Survey<'_>,
     conduct: &Conduct,
+    verify: VerifyBy,
     saved: Option<&Content>,
     common: &Common,
 ) -> Outcome {
@@ -114,7 +118,7 @@ async fn act(
             survey.again().await;
             continue;
         }
-        let came = acting::transact(session, plan, seen, *direction, &conduct.said()).await;
+        let came = acting::transact(session, plan, seen, *direction, &conduct.said(verify)).await;
         let Came { report, again } = came;
         let goes_on = match again {
             // Nothing is under way, so nothing is left.

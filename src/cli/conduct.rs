@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cluster::operator;
 use crate::cluster::transaction::{
-    self, CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmBy, ConfirmWithin,
+    self, CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmBy, ConfirmWithin, VerifyBy,
 };
 
 /// The shortest time in which anybody could confirm anything.
@@ -24,10 +24,11 @@ pub struct Conduct {
     pub on_error: OnError,
     /// Every host undoes the change by itself unless it is confirmed within this time: 60s, 5m, off
     ///
-    /// The change is confirmed once every host was reached over a new connection, and what is on it and
-    /// requests through its services were found right. On by default, with 60s, where the way from a host
-    /// back to this machine changes, or where the host does not know that way (`local: true` without ssh)
-    /// and its routes, addresses or links change. The time counts from the end of draining and ramping, and is
+    /// The change is confirmed once every host was reached over a new connection, and what is on it and,
+    /// unless `--verify state` is given, requests through its services were found right. On by default,
+    /// with 60s, where the way from a host back to this machine changes, or where the host does not know
+    /// that way (`local: true` without ssh) and its routes, addresses or links change. The time counts from
+    /// the end of draining and ramping, and is
     /// 5s to 19h.
     #[arg(long, value_name = "DURATION|off")]
     pub confirm_within: Option<Within>,
@@ -38,6 +39,24 @@ pub struct Conduct {
     /// How long to wait where somebody else is at work on a host, in seconds; 0: say who, and end
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub wait: u64,
+}
+
+/// What verification looks at, on the command line of `apply`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    /// The state of each host.
+    State,
+    /// That, ARP and requests.
+    Traffic,
+}
+
+impl From<Verify> for VerifyBy {
+    fn from(verify: Verify) -> Self {
+        match verify {
+            Verify::State => Self::State,
+            Verify::Traffic => Self::Traffic,
+        }
+    }
 }
 
 /// When something fails.
@@ -92,7 +111,7 @@ impl FromStr for Within {
 
 impl Conduct {
     /// For the cluster.
-    pub fn said(&self) -> transaction::Conduct {
+    pub fn said(&self, verify: VerifyBy) -> transaction::Conduct {
         let Self { on_error, confirm_within, confirm, wait: _ } = self;
         transaction::Conduct {
             on_error: match on_error {
@@ -108,6 +127,7 @@ impl Conduct {
                 Confirm::Auto => ConfirmBy::Verification,
                 Confirm::Manual => ConfirmBy::Operator,
             },
+            verify,
             by: operator::here(),
             now: operator::now(),
         }

@@ -22,7 +22,8 @@ pub enum Exit {
     /// 4: `plan` and `status`: there are differences, or something is unfinished; `confirm`: nothing to
     /// confirm, and there are differences.
     Pending,
-    /// 5: a host could not be reached, refused, or failed; the report says which.
+    /// 5: a host could not be reached, refused, or failed, or a service is not answered; the report says
+    /// which.
     HostFailed,
     /// 6: `verify` or `lab run`: a claim does not hold.
     NotProven,

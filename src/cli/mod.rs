@@ -49,8 +49,8 @@ fn dispatch(arguments: Arguments) -> ExitCode {
             let out = out.as_deref().map(|path| (path, force));
             commands::plan(&target, adoption, pace.said(), out, &common)
         }
-        Command::Apply { target, adoption, pace, conduct } => {
-            changing::apply(&target, adoption, pace.said(), &conduct, &common)
+        Command::Apply { target, adoption, pace, conduct, verify } => {
+            changing::apply(&target, adoption, pace.said(), &conduct, verify.into(), &common)
         }
         Command::Rollback { target, force, dry_run } => {
             changing::rollback(&target, force, dry_run, &common)

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::outcome::{ClusterReport, Ended, HostStatus, StepState, TransactionReport};
+use super::outcome::{Action, ClusterReport, Ended, HostStatus, StepState, TransactionReport};
 use super::planning::{ClusterPlan, Direction};
 use super::session::Session;
 use super::transaction::{self, Conduct, Member, OnError, Seen};
-use super::{confirming, operator, recording, waiting};
+use super::{confirming, operator, recording, requests, waiting};
 use crate::plan::journal::TransactionId;
 use crate::protocol::{Busy, Sighting};
 use crate::topology::HostName;
@@ -91,6 +91,9 @@ pub async fn transact(
     report.action = plan.action;
     let members = transaction::members(session.topology, plan, seen, &mut report);
     if members.is_empty() {
+        if plan.action == Action::Apply && !report.has_failures() {
+            report.proofs = requests::none(session.topology, confirming::NOTHING_CHANGED);
+        }
         return Came { report, again: None };
     }
     let id = operator::new_transaction();

@@ -1,7 +1,8 @@
-//! Between the last step and the agreement of all hosts: is it right, seen over connections that were
-//! made after the change? Until that is said, every host waits to undo it by itself.
+//! Between the last step and the agreement of all hosts: does the network answer as it should? Where
+//! hosts wait to undo it by themselves, or the operator has the last word, first: is it right, seen over
+//! connections that were made after the change?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -11,10 +12,12 @@ use super::asking;
 use super::judging::remaining;
 use super::outcome::{Action, HostStatus};
 use super::proving;
-use super::transaction::ConfirmBy;
-use super::views::Verdict;
+use super::requests::{self, Manner};
+use super::transaction::{ConfirmBy, Member, Seen, VerifyBy};
+use super::views::{Proof, Verdict};
 use super::watch::Word;
-use crate::topology::HostName;
+use crate::desired::service_key;
+use crate::topology::{HostName, ServiceName};
 
 /// How long before the hosts do it the controller begins to undo what nobody confirmed: it does so in
 /// one go and says how it went.
@@ -23,6 +26,15 @@ const AHEAD: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at the hosts while the operator is awaited: somebody may confirm elsewhere.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// For how long a service that is not answered is asked again: neighbours that had a VIP in their caches
+/// ask anew within 8 s of using it (`delay_first_probe_time` 5 s, three probes).
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long ARP and requests may take together: what is not tried by then is told as not tried. With the
+/// requests that are under way then (45 s at most) it is below an agent's patience with its controller.
+const TRY: Duration = Duration::from_mins(1);
+/// Why nothing is tried where no step was done.
+pub(super) const NOTHING_CHANGED: &str = "nothing was changed; `lvsprov verify` sends requests";
 
 /// Who has found it right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +48,6 @@ pub(super) enum Confirmed {
 /// Waits until it is certain that the transaction is right.
 pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Trouble> {
     let by = course.conduct.confirm;
-    if course.confirm.is_none() && by == ConfirmBy::Verification {
-        // What was read after the last step was judged.
-        return Ok(Confirmed::ByUs);
-    }
     let limit = course.reverts_at().map(|at| {
         let ahead = AHEAD.min(course.confirm.unwrap_or_default() / 4);
         at.checked_sub(ahead).unwrap_or(at)
@@ -56,13 +64,24 @@ pub(super) async fn confirm(course: &mut Course<'_, '_>) -> Result<Confirmed, Tr
             None => std::future::pending().await,
         }
     };
-    let proved = tokio::select! {
-        biased;
-        () = stopped => Err(interrupted()),
-        () = over => Err(too_late(course.confirm)),
-        proved = prove(course) => proved,
+    tokio::pin!(over);
+    let seen = if course.confirm.is_none() && by == ConfirmBy::Verification {
+        // What was read after the last step was judged.
+        as_read_last(course)
+    } else {
+        tokio::select! {
+            biased;
+            () = stopped => Err(interrupted()),
+            () = &mut over => Err(too_late(course.confirm)),
+            seen = reach_anew(course) => seen,
+        }?
     };
-    proved?;
+    // The request under way comes to its end first, whatever the operator wants.
+    tokio::select! {
+        biased;
+        () = over => Err(too_late(course.confirm)),
+        tried = try_network(course, &seen, limit) => tried,
+    }?;
     if watch.wants_to_stop() {
         return Err(interrupted());
     }
@@ -81,8 +100,15 @@ fn too_late(confirm: Option<Duration>) -> Trouble {
     Trouble { host: None, why: format!("it could not be verified within {seconds} s") }
 }
 
-/// New connections to every host that takes part, the state of each, and requests through the services.
-async fn prove(course: &mut Course<'_, '_>) -> Result<(), Trouble> {
+/// Every host as it was after its last turn, or before the change.
+fn as_read_last(course: &Course<'_, '_>) -> Seen {
+    let mut seen = course.seen.clone();
+    seen.extend(course.last.iter().map(|(name, last)| (name.clone(), Ok(last.clone()))));
+    seen
+}
+
+/// New connections to every host that takes part, and the state of each.
+async fn reach_anew(course: &mut Course<'_, '_>) -> Result<Seen, Trouble> {
     let hosts: BTreeSet<HostName> = course.members.keys().cloned().collect();
     // Those that requests are sent from, and that ask for the VIP, are reached anew as well.
     let reached: BTreeSet<HostName> = course
@@ -121,28 +147,86 @@ async fn prove(course: &mut Course<'_, '_>) -> Result<(), Trouble> {
             }
         }
     }
-    if let Some(trouble) = course.judge() {
-        return Err(trouble);
+    match course.judge() {
+        Some(trouble) => Err(trouble),
+        None => Ok(seen),
     }
+}
+
+/// ARP, and requests through the services. `limit`: when it must be over.
+async fn try_network(
+    course: &mut Course<'_, '_>,
+    seen: &Seen,
+    limit: Option<Instant>,
+) -> Result<(), Trouble> {
     if course.plan.action != Action::Apply {
         return Ok(());
     }
-    // A service whose director is not what it should be, for reasons of before, or was left out, proves
-    // nothing.
-    let report = &course.report;
-    let sound = |name: &HostName| {
-        let status = report.hosts.get(name).map(|host| &host.status);
-        matches!(status, Some(HostStatus::Unchanged | HostStatus::Changed))
-    };
-    let proofs =
-        proving::prove_network(course.session, &seen, |service| sound(&service.director)).await;
-    match proofs.into_iter().find(|proof| proof.verdict == Verdict::Fails) {
-        Some(proof) => Err(Trouble {
-            host: None,
-            why: format!("it is not true that {}: {}", proof.claim, proof.evidence),
-        }),
-        None => Ok(()),
+    let topology = course.session.topology;
+    if course.conduct.verify == VerifyBy::State {
+        course.report.proofs = requests::none(topology, "--verify state sends none");
+        return Ok(());
     }
+    // What somebody else left is finished: it was never tried.
+    let changes =
+        |member: &Member<'_>| !member.plan.stages.is_empty() || member.seen.unfinished.is_some();
+    if !course.members.values().any(changes) {
+        course.report.proofs = requests::none(topology, NOTHING_CHANGED);
+        return Ok(());
+    }
+    let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
+    let manner = Manner {
+        unfit: unfit(course),
+        in_use: in_use(course),
+        // Soon enough that the reason is said, and not only that the time is over.
+        settle: left.map_or(SETTLE, |left| SETTLE.min(left / 3)),
+        limit: Some(left.map_or(TRY, |left| TRY.min(left))),
+        stops: true,
+    };
+    course.report.proofs = proving::prove_network(course.session, seen, &manner).await;
+    let watch = course.session.watch();
+    if watch.wants_to_stop() {
+        return Err(interrupted());
+    }
+    let told = |proof: &Proof| format!("it is not true that {}: {}", proof.claim, proof.evidence);
+    let mut failed = course.report.proofs.iter().filter(|proof| proof.verdict == Verdict::Fails);
+    if let Some(proof) = failed.clone().find(|proof| proof.condemns()) {
+        return Err(Trouble { host: None, why: told(proof) });
+    }
+    if course.conduct.confirm == ConfirmBy::Operator {
+        // Before the operator says yes.
+        failed.by_ref().for_each(|proof| watch.tell(&format!("warning: {}", told(proof))));
+    }
+    Ok(())
+}
+
+/// Hosts that are not as they should be, for reasons of before or because they were left out: what goes
+/// through such a director proves nothing.
+fn unfit(course: &Course<'_, '_>) -> BTreeMap<HostName, String> {
+    let hosts = course.report.hosts.iter();
+    let all = hosts.filter_map(|(name, host)| {
+        let why = match host.status {
+            HostStatus::Unchanged | HostStatus::Changed => return None,
+            HostStatus::LeftOut => "is left out by --limit",
+            HostStatus::Unmanaged => "has no `ssh`, `local` or `netns` in the file",
+            HostStatus::Unreachable => "could not be reached",
+            HostStatus::Obstructed => "has something in its way",
+            _ => "is not as the file says",
+        };
+        Some((name.clone(), why.to_owned()))
+    });
+    all.collect()
+}
+
+/// Services that had established connections when the hosts were looked at.
+fn in_use(course: &Course<'_, '_>) -> BTreeSet<ServiceName> {
+    let services = course.session.topology.services.iter();
+    let used = services.filter(|service| {
+        let director = course.seen.get(&service.director).and_then(|seen| seen.as_ref().ok());
+        let counters = director.and_then(|seen| seen.counters.get(&service_key(service)));
+        counters.is_some_and(|counters| counters.values().any(|counters| counters.active > 0))
+    });
+    used.map(|service| service.name.clone()).collect()
 }
 
 /// Until the operator speaks, here or by `lvsprov confirm`, or the time is over.

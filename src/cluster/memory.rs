@@ -7,6 +7,7 @@
 mod cut;
 mod laws;
 mod line;
+mod traffic;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,43 @@ pub(super) struct Open {
     revert: Option<RevertAfter>,
 }
 
+/// How requests through the services fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    Answers,
+    /// Nothing comes back.
+    Drops,
+    /// Nothing listens.
+    Refuses,
+    /// Nothing comes back for so many requests, then they are answered.
+    DropsFirst(u32),
+    /// The controller is killed once it has asked.
+    Kills,
+}
+
+impl Serves {
+    fn fetch(&mut self, count: u32) -> Reply {
+        let failing = |reason: &str| {
+            Reply::Fetched(Fetched {
+                answers: BTreeMap::new(),
+                failures: [(reason.to_owned(), count)].into(),
+            })
+        };
+        match self {
+            Self::Refuses => failing(Fetched::REFUSED),
+            Self::DropsFirst(0) | Self::Answers | Self::Kills => Reply::Fetched(Fetched {
+                answers: [("rs1".to_owned(), count)].into(),
+                failures: BTreeMap::new(),
+            }),
+            Self::Drops => failing(Fetched::TIMED_OUT),
+            Self::DropsFirst(left) => {
+                *left = left.saturating_sub(count);
+                failing(Fetched::TIMED_OUT)
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
     pub sighting: Sighting,
@@ -106,8 +144,10 @@ struct Inner {
     done: BTreeSet<(TransactionId, HostName)>,
     undone: BTreeSet<(TransactionId, HostName)>,
     broken: Vec<String>,
-    /// Whether requests are answered by the services.
-    serves: bool,
+    /// How requests through the services fare.
+    serves: Serves,
+    /// How many requests were sent through the services.
+    fetched: u32,
 }
 
 /// All hosts.
@@ -144,7 +184,8 @@ impl World {
                 done: BTreeSet::new(),
                 undone: BTreeSet::new(),
                 broken: Vec::new(),
-                serves: true,
+                serves: Serves::Answers,
+                fetched: 0,
             })),
         }
     }
@@ -164,8 +205,12 @@ impl World {
         inner.asked = 0;
     }
 
-    pub fn stop_serving(&self) {
-        self.inner.lock().unwrap().serves = false;
+    pub fn serve(&self, how: Serves) {
+        self.inner.lock().unwrap().serves = how;
+    }
+
+    pub fn fetched(&self) -> u32 {
+        self.inner.lock().unwrap().fetched
     }
 
     pub fn asked(&self) -> usize {
@@ -321,14 +366,10 @@ impl Inner {
                 self.settle(host, ending)
             }
             Request::WhoHas { target, .. } => Reply::Answered(self.who_has(target)),
-            Request::Fetch { count, .. } if self.serves => Reply::Fetched(Fetched {
-                answers: [("rs1".to_owned(), count)].into(),
-                failures: BTreeMap::new(),
-            }),
-            Request::Fetch { count, .. } => Reply::Fetched(Fetched {
-                answers: BTreeMap::new(),
-                failures: [("refused".to_owned(), count)].into(),
-            }),
+            Request::Fetch { count, .. } => {
+                self.fetched += count;
+                self.serves.fetch(count)
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! [`transaction`] how that becomes one change of all (both pure); [`acting`] goes through the stages,
 //! in which [`turns`] decides who acts and [`recording`] says what came of it (both pure), and [`waiting`] lets connections end;
 //! [`confirming`] sees whether it may stay, [`undoing`] takes it back, [`recovering`] does either with
-//! what somebody else left; [`proving`] asks the network itself. What comes of it are the plain types of
+//! what somebody else left; [`proving`] asks the network itself, by ARP and by [`requests`]. What comes of it are the plain types of
 //! [`outcome`], which [`crate::report`] renders.
 
 pub mod acting;
@@ -19,6 +19,7 @@ pub mod planning;
 pub mod proving;
 pub mod recording;
 pub mod recovering;
+pub mod requests;
 pub mod saved;
 pub mod session;
 pub mod transaction;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::views::Proof;
 use crate::plan::drain::Pacing;
 use crate::plan::journal::{Intent, TransactionId};
 use crate::plan::preflight::Obstacle;
@@ -47,6 +48,10 @@ pub struct ClusterReport {
     /// Transactions that were found unfinished, and what can be done with each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<Found>,
+    /// What the network itself said after an apply, and what of it was not asked; empty where it did not
+    /// come to that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<Proof>,
     /// What a plan was made from, in 64 hexadecimal digits; only in a plan towards the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,

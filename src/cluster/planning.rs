@@ -231,6 +231,7 @@ impl ClusterPlan {
             hosts: hosts.collect(),
             transaction: None,
             unfinished: Vec::new(),
+            proofs: Vec::new(),
             fingerprint: None,
         }
     }

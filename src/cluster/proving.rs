@@ -1,13 +1,15 @@
-//! What the network itself says: who answers ARP or neighbour discovery for a VIP, whether requests are
-//! answered, and how the running table compares with the file.
+//! What the network itself says: who answers ARP or neighbour discovery for a VIP, whether
+//! [`requests`] are answered, and how the running table compares with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
 
 use super::outcome::{HostStatus, StepState};
 use super::planning::{ClusterPlan, Prospect};
-use super::session::{NoAnswer, Session, unexpected};
+use super::requests::{self, Manner};
+use super::session::{Session, unexpected};
 use super::unfinished;
 use super::views::{
     HostView, Proof, RealServerView, ServiceView, StatusReport, Verdict, VerifyReport,
@@ -15,36 +17,58 @@ use super::views::{
 use crate::desired::service_key;
 use crate::protocol::{Failure, Reply, Request, Sighting};
 use crate::state::ServiceFlags;
-use crate::topology::{Host, HostName, IfName, Protocol, Role, Service, Topology};
+use crate::topology::{HostName, IfName, Role, Service, Topology};
 
 /// How long to listen for a neighbour's answers, in milliseconds. A neighbour answers within a few.
 const ARP_WAIT_MS: u32 = 700;
-/// How long one request may take, in milliseconds.
-const FETCH_TIMEOUT_MS: u32 = 3000;
 
 type Seen = BTreeMap<HostName, Result<Sighting, Failure>>;
 
 /// State, ARP and traffic, in this order.
 pub async fn verify(session: &mut Session<'_>, plan: &ClusterPlan, seen: &Seen) -> VerifyReport {
     let mut proofs = state_proofs(plan);
-    proofs.extend(prove_network(session, seen, |_| true).await);
+    proofs.extend(prove_network(session, seen, &Manner::default()).await);
     VerifyReport { topology: session.topology.name.to_string(), proofs }
 }
 
-/// ARP and traffic of the services that `which` names.
-pub async fn prove_network(
-    session: &mut Session<'_>,
-    seen: &Seen,
-    which: impl Fn(&Service) -> bool,
-) -> Vec<Proof> {
+/// ARP and traffic of the services whose director is fit.
+pub async fn prove_network(session: &mut Session<'_>, seen: &Seen, manner: &Manner) -> Vec<Proof> {
     let mut proofs = Vec::new();
-    for vip in vips(session.topology) {
-        if which(vip.1) {
-            proofs.push(prove_arp(session, vip, seen).await);
+    let started = Instant::now();
+    for (vip, service) in vips(session.topology) {
+        if manner.unfit.contains_key(&service.director) {
+            continue;
+        }
+        if session.watch().wants_to_stop() {
+            return proofs;
+        }
+        let proof = match manner.limit {
+            // The rest of the time is for requests.
+            Some(limit) if started.elapsed() >= limit / 4 => {
+                let claim = only_director(service, vip);
+                let evidence = format!("the {} s for it were over", (limit / 4).as_secs());
+                plain(claim, Verdict::NotChecked, evidence)
+            }
+            _ => prove_arp(session, (vip, service), seen).await,
+        };
+        let last = manner.stops && proof.condemns();
+        proofs.push(proof);
+        if last {
+            return proofs;
         }
     }
-    proofs.extend(prove_traffic(session, which).await);
+    proofs.extend(requests::prove(session, manner).await);
     proofs
+}
+
+/// A claim that is about no requests.
+fn plain(claim: String, verdict: Verdict, evidence: String) -> Proof {
+    Proof { claim, verdict, evidence, service: None, excuse: None }
+}
+
+fn only_director(service: &Service, vip: IpAddr) -> String {
+    let how = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    format!("only {} answers {how} for {vip}", service.director)
 }
 
 fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
@@ -69,7 +93,7 @@ fn state_proofs(plan: &ClusterPlan) -> Vec<Proof> {
                 (Verdict::NotChecked, "the file does not say how it is reached".to_owned())
             }
         };
-        Proof { claim, verdict, evidence }
+        plain(claim, verdict, evidence)
     });
     proofs.collect()
 }
@@ -81,10 +105,8 @@ fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
 /// On the VIP's segment exactly one machine may answer ARP (neighbour discovery) for it: the director.
 async fn prove_arp(session: &mut Session<'_>, vip: (IpAddr, &Service), seen: &Seen) -> Proof {
     let (vip, service) = vip;
-    let how = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
-    let claim = format!("only {} answers {how} for {vip}", service.director);
-    let not_checked =
-        |evidence: String| Proof { claim: claim.clone(), verdict: Verdict::NotChecked, evidence };
+    let claim = only_director(service, vip);
+    let not_checked = |evidence: String| plain(claim.clone(), Verdict::NotChecked, evidence);
     let Some((asker, dev)) = asker(session.topology, service, seen) else {
         return not_checked("no host on the director's segment can be reached to ask".to_owned());
     };
@@ -124,7 +146,7 @@ fn judge_arp(
     } else {
         (Verdict::Fails, heard)
     };
-    Proof { claim, verdict, evidence }
+    plain(claim, verdict, evidence)
 }
 
 fn hardware(seen: &Seen, host: &HostName) -> BTreeSet<String> {
@@ -155,102 +177,6 @@ fn asker(topology: &Topology, service: &Service, seen: &Seen) -> Option<(HostNam
     });
     let best = on_segment.min_by_key(|(host, _)| host.roles.contains(&Role::RealServer));
     best.map(|(host, dev)| (host.name.clone(), dev))
-}
-
-/// Every client that can be reached sends requests to every service.
-async fn prove_traffic(session: &mut Session<'_>, which: impl Fn(&Service) -> bool) -> Vec<Proof> {
-    let topology = session.topology;
-    let mut proofs = Vec::new();
-    let absent = session.absent().clone();
-    let clients: Vec<&Host> =
-        topology.with_role(Role::Client).filter(|c| !absent.contains_key(&c.name)).collect();
-    for service in topology.services.iter().filter(|service| which(service)) {
-        let targets = targets(service);
-        if targets.is_empty() || clients.is_empty() {
-            proofs.push(Proof {
-                claim: format!("a client is answered by {}", called(service)),
-                verdict: Verdict::NotChecked,
-                evidence: why_not(service, &targets).to_owned(),
-            });
-            continue;
-        }
-        for (client, (protocol, target)) in
-            clients.iter().flat_map(|client| targets.iter().map(move |target| (client, *target)))
-        {
-            let claim = answered(&client.name, service, protocol, target);
-            let count = requests_for(service);
-            let request = Request::Fetch { target, protocol, count, timeout_ms: FETCH_TIMEOUT_MS };
-            let mut answers = session.ask(BTreeMap::from([(client.name.clone(), request)])).await;
-            let answer = answers.remove(&client.name);
-            proofs.push(judge_traffic(claim, answer));
-        }
-    }
-    proofs
-}
-
-/// Where requests can be sent for `service`: every port that the file names, over protocols that an
-/// agent speaks. None where the file names no VIP or no port: which of a host's ports answers when all
-/// are passed on is nothing that a file says.
-pub(crate) fn targets(service: &Service) -> Vec<(Protocol, SocketAddr)> {
-    let Some(vip) = service.vip_address() else { return Vec::new() };
-    let protocols = match &service.mark {
-        Some(mark) => mark.protocols.clone(),
-        None => BTreeSet::from([service.protocol]),
-    };
-    let spoken = protocols.into_iter().filter(|protocol| *protocol != Protocol::Sctp);
-    let ports = service.ports();
-    spoken
-        .flat_map(|protocol| ports.iter().map(move |port| (protocol, SocketAddr::new(vip, *port))))
-        .collect()
-}
-
-fn why_not(service: &Service, targets: &[(Protocol, SocketAddr)]) -> &'static str {
-    if !targets.is_empty() {
-        "no client of the file can be reached to send requests"
-    } else if service.vip.is_none() {
-        "the file does not say to which address requests go: others' rules set the mark"
-    } else if service.ports().is_empty() {
-        "the file does not say which of all ports answers"
-    } else {
-        "lvsprov sends TCP and UDP requests only"
-    }
-}
-
-/// The claim; a service with several ports is told with each.
-fn answered(client: &HostName, service: &Service, protocol: Protocol, at: SocketAddr) -> String {
-    let claim = format!("{client} is answered by {}", called(service));
-    if service.mark.is_some() { format!("{claim} on {protocol} {at}") } else { claim }
-}
-
-/// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
-fn called(service: &Service) -> String {
-    let (spoken, key) = (service.spoken(), service_key(service).to_string());
-    if spoken == key { key } else { format!("{spoken} ({key})") }
-}
-
-/// Enough that every real server gets its turn twice under round robin; at most 50.
-fn requests_for(service: &Service) -> u32 {
-    let active = service.real_servers.iter().filter(|rs| rs.weight > 0).count();
-    u32::try_from(active * 2).unwrap_or(50).clamp(2, 50)
-}
-
-fn judge_traffic(claim: String, answer: Option<Result<Reply, NoAnswer>>) -> Proof {
-    let (verdict, evidence) = match answer {
-        Some(Ok(Reply::Fetched(fetched))) => {
-            let answered: u32 = fetched.answers.values().sum();
-            let failed: u32 = fetched.failures.values().sum();
-            let mut evidence = format!("{answered} of {} requests answered", answered + failed);
-            for (reason, count) in &fetched.failures {
-                let _ = write!(evidence, "; {count} failed: {reason}");
-            }
-            let good = failed == 0 && answered > 0;
-            (if good { Verdict::Holds } else { Verdict::Fails }, evidence)
-        }
-        Some(Ok(other)) => (Verdict::Fails, unexpected(&other).to_string()),
-        Some(Err(failure)) => (Verdict::Fails, failure.to_string()),
-        None => (Verdict::Fails, "the client went away".to_owned()),
-    };
-    Proof { claim, verdict, evidence }
 }
 
 /// What is running, and how it differs from the file. Pure.

@@ -4,7 +4,6 @@
 
 use super::super::tests::{Seen, all_bare, failure, host, mac};
 use super::*;
-use crate::protocol::Fetched;
 use crate::support::Cluster;
 use crate::topology::Forward;
 
@@ -66,44 +65,4 @@ fn who_asks_is_rather_no_real_server_and_never_the_director() {
     assert_eq!(who(&seen), Some(("rs1".to_owned(), eth0)));
     seen.retain(|name, _| name.as_str() == "director");
     assert_eq!(who(&seen), None);
-}
-
-#[test]
-fn traffic_holds_only_if_every_request_is_answered() {
-    let fetched = |answers: &[(&str, u32)], failures: &[(&str, u32)]| {
-        let map =
-            |pairs: &[(&str, u32)]| pairs.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
-        Some(Ok(Reply::Fetched(Fetched { answers: map(answers), failures: map(failures) })))
-    };
-    let judge = |answer| {
-        let proof = judge_traffic("the client is answered".to_owned(), answer);
-        (proof.verdict, proof.evidence)
-    };
-    let said = |verdict, text: &str| (verdict, text.to_owned());
-    assert_eq!(
-        judge(fetched(&[("rs1", 2), ("rs2", 2)], &[])),
-        said(Verdict::Holds, "4 of 4 requests answered")
-    );
-    assert_eq!(
-        judge(fetched(&[("rs1", 3)], &[("timed out", 1)])),
-        said(Verdict::Fails, "3 of 4 requests answered; 1 failed: timed out")
-    );
-    assert_eq!(judge(fetched(&[], &[])).0, Verdict::Fails, "no request at all proves nothing");
-    assert_eq!(
-        judge(Some(Err(NoAnswer::Lost(failure("the connection broke"))))),
-        said(Verdict::Fails, "the connection broke")
-    );
-    assert_eq!(judge(Some(Ok(Reply::Answered(BTreeSet::new())))).0, Verdict::Fails);
-    assert_eq!(judge(None).0, Verdict::Fails);
-}
-
-#[test]
-fn every_real_server_gets_its_turn_and_large_farms_are_not_flooded() {
-    let mut service = dr().services[0].clone();
-    assert_eq!(requests_for(&service), 4);
-    service.real_servers[0].weight = 0;
-    assert_eq!(requests_for(&service), 2);
-    let one = service.real_servers[1].clone();
-    service.real_servers = vec![one; 100];
-    assert_eq!(requests_for(&service), 50);
 }

@@ -61,6 +61,16 @@ pub enum ConfirmBy {
     Operator,
 }
 
+/// What verification looks at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VerifyBy {
+    /// The state of each host.
+    State,
+    /// That, who answers ARP for the VIPs, and requests through every service.
+    #[default]
+    Traffic,
+}
+
 /// How a transaction is to go.
 #[derive(Debug, Clone)]
 pub struct Conduct {
@@ -70,6 +80,8 @@ pub struct Conduct {
     pub within: ConfirmWithin,
     /// Who confirms.
     pub confirm: ConfirmBy,
+    /// What verification looks at; a destroy has its state only.
+    pub verify: VerifyBy,
     /// Who does it.
     pub by: Operator,
     /// Seconds since 1970, only ever shown to people.
@@ -88,12 +100,13 @@ pub const CONFIRM_LONGEST: Duration = Duration::from_hours(19);
 const LONGEST: Duration = Duration::from_hours(24);
 
 impl Conduct {
-    /// Undoes on error, and is confirmed by what is read afterwards.
+    /// Undoes on error, and is confirmed by what is read and tried afterwards.
     pub fn plain(by: Operator, now: u64) -> Self {
         Self {
             on_error: OnError::Undo,
             within: ConfirmWithin::Never,
             confirm: ConfirmBy::Verification,
+            verify: VerifyBy::Traffic,
             by,
             now,
         }

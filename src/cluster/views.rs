@@ -29,6 +29,30 @@ pub struct Proof {
     pub verdict: Verdict,
     /// What was seen.
     pub evidence: String,
+    /// Of which service, where requests are to prove it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Why a claim that is not true does not undo a change all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excuse: Option<Excuse>,
+}
+
+impl Proof {
+    /// Whether a change must not stay because of it.
+    pub fn condemns(&self) -> bool {
+        self.verdict == Verdict::Fails && self.excuse.is_none()
+    }
+}
+
+/// Why requests without an answer do not speak against the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Excuse {
+    /// Each was refused or reset, or its connection was made: the way there and back works, and the
+    /// application behind it is not ready.
+    Replied,
+    /// Datagrams, and not one came back: an application need not answer what it does not understand.
+    Datagrams,
 }
 
 /// Whether a claim is true.

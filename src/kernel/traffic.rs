@@ -4,10 +4,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, setsockopt,
+    sockopt,
+};
+use nix::{cmsg_space, libc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::error::{Error, Result};
@@ -22,10 +28,6 @@ const DATAGRAM: &[u8] = b"lvsprov\n";
 const ANSWER_LIMIT: usize = 16 * 1024;
 /// How long a line of an answer may get in the report.
 const LINE_LIMIT: usize = 200;
-
-/// Why one was not answered.
-const TIMED_OUT: &str = "timed out";
-const SILENT: &str = "connected, then timed out";
 
 /// Fetches `count` times from `target`; each may take `patience`.
 pub async fn fetch(
@@ -61,9 +63,9 @@ type Answer = std::result::Result<String, String>;
 
 async fn over_tcp(target: SocketAddr, patience: Duration) -> Answer {
     let deadline = tokio::time::Instant::now() + patience;
-    let mut stream = match tokio::time::timeout_at(deadline, TcpStream::connect(target)).await {
-        Ok(connected) => connected.map_err(|error| reason(&error))?,
-        Err(_) => return Err(TIMED_OUT.to_owned()),
+    let mut stream = match tokio::time::timeout_at(deadline, connect(target)).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(Fetched::TIMED_OUT.to_owned()),
     };
     let exchange = async {
         stream.write_all(GET).await?;
@@ -71,8 +73,52 @@ async fn over_tcp(target: SocketAddr, patience: Duration) -> Answer {
     };
     match tokio::time::timeout_at(deadline, exchange).await {
         Ok(answer) => answer.map_err(|error| reason(&error)),
-        Err(_) => Err(SILENT.to_owned()),
+        Err(_) => Err(Fetched::SILENT.to_owned()),
     }
+}
+
+/// Connects. A refusal by ICMP is told from one by the application's host.
+async fn connect(target: SocketAddr) -> std::result::Result<TcpStream, String> {
+    let told = |error: io::Error| reason(&error);
+    let socket = match target {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(told)?;
+    // Both, where they can be set: without them a refusal is a refusal.
+    let _ = match target {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
+    };
+    let errors = socket.as_fd().try_clone_to_owned().map_err(told)?;
+    socket.connect(target).await.map_err(|error| match rejected_by(&errors) {
+        Some(who) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("{} {who}", Fetched::REJECTED_BY)
+        }
+        _ => told(error),
+    })
+}
+
+/// Who sent the ICMP error that ended an attempt to connect. `None` where none did; kernels before 5.8 do
+/// not say it of TCP (`tcp_v4_err` queues errors of the handshake since 45af29ca761c).
+fn rejected_by(socket: &OwnedFd) -> Option<IpAddr> {
+    let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let mut bytes = [0; 256];
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags).ok()?;
+    message.cmsgs().ok()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, from) => {
+            let from = SockaddrIn::from(from?);
+            (error.ee_origin == libc::SO_EE_ORIGIN_ICMP).then(|| from.ip().into())
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, from) => {
+            let from = SockaddrIn6::from(from?);
+            (error.ee_origin == libc::SO_EE_ORIGIN_ICMP6).then(|| from.ip().into())
+        }
+        _ => None,
+    })
 }
 
 /// Reads until the telling line is complete, the server ends, or it is enough.
@@ -158,18 +204,18 @@ async fn over_udp(target: SocketAddr, patience: Duration) -> Answer {
     };
     match timeout(patience, exchange).await {
         Ok(answer) => answer.map_err(|error: io::Error| reason(&error)),
-        Err(_) => Err(TIMED_OUT.to_owned()),
+        Err(_) => Err(Fetched::TIMED_OUT.to_owned()),
     }
 }
 
 /// Few words, the same for the same reason, so that they can be counted.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
-        io::ErrorKind::NetworkUnreachable => "no route".to_owned(),
-        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
-        io::ErrorKind::TimedOut => TIMED_OUT.to_owned(),
+        io::ErrorKind::ConnectionRefused => Fetched::REFUSED.to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Fetched::RESET.to_owned(),
+        io::ErrorKind::NetworkUnreachable => Fetched::NO_ROUTE.to_owned(),
+        io::ErrorKind::HostUnreachable => Fetched::UNREACHABLE.to_owned(),
+        io::ErrorKind::TimedOut => Fetched::TIMED_OUT.to_owned(),
         _ => error.to_string(),
     }
 }

@@ -6,6 +6,7 @@ use owo_colors::OwoColorize as _;
 
 use super::transaction;
 use crate::cluster::outcome::{Action, Ended, UndoEnd};
+use crate::cluster::views::Proof;
 use crate::cluster::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
 use crate::plan::Change;
 
@@ -71,6 +72,7 @@ pub fn text(report: &ClusterReport) -> String {
     }
     let _ = writeln!(text, "\n{}", summary(report));
     text.push_str(&super::costs::summary(report));
+    text.push_str(&super::network::summary(&report.proofs));
     let closes = matches!(report.action, Action::Rollback | Action::Confirm);
     if !closes || report.has_failures() {
         text.push_str(&transaction::found(&report.unfinished));
@@ -127,6 +129,9 @@ fn what_next(report: &ClusterReport) -> String {
                 back = "`lvsprov rollback` undoes what this did, on every host that it reaches";
             }
         }
+    }
+    if report.proofs.iter().any(Proof::condemns) {
+        text.push_str("to keep it: `lvsprov apply --verify state` sends no requests\n");
     }
     let _ = writeln!(
         text,

@@ -111,6 +111,7 @@ mod tests {
             .into(),
             transaction: None,
             unfinished: Vec::new(),
+            proofs: Vec::new(),
             fingerprint: None,
         };
         let planned = |cost| step(StepState::Planned, cost);

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod costs;
 pub mod findings;
 pub mod lab;
+mod network;
 pub mod proofs;
 pub mod table;
 mod transaction;

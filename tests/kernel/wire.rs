@@ -174,6 +174,17 @@ fn failures_are_counted_by_their_reason() {
     let (a, b) = Ground::two("192.0.2.1/24", "192.0.2.2/24");
     let refused = fetch(&a, "192.0.2.2:81", Protocol::Tcp, 3, 10_000);
     assert_eq!(refused.failures, counts(&[("refused", 3)]));
+    // A firewall's refusal is none of the application's host.
+    for command in [
+        "add table inet t",
+        "add chain inet t in { type filter hook input priority 0; }",
+        "add rule inet t in tcp dport 82 reject",
+    ] {
+        let nft = b.run(|| std::process::Command::new("nft").arg(command).status().unwrap());
+        assert!(nft.success(), "{command}");
+    }
+    let rejected = fetch(&a, "192.0.2.2:82", Protocol::Tcp, 2, 10_000);
+    assert_eq!(rejected.failures, counts(&[("rejected by 192.0.2.2", 2)]));
     let no_route = fetch(&a, "203.0.113.1:80", Protocol::Tcp, 2, 10_000);
     assert_eq!(no_route.failures, counts(&[("no route", 2)]));
     // Nobody has this address: within the time the kernel is still asking by ARP.

@@ -92,7 +92,7 @@ fn what_is_verified_over_new_connections_is_kept_and_what_is_not_is_undone_befor
 
         let world = World::bare(&topology);
         let was = world.hosts();
-        world.stop_serving();
+        world.serve(Serves::Drops);
         let came = run(&world, &topology, APPLY, &conduct).await;
         let of = came.report.transaction.as_ref().unwrap();
         assert_eq!(of.ended, Ended::Undone);

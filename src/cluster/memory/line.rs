@@ -45,6 +45,11 @@ impl Line for MemoryLine {
     fn ask(&mut self, request: Request) -> BoxFuture<'_, Result<Reply, Failure>> {
         Box::pin(async move {
             let kind = self.world.inner.lock().unwrap().fault_of(&request);
+            let kills = self.world.inner.lock().unwrap().serves == Serves::Kills;
+            let kind = match request {
+                Request::Fetch { .. } if kills => Some(Kind::ControllerAfter),
+                _ => kind,
+            };
             match kind {
                 None => self.carry_out(request, None),
                 Some(Kind::AgentBefore) => self.die(),

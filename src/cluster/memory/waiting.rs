@@ -205,7 +205,7 @@ fn what_is_kept_although_it_was_not_verified_is_told_as_unfinished() {
     let topology = small();
     runtime().block_on(async {
         let world = World::bare(&topology);
-        world.stop_serving();
+        world.serve(Serves::Drops);
         let within = ConfirmWithin::Always(Duration::from_mins(1));
         let keep = Conduct { on_error: OnError::Keep, within, ..conduct() };
         let came = run(&world, &topology, APPLY, &keep).await;

@@ -13,7 +13,7 @@ use super::{Proof, Stage, Teller, drift, service};
 use crate::cluster::outcome::{ClusterReport, HostStatus, StepState};
 use crate::cluster::planning::{self, ClusterPlan, Direction};
 use crate::cluster::views::Verdict;
-use crate::cluster::{Session, acting, proving};
+use crate::cluster::{Session, acting, proving, requests};
 use crate::protocol::{Failure, Sighting};
 use crate::state::Module;
 use crate::topology::{HostName, Protocol, Role, Service};
@@ -305,7 +305,7 @@ async fn verified(stage: &Stage<'_>) -> Proof {
     let (failed, unchecked) = (told(Verdict::Fails), told(Verdict::NotChecked));
     // What it cannot try and says so: those services, and no other claim.
     let cannot =
-        stage.topology.services.iter().filter(|service| proving::targets(service).is_empty());
+        stage.topology.services.iter().filter(|service| requests::targets(service).is_empty());
     if !failed.is_empty() || unchecked.len() != cannot.count() {
         return Err([failed, unchecked].concat().join("\n"));
     }

@@ -3,9 +3,10 @@
 
 use super::chapters::{Seen, succeeded, towards};
 use super::{Proof, Stage};
+use crate::cluster::acting::transact;
 use crate::cluster::outcome::{ClusterReport, StepState};
-use crate::cluster::planning;
-use crate::cluster::{Session, acting};
+use crate::cluster::transaction::{Conduct, VerifyBy};
+use crate::cluster::{Session, operator, planning};
 use crate::kernel::act;
 use crate::lab::Lab;
 use crate::plan::{Change, simulate};
@@ -27,7 +28,12 @@ async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
         let seen = session.look(false).await;
         let plan =
             planning::plan(session.topology, &session.desired, &seen, session.absent(), towards());
-        let report = acting::act(session, &plan, &seen, towards()).await;
+        // What requests show was proven before: here it is the steps that count.
+        let conduct = Conduct {
+            verify: VerifyBy::State,
+            ..Conduct::plain(operator::here(), operator::now())
+        };
+        let report = transact(session, &plan, &seen, towards(), &conduct).await.report;
         succeeded(&report)?;
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
