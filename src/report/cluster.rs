@@ -254,7 +254,13 @@ fn plural(count: usize, noun: &str) -> String {
 
 fn summary(report: &ClusterReport) -> String {
     let name = &report.topology;
-    let failed = report.hosts.values().filter(|host| host.status.is_failure()).count();
+    let failed = match report.action {
+        // Their own words say it.
+        Action::Rollback | Action::PlanRollback | Action::Confirm => 0,
+        Action::Plan | Action::PlanDestroy | Action::Apply | Action::Destroy => {
+            report.hosts.values().filter(|host| host.status.is_failure()).count()
+        }
+    };
     let changed = report.count(StepState::Done);
     let planned = report.count(StepState::Planned);
     let left = [StepState::NotDone, StepState::Failed, StepState::Unknown, StepState::Undone]

@@ -33,6 +33,7 @@ pub use model::{
     Persistence, Position, Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
     SshTarget, Topology, Vip,
 };
+pub(crate) use suggest::listed;
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
 
 /// Hosts of which something could not be understood.
