@@ -2,7 +2,7 @@
 
 LAB ?= playbooks/dr-two-networks.yaml
 
-.PHONY: lab test quick lint bench bench-bulk
+.PHONY: lab test quick lint fuzz bench bench-bulk
 
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
@@ -14,11 +14,18 @@ test: # everything; the last part boots a virtual machine
 	cargo test --no-fail-fast
 
 quick: # what needs neither root nor a virtual machine; under two minutes
-	cargo test --lib --test check --test cli --test plans --test docs --test import
+	cargo test --lib --test check --test hostile --test cli --test plans --test docs --test import
 
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# One fuzz target, or all one after the other, for SECONDS each: make fuzz FUZZ=fuzz_frame SECONDS=3600
+FUZZ ?= fuzz_
+SECONDS ?= 60
+
+fuzz: # says inputs tried, panics found and the slowest input; a panic is repeated by BOLERO_RANDOM_SEED
+	LVSPROV_FUZZ_SECONDS=$(SECONDS) cargo test --lib -- --nocapture --test-threads=1 $(FUZZ)
 
 bench: # over SSH to 5, 20 and 50 namespace hosts, beside plain ssh; needs root
 	scripts/need test

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::support::fuzz;
 use crate::state::{Destination, ForwardingMethod, ServiceFlags, Tunnel, VirtualService};
 
 fn only(rules: &Rules) -> (String, &VirtualService) {
@@ -455,4 +456,40 @@ proptest! {
             prop_assert!(service.destinations.values().all(|d| d.lower_threshold <= d.upper_threshold));
         }
     }
+}
+
+/// Texts as they come from elsewhere, to damage.
+fn texts(dialect: Dialect) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/import");
+    let mut found: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok())
+        .filter(|text| Dialect::guess(text) == Some(dialect))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty());
+    match dialect {
+        Dialect::Ipvsadm => found.extend(fuzz::samples(&near_rules(), 64)),
+        Dialect::Keepalived => found.extend(fuzz::samples(&near_configuration(), 64)),
+    }
+    found.into_iter().map(String::into_bytes).collect()
+}
+
+#[test]
+fn fuzz_import_ipvsadm() {
+    fuzz::target!("fuzz_import_ipvsadm", 3000, texts(Dialect::Ipvsadm), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        Dialect::guess(&text);
+        ipvsadm::read(&text);
+    });
+}
+
+#[test]
+fn fuzz_import_keepalived() {
+    fuzz::target!("fuzz_import_keepalived", 3000, texts(Dialect::Keepalived), |bytes| {
+        let rules = keepalived::read(&String::from_utf8_lossy(bytes));
+        for service in rules.services.values() {
+            assert!(service.destinations.values().all(|d| d.lower_threshold <= d.upper_threshold));
+        }
+    });
 }

@@ -13,6 +13,8 @@ mod begin;
 mod disk;
 pub mod error;
 pub mod fault;
+#[cfg(test)]
+mod fuzz;
 pub mod generic;
 pub mod ipvs;
 pub mod journal;

@@ -157,6 +157,7 @@ fn status(host: &HostReport, report: &ClusterReport) -> String {
         HostStatus::Failed => format!("failed{}", how_far(host)).red().to_string(),
         HostStatus::Undone { because } => format!("undone, because {because}").yellow().to_string(),
         HostStatus::Unreachable => "not touched: it could not be reached".red().to_string(),
+        HostStatus::Refused => "not touched: it refused".red().to_string(),
         HostStatus::Obstructed => "not touched: something stands in the way".red().to_string(),
         HostStatus::NotAttempted { because } => match count(host, StepState::Done) {
             0 => format!("not attempted, because {because}").red().to_string(),
