@@ -14,7 +14,7 @@ test: # everything; the last part boots a virtual machine
 	cargo test --no-fail-fast
 
 quick: # what needs neither root nor a virtual machine; under two minutes
-	cargo test --lib --test check --test hostile --test cli --test plans --test docs --test import
+	cargo test --lib --test check --test large --test cli --test plans --test docs --test import
 
 lint:
 	cargo fmt --check

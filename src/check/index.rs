@@ -40,8 +40,8 @@ struct Subnets<'a> {
 
 impl<'a> Index<'a> {
     pub fn new(topology: &'a Topology) -> Self {
-        let mut index = Self::default();
-        index.clients = topology.with_role(Role::Client).collect();
+        let clients = topology.with_role(Role::Client).collect();
+        let mut index = Self { clients, ..Self::default() };
         for host in topology.hosts.values() {
             let mut own = HashSet::new();
             for interface in host.interfaces.values() {

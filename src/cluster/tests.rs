@@ -15,8 +15,8 @@ use crate::desired::desired_for;
 use crate::plan::journal::TransactionId;
 use crate::plan::{Change, Stage, simulate};
 use crate::protocol::{Capability, Failure, HostFacts, Outcome, Receipt, Sighting};
-use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scope, Sysctl};
 use crate::report;
+use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scope, Sysctl};
 use crate::support::Cluster;
 use crate::topology::{Forward, HostName, Topology};
 

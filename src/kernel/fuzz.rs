@@ -48,7 +48,11 @@ fn fuzz_arp() {
 
 /// What hosts of a cluster are to have: every kind of item.
 fn states() -> Vec<HostState> {
-    let methods = [(Forward::Dr, 80, vec![1, 2]), (Forward::Tun, 81, vec![1]), (Forward::Fullnat, 82, vec![2])];
+    let methods = [
+        (Forward::Dr, 80, vec![1, 2]),
+        (Forward::Tun, 81, vec![1]),
+        (Forward::Fullnat, 82, vec![2]),
+    ];
     let topology = Cluster::of(&methods).topology;
     topology.hosts.values().map(|host| desired_for(&topology, host).state).collect()
 }
@@ -86,7 +90,8 @@ fn fuzz_receipt() {
 
 #[test]
 fn a_receipt_of_another_topology_is_named_as_it_is_written() {
-    let (ours, theirs): (TopologyName, TopologyName) = ("t1".parse().unwrap(), "t2".parse().unwrap());
+    let (ours, theirs): (TopologyName, TopologyName) =
+        ("t1".parse().unwrap(), "t2".parse().unwrap());
     let (owned, found) = (Owned::default(), HostState::default());
     let kept = Receipt { version: 1, topology: theirs, since: 7, owned, found };
     let error = receipt::parse(Path::new("r"), &ours, &receipt::text(&kept).unwrap()).unwrap_err();

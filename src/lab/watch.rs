@@ -280,8 +280,13 @@ mod tests {
         advertisement.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
         advertisement.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         advertisement.extend([2, 1, 2, 0, 0, 0, 0, 1]);
-        crate::support::fuzz::target!("fuzz_neighbours", 10_000, vec![advertisement.clone()], |bytes| {
-            let _ = Said::parse(bytes);
-        });
+        crate::support::fuzz::target!(
+            "fuzz_neighbours",
+            10_000,
+            vec![advertisement.clone()],
+            |bytes| {
+                let _ = Said::parse(bytes);
+            }
+        );
     }
 }

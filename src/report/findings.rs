@@ -1,5 +1,6 @@
 //! Findings as a person reads them, with the offending line, and as JSON.
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use annotate_snippets::{
@@ -38,7 +39,7 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     out.extend([name.as_str(), ": ", &summary]);
     if shown.len() < findings.len() {
         let rest = findings.len() - shown.len();
-        out.push_str(&format!("; {} findings shown, {rest} not shown", shown.len()));
+        let _ = write!(out, "; {} findings shown, {rest} not shown", shown.len());
     }
     out.push('\n');
     out
@@ -75,10 +76,11 @@ fn shown(findings: &[Finding]) -> Vec<&Finding> {
 /// The finding, with what it says cut to [`SAID`].
 fn short(finding: &Finding) -> Finding {
     let Finding { severity, rule, at, message, why, cure } = finding;
-    let [message, why, cure] = [message, why, cure].map(|text| match text.char_indices().nth(SAID) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.clone(),
-    });
+    let [message, why, cure] =
+        [message, why, cure].map(|text| match text.char_indices().nth(SAID) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text.clone(),
+        });
     Finding { severity: *severity, rule, at: *at, message, why, cure }
 }
 

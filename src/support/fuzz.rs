@@ -74,9 +74,9 @@ impl Tried {
         self.seeds.get(turn % self.seeds.len().max(1)).map_or(&[], Vec::as_slice)
     }
 
+    #[allow(clippy::many_single_char_names)] // six bytes
     fn damage(&self, bytes: &mut Vec<u8>, how: &[u8]) {
-        const NUMBERS: [u32; 8] =
-            [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff];
+        const NUMBERS: [u32; 8] = [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff];
         let [kind, a, b, c, d, e] = *how else { return };
         let at = usize::from(u16::from_le_bytes([a, b])) % (bytes.len() + 1);
         let length = (usize::from(c) % 32).min(bytes.len() - at);

@@ -33,8 +33,8 @@ pub use model::{
     Persistence, Position, Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
     SshTarget, Topology, Vip,
 };
-pub(crate) use suggest::listed;
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
+pub(crate) use suggest::listed;
 
 /// Hosts of which something could not be understood.
 #[derive(Debug, Default)]

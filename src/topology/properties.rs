@@ -274,7 +274,7 @@ fn fuzz_topology() {
         seeds.extend(texts(folder).into_iter().map(|(_, text)| text).filter(|t| t.len() < 4096));
     }
     let seeds = seeds.into_iter().map(String::into_bytes).collect();
-    fuzz::target!("fuzz_topology", 300, seeds, |bytes| {
+    fuzz::target!("fuzz_topology", 500, seeds, |bytes| {
         total(&String::from_utf8_lossy(bytes)).unwrap();
     });
 }

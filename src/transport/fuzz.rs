@@ -15,7 +15,7 @@ fn frames() -> Vec<Vec<u8>> {
         Reply::Refused(failure),
         Reply::Answered(BTreeSet::from(["02:00:00:00:00:01".to_owned()])),
         Reply::Fetched(Fetched { answers: counts.clone(), failures: counts }),
-        Reply::Seen(Box::new(Sighting::default())),
+        Reply::Seen(Box::<Sighting>::default()),
     ];
     let topology = "dr".parse().unwrap();
     let look = Request::Look { topology, sysctls: BTreeSet::new(), counters: true };

@@ -6,15 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 
 use super::codec::{Request, command};
-use super::{control, decode};
 use super::wire::{self, WireError};
 use super::{Table, table};
+use super::{control, decode};
 use crate::plan::Change;
-use crate::support::fuzz;
 use crate::state::Timeouts;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
+use crate::support::fuzz;
 use crate::topology::Protocol;
 
 fn service_key() -> impl Strategy<Value = ServiceKey> {

@@ -36,18 +36,16 @@ impl Resolver {
             [only] => return Some(only.clone()),
             // Has a finding of its own, once for all services.
             [] => return None,
-            several => {
-                Finding::error(
-                    "several-directors",
-                    doc.at,
-                    format!(
-                        "several hosts are directors ({}), and the service names none",
-                        suggest::listed(several)
-                    ),
-                    "a VIP can be on one machine only",
-                    "add `director: NAME` to the service",
-                )
-            }
+            several => Finding::error(
+                "several-directors",
+                doc.at,
+                format!(
+                    "several hosts are directors ({}), and the service names none",
+                    suggest::listed(several)
+                ),
+                "a VIP can be on one machine only",
+                "add `director: NAME` to the service",
+            ),
         };
         self.findings.push(finding);
         None

@@ -237,9 +237,7 @@ impl Resolver {
                 "gateway-not-on-link",
                 at,
                 format!("{name} has no address in a subnet of {of} on a network they share"),
-                format!(
-                    "a gateway must be a neighbour; {of} has {ours}, {name} has {theirs}"
-                ),
+                format!("a gateway must be a neighbour; {of} has {ours}, {name} has {theirs}"),
                 format!(
                     "give both an address in one subnet of one network, or name another gateway for {of}"
                 ),

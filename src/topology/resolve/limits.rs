@@ -90,7 +90,8 @@ fn ports(doc: &ServiceDoc) -> usize {
 }
 
 fn services(document: &Document) -> Vec<Count> {
-    let has = |role: Role| document.hosts.iter().filter(move |h| h.roles.iter().any(|r| r.value == role));
+    let has =
+        |role: Role| document.hosts.iter().filter(move |h| h.roles.iter().any(|r| r.value == role));
     let has_mark = |doc: &&ServiceDoc| doc.mark != Said::Nothing;
     let made = |doc: &ServiceDoc| if has_mark(&doc) { 1 } else { ports(doc) };
     let destinations = |doc: &ServiceDoc| ports(doc).saturating_mul(doc.real_servers.len());

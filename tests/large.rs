@@ -2,6 +2,7 @@
 //! reads. And large files of honest people, which work.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::format_collect)] // short, and only here
 
 use std::fmt::Write as _;
 
@@ -12,11 +13,13 @@ const HEAD: &str = "version: 1\nname: x\n";
 
 /// Hosts `w0`, `w1`... on one network with the director `lvs` and the clients `c0`, `c1`...
 fn cluster(hosts: usize, clients: usize) -> String {
-    let mut text = format!("{HEAD}networks:\n  clients: [10.0.0.0/16]\n  farm: [10.128.0.0/9]\nhosts:\n");
+    let mut text =
+        format!("{HEAD}networks:\n  clients: [10.0.0.0/16]\n  farm: [10.128.0.0/9]\nhosts:\n");
     text.push_str("  lvs: {role: director, interfaces: {eth0: 10.0.0.1/16, eth1: 10.128.0.1/9}}\n");
     for n in 0..clients {
         let address = format!("10.0.{}.{}/16", 1 + n / 250, 1 + n % 250);
-        writeln!(text, "  c{n}: {{role: client, interfaces: {{eth0: {address}}}, gateway: lvs}}").unwrap();
+        writeln!(text, "  c{n}: {{role: client, interfaces: {{eth0: {address}}}, gateway: lvs}}")
+            .unwrap();
     }
     for n in 0..hosts {
         let address = format!("10.{}.{}.{}/9", 129 + n / 62_500, n / 250 % 250, 1 + n % 250);
@@ -30,8 +33,11 @@ fn cluster(hosts: usize, clients: usize) -> String {
 fn service(text: &mut String, ports: &str, servers: impl Iterator<Item = usize>) {
     let servers: Vec<String> = servers.map(|n| format!("w{n}")).collect();
     let servers = servers.join(", ");
-    writeln!(text, "  - {{vip: 10.0.250.1, ports: [{ports}], forward: nat, real_servers: [{servers}]}}")
-        .unwrap();
+    writeln!(
+        text,
+        "  - {{vip: 10.0.250.1, ports: [{ports}], forward: nat, real_servers: [{servers}]}}"
+    )
+    .unwrap();
 }
 
 fn list(numbers: std::ops::Range<usize>, each: impl Fn(usize) -> String) -> String {
@@ -122,11 +128,14 @@ fn every_product_has_a_bound() {
     assert!(refused(&text).contains("mark"));
 
     let addresses = list(0..600, |n| format!("e{n}: 10.{}.{}.1/24", n / 250, n % 250));
-    let text = format!("{HEAD}networks: {{n: 10.0.0.0/8}}\nhosts: {{a: {{role: client, interfaces: {{{addresses}}}}}}}\nservices: []\n");
+    let text = format!(
+        "{HEAD}networks: {{n: 10.0.0.0/8}}\nhosts: {{a: {{role: client, interfaces: {{{addresses}}}}}}}\nservices: []\n"
+    );
     assert!(refused(&text).contains("addresses of one host"));
 
     let subnets = list(0..5_000, |n| format!("n{n}: 10.{}.{}.0/24", n / 250, n % 250));
-    let text = format!("{HEAD}networks: {{{subnets}}}\nhosts: {{a: {{role: client}}}}\nservices: []\n");
+    let text =
+        format!("{HEAD}networks: {{{subnets}}}\nhosts: {{a: {{role: client}}}}\nservices: []\n");
     assert!(refused(&text).contains("subnets"));
 }
 
@@ -163,9 +172,8 @@ fn what_is_looked_up_for_each_mistake_is_not_all_there_is() {
     let services: String = (1..1_000)
         .map(|n| format!(" - {{vip: 10.1.0.1, port: {n}, forward: nat, real_servers: [d0]}}\n"))
         .collect();
-    let text = format!(
-        "{HEAD}networks: {{a: 10.0.0.0/8}}\nhosts: {{{directors}}}\nservices:\n{services}"
-    );
+    let text =
+        format!("{HEAD}networks: {{a: 10.0.0.0/8}}\nhosts: {{{directors}}}\nservices:\n{services}");
     let found = examine("x", &text).findings;
     let longest = found.iter().map(|f| f.message.len()).max().unwrap();
     assert!(longest < 1_000, "{longest}: all directors are listed for every service");
