@@ -7,7 +7,7 @@ export LVSPROV_BARE_PATH := $(CURDIR)/target/bare-path
 BARE = scripts/bare-path $(LVSPROV_BARE_PATH)
 TEST = cargo test --locked --config 'target."cfg(all())".runner = ["$(CURDIR)/scripts/runner", "$(1)"]'
 
-.PHONY: lab test quick lint bench bench-bulk
+.PHONY: lab test quick lint fuzz bench bench-bulk
 
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
@@ -25,12 +25,19 @@ test: # everything; the last part boots a virtual machine
 quick: # what needs neither root nor a virtual machine; under two minutes
 	scripts/need test
 	$(BARE)
-	$(call TEST,user) --lib --test check --test cli --test plans --test docs --test import
+	$(call TEST,user) --lib --test check --test large --test cli --test plans --test docs --test import
 
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/deny
+
+# One fuzz target, or all one after the other, for SECONDS each: make fuzz FUZZ=fuzz_frame SECONDS=3600
+FUZZ ?= fuzz_
+SECONDS ?= 60
+
+fuzz: # says inputs tried, panics found and the slowest input; a panic is repeated by BOLERO_RANDOM_SEED
+	LVSPROV_FUZZ_SECONDS=$(SECONDS) cargo test --locked --lib -- --nocapture --test-threads=1 $(FUZZ)
 
 bench: # over SSH to 5, 20 and 50 namespace hosts, beside plain ssh; needs root
 	scripts/need test

@@ -1,21 +1,21 @@
 //! Rules about what a director's IPVS has beside its table: sync daemons and `net.ipv4.vs.*`, by
 //! themselves and against what the services need.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::{Finding, Subject};
 use crate::state::{DaemonRole, VsItem};
-use crate::topology::{Forward, Host, HostName, IfName, Protocol, Service};
+use crate::topology::{self, Forward, Host, HostName, Protocol, Service};
 
 /// Hosts that direct a service: what is said of others' IPVS has no effect.
 fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {
-    let services = &subject.topology.services;
-    let names: BTreeSet<&HostName> = services.iter().map(|service| &service.director).collect();
-    let hosts = names.into_iter().filter_map(|name| subject.host(name));
-    hosts
-        .map(|host| (host, services.iter().filter(|s| s.director == host.name).collect()))
-        .collect()
+    let mut directed: BTreeMap<&HostName, Vec<&Service>> = BTreeMap::new();
+    for service in &subject.topology.services {
+        directed.entry(&service.director).or_default().push(service);
+    }
+    let hosts = directed.into_iter();
+    hosts.filter_map(|(name, services)| Some((subject.host(name)?, services))).collect()
 }
 
 /// The interface of a sync daemon must be there (ENODEV), and have an address to send from.
@@ -28,7 +28,7 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
         for (role, daemon) in &host.ipvs.daemons {
             let at = host.ipvs.daemons_at.get(role).copied().unwrap_or(host.at);
             let Some(interface) = host.interfaces.get(&daemon.interface) else {
-                let known: Vec<&str> = host.interfaces.keys().map(IfName::as_str).collect();
+                let known = topology::listed(host.interfaces.keys());
                 findings.push(Finding::error(
                     "sync-interface",
                     at,
@@ -37,7 +37,7 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
                         host.name, daemon.interface
                     ),
                     "the kernel refuses a daemon on an interface that is not there (ENODEV)",
-                    format!("one of: {}", known.join(", ")),
+                    format!("one of: {known}"),
                 ));
                 continue;
             };

@@ -1,7 +1,7 @@
 //! Rules about firewall marks: whose packets they take, and what lvsprov cannot see to where it does
 //! not know the addresses.
 
-use super::{Finding, Subject};
+use super::{ENOUGH, Finding, Subject};
 use crate::topology::{Mark, Protocol, Service};
 
 /// A mark goes first: IPVS looks for a service of the packet's mark before it looks for one of its
@@ -21,6 +21,9 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                 continue;
             }
             let Some(packets) = common(mark, other) else { continue };
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             let (at, message, why) = match &other.mark {
                 None => (
                     other.vip.as_ref().map_or(other.at, |vip| vip.at),

@@ -36,6 +36,7 @@
 //! cannot say.
 
 mod finding;
+mod index;
 mod ipvs;
 mod marks;
 mod pace;
@@ -46,9 +47,9 @@ mod tunnels;
 mod values;
 mod vips;
 
-use ipnet::IpNet;
-
 use crate::topology::{self, Service, Topology, Unclear, Vip};
+
+use index::Index;
 
 pub use finding::{Finding, Severity};
 
@@ -88,19 +89,17 @@ struct Subject<'a> {
     unclear: &'a Unclear,
     /// Nothing was left out because it could not be understood.
     whole: bool,
-    /// The services whose VIP brings a subnet. They are looked through for every real server of every
-    /// service, so they are picked out once.
-    with_subnet: Vec<(&'a Service, &'a Vip, IpNet)>,
+    /// What rules look up for every real server of every service.
+    index: Index<'a>,
 }
+
+/// Findings of a rule that looks at pairs: it ends there, before it fills the memory with what nobody
+/// reads.
+const ENOUGH: usize = 10_000;
 
 impl<'a> Subject<'a> {
     fn new(topology: &'a Topology, unclear: &'a Unclear, whole: bool) -> Self {
-        let with_subnet = topology.services.iter().filter_map(|service| {
-            let vip = service.vip.as_ref()?;
-            let net = IpNet::new(vip.address, vip.prefix?).ok()?;
-            (net.prefix_len() < net.max_prefix_len()).then_some((service, vip, net))
-        });
-        Self { topology, unclear, whole, with_subnet: with_subnet.collect() }
+        Self { topology, unclear, whole, index: Index::new(topology) }
     }
 
     /// The services that have a VIP, with it.

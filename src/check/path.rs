@@ -87,32 +87,33 @@ impl<'a> Subject<'a> {
     /// VIP counts on its director.
     pub fn on_link(&self, host: &'a Host, address: IpAddr) -> Option<(&'a Interface, IpNet)> {
         let own = host.on_link(address).filter(|(i, _)| i.network.is_some());
-        let by_vip = self.with_subnet.iter().filter_map(|(service, vip, net)| {
-            let here = service.director == host.name && net.contains(&address);
-            Some((host.interfaces.get(&vip.interface).filter(|_| here)?, *net))
-        });
+        let by_vip = self.index.by_vip(host, address);
         own.into_iter().chain(by_vip).max_by_key(|(_, net)| net.prefix_len())
     }
 
     /// A router next to the director gets a host route to a VIP that is in none of its subnets.
-    fn host_route(&self, here: &Host, to: IpAddr) -> Option<&'a Host> {
-        let service = self.topology.services.iter().find(|s| s.vip_address() == Some(to))?;
+    fn host_route(&self, here: &'a Host, to: IpAddr) -> Option<&'a Host> {
+        let service = *self.index.vips.get(&to)?;
         let director = self.host(&service.director)?;
         let neighbour = self.takes_host_route(here, service);
         neighbour.then_some(director)
     }
 
     /// Whether `here` is a router with a subnet in common with the director on the VIP's wire.
-    pub fn takes_host_route(&self, here: &Host, service: &Service) -> bool {
+    pub fn takes_host_route(&self, here: &'a Host, service: &'a Service) -> bool {
         let Some(director) = self.host(&service.director) else { return false };
         let outside = service.vip.as_ref().and_then(|vip| director.interfaces.get(&vip.interface));
-        let Some(interface) = outside else { return false };
-        here.roles.contains(&Role::Router)
-            && here.interfaces.values().filter(|i| i.network == interface.network).any(|i| {
+        let Some(interface) = outside.filter(|_| here.roles.contains(&Role::Router)) else {
+            return false;
+        };
+        let key = (&here.name, &director.name, &interface.name);
+        *self.index.common.borrow_mut().entry(key).or_insert_with(|| {
+            here.interfaces.values().filter(|i| i.network == interface.network).any(|i| {
                 i.addresses
                     .iter()
                     .any(|ours| interface.addresses.iter().any(|d| ours.contains(&d.addr())))
             })
+        })
     }
 
     fn has(&self, host: &Host, address: IpAddr) -> bool {
@@ -120,10 +121,7 @@ impl<'a> Subject<'a> {
     }
 
     fn is_vip_of(&self, host: &Host, address: IpAddr) -> bool {
-        self.topology
-            .services
-            .iter()
-            .any(|s| s.vip_address() == Some(address) && s.director == host.name)
+        self.index.directed.contains(&(address, &host.name))
     }
 
     /// Whether `host` has any address of the family of `address`: without, it is no client of it.
@@ -134,25 +132,17 @@ impl<'a> Subject<'a> {
 
     /// Who answers ARP for `address`, and on which wire.
     fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
-        if let Some(service) =
-            self.topology.services.iter().find(|s| s.vip_address() == Some(address))
-        {
+        if let Some(service) = self.index.vips.get(&address) {
             let host = self.host(&service.director)?;
             let vip = service.vip.as_ref()?;
             return Some((host, host.interfaces.get(&vip.interface)?.network.as_ref()?));
         }
-        self.topology.hosts.values().find_map(|h| {
-            let (interface, _) = h.interface_with(address)?;
-            Some((h, interface.network.as_ref()?))
-        })
+        self.index.holder(address)
     }
 
     /// Routers do, and directors of a NAT service.
     fn forwards(&self, host: &Host) -> bool {
-        let nat = |s: &Service| {
-            s.director == host.name && s.real_servers.iter().any(|real| real.forward.rewrites())
-        };
-        host.roles.contains(&Role::Router) || self.topology.services.iter().any(nat)
+        host.roles.contains(&Role::Router) || self.index.rewriting.contains(&host.name)
     }
 }
 

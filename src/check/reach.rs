@@ -1,12 +1,14 @@
 //! Rules about the way there and back: from clients to the VIP, from the director to the real
 //! servers, and from those to the clients.
 
+use std::cell::LazyCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::path::{End, source};
-use super::{Finding, Subject, vips};
+use super::{ENOUGH, Finding, Subject, vips};
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
 /// Every real server of every service with `wanted` whose hosts are clear.
@@ -30,8 +32,8 @@ fn real_servers<'a>(
 
 /// Clear clients, with the address that they use towards `vip`.
 fn clients<'a>(subject: &Subject<'a>, vip: IpAddr) -> Vec<(&'a Host, IpAddr)> {
-    let clients = subject.topology.with_role(Role::Client).filter(|h| !subject.is_unclear(h));
-    clients.filter_map(|h| Some((h, source(h, vip)?))).collect()
+    let clients = subject.index.clients.iter().filter(|host| !subject.is_unclear(host));
+    clients.filter_map(|host| Some((*host, source(host, vip)?))).collect()
 }
 
 /// Whether the real server's RIP is a neighbour of the director.
@@ -97,7 +99,7 @@ pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
 /// A family of which there is a service and no client that could ask for it.
 pub(super) fn family_without_client(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let clients: Vec<&Host> = subject.topology.with_role(Role::Client).collect();
+    let clients = &subject.index.clients;
     if clients.is_empty() || !subject.whole {
         return findings;
     }
@@ -200,6 +202,9 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     for (service, real, host, _) in real_servers(subject, |f| f == Forward::Nat) {
         let Some(vip) = service.vip_address() else { continue };
         for (client, source) in clients(subject, vip) {
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             let near = subject.on_link(host, source).filter(|_| client.name != host.name);
             if near.is_some() {
                 findings.push(Finding::error(
@@ -218,16 +223,21 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
 /// A client that no route leads to the VIP.
 pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for client in subject.topology.with_role(Role::Client).filter(|h| !subject.is_unclear(h)) {
-        for (service, vip) in subject.with_vip() {
+    let clients = subject.index.clients.iter().filter(|host| !subject.is_unclear(host));
+    let clients: Vec<&Host> = clients.copied().collect();
+    for (service, vip) in subject.with_vip() {
+        let elsewhere = LazyCell::new(|| vips::other_network(subject, service).is_some());
+        for client in clients.iter().copied() {
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             if !Subject::speaks(client, vip.address) {
                 continue;
             }
             let end = subject.walk(client, vip.address);
             let Some(because) = stuck(end) else { continue };
             // Has a finding of its own.
-            if matches!(end, End::WrongWire(..)) && vips::other_network(subject, service).is_some()
-            {
+            if matches!(end, End::WrongWire(..)) && *elsewhere {
                 continue;
             }
             findings.push(Finding::error(
@@ -245,10 +255,18 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
 /// Replies that do not find the client: from the real server, under NAT from the director.
 pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let mut looked = HashSet::new();
     for (service, real, host, director) in real_servers(subject, |_| true) {
         let sender = if real.forward.rewrites() { director } else { host };
         let Some(vip) = service.vip_address() else { continue };
+        // One director sends the replies of all its real servers.
+        if !looked.insert((&sender.name, vip, service.at.line, service.at.column)) {
+            continue;
+        }
         for (client, source) in clients(subject, vip) {
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             let end = subject.walk(sender, source);
             let Some(because) = stuck(end) else { continue };
             findings.push(Finding::error(
@@ -318,6 +336,9 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
         topology.with_role(Role::Router).filter(|h| h.reach.is_none() && !subject.is_unclear(h));
     for router in routers {
         for (service, vip) in subject.with_vip() {
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             if subject.on_link(router, vip.address).is_none()
                 && subject.takes_host_route(router, service)
             {

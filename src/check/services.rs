@@ -164,15 +164,19 @@ pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
     if services.is_empty() || !subject.whole {
         return Vec::new();
     }
-    let directs = |name| services.iter().any(|s| s.director == name);
-    let serves = |name| services.iter().any(|s| s.real_servers.iter().any(|r| r.host == name));
     let mut findings = Vec::new();
     for host in subject.topology.hosts.values() {
         let idle = match () {
-            () if host.roles.contains(&Role::RealServer) && !serves(host.name.clone()) => {
+            () if host.roles.contains(&Role::RealServer)
+                && !subject.index.serving.contains(&host.name) =>
+            {
                 "real server"
             }
-            () if host.roles.contains(&Role::Director) && !directs(host.name.clone()) => "director",
+            () if host.roles.contains(&Role::Director)
+                && !subject.index.directors.contains(&host.name) =>
+            {
+                "director"
+            }
             () => continue,
         };
         findings.push(Finding::warning(

@@ -1,10 +1,10 @@
 //! Rules about the receiving side of tunnels: what a real server cannot unwrap at the same time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Finding, Subject};
 use crate::state::Tunnel;
-use crate::topology::{Forward, Protocol, RealServer, Service};
+use crate::topology::{Forward, HostName, Protocol, RealServer, Service};
 
 fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'a RealServer)> {
     let services = subject.topology.services.iter();
@@ -43,23 +43,29 @@ pub(super) fn gre_checksums(subject: &Subject<'_>) -> Vec<Finding> {
 /// A UDP port belongs to one: the kernel that unwraps GUE, or a program.
 pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let listens = |real: &RealServer, port: u16| {
-        let listening = |service: &&Service| {
-            let udp = match &service.mark {
-                Some(mark) => mark.protocols.contains(&Protocol::Udp),
-                None => service.protocol == Protocol::Udp,
-            };
-            let there = |other: &RealServer| {
-                let ports = if other.port == 0 { service.ports() } else { [other.port].into() };
-                other.host == real.host && ports.contains(&port)
-            };
-            udp && service.real_servers.iter().any(there)
-        };
-        subject.topology.services.iter().find(listening)
+    let gue = |real: &RealServer| match real.tunnel {
+        Tunnel::Gue { port, .. } => Some(port),
+        Tunnel::Ipip | Tunnel::Gre { .. } => None,
     };
+    let wanted: BTreeSet<u16> = tunnelled(subject).filter_map(|(_, real)| gue(real)).collect();
+    let mut listening: HashMap<(&HostName, u16), &Service> = HashMap::new();
+    for service in &subject.topology.services {
+        let udp = match &service.mark {
+            Some(mark) => mark.protocols.contains(&Protocol::Udp),
+            None => service.protocol == Protocol::Udp,
+        };
+        let ports = service.ports();
+        for other in service.real_servers.iter().filter(|_| udp) {
+            let own = BTreeSet::from([other.port]);
+            let ports = if other.port == 0 { &ports } else { &own };
+            for port in ports.intersection(&wanted) {
+                listening.entry((&other.host, *port)).or_insert(service);
+            }
+        }
+    }
     for (service, real) in tunnelled(subject) {
-        let Tunnel::Gue { port, .. } = real.tunnel else { continue };
-        let Some(other) = listens(real, port) else { continue };
+        let Some(port) = gue(real) else { continue };
+        let Some(other) = listening.get(&(&real.host, port)) else { continue };
         findings.push(Finding::error(
             "gue-port-taken",
             real.at,

@@ -5,15 +5,18 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Finding, Subject};
+use super::{ENOUGH, Finding, Subject};
 use crate::topology::{IfName, Network, Service, Vip};
 
 /// A VIP that a host other than its director has already.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, vip) in subject.with_vip() {
-        for host in subject.topology.hosts.values().filter(|h| h.name != service.director) {
-            let Some((interface, _)) = host.interface_with(vip.address) else { continue };
+        let having = subject.index.having.get(&vip.address).into_iter().flatten();
+        for (host, interface) in having.filter(|(host, _)| host.name != service.director) {
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             let serves = service.real_servers.iter().any(|r| r.host == host.name);
             let (why, cure) = if serves {
                 (
@@ -162,6 +165,9 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
         for network in subject.topology.networks.values().filter(|n| Some(&n.name) != wire) {
             let overlaps = |s: &&IpNet| s.contains(&net.trunc()) || net.contains(*s);
             let Some(subnet) = network.subnets.iter().find(overlaps) else { continue };
+            if findings.len() >= ENOUGH {
+                return findings;
+            }
             findings.push(Finding::error(
                 "vip-mask-overlaps",
                 vip.at,

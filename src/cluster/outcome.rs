@@ -221,6 +221,8 @@ pub enum HostStatus {
     Failed,
     /// It could not be reached or did not answer.
     Unreachable,
+    /// It answered, and refused or failed to say how it stands; nothing was touched.
+    Refused,
     /// Something stands in the way; nothing was touched.
     Obstructed,
     /// Another host had to go first and failed.
@@ -246,6 +248,7 @@ impl HostStatus {
             Self::Unverified
             | Self::Failed
             | Self::Unreachable
+            | Self::Refused
             | Self::Obstructed
             | Self::Undone { .. }
             | Self::NotAttempted { .. } => true,

@@ -90,8 +90,8 @@ pub fn plan(
         let desired = desired.get(&host.name).unwrap_or(&nothing);
         let mut prospect = match (seen.get(&host.name), absent.get(&host.name)) {
             (Some(Ok(sighting)), _) => plan_host(topology, host, desired, sighting, direction),
-            (Some(Err(failure)), _) => Prospect::Failed(HostStatus::Unreachable, failure.clone()),
-            (None, Some(Absent::Unreachable(failure))) => {
+            (Some(Err(failure)), None) => Prospect::Failed(HostStatus::Refused, failure.clone()),
+            (Some(Err(failure)), Some(_)) | (None, Some(Absent::Unreachable(failure))) => {
                 Prospect::Failed(HostStatus::Unreachable, failure.clone())
             }
             (None, Some(Absent::LeftOut)) => Prospect::Absent(HostStatus::LeftOut),

@@ -253,8 +253,11 @@ fn bare(session: &Session<'_>, plan: &ClusterPlan, seen: &Seen) -> ClusterReport
     let mut report = plan.report(session.topology);
     for (name, host) in &mut report.hosts {
         let status = match plan.hosts.get(name) {
-            Some(Prospect::Failed(HostStatus::Unreachable, failure)) => {
-                *host = HostReport::failed(HostStatus::Unreachable, failure.clone());
+            Some(Prospect::Failed(
+                status @ (HostStatus::Unreachable | HostStatus::Refused),
+                failure,
+            )) => {
+                *host = HostReport::failed(status.clone(), failure.clone());
                 continue;
             }
             Some(Prospect::Absent(status)) => status.clone(),

@@ -352,4 +352,17 @@ mod tests {
         let anew = Content { hosts: Content::hosts(&tuesday, &now).unwrap(), ..saved().plan };
         assert_eq!(anew.fingerprint(), content.fingerprint());
     }
+
+    #[test]
+    fn fuzz_saved_plan() {
+        let seeds = vec![serde_json::to_vec(&saved()).unwrap()];
+        crate::support::fuzz::target!("fuzz_saved_plan", 3000, seeds, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if SavedPlan::is_one(&text)
+                && let Ok(plan) = SavedPlan::read("p", &text)
+            {
+                assert_eq!(plan.fingerprint, plan.plan.fingerprint());
+            }
+        });
+    }
 }

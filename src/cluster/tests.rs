@@ -15,6 +15,7 @@ use crate::desired::desired_for;
 use crate::plan::journal::TransactionId;
 use crate::plan::{Change, Stage, simulate};
 use crate::protocol::{Capability, Controller, Failure, HostFacts, Outcome, Receipt, Sighting};
+use crate::report;
 use crate::state::{Address, AddressKey, ConfDev, ConfItem, HostState, Link, Scope, Sysctl};
 use crate::support::Cluster;
 use crate::topology::{Forward, HostName, Topology};
@@ -197,7 +198,7 @@ fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() 
     let topology = dr();
     let rs1 = host("rs1");
     let cases: [(&str, Spoil); 2] = [
-        ("it could not be reached", |seen, rs1| {
+        ("it refused", |seen, rs1| {
             seen.insert(rs1.clone(), Err(failure("no answer")));
         }),
         ("something stands in its way", |seen, rs1| {
@@ -218,6 +219,34 @@ fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() 
         assert!(acted(&order).contains(&(Stage::Ground, "rs2")), "the others are done");
         assert!(!acted(&order).iter().any(|(_, name)| *name == "rs1" || *name == "director"));
     }
+}
+
+/// A host whose agent answered that its receipt is damaged was reached.
+#[test]
+fn a_host_that_answers_and_refuses_is_not_called_unreachable() {
+    let topology = dr();
+    let mut seen = all_bare(&topology);
+    seen.insert(host("rs1"), Err(failure("the receipt is damaged")));
+    seen.insert(host("rs2"), Err(failure("the connection broke")));
+    let lost = Absent::Unreachable(failure("the connection broke"));
+    let absent = BTreeMap::from([(host("rs2"), lost)]);
+    let report = plan(&topology, &seen, &absent, APPLY).report(&topology);
+    assert_eq!(report.hosts[&host("rs1")].status, HostStatus::Refused);
+    let text = anstream::adapter::strip_str(&report::cluster::text(&report)).to_string();
+    assert!(text.contains("rs1  not touched: it refused"), "{text}");
+    assert!(text.contains("rs2  not touched: it could not be reached"), "{text}");
+}
+
+#[test]
+fn a_host_that_failed_in_a_rollback_is_counted_once() {
+    let topology = dr();
+    let mut hosts = BTreeMap::new();
+    let failed = Prospect::Failed(HostStatus::Failed, failure("no"));
+    hosts.insert(host("rs1"), failed);
+    let plan = ClusterPlan { action: Action::Rollback, hosts };
+    let text = report::cluster::text(&plan.report(&topology));
+    let summary = text.lines().last().unwrap_or_default();
+    assert_eq!(summary.matches("failed").count(), 1, "{text}");
 }
 
 #[test]
@@ -256,7 +285,8 @@ fn nothing_is_taken_from_a_real_server_while_its_director_may_still_send_to_it()
     let topology = dr();
     let mut seen = applied(&topology);
     seen.insert(host("director"), Err(failure("no answer")));
-    let back = plan(&topology, &seen, &BTreeMap::new(), Direction::Destroy);
+    let gone = BTreeMap::from([(host("director"), Absent::Unreachable(failure("no answer")))]);
+    let back = plan(&topology, &seen, &gone, Direction::Destroy);
     let (report, order) = act(&topology, &back, &seen, all_done);
     assert!(acted(&order).is_empty(), "{order:?}");
     let because_of = because(&report, "rs1");

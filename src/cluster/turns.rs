@@ -146,6 +146,7 @@ fn plight(status: &HostStatus) -> Option<&'static str> {
         HostStatus::Failed => Some("it failed"),
         HostStatus::Unverified => Some("it is not as wanted afterwards"),
         HostStatus::Unreachable => Some("it could not be reached"),
+        HostStatus::Refused => Some("it refused"),
         HostStatus::Obstructed => Some("something stands in its way"),
         HostStatus::NotAttempted { .. } => Some("it was not attempted"),
         HostStatus::Undone { .. } => Some("it was undone"),

@@ -1,10 +1,12 @@
 //! The parsers on what people and programs write, and on what nobody does.
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::format_collect)] // short, and only here
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::{Destination, ForwardingMethod, ServiceFlags, Tunnel, VirtualService};
+use crate::support::fuzz;
 
 fn only(rules: &Rules) -> (String, &VirtualService) {
     assert_eq!(rules.services.len(), 1, "{rules:?}");
@@ -455,4 +457,60 @@ proptest! {
             prop_assert!(service.destinations.values().all(|d| d.lower_threshold <= d.upper_threshold));
         }
     }
+}
+
+/// Texts as they come from elsewhere, to damage.
+fn texts(dialect: Dialect) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/import");
+    let mut found: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .chain(std::fs::read_dir(folder.join("keepalived")).unwrap())
+        .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok())
+        .filter(|text| Dialect::guess(text) == Some(dialect))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty());
+    match dialect {
+        Dialect::Ipvsadm => found.extend(fuzz::samples(&near_rules(), 64)),
+        Dialect::Keepalived => found.extend(fuzz::samples(&near_configuration(), 64)),
+    }
+    found.into_iter().map(String::into_bytes).collect()
+}
+
+#[test]
+fn fuzz_import_ipvsadm() {
+    fuzz::target!("fuzz_import_ipvsadm", 3000, texts(Dialect::Ipvsadm), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        Dialect::guess(&text);
+        ipvsadm::read(&text);
+    });
+}
+
+#[test]
+fn fuzz_import_keepalived() {
+    fuzz::target!("fuzz_import_keepalived", 3000, texts(Dialect::Keepalived), |bytes| {
+        let rules = keepalived::read(&String::from_utf8_lossy(bytes));
+        for service in rules.services.values() {
+            assert!(service.destinations.values().all(|d| d.lower_threshold <= d.upper_threshold));
+        }
+    });
+}
+
+/// 100 addresses times 3,000 real servers, and ranges of 1,024 addresses without end.
+#[test]
+fn what_groups_multiply_has_a_bound() {
+    let servers: String = (0..3_000)
+        .map(|n| format!(" real_server 10.1.{}.{} 80 {{ weight 1 }}\n", n / 250, 1 + n % 250))
+        .collect();
+    let head = "virtual_server_group g {\n 10.0.0.1-100 80\n}\n";
+    let text =
+        format!("{head}virtual_server group g {{\n lb_kind NAT\n protocol TCP\n{servers}}}\n");
+    let rules = keepalived::read(&text);
+    assert!(rules.services.is_empty());
+    assert!(kinds(&rules).contains(&RemarkKind::NotUnderstood), "{:?}", rules.remarks);
+
+    let ranges: String =
+        (0..1_000).map(|n| format!(" 10.{}.{}.0/22 80\n", n / 64, n % 64 * 4)).collect();
+    let rules = keepalived::read(&format!("virtual_server_group g {{\n{ranges}}}\n"));
+    assert!(kinds(&rules).contains(&RemarkKind::NotUnderstood));
 }

@@ -33,6 +33,18 @@ pub struct GenericSocket {
     version: u8,
 }
 
+/// The number of a family, as the controller says it.
+pub(super) fn family_of(body: &[u8]) -> std::result::Result<Option<u16>, wire::WireError> {
+    let mut family = None;
+    for attribute in wire::attributes(body) {
+        let (kind, value) = attribute?;
+        if kind == FAMILY_ID {
+            family = Some(wire::read_u16(value, "a family's number")?);
+        }
+    }
+    Ok(family)
+}
+
 impl GenericSocket {
     /// Opens it. `None`: there is no such family. Asking **loads the module** that has the family in
     /// its aliases, where the kernel can (net/netlink/genetlink.c, `ctrl_getfamily`): to look without
@@ -45,12 +57,7 @@ impl GenericSocket {
         body.put_text(FAMILY_NAME, name);
         let mut family = None;
         let found = open.ask(GET_FAMILY, &body.into_bytes(), |body| {
-            for attribute in wire::attributes(body) {
-                let (kind, value) = attribute?;
-                if kind == FAMILY_ID {
-                    family = Some(wire::read_u16(value, "a family's number")?);
-                }
-            }
+            family = family_of(body)?.or(family);
             Ok::<_, wire::WireError>(())
         })?;
         match (found, family) {

@@ -14,6 +14,8 @@ mod cgroups;
 mod disk;
 pub mod error;
 pub mod fault;
+#[cfg(test)]
+mod fuzz;
 pub mod generic;
 pub mod ipvs;
 pub mod journal;

@@ -223,4 +223,19 @@ mod tests {
             let _ = advertiser(&bytes, VIP);
         }
     }
+
+    #[test]
+    fn fuzz_ndp() {
+        let seeds = vec![
+            advertisement(VIP, &[TARGET_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7]),
+            advertisement(
+                VIP,
+                &[14, 1, 9, 9, 9, 9, 9, 9, TARGET_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7],
+            ),
+            solicitation(MAC, VIP),
+        ];
+        crate::support::fuzz::target!("fuzz_ndp", 10_000, seeds, |bytes| {
+            let _ = advertiser(bytes, VIP);
+        });
+    }
 }

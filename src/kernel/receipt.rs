@@ -48,7 +48,7 @@ pub(super) fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result
         .cure("use the version of lvsprov that wrote it"));
     }
     if owner != topology {
-        return Err(damaged(path, &format!("is that of the topology {owner:?}")));
+        return Err(damaged(path, &format!("is that of the topology {owner}")));
     }
     Ok(receipt)
 }

@@ -37,33 +37,62 @@ pub fn command(run: &LabRun, format: Format) -> Result<Exit, Failure> {
         (Place::Here | Place::Auto, []) => here(run, format, &topologies),
         (Place::Here, lacks) => Err(format!(
             "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
-            lacks.join("; ")
+            summary(lacks)
         )
         .into()),
         (Place::Auto, lacks) => {
-            anstream::eprintln!(
-                "{}: running in a throw-away virtual machine instead",
-                lacks.join("; ")
-            );
+            anstream::eprintln!("{}: running in a virtual machine", summary(lacks));
             in_vm(run, format)
         }
         (Place::Vm, _) => in_vm(run, format),
     }
 }
 
-/// Why the running kernel will not do.
-fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<String> {
+/// Why the lab cannot run on this machine as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Root,
+    Module(Module),
+}
+
+/// Why the running kernel will not do; where each module was looked for is told under `-v`.
+fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<Lack> {
     if !nix::unistd::geteuid().is_root() {
-        return vec!["network namespaces with IPVS need root".to_owned()];
+        return vec![Lack::Root];
     }
-    let needed = modules_of(topologies);
-    let missing = needed.into_iter().filter_map(|module| match modules::capability(module) {
-        Capability::Missing(looked) => {
-            Some(format!("the running kernel has no {module} ({looked})"))
+    let mut lacks = Vec::new();
+    for module in modules_of(topologies) {
+        if let Capability::Missing(looked) = modules::capability(module) {
+            tracing::info!(%module, %looked, "the running kernel lacks a module");
+            lacks.push(Lack::Module(module));
         }
-        Capability::Present | Capability::Loadable | Capability::Unknown => None,
-    });
-    missing.collect()
+    }
+    lacks
+}
+
+/// In one line: what the kernel lacks, by kind and not by module.
+fn summary(lacks: &[Lack]) -> String {
+    if lacks.contains(&Lack::Root) {
+        return "network namespaces with IPVS need root".to_owned();
+    }
+    let mut kinds: Vec<&str> = Vec::new();
+    for lack in lacks {
+        let kind = match lack {
+            Lack::Module(Module::IpVs) => "IPVS",
+            Lack::Module(Module::IpVsFtp) => "FTP for IPVS",
+            Lack::Module(Module::NfTables) => "nftables",
+            _ => "tunnels",
+        };
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let kinds: Vec<String> = kinds.iter().map(|kind| format!("no {kind}")).collect();
+    match kinds.split_last() {
+        Some((last, [])) => format!("this kernel has {last}"),
+        Some((last, rest)) => format!("this kernel has {} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// Every module that a host of `topologies` gets.
@@ -168,5 +197,22 @@ async fn interruption() {
     tokio::select! {
         _ = ctrl_c.recv() => {}
         _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_said_in_one_line() {
+        let every: Vec<Lack> = Module::ALL.iter().copied().map(Lack::Module).collect();
+        let line = summary(&every);
+        assert_eq!(line, "this kernel has no IPVS, no FTP for IPVS, no tunnels and no nftables");
+        let usual = [Module::IpVs, Module::Ipip, Module::Ip6Tnl, Module::Sit, Module::Fou];
+        let line = summary(&usual.map(Lack::Module));
+        assert_eq!(line, "this kernel has no IPVS and no tunnels");
+        assert_eq!(summary(&[Lack::Module(Module::IpVs)]), "this kernel has no IPVS");
+        assert_eq!(summary(&[Lack::Root]), "network namespaces with IPVS need root");
     }
 }

@@ -270,4 +270,23 @@ mod tests {
         assert_eq!(announcements_of(&frames, VIP.into()), expected);
         assert!(announcements_of(&frames, Ipv4Addr::UNSPECIFIED.into()).is_empty());
     }
+
+    #[test]
+    fn fuzz_neighbours() {
+        let mut advertisement = vec![0x33; 6];
+        advertisement.extend([2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+        advertisement.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        advertisement.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        advertisement.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
+        advertisement.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        advertisement.extend([2, 1, 2, 0, 0, 0, 0, 1]);
+        crate::support::fuzz::target!(
+            "fuzz_neighbours",
+            10_000,
+            vec![advertisement.clone()],
+            |bytes| {
+                let _ = Said::parse(bytes);
+            }
+        );
+    }
 }

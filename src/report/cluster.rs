@@ -162,6 +162,7 @@ fn status(host: &HostReport, report: &ClusterReport) -> String {
         HostStatus::Failed => format!("failed{}", how_far(host)).red().to_string(),
         HostStatus::Undone { because } => format!("undone, because {because}").yellow().to_string(),
         HostStatus::Unreachable => "not touched: it could not be reached".red().to_string(),
+        HostStatus::Refused => "not touched: it refused".red().to_string(),
         HostStatus::Obstructed => "not touched: something stands in the way".red().to_string(),
         HostStatus::NotAttempted { because } => match count(host, StepState::Done) {
             0 => format!("not attempted, because {because}").red().to_string(),
@@ -259,7 +260,13 @@ fn plural(count: usize, noun: &str) -> String {
 
 fn summary(report: &ClusterReport) -> String {
     let name = &report.topology;
-    let failed = report.hosts.values().filter(|host| host.status.is_failure()).count();
+    let failed = match report.action {
+        // Their own words say it.
+        Action::Rollback | Action::PlanRollback | Action::Confirm => 0,
+        Action::Plan | Action::PlanDestroy | Action::Apply | Action::Destroy => {
+            report.hosts.values().filter(|host| host.status.is_failure()).count()
+        }
+    };
     let changed = report.count(StepState::Done);
     let planned = report.count(StepState::Planned);
     let left = [StepState::NotDone, StepState::Failed, StepState::Unknown, StepState::Undone]

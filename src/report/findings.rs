@@ -1,5 +1,8 @@
 //! Findings as a person reads them, with the offending line, and as JSON.
 
+use std::fmt::Write as _;
+use std::ops::Range;
+
 use annotate_snippets::{
     AnnotationKind, Group, Level, Origin, Renderer, Snippet, renderer::DecorStyle,
 };
@@ -9,11 +12,18 @@ use crate::check::{Finding, Severity};
 use crate::topology::Position;
 use crate::visible::is_hidden;
 
-/// Longer lines are cut around the place in question.
+/// Columns that a finding may take.
 const WIDTH: usize = 140;
+/// Findings that are shown of one file; the rest are counted.
+const SHOWN: usize = 100;
+/// Characters shown of the source line before and behind the place in question. The renderer cuts to
+/// [`WIDTH`], but looks at the whole line for it: some hundred times too slow for a file of one line.
+const AROUND: usize = 200;
+/// Characters shown of one message, reason or cure: each may quote the file.
+const SAID: usize = 600;
 
-/// All findings with file, line, column, the line itself, the reason and the cure; then how many
-/// there are. Empty if there are none.
+/// At most [`SHOWN`] findings with file, line, column, the line itself, the reason and the cure; then
+/// how many there are, and how many are not shown. Empty if there are none.
 pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> String {
     let Some(summary) = summary(findings) else { return String::new() };
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
@@ -22,18 +32,26 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     let lines: Vec<&str> = text.split('\n').collect();
     let name = visible(name).replace('\n', " ");
     let mut out = String::new();
-    for finding in findings {
-        out.push_str(&renderer.render(&[group(&name, &lines, finding)]));
+    let shown = shown(findings);
+    for finding in &shown {
+        out.push_str(&rendered(&renderer, &name, &lines, &short(finding)));
         out.push_str("\n\n");
     }
-    out.extend([name.as_str(), ": ", &summary, "\n"]);
+    out.extend([name.as_str(), ": ", &summary]);
+    if shown.len() < findings.len() {
+        let rest = findings.len() - shown.len();
+        let _ = write!(out, "; {} findings shown, {rest} not shown", shown.len());
+    }
+    out.push('\n');
     out
 }
 
-/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "notes": n, "findings": [...]}`,
-/// each finding with its fields.
+/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "notes": n, "not_shown": n,
+/// "findings": [...]}`, each finding with its fields; at most [`SHOWN`] of them. The other numbers count
+/// all findings.
 pub fn json(name: &str, findings: &[Finding]) -> Value {
     let [errors, warnings, notes] = counts(findings);
+    let shown: Vec<Finding> = shown(findings).into_iter().map(short).collect();
     super::with_schema(
         "check",
         &json!({
@@ -41,12 +59,33 @@ pub fn json(name: &str, findings: &[Finding]) -> Value {
             "errors": errors,
             "warnings": warnings,
             "notes": notes,
-            "findings": findings,
+            "not_shown": findings.len() - shown.len(),
+            "findings": shown,
         }),
     )
 }
 
-fn group<'a>(name: &'a str, lines: &[&'a str], finding: &'a Finding) -> Group<'a> {
+/// The worst findings, in the order in which they stand.
+fn shown(findings: &[Finding]) -> Vec<&Finding> {
+    let mut worst: Vec<(usize, &Finding)> = findings.iter().enumerate().collect();
+    worst.sort_by_key(|(_, finding)| finding.severity);
+    worst.truncate(SHOWN);
+    worst.sort_by_key(|(turn, _)| *turn);
+    worst.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// The finding, with what it says cut to [`SAID`].
+fn short(finding: &Finding) -> Finding {
+    let Finding { severity, rule, at, message, why, cure } = finding;
+    let [message, why, cure] =
+        [message, why, cure].map(|text| match text.char_indices().nth(SAID) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text.clone(),
+        });
+    Finding { severity: *severity, rule, at: *at, message, why, cure }
+}
+
+fn rendered(renderer: &Renderer, name: &str, lines: &[&str], finding: &Finding) -> String {
     let Finding { severity, rule, at, message, why, cure } = finding;
     let level = match severity {
         Severity::Error => Level::ERROR,
@@ -55,25 +94,59 @@ fn group<'a>(name: &'a str, lines: &[&'a str], finding: &'a Finding) -> Group<'a
     };
     let title = level.primary_title(message).id(*rule);
     let line = usize::try_from(at.line).unwrap_or(usize::MAX);
-    let group = match line.checked_sub(1).and_then(|index| lines.get(index)) {
-        Some(source) => title.element(
-            Snippet::source(*source)
-                .line_start(line)
-                .path(name)
-                .annotation(AnnotationKind::Primary.span(span(source, *at))),
-        ),
+    let column = usize::try_from(at.column).unwrap_or(usize::MAX).max(1);
+    let source = line.checked_sub(1).and_then(|index| lines.get(index));
+    let cut;
+    let group: Group<'_> = match source {
+        Some(source) => {
+            let Place { before, marked, behind } = place(source, *at);
+            let whole = before.start == 0 && behind.end == source.len();
+            let snippet = Snippet::source(if whole {
+                *source
+            } else {
+                let dots = |cut: bool| if cut { "..." } else { "" };
+                let (left, right) = (dots(before.start > 0), dots(behind.end < source.len()));
+                cut = format!("{left}{}{right}", &source[before.start..behind.end]);
+                cut.as_str()
+            });
+            let shift = if before.start > 0 { "...".len() } else { 0 };
+            let start = marked.start - before.start + shift;
+            let mark = AnnotationKind::Primary.span(start..start + marked.len());
+            let snippet = snippet.line_start(line).annotation(mark);
+            // The renderer counts the column in what it is given.
+            if before.start > 0 {
+                let origin = Origin::path(name).line(line).char_column(column);
+                title.element(origin).element(snippet)
+            } else {
+                title.element(snippet.path(name))
+            }
+        }
         // The end of the file, or a place that is not known.
         None => title.element(Origin::path(name).line(line.max(1)).char_column(1)),
     };
-    group.element(Level::NOTE.message(why)).element(Level::HELP.message(cure))
+    let group = group.element(Level::NOTE.message(why)).element(Level::HELP.message(cure));
+    renderer.render(&[group])
 }
 
-/// The bytes of `line` that a position means; never splits a character.
-fn span(line: &str, at: Position) -> std::ops::Range<usize> {
-    let byte = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte);
-    let start = usize::try_from(at.column).unwrap_or(usize::MAX).saturating_sub(1);
-    let length = usize::try_from(at.length).unwrap_or(usize::MAX).max(1);
-    byte(start)..byte(start.saturating_add(length))
+/// Bytes of a line: what a position means, and as much around it as is shown.
+struct Place {
+    before: Range<usize>,
+    marked: Range<usize>,
+    behind: Range<usize>,
+}
+
+/// Never splits a character.
+fn place(line: &str, at: Position) -> Place {
+    let from = |start: usize, chars: usize| {
+        let rest = &line[start..];
+        rest.char_indices().nth(chars).map_or(line.len(), |(byte, _)| start + byte)
+    };
+    let column = usize::try_from(at.column).unwrap_or(usize::MAX).saturating_sub(1);
+    let length = usize::try_from(at.length).unwrap_or(usize::MAX).clamp(1, AROUND);
+    let start = from(0, column);
+    let end = from(start, length);
+    let left = line[..start].char_indices().nth_back(AROUND - 1).map_or(0, |(byte, _)| byte);
+    Place { before: left..start, marked: start..end, behind: end..from(end, AROUND) }
 }
 
 fn counts(findings: &[Finding]) -> [usize; 3] {

@@ -91,6 +91,7 @@ fn state(host: &HostView) -> String {
         HostStatus::Pending => {
             format!("{}, {since}", format!("{} differences", host.drift.len()).yellow())
         }
+        HostStatus::Refused => "it refused".red().to_string(),
         HostStatus::Obstructed => "something stands in the way".red().to_string(),
         HostStatus::Unmanaged => "not managed".dimmed().to_string(),
         HostStatus::LeftOut => "left out by --limit".dimmed().to_string(),

@@ -137,6 +137,7 @@ pub(super) fn left(report: &ClusterReport) -> Vec<&str> {
             let untouched = matches!(
                 host.status,
                 HostStatus::Unreachable
+                    | HostStatus::Refused
                     | HostStatus::Obstructed
                     | HostStatus::Unmanaged
                     | HostStatus::LeftOut

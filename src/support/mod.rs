@@ -1,6 +1,8 @@
 //! For tests only: clusters made by hand or by chance, on one network.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod fuzz;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -94,13 +94,19 @@ impl Loader {
         let entries = self.map(node, what)?;
         let mut mistyped = Vec::new();
         for Entry { key, .. } in entries.iter().filter(|e| !known.contains(&e.key.value.as_str())) {
-            mistyped.extend(suggest::nearest(&key.value, known));
+            let near = suggest::is_worth_it(self.findings.len(), known.len())
+                .then(|| suggest::nearest(&key.value, known))
+                .flatten();
+            mistyped.extend(near);
             self.findings.push(Finding::error(
                 "unknown-key",
                 key.at,
                 format!("{what} has no key {:?}", key.value),
                 "a mistyped key would silently leave a setting at its default",
-                suggest::nearest_of(&key.value, known),
+                near.map_or_else(
+                    || format!("one of: {}", suggest::listed(known)),
+                    |near| format!("did you mean `{near}`?"),
+                ),
             ));
         }
         Some(Table { entries, mistyped, at })

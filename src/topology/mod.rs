@@ -34,6 +34,7 @@ pub use model::{
     SshTarget, Topology, Vip,
 };
 pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
+pub(crate) use suggest::listed;
 
 /// Hosts of which something could not be understood.
 #[derive(Debug, Default)]

@@ -20,6 +20,8 @@ use crate::visible::is_hidden;
 const MAX_DEPTH: usize = 24;
 /// Nodes in one file, those repeated by aliases counted again.
 const MAX_NODES: usize = 500_000;
+/// Bytes of text in one file, those repeated by aliases counted again: twice what a file may have.
+const MAX_TEXT: usize = 8 * 1024 * 1024;
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,25 +96,31 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, Size)>,
     root: Option<Node>,
-    nodes: usize,
+    held: Held,
     findings: Vec<Finding>,
+}
+
+/// What memory it takes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    nodes: usize,
+    /// Bytes.
+    text: usize,
 }
 
 /// How much a node holds, itself included.
 #[derive(Debug, Clone, Copy)]
 struct Size {
-    nodes: usize,
+    held: Held,
     height: usize,
 }
-
-const LEAF: Size = Size { nodes: 1, height: 0 };
 
 /// A collection whose end has not come yet.
 struct Open {
     collection: Collection,
     start: Span,
     anchor: usize,
-    nodes_before: usize,
+    held_before: Held,
     height: usize,
 }
 
@@ -135,13 +143,15 @@ impl Builder {
         match event {
             Event::DocumentStart(..) if self.root.is_some() => Err(second_document(span).into()),
             Event::Scalar(text, style, anchor, _) => {
-                self.count(1, span)?;
+                let held = Held { nodes: 1, text: text.len() };
+                self.count(held, span)?;
                 let plain = matches!(style, ScalarStyle::Plain);
                 let content = match &*text {
                     "" | "~" | "null" | "Null" | "NULL" if plain => Content::Nothing,
                     _ => Content::Scalar { text: text.into_owned(), plain },
                 };
-                self.finish(Node { content, at: position(span) }, anchor, LEAF);
+                let size = Size { held, height: 0 };
+                self.finish(Node { content, at: position(span) }, anchor, size);
                 Ok(())
             }
             Event::SequenceStart(_, anchor, _) => {
@@ -159,7 +169,7 @@ impl Builder {
                 let Some(&(_, size)) = self.anchors.get(&anchor) else {
                     return Err(self_reference(span).into());
                 };
-                self.count(size.nodes, span)?;
+                self.count(size.held, span)?;
                 if self.open.len() + size.height > MAX_DEPTH {
                     return Err(too_deep(span).into());
                 }
@@ -172,23 +182,25 @@ impl Builder {
         }
     }
 
-    fn count(&mut self, nodes: usize, span: Span) -> Result<(), Stop> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes <= MAX_NODES { Ok(()) } else { Err(too_large(span).into()) }
+    fn count(&mut self, more: Held, span: Span) -> Result<(), Stop> {
+        self.held.nodes = self.held.nodes.saturating_add(more.nodes);
+        self.held.text = self.held.text.saturating_add(more.text);
+        let fits = self.held.nodes <= MAX_NODES && self.held.text <= MAX_TEXT;
+        if fits { Ok(()) } else { Err(too_large(span, self.held).into()) }
     }
 
     fn open(&mut self, collection: Collection, start: Span, anchor: usize) -> Result<(), Stop> {
-        let nodes_before = self.nodes;
-        self.count(1, start)?;
+        let held_before = self.held;
+        self.count(Held { nodes: 1, text: 0 }, start)?;
         if self.open.len() >= MAX_DEPTH {
             return Err(too_deep(start).into());
         }
-        self.open.push(Open { collection, start, anchor, nodes_before, height: 1 });
+        self.open.push(Open { collection, start, anchor, held_before, height: 1 });
         Ok(())
     }
 
     fn close(&mut self, end: Span) {
-        let Some(Open { collection, start, anchor, nodes_before, height }) = self.open.pop() else {
+        let Some(Open { collection, start, anchor, held_before, height }) = self.open.pop() else {
             return;
         };
         let mut at = position(Span::new(start.start, end.end));
@@ -201,8 +213,11 @@ impl Builder {
                 Content::Map(entries)
             }
         };
-        let nodes = self.nodes.saturating_sub(nodes_before);
-        self.finish(Node { content, at }, anchor, Size { nodes, height });
+        let held = Held {
+            nodes: self.held.nodes.saturating_sub(held_before.nodes),
+            text: self.held.text.saturating_sub(held_before.text),
+        };
+        self.finish(Node { content, at }, anchor, Size { held, height });
     }
 
     /// Puts a node that is complete where it belongs.
@@ -331,11 +346,16 @@ fn self_reference(span: Span) -> Finding {
     )
 }
 
-fn too_large(span: Span) -> Finding {
+fn too_large(span: Span, held: Held) -> Finding {
+    let most = if held.nodes > MAX_NODES {
+        format!("{MAX_NODES} values")
+    } else {
+        format!("{MAX_TEXT} bytes of text")
+    };
     Finding::error(
         "too-large",
         position(span),
-        format!("more than {MAX_NODES} values, counting what aliases repeat"),
+        format!("more than {most}, counting what aliases repeat"),
         "a file like that is an accident or an attack: aliases of aliases multiply",
         "split the cluster into several files, or write fewer aliases",
     )

@@ -15,6 +15,7 @@ use super::node::{self, Content, Entry, Node};
 use super::*;
 use crate::check::{Finding, Severity, examine};
 use crate::report;
+use crate::support::fuzz;
 
 fn texts(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -263,4 +264,17 @@ fn large_and_hostile_texts_come_to_an_end() {
         assert!(examined.topology.is_none());
         assert!(!examined.findings.is_empty());
     }
+}
+
+#[test]
+fn fuzz_topology() {
+    let mut seeds = Vec::new();
+    for folder in ["playbooks", "tests/cases/check"] {
+        // The bomb is slow by design, and every input made from it is.
+        seeds.extend(texts(folder).into_iter().map(|(_, text)| text).filter(|t| t.len() < 4096));
+    }
+    let seeds = seeds.into_iter().map(String::into_bytes).collect();
+    fuzz::target!("fuzz_topology", 500, seeds, |bytes| {
+        total(&String::from_utf8_lossy(bytes)).unwrap();
+    });
 }

@@ -9,6 +9,8 @@ pub mod agent;
 mod binary;
 mod error;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod greeting;
 mod link;
 mod local;

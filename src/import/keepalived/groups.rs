@@ -53,7 +53,12 @@ impl Reader {
         for entry in statement.children() {
             self.remarks.line = Some(entry.line);
             match members(entry) {
-                Ok(members) => group.members.extend(members),
+                Ok(members) => {
+                    if !self.has_room(members.len(), &quote(&name)) {
+                        break;
+                    }
+                    group.members.extend(members);
+                }
                 Err(why) => self.remarks.not_understood(quote(&entry.words.join(" ")), why),
             }
         }

@@ -71,9 +71,26 @@ struct Reader {
     asides: Asides,
     groups: BTreeMap<String, Group>,
     vrrp: vrrp::Addresses,
+    /// Members of groups, and real servers of services, written out so far.
+    made: usize,
 }
 
+/// Members of groups, and real servers of services, written out of one file at most: a group stands for
+/// many addresses, and each of them gets every real server.
+const MADE: usize = 200_000;
+
 impl Reader {
+    /// Whether `more` may be written out; a remark where not.
+    fn has_room(&mut self, more: usize, what: &str) -> bool {
+        self.made = self.made.saturating_add(more);
+        let fits = self.made <= MADE;
+        if !fits {
+            let why = "ranges and groups of this file stand for more than 200000 addresses and real servers: an accident or an attack; split the file";
+            self.remarks.not_understood(what, why);
+        }
+        fits
+    }
+
     fn collect_groups(&mut self, statements: &[Statement]) {
         for statement in statements.iter().filter(|s| s.keyword() == "virtual_server_group") {
             self.remarks.line = Some(statement.line);
@@ -95,7 +112,7 @@ impl Reader {
 
     fn finish(mut self) -> Rules {
         self.addresses_without_service();
-        let Self { mut rules, mut remarks, asides, groups, vrrp: _ } = self;
+        let Self { mut rules, mut remarks, asides, groups, vrrp: _, made: _ } = self;
         for (name, group) in groups.iter().filter(|(_, group)| !group.used) {
             remarks.line = Some(group.line);
             remarks.not_expressible(

@@ -48,14 +48,21 @@ struct Real {
 
 impl Reader {
     pub(super) fn virtual_server(&mut self, statement: &Statement) {
+        let name = quote(&statement.words.get(1..).unwrap_or_default().join(" "));
+        self.remarks.line = Some(statement.line);
+        if !self.has_room(0, &name) {
+            return;
+        }
         let members = self.members(statement);
         let mut block = Virtual::default();
         for inner in statement.children() {
             self.remarks.line = Some(inner.line);
             self.virtual_statement(&mut block, inner);
         }
-        let name = quote(&statement.words.get(1..).unwrap_or_default().join(" "));
         self.remarks.line = Some(statement.line);
+        if !self.has_room(members.len().saturating_mul(block.reals.len().max(1)), &name) {
+            return;
+        }
         if block.reals.is_empty() && !members.is_empty() {
             self.remarks.guessed(
                 format!("virtual_server {name}"),

@@ -223,7 +223,9 @@ fn encode_daemon(role: DaemonRole, daemon: &SyncDaemon) -> Vec<u8> {
 }
 
 /// Kernels before 4.3 say only state, interface and id: the rest is what they always do.
-fn decode_daemon(body: &[u8]) -> std::result::Result<(DaemonRole, SyncDaemon), CodecError> {
+pub(super) fn decode_daemon(
+    body: &[u8],
+) -> std::result::Result<(DaemonRole, SyncDaemon), CodecError> {
     let missing = |attribute| CodecError::Missing { what: WHAT, attribute };
     let unknown = |attribute, number| CodecError::Unknown { what: WHAT, attribute, number };
     let mut inside = None;

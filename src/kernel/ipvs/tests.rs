@@ -6,14 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 
 use super::codec::{Request, command};
-use super::decode;
 use super::wire::{self, WireError};
 use super::{Table, table};
+use super::{control, decode};
 use crate::plan::Change;
 use crate::state::Timeouts;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
+use crate::support::fuzz;
 use crate::topology::Protocol;
 
 fn service_key() -> impl Strategy<Value = ServiceKey> {
@@ -91,6 +92,7 @@ fn read_everything(bytes: &[u8]) {
     let _ = decode::destination(bytes, &key);
     let _ = decode::timeouts(bytes);
     let _ = decode::info(bytes);
+    let _ = control::decode_daemon(bytes);
     for command in 0..=u8::MAX {
         let _ = Request::decode(command, bytes);
     }
@@ -230,4 +232,25 @@ fn local_is_whatever_was_asked_for() {
         }
     }
     table::apply(&mut table, &add_rs(1).inverse().unwrap()).unwrap();
+}
+
+#[test]
+fn fuzz_ipvs() {
+    let seeds = fuzz::samples(&request(), 200);
+    let seeds = seeds.iter().flat_map(|request| {
+        let body = request.encode();
+        [wire::frame(30, 1, 7, request.command(), 1, &body), body]
+    });
+    fuzz::target!("fuzz_ipvs", 3000, seeds.collect(), |bytes| {
+        read_everything(bytes);
+        for message in wire::messages(bytes).flatten() {
+            let Ok((command, body)) = message.generic() else { continue };
+            read_everything(body);
+            // What was understood is the same again.
+            if let Ok(request) = Request::decode(command, body) {
+                let again = Request::decode(request.command(), &request.encode());
+                assert_eq!(again.unwrap(), request);
+            }
+        }
+    });
 }

@@ -173,7 +173,7 @@ fn local_net(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
-fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)> {
+pub(super) fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)> {
     let dev = links.get(&message.header.index)?.name.clone();
     let mut label = None;
     let mut broadcast = None;
@@ -194,7 +194,7 @@ fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)
     Some((AddressKey { dev, net: local_net(message)? }, address))
 }
 
-fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
+pub(super) fn message(index: u32, key: &AddressKey, address: &Address) -> Result<AddressMessage> {
     let Address { scope, label, broadcast, nodad, deprecated } = address;
     let ip = key.net.addr();
     check_scope(key, *scope)?;

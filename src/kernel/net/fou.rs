@@ -207,4 +207,15 @@ mod tests {
             assert!(decode(&whole[..end]).is_err(), "{end}");
         }
     }
+
+    #[test]
+    fn fuzz_fou() {
+        let seeds = [GUE, 1].iter().flat_map(|kind| [2, 10].map(|af| dumped(af, *kind, |_| ())));
+        crate::support::fuzz::target!("fuzz_fou", 5000, seeds.collect(), |bytes| {
+            if let Ok(Some((port, _))) = decode(bytes) {
+                let again = decode(&request(port, Some(GUE)));
+                assert_eq!(again, Ok(Some((port, Kind::Ours))));
+            }
+        });
+    }
 }

@@ -93,7 +93,7 @@ impl Net {
     }
 }
 
-fn seen(message: &LinkMessage) -> Option<LinkSeen> {
+pub(super) fn seen(message: &LinkMessage) -> Option<LinkSeen> {
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => name.parse().ok(),
         _ => None,

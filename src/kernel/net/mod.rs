@@ -6,6 +6,8 @@
 
 mod addresses;
 pub mod fou;
+#[cfg(test)]
+mod fuzz;
 mod links;
 mod routes;
 mod tunnels;

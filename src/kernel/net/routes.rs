@@ -152,7 +152,7 @@ fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route
     }
 }
 
-fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
+pub(super) fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
     let header = &message.header;
     let v6 = header.address_family == AddressFamily::Inet6;
     let mut destination = unspecified(v6);
@@ -230,7 +230,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn message(key: &RouteKey, route: &Route, links: &Links) -> Result<RouteMessage> {
+pub(super) fn message(key: &RouteKey, route: &Route, links: &Links) -> Result<RouteMessage> {
     let Route { gateway, dev, scope, metric, protocol, source, onlink, unheld } = route;
     if !unheld.is_empty() {
         return Err(Error::new(format!(

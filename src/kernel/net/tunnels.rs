@@ -74,7 +74,7 @@ fn module(kind: TunnelKind) -> &'static str {
     }
 }
 
-fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage> {
+pub(super) fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage> {
     let TunnelDevice { kind, local, checksum } = device;
     let flags = if *checksum { GreIOFlags::Checksum } else { GreIOFlags::empty() };
     let (kind, data) = match (kind, local) {

@@ -12,6 +12,7 @@ use super::rule::{self, Chain, SetName};
 use super::table::{self, Parts};
 use crate::kernel::wire::{self, Attributes};
 use crate::state::{PacketRule, PacketRules, TableName};
+use crate::support::fuzz;
 use crate::topology::Protocol;
 
 fn protocol() -> impl Strategy<Value = Protocol> {
@@ -271,4 +272,27 @@ fn many_ports_go_out_in_several_messages() {
     let vip = "192.0.2.1".parse().unwrap();
     let all = rules([PacketRule::Mark { vip, protocol: Protocol::Udp, ports, mark: 7 }]);
     assert_eq!(table::rules_of(&as_told(&all)), all);
+}
+
+#[test]
+fn fuzz_nft() {
+    let mut seeds = Vec::new();
+    for rules in fuzz::samples(&packet_rules(), 50) {
+        for piece in table::transaction(&name(), true, Some(&rules)).unwrap() {
+            let body = piece.body.into_bytes();
+            seeds.push(wire::frame_of(codec::kind(piece.message), 1, 7, [1, 0, 0, 0], &body));
+            seeds.push(body);
+        }
+    }
+    fuzz::target!("fuzz_nft", 5000, seeds, |bytes| {
+        read_everything(bytes);
+        for message in wire::messages(bytes).flatten() {
+            if let Ok((_, body)) = message.family() {
+                read_everything(body);
+            }
+        }
+        for (_, value) in wire::attributes(bytes).flatten() {
+            read_everything(value);
+        }
+    });
 }

@@ -109,4 +109,21 @@ mod tests {
             while let Ok(Some(_)) = Frame::read_from(&mut port) {}
         }
     }
+
+    #[test]
+    fn fuzz_vm_wire() {
+        let seeds = crate::support::fuzz::samples(&frame(), 50).into_iter().map(|frame| {
+            let mut bytes = Vec::new();
+            frame.write_to(&mut bytes).unwrap();
+            bytes
+        });
+        crate::support::fuzz::target!("fuzz_vm_wire", 3000, seeds.collect(), |bytes| {
+            let mut port = bytes;
+            while let Ok(Some(frame)) = Frame::read_from(&mut port) {
+                let mut again = Vec::new();
+                frame.write_to(&mut again).unwrap();
+                assert_eq!(Frame::read_from(&mut again.as_slice()).unwrap(), Some(frame));
+            }
+        });
+    }
 }

@@ -1,5 +1,6 @@
 //! The director of a service, and which of its interfaces gets the VIP.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Resolver;
@@ -7,7 +8,7 @@ use super::services::lacks_role;
 use crate::check::Finding;
 use crate::topology::document::{Said, ServiceDoc};
 use crate::topology::model::{Host, Interface, Role};
-use crate::topology::names::{HostName, IfName};
+use crate::topology::names::{HostName, IfName, NetworkName};
 use crate::topology::suggest;
 
 impl Resolver {
@@ -31,29 +32,20 @@ impl Resolver {
     }
 
     fn only_director(&mut self, doc: &ServiceDoc) -> Option<HostName> {
-        let directors: Vec<&HostName> = self
-            .hosts
-            .values()
-            .filter(|h| h.roles.contains(&Role::Director))
-            .map(|h| &h.name)
-            .collect();
-        let finding = match directors.as_slice() {
-            [only] => return Some((*only).clone()),
+        let finding = match self.directors.as_slice() {
+            [only] => return Some(only.clone()),
             // Has a finding of its own, once for all services.
             [] => return None,
-            several => {
-                let names: Vec<&str> = several.iter().map(|n| n.as_str()).collect();
-                Finding::error(
-                    "several-directors",
-                    doc.at,
-                    format!(
-                        "several hosts are directors ({}), and the service names none",
-                        names.join(", ")
-                    ),
-                    "a VIP can be on one machine only",
-                    "add `director: NAME` to the service",
-                )
-            }
+            several => Finding::error(
+                "several-directors",
+                doc.at,
+                format!(
+                    "several hosts are directors ({}), and the service names none",
+                    suggest::listed(several)
+                ),
+                "a VIP can be on one machine only",
+                "add `director: NAME` to the service",
+            ),
         };
         self.findings.push(finding);
         None
@@ -75,10 +67,10 @@ impl Resolver {
                 if let Some(found) = plugged.iter().find(|i| i.name == stated.value) {
                     return Some(found.name.clone());
                 }
-                let known: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
+                let known = plugged.iter().map(|i| i.name.as_str());
                 let what = format!("interface on a network of {director} named");
-                let finding =
-                    suggest::unknown_name(&what, stated.at, stated.value.as_str(), &known);
+                let (mistakes, name) = (self.findings.len(), stated.value.as_str());
+                let finding = suggest::unknown_name(&what, stated.at, name, mistakes, known);
                 self.findings.extend((!self.unclear.contains(director)).then_some(finding));
                 return None;
             }
@@ -88,13 +80,13 @@ impl Resolver {
         let clear = !self.unclear.contains(director) && !self.unclear_gateways.contains(director);
         if found.is_none() && clear {
             let at = doc.vip.value().map_or(doc.at, |v| v.at);
-            let names: Vec<&str> = plugged.iter().map(|i| i.name.as_str()).collect();
+            let names = suggest::listed(plugged.iter().map(|i| &i.name));
             self.findings.push(Finding::error(
                 "vip-interface-unclear",
                 at,
                 format!("it is not clear on which interface of {director} {vip} belongs"),
                 "the VIP is in no subnet of the director's networks, and several interfaces could lead to clients",
-                format!("add `vip_interface:` to the service, one of: {}", names.join(", ")),
+                format!("add `vip_interface:` to the service, one of: {names}"),
             ));
         }
         found
@@ -116,10 +108,9 @@ impl Resolver {
         if let Some((near, _)) = host.on_link(vip).filter(|(i, _)| i.network.is_some()) {
             return named(near);
         }
-        let holds = |i: &&&Interface| {
-            let network = i.network.as_ref().and_then(|n| self.networks.get(n));
-            network.is_some_and(|n| n.subnets.iter().any(|s| s.contains(&vip)))
-        };
+        let hold = self.networks.values().filter(|n| n.subnets.iter().any(|s| s.contains(&vip)));
+        let hold: BTreeSet<&NetworkName> = hold.map(|network| &network.name).collect();
+        let holds = |i: &&&Interface| i.network.as_ref().is_some_and(|n| hold.contains(n));
         let on_segment: Vec<_> = plugged.iter().filter(holds).collect();
         if let [one] = on_segment.as_slice() {
             return named(one);
@@ -131,12 +122,8 @@ impl Resolver {
             return Some(gateway.interface.clone());
         }
         let from_outside = |i: &&&Interface| {
-            self.hosts.values().any(|h| {
-                let outside = h.roles.contains(&Role::Client) || h.roles.contains(&Role::Router);
-                h.name != host.name
-                    && outside
-                    && h.interfaces.values().any(|o| o.network == i.network)
-            })
+            let there = i.network.as_ref().and_then(|network| self.outside.get(network));
+            there.is_some_and(|there| there.iter().any(|name| *name != host.name))
         };
         let outside: Vec<_> = plugged.iter().filter(from_outside).collect();
         if let [one] = outside.as_slice() { named(one) } else { None }

@@ -1,5 +1,6 @@
 //! Gateways: those the file states, those that NAT needs, and the default for the rest, in this order.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -42,6 +43,7 @@ pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
 /// Real servers behind NAT send everything to the director: without that, no reply is rewritten.
 pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
     let mut found = Vec::new();
+    let mut near: HashMap<(&HostName, &HostName), Vec<(IpAddr, &IfName)>> = HashMap::new();
     for service in &resolver.services {
         let Some(director) = resolver.hosts.get(&service.director) else { continue };
         for real in service.real_servers.iter().filter(|real| real.forward == Forward::Nat) {
@@ -49,7 +51,9 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
                 continue;
             }
             let Some(host) = resolver.hosts.get(&real.host) else { continue };
-            let candidates = candidates(host, director);
+            let candidates = near
+                .entry((&real.host, &service.director))
+                .or_insert_with(|| candidates(host, director));
             let mut on_rips_side = candidates.iter().filter(|(address, dev)| {
                 **dev == real.interface && address.is_ipv4() == real.rip.is_ipv4()
             });
@@ -67,9 +71,10 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
             }
         }
     }
+    let silent = hosts.iter().filter(|d| d.gateway == Said::Nothing).map(|d| &d.name.value);
+    let silent: HashSet<&HostName> = silent.collect();
     for (name, gateway) in found {
-        let silent = hosts.iter().any(|d| d.name.value == name && d.gateway == Said::Nothing);
-        if silent {
+        if silent.contains(&name) {
             resolver.add_gateway(&name, gateway);
         }
     }
@@ -125,11 +130,12 @@ fn on_link(host: &Host, address: IpAddr) -> Option<(IpAddr, IfName)> {
 /// The addresses of `gateway` that are on-link for `host`, and over which of its interfaces.
 fn candidates<'a>(host: &'a Host, gateway: &Host) -> Vec<(IpAddr, &'a IfName)> {
     let mut found: Vec<(IpAddr, &IfName)> = Vec::new();
+    let mut known = HashSet::new();
     for (ours, net) in plugged(host) {
         for (theirs, address) in plugged(gateway) {
             let address = address.addr();
-            let known = found.iter().any(|(a, _)| *a == address);
-            if ours.network == theirs.network && net.contains(&address) && !known {
+            let near = ours.network == theirs.network && net.contains(&address);
+            if near && known.insert(address) {
                 found.push((address, &ours.name));
             }
         }
@@ -176,14 +182,13 @@ impl Resolver {
 
     /// Who has `address` on a wire.
     fn holder(&self, address: IpAddr) -> Option<&Host> {
-        self.hosts
-            .values()
-            .find(|h| h.interface_with(address).is_some_and(|(i, _)| i.network.is_some()))
+        self.hosts.get(self.holders.get(&address)?)
     }
 
     pub(super) fn unknown_host(&mut self, name: &HostName, at: Position) {
-        let known: Vec<&str> = self.hosts.keys().map(HostName::as_str).collect();
-        self.findings.push(suggest::unknown_name("host", at, name.as_str(), &known));
+        let known = self.hosts.keys().map(HostName::as_str);
+        let mistakes = self.findings.len();
+        self.findings.push(suggest::unknown_name("host", at, name.as_str(), mistakes, known));
     }
 
     fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Vec<Gateway>> {
@@ -225,32 +230,29 @@ impl Resolver {
             return Some(candidates.iter().map(one).collect());
         }
         let finding = if candidates.is_empty() {
-            let theirs: Vec<String> = plugged(gateway).map(|(_, a)| a.to_string()).collect();
-            let theirs = if theirs.is_empty() { "none".to_owned() } else { theirs.join(", ") };
-            let ours: Vec<String> = plugged(host).map(|(_, a)| a.to_string()).collect();
+            let theirs = suggest::listed(plugged(gateway).map(|(_, a)| a));
+            let theirs = if theirs.is_empty() { "none".to_owned() } else { theirs };
+            let ours = suggest::listed(plugged(host).map(|(_, a)| a));
             Finding::error(
                 "gateway-not-on-link",
                 at,
                 format!("{name} has no address in a subnet of {of} on a network they share"),
-                format!(
-                    "a gateway must be a neighbour; {of} has {}, {name} has {theirs}",
-                    ours.join(", ")
-                ),
+                format!("a gateway must be a neighbour; {of} has {ours}, {name} has {theirs}"),
                 format!(
                     "give both an address in one subnet of one network, or name another gateway for {of}"
                 ),
             )
         } else {
             let all = of_family(ambiguous.unwrap_or(true));
-            let all: Vec<String> = all.map(|(a, _)| a.to_string()).collect();
+            let all: Vec<IpAddr> = all.map(|(a, _)| *a).collect();
             Finding::error(
                 "gateway-ambiguous",
                 at,
-                format!("{name} has several addresses next to {of}: {}", all.join(", ")),
+                format!("{name} has several addresses next to {of}: {}", suggest::listed(&all)),
                 "a default route has one next hop",
                 format!(
                     "write the address that is meant: `gateway: {}`",
-                    all.first().map_or("", |a| a)
+                    all.first().map_or(String::new(), IpAddr::to_string)
                 ),
             )
         };

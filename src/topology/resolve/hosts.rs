@@ -9,7 +9,7 @@ use super::Resolver;
 use crate::check::Finding;
 use crate::state::Module;
 use crate::topology::document::{Document, HostDoc, InterfaceDoc, ReachDoc, Said};
-use crate::topology::model::{Host, Interface, Position, Reach};
+use crate::topology::model::{Host, Interface, Position, Reach, Role};
 use crate::topology::names::NetworkName;
 use crate::topology::node::At;
 use crate::topology::suggest;
@@ -43,6 +43,7 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
         let host = Host { name: name.clone(), roles, interfaces, gateways, ipvs, reach, at };
         resolver.hosts.insert(name, host);
     }
+    resolver.index();
     same_machine(resolver, hosts);
 }
 
@@ -113,6 +114,32 @@ pub(super) fn duplicate_addresses(
 }
 
 impl Resolver {
+    /// What is looked up for every service and every host.
+    fn index(&mut self) {
+        for host in self.hosts.values() {
+            let name = &host.name;
+            let mut own = BTreeSet::new();
+            for interface in host.interfaces.values() {
+                for net in interface.addresses.iter().filter(|net| own.insert(net.addr())) {
+                    if interface.network.is_some() {
+                        self.holders.entry(net.addr()).or_insert_with(|| name.clone());
+                    }
+                }
+            }
+            if host.roles.contains(&Role::Director) {
+                self.directors.push(name.clone());
+            }
+            if host.roles.contains(&Role::Client) || host.roles.contains(&Role::Router) {
+                for network in host.interfaces.values().filter_map(|i| i.network.as_ref()) {
+                    let there = self.outside.entry(network.clone()).or_default();
+                    if there.len() < 2 && !there.contains(name) {
+                        there.push(name.clone());
+                    }
+                }
+            }
+        }
+    }
+
     fn interface(&mut self, doc: &InterfaceDoc) -> Option<Interface> {
         let name = doc.name.value.clone();
         let network = if is_plugged(name.as_str()) {
@@ -168,9 +195,10 @@ impl Resolver {
         stated: &At<NetworkName>,
     ) -> Option<NetworkName> {
         let Some(network) = self.networks.get(&stated.value) else {
-            let known: Vec<&str> = self.networks.keys().map(NetworkName::as_str).collect();
-            let name = stated.value.as_str();
-            self.findings.push(suggest::unknown_name("network", stated.at, name, &known));
+            let (mistakes, name) = (self.findings.len(), stated.value.as_str());
+            let known = self.networks.keys().map(NetworkName::as_str);
+            let finding = suggest::unknown_name("network", stated.at, name, mistakes, known);
+            self.findings.push(finding);
             return None;
         };
         let clear = !self.unclear_networks.contains(&stated.value);

@@ -9,10 +9,12 @@ mod director;
 mod gateways;
 mod hosts;
 mod ipvs;
+mod limits;
 mod rips;
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use super::Unclear;
 use super::document::{Document, NetworkDoc};
@@ -30,6 +32,12 @@ pub(super) struct Resolver {
     unclear: BTreeSet<HostName>,
     /// Hosts whose gateway is not known.
     unclear_gateways: BTreeSet<HostName>,
+    /// The first host that has an address on a wire.
+    holders: HashMap<IpAddr, HostName>,
+    /// Hosts with the role director.
+    directors: Vec<HostName>,
+    /// Hosts that come from outside, clients and routers, on each network; two are enough to know.
+    outside: HashMap<NetworkName, Vec<HostName>>,
     services: Vec<Service>,
     findings: Vec<Finding>,
 }
@@ -43,12 +51,19 @@ pub(super) struct Resolved {
 
 /// Resolves what can be resolved.
 pub(super) fn resolve(document: &Document) -> Resolved {
+    if let Some(finding) = limits::broken(document) {
+        let (topology, unclear) = (None, Unclear::default());
+        return Resolved { topology, unclear, findings: vec![finding] };
+    }
     let mut resolver = Resolver {
         networks: BTreeMap::new(),
         unclear_networks: BTreeSet::new(),
         hosts: BTreeMap::new(),
         unclear: BTreeSet::new(),
         unclear_gateways: BTreeSet::new(),
+        holders: HashMap::new(),
+        directors: Vec::new(),
+        outside: HashMap::new(),
         services: Vec::new(),
         findings: Vec::new(),
     };

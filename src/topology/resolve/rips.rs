@@ -12,6 +12,7 @@ use crate::topology::document::{RealServerDoc, Said};
 use crate::topology::model::{Forward, Host, Interface, Position, RealServer, Role};
 use crate::topology::names::{HostName, IfName};
 use crate::topology::node::At;
+use crate::topology::suggest;
 
 impl Resolver {
     pub(super) fn real_server(
@@ -84,13 +85,13 @@ fn stated_rip(host: &Host, address: IpAddr, at: Position) -> Rip {
     if let Some((interface, _)) = plugged {
         return Ok((address, interface.name.clone()));
     }
-    let all: Vec<String> = plugged_addresses(host).map(|(_, a)| a.addr().to_string()).collect();
+    let all = suggest::listed(plugged_addresses(host).map(|(_, a)| a.addr()));
     Err(Box::new(Finding::error(
         "rip-not-its-own",
         at,
         format!("{address} is not an address of {}", host.name),
         "the director would send packets to a machine that is somebody else or nobody",
-        format!("one of: {}", all.join(", ")),
+        format!("one of: {all}"),
     )))
 }
 
@@ -122,11 +123,11 @@ fn rip(host: &Host, director: &Host, ipv6: bool, at: Position) -> Rip {
         )));
     };
     if all.iter().any(|(other, _)| other.name != interface.name) {
-        let all: Vec<String> = all.iter().map(|(_, a)| a.addr().to_string()).collect();
+        let all = suggest::listed(all.iter().map(|(_, a)| a.addr()));
         return Err(Box::new(Finding::error(
             "rip-ambiguous",
             at,
-            format!("{} could be reached at any of {}", host.name, all.join(", ")),
+            format!("{} could be reached at any of {all}", host.name),
             "a destination of IPVS is one address",
             format!("write {{host: {}, address: {}}}", host.name, address.addr()),
         )));
