@@ -82,6 +82,7 @@ while :; do
   sum "$T" || no "what was stored in $A has another digest than what was sent";
   chmod 755 "$T" && flush "$T" && mv -f "$T" "$P" && flush "$A" || no "cannot store $P";
   T=;
+  ( : >"$K" ) 2>/dev/null;
   find "$A" -type f -newer "$P" -exec touch {} + 2>/dev/null;
   ( cd "$A" && ls -t | grep "^lvsprov-" | grep -vxF "lvsprov-$D" | tail -n +3 | while read -r X; do rm -f "$X" "/run/$X"; done );
   find "$A" -name ".new.*" -mmin +60 -exec rm -f {} + 2>/dev/null;
