@@ -165,7 +165,9 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
             }
         }
         Value::Array(values) => {
-            values.iter().for_each(|value| shape(&format!("{at}[]"), value, all))
+            for value in values {
+                shape(&format!("{at}[]"), value, all);
+            }
         }
         Value::String(word) if KINDS.iter().any(|kind| at.ends_with(kind)) => {
             all.insert(format!("{at} = {word}"));

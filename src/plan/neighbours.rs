@@ -24,13 +24,12 @@ pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Sighting) -> Ow
     given_up(working, settled).into_iter().filter(stays).collect()
 }
 
-/// What is in the receipt and will not be ours once it is settled, modules apart: those stay anyway.
+/// What the receipt speaks of and will speak of no more once it is settled, modules apart: those stay anyway.
 fn given_up(working: &Receipt, settled: Option<&Receipt>) -> Owned {
-    let mut items = working.owned.clone();
-    items.extend(working.found.items());
-    let ours = |item: &Item| settled.is_some_and(|settled| settled.owned.contains(item));
-    items.retain(|item| !is_module(item) && !ours(item));
-    items
+    let items = |receipt: &Receipt| &receipt.owned | &receipt.found.items();
+    let kept = settled.map(items).unwrap_or_default();
+    let gone = items(working).into_iter().filter(|item| !is_module(item) && !kept.contains(item));
+    gone.collect()
 }
 
 /// Which other topologies have what of what will be ours, or no longer ours. What is left to another, or

@@ -234,10 +234,10 @@ fn what_moves_along_stays_with_what_moves_it() {
         assert!(host.apply(&older, &wants) && host.apply(&younger, &wants));
         let set = host.state.clone();
         assert_ne!(set, bare);
-        let order = if younger_first { [&younger, &older] } else { [&older, &younger] };
-        assert!(host.destroy(order[0]));
+        let leaving = if younger_first { [&younger, &older] } else { [&older, &younger] };
+        assert!(host.destroy(leaving[0]));
         assert_eq!(host.state, set);
-        assert!(host.destroy(order[1]));
+        assert!(host.destroy(leaving[1]));
         assert_eq!(host.state, bare);
     }
 }
