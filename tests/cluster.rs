@@ -5,6 +5,8 @@
 //! that go live are in `by_hand.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "cluster/ground.rs"]
 mod ground;
 
@@ -194,7 +196,9 @@ fn caught(ground: &Ground, command: &[&str], fits: impl Fn(&Ground) -> bool) -> 
 fn a_change_is_kept_when_the_operator_says_so_and_undone_when_not() {
     let ground = Ground::new();
     let before = ground.photograph();
-    let manual = ["apply", "--limit", "rs1,rs2", "--confirm", "manual", "--confirm-within", "20s"];
+    let within = beat::seconds(300) + "s";
+    let manual =
+        ["apply", "--limit", "rs1,rs2", "--confirm", "manual", "--confirm-within", within.as_str()];
     let start = || {
         let mut command = ground.command(&manual);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -346,7 +350,7 @@ fn a_plan_that_cannot_be_saved_is_shown_all_the_same() {
 fn killed_half_way(ground: &Ground, command: &[&str]) -> Option<String> {
     let apply =
         ground.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + beat::patience();
     while !ground.receipt("rs1").exists() || ground.vips("rs1") == 0 {
         assert!(Instant::now() < deadline, "apply does not begin");
         std::thread::sleep(Duration::from_millis(1));
