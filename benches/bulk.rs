@@ -14,6 +14,8 @@
 //! before and after, the changes, and reading everything back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../tests/support/beat.rs"]
+mod beat;
 #[path = "../tests/kernel/ground.rs"]
 #[allow(dead_code)] // the tests use the rest
 mod ground;

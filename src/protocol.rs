@@ -283,8 +283,14 @@ pub struct Sighting {
     pub state: HostState,
     /// What this topology owns here, if it was ever applied.
     pub receipt: Option<Receipt>,
-    /// What other topologies own here, by their receipts.
-    pub others: BTreeMap<TopologyName, Owned>,
+    /// The receipts of other topologies here.
+    pub others: BTreeMap<TopologyName, Receipt>,
+    /// Other topologies whose receipt or journal cannot be read, and why: what they own here is not known.
+    #[serde(default)]
+    pub unreadable: BTreeMap<TopologyName, Failure>,
+    /// What lies in the state folder, is no topology's, and is passed over: names and reasons.
+    #[serde(default)]
+    pub strays: Vec<String>,
     /// The transaction of this topology that is not settled here, if there is one.
     #[serde(default)]
     pub unfinished: Option<Box<Unfinished>>,
@@ -368,10 +374,16 @@ pub struct Counters {
 }
 
 /// What this topology owns on a host, and what was there before.
+///
+/// **Every new key, and every new kind of item or setting in it, raises
+/// [`RECEIPT_VERSION`](crate::plan::ownership::RECEIPT_VERSION)**: an lvsprov that does not know it then says
+/// that it reads a later format, instead of taking the file for damaged. So does a new meaning of a key.
+/// A test pins the keys of the current format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
-    /// Format of this file: 1.
+    /// Format of this file. 1: `found` is what this topology found; 2: of what another topology had here
+    /// already it is what that one found, so that whichever goes last puts back what was here first.
     pub version: u32,
     /// The topology's name.
     pub topology: TopologyName,
@@ -379,7 +391,7 @@ pub struct Receipt {
     pub since: u64,
     /// What is ours.
     pub owned: Owned,
-    /// How that was before; what is owned and not in here was absent.
+    /// How that was before any topology had it; what is owned and not in here was absent.
     pub found: HostState,
 }
 

@@ -5,6 +5,8 @@
 //! that go live are in `by_hand.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "cluster/ground.rs"]
 mod ground;
 
@@ -194,7 +196,9 @@ fn caught(ground: &Ground, command: &[&str], fits: impl Fn(&Ground) -> bool) -> 
 fn a_change_is_kept_when_the_operator_says_so_and_undone_when_not() {
     let ground = Ground::new();
     let before = ground.photograph();
-    let manual = ["apply", "--limit", "rs1,rs2", "--confirm", "manual", "--confirm-within", "20s"];
+    let within = beat::seconds(300) + "s";
+    let manual =
+        ["apply", "--limit", "rs1,rs2", "--confirm", "manual", "--confirm-within", within.as_str()];
     let start = || {
         let mut command = ground.command(&manual);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -346,7 +350,7 @@ fn a_plan_that_cannot_be_saved_is_shown_all_the_same() {
 fn killed_half_way(ground: &Ground, command: &[&str]) -> Option<String> {
     let apply =
         ground.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + beat::patience();
     while !ground.receipt("rs1").exists() || ground.vips("rs1") == 0 {
         assert!(Instant::now() < deadline, "apply does not begin");
         std::thread::sleep(Duration::from_millis(1));
@@ -386,11 +390,19 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     let other = ground.another("other", "172.25.7.201");
     ground.expect(&["apply", "--limit", "rs1"], 0);
     Ground::expect_of(&other, &["apply", "--limit", "rs1"], 0);
-    let refused = ground.expect(&["destroy", "--limit", "rs1"], 5);
-    assert!(refused.contains("the topology other on this host has"), "{refused}");
-    assert!(refused.contains("destroy other first"), "{refused}");
+    // The older goes first: what the younger needs stays, and the younger gives back what was here first.
+    let plan = ground.expect(&["destroy", "--dry-run", "--limit", "rs1"], 0);
+    assert!(plan.contains("because the topology other has it too: net.ipv4.conf.all"), "{plan}");
+    ground.expect(&["destroy", "--limit", "rs1"], 0);
+    assert!(!ground.receipt("rs1").exists() && ground.vips("rs1") == 0);
     assert_eq!(ground.sysctl("rs1", "net.ipv4.conf.all.arp_ignore"), "1");
-    assert!(ground.addresses("rs1").contains(VIP), "half a destroy was done");
+    Ground::expect_of(&other, &["plan", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["destroy", "--limit", "rs1"], 0);
+    let after = ground.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+
+    ground.expect(&["apply", "--limit", "rs1"], 0);
+    Ground::expect_of(&other, &["apply", "--limit", "rs1"], 0);
     // Drift of what both have is mended by either.
     ground.set("rs1", "net.ipv4.conf.all.arp_ignore", "0");
     ground.expect(&["apply", "--limit", "rs1"], 0);
@@ -399,6 +411,86 @@ fn what_two_topologies_share_is_given_back_by_the_last() {
     ground.expect(&["destroy", "--limit", "rs1"], 0);
     let after = ground.photograph();
     assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+}
+
+/// Wherever the agent is killed while one of two topologies goes, what was here first is not forgotten; and
+/// while that is unfinished the other does not go.
+#[test]
+fn killed_anywhere_what_two_topologies_share_is_given_back_by_the_last() {
+    let ground = Ground::new();
+    let before = ground.photograph();
+    let other = ground.another("other", "172.25.7.201");
+    let fault = ground.file.with_file_name("fault");
+    for point in ["begin", "journal", "begun", "step 1", "settle", "settled", "closed"] {
+        ground.expect(&["apply", "--limit", "rs1"], 0);
+        Ground::expect_of(&other, &["apply", "--limit", "rs1"], 0);
+        std::fs::write(&fault, format!("{point} kill\n")).unwrap();
+        let mut destroy = ground.command(&["destroy", "--limit", "rs1", "--on-error", "keep"]);
+        let output = destroy.env("LVSPROV_FAULT", &fault).output().unwrap();
+        std::fs::write(&fault, "").unwrap();
+        // What it had only begun, or settled, the controller closes over another connection.
+        let open = ground.state("rs1").join("cluster-test/journal.json").exists();
+        assert!(open || point != "step 1", "{point}: {output:?}");
+        assert_eq!(ground.sysctl("rs1", "net.ipv4.conf.all.arp_ignore"), "1", "{point}");
+        if open {
+            let refused = Ground::expect_of(&other, &["destroy", "--limit", "rs1"], 5);
+            assert!(refused.contains("the topology cluster-test has transaction"), "{refused}");
+            if point == "step 1" {
+                ground.expect(&["rollback", "--limit", "rs1"], 0);
+                ground.expect(&["plan", "--limit", "rs1"], 0);
+            }
+        }
+        ground.expect(&["destroy", "--limit", "rs1"], 0);
+        assert_eq!(ground.sysctl("rs1", "net.ipv4.conf.all.arp_ignore"), "1", "{point}");
+        Ground::expect_of(&other, &["destroy", "--limit", "rs1"], 0);
+        let after = ground.photograph();
+        assert!(before == after, "{point} left a difference:\n{}", difference(&before, &after));
+    }
+}
+
+/// Another topology's receipt that cannot be read stops what may be its own, and no rollback.
+#[test]
+fn an_unreadable_receipt_of_another_topology_is_in_the_way_only_where_it_matters() {
+    let ground = Ground::new();
+    let before = ground.photograph();
+    ground.expect(&["apply", "--limit", "rs1", "--on-error", "keep"], 0);
+    let theirs = ground.state("rs1").join("other");
+    std::fs::create_dir(&theirs).unwrap();
+    let later = r#"{"version":99,"topology":"other","owned":{"who":"knows"}}"#;
+    std::fs::write(theirs.join("receipt.json"), later).unwrap();
+    std::fs::write(ground.state("rs1").join("notes.txt"), "").unwrap();
+    // Nothing to do: it is said, and in nobody's way.
+    let plan = ground.expect(&["plan", "--limit", "rs1"], 0);
+    assert!(plan.contains("what the topology other owns on this host cannot be read"), "{plan}");
+    assert!(plan.contains("was written by a later lvsprov: it has format 99"), "{plan}");
+    assert!(plan.contains("notes.txt (no topology's folder)"), "{plan}");
+    // What is ours and not here any more cannot be the other's.
+    ground.ip("rs1", &["address", "del", &format!("{VIP}/32"), "dev", "lo"]);
+    ground.expect(&["apply", "--limit", "rs1"], 0);
+    // What is given back may be the other's.
+    let refused = ground.expect(&["destroy", "--limit", "rs1"], 5);
+    assert!(refused.contains("and it may be net.ipv4.conf.all"), "{refused}");
+    assert!(refused.contains("use that version of lvsprov"), "{refused}");
+    assert!(ground.addresses("rs1").contains(VIP), "half a destroy was done");
+    std::fs::rename(&theirs, ground.state("rs1").join(".away")).unwrap();
+    ground.expect(&["destroy", "--limit", "rs1"], 0);
+    assert_eq!(ground.photograph(), before);
+
+    // A rollback asks nothing of it.
+    let fault = ground.file.with_file_name("fault");
+    std::fs::write(&fault, "step 2 kill\n").unwrap();
+    let mut apply = ground.command(&["apply", "--limit", "rs1", "--on-error", "keep"]);
+    apply.env("LVSPROV_FAULT", &fault).output().unwrap();
+    assert_ne!(ground.photograph(), before);
+    std::fs::rename(ground.state("rs1").join(".away"), &theirs).unwrap();
+    ground.expect(&["rollback", "--limit", "rs1"], 0);
+    assert_eq!(ground.photograph(), before);
+    // A first apply would take what may be the other's.
+    let refused = ground.expect(&["apply", "--limit", "rs1"], 5);
+    assert!(
+        refused.contains("what the topology other owns on this host cannot be read"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! way, which takes hours, and `LVSPROV_HALFWAY=2/8` the second eighth of that.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "halfway/cluster.rs"]
 mod cluster;
 #[path = "halfway/found.rs"]

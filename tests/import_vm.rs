@@ -7,6 +7,8 @@
 #[path = "tables/any.rs"]
 #[allow(dead_code)] // tables.rs uses the rest
 mod any;
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "kernel/ground.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod ground;

@@ -6,6 +6,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "kernel/cgroups.rs"]
 mod cgroups;
 #[path = "kernel/disk.rs"]

@@ -12,6 +12,8 @@
 #[path = "kernel/agents.rs"]
 #[allow(dead_code)] // kernel.rs uses the rest
 mod agents;
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "kernel_vm/bytes.rs"]
 mod bytes;
 #[path = "kernel_vm/control.rs"]

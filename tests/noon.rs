@@ -4,6 +4,8 @@
 //! `cargo test --test noon -- [NAME]`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "noon/cluster.rs"]
 mod cluster;
 #[path = "noon/load.rs"]
@@ -106,8 +108,9 @@ fn draining(method: Method) {
         drained.join().unwrap();
         load::dead(leaving)
     });
+    let drained = format!("port: 80, scheduler: wrr, drain: {}", beat::seconds(60));
     unnoticed(&load, "web3 goes, its connections end", || {
-        let (planned, done) = cluster.apply(&web("port: 80, scheduler: wrr, drain: 60", &[10, 10]));
+        let (planned, done) = cluster.apply(&web(&drained, &[10, 10]));
         println!("{}", text(&done));
         let (at_once, may_end, cut) = costs(&planned, &done);
         assert_eq!((at_once, cut), (0, 0), "{}", text(&done));
@@ -124,8 +127,9 @@ fn draining(method: Method) {
     let stays = leaving.split_off(2);
     let count = stays.len();
     drop(leaving);
+    let drained = format!("port: 80, scheduler: wrr, drain: {}", beat::seconds(4));
     unnoticed(&load, "web3 goes, some connections stay", || {
-        let (planned, done) = cluster.apply(&web("port: 80, scheduler: wrr, drain: 4", &[10, 10]));
+        let (planned, done) = cluster.apply(&web(&drained, &[10, 10]));
         println!("{}", text(&done));
         let (at_once, _, cut) = costs(&planned, &done);
         assert_eq!((at_once, cut), (0, u64::try_from(count).unwrap()), "{}", text(&done));
@@ -205,8 +209,10 @@ fn a_bare_exchange_refuses() {
 /// One client, all of whose requests persistence sends to one real server, until that is drained.
 fn persistence_lets_go() {
     let cluster = Cluster::build(Method::Dr);
-    let persistent = "port: 80, scheduler: rr, persistence: 300, drain: 6";
-    cluster.apply(&web(persistent, &[1, 1]));
+    let drain = beat::scaled(Duration::from_secs(6));
+    let persistent =
+        format!("port: 80, scheduler: rr, persistence: 300, drain: {}", drain.as_secs());
+    cluster.apply(&web(&persistent, &[1, 1]));
     let load = Load::start(&cluster.lab, &["client"], 1, at(80));
     load.pass(10);
     let before = load.take();
@@ -226,7 +232,7 @@ fn persistence_lets_go() {
     assert_eq!(failures(&requests).len(), 0, "{}", told(&requests));
     let other = requests.iter().position(|request| request.result.as_ref() != Ok(&server));
     let other = other.expect("nobody else ever answered");
-    assert!(requests[other].began + Duration::from_secs(3) < ended, "it was let go of too late");
+    assert!(requests[other].began + drain / 2 < ended, "it was let go of too late");
     let back = requests[other..].iter().filter(|r| r.result.as_ref() == Ok(&server)).count();
     assert_eq!(back, 0, "a client came back to a real server that is drained");
     cluster.run("lvs", "grep -qx 0 /proc/sys/net/ipv4/vs/expire_quiescent_template");
@@ -239,7 +245,9 @@ fn a_share_grows() {
     let load = Load::start(&cluster.lab, &CLIENTS, AT_ONCE, at(80));
     load.pass(AROUND);
     load.take();
-    let (_, done) = cluster.apply(&web("port: 80, scheduler: wrr, ramp: 12", &[10, 10, 10]));
+    let ramp = beat::scaled(Duration::from_secs(12));
+    let ramped = format!("port: 80, scheduler: wrr, ramp: {}", ramp.as_secs());
+    let (_, done) = cluster.apply(&web(&ramped, &[10, 10, 10]));
     println!("{}", text(&done));
     let during = load.take();
     load.pass(3 * AROUND);
@@ -249,10 +257,8 @@ fn a_share_grows() {
     }
     let is_new = |request: &&load::Request| request.result.as_deref() == Ok("web3");
     let first = during.iter().find(is_new).expect("web3 is never asked").began;
-    let early: Vec<_> = during
-        .iter()
-        .filter(|r| r.began >= first && r.began < first + Duration::from_millis(2500))
-        .collect();
+    let early: Vec<_> =
+        during.iter().filter(|r| r.began >= first && r.began < first + ramp * 5 / 24).collect();
     #[allow(clippy::cast_precision_loss)]
     let share =
         |all: &[&load::Request]| all.iter().filter(|r| is_new(r)).count() as f64 / all.len() as f64;

@@ -5,6 +5,8 @@
 //! and runs itself in it: `cargo test --test shares -- [SCHEDULER]`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "shares/looks.rs"]
 mod looks;
 #[path = "support/vm.rs"]
@@ -99,7 +101,7 @@ async fn tally_of(lab: &Lab, service: &Service) -> Tally {
         done(lab, "director", &format!("ipvsadm -a {flag} {target} -r {rip} -g -w {weight}"));
     }
     // A request that is turned away may hear nothing: ICMP is sent at a bounded rate (icmp(7)).
-    let patience = Duration::from_secs(2);
+    let patience = beat::scaled(Duration::from_secs(2));
     let ask = async |count| {
         let client = host("client");
         clients::ask(lab, &client, target, service.protocol, count, patience).await.unwrap()

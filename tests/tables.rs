@@ -7,6 +7,8 @@
 
 #[path = "tables/any.rs"]
 mod any;
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "tables/bulk.rs"]
 mod bulk;
 #[path = "tables/facts.rs"]

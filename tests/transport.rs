@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "support/beat.rs"]
+mod beat;
 #[path = "transport/hostile.rs"]
 mod hostile;
 #[path = "transport/ssh.rs"]
@@ -95,9 +97,16 @@ impl Slow {
 }
 
 fn local_options(state: &Path) -> Options {
+    Options { agent_binary: Some(PROGRAM.into()), state_dir: Some(state.to_owned()), ..patient() }
+}
+
+/// The limits as users have them, on this machine.
+fn patient() -> Options {
+    let Options { connect_timeout, hello_timeout, call_timeout, .. } = Options::default();
     Options {
-        agent_binary: Some(PROGRAM.into()),
-        state_dir: Some(state.to_owned()),
+        connect_timeout: beat::scaled(connect_timeout),
+        hello_timeout: beat::scaled(hello_timeout),
+        call_timeout: beat::scaled(call_timeout),
         ..Options::default()
     }
 }
@@ -215,11 +224,12 @@ async fn an_agent_that_is_killed_during_a_call_is_a_cut_connection() {
     let agent = agents_with(state.path())[0];
     let listener = slow.listener.try_clone().unwrap();
     let killer = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(200));
+        // It is in the midst of it.
+        let taken = listener.accept();
         kill(agent, Signal::SIGKILL);
-        drop(listener);
+        drop((taken, listener));
     });
-    let error = connection.call(slow.request(20_000)).await.unwrap_err();
+    let error = connection.call(slow.request(beat::millis(20_000))).await.unwrap_err();
     killer.join().unwrap();
     let error = assert_trouble!(error, Trouble::Cut { request: "fetch", acting: false, .. });
     assert!(error.to_string().contains("signal: 9"), "{error}");
@@ -230,14 +240,16 @@ async fn an_agent_that_is_killed_during_a_call_is_a_cut_connection() {
 #[tokio::test]
 async fn an_agent_that_hangs_is_given_up_in_time() {
     let state = tempfile::tempdir().unwrap();
-    let options =
-        Options { call_timeout: Duration::from_millis(300), ..local_options(state.path()) };
+    let options = Options {
+        call_timeout: beat::scaled(Duration::from_millis(300)),
+        ..local_options(state.path())
+    };
     let mut connection = Connection::open(&name(), &Reach::Local, &options).await.unwrap();
     let agent = agents_with(state.path())[0];
     kill(agent, Signal::SIGSTOP);
     let start = Instant::now();
     let error = connection.call(look()).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < beat::patience());
     assert_trouble!(error, Trouble::CallTimeout { request: "look", .. });
     kill(agent, Signal::SIGCONT);
     until("the agent ends", || agents_with(state.path()).is_empty().then_some(()));
@@ -248,7 +260,7 @@ async fn what_is_not_our_agent_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let with = |script: &str| Options {
         agent_binary: Some(impostor(folder.path(), script)),
-        hello_timeout: Duration::from_secs(1),
+        hello_timeout: beat::scaled(Duration::from_secs(1)),
         ..local_options(folder.path())
     };
     let error = refused(&Reach::Local, &with("echo good day; echo oh >&2; exit 3")).await;

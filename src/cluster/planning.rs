@@ -196,9 +196,11 @@ fn settle(mut plan: HostPlan, seen: &Sighting) -> Prospect {
     let mut obstacles = Vec::new();
     neighbours::shared(&changes, &plan.goal, seen, &mut obstacles);
     neighbours::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
+    neighbours::unreadable(&changes, &plan.goal, seen, &mut obstacles);
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
     }
+    plan.cautions.extend(neighbours::cautions(&plan.goal, seen));
     match simulate(&seen.state, &changes) {
         Ok(after) => {
             let caution = preflight::way_back(seen, &after);

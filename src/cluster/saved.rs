@@ -165,6 +165,8 @@ impl Content {
         match (self.hosts.get(name), now, sighting) {
             (Some(then), Some(Prospect::Plan(now)), Some(sighting)) => {
                 let mut differs = then.expected.differences(sighting);
+                let owners = expected_of(now, sighting).owners;
+                differs.extend(then.expected.other_owners(&owners));
                 // What it no longer says, and what it says now.
                 let text = |stages: &[(Stage, Vec<Step>)]| -> BTreeSet<String> {
                     let steps = stages.iter().flat_map(|(_, steps)| steps);

@@ -15,6 +15,7 @@ use crate::desired::Desired;
 use crate::plan::journal::{
     Expected, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId, touched_by,
 };
+use crate::plan::neighbours;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
 use crate::plan::{SimulateError, Stage, Step};
 use crate::protocol::{Begin, Failure, Receipt, RevertAfter, Sighting, Unfinished};
@@ -222,6 +223,8 @@ pub fn begin(
     let steps = || plan.stages.iter().flat_map(|(_, steps)| steps);
     let expected = expected_of(plan, seen);
     let mut touched = expected.items.clone();
+    // Nobody else may give it up too meanwhile: each would leave it to the other.
+    touched.extend(neighbours::left(&plan.goal.receipt, plan.goal.settled.as_ref(), seen));
     let mut before = with_modules_of(steps(), &seen.state)?.restricted_to(&touched);
     // What a module brings is as it starts; the module itself was not there, and undoing loads none.
     before.modules.retain(|module| seen.state.modules.contains(module));
@@ -270,6 +273,7 @@ pub fn expected_of(plan: &HostPlan, seen: &Sighting) -> Expected {
         unfinished: seen.unfinished.as_ref().map(|there| there.journal.transaction.clone()),
         state: seen.state.restricted_to(&items),
         items,
+        owners: neighbours::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), seen),
     }
 }
 

@@ -39,6 +39,11 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     if let Some(busy) = overlap(&state_dir, begin, &seen)? {
         return Ok(Reply::Busy(Box::new(busy)));
     }
+    let owners = neighbours::owners(&begin.receipt, begin.settled.as_ref(), &seen);
+    let differences = begin.expected.other_owners(&owners);
+    if !differences.is_empty() {
+        return Ok(Reply::Moved(differences));
+    }
     check_before(begin, old.as_ref(), seen.receipt.as_ref())?;
     fault::at("begin");
 
@@ -74,9 +79,11 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
 /// Another topology that may still put back what is to be touched, or relied on. Where nobody works at
 /// that and nothing undoes it, waiting helps nobody: an error says what does.
 fn overlap(state_dir: &Path, begin: &Begin, seen: &Sighting) -> Result<Option<Busy>> {
-    let Begin { journal, settled, .. } = begin;
+    let Begin { journal, receipt, settled, .. } = begin;
     for (topology, theirs) in &seen.unfinished_elsewhere {
-        let both = neighbours::overlap(theirs, &journal.touched, settled.as_ref());
+        let (touched, settled) = (&journal.touched, settled.as_ref());
+        let mut both = neighbours::overlap(theirs, touched, settled);
+        both.extend(neighbours::left_to(topology, receipt, settled, seen));
         if both.is_empty() {
             continue;
         }
@@ -148,9 +155,9 @@ fn check(begin: &Begin) -> Result<()> {
                 named.topology, journal.topology
             )));
         }
-        if named.version != receipt::VERSION {
+        if !receipt::is_known(named.version) {
             return Err(Error::new(format!(
-                "a receipt of format {} cannot be written: this lvsprov knows format {}",
+                "a receipt of format {} cannot be written: this lvsprov knows formats up to {}",
                 named.version,
                 receipt::VERSION
             )));

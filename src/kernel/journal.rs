@@ -10,13 +10,10 @@
 //! or a write in place, so a disk that fills up stops neither settling nor undoing. What each point of
 //! failure leaves is told in docs/transactions.md.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
 
 use super::disk::{
     Identity, cannot_io, folders_are_there, identity, read_file, remove_if_there, sync_folder,
@@ -24,10 +21,11 @@ use super::disk::{
 use super::error::{Error, Result};
 use super::phase::Phase;
 use super::process;
+use super::receipt::Format;
 use super::records::{Begun, HolderRecord};
 use super::{fault, receipt};
 use crate::plan::journal::{JOURNAL_VERSION, Journal, TransactionId};
-use crate::protocol::{Ending, Holder, Receipt, Unfinished, UnfinishedElsewhere};
+use crate::protocol::{Ending, Holder, Receipt, Unfinished};
 use crate::topology::TopologyName;
 
 /// All of it, as it was read.
@@ -168,7 +166,7 @@ pub(super) fn before_path(
     path
 }
 
-fn read_journal(state_dir: &Path, topology: &TopologyName) -> Result<Option<Journal>> {
+pub(super) fn read_journal(state_dir: &Path, topology: &TopologyName) -> Result<Option<Journal>> {
     let path = path(state_dir, topology);
     if !folders_are_there(&[state_dir, &state_dir.join(topology.as_str())])? {
         return Ok(None);
@@ -177,54 +175,21 @@ fn read_journal(state_dir: &Path, topology: &TopologyName) -> Result<Option<Jour
     parse(&path, topology, &text).map(Some)
 }
 
-/// What `text`, read at `path`, says of a transaction of `topology`.
+/// What `text`, read at `path`, says of a transaction of `topology`. Its format is read before the rest.
 pub fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Journal> {
-    #[derive(Deserialize)]
-    struct Format {
-        version: u32,
-    }
     let broken = |error: serde_json::Error| damaged(path, "is damaged").because(error);
     let Format { version } = serde_json::from_slice(text).map_err(broken)?;
+    if version > JOURNAL_VERSION {
+        return Err(receipt::later("journal", path, version, JOURNAL_VERSION));
+    }
     if version != JOURNAL_VERSION {
-        return Err(damaged(
-            path,
-            &format!("has format {version}, this lvsprov knows format {JOURNAL_VERSION}"),
-        )
-        .cure("use the version of lvsprov that wrote it to finish or undo what it says"));
+        return Err(damaged(path, &format!("has format {version}, which there never was")));
     }
     let journal: Journal = serde_json::from_slice(text).map_err(broken)?;
     if journal.topology != *topology {
         return Err(damaged(path, &format!("is that of the topology {}", journal.topology)));
     }
     Ok(journal)
-}
-
-/// What other topologies have not settled. A journal of theirs that cannot be read is an error too: what
-/// it says would have to be respected.
-pub(super) fn elsewhere(
-    state_dir: &Path,
-    topology: &TopologyName,
-) -> Result<BTreeMap<TopologyName, UnfinishedElsewhere>> {
-    let failed = |error| cannot_io("read", state_dir, error);
-    let entries = match fs::read_dir(state_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut all = BTreeMap::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let Some(Ok(name)) = name.to_str().map(str::parse::<TopologyName>) else { continue };
-        if name == *topology || fs::symlink_metadata(path(state_dir, &name)).is_err() {
-            continue;
-        }
-        if let Some(Journal { transaction, by, since, touched, .. }) =
-            read_journal(state_dir, &name)?
-        {
-            all.insert(name, UnfinishedElsewhere { transaction, by, since, touched });
-        }
-    }
-    Ok(all)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {

@@ -28,6 +28,7 @@ pub mod netlink;
 pub mod nft;
 pub mod observe;
 mod opening;
+mod others;
 mod phase;
 pub mod process;
 pub mod receipt;

@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
-use super::{journal, modules, nft, receipt, records, sysctls};
+use super::{journal, modules, nft, others, receipt, records, sysctls};
 use crate::protocol::{Capability, Controller, HostFacts, Receipt, Sighting};
 use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Item, Module, Owned, Sysctl};
 use crate::topology::{IfName, TopologyName};
@@ -29,8 +29,7 @@ pub async fn look(
     look_as(state_dir, topology, asked, counters, Others::Read).await
 }
 
-/// The same without what other topologies have on this host: undoing what is ours asks nothing of them, and
-/// what of theirs cannot be read must not stop it.
+/// The same without what other topologies have on this host: undoing what is ours asks nothing of them.
 pub(super) async fn look_at_own(
     state_dir: &Path,
     topology: &TopologyName,
@@ -73,11 +72,9 @@ async fn look_once(
     others: Others,
 ) -> Result<Sighting> {
     let receipt = receipt::read(state_dir, topology)?;
-    let (others, unfinished_elsewhere) = match others {
-        Others::Read => {
-            (receipt::others(state_dir, topology)?, journal::elsewhere(state_dir, topology)?)
-        }
-        Others::LeftOut => (BTreeMap::new(), BTreeMap::new()),
+    let others = match others {
+        Others::Read => others::read(state_dir, topology)?,
+        Others::LeftOut => others::Others::default(),
     };
     let open = journal::read(state_dir, topology)?;
     let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
@@ -119,10 +116,12 @@ async fn look_once(
         facts,
         state,
         receipt,
-        others,
+        others: others.receipts,
+        unreadable: others.unreadable,
+        strays: others.strays,
         unfinished,
         reverted,
-        unfinished_elsewhere,
+        unfinished_elsewhere: others.unfinished,
         counters: ipvs.counters,
     })
 }

@@ -239,7 +239,7 @@ mod tests {
         let (items, state) = (Owned::new(), HostState::default());
         Begin {
             journal,
-            expected: Expected { receipt: None, unfinished: None, items, state },
+            expected: Expected { receipt: None, unfinished: None, items, state, owners: [].into() },
             receipt_before: None,
             settled: Some(receipt.clone()),
             receipt,

@@ -4,21 +4,21 @@
 //! one is written beside the old, flushed to the disk, and only then takes its name: after a crash
 //! there is the old or the new one, never half of one. Nothing here follows a symbolic link.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 use super::disk::{
     cannot_io, folders_are_there, make_folder, read_file, symlink, sync_parent, write_new,
 };
 use super::error::{Error, Result};
 use crate::protocol::Receipt;
-use crate::state::Owned;
 use crate::topology::TopologyName;
 
-/// The format of the file that this build reads and writes.
-pub const VERSION: u32 = 1;
+/// The format of the file that this build writes; it reads every one up to this.
+pub use crate::plan::ownership::RECEIPT_VERSION as VERSION;
 
 /// Where the receipt of `topology` lies.
 pub fn path(state_dir: &Path, topology: &TopologyName) -> PathBuf {
@@ -37,44 +37,46 @@ pub fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Receipt>
 
 /// The receipt of `topology` in a file at `path`.
 pub(super) fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Receipt> {
-    let receipt: Receipt =
-        serde_json::from_slice(text).map_err(|error| damaged(path, "is damaged").because(error))?;
-    let Receipt { version, topology: owner, since: _, owned: _, found: _ } = &receipt;
-    if *version != VERSION {
-        return Err(damaged(
-            path,
-            &format!("has format {version}, this lvsprov knows format {VERSION}"),
-        )
-        .cure("use the version of lvsprov that wrote it"));
-    }
-    if owner != topology {
-        return Err(damaged(path, &format!("is that of the topology {owner}")));
+    let receipt = parse_any(path, text)?;
+    if receipt.topology != *topology {
+        return Err(damaged(path, &format!("is that of the topology {}", receipt.topology)));
     }
     Ok(receipt)
 }
 
-/// What other topologies own on this host. A receipt of theirs that cannot be read is an error too:
-/// what it says would have to be respected.
-pub fn others(state_dir: &Path, topology: &TopologyName) -> Result<BTreeMap<TopologyName, Owned>> {
-    let failed = |error| cannot_io("read", state_dir, error);
-    let entries = match fs::read_dir(state_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut others = BTreeMap::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        // Other things lie here as well: the lock, the agent, the folders of namespaces.
-        let Some(Ok(name)) = name.to_str().map(str::parse::<TopologyName>) else { continue };
-        if name == *topology || fs::symlink_metadata(path(state_dir, &name)).is_err() {
-            continue;
-        }
-        if let Some(receipt) = read(state_dir, &name)? {
-            others.insert(name, receipt.owned);
-        }
+/// The receipt in a file at `path`, of whichever topology. Its format is read before the rest: one of a
+/// later format has members that this build does not know, and is not damaged.
+pub(super) fn parse_any(path: &Path, text: &[u8]) -> Result<Receipt> {
+    let broken = |error: serde_json::Error| damaged(path, "is damaged").because(error);
+    let Format { version } = serde_json::from_slice(text).map_err(broken)?;
+    if version > VERSION {
+        return Err(later("receipt", path, version, VERSION));
     }
-    Ok(others)
+    if !is_known(version) {
+        return Err(damaged(path, &format!("has format {version}, which there never was")));
+    }
+    serde_json::from_slice(text).map_err(broken)
+}
+
+/// Whether this build reads a receipt of this format.
+pub(super) fn is_known(version: u32) -> bool {
+    (1..=VERSION).contains(&version)
+}
+
+/// What every format of a file has.
+#[derive(Deserialize)]
+pub(super) struct Format {
+    pub version: u32,
+}
+
+/// That a file is of a later format than this build reads.
+pub(super) fn later(what: &str, path: &Path, version: u32, known: u32) -> Error {
+    Error::new(format!(
+        "the {what} {} was written by a later lvsprov: it has format {version}, this lvsprov reads formats \
+         up to {known}",
+        path.display()
+    ))
+    .cure("use that version of lvsprov; the file is as it should be: leave it where it is")
 }
 
 /// A receipt that is on the disk already, but not under its name yet: what is left to do needs no
@@ -117,9 +119,9 @@ impl Drop for Prepared {
 /// prepared at once.
 pub fn prepare(state_dir: &Path, receipt: &Receipt, tag: &str) -> Result<Prepared> {
     let target = path(state_dir, &receipt.topology);
-    if receipt.version != VERSION {
+    if !is_known(receipt.version) {
         return Err(Error::new(format!(
-            "a receipt of format {} cannot be written: this lvsprov knows format {VERSION}",
+            "a receipt of format {} cannot be written: this lvsprov knows formats up to {VERSION}",
             receipt.version
         )));
     }
@@ -181,3 +183,7 @@ fn damaged(path: &Path, how: &str) -> Error {
          then counts as found, and destroy will leave it",
     )
 }
+
+#[cfg(test)]
+#[path = "receipt_tests.rs"]
+mod tests;

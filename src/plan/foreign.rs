@@ -37,7 +37,7 @@ pub struct Foreign {
 
 /// Whether `item` is another topology's, by its receipt.
 pub fn is_others(item: &Item, seen: &Sighting) -> bool {
-    seen.others.values().any(|owned| owned.contains(item))
+    seen.others.values().any(|theirs| theirs.owned.contains(item))
 }
 
 fn is_ours(item: &Item, receipt: Option<&Receipt>) -> bool {

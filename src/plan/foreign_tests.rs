@@ -242,7 +242,15 @@ fn a_table_that_is_shared_again_gives_back_what_had_no_place() {
 #[test]
 fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() {
     let mut seen = seen(&[(MAIL, service(MAIL, "rr", &[])), (WEB, same())]);
-    seen.others.insert("other".parse().unwrap(), [item(MAIL), item(WEB)].into());
+    let other: TopologyName = "other".parse().unwrap();
+    let theirs = Receipt {
+        version: crate::plan::ownership::RECEIPT_VERSION,
+        topology: other.clone(),
+        since: 0,
+        owned: [item(MAIL), item(WEB)].into(),
+        found: HostState::default(),
+    };
+    seen.others.insert(other, theirs);
     for terms in [PLAIN, ADOPT, EXCLUSIVE] {
         let goal = goal(terms, &desired(), &seen);
         assert_eq!((names(&goal, &seen), goal.displaced.len()), (vec![], 0));

@@ -15,7 +15,7 @@
 //! Nobody settles before all have agreed. So a transaction that is not agreed everywhere can be undone
 //! everywhere, and one that is agreed anywhere was right everywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -125,6 +125,9 @@ impl fmt::Display for Intent {
 }
 
 /// What lies on a host while a transaction is under way there.
+///
+/// Every new key, and every new kind of step, item or setting in it, raises [`JOURNAL_VERSION`]: see
+/// [`Receipt`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
@@ -171,12 +174,16 @@ pub struct Expected {
     pub items: Owned,
     /// How that was.
     pub state: HostState,
+    /// Which other topologies have what of what will be ours, or no longer ours
+    /// ([`super::neighbours::owners`]).
+    #[serde(default)]
+    pub owners: BTreeMap<TopologyName, Owned>,
 }
 
 impl Expected {
     /// What differs on the host from what was expected, one line each; none if nothing does.
     pub fn differences(&self, seen: &Sighting) -> Vec<String> {
-        let Self { receipt, unfinished, items, state } = self;
+        let Self { receipt, unfinished, items, state, owners: _ } = self;
         let mut all = Vec::new();
         let there = seen.unfinished.as_ref().map(|there| &there.journal.transaction);
         if there != unfinished.as_ref() {
@@ -192,16 +199,19 @@ impl Expected {
         if *receipt != seen.receipt {
             all.push("the receipt: lvsprov has changed this host meanwhile".to_owned());
         }
-        let now = seen.state.restricted_to(items);
-        for item in items {
-            let (mut then, mut here) = (HostState::default(), HostState::default());
-            then.copy_item(item, state);
-            here.copy_item(item, &now);
-            if then != here {
-                all.push(format!("{item}: {} -> {}", then.told(item), here.told(item)));
-            }
+        for item in items.iter().filter(|item| state.differs(&seen.state, item)) {
+            all.push(format!("{item}: {} -> {}", state.told(item), seen.state.told(item)));
         }
         all
+    }
+
+    /// What differs in what other topologies own, as [`Expected::differences`]; `now`: theirs, found anew.
+    pub fn other_owners(&self, now: &BTreeMap<TopologyName, Owned>) -> Vec<String> {
+        let names: BTreeSet<&TopologyName> = self.owners.keys().chain(now.keys()).collect();
+        let differing = names.into_iter().filter(|name| self.owners.get(*name) != now.get(*name));
+        differing
+            .map(|name| format!("what the topology {name} has in common with this one here"))
+            .collect()
     }
 }
 
@@ -356,7 +366,7 @@ impl Goal {
             receipt,
             settled: receipt_before.clone(),
             left: BTreeSet::new(),
-            contested: std::collections::BTreeMap::new(),
+            contested: BTreeMap::new(),
             displaced: BTreeSet::new(),
         }
     }

@@ -2,12 +2,13 @@
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
 //!
 //! [`generate`] makes the states, [`world`] walks whole clusters, [`pace`] takes real servers out and in
-//! slowly.
+//! slowly, [`sharing`] has several topologies on one host.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod generate;
 mod pace;
+mod sharing;
 mod world;
 
 use proptest::prelude::*;

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::foreign::{self, Meeting, Terms};
+use super::neighbours;
 use super::simulate::{self, SimulateError};
 use super::step::Change;
 use crate::desired::Desired;
@@ -19,8 +20,8 @@ use crate::state::{
 };
 use crate::topology::TopologyName;
 
-/// The receipt's format.
-pub const RECEIPT_VERSION: u32 = 1;
+/// The receipt's format, see [`Receipt`].
+pub const RECEIPT_VERSION: u32 = 2;
 
 /// What to reach on a host, and what its receipt must say on the way and after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl Goal {
         }
         settled_state.services.retain(|key, _| !left.contains(key));
         let ours = settled_state.items();
-        let mut receipt = taking(topology, now, &ours, seen)?;
+        let mut receipt = taking(topology, now, &settled_state, seen)?;
         if terms.adopt {
             adopt(&mut receipt, &settled_state, seen);
         }
@@ -112,7 +113,8 @@ impl Goal {
         }
         let kept = keeping(&receipt, &ours, terms.exclusive);
         let settled = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
-        Ok(Self { wanted, owned, receipt, settled, left, contested, displaced })
+        let goal = Self { wanted, owned, receipt, settled, left, contested, displaced };
+        Ok(goal.leaving(seen))
     }
 
     /// The goal of `destroy`: all as it was found. `None` where nothing is ours.
@@ -121,7 +123,7 @@ impl Goal {
         let mut owned = receipt.owned.clone();
         owned.extend(receipt.found.items());
         let wanted = receipt.found.clone();
-        Some(Self {
+        let goal = Self {
             wanted,
             owned,
             receipt,
@@ -129,7 +131,24 @@ impl Goal {
             left: BTreeSet::new(),
             contested: BTreeMap::new(),
             displaced: BTreeSet::new(),
-        })
+        };
+        Some(goal.leaving(seen))
+    }
+
+    /// What is given up and another topology has too stays as it is now, with what moves along with it.
+    fn leaving(mut self, seen: &Sighting) -> Self {
+        for item in neighbours::left(&self.receipt, self.settled.as_ref(), seen) {
+            self.wanted.copy_item(&item, &seen.state);
+            if let Item::Sysctl(key) = &item {
+                let ours = self.settled.as_ref().map(|settled| &settled.owned);
+                let along = shadows(key, &self.receipt.found).into_keys().map(Item::Sysctl);
+                for item in along.filter(|item| !ours.is_some_and(|ours| ours.contains(item))) {
+                    self.wanted.copy_item(&item, &seen.state);
+                }
+            }
+            self.owned.insert(item);
+        }
+        self
     }
 }
 
@@ -137,7 +156,7 @@ impl Goal {
 fn taking(
     topology: &TopologyName,
     now: u64,
-    ours: &Owned,
+    wanted: &HostState,
     seen: &Sighting,
 ) -> Result<Receipt, SimulateError> {
     let mut receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
@@ -147,20 +166,71 @@ fn taking(
         owned: Owned::new(),
         found: HostState::default(),
     });
-    let before = with_modules(&seen.state, ours)?;
+    let ours = wanted.items();
+    let before = with_modules(&seen.state, &ours)?;
+    if receipt.version < RECEIPT_VERSION {
+        correct_found(&mut receipt, wanted, seen);
+        receipt.version = RECEIPT_VERSION;
+    }
     for item in ours.difference(&receipt.owned.clone()) {
         // A service that had no place in the table before the file named it was found earlier.
         let displaced =
             matches!(item, Item::Service(key) if receipt.found.services.contains_key(key));
         if !displaced {
-            receipt.found.copy_item(item, &before);
+            receipt.found.copy_item(item, found_before(item, &before, seen));
         }
         if let Item::Sysctl(key) = item {
-            receipt.found.sysctls.extend(shadows(key, &before));
+            take_along(&mut receipt, key, &before, seen);
         }
         receipt.owned.insert(item.clone());
     }
     Ok(receipt)
+}
+
+/// Remembers what moves when `key` is written, unless that is remembered already.
+fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Sighting) {
+    for along in shadows(key, before).into_keys() {
+        if !receipt.found.sysctls.contains_key(&along) {
+            let item = Item::Sysctl(along);
+            receipt.found.copy_item(&item, found_before(&item, before, seen));
+        }
+    }
+}
+
+/// Where it says how `item` was before any topology took it: in the receipt of another that has it, else in
+/// what is here now. (Of the receipts of format 1 that of the first to take it says so: the others say what is
+/// here now.)
+fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Sighting) -> &'a HostState {
+    let having = || seen.others.values().filter(|theirs| speaks_of(theirs, item));
+    let first = having().find(|theirs| theirs.found.differs(here, item));
+    first.or_else(|| having().next()).map_or(here, |theirs| &theirs.found)
+}
+
+/// Whether a receipt says how `item` was.
+fn speaks_of(receipt: &Receipt, item: &Item) -> bool {
+    let Receipt { owned, found, .. } = receipt;
+    owned.contains(item)
+        || match item {
+            Item::Sysctl(key) => found.sysctls.contains_key(key),
+            Item::Service(key) => found.services.contains_key(key),
+            _ => false,
+        }
+}
+
+/// Makes one of format 1 say what was found before any topology: where it found something as the file wants
+/// it, and another topology that has it found it otherwise, that one was here first.
+fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Sighting) {
+    for item in receipt.owned.clone() {
+        let first = seen
+            .others
+            .values()
+            .find(|theirs| theirs.owned.contains(&item) && theirs.found.differs(wanted, &item));
+        let Some(first) = first.filter(|_| !receipt.found.differs(wanted, &item)) else { continue };
+        receipt.found.copy_item(&item, &first.found);
+        if let Item::Sysctl(key) = &item {
+            receipt.found.sysctls.extend(shadows(key, &first.found));
+        }
+    }
 }
 
 /// What the file names and others made counts as made by us from now on: nothing was found. What was

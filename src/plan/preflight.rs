@@ -59,8 +59,8 @@ fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
 
 /// `ipvs: exclusive` on a host where another topology has services.
 pub fn exclusive(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
-    for (other, owned) in &seen.others {
-        let theirs = owned.iter().filter_map(|item| match item {
+    for (other, receipt) in &seen.others {
+        let theirs = receipt.owned.iter().filter_map(|item| match item {
             Item::Service(key) if !goal.wanted.services.contains_key(key) => Some(key.to_string()),
             _ => None,
         });

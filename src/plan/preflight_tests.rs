@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::super::neighbours::{moment, overlap, shared, unfinished_elsewhere};
+use super::super::neighbours::{
+    cautions, moment, overlap, shared, unfinished_elsewhere, unreadable,
+};
 use super::*;
 use crate::plan::journal::Operator;
-use crate::protocol::{Capability, HostFacts, Receipt, UnfinishedElsewhere};
+use crate::protocol::{Capability, Failure, HostFacts, Receipt, UnfinishedElsewhere};
 use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
 use crate::state::{ServiceKey, VirtualService};
 
@@ -169,7 +171,8 @@ fn a_receipt_of_a_later_version() {
         owned: [].into(),
         found: HostState::default(),
     });
-    assert_eq!(messages(&desired(), &later), ["the receipt on this host has version 2"]);
+    let message = format!("the receipt on this host has version {}", RECEIPT_VERSION + 1);
+    assert_eq!(messages(&desired(), &later), [message]);
 }
 
 mod sharing {
@@ -186,10 +189,18 @@ mod sharing {
         desired
     }
 
+    /// What another topology has written down that found `value`.
+    fn theirs(value: &str) -> Receipt {
+        let mut found = HostState::default();
+        found.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), value.to_owned());
+        let topology = "other".parse().unwrap();
+        Receipt { version: RECEIPT_VERSION, topology, since: 0, owned: [arp()].into(), found }
+    }
+
     fn with_value(value: &str) -> Sighting {
         let mut seen = seen();
         seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), value.to_owned());
-        seen.others = [("other".parse().unwrap(), [arp()].into())].into();
+        seen.others = [("other".parse().unwrap(), theirs(value))].into();
         seen
     }
 
@@ -219,16 +230,72 @@ mod sharing {
         let mut seen = with_value("0");
         seen.receipt = goal(&wants_arp(), &seen).settled;
         seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned());
-        let back = Goal::destroy(&seen).unwrap();
-        assert_eq!(
-            found(&back, &seen),
-            ["the topology other on this host has net.ipv4.conf.all.arp_ignore too"]
-        );
         let dropped = goal(&desired(), &seen);
-        assert_eq!(found(&dropped, &seen).len(), 1, "nor when the file no longer wants it");
+        for back in [Goal::destroy(&seen).unwrap(), dropped] {
+            assert_eq!(back.wanted.sysctls[&Sysctl::all(ConfItem::ArpIgnore)], "1");
+            assert_eq!(found(&back, &seen), Vec::<String>::new());
+            let said = cautions(&back, &seen).join("\n");
+            assert!(said.contains("the topology other has it too: net.ipv4.conf.all.arp_ignore"));
+        }
         // Nobody else has it any more.
         seen.others.clear();
-        assert_eq!(found(&back, &seen), Vec::<String>::new());
+        let back = Goal::destroy(&seen).unwrap();
+        assert_eq!(back.wanted.sysctls[&Sysctl::all(ConfItem::ArpIgnore)], "0");
+    }
+
+    /// What another topology has whose receipt cannot be read is not known.
+    #[test]
+    fn what_may_be_that_of_an_unreadable_topology_is_not_touched() {
+        let failure = Failure {
+            message: "it was written by a later lvsprov".to_owned(),
+            causes: Vec::new(),
+            cure: Some("use that version".to_owned()),
+        };
+        let blind = |mut seen: Sighting| {
+            seen.others.clear();
+            seen.unreadable = [("other".parse().unwrap(), failure.clone())].into();
+            seen
+        };
+        let in_the_way = |goal: &Goal, seen: &Sighting| {
+            let steps = steps_between(
+                &seen.state,
+                &goal.wanted,
+                &goal.owned,
+                &crate::desired::Reasons::default(),
+            );
+            let changes: Vec<Change> =
+                steps.unwrap().into_all().into_iter().map(|step| step.change).collect();
+            let mut all = Vec::new();
+            unreadable(&changes, goal, seen, &mut all);
+            all
+        };
+        // Changed, or only taken for what was found: both could be the other's.
+        for value in ["0", "1"] {
+            let seen = blind(with_value(value));
+            let all = in_the_way(&goal(&wants_arp(), &seen), &seen);
+            assert_eq!(
+                all[0].message,
+                "what the topology other owns on this host cannot be read, and it may be \
+                 net.ipv4.conf.all.arp_ignore"
+            );
+            assert_eq!(all[0].why, "it was written by a later lvsprov");
+            assert_eq!(all[0].cure, "use that version");
+        }
+        // What was ours before and stays so was taken when the other could be read.
+        let mut seen = blind(with_value("0"));
+        seen.receipt = goal(&wants_arp(), &seen).settled;
+        assert_eq!(in_the_way(&goal(&wants_arp(), &seen), &seen), []);
+        assert!(cautions(&goal(&wants_arp(), &seen), &seen)[0].contains("cannot be read"));
+        // Given back, it may be the other's that it is taken from.
+        seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned());
+        assert_eq!(in_the_way(&Goal::destroy(&seen).unwrap(), &seen).len(), 1);
+        // What is not here is nobody's.
+        let mut adds = desired();
+        let vip = "192.0.2.80/32@lo".parse().unwrap();
+        adds.state = HostState::default();
+        adds.state.addresses.insert(vip, crate::state::Address::plain(crate::state::Scope::Host));
+        let seen = blind(with_value("0"));
+        assert_eq!(in_the_way(&goal(&adds, &seen), &seen), []);
     }
 
     #[test]

@@ -208,6 +208,14 @@ impl HostState {
         part
     }
 
+    /// Whether `item` is otherwise in `other`: another value, or only in one of them.
+    pub fn differs(&self, other: &Self, item: &Item) -> bool {
+        let (mut here, mut there) = (Self::default(), Self::default());
+        here.copy_item(item, self);
+        there.copy_item(item, other);
+        here != there
+    }
+
     /// What `item` is here, in one line for a person; `absent` where it is not.
     pub fn told(&self, item: &Item) -> String {
         fn text<T: fmt::Display>(value: Option<T>) -> String {

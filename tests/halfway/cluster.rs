@@ -15,6 +15,8 @@ use lvsprov::lab::{self, Lab, snapshot};
 use lvsprov::topology::{HostName, Topology};
 use nix::unistd::Pid;
 
+use super::beat;
+
 /// A copy of the program in the virtual machine's memory: it is started hundreds of times, and stays the
 /// same whatever is built outside meanwhile.
 const LVSPROV: &str = "/tmp/lvsprov-halfway";
@@ -23,7 +25,7 @@ const LVSPROV: &str = "/tmp/lvsprov-halfway";
 const FAULTS: &str = "run/lvsprov-fault";
 /// Where each host keeps what lvsprov must not forget.
 const STATE: &str = "var/lib/lvsprov";
-/// How long anything may take that has no limit of its own. Everything is emulated.
+/// How long anything may take that has no limit of its own, where all is emulated; [`beat::scaled`].
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Makes [`LVSPROV`].
@@ -195,7 +197,7 @@ impl Cluster {
 
     /// Waits until an agent of `host` has stopped itself.
     pub fn wait_for_stopped(&self, host: &HostName, controller: &mut Running) -> Option<Pid> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + beat::scaled(PATIENCE);
         loop {
             let stopped = self.agents(host).into_iter().find(|(_, state)| *state == 'T');
             if let Some((pid, _)) = stopped {
@@ -211,7 +213,7 @@ impl Cluster {
 
     /// Waits until no agent is left anywhere: what they were told they have done or not.
     pub fn wait_for_agents(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + beat::scaled(limit);
         while self.hosts().iter().any(|host| !self.agents(host).is_empty()) {
             if Instant::now() >= deadline {
                 return false;
@@ -260,7 +262,7 @@ impl Cluster {
 
     /// IPv6 addresses of the links' own are of no use for a second or two; and look different then.
     fn wait_for_addresses(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + beat::scaled(PATIENCE);
         for host in self.topology.hosts.keys() {
             while !self.inside(host, "ip", &["-6", "address", "show", "tentative"], "").is_empty() {
                 assert!(Instant::now() < deadline, "{host} has tentative addresses");
@@ -290,8 +292,10 @@ impl Running {
         self.child.stdin.take().unwrap()
     }
 
-    /// Waits for its end; that it has none in time is told as such.
+    /// Waits for its end, for `limit` on a machine for which that was chosen; that it has none in time is
+    /// told as such.
     pub fn wait(mut self, limit: Duration) -> Ended {
+        let limit = beat::scaled(limit);
         let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

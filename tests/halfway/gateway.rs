@@ -10,6 +10,7 @@ use lvsprov::lab::responders::{self, Responders};
 use lvsprov::plan::journal::Intent;
 use lvsprov::topology::HostName;
 
+use super::beat;
 use super::cluster::{Cluster, Photo, Running, difference};
 
 /// The operator is somewhere else: real servers answer him over their default route.
@@ -82,7 +83,7 @@ impl Office {
 
     /// Waits until every host is as it was, byte for byte.
     fn comes_back(&self, limit: Duration) -> Duration {
-        let since = Instant::now();
+        let (since, limit) = (Instant::now(), beat::scaled(limit));
         loop {
             let lines = difference(&self.before, &self.cluster.photograph());
             if lines.is_empty() {
@@ -116,14 +117,16 @@ impl Office {
     }
 }
 
-/// Waits until a controller asks for a word.
-fn wait_for_question(controller: &mut Running) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+/// Waits until a controller asks for a word. How long that took.
+fn wait_for_question(controller: &mut Running) -> Duration {
+    let since = Instant::now();
+    let deadline = since + beat::patience();
     while !controller.said().contains("say `yes`") {
         assert!(!controller.ended(), "it does not ask: {}", controller.said());
         assert!(Instant::now() < deadline, "it does not ask: {}", controller.said());
         std::thread::sleep(Duration::from_millis(20));
     }
+    since.elapsed()
 }
 
 pub fn cuts_the_operator_off() {
@@ -132,7 +135,9 @@ pub fn cuts_the_operator_off() {
     for words in ["way back", "nobody has confirmed"] {
         assert!(plan.out.contains(words), "the plan does not say {words:?}: {plan}");
     }
-    let arguments = ["apply", &office.file, "--call-timeout", "10"];
+    // Longer than the controller needs to find out that it is cut off, and to say so.
+    let (call, within) = (beat::seconds(10), beat::seconds(60) + "s");
+    let arguments = ["apply", &office.file, "--call-timeout", &call, "--confirm-within", &within];
     let ended = office.cluster.start(&arguments).wait(Duration::from_secs(100));
     println!("cut off: {ended}");
     assert_eq!(ended.code, Some(5), "{ended}");
@@ -171,8 +176,9 @@ pub fn the_operator_is_asked() {
     let Office { cluster, file, .. } = &office;
 
     // Yes.
-    let mut controller = office.manual("120s");
-    wait_for_question(&mut controller);
+    let long = beat::seconds(600) + "s";
+    let mut controller = office.manual(&long);
+    let asked = wait_for_question(&mut controller);
     controller.write("yes\n");
     let ended = controller.wait(Duration::from_mins(1));
     assert_eq!(ended.code, Some(0), "{ended}");
@@ -181,8 +187,8 @@ pub fn the_operator_is_asked() {
     office.comes_back(Duration::ZERO);
 
     // By somebody else.
-    let mut controller = office.manual("120s");
-    wait_for_question(&mut controller);
+    let mut controller = office.manual(&long);
+    let asked = asked.max(wait_for_question(&mut controller));
     let told = cluster.expect(&["plan", file, "--format", "json"], 4);
     assert!(told.out.contains("reverts_in_s"), "{told}");
     cluster.expect(&["confirm", file], 0);
@@ -192,20 +198,22 @@ pub fn the_operator_is_asked() {
     cluster.expect(&["destroy", file], 0);
     office.comes_back(Duration::ZERO);
 
-    // Nobody says anything.
-    let mut controller = office.manual("30s");
+    // Nobody says anything. It is verified within that time, by what it took before.
+    let silence = beat::scaled(Duration::from_secs(30)).max(asked * 4);
+    let within = format!("{}s", silence.as_secs());
+    let mut controller = office.manual(&within);
     wait_for_question(&mut controller);
-    let ended = controller.wait(Duration::from_secs(90));
+    let ended = controller.wait(silence + Duration::from_mins(1));
     println!("nobody confirmed: {ended}");
     assert_eq!(ended.code, Some(5), "{ended}");
     assert!((ended.out.clone() + &ended.err).contains("confirm"), "{ended}");
     office.comes_back(Duration::ZERO);
 
     // Nobody says anything, and the controller is killed meanwhile.
-    let mut controller = office.manual("30s");
+    let mut controller = office.manual(&within);
     wait_for_question(&mut controller);
     controller.kill();
-    office.comes_back(Duration::from_secs(90));
+    office.comes_back(silence + Duration::from_mins(1));
 }
 
 impl Running {

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use super::beat;
 use super::cluster::{Ended, Photo};
 use super::found::Found;
 use super::points::{self, How, MOVES, Point, Share, Try, Way};
 use super::scenes::Scene;
 use super::stage::Stage;
 
-/// What a request may take, in seconds: more than any does, even emulated.
-const CALL: &str = "10";
+/// What a request may take, in seconds, scaled: more than any does, even emulated.
+const CALL: u64 = 10;
 /// In which time a controller must have ended whose host was cut off.
 const BOUND: Duration = Duration::from_secs(75);
 
@@ -127,7 +128,8 @@ impl Stage {
     fn cut_off(&self, one: &Try) -> Result<Ended, String> {
         let Try { go, point, how, .. } = one;
         let mut arguments = self.command(*go).to_vec();
-        arguments.extend(["--call-timeout", CALL]);
+        let call = beat::seconds(CALL);
+        arguments.extend(["--call-timeout", &call]);
         if *how == How::Undo {
             self.cluster.fault(&point.host, &format!("{} kill\n", point.at));
             return names(self.cluster.start(&arguments).wait(BOUND), point);

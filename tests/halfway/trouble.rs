@@ -9,6 +9,7 @@ use lvsprov::topology::HostName;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::beat;
 use super::cluster::{Cluster, Ended, Running, difference};
 use super::scenes;
 use super::stage::Stage;
@@ -128,8 +129,9 @@ pub fn a_host_dies() {
         stage.walk(to);
     }
     let before = stage.cluster.photograph();
+    let within = beat::seconds(300) + "s";
     let (controller, agent) =
-        stopped(&stage, 2, &["--confirm-within", "120s"], "director", "step 0");
+        stopped(&stage, 2, &["--confirm-within", &within], "director", "step 0");
     stage.cluster.sshds.kill(&host("web1"));
     kill(agent, Signal::SIGCONT).unwrap();
     let ended = controller.wait(BOUND);
@@ -147,7 +149,8 @@ pub fn clocks() {
     for to in [1, 2, 1] {
         stage.walk(to);
     }
-    let within = ["--confirm-within", "60s"];
+    let long = beat::seconds(300) + "s";
+    let within = ["--confirm-within", long.as_str()];
     let (controller, agent) = stopped(&stage, 2, &within, "web1", "step 1");
     jump(3600);
     kill(agent, Signal::SIGCONT).unwrap();
@@ -159,13 +162,15 @@ pub fn clocks() {
     says(&controller.wait(BOUND), 0, &[]);
     stage.arrived(1);
     // Nobody confirms, and the controller is no more: the time is what it was.
-    let (controller, agent) = stopped(&stage, 2, &["--confirm-within", "20s"], "web1", "step 1");
+    let short = beat::seconds(20) + "s";
+    let within = ["--confirm-within", short.as_str()];
+    let (controller, agent) = stopped(&stage, 2, &within, "web1", "step 1");
     let since = Instant::now();
     controller.kill();
     jump(3600);
     kill(agent, Signal::SIGCONT).unwrap();
     while let Err(lines) = stage.is(1, &stage.cluster.photograph()) {
-        assert!(since.elapsed() < BOUND, "not undone: {lines}");
+        assert!(since.elapsed() < beat::scaled(BOUND), "not undone: {lines}");
         std::thread::sleep(Duration::from_millis(300));
     }
     println!("undone by itself after {:.0} s", since.elapsed().as_secs_f64());

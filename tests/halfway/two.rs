@@ -39,8 +39,16 @@ pub fn at_once() {
         assert_eq!((one.code, other.code), (Some(0), Some(0)), "{one}\n{other}");
         let told = one.err.contains("waiting") || other.err.contains("waiting");
         waited += u32::from(told);
-        let last = if one.took > apart + other.took { first } else { second };
         let photo = stage.cluster.photograph();
+        // Who waited for the other is the last; where nobody did, whichever it is.
+        let (one_waited, other_waited) =
+            (one.err.contains("waiting"), other.err.contains("waiting"));
+        let last = match (one_waited, other_waited) {
+            (true, false) => first,
+            (false, true) => second,
+            _ if stage.is(first, &photo).is_ok() => first,
+            _ => second,
+        };
         if !told {
             println!("nobody waited: {one}{other}");
         }

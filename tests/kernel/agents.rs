@@ -64,8 +64,9 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
     begin
 }
 
+/// As long after it was begun as this machine needs for what it needs `build_ms` elsewhere.
 pub fn revert_after(build_ms: u32) -> RevertAfter {
-    RevertAfter { withdraw_ms: None, build_ms }
+    RevertAfter { withdraw_ms: None, build_ms: crate::beat::millis(build_ms) }
 }
 
 pub fn look() -> Request {

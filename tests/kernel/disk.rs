@@ -180,7 +180,10 @@ fn a_damaged_journal_is_named_with_the_way_out() {
     for (text, says) in [
         (whole[..whole.len() / 2].to_owned(), "is damaged"),
         (String::new(), "is damaged"),
-        (whole.replace("\"version\":1,", "\"version\":2,\"new\":1,"), "format 2"),
+        (
+            whole.replace("\"version\":1,", "\"version\":2,\"new\":1,"),
+            "later lvsprov: it has format 2",
+        ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"u\""), "of the topology u"),
         (whole.replace("\"since\"", "\"sins\""), "is damaged"),
         (whole.replace("0000000000000001", "../../../../etcx"), "is damaged"),

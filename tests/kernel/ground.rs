@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use lvsprov::kernel::{Host, namespace};
 use lvsprov::plan::journal::{Expected, Intent, Journal, Operator, TransactionId, touched_by};
+use lvsprov::plan::neighbours::owners;
+use lvsprov::plan::ownership::RECEIPT_VERSION;
 use lvsprov::plan::{Change, Stage, Step};
 use lvsprov::protocol::{Begin, Ending, Failure, Outcome, Receipt, Reply, Request, Sighting};
 use lvsprov::state::{Address, AddressKey, HostState, Item, Owned, Route, RouteKey, Scope, Sysctl};
@@ -233,7 +235,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
         }
     }
     let receipt = Receipt {
-        version: 1,
+        version: RECEIPT_VERSION,
         topology: topology(),
         since: 7,
         owned: touched.clone(),
@@ -247,6 +249,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
             unfinished: unfinished.map(|there| there.journal.transaction.clone()),
             state: seen.state.restricted_to(&items),
             items,
+            owners: owners(&receipt, Some(&receipt), seen),
         },
         journal: Journal {
             version: 1,
@@ -277,7 +280,8 @@ pub fn receipt() -> Receipt {
     let sysctl: Sysctl = "net.ipv4.ip_forward".parse().unwrap();
     let mut found = HostState::default();
     found.sysctls.insert(sysctl, "0".to_owned());
-    Receipt { version: 1, topology: "t".parse().unwrap(), since: 7, owned: found.items(), found }
+    let topology = "t".parse().unwrap();
+    Receipt { version: RECEIPT_VERSION, topology, since: 7, owned: found.items(), found }
 }
 
 pub fn run(command: &mut Command) -> String {
@@ -286,9 +290,9 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Asks again and again until `check` says yes; a minute at most.
+/// Asks again and again until `check` says yes, for as long as anything may take.
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + crate::beat::patience();
     while !check() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(10));

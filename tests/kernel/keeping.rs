@@ -82,7 +82,10 @@ fn a_damaged_receipt_is_named_and_stops_everything() {
         (whole[..whole.len() / 2].to_owned(), "is damaged"),
         (String::new(), "is damaged"),
         ("\u{0}\u{1}not json".to_owned(), "is damaged"),
-        (whole.replace("\"version\":1", "\"version\":2"), "format 2"),
+        (
+            whole.replace("\"version\":2", "\"version\":3"),
+            "written by a later lvsprov: it has format 3",
+        ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),
         (whole.replace("\"since\":7", "\"since\":7,\"more\":1"), "is damaged"),
     ] {
@@ -231,4 +234,25 @@ fn a_receipt_of_another_topology_is_refused() {
     let failure = refused(ground.ask(Request::Begin(Box::new(wish))));
     assert!(failure.message.contains("the receipt of other"), "{failure}");
     assert_eq!(ground.sysctl("conf/lo/arp_ignore"), "0");
+}
+
+/// What another topology has decides what is left to it and what was found: a plan that saw it otherwise is
+/// made anew.
+#[test]
+fn what_another_topology_has_is_still_so_or_nothing_is_begun() {
+    let ground = Ground::new();
+    let mut theirs = receipt();
+    theirs.topology = "u".parse().unwrap();
+    theirs.owned = [step().item()].into();
+    let mut counted_on = begin_step();
+    counted_on.expected.owners = [(theirs.topology.clone(), theirs.owned.clone())].into();
+    let counted_on = Request::Begin(Box::new(counted_on));
+    let moved = |request| {
+        let Reply::Moved(differences) = ground.ask(request) else { panic!("not moved") };
+        assert_eq!(differences, ["what the topology u has in common with this one here"]);
+    };
+    moved(counted_on.clone());
+    receipts::write(ground.folder.path(), &theirs).unwrap();
+    moved(act());
+    assert_eq!(ground.ask(counted_on), Reply::Begun);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use lvsprov::kernel::receipt as receipts;
 use lvsprov::plan::Change;
 use lvsprov::plan::journal::Intent;
-use lvsprov::protocol::{Ending, Failure, Reply, Request};
+use lvsprov::protocol::{Ending, Failure, Reply, Request, RevertAfter};
 
 use crate::agents::{
     Agent, agree, begin, changes, do_all, do_steps, ground, id, photograph, roll_back, settle,
@@ -272,7 +272,7 @@ fn what_does_not_fit_together_is_refused() {
     check("the receipt of other", &|bad| bad.receipt.topology = "other".parse().unwrap());
     check("not the one on this host", &|bad| bad.receipt_before = Some(bad.receipt.clone()));
     check("silence", &|bad| bad.idle_limit_s = 0);
-    check("to revert", &|bad| bad.revert = Some(crate::agents::revert_after(999)));
+    check("to revert", &|bad| bad.revert = Some(RevertAfter { withdraw_ms: None, build_ms: 999 }));
     check("256 bytes", &|bad| bad.journal.by.user = "x".repeat(300));
     check("what it saw there", &|bad| bad.expected.items.clear());
 }

@@ -126,7 +126,7 @@ impl Cluster {
 
     /// Whom the real server at `rip` sees, when the client asks `to`.
     fn seen_by_tcp(&self, to: &str, rip: &str) -> String {
-        let seen = self.try_by_tcp(to, rip, Duration::from_secs(30));
+        let seen = self.try_by_tcp(to, rip, crate::beat::patience());
         seen.unwrap_or_else(|| panic!("{to}: no answer"))
     }
 
@@ -145,7 +145,7 @@ impl Cluster {
         });
         let (mut serving, peer) = accepted.unwrap();
         serving.write_all(b"x").unwrap();
-        asking.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        asking.set_read_timeout(Some(crate::beat::patience())).unwrap();
         asking.read_exact(&mut [0]).unwrap();
         Some(peer.ip().to_string())
     }
@@ -156,7 +156,7 @@ impl Cluster {
         let any: IpAddr = if to.is_ipv6() { "::" } else { "0.0.0.0" }.parse().unwrap();
         let asking = self.client.run(|| UdpSocket::bind((any, 0)).unwrap());
         for socket in [&serving, &asking] {
-            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket.set_read_timeout(Some(crate::beat::patience())).unwrap();
         }
         asking.send_to(b"x", to).unwrap();
         let (_, peer) = serving.recv_from(&mut [0; 9]).unwrap();
@@ -242,7 +242,7 @@ pub fn fullnat_loses_the_answers_of_one_packet_services() {
     put(&cluster.director, &fullnat());
     let serving = cluster.server.run(|| UdpSocket::bind(RIP).unwrap());
     let asking = cluster.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-    serving.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    serving.set_read_timeout(Some(crate::beat::patience())).unwrap();
     asking.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     asking.send_to(b"x", "192.0.2.80:80").unwrap();
     let (_, peer) = serving.recv_from(&mut [0; 9]).unwrap();

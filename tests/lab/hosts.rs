@@ -21,9 +21,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::support::{load, playbooks};
-use super::{BINARY, host, processes, wait_until};
+use super::{BINARY, beat, host, processes, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// For requests that nobody answers.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
@@ -100,7 +99,7 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
                         continue;
                     }
                     let from = neighbour_of(&topology, &server.host, server.rip);
-                    let tally = clients::ask(&lab, from, at, protocol, 2, PATIENCE).await;
+                    let tally = clients::ask(&lab, from, at, protocol, 2, beat::patience()).await;
                     let expected = Tally {
                         answers: [(server.host.to_string(), 2)].into(),
                         ..Tally::default()
@@ -124,7 +123,7 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
 
 /// Who was heard until each of `expected` was; a broadcast is sent once, and repeated by nobody.
 fn hear(socket: &UdpSocket, expected: usize) -> BTreeSet<IpAddr> {
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(beat::patience())).unwrap();
     let mut heard = BTreeSet::new();
     while heard.len() < expected
         && let Ok((_, from)) = socket.recv_from(&mut [0; 8])
@@ -347,7 +346,8 @@ fn a_host_that_is_cut_off_is_silent_and_comes_back() {
     let address = |name| IpAddr::V4(lab.management_address(&host(name)).unwrap());
     // Nobody listens there: a host that hears us says so at once.
     let try_it = |name| {
-        let error = TcpStream::connect_timeout(&(address(name), 9).into(), IMPATIENCE).unwrap_err();
+        let patience = beat::scaled(IMPATIENCE);
+        let error = TcpStream::connect_timeout(&(address(name), 9).into(), patience).unwrap_err();
         error.kind()
     };
     assert_eq!(try_it("host1"), ErrorKind::ConnectionRefused);

@@ -143,7 +143,7 @@ impl Cluster {
 
 /// Until IPVS of this namespace has a real server of weight 0.
 pub fn wait_for_weight_0() {
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + crate::beat::patience();
     loop {
         let output = Command::new("ipvsadm").arg("-Sn").output().unwrap();
         if String::from_utf8_lossy(&output.stdout).contains(" -w 0") {

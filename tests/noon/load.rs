@@ -21,11 +21,13 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
-/// TCP has sent its first packet three times by then.
+use super::beat;
+
+/// TCP has sent its first packet three times by then; [`beat::scaled`].
 const PATIENCE: Duration = Duration::from_secs(6);
 /// From the end of a request to the beginning of the next one.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long an open connection may take to answer, before it counts as cut.
+/// How long an open connection may take to answer, before it counts as cut; [`beat::scaled`].
 const SILENCE: Duration = Duration::from_secs(4);
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
@@ -91,7 +93,7 @@ impl Talk {
     ) -> io::Result<Self> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         bind(&socket)?;
-        let millis = i64::try_from(patience.as_millis()).unwrap();
+        let millis = i64::try_from(beat::scaled(patience).as_millis()).unwrap();
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(millis))?;
         connect(socket.as_raw_fd(), &SockaddrIn::from(target))?;
@@ -113,7 +115,7 @@ impl Talk {
 
     /// Whether it is still answered by the same server.
     fn is_alive(&mut self) -> bool {
-        let timeout = Some(SILENCE);
+        let timeout = Some(beat::scaled(SILENCE));
         self.lines.get_ref().set_read_timeout(timeout).unwrap();
         self.ask().is_ok_and(|server| server == self.server)
     }
@@ -232,7 +234,7 @@ impl Load {
     /// way is done too.
     pub fn pass(&self, count: usize) {
         let now = Instant::now();
-        let patience = now + Duration::from_mins(1);
+        let patience = now + beat::patience();
         loop {
             let mut done = vec![0; self.clients.len()];
             for request in self.made.lock().unwrap().iter().filter(|r| r.began >= now) {

@@ -90,7 +90,7 @@ fn serve(listener: &TcpListener) -> u64 {
 
 /// Sends blocks and takes them back until `stop`; says how many bytes there were.
 fn transfer(mut stream: TcpStream, stop: &AtomicBool, position: &AtomicU64) -> u64 {
-    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    stream.set_read_timeout(Some(crate::beat::patience())).unwrap();
     let mut block = vec![0; BLOCK];
     while !stop.load(Ordering::Relaxed) {
         let at = position.load(Ordering::Relaxed);

@@ -75,7 +75,8 @@ async fn a_dead_or_hanging_kept_connection_is_replaced() {
 
     let master = sshd.masters()[0];
     kill(master, Signal::SIGSTOP);
-    let options = Options { hello_timeout: Duration::from_secs(2), ..sshd.options() };
+    let options =
+        Options { hello_timeout: crate::beat::scaled(Duration::from_secs(2)), ..sshd.options() };
     look_once(&sshd.reach(), &options).await.unwrap();
     assert_eq!(sshd.logins(), 3);
     kill(master, Signal::SIGKILL);

@@ -11,7 +11,9 @@ use nix::sys::signal::Signal;
 
 use super::sshd::{Like, Sshd, free_port, kill, until};
 use super::wire::Wire;
-use super::{Expected, Slow, assert_trouble, check_words, look, look_once, name, refused, seen};
+use super::{
+    Expected, Slow, assert_trouble, beat, check_words, look, look_once, name, refused, seen,
+};
 
 #[tokio::test]
 async fn a_host_whose_key_is_not_known_or_has_changed_is_refused() {
@@ -40,7 +42,8 @@ async fn a_refused_login_is_named() {
 #[tokio::test]
 async fn where_no_host_answers_is_named_in_time() {
     let sshd = Sshd::plain();
-    let options = Options { connect_timeout: Duration::from_secs(1), ..sshd.options() };
+    let options =
+        Options { connect_timeout: beat::scaled(Duration::from_secs(1)), ..sshd.options() };
     let start = Instant::now();
     sshd.write_client_config("user_key", free_port());
     assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::Refused);
@@ -70,7 +73,7 @@ async fn where_no_host_answers_is_named_in_time() {
 
     fs::write(sshd.file("ssh_config"), "Nonsense yes\n").unwrap();
     assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::SshConfig);
-    assert!(start.elapsed() < Duration::from_secs(30));
+    assert!(start.elapsed() < beat::patience());
     assert_eq!(sshd.masters(), Vec::<i32>::new());
 }
 
@@ -102,7 +105,8 @@ async fn a_command_that_is_forced_into_something_else_is_told_apart() {
     for (command, wanted) in cases {
         let config = format!("ForceCommand {command}");
         let sshd = Sshd::like(&Like { config, ..Like::default() });
-        let options = Options { hello_timeout: Duration::from_secs(1), ..sshd.options() };
+        let options =
+            Options { hello_timeout: beat::scaled(Duration::from_secs(1)), ..sshd.options() };
         let error = refused(&sshd.reach(), &options).await;
         check_words(&error);
         assert!(wanted(error.trouble()), "{command}: {error:?}");
@@ -123,11 +127,12 @@ async fn a_connection_that_is_cut_or_clogs_while_the_agent_is_sent() {
         let sshd = Sshd::plain();
         let wire = Wire::to(sshd.port);
         sshd.write_client_config("user_key", wire.port);
-        let options = Options { hello_timeout: Duration::from_secs(2), ..sshd.options() };
+        let options =
+            Options { hello_timeout: beat::scaled(Duration::from_secs(2)), ..sshd.options() };
         wire.end(400_000, clogs);
         let start = Instant::now();
         let error = refused(&sshd.reach(), &options).await;
-        assert!(start.elapsed() < Duration::from_secs(15));
+        assert!(start.elapsed() < beat::patience());
         if clogs {
             assert_trouble!(error, Trouble::PushStalled { .. } | Trouble::HelloTimeout { .. });
         } else {
@@ -149,14 +154,16 @@ async fn a_connection_that_is_cut_during_a_call() {
     let slow = Slow::new();
     let mut connection = Connection::open(&name(), &sshd.reach(), &sshd.options()).await.unwrap();
     seen(&mut connection).await;
+    let listener = slow.listener.try_clone().unwrap();
     let cutter = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(300));
+        // It is in the midst of it.
+        let taken = listener.accept();
         wire.cut();
-        wire
+        (wire, taken)
     });
     let start = Instant::now();
-    let error = connection.call(slow.request(2_000)).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(15));
+    let error = connection.call(slow.request(beat::millis(2000))).await.unwrap_err();
+    assert!(start.elapsed() < beat::patience());
     assert_trouble!(error, Trouble::Cut { request: "fetch", .. });
     drop(connection);
     drop(cutter.join().unwrap());

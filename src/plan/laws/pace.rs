@@ -71,7 +71,7 @@ impl Way {
         let touched = touched_by(self.steps(), &self.seen.state);
         let before = with_modules_of(self.steps(), &self.seen.state).unwrap();
         Journal {
-            version: 1,
+            version: crate::plan::ownership::RECEIPT_VERSION,
             topology: super::name(),
             transaction: TransactionId::from_bits(1),
             intent: Intent::Apply,
