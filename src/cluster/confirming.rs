@@ -17,7 +17,9 @@ use super::transaction::{ConfirmBy, Member, Seen, VerifyBy};
 use super::views::{Proof, Verdict};
 use super::watch::Word;
 use crate::desired::service_key;
-use crate::topology::{HostName, ServiceName};
+use crate::protocol::Sighting;
+use crate::state::{Destination, DestinationKey, ForwardingMethod};
+use crate::topology::{HostName, Protocol, Service, ServiceName};
 
 /// How long before the hosts do it the controller begins to undo what nobody confirmed: it does so in
 /// one go and says how it went.
@@ -218,15 +220,34 @@ fn unfit(course: &Course<'_, '_>) -> BTreeMap<HostName, String> {
     all.collect()
 }
 
-/// Services that had established connections when the hosts were looked at.
+/// TCP services that were answered shortly before the hosts were looked at.
 fn in_use(course: &Course<'_, '_>) -> BTreeSet<ServiceName> {
     let services = course.session.topology.services.iter();
     let used = services.filter(|service| {
         let director = course.seen.get(&service.director).and_then(|seen| seen.as_ref().ok());
-        let counters = director.and_then(|seen| seen.counters.get(&service_key(service)));
-        counters.is_some_and(|counters| counters.values().any(|counters| counters.active > 0))
+        director.is_some_and(|seen| was_answered(service, seen))
     });
     used.map(|service| service.name.clone()).collect()
+}
+
+/// Whether the counters show connections that were made, and not only tried.
+///
+/// Under DR and TUN the director does not see a real server's reset: a connection that was refused counts
+/// as active (SYN-RECV) for a minute, and only one that was made comes to its end and counts as inactive.
+/// Under NAT it sees the reset, and what was refused counts as inactive (CLOSE) for 10 s
+/// (`tcp_state_active_table`, `set_tcp_state` in net/netfilter/ipvs/ip_vs_proto_tcp.c).
+fn was_answered(service: &Service, director: &Sighting) -> bool {
+    let key = service_key(service);
+    let known = (director.state.services.get(&key), director.counters.get(&key));
+    let (Some(there), Some(counters)) = known else { return false };
+    let made = |(at, destination): (&DestinationKey, &Destination)| {
+        let Some(counters) = counters.get(at) else { return false };
+        match destination.method {
+            ForwardingMethod::Masquerade => counters.active > 0,
+            _ => counters.inactive > 0,
+        }
+    };
+    service.protocol == Protocol::Tcp && there.destinations.iter().any(made)
 }
 
 /// Until the operator speaks, here or by `lvsprov confirm`, or the time is over.

@@ -26,7 +26,7 @@ const AT_ONCE: u32 = 8;
 pub struct Manner {
     /// Hosts that are not as the file says, and why: such a director or client proves nothing.
     pub unfit: BTreeMap<HostName, String>,
-    /// Services that had connections before the change: a refusal is no excuse there.
+    /// Services that were answered shortly before the change: a refusal is no excuse there.
     pub in_use: BTreeSet<ServiceName>,
     /// For how long requests that fail are sent again: a moved VIP is still in neighbours' caches, a
     /// switch learns, a server warms up.
@@ -308,7 +308,7 @@ impl Question<'_> {
         let used = manner.in_use.contains(&service.name);
         let excuse = excuse(service, *protocol, &fetched);
         if used && excuse == Some(Excuse::Replied) {
-            evidence.push_str("; the service had connections before this change");
+            evidence.push_str("; clients were answered shortly before this change");
         }
         let excuse = excuse.filter(|excuse| !(used && *excuse == Excuse::Replied));
         Proof { claim, verdict: Verdict::Fails, evidence, service: service_name, excuse }

@@ -98,7 +98,7 @@ fn a_service_that_was_in_use_may_not_refuse_afterwards() {
     let proof = judged(service, Ok(fetched(&[], &[("refused", 4)])), &manner);
     assert!(proof.condemns(), "{proof:?}");
     assert!(
-        proof.evidence.ends_with("the service had connections before this change"),
+        proof.evidence.ends_with("clients were answered shortly before this change"),
         "{proof:?}"
     );
 }
@@ -187,7 +187,8 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
         (
             nobody(
                 |t| {
-                    service(t, |s| s.vip.as_mut().unwrap().address = "2001:db8::1".parse().unwrap())
+                    let vip = t.services[0].vip.as_mut().unwrap();
+                    vip.address = "2001:db8::1".parse().unwrap();
                 },
                 &[],
                 &[],

@@ -116,6 +116,10 @@ fn with_state_alone_no_request_is_sent_and_that_is_told() {
     });
 }
 
+fn counted(active: u32, inactive: u32) -> Counters {
+    Counters { active, inactive, persistent: 0, total: 9 }
+}
+
 #[test]
 fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
     let topology = small();
@@ -132,19 +136,29 @@ fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
                        answered; 4 failed: refused (the way works";
         assert!(text.contains(warning), "{text}");
 
-        // Somebody uses it, and then it refuses: the change took it away from them.
+        // Those that were refused are counted as active under DR: still nobody was answered.
         let other = Cluster::of(&[(Forward::Dr, 80, vec![1, 3])]).topology;
         let key = crate::desired::service_key(&topology.services[0]);
-        world.change(&"director".parse().unwrap(), |director| {
+        let lvs = "director".parse().unwrap();
+        world.change(&lvs, |director| {
             let at = director.sighting.state.services[&key].destinations.keys().next().unwrap();
-            let used = Counters { active: 3, inactive: 0, persistent: 0, total: 9 };
-            director.sighting.counters = [(key, [(*at, used)].into())].into();
+            director.sighting.counters = [(key.clone(), [(*at, counted(3, 0))].into())].into();
+        });
+        let world_of_refused = world.copy();
+        world_of_refused.serve(Serves::Refuses);
+        let came = apply(&world_of_refused, &other, &conduct()).await;
+        assert_eq!(ended(&came.report).0, Ended::Done, "{:#?}", came.report);
+
+        // Somebody uses it, and then it refuses: the change took it away from them.
+        world.change(&lvs, |director| {
+            let at = director.sighting.state.services[&key].destinations.keys().next().unwrap();
+            director.sighting.counters = [(key, [(*at, counted(3, 1))].into())].into();
         });
         let was = world.hosts();
         let came = apply(&world, &other, &conduct()).await;
         let (end, because) = ended(&came.report);
         assert_eq!(end, Ended::Undone, "{:#?}", came.report);
-        assert!(because.ends_with("the service had connections before this change"), "{because}");
+        assert!(because.ends_with("clients were answered shortly before this change"), "{because}");
         is_as_it_was(&world, &was);
     });
 }
