@@ -182,7 +182,7 @@ pub fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Journa
     if version > JOURNAL_VERSION {
         return Err(receipt::later("journal", path, version, JOURNAL_VERSION));
     }
-    if version != JOURNAL_VERSION {
+    if version == 0 {
         return Err(damaged(path, &format!("has format {version}, which there never was")));
     }
     let journal: Journal = serde_json::from_slice(text).map_err(broken)?;

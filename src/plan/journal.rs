@@ -28,8 +28,9 @@ use crate::protocol::{Receipt, Sighting, Unfinished};
 use crate::state::{Address, AddressKey, ConfDev, HostState, Item, Link, Owned, Scope, Sysctl};
 use crate::topology::{HostName, IfName, TopologyName};
 
-/// The journal's format.
-pub const JOURNAL_VERSION: u32 = 1;
+/// The format of a journal and of `begun.json` beside it. 2: the latter names the network namespace.
+/// Format 1 is read as well: it knows less of restarts.
+pub const JOURNAL_VERSION: u32 = 2;
 
 /// Names one transaction: 16 lower-case hexadecimal digits, by chance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
