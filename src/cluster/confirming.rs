@@ -102,8 +102,11 @@ fn too_late(confirm: Option<Duration>) -> Trouble {
     Trouble { host: None, why: format!("it could not be verified within {seconds} s") }
 }
 
-/// Every host as it was after its last turn, or before the change.
+/// Every host as it was after its last turn, or before the change; none where nothing is tried.
 fn as_read_last(course: &Course<'_, '_>) -> Seen {
+    if course.conduct.verify == VerifyBy::State || course.plan.action != Action::Apply {
+        return Seen::new();
+    }
     let mut seen = course.seen.clone();
     seen.extend(course.last.iter().map(|(name, last)| (name.clone(), Ok(last.clone()))));
     seen
