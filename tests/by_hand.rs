@@ -8,6 +8,7 @@
 #[path = "support/vm.rs"]
 mod vm;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
@@ -429,13 +430,16 @@ fn only_the_director_answers() {
     let mac = run("ip", &["-n", "lvs", "-j", "link", "show", "eth0"]);
     let mac: serde_json::Value = serde_json::from_str(&mac).unwrap();
     let mac = mac[0]["address"].as_str().unwrap_or(director).to_owned();
-    let capture = Command::new("ip")
-        .args(["netns", "exec", "client", "tcpdump", "-i", "eth0", "-n", "-e", "-l", "-c", "3"])
-        .args(["arp", "and", "arp[6:2]", "=", "2"])
+    let mut capture = Command::new("ip")
+        .args(["netns", "exec", "client", "tcpdump", "-i", "eth0", "-n", "-e", "-l"])
+        .args(["--immediate-mode", "arp", "and", "arp[6:2]", "=", "2"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // What is answered before it listens it does not see.
+    let mut notes = BufReader::new(capture.stderr.take().unwrap()).lines();
+    assert!(notes.any(|line| line.unwrap().contains("listening on")), "tcpdump does not listen");
     let output = Command::new("ip")
         .args([
             "netns",
@@ -456,6 +460,8 @@ fn only_the_director_answers() {
     let answers: Vec<&str> = heard.lines().filter(|line| line.contains("reply from")).collect();
     assert!(!answers.is_empty(), "nobody answered arping: {heard}");
     assert!(answers.iter().all(|line| line.contains(&mac)), "not only {mac} answered: {heard}");
+    let tcpdump = nix::unistd::Pid::from_raw(i32::try_from(capture.id()).unwrap());
+    nix::sys::signal::kill(tcpdump, nix::sys::signal::Signal::SIGINT).unwrap();
     let captured = capture.wait_with_output().unwrap();
     let captured = String::from_utf8_lossy(&captured.stdout).to_lowercase();
     let replies: Vec<&str> =
