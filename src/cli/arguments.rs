@@ -148,7 +148,7 @@ pub enum Command {
         /// one host of the VIP's network asks by ARP who has it. What is not answered undoes the change
         /// like any failure. A refusal does not, if nothing was answered and the service was not in use:
         /// it came back through the VIP, so the way works and the application is not there yet; it is a
-        /// warning. Nor does the silence of a UDP service. What nobody can try is told with the reason.
+        /// warning. Nor does the silence of a UDP service. One line lists the services that no client can try, with the reason.
         /// Where nothing was changed nothing is sent.
         #[arg(long, value_enum, value_name = "state|traffic", default_value = "traffic")]
         verify: Verify,

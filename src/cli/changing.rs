@@ -63,7 +63,7 @@ pub fn destroy(
             unfinished::tell(&mut report, &survey.plan, &survey.seen);
             return show(&report, common);
         }
-        // What is taken away answers nobody.
+        // A service that is taken away has nothing to answer with.
         act(survey, conduct, VerifyBy::State, None, common).await
     })
 }

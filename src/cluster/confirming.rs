@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// For how long a service that is not answered is asked again: neighbours that had a VIP in their caches
 /// ask anew within 8 s of using it (`delay_first_probe_time` 5 s, three probes).
 const SETTLE: Duration = Duration::from_secs(10);
-/// How long ARP and requests may take together: what is not tried by then is told as not tried. With the
+/// How long ARP and requests may take together: services not tried by then are listed as such. With the
 /// requests that are under way then (45 s at most) it is below an agent's patience with its controller.
 const TRY: Duration = Duration::from_mins(1);
 /// Why nothing is tried where no step was done.
@@ -172,7 +172,7 @@ async fn try_network(
         course.report.proofs = requests::none(topology, "--verify state sends none");
         return Ok(());
     }
-    // What somebody else left is finished: it was never tried.
+    // An unfinished transaction of another run is finished here: its services were never tried.
     let changes =
         |member: &Member<'_>| !member.plan.stages.is_empty() || member.seen.unfinished.is_some();
     if !course.members.values().any(changes) {
@@ -183,7 +183,7 @@ async fn try_network(
     let manner = Manner {
         unfit: unfit(course),
         in_use: in_use(course),
-        // Soon enough that the reason is said, and not only that the time is over.
+        // Early enough that the report gives the reason, and not only that the time is over.
         settle: left.map_or(SETTLE, |left| SETTLE.min(left / 3)),
         limit: Some(left.map_or(TRY, |left| TRY.min(left))),
         stops: true,

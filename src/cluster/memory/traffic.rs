@@ -1,4 +1,4 @@
-//! Requests as a part of verification: what keeps a change, what undoes it, and what is told.
+//! Requests as a part of verification: which results keep a change, which undo it, and what the report says.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
                        answered; 4 failed: refused (the way works";
         assert!(text.contains(warning), "{text}");
 
-        // Those that were refused are counted as active under DR: still nobody was answered.
+        // Refused connections count as active under DR, though no client was answered.
         let other = Cluster::of(&[(Forward::Dr, 80, vec![1, 3])]).topology;
         let key = crate::desired::service_key(&topology.services[0]);
         let lvs = "director".parse().unwrap();
@@ -149,7 +149,7 @@ fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
         let came = apply(&world_of_refused, &other, &conduct()).await;
         assert_eq!(ended(&came.report).0, Ended::Done, "{:#?}", came.report);
 
-        // Somebody uses it, and then it refuses: the change took it away from them.
+        // Clients use it, and after the change it refuses: the change took it away from them.
         world.change(&lvs, |director| {
             let at = director.sighting.state.services[&key].destinations.keys().next().unwrap();
             director.sighting.counters = [(key, [(*at, counted(3, 1))].into())].into();
@@ -224,7 +224,7 @@ fn where_nothing_changes_nothing_is_sent() {
         assert!(!again.report.has_failures());
         let text = text(&again.report);
         assert!(text.contains("(nothing was changed; `lvsprov verify` sends requests)"), "{text}");
-        // What is taken away answers nobody.
+        // A service that is taken away has nothing to answer with.
         let back = run(&world, &topology, Direction::Destroy, &conduct()).await;
         assert_eq!(ended(&back.report).0, Ended::Done);
         assert!(back.report.proofs.is_empty());
