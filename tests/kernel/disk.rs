@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lvsprov::kernel::journal;
-use lvsprov::plan::journal::Journal;
+use lvsprov::plan::journal::{JOURNAL_VERSION, Journal};
 use lvsprov::protocol::{Ending, Reply, Request};
 use proptest::prelude::*;
 
@@ -177,12 +177,14 @@ fn a_damaged_journal_is_named_with_the_way_out() {
     let folder = ground.folder.path().join("t");
     let path = folder.join("journal.json");
     let mut agent = Agent::start(&ground);
+    let later = JOURNAL_VERSION + 1;
+    let version = |number: u32| format!("\"version\":{number},");
     for (text, says) in [
         (whole[..whole.len() / 2].to_owned(), "is damaged"),
         (String::new(), "is damaged"),
         (
-            whole.replace("\"version\":1,", "\"version\":2,\"new\":1,"),
-            "later lvsprov: it has format 2",
+            whole.replace(&version(JOURNAL_VERSION), &format!("{}\"new\":1,", version(later))),
+            &format!("later lvsprov: it has format {later}"),
         ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"u\""), "of the topology u"),
         (whole.replace("\"since\"", "\"sins\""), "is damaged"),
@@ -198,6 +200,9 @@ fn a_damaged_journal_is_named_with_the_way_out() {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "it was overwritten");
     }
+    // One of format 1 is as good.
+    fs::write(&path, whole.replace(&version(JOURNAL_VERSION), &version(1))).unwrap();
+    assert!(agent.look().unfinished.is_some_and(|there| !there.restarted));
     // What the cure says: with the journal away, the receipt goes on from here.
     fs::rename(&path, ground.folder.path().join("away.json")).unwrap();
     let seen = agent.look();

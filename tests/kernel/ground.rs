@@ -9,7 +9,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use lvsprov::kernel::{Host, namespace};
-use lvsprov::plan::journal::{Expected, Intent, Journal, Operator, TransactionId, touched_by};
+use lvsprov::plan::journal::{
+    Expected, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId, touched_by,
+};
 use lvsprov::plan::neighbours::owners;
 use lvsprov::plan::ownership::RECEIPT_VERSION;
 use lvsprov::plan::{Change, Stage, Step};
@@ -252,7 +254,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
             owners: owners(&receipt, Some(&receipt), seen),
         },
         journal: Journal {
-            version: 1,
+            version: JOURNAL_VERSION,
             topology: topology(),
             transaction: TransactionId::from_bits(number),
             intent: Intent::Apply,
