@@ -14,6 +14,8 @@ use super::stage::Stage;
 
 /// What a request may take, in seconds, scaled: more than any does, even emulated.
 const CALL: u64 = 10;
+/// For how many seconds, scaled, a controller tries to log in to a host whose cable is cut.
+const CONNECT: u64 = 15;
 /// In which time a controller must have ended whose host was cut off.
 const BOUND: Duration = Duration::from_secs(75);
 
@@ -130,6 +132,10 @@ impl Stage {
         let mut arguments = self.command(*go).to_vec();
         let call = beat::seconds(CALL);
         arguments.extend(["--call-timeout", &call]);
+        let connect = beat::seconds(CONNECT);
+        if *how == How::Network {
+            arguments.extend(["--connect-timeout", &connect]);
+        }
         if *how == How::Undo {
             self.cluster.fault(&point.host, &format!("{} kill\n", point.at));
             return names(self.cluster.start(&arguments).wait(BOUND), point);

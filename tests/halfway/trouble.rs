@@ -47,7 +47,7 @@ fn says(ended: &Ended, code: i32, words: &[&str]) {
 /// Starts an apply and stops it where `point` is on `name`.
 fn stopped(stage: &Stage, to: usize, more: &[&str], name: &str, point: &str) -> (Running, Pid) {
     stage.cluster.fault(&host(name), &format!("{point} stop\n"));
-    let mut arguments = vec!["apply", stage.file(to), "--connect-timeout", "60"];
+    let mut arguments = vec!["apply", stage.file(to)];
     arguments.extend(more);
     let mut controller = stage.cluster.start(&arguments);
     let agent = stage.cluster.wait_for_stopped(&host(name), &mut controller).unwrap();
