@@ -9,6 +9,8 @@ use std::process::Command;
 use lvsprov::kernel::process::boottime_ms;
 use lvsprov::plan::Change;
 use lvsprov::protocol::{Controller, Ending, Reply, Request, RevertAfter};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::agents::{
@@ -81,7 +83,7 @@ fn one_that_wakes_up_too_late_does_nothing() {
     let ground = ground();
     let agent = started(&ground, 4000);
     let timer = timers(&ground)[0];
-    signal(timer, "STOP");
+    signal(timer, Signal::SIGSTOP);
     agent.kill();
     let mut other = Agent::start(&ground);
     assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
@@ -93,21 +95,15 @@ fn one_that_wakes_up_too_late_does_nothing() {
     let begun: Value = serde_json::from_slice(&fs::read(open.join("begun.json")).unwrap()).unwrap();
     let due = begun["timer"]["build_at_ms"].as_u64().unwrap();
     eventually("its time is over", || boottime_ms() > due);
-    signal(timer, "CONT");
+    signal(timer, Signal::SIGCONT);
     eventually("it has ended", || timers(&ground).is_empty());
     assert_eq!(photograph(&ground), after);
     assert!(other.look().unfinished.unwrap().agreed);
     assert_eq!(other.ask(&settle(1, Ending::Done)), Reply::Settled);
 }
 
-fn signal(pid: u32, name: &str) {
-    assert!(
-        Command::new("kill")
-            .args([&format!("-{name}"), &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
 #[test]
@@ -227,7 +223,7 @@ fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
         told.iter().any(|line| line.contains("could not undo everything"))
     });
     assert!(is_stopped(other.pid()), "it was ended");
-    signal(other.pid(), "CONT");
+    signal(other.pid(), Signal::SIGCONT);
     assert_eq!(other.heard(), Some(Reply::Begun));
     eventually("it is undone", || files(&ground).is_empty());
     assert_eq!(photograph(&ground), before);
@@ -302,7 +298,7 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
         let mut other = Agent::start(&ground);
         let wish = begin(2, Vec::new(), &other.look());
         assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun, "{spoil}");
-        signal(timer, "KILL");
+        signal(timer, Signal::SIGKILL);
     }
 }
 
@@ -444,7 +440,7 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     let Reply::Busy(busy) = other.ask(&take_up(1, true)) else { panic!("not busy") };
     assert_eq!((busy.transaction, busy.holder.unwrap().pid), (None, first.pid()));
     assert_eq!(other.look().receipt, seen.receipt);
-    signal(first.pid(), "CONT");
+    signal(first.pid(), Signal::SIGCONT);
     let Some(Reply::Done(outcome)) = first.heard() else { panic!("not done") };
     assert_eq!((outcome.done, outcome.failure), (changes().len(), None));
 }
