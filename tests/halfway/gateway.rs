@@ -137,8 +137,14 @@ pub fn cuts_the_operator_off() {
     }
     // Longer than the controller needs to find out that it is cut off, and to say so.
     let (call, within) = (beat::seconds(10), beat::seconds(60) + "s");
-    let arguments = ["apply", &office.file, "--call-timeout", &call, "--confirm-within", &within];
-    let ended = office.cluster.start(&arguments).wait(Duration::from_secs(100));
+    let connect = beat::seconds(15);
+    let arguments = [
+        ["apply", &office.file],
+        ["--call-timeout", &call],
+        ["--connect-timeout", &connect],
+        ["--confirm-within", &within],
+    ];
+    let ended = office.cluster.start(&arguments.concat()).wait(Duration::from_mins(5));
     println!("cut off: {ended}");
     assert_eq!(ended.code, Some(5), "{ended}");
     let said = ended.out.clone() + &ended.err;

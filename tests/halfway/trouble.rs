@@ -15,7 +15,7 @@ use super::scenes;
 use super::stage::Stage;
 
 /// In which time anything here must be over.
-const BOUND: Duration = Duration::from_secs(100);
+const BOUND: Duration = Duration::from_mins(5);
 
 fn host(name: &str) -> HostName {
     name.parse().unwrap()
