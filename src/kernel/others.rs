@@ -17,8 +17,6 @@ use crate::plan::journal::{Journal, TransactionId};
 use crate::protocol::{Failure, Receipt, UnfinishedElsewhere};
 use crate::topology::TopologyName;
 
-/// What lvsprov itself keeps beside the topologies' folders.
-const OWN: [&str; 3] = ["agent", "lock", "netns"];
 /// So many strays are named.
 const MOST_STRAYS: usize = 10;
 
@@ -47,7 +45,7 @@ pub(super) fn read(state_dir: &Path, topology: &TopologyName) -> Result<Others> 
     let mut strays = BTreeSet::new();
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        if OWN.iter().any(|own| name == *own) || name == topology.as_str() {
+        if TopologyName::RESERVED.iter().any(|own| name == *own) || name == topology.as_str() {
             continue;
         }
         if let Some(why) = others.add(state_dir, &name) {

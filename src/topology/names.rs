@@ -168,6 +168,12 @@ name!(
     check_interface
 );
 
+impl TopologyName {
+    /// What lies in the folder of the topologies on every host beside them: the agents, the folders of network
+    /// namespaces ([`crate::transport`]), the lock ([`crate::kernel`]).
+    pub const RESERVED: [&str; 4] = ["agent", "lock", "netns", "netns-by-path"];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

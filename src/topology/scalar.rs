@@ -74,15 +74,11 @@ pub fn name_at<T: FromStr<Err = NameError>>(text: &str, at: Position) -> Read<At
     }
 }
 
-/// What lies in the folder of the topologies on every host beside them: the agents, the folders of network
-/// namespaces ([`crate::transport`]), the lock ([`crate::kernel`]).
-const RESERVED: [&str; 4] = ["agent", "lock", "netns", "netns-by-path"];
-
 /// A topology's name.
 pub fn topology_name(node: &Node) -> Read<At<TopologyName>> {
     let name = name::<TopologyName>(node, "the topology's name")?;
     let word = name.value.as_str();
-    if !RESERVED.contains(&word) {
+    if !TopologyName::RESERVED.contains(&word) {
         return Ok(name);
     }
     no(
