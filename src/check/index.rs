@@ -18,7 +18,7 @@ pub(super) struct Index<'a> {
     /// VIPs with their directors.
     pub directed: HashSet<(IpAddr, &'a HostName)>,
     /// Hosts with an address, and the first interface that has it there, in the order of their names.
-    pub having: HashMap<IpAddr, Vec<(&'a Host, &'a Interface)>>,
+    pub holders: HashMap<IpAddr, Vec<(&'a Host, &'a Interface)>>,
     /// Hosts with the role client.
     pub clients: Vec<&'a Host>,
     /// Directors of a service that rewrites addresses.
@@ -47,7 +47,7 @@ impl<'a> Index<'a> {
             let mut own = HashSet::new();
             for interface in host.interfaces.values() {
                 for net in interface.addresses.iter().filter(|net| own.insert(net.addr())) {
-                    index.having.entry(net.addr()).or_default().push((host, interface));
+                    index.holders.entry(net.addr()).or_default().push((host, interface));
                 }
             }
         }
@@ -85,7 +85,7 @@ impl<'a> Index<'a> {
 
     /// Who answers ARP for `address`, and on which wire; VIPs are not looked at.
     pub fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
-        let having = self.having.get(&address)?;
-        having.iter().find_map(|(host, interface)| Some((*host, interface.network.as_ref()?)))
+        let holders = self.holders.get(&address)?;
+        holders.iter().find_map(|(host, interface)| Some((*host, interface.network.as_ref()?)))
     }
 }

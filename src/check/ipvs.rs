@@ -105,7 +105,7 @@ pub(super) fn setting_range(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, _) in directors(subject) {
         for (item, value) in &host.ipvs.settings {
-            let Some(wanted) = range_said(*item, value) else { continue };
+            let Some(wanted) = range_error(*item, value) else { continue };
             findings.push(Finding::error(
                 "setting-range",
                 host.ipvs.settings_at.get(item).copied().unwrap_or(host.at),
@@ -119,7 +119,7 @@ pub(super) fn setting_range(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// What the value must be, if it is not.
-fn range_said(item: VsItem, value: &str) -> Option<String> {
+fn range_error(item: VsItem, value: &str) -> Option<String> {
     let number = value.parse::<i64>().ok();
     if item == VsItem::SyncPorts {
         let power = number.and_then(|n| u64::try_from(n).ok()).is_some_and(u64::is_power_of_two);
@@ -147,18 +147,18 @@ pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, services) in directors(subject) {
         let off = |item: VsItem| host.ipvs.settings.get(&item).is_some_and(|value| value == "0");
-        let mut say = |item: VsItem, service: &Service, why: &str| {
+        let mut add = |item: VsItem, service: &Service, why: &str| {
             findings.push(Finding::error(
                 "setting-contradicts",
                 host.ipvs.settings_at.get(&item).copied().unwrap_or(host.at),
-                format!("{}=0 contradicts {}", item.as_str(), service.spoken()),
+                format!("{}=0 contradicts {}", item.as_str(), service.display_name()),
                 why,
                 format!("remove `{}`: it is set where it is needed", item.as_str()),
             ));
         };
         for service in services {
             if service.uses(Forward::Fullnat) && off(VsItem::Conntrack) {
-                say(
+                add(
                     VsItem::Conntrack,
                     service,
                     "under fullnat the source is rewritten by connection tracking: without it requests keep the client's address, and replies never come back to the director",
@@ -167,7 +167,7 @@ pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
             let drains = service.persistence.is_some()
                 && service.real_servers.iter().any(|real| real.weight == 0);
             if drains && off(VsItem::ExpireQuiescentTemplate) {
-                say(
+                add(
                     VsItem::ExpireQuiescentTemplate,
                     service,
                     "clients that stay with the real server of weight 0 go on being sent there: it never drains",
@@ -231,7 +231,7 @@ pub(super) fn fullnat(subject: &Subject<'_>) -> Vec<Finding> {
         findings.push(Finding::note(
             "fullnat-hides-clients",
             service.at,
-            format!("real servers of {} see the director's address, not the client's", service.spoken()),
+            format!("real servers of {} see the director's address, not the client's", service.display_name()),
             "their logs and access lists lose the client; and every connection takes a source port of the director: 64,512 at most at once to one port of one real server",
             "give the director more addresses, or let the application pass the client's address on (PROXY protocol, X-Forwarded-For), where that matters",
         ));
@@ -260,7 +260,7 @@ pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::note(
                 "idle-connections",
                 service.at,
-                format!("connections to {} that are idle for 15 minutes end", service.spoken()),
+                format!("connections to {} that are idle for 15 minutes end", service.display_name()),
                 format!("IPVS forgets them after 900 s, whatever connection tracking remembers ({ESTABLISHED} s)"),
                 "say `ipvs: {timeouts: {tcp: 7200}}` if clients keep idle connections, or let them send keepalives",
             ));

@@ -1,10 +1,10 @@
 //! Rules about firewall marks: whose packets they take, and what lvsprov cannot see to where it does
 //! not know the addresses.
 
-use super::{ENOUGH, Subject};
+use super::{MAX_FINDINGS, Subject};
 use crate::finding::Finding;
 use crate::state::Protocol;
-use crate::topology::{Mark, Service};
+use crate::topology::{FirewallMark, Service};
 
 /// A mark goes first: IPVS looks for a service of the packet's mark before it looks for one of its
 /// address (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_service_find`). And of two rules that mark one
@@ -23,7 +23,7 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                 continue;
             }
             let Some(packets) = common(mark, other) else { continue };
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let (at, message, why) = match &other.mark {
@@ -31,8 +31,8 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                     other.vip.as_ref().map_or(other.at, |vip| vip.at),
                     format!(
                         "{} never gets {packets}: they are marked for {}",
-                        other.spoken(),
-                        marked.spoken()
+                        other.display_name(),
+                        marked.display_name()
                     ),
                     "the kernel looks for a service of the packet's mark first, and for one of its address only if there is none",
                 ),
@@ -40,8 +40,8 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                     marked.at,
                     format!(
                         "{packets} are marked for {} and for {}",
-                        other.spoken(),
-                        marked.spoken()
+                        other.display_name(),
+                        marked.display_name()
                     ),
                     "a packet has one mark: one of the two services gets nothing",
                 ),
@@ -59,7 +59,7 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// Packets that are marked, and belong to `other` too; in words.
-fn common(mark: &Mark, other: &Service) -> Option<String> {
+fn common(mark: &FirewallMark, other: &Service) -> Option<String> {
     let others: Vec<Protocol> = match &other.mark {
         Some(mark) if !mark.ours => return None,
         Some(mark) => mark.protocols.iter().copied().collect(),

@@ -47,7 +47,7 @@ mod values;
 mod vips;
 
 use crate::finding::{Finding, Severity};
-use crate::topology::{self, Service, Topology, Unclear, Vip};
+use crate::topology::{self, Service, Topology, UnclearHosts, Vip};
 
 use index::Index;
 
@@ -62,21 +62,21 @@ pub struct Examined {
 
 /// Reads `text` and applies every rule. `name` is the file's name for messages.
 pub fn examine(name: &str, text: &str) -> Examined {
-    let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
+    let topology::ParsedTopology { topology, unclear, mut findings } = topology::read(name, text);
     let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
         findings.extend(apply(&Subject::new(topology, &unclear, whole)));
     }
-    tidy(&mut findings);
+    sort_and_dedup(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
     Examined { topology: topology.filter(|_| !blocked), findings }
 }
 
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
-    let unclear = Unclear::default();
+    let unclear = UnclearHosts::default();
     let mut findings = apply(&Subject::new(topology, &unclear, true));
-    tidy(&mut findings);
+    sort_and_dedup(&mut findings);
     findings
 }
 
@@ -84,7 +84,7 @@ pub fn check(topology: &Topology) -> Vec<Finding> {
 struct Subject<'a> {
     topology: &'a Topology,
     /// Hosts from whose gaps nothing may be concluded.
-    unclear: &'a Unclear,
+    unclear: &'a UnclearHosts,
     /// Nothing was left out because it could not be understood.
     whole: bool,
     /// What rules look up for every real server of every service.
@@ -93,10 +93,10 @@ struct Subject<'a> {
 
 /// Findings of a rule that looks at pairs: it ends there, before it fills the memory with what nobody
 /// reads.
-const ENOUGH: usize = 10_000;
+const MAX_FINDINGS: usize = 10_000;
 
 impl<'a> Subject<'a> {
-    fn new(topology: &'a Topology, unclear: &'a Unclear, whole: bool) -> Self {
+    fn new(topology: &'a Topology, unclear: &'a UnclearHosts, whole: bool) -> Self {
         Self { topology, unclear, whole, index: Index::new(topology) }
     }
 
@@ -158,7 +158,7 @@ fn apply(subject: &Subject<'_>) -> Vec<Finding> {
     RULES.iter().flat_map(|rule| rule(subject)).collect()
 }
 
-fn tidy(findings: &mut Vec<Finding>) {
+fn sort_and_dedup(findings: &mut Vec<Finding>) {
     findings.sort_by(|a, b| {
         let key = |f: &Finding| (f.at.line, f.at.column, f.severity, f.rule);
         key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))

@@ -20,7 +20,7 @@ pub(super) fn ramp_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
         } else {
             continue;
         };
-        let message = format!("{} has a `ramp` of {} s", service.spoken(), service.pace.ramp);
+        let message = format!("{} has a `ramp` of {} s", service.display_name(), service.pace.ramp);
         findings.push(Finding::warning("ramp-without-effect", service.at, message, why, cure));
     }
     findings

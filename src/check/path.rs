@@ -14,7 +14,7 @@ use crate::topology::{Host, Interface, Role, Service};
 
 /// Where a way ends.
 #[derive(Clone, Copy)]
-pub(super) enum End<'a> {
+pub(super) enum WalkEnd<'a> {
     /// At whoever has the address.
     Arrives,
     /// Outside of what the file says: nothing may be concluded.
@@ -43,16 +43,16 @@ impl<'a> Subject<'a> {
     }
 
     /// Walks from `from` to `to`.
-    pub fn walk(&self, from: &'a Host, to: IpAddr) -> End<'a> {
+    pub fn walk(&self, from: &'a Host, to: IpAddr) -> WalkEnd<'a> {
         let mut passed = BTreeSet::from([&from.name]);
         let mut here = from;
         loop {
             here = match self.next_hop(here, to) {
                 Err(end) => return end,
-                Ok(next) if self.has(next, to) => return End::Arrives,
-                Ok(next) if !passed.insert(&next.name) => return End::Circle(next),
+                Ok(next) if self.has(next, to) => return WalkEnd::Arrives,
+                Ok(next) if !passed.insert(&next.name) => return WalkEnd::Circle(next),
                 Ok(next) if !self.forwards(next) && !self.is_unclear(next) => {
-                    return End::NotForwarding(next);
+                    return WalkEnd::NotForwarding(next);
                 }
                 Ok(next) => next,
             };
@@ -60,27 +60,27 @@ impl<'a> Subject<'a> {
     }
 
     /// The next host on the way, or how the way ends here.
-    fn next_hop(&self, here: &'a Host, to: IpAddr) -> Result<&'a Host, End<'a>> {
+    fn next_hop(&self, here: &'a Host, to: IpAddr) -> Result<&'a Host, WalkEnd<'a>> {
         if self.has(here, to) {
-            return Err(End::Arrives);
+            return Err(WalkEnd::Arrives);
         }
         if let Some((interface, _)) = self.on_link(here, to) {
             return match self.holder(to) {
                 Some((holder, wire)) if Some(wire) == interface.network.as_ref() => Ok(holder),
-                Some(_) => Err(End::WrongWire(here, interface)),
-                None => Err(End::Arrives),
+                Some(_) => Err(WalkEnd::WrongWire(here, interface)),
+                None => Err(WalkEnd::Arrives),
             };
         }
         if let Some(director) = self.host_route(here, to) {
             return Ok(director);
         }
         if self.is_unclear(here) || self.has_unclear_gateway(here) {
-            return Err(End::Unknown);
+            return Err(WalkEnd::Unknown);
         }
         match here.gateway_for(to).map(|g| g.host.as_ref()) {
-            None => Err(End::NoGateway(here)),
-            Some(None) => Err(End::Unknown),
-            Some(Some(name)) => self.host(name).ok_or(End::Unknown),
+            None => Err(WalkEnd::NoGateway(here)),
+            Some(None) => Err(WalkEnd::Unknown),
+            Some(Some(name)) => self.host(name).ok_or(WalkEnd::Unknown),
         }
     }
 
@@ -126,7 +126,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether `host` has any address of the family of `address`: without, it is no client of it.
-    pub fn speaks(host: &Host, address: IpAddr) -> bool {
+    pub fn has_family(host: &Host, address: IpAddr) -> bool {
         let mut own = host.interfaces.values().flat_map(|i| &i.addresses);
         own.any(|net| net.addr().is_ipv4() == address.is_ipv4())
     }

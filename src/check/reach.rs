@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::path::{End, source};
-use super::{ENOUGH, Subject, vips};
+use super::path::{WalkEnd, source};
+use super::{MAX_FINDINGS, Subject, vips};
 use crate::finding::Finding;
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
@@ -67,7 +67,7 @@ pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (_, real, host, director) in real_servers(subject, |f| f == Forward::Fullnat) {
         let there = subject.walk(director, real.rip);
-        if let Some(because) = stuck(there) {
+        if let Some(because) = obstacle(there) {
             findings.push(Finding::error(
                 "fullnat-no-route",
                 real.at,
@@ -82,7 +82,7 @@ pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
         }
         let Some(source) = source(director, real.rip) else { continue };
         let back = subject.walk(host, source);
-        let Some(because) = stuck(back) else { continue };
+        let Some(because) = obstacle(back) else { continue };
         findings.push(Finding::error(
             "fullnat-no-route",
             real.at,
@@ -105,14 +105,14 @@ pub(super) fn family_without_client(subject: &Subject<'_>) -> Vec<Finding> {
         return findings;
     }
     for (service, vip) in subject.with_vip() {
-        if clients.iter().any(|client| Subject::speaks(client, vip.address)) {
+        if clients.iter().any(|client| Subject::has_family(client, vip.address)) {
             continue;
         }
         let family = if service.ipv6 { "IPv6" } else { "IPv4" };
         findings.push(Finding::warning(
             "family-without-client",
             vip.at,
-            format!("no client of the file has an {family} address, and {} is an {family} service", service.spoken()),
+            format!("no client of the file has an {family} address, and {} is an {family} service", service.display_name()),
             "`verify` and the lab have nobody to send requests, and no way there and back was looked at",
             format!("give a client an {family} address"),
         ));
@@ -125,7 +125,7 @@ pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (_, real, _, director) in real_servers(subject, |f| f == Forward::Tun) {
         let end = subject.walk(director, real.rip);
-        let Some(because) = stuck(end) else { continue };
+        let Some(because) = obstacle(end) else { continue };
         findings.push(Finding::error(
             "tun-no-route",
             real.at,
@@ -203,7 +203,7 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     for (service, real, host, _) in real_servers(subject, |f| f == Forward::Nat) {
         let Some(vip) = service.vip_address() else { continue };
         for (client, source) in clients(subject, vip) {
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let near = subject.on_link(host, source).filter(|_| client.name != host.name);
@@ -211,7 +211,7 @@ pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::error(
                     "nat-client-on-link",
                     client.at,
-                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.spoken()),
+                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.display_name()),
                     "the real server answers it directly instead of through the director, and the client refuses a reply from an address it did not ask",
                     "move the client or the real servers into another subnet, or use `forward: dr`",
                 ));
@@ -229,16 +229,16 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
     for (service, vip) in subject.with_vip() {
         let elsewhere = LazyCell::new(|| vips::other_network(subject, service).is_some());
         for client in clients.iter().copied() {
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
-            if !Subject::speaks(client, vip.address) {
+            if !Subject::has_family(client, vip.address) {
                 continue;
             }
             let end = subject.walk(client, vip.address);
-            let Some(because) = stuck(end) else { continue };
+            let Some(because) = obstacle(end) else { continue };
             // Has a finding of its own.
-            if matches!(end, End::WrongWire(..)) && *elsewhere {
+            if matches!(end, WalkEnd::WrongWire(..)) && *elsewhere {
                 continue;
             }
             findings.push(Finding::error(
@@ -256,20 +256,20 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
 /// Replies that do not find the client: from the real server, under NAT from the director.
 pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut looked = HashSet::new();
+    let mut checked = HashSet::new();
     for (service, real, host, director) in real_servers(subject, |_| true) {
         let sender = if real.forward.rewrites() { director } else { host };
         let Some(vip) = service.vip_address() else { continue };
         // One director sends the replies of all its real servers.
-        if !looked.insert((&sender.name, vip, service.at.line, service.at.column)) {
+        if !checked.insert((&sender.name, vip, service.at.line, service.at.column)) {
             continue;
         }
         for (client, source) in clients(subject, vip) {
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let end = subject.walk(sender, source);
-            let Some(because) = stuck(end) else { continue };
+            let Some(because) = obstacle(end) else { continue };
             findings.push(Finding::error(
                 "no-way-back",
                 sender.at,
@@ -286,40 +286,42 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// Under NAT the director may have its only address next to the client by the VIP's prefix.
-fn way_back(end: End<'_>, service: &Service, client: &Host) -> String {
+fn way_back(end: WalkEnd<'_>, service: &Service, client: &Host) -> String {
     let cure = cure(end, &client.name.to_string());
     match (end, &service.vip) {
-        (End::NoGateway(_), Some(vip)) if service.uses(Forward::Nat) && vip.prefix.is_none() => {
+        (WalkEnd::NoGateway(_), Some(vip))
+            if service.uses(Forward::Nat) && vip.prefix.is_none() =>
+        {
             format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", vip.address)
         }
         _ => cure,
     }
 }
 
-fn stuck(end: End<'_>) -> Option<String> {
+fn obstacle(end: WalkEnd<'_>) -> Option<String> {
     Some(match end {
-        End::Arrives | End::Unknown => return None,
-        End::NoGateway(at) => format!("{} has neither a subnet with it nor a gateway", at.name),
-        End::NotForwarding(at) => {
+        WalkEnd::Arrives | WalkEnd::Unknown => return None,
+        WalkEnd::NoGateway(at) => format!("{} has neither a subnet with it nor a gateway", at.name),
+        WalkEnd::NotForwarding(at) => {
             format!("{} is the gateway on the way, and forwards nothing", at.name)
         }
-        End::Circle(at) => format!("the gateways lead back to {}", at.name),
-        End::WrongWire(at, interface) => {
+        WalkEnd::Circle(at) => format!("the gateways lead back to {}", at.name),
+        WalkEnd::WrongWire(at, interface) => {
             format!("{} asks for it on {}, and nobody on that wire has it", at.name, interface.name)
         }
     })
 }
 
-fn cure(end: End<'_>, towards: &str) -> String {
+fn cure(end: WalkEnd<'_>, towards: &str) -> String {
     match end {
-        End::NoGateway(at) => format!("give {} a `gateway:` towards {towards}", at.name),
-        End::NotForwarding(at) => {
+        WalkEnd::NoGateway(at) => format!("give {} a `gateway:` towards {towards}", at.name),
+        WalkEnd::NotForwarding(at) => {
             format!("add router to the roles of {}, or name another gateway", at.name)
         }
-        End::Circle(_) | End::Arrives | End::Unknown => {
+        WalkEnd::Circle(_) | WalkEnd::Arrives | WalkEnd::Unknown => {
             format!("correct a `gateway:` on the way to {towards}")
         }
-        End::WrongWire(at, _) => format!(
+        WalkEnd::WrongWire(at, _) => format!(
             "correct the prefix length or the network of {}, or name the interface with `vip_interface:`",
             at.name
         ),
@@ -337,13 +339,13 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
         topology.with_role(Role::Router).filter(|h| h.reach.is_none() && !subject.is_unclear(h));
     for router in routers {
         for (service, vip) in subject.with_vip() {
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             if subject.on_link(router, vip.address).is_none()
                 && subject.takes_host_route(router, service)
             {
-                findings.push(by_hand(
+                findings.push(unmanaged_router(
                     router,
                     &format!("a host route to the VIP {}", vip.address),
                     &format!(
@@ -361,7 +363,7 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
             let Some((vip_side, _)) = subject.on_link(router, vip) else { continue };
             let Some((rip_side, _)) = subject.on_link(router, real.rip) else { continue };
             if behind && vip_side.name != rip_side.name {
-                findings.push(by_hand(
+                findings.push(unmanaged_router(
                     router,
                     &format!("loose rp_filter on {}", rip_side.name),
                     &format!("sysctl net/ipv4/conf/{}/rp_filter=2", rip_side.name),
@@ -372,7 +374,7 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-fn by_hand(router: &Host, what: &str, cure: &str) -> Finding {
+fn unmanaged_router(router: &Host, what: &str, cure: &str) -> Finding {
     Finding::warning(
         "router-not-reached",
         router.at,

@@ -46,7 +46,7 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                         "{} (port {}) is already a real server of {}",
                         real.host,
                         real.port,
-                        service.spoken()
+                        service.display_name()
                     ),
                     "IPVS has one destination for each address and port (EEXIST)",
                     "remove one of them; for a larger share give it a weight",
@@ -105,7 +105,7 @@ pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     "client-is-real-server",
                     real.at,
-                    format!("{} is both a client and a real server of {}", real.host, service.spoken()),
+                    format!("{} is both a client and a real server of {}", real.host, service.display_name()),
                     format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", real.forward),
                     "use another host as client",
                 ));
@@ -150,7 +150,7 @@ pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::warning(
                 "all-weights-zero",
                 service.at,
-                format!("every real server of {} has weight 0", service.spoken()),
+                format!("every real server of {} has weight 0", service.display_name()),
                 "weight 0 takes no new connections: clients are refused",
                 "give at least one real server a weight, unless the service is being drained",
             )

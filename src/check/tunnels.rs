@@ -74,12 +74,12 @@ pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
             format!(
                 "{} unwraps GUE on UDP port {port}, where it is to listen for {}",
                 real.host,
-                other.spoken()
+                other.display_name()
             ),
             format!(
                 "the kernel takes every packet to that port as GUE: either {} or {} does not work",
-                service.spoken(),
-                other.spoken()
+                service.display_name(),
+                other.display_name()
             ),
             "choose another `port:` for the tunnel",
         ));

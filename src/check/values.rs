@@ -69,7 +69,7 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::error(
                 "one-packet",
                 place(service),
-                format!("{} has `one_packet` and takes {}", service.spoken(), other.join(" and ")),
+                format!("{} has `one_packet` and takes {}", service.display_name(), other.join(" and ")),
                 "only UDP is scheduled packet by packet: the kernel accepts the flag elsewhere and ignores it",
                 "write `protocol: udp`, or remove `one_packet`",
             ));
@@ -77,7 +77,7 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "one-packet-persistent",
                 place(service),
-                format!("{} has both `one_packet` and `persistence`", service.spoken()),
+                format!("{} has both `one_packet` and `persistence`", service.display_name()),
                 "persistence goes first: every packet of a client goes to the same real server after all",
                 "remove one of them",
             ));
@@ -86,7 +86,7 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "one-packet-nat",
                 real.at,
-                format!("{} has `one_packet`, and {} is reached by {}", service.spoken(), real.host, real.forward),
+                format!("{} has `one_packet`, and {} is reached by {}", service.display_name(), real.host, real.forward),
                 "the director remembers no connection, so it does not turn a reply's source back into the VIP: clients that wait for an answer from the VIP get none",
                 "use `forward: dr` or `tun`, or remove `one_packet`, unless nobody answers these datagrams",
             ));
@@ -104,7 +104,7 @@ pub(super) fn port_any(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::error(
                 "port-any",
                 place(service),
-                format!("{} has `port: any` and no `persistence`", service.spoken()),
+                format!("{} has `port: any` and no `persistence`", service.display_name()),
                 "the kernel schedules a service of every port only if a client stays with its real server: without, no packet is passed on",
                 "add `persistence: 300`, or name the ports",
             )
@@ -124,7 +124,7 @@ pub(super) fn engine(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::error(
                 "engine-without-udp",
                 place(service),
-                format!("{} has the engine sip and takes no UDP", service.spoken()),
+                format!("{} has the engine sip and takes no UDP", service.display_name()),
                 "the engine looks for the Call-ID in UDP packets only: the kernel accepts it elsewhere, and clients stay by their address",
                 "write `protocol: udp`, or remove `engine`",
             )
@@ -144,7 +144,7 @@ pub(super) fn scheduler_flags(subject: &Subject<'_>) -> Vec<Finding> {
                 Some(of) => findings.push(Finding::error(
                     "flag-of-other-scheduler",
                     place(service),
-                    format!("{flag} is a flag of {of}, and {} uses {scheduler}", service.spoken()),
+                    format!("{flag} is a flag of {of}, and {} uses {scheduler}", service.display_name()),
                     "the kernel accepts the flag and the scheduler ignores it, or takes it for its own flag of that number",
                     other_flag(*flag, scheduler),
                 )),
@@ -217,7 +217,7 @@ pub(super) fn mixed_families(subject: &Subject<'_>) -> Vec<Finding> {
                 "{} is reached at {}, and {} is an {} service",
                 real.host,
                 real.rip,
-                service.spoken(),
+                service.display_name(),
                 family(service.ipv6)
             );
             if real.forward != Forward::Tun {

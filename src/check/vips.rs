@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ENOUGH, Subject};
+use super::{MAX_FINDINGS, Subject};
 use crate::finding::Finding;
 use crate::names::IfName;
 use crate::topology::{Network, Service, Vip};
@@ -14,9 +14,9 @@ use crate::topology::{Network, Service, Vip};
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, vip) in subject.with_vip() {
-        let having = subject.index.having.get(&vip.address).into_iter().flatten();
-        for (host, interface) in having.filter(|(host, _)| host.name != service.director) {
-            if findings.len() >= ENOUGH {
+        let holders = subject.index.holders.get(&vip.address).into_iter().flatten();
+        for (host, interface) in holders.filter(|(host, _)| host.name != service.director) {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let serves = service.real_servers.iter().any(|r| r.host == host.name);
@@ -37,7 +37,7 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
                 format!(
                     "the VIP {} of {} is an address of {} on {}",
                     vip.address,
-                    service.spoken(),
+                    service.display_name(),
                     interface.name,
                     host.name
                 ),
@@ -50,14 +50,14 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// A service with its VIP.
-type WithVip<'a> = (&'a Service, &'a Vip);
+type ServiceWithVip<'a> = (&'a Service, &'a Vip);
 
 /// Pairs of a service and an earlier one with the same VIP that it does not agree with.
 fn disagreements<'a>(
     subject: &Subject<'a>,
-    differ: impl Fn(WithVip<'_>, WithVip<'_>) -> bool,
-) -> Vec<(WithVip<'a>, WithVip<'a>)> {
-    let mut first: HashMap<IpAddr, WithVip<'a>> = HashMap::new();
+    differ: impl Fn(ServiceWithVip<'_>, ServiceWithVip<'_>) -> bool,
+) -> Vec<(ServiceWithVip<'a>, ServiceWithVip<'a>)> {
+    let mut first: HashMap<IpAddr, ServiceWithVip<'a>> = HashMap::new();
     let mut services: Vec<_> = subject.with_vip().collect();
     services.sort_by_key(|(service, _)| service.at);
     let mut found = Vec::new();
@@ -73,7 +73,7 @@ fn disagreements<'a>(
 /// One VIP on two machines.
 pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
     let pairs = disagreements(subject, |(a, _), (b, _)| a.director != b.director);
-    let finding = |((first, _), (second, vip)): (WithVip<'_>, WithVip<'_>)| {
+    let finding = |((first, _), (second, vip)): (ServiceWithVip<'_>, ServiceWithVip<'_>)| {
         Finding::error(
             "vip-on-two-directors",
             vip.at,
@@ -87,7 +87,7 @@ pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// One VIP with two prefix lengths, or with another than the director has it with.
 pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+    let differ = |(a, first): ServiceWithVip<'_>, (b, second): ServiceWithVip<'_>| {
         a.director == b.director && first.prefix != second.prefix
     };
     let mut findings = Vec::new();
@@ -125,7 +125,7 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
 
 /// One VIP on two interfaces, or on another than has it already.
 pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+    let differ = |(a, first): ServiceWithVip<'_>, (b, second): ServiceWithVip<'_>| {
         a.director == b.director && first.interface != second.interface
     };
     let mut found: Vec<(&Vip, &IfName)> = disagreements(subject, differ)
@@ -167,7 +167,7 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
         for network in subject.topology.networks.values().filter(|n| Some(&n.name) != wire) {
             let overlaps = |s: &&IpNet| s.contains(&net.trunc()) || net.contains(*s);
             let Some(subnet) = network.subnets.iter().find(overlaps) else { continue };
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             findings.push(Finding::error(
