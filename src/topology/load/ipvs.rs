@@ -111,7 +111,7 @@ impl Loader {
                 "wrong-type",
                 value.at,
                 "sync_threshold is two numbers",
-                "the kernel sends a connection after the first number of packets, then every second number",
+                "the kernel sends a connection each time its number of packets modulo the second number equals the first",
                 "write `sync_threshold: [3, 50]`",
             ));
             return None;
