@@ -67,7 +67,7 @@ pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
         for real in service.real_servers.iter().filter(|real| real.port != service.port) {
             let message = format!("{from} is mapped to {} under {}", real.port, real.forward);
             let (why, cure) = if !real.forward.rewrites() {
-                let arrives = if every { "its original port".into() } else { from.clone() };
+                let arrives = if every { "that port".into() } else { from.clone() };
                 (
                     format!(
                         "{} keeps the destination port: packets arrive at {arrives}, and the kernel silently ignores the real server's port",

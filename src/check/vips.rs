@@ -22,7 +22,7 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
             let serves = service.real_servers.iter().any(|r| r.host == host.name);
             let (why, cure) = if serves {
                 (
-                    "lvsprov adds the VIP to a real server itself, after the settings that stop ARP replies for it; an earlier VIP takes requests away from the director",
+                    "lvsprov adds the VIP to a real server itself, after the settings that stop ARP replies for it; a VIP without those settings takes requests away from the director",
                     format!("remove it from {} in the file (and from the host)", interface.name),
                 )
             } else {
