@@ -7,7 +7,7 @@
 //! | `console` | `$ lvsprov ...` commands with their output: standard output, standard error, and the exit code where it is not 0 |
 //! | `console golden=FILE` | one command that needs hosts; its output is compared with a golden file |
 //! | `console no-run` | commands that need hosts; counted in [`NO_RUN`] |
-//! | `json`, `text` | a JSON document; a picture |
+//! | `json`, `text` | a JSON document; a picture; `text output`: lines that the program prints |
 //!
 //! A line `...` stands for any lines. Blanks and line ends do not count, so long lines may be wrapped.
 //! `LVSPROV_BLESS=1 cargo test --test docs` rewrites the output of commands.
@@ -34,13 +34,13 @@ const NO_RUN: &[(&str, usize)] = &[
 ];
 
 /// A code block: its info string, the index of its first line, and its lines.
-struct Block<'a> {
-    info: &'a str,
-    first: usize,
-    lines: Vec<&'a str>,
+pub struct Block<'a> {
+    pub info: &'a str,
+    pub first: usize,
+    pub lines: Vec<&'a str>,
 }
 
-fn blocks(text: &str) -> Vec<Block<'_>> {
+pub fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut all = Vec::new();
     let mut open: Option<Block<'_>> = None;
     for (at, line) in text.lines().enumerate() {

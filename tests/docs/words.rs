@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use super::examples::{Block, blocks};
 use super::{pages, prose, quoted, read, root};
 
 /// Each is a place where a noun is missing, or a name of ours for something that has one in the field.
@@ -140,11 +141,13 @@ fn sources() -> Vec<String> {
 fn texts(source: &str) -> Vec<(usize, String)> {
     let mut all = Vec::new();
     let mut rest = source;
+    let mut line = 1;
     while let Some(first) = rest.chars().next() {
-        let line = 1 + source[..source.len() - rest.len()].matches('\n').count();
         let (length, text) = token(rest);
         all.extend(text.map(|text| (line, text)));
-        rest = &rest[length.max(first.len_utf8())..];
+        let (passed, after) = rest.split_at(length.max(first.len_utf8()));
+        line += passed.matches('\n').count();
+        rest = after;
     }
     all
 }
@@ -243,6 +246,48 @@ fn literals_and_doc_comments_are_found_and_nothing_else() {
     assert_eq!(found, [" One \"two\".", "x\"y z", "raw \"one\"", "bytes"]);
     assert_eq!(avoided("Nobody said: WHAT\nis there?").len(), 3);
     assert!(avoided("unsaid, toldname, of course").is_empty());
+}
+
+/// Three words in a row that a message has; names, numbers and what a placeholder stands for end a row.
+fn triples(text: &str) -> BTreeSet<String> {
+    let is_name = |word: &str| ["client", "dr", "lvs", "router", "web"].contains(&word);
+    let words: Vec<Option<String>> = text
+        .split_whitespace()
+        .map(|word| word.trim_matches(|c: char| c.is_ascii_punctuation() && c != '{'))
+        .map(|word| {
+            let plain = word.chars().all(|c| c.is_alphabetic() || c == '\'' || c == '-');
+            (plain && !word.is_empty() && !is_name(word)).then(|| word.to_lowercase())
+        })
+        .collect();
+    let rows = words.windows(3);
+    rows.filter_map(|row| Some([row[0].clone()?, row[1].clone()?, row[2].clone()?].join(" ")))
+        .collect()
+}
+
+/// The output of commands that no test runs goes stale when a message changes. So of each line at least half
+/// of its words, taken by three, must be words of a message.
+#[test]
+fn output_that_is_not_run_has_the_words_of_the_program() {
+    let literals = sources().into_iter().flat_map(|path| texts(&read(&path)));
+    let known: BTreeSet<String> = literals.flat_map(|(_, text)| triples(&text)).collect();
+    let mut stale = Vec::new();
+    let mut count = 0;
+    for (name, page) in pages() {
+        let is_output =
+            |block: &&Block<'_>| block.info.contains("output") || block.info.contains("no-run");
+        for block in blocks(&page).iter().filter(is_output) {
+            for line in block.lines.iter().filter(|line| !line.starts_with('$')) {
+                let all = triples(line);
+                let found = all.iter().filter(|words| known.contains(*words)).count();
+                count += found;
+                if all.len() >= 2 && found * 2 < all.len() {
+                    stale.push(format!("{name}: {line}"));
+                }
+            }
+        }
+    }
+    assert!(stale.is_empty(), "no message has these words:\n{}", stale.join("\n"));
+    assert!(count >= 100, "only {count} words were compared");
 }
 
 /// The pages in which the first cell of a row quotes messages of the program. `…` stands for what differs.
