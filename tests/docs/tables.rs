@@ -196,3 +196,30 @@ fn every_playbook_is_listed() {
         assert!(listed.contains_key(&name), "docs/lab.md does not list {name}");
     }
 }
+
+#[test]
+fn every_rule_of_check_is_listed() {
+    let mut shown = BTreeSet::new();
+    for entry in fs::read_dir(root().join("tests/cases/check")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "txt") {
+            let text = fs::read_to_string(&path).unwrap();
+            for severity in ["error", "warning", "info"] {
+                let starts =
+                    text.lines().filter_map(|line| line.strip_prefix(severity)?.strip_prefix('['));
+                shown.extend(starts.filter_map(|rest| Some(rest.split_once("]:")?.0.to_owned())));
+            }
+        }
+    }
+    let page = read("docs/checks.md");
+    let listed: BTreeSet<String> = rows(&page)
+        .iter()
+        .flat_map(|row| quoted(&row[0]).map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let missing: Vec<_> = shown.difference(&listed).collect();
+    let unknown: Vec<_> = listed.difference(&shown).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "missing {missing:?}, no case shows {unknown:?}"
+    );
+}
