@@ -36,7 +36,7 @@ const AVOIDED: &[&str] = &[
 ];
 
 /// Files and folders under src/ that still have such words. The list only gets shorter: what is clean is taken
-/// out of it, and nothing is added.
+/// out of it, and nothing is added. With `LVSPROV_WORDS=all` in the environment the test prints all that is left.
 const TO_DO: &[&str] = &[
     "src/check",
     "src/cli",
@@ -98,13 +98,14 @@ fn documents_name_who_acts() {
 
 #[test]
 fn messages_and_doc_comments_name_who_acts() {
+    let all = std::env::var_os("LVSPROV_WORDS").is_some();
     let mut found = Vec::new();
     let mut dirty = BTreeSet::new();
     for path in sources() {
         let text = read(&path);
         for (line, text) in texts(&text) {
             for word in avoided(&text) {
-                let todo = TO_DO.iter().find(|place| path.starts_with(**place));
+                let todo = TO_DO.iter().find(|place| !all && path.starts_with(**place));
                 match todo {
                     Some(place) => {
                         dirty.insert(*place);
