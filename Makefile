@@ -30,6 +30,7 @@ quick: # what needs neither root nor a virtual machine; under two minutes
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
 	scripts/deny
 
 # One fuzz target, or all one after the other, for SECONDS each: make fuzz FUZZ=fuzz_frame SECONDS=3600

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lvsprov::check::{self, Severity};
+use lvsprov::check;
+use lvsprov::finding::Severity;
 use lvsprov::report;
 
 fn files(folder: &str) -> Vec<PathBuf> {

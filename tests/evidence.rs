@@ -20,7 +20,9 @@ use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
 use lvsprov::lab::watch::{Heard, Operation, Said, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
-use lvsprov::topology::{HostName, Protocol, Topology};
+use lvsprov::names::HostName;
+use lvsprov::state::Protocol;
+use lvsprov::topology::Topology;
 
 const PATIENCE: Duration = Duration::from_mins(3);
 /// For requests that nobody answers.

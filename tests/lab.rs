@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab};
-use lvsprov::topology::HostName;
+use lvsprov::names::HostName;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lvsprov");
 

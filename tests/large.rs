@@ -6,7 +6,8 @@
 
 use std::fmt::Write as _;
 
-use lvsprov::check::{Examined, Severity, examine};
+use lvsprov::check::{Examined, examine};
+use lvsprov::finding::Severity;
 use lvsprov::report::findings;
 
 const HEAD: &str = "version: 1\nname: x\n";

@@ -8,10 +8,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lvsprov::cluster::planning::{self, Direction, Prospect};
+use lvsprov::apply::planning::{self, Direction, Prospect};
 use lvsprov::desired::desired_for;
-use lvsprov::plan::{Change, simulate};
+use lvsprov::plan::simulate;
 use lvsprov::report;
+use lvsprov::state::Change;
 
 #[test]
 fn every_playbook_has_the_plan_that_was_read_and_found_right() {

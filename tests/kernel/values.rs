@@ -1,6 +1,6 @@
 //! Values under /proc/sys.
 
-use lvsprov::plan::Change;
+use lvsprov::state::Change;
 
 use crate::ground::Ground;
 
