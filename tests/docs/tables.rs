@@ -183,6 +183,19 @@ fn every_kind_of_json_document_is_listed() {
 }
 
 #[test]
+fn every_module_is_in_the_map() {
+    let library = read("src/lib.rs");
+    let modules: BTreeSet<&str> = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    let page = read("docs/how-it-works.md");
+    let rows = rows(&page);
+    let listed: BTreeSet<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    assert_eq!(listed, modules);
+}
+
+#[test]
 fn every_playbook_is_listed() {
     let page = read("docs/lab.md");
     let listed: BTreeMap<String, usize> = rows(&page)
