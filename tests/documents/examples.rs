@@ -10,7 +10,7 @@
 //! | `json`, `text` | a JSON document; a picture; `text output`: lines that the program prints |
 //!
 //! A line `...` stands for any lines. Blanks and line ends do not count, so long lines may be wrapped.
-//! `LVSPROV_BLESS=1 cargo test --test docs` rewrites the output of commands.
+//! `LVSPROV_BLESS=1 cargo test --test documents` rewrites the output of commands.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
