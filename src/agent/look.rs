@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::{self, KernelState};
 use crate::names::{IfName, TopologyName};
-use crate::protocol::Outcome;
+use crate::protocol::Execution;
 use crate::state::{Conf6Item, ConfDev, ConfItem, Item, Link, Observation, Owned, Receipt, Sysctl};
 
 /// How often a host is looked at again whose receipt or journal was written meanwhile.
@@ -76,7 +76,8 @@ async fn look_once(
         Others::LeftOut => others::Others::default(),
     };
     let open = journal::read(state_dir, topology)?;
-    let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
+    let unfinished =
+        open.map(journal::Transaction::into_open_transaction).transpose()?.map(Box::new);
     let reverted = records::reverted(&state_dir.join(topology.as_str()));
     let touched = unfinished.as_ref().map(|there| &there.journal.touched);
     let sysctls = |links: &BTreeMap<IfName, Link>| {
@@ -104,14 +105,14 @@ pub(super) async fn look_again(
     sysctls: &BTreeSet<Sysctl>,
     done: usize,
     failure: Option<Failure>,
-) -> Outcome {
+) -> Execution {
     match look(state_dir, topology, sysctls, false).await {
-        Ok(after) => Outcome { done, failure, after },
+        Ok(after) => Execution { done, failure, after },
         Err(error) => {
             // What was done stays done: the caller must not take the empty state for the host's.
             let blind = Error::new("the host was changed, but cannot be read again").because(error);
             let failure = failure.or_else(|| Some(blind.to_failure()));
-            Outcome { done, failure, after: Observation::default() }
+            Execution { done, failure, after: Observation::default() }
         }
     }
 }

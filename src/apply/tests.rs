@@ -15,7 +15,7 @@ use crate::desired::desired_for;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::simulate;
-use crate::protocol::Outcome;
+use crate::protocol::Execution;
 use crate::report;
 use crate::state::{
     Address, AddressKey, Capability, Change, ConfDev, ConfItem, Controller, HostFacts, HostState,
@@ -123,7 +123,7 @@ fn act(
     topology: &Topology,
     plan: &ClusterPlan,
     seen: &Seen,
-    outcome: impl Fn(&HostName, Stage, &Turn) -> Result<Outcome, NoAnswer>,
+    outcome: impl Fn(&HostName, Stage, &Turn) -> Result<Execution, NoAnswer>,
 ) -> (ClusterReport, Vec<(Stage, HostName)>) {
     let mut report = plan.report(topology);
     let mut acted = Vec::new();
@@ -142,13 +142,13 @@ fn act(
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a turn")]
-fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Outcome, NoAnswer> {
+fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Execution, NoAnswer> {
     Ok(outcome(turn.steps.len(), None))
 }
 
-fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
+fn outcome(done: usize, failure: Option<Failure>) -> Execution {
     let after = Observation::default();
-    Outcome { done, failure, after }
+    Execution { done, failure, after }
 }
 
 fn states(report: &HostReport) -> Vec<StepState> {

@@ -257,9 +257,9 @@ async fn sight(
     name: &TopologyName,
     sysctls: BTreeSet<Sysctl>,
 ) -> Result<Observation, Failure> {
-    let request = Request::Look { topology: name.clone(), sysctls, counters: false };
+    let request = Request::Observe { topology: name.clone(), sysctls, counters: false };
     match connection.call(request).await {
-        Ok(Reply::Seen(sighting)) => Ok(*sighting),
+        Ok(Reply::Observed(sighting)) => Ok(*sighting),
         Ok(Reply::Refused(failure)) => Err(failure),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => Err(Failure::from(&error)),

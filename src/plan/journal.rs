@@ -22,8 +22,8 @@ use ipnet::IpNet;
 use super::ownership::{Goal, shadows_of};
 use crate::names::IfName;
 use crate::state::{
-    Address, AddressKey, Change, ConfDev, HostState, Item, Link, Observation, Owned,
-    RECEIPT_VERSION, Receipt, Scope, Step, Sysctl, Unfinished,
+    Address, AddressKey, Change, ConfDev, HostState, Item, Link, Observation, OpenTransaction,
+    Owned, RECEIPT_VERSION, Receipt, Scope, Step, Sysctl,
 };
 
 /// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
@@ -118,7 +118,7 @@ fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
     }
 }
 
-impl Unfinished {
+impl OpenTransaction {
     /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
     ///
     /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
@@ -134,7 +134,7 @@ impl Goal {
     /// The same goal where it takes over what is unfinished on the host: what that touched and this
     /// does not name goes back to how it was before.
     #[must_use]
-    pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Observation) -> Self {
+    pub fn taking_over(mut self, unfinished: &OpenTransaction, seen: &Observation) -> Self {
         let Some((touched, before)) = unfinished.to_put_back() else { return self };
         // What moves along with a value that is still ours is as that value wants it.
         let along: Owned = self
@@ -157,9 +157,9 @@ impl Goal {
 
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
     /// receipt too. On a host that was restarted since, only the receipt: see
-    /// [`Unfinished::to_put_back`].
-    pub fn undo(unfinished: &Unfinished, seen: &Observation) -> Self {
-        let Unfinished { journal, receipt_before, .. } = unfinished;
+    /// [`OpenTransaction::to_put_back`].
+    pub fn undo(unfinished: &OpenTransaction, seen: &Observation) -> Self {
+        let OpenTransaction { journal, receipt_before, .. } = unfinished;
         let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
             version: RECEIPT_VERSION,
             topology: journal.topology.clone(),

@@ -18,11 +18,11 @@ fn with_addresses(all: &[&str]) -> HostState {
 }
 
 /// Cut off in the midst of exchanging one VIP of a real server for another.
-fn exchanging(restarted: bool) -> Unfinished {
+fn exchanging(restarted: bool) -> OpenTransaction {
     let vips = ["192.0.2.80/32@lo", "192.0.2.81/32@lo"];
     let mut unfinished = unfinished(&["rs1"], with_addresses(&vips[..1]));
     unfinished.journal.touched = vips.map(|vip| Item::Address(address(vip))).into();
-    Unfinished { restarted, ..unfinished }
+    OpenTransaction { restarted, ..unfinished }
 }
 
 fn way(goal: &Goal, seen: &Observation) -> Vec<String> {

@@ -9,18 +9,12 @@ use super::journal::touched_by_changes;
 use super::ownership::Goal;
 use super::preflight::Obstacle;
 use crate::names::TopologyName;
-use crate::state::{
-    Change, Item, Observation, Owned, RECEIPT_VERSION, Receipt, UnfinishedElsewhere,
-};
+use crate::state::{Change, Item, Observation, OtherTransaction, Owned, Receipt};
 
 /// What this topology gives up on this host and another has too: it stays as it is, and the other receipt
-/// says what was here before both ([`Goal`]). One of an earlier format may not say that: then it is no heir.
+/// says what was here before both ([`Goal`]).
 pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Observation) -> Owned {
-    let heir = |theirs: &Receipt, item: &Item| {
-        theirs.owned.contains(item)
-            && (theirs.version >= RECEIPT_VERSION || !theirs.found.differs(&working.found, item))
-    };
-    let stays = |item: &Item| seen.others.values().any(|theirs| heir(theirs, item));
+    let stays = |item: &Item| seen.others.values().any(|theirs| theirs.owned.contains(item));
     given_up(working, settled).into_iter().filter(stays).collect()
 }
 
@@ -203,7 +197,7 @@ pub fn unfinished_elsewhere<'a>(
 /// undoing that of the other topology would put it back under the feet of this one. What only is as it is
 /// wanted, without a step, counts too. Modules stay whoever loaded them.
 pub fn overlap(
-    theirs: &UnfinishedElsewhere,
+    theirs: &OtherTransaction,
     touched: &Owned,
     settled: Option<&Receipt>,
 ) -> BTreeSet<Item> {
@@ -227,7 +221,7 @@ pub fn left_to(
 /// That `mine` and the topology `other` have `both` in common, and what to do.
 pub fn overlaps(
     other: &TopologyName,
-    theirs: &UnfinishedElsewhere,
+    theirs: &OtherTransaction,
     mine: &TopologyName,
     both: &BTreeSet<Item>,
 ) -> Obstacle {

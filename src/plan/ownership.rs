@@ -163,10 +163,6 @@ fn taking(
     });
     let ours = wanted.items();
     let before = with_modules(&seen.state, &ours)?;
-    if receipt.version < RECEIPT_VERSION {
-        correct_found(&mut receipt, wanted, seen);
-        receipt.version = RECEIPT_VERSION;
-    }
     for item in ours.difference(&receipt.owned.clone()) {
         // A service that had no place in the table before the file named it was found earlier.
         let displaced =
@@ -193,8 +189,7 @@ fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Ob
 }
 
 /// Where it says how `item` was before any topology took it: in the receipt of another that has it, else in
-/// what is here now. (Of the receipts of format 1 that of the first to take it says so: the others say what is
-/// here now.)
+/// what is here now.
 fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Observation) -> &'a HostState {
     let having = || seen.others.values().filter(|theirs| speaks_of(theirs, item));
     let first = having().find(|theirs| theirs.found.differs(here, item));
@@ -210,22 +205,6 @@ fn speaks_of(receipt: &Receipt, item: &Item) -> bool {
             Item::Service(key) => found.services.contains_key(key),
             _ => false,
         }
-}
-
-/// Makes one of format 1 say what was found before any topology: where it found something as the file wants
-/// it, and another topology that has it found it otherwise, that one was here first.
-fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Observation) {
-    for item in receipt.owned.clone() {
-        let first = seen
-            .others
-            .values()
-            .find(|theirs| theirs.owned.contains(&item) && theirs.found.differs(wanted, &item));
-        let Some(first) = first.filter(|_| !receipt.found.differs(wanted, &item)) else { continue };
-        receipt.found.copy_item(&item, &first.found);
-        if let Item::Sysctl(key) = &item {
-            receipt.found.sysctls.extend(shadows(key, &first.found));
-        }
-    }
 }
 
 /// What the file names and others made counts as made by us from now on: nothing was found. What was

@@ -8,8 +8,8 @@ use super::super::neighbours::{
 use super::*;
 use crate::failure::Failure;
 use crate::state::{
-    Address, AddressKey, Capability, ConfItem, HostFacts, HostState, Operator, Receipt, Scope,
-    ServiceKey, Sysctl, UnfinishedElsewhere, VirtualService,
+    Address, AddressKey, Capability, ConfItem, HostFacts, HostState, Operator, OtherTransaction,
+    Receipt, Scope, ServiceKey, Sysctl, VirtualService,
 };
 
 const ETH0: &str = "192.0.2.2/24@eth0";
@@ -309,7 +309,7 @@ mod sharing {
     }
 
     fn at_work(touched: Item) -> Observation {
-        let theirs = UnfinishedElsewhere {
+        let theirs = OtherTransaction {
             transaction: "0123456789abcdef".parse().unwrap(),
             by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },
             since: 1_795_243_200,

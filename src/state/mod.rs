@@ -33,8 +33,8 @@ pub use ipvs::{
 pub use journal::{BadTransactionId, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{
-    Capability, Controller, Counters, Holder, HostFacts, Observation, Reverted, Unfinished,
-    UnfinishedElsewhere,
+    Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
+    OtherTransaction, Reverted,
 };
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;

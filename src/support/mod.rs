@@ -14,8 +14,8 @@ use proptest::sample::select;
 use crate::finding::Position;
 use crate::names::HostName;
 use crate::state::{
-    HostState, Intent, JOURNAL_VERSION, Journal, Operator, Protocol, TransactionId, Tunnel,
-    Unfinished,
+    HostState, Intent, JOURNAL_VERSION, Journal, OpenTransaction, Operator, Protocol,
+    TransactionId, Tunnel,
 };
 use crate::topology::{
     FirewallMark, Forward, Gateway, Host, Interface, Network, Persistence, RealServer, Role,
@@ -23,7 +23,7 @@ use crate::topology::{
 };
 
 /// An apply of `t` that was cut off on `hosts`, with `before` in its journal and nothing else.
-pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> Unfinished {
+pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> OpenTransaction {
     let journal = Journal {
         version: JOURNAL_VERSION,
         topology: "t".parse().unwrap(),
@@ -36,14 +36,14 @@ pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> Unfinished {
         touched: before.items(),
         before,
     };
-    Unfinished {
+    OpenTransaction {
         journal,
         receipt_before: None,
-        agreed: false,
+        voted: false,
         holder: None,
         reverts_in_ms: None,
         restarted: false,
-        told: Vec::new(),
+        notes: Vec::new(),
     }
 }
 

@@ -127,7 +127,7 @@ pub fn child(role: &str, args: &[String]) -> ExitCode {
         },
         ("act", [folder]) => {
             let wish = begin(1, services::plain("rr"), &Observation::default());
-            match ask_here(Path::new(folder), Request::Begin(Box::new(wish))) {
+            match ask_here(Path::new(folder), Request::Prepare(Box::new(wish))) {
                 Reply::Refused(failure) => println!("refused: {failure}: {:?}", failure.cure),
                 other => println!("{other:?}"),
             }

@@ -347,10 +347,10 @@ pub fn counters() {
     assert_eq!(fetched.answers.get("web1"), Some(&3), "{fetched:?}");
     server.join().unwrap();
     let (topology, sysctls) = ("t".parse().unwrap(), std::collections::BTreeSet::new());
-    let look = protocol::Request::Look { topology, sysctls, counters: true };
+    let look = protocol::Request::Observe { topology, sysctls, counters: true };
     // The kernel sums up its counters every two seconds.
     eventually("three connections counted", || {
-        let Reply::Seen(seen) = director.ask(look.clone()) else { panic!("not seen") };
+        let Reply::Observed(seen) = director.ask(look.clone()) else { panic!("not seen") };
         let Counters { active, inactive, persistent, total } =
             seen.counters[&web()][&"192.0.2.1:8080".parse().unwrap()];
         (total, active + inactive, persistent) == (3, 3, 0)

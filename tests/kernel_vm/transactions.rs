@@ -1,7 +1,7 @@
 //! A transaction over IPVS steps that is cut off after each of them.
 
 use lvsprov::agent::process::Process;
-use lvsprov::protocol::{Ending, Reply, Request};
+use lvsprov::protocol::{Decision, Reply, Request};
 use lvsprov::state::{Change, Module};
 
 use crate::agents::{
@@ -26,7 +26,7 @@ pub fn killed_after_each_step_of_a_run() {
         ground.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
         let mut agent = Agent::faulty(&ground, &format!("step {count} kill"));
         let wish = begin(1, wanted(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         assert_eq!(agent.try_ask(&do_all(1, wanted())), None, "step {count}");
         agent.ended();
         set_fault(&ground, "");
@@ -49,7 +49,7 @@ pub fn the_timer_is_killed_after_each_step() {
         let mut agent = Agent::faulty(&ground, &format!("revert step {count} kill"));
         let mut wish = begin(1, removed(wanted()), &agent.look());
         wish.revert = Some(revert_after(3000));
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         let timer = stop_timer(&ground, 1);
         agent.done(&do_all(1, removed(wanted())));
         assert_eq!(saved(&ground), [""; 0]);
@@ -73,12 +73,12 @@ pub fn the_timer_puts_a_table_back() {
     let changes: Vec<Change> = wanted()[1..].to_vec();
     let mut wish = begin(1, changes.clone(), &agent.look());
     wish.revert = Some(revert_after(3000));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let timer = stop_timer(&ground, 1);
     agent.done(&do_all(1, changes));
     go_on(timer);
     // It is still connected; that keeps nothing from being undone.
     eventually("it is undone", || agent.look().unfinished.is_none());
     assert_eq!(saved(&ground), before);
-    assert!(matches!(agent.ask(&settle(1, Ending::Done)), Reply::Refused(_)));
+    assert!(matches!(agent.ask(&settle(1, Decision::Commit)), Reply::Refused(_)));
 }

@@ -13,8 +13,8 @@ use crate::plan::journal::touched_by;
 use crate::plan::ownership::{Goal, with_modules_of};
 use crate::plan::{order, simulate};
 use crate::state::{
-    Change, Counters, DestinationKey, HostState, Intent, Item, Journal, Observation, Operator,
-    ServiceKey, Stage, Step, TransactionId, Unfinished,
+    Change, Counters, DestinationKey, HostState, Intent, Item, Journal, Observation,
+    OpenTransaction, Operator, ServiceKey, Stage, Step, TransactionId,
 };
 use crate::support::Cluster;
 use crate::topology::{Forward, Pace, PaceOverride, Scheduler, Service};
@@ -176,14 +176,14 @@ proptest! {
 
         // Undone by the journal.
         let journal = way.journal();
-        let unfinished = Unfinished {
+        let unfinished = OpenTransaction {
             journal,
             receipt_before: way.seen.receipt.clone(),
-            agreed: false,
+            voted: false,
             holder: None,
             reverts_in_ms: None,
             restarted: false,
-            told: Vec::new(),
+            notes: Vec::new(),
         };
         let undo = Goal::undo(&unfinished, &there);
         let back = simulate(&halfway, &super::changes(&halfway, &undo)).unwrap();
