@@ -10,7 +10,7 @@ use super::arguments::{Format, LabRun, Place};
 use super::{Exit, file, output};
 use crate::desired::desired_for;
 use crate::kernel::modules;
-use crate::lab::story::{self, Over, Setting};
+use crate::lab::scenario::{self, LabTransport, ScenarioOptions};
 use crate::lab::vm::{self, VmOptions};
 use crate::lab::{isolate, junit};
 use crate::report;
@@ -112,8 +112,8 @@ fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
     arguments.extend([
         "--over".into(),
         match run.over {
-            Over::Local => "local".into(),
-            Over::Ssh => "ssh".into(),
+            LabTransport::Local => "local".into(),
+            LabTransport::Ssh => "ssh".into(),
         },
     ]);
     arguments.extend([
@@ -155,7 +155,7 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
     isolate()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let setting = Setting { over: run.over, requests: run.requests };
+    let options = ScenarioOptions { transport: run.over, requests: run.requests };
     let mut results = Vec::new();
     let interrupted = runtime.block_on(async {
         for (path, topology) in topologies {
@@ -171,7 +171,7 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
                 // In this order: a signal must be listened for before the story begins.
                 biased;
                 () = interruption() => return true,
-                cases = story::tell(&playbook, topology, &setting, &say) => results.extend(cases),
+                cases = scenario::run(&playbook, topology, &options, &say) => results.extend(cases),
             }
         }
         false
