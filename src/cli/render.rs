@@ -40,14 +40,14 @@ pub fn ipvsadm(path: &Path, director: Option<&HostName>, common: &Common) -> Out
     let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
     match common.format {
         Format::Text => {
-            for unheld in &rendered.unheld {
-                output::complain(&format!("{}: {unheld}\n", host.name));
+            for unsupported in &rendered.unsupported {
+                output::complain(&format!("{}: {unsupported}\n", host.name));
             }
             output::say(&rendered.text)?;
         }
         Format::Json => output::document(&report::with_schema(
             "render",
-            &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unheld }),
+            &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unsupported }),
         ))?,
     }
     Ok(Exit::Ok)

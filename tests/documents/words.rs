@@ -40,24 +40,17 @@ const AVOIDED: &[&str] = &[
 const TO_DO: &[&str] = &[
     "src/agent",
     "src/apply",
-    "src/check",
     "src/cli",
     "src/desired",
-    "src/import",
     "src/kernel",
-    "src/lab",
     "src/plan",
-    "src/protocol.rs",
-    "src/render",
     "src/report",
     "src/state",
-    "src/support",
-    "src/topology",
     "src/transport",
 ];
 
 /// How many of them are left there. Only ever lowered.
-const LEFT: usize = 467;
+const LEFT: usize = 0;
 
 /// The avoided words of a text, each once. What stands in braces is a name in code.
 fn avoided(text: &str) -> BTreeSet<&'static str> {

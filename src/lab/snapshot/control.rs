@@ -50,7 +50,7 @@ type AttributeMap = BTreeMap<u16, Vec<u8>>;
 /// Adds all of them to the snapshot.
 pub(super) fn read(snapshot: &mut Snapshot) -> io::Result<()> {
     nftables(snapshot)?;
-    let generic = NetlinkSocket::open(NETLINK_GENERIC)?;
+    let generic = SnapshotSocket::open(NETLINK_GENERIC)?;
     let families = families(&generic)?;
     if let Some(fou) = families.get("fou") {
         for (_, attributes) in generic.ask(*fou, DUMP, FOU_GET, 1)? {
@@ -69,7 +69,7 @@ pub(super) fn read(snapshot: &mut Snapshot) -> io::Result<()> {
     Ok(())
 }
 
-fn families(generic: &NetlinkSocket) -> io::Result<BTreeMap<String, u16>> {
+fn families(generic: &SnapshotSocket) -> io::Result<BTreeMap<String, u16>> {
     let all = generic.ask(CONTROLLER, DUMP, GET_FAMILY, 1)?;
     let named = all.into_iter().filter_map(|(_, attributes)| {
         let id = attributes.get(&FAMILY_ID)?.first_chunk().copied().map(u16::from_ne_bytes)?;
@@ -79,7 +79,7 @@ fn families(generic: &NetlinkSocket) -> io::Result<BTreeMap<String, u16>> {
 }
 
 fn nftables(snapshot: &mut Snapshot) -> io::Result<()> {
-    let talk = match NetlinkSocket::open(NETLINK_NETFILTER) {
+    let talk = match SnapshotSocket::open(NETLINK_NETFILTER) {
         // The kernel has no netfilter.
         Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => return Ok(()),
         other => other?,
@@ -184,9 +184,9 @@ fn attributes(bytes: &[u8]) -> AttributeMap {
 }
 
 /// A netlink socket of the calling thread's namespace.
-struct NetlinkSocket(Socket);
+struct SnapshotSocket(Socket);
 
-impl NetlinkSocket {
+impl SnapshotSocket {
     fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
