@@ -123,7 +123,7 @@ impl Serves {
 
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
-    pub sighting: Observation,
+    pub observation: Observation,
     pub open: Option<Open>,
     pub reached: bool,
     /// What a connection that is gone is still at.
@@ -161,7 +161,7 @@ pub(super) struct World {
 impl World {
     pub fn bare(topology: &Topology) -> Self {
         let machine = |name: &HostName| Machine {
-            sighting: bare(topology, name),
+            observation: bare(topology, name),
             open: None,
             reached: true,
             late: None,
@@ -258,22 +258,22 @@ impl World {
                     continue;
                 };
                 let unfinished = open.told(false);
-                let goal = Goal::undo(&unfinished, &machine.sighting);
-                let state = &machine.sighting.state;
+                let goal = Goal::undo(&unfinished, &machine.observation);
+                let state = &machine.observation.state;
                 let steps =
                     steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
                 for (of, steps) in stages::stage(&topology.hosts[name], steps) {
                     if of == stage {
                         let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
-                        machine.sighting.state =
-                            simulate(&machine.sighting.state, &changes).unwrap();
+                        machine.observation.state =
+                            simulate(&machine.observation.state, &changes).unwrap();
                     }
                 }
             }
         }
         for machine in inner.hosts.values_mut() {
             if let Some(open) = machine.open.take_if(|o| !o.agreed && o.revert.is_some()) {
-                machine.sighting.receipt = open.receipt_before;
+                machine.observation.receipt = open.receipt_before;
             }
         }
     }
@@ -309,10 +309,10 @@ impl Inner {
 
     fn look(&self, host: &HostName) -> Observation {
         let machine = &self.hosts[host];
-        let mut sighting = machine.sighting.clone();
-        sighting.unfinished =
+        let mut observation = machine.observation.clone();
+        observation.unfinished =
             machine.open.as_ref().map(|open| Box::new(open.told(self.alive.contains(&open.line))));
-        sighting
+        observation
     }
 
     fn answer(
@@ -330,7 +330,7 @@ impl Inner {
             Request::Look { .. } => Reply::Seen(Box::new(self.look(host))),
             Request::Begin(begin) => self.begin(host, line, *begin),
             Request::TakeUp { transaction, by, force, .. } => {
-                self.take_up(host, line, &transaction, by, force)
+                self.resume(host, line, &transaction, by, force)
             }
             Request::Do { transaction, steps, .. } => {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
@@ -375,11 +375,11 @@ impl Inner {
 
     fn who_has(&self, target: IpAddr) -> BTreeSet<String> {
         let has = |machine: &&Machine| {
-            let mut keys = machine.sighting.state.addresses.keys();
+            let mut keys = machine.observation.state.addresses.keys();
             keys.any(|key| key.net.addr() == target && key.dev.as_str() == "eth0")
         };
         let macs = self.hosts.values().filter(has);
-        macs.flat_map(|machine| machine.sighting.facts.hardware.values().cloned()).collect()
+        macs.flat_map(|machine| machine.observation.facts.hardware.values().cloned()).collect()
     }
 
     fn busy(&self, host: &HostName) -> Option<Reply> {
@@ -415,11 +415,11 @@ impl Inner {
             line,
             revert: begin.revert,
         });
-        machine.sighting.receipt = Some(begin.receipt);
+        machine.observation.receipt = Some(begin.receipt);
         Reply::Begun
     }
 
-    fn take_up(
+    fn resume(
         &mut self,
         host: &HostName,
         line: u64,
@@ -464,8 +464,8 @@ impl Inner {
                 break;
             }
             let machine = self.hosts.get_mut(host).unwrap();
-            match simulate(&machine.sighting.state, [change]) {
-                Ok(state) => machine.sighting.state = state,
+            match simulate(&machine.observation.state, [change]) {
+                Ok(state) => machine.observation.state = state,
                 Err(error) => {
                     refused = Some(failure(&error.to_string()));
                     break;
@@ -483,12 +483,12 @@ impl Inner {
             Ending::Done => {
                 self.all_agree(host, &open);
                 self.done.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().sighting.receipt = open.settled;
+                self.hosts.get_mut(host).unwrap().observation.receipt = open.settled;
             }
             Ending::Undone => {
                 self.is_as_before(host, &open);
                 self.undone.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().sighting.receipt = open.receipt_before;
+                self.hosts.get_mut(host).unwrap().observation.receipt = open.receipt_before;
             }
         }
         Reply::Settled
@@ -518,8 +518,8 @@ impl Inner {
 
     /// Nobody forgets what was there before it is there again.
     fn is_as_before(&mut self, host: &HostName, open: &Open) {
-        let state = &self.hosts[host].sighting.state;
-        let goal = Goal::undo(&open.told(false), &self.hosts[host].sighting);
+        let state = &self.hosts[host].observation.state;
+        let goal = Goal::undo(&open.told(false), &self.hosts[host].observation);
         let left = steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
         if !left.into_all().is_empty() {
             self.broken.push(format!("{host} is settled as undone, and is not as before"));

@@ -23,7 +23,7 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn heard<T: DeserializeOwned + Send + 'static>(frame: &[u8]) -> Result<Option<T>, FrameError> {
-    wait(read(&mut &*frame, &mut Share::default()))
+    wait(read(&mut &*frame, &mut MemoryShare::default()))
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -144,7 +144,7 @@ fn a_longer_answer_or_hello_than_an_agent_sends_is_refused_before_it_is_read() {
         let error = if is_hello {
             wait(hello(&mut stream)).map(drop)
         } else {
-            wait(read::<Reply, _>(&mut stream, &mut Share::default())).map(drop)
+            wait(read::<Reply, _>(&mut stream, &mut MemoryShare::default())).map(drop)
         };
         assert!(matches!(error, Err(FrameError::TooLong { .. })), "{error:?}");
         assert_eq!(stream.len(), 32);
@@ -167,11 +167,12 @@ fn room(units: usize) -> &'static Semaphore {
 #[test]
 fn all_hosts_have_one_room_and_give_back_what_they_took() {
     let room = room(300);
-    let share = || Share { room, taken: None };
+    let share = || MemoryShare { room, taken: None };
     let body = serde_json::to_vec(&json!({ "moved": vec!["x".repeat(100); 1000] })).unwrap();
     let frame = frame_of(&body);
     let (mut one, mut two, mut three) = (share(), share(), share());
-    let take = |share: &mut Share| wait(read::<Reply, _>(&mut frame.as_slice(), share)).map(drop);
+    let take =
+        |share: &mut MemoryShare| wait(read::<Reply, _>(&mut frame.as_slice(), share)).map(drop);
     take(&mut one).unwrap();
     take(&mut two).unwrap();
     let error = take(&mut three).unwrap_err();
@@ -185,7 +186,7 @@ fn all_hosts_have_one_room_and_give_back_what_they_took() {
 #[test]
 fn only_what_came_takes_room() {
     let room = room(100);
-    let mut share = Share { room, taken: None };
+    let mut share = MemoryShare { room, taken: None };
     let frame = [&u32::try_from(LIMIT).unwrap().to_be_bytes()[..], b"[1,"].concat();
     let error = wait(read::<Reply, _>(&mut frame.as_slice(), &mut share)).unwrap_err();
     assert!(matches!(error, FrameError::Truncated { got: 7, .. }), "{error:?}");
@@ -198,7 +199,7 @@ fn only_what_came_takes_room() {
 fn a_limit_of_time_interrupts_the_decoding() {
     let frame = frame::encode(&large(2000)).unwrap();
     let waited = wait(async {
-        let (mut stream, mut share) = (frame.as_slice(), Share::default());
+        let (mut stream, mut share) = (frame.as_slice(), MemoryShare::default());
         tokio::time::timeout(Duration::ZERO, read::<Reply, _>(&mut stream, &mut share))
             .await
             .is_ok()

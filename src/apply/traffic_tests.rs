@@ -16,23 +16,27 @@ fn fetched(answers: &[(&str, u32)], failures: &[(&str, u32)]) -> Fetched {
     Fetched { answers: map(answers), failures: map(failures) }
 }
 
-fn judged(service: &Service, answer: Result<Fetched, String>, manner: &Manner) -> Proof {
+fn judged(
+    service: &Service,
+    answer: Result<Fetched, String>,
+    options: &TrafficOptions,
+) -> Verification {
     let (protocol, at) = targets(service)[0];
     let client = host("client");
-    Question { client: &client, service, protocol, at }.judge(answer, manner)
+    Probe { client: &client, service, protocol, at }.judge(answer, options)
 }
 
 fn verdict(service: &Service, answer: Fetched) -> (Verdict, Option<Excuse>) {
-    let proof = judged(service, Ok(answer), &Manner::default());
-    (proof.verdict, proof.excuse)
+    let verification = judged(service, Ok(answer), &TrafficOptions::default());
+    (verification.verdict, verification.excuse)
 }
 
 #[test]
 fn traffic_holds_only_if_every_request_is_answered() {
     let service = &dr().services[0];
     let judge = |answer| {
-        let proof = judged(service, answer, &Manner::default());
-        (proof.verdict, proof.evidence)
+        let verification = judged(service, answer, &TrafficOptions::default());
+        (verification.verdict, verification.evidence)
     };
     let said = |verdict, text: &str| (verdict, text.to_owned());
     assert_eq!(
@@ -94,12 +98,13 @@ fn what_came_back_excuses_a_service_that_answered_nothing() {
 #[test]
 fn a_service_that_was_in_use_may_not_refuse_afterwards() {
     let service = &dr().services[0];
-    let manner = Manner { in_use: [service.name.clone()].into(), ..Manner::default() };
-    let proof = judged(service, Ok(fetched(&[], &[("refused", 4)])), &manner);
-    assert!(proof.condemns(), "{proof:?}");
+    let options =
+        TrafficOptions { in_use: [service.name.clone()].into(), ..TrafficOptions::default() };
+    let verification = judged(service, Ok(fetched(&[], &[("refused", 4)])), &options);
+    assert!(verification.requires_abort(), "{verification:?}");
     assert!(
-        proof.evidence.ends_with("clients were answered shortly before this change"),
-        "{proof:?}"
+        verification.evidence.ends_with("clients were answered shortly before this change"),
+        "{verification:?}"
     );
 }
 
@@ -130,7 +135,7 @@ fn requests_that_fail_slowly_are_not_repeated_for_nothing() {
     let service = &dr().services[0];
     let goes = |reason, sent| goes_on(&fetched(&[], &[(reason, 1)]), sent, service);
     assert!(goes("refused", 3) && goes("reset", 3));
-    assert!(goes("connected, then timed out", 1), "the other real server is to have its turn");
+    assert!(goes("connected, then timed out", 1), "the other real server is to have its work");
     assert!(!goes("connected, then timed out", 2));
     assert!(!goes("timed out", 1) && !goes("no route", 1));
 }
@@ -138,7 +143,7 @@ fn requests_that_fail_slowly_are_not_repeated_for_nothing() {
 /// The topology is changed, then nobody can ask for this reason.
 fn nobody(
     change: impl FnOnce(&mut Topology),
-    absent: &[(&str, Absent)],
+    absent: &[(&str, HostAbsence)],
     unfit: &[(&str, &str)],
 ) -> String {
     let mut topology = dr();
@@ -159,15 +164,15 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
     let service = |t: &mut Topology, how: fn(&mut Service)| how(&mut t.services[0]);
     for (told, expected) in [
         (
-            nobody(none, &[("client", Absent::LeftOut)], &[]),
+            nobody(none, &[("client", HostAbsence::LeftOut)], &[]),
             format!("{no_client}is left out by --limit"),
         ),
         (
-            nobody(none, &[("client", Absent::Unmanaged)], &[]),
+            nobody(none, &[("client", HostAbsence::Unmanaged)], &[]),
             format!("{no_client}has no `ssh`, `local` or `netns` in the file"),
         ),
         (
-            nobody(none, &[("client", Absent::Unreachable(failure("gone")))], &[]),
+            nobody(none, &[("client", HostAbsence::Unreachable(failure("gone")))], &[]),
             format!("{no_client}could not be reached"),
         ),
         (nobody(none, &[], &[("client", "is not well")]), format!("{no_client}is not well")),
@@ -179,7 +184,7 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
         (
             nobody(
                 |t| assert!(t.hosts.get_mut(&host("director")).unwrap().roles.insert(Role::Client)),
-                &[("client", Absent::LeftOut)],
+                &[("client", HostAbsence::LeftOut)],
                 &[],
             ),
             format!("{no_client}is left out by --limit, director is its director"),
