@@ -21,8 +21,8 @@ use crate::names::HostName;
 use crate::plan::{Goal, simulate, stages, steps_between};
 use crate::protocol::{Busy, Decision, Execution, Fetched, Prepare, Reply, Request, RevertAfter};
 use crate::state::{
-    Holder, HostState, Journal, Observation, OpenTransaction, Operator, Receipt, Stage,
-    TransactionId,
+    Edit, Holder, HostState, Journal, Module, Observation, OpenTransaction, Operator, Present,
+    Receipt, Stage, TransactionId,
 };
 use crate::topology::{Host, Topology};
 
@@ -451,12 +451,7 @@ impl Inner {
         }
     }
 
-    fn work(
-        &mut self,
-        host: &HostName,
-        changes: &[crate::state::Change],
-        at_most: Option<usize>,
-    ) -> Reply {
+    fn work(&mut self, host: &HostName, changes: &[Edit], at_most: Option<usize>) -> Reply {
         let mut done = 0;
         let mut refused = None;
         for change in changes {
@@ -539,7 +534,8 @@ pub(super) fn essence(state: &HostState, was: &HostState) -> HostState {
     let news: Vec<_> = state.modules.difference(&was.modules).copied().collect();
     let mut with = was.clone();
     for module in &news {
-        with = simulate(&with, [&crate::state::Change::LoadModule { module: *module }]).unwrap();
+        let load = Edit::add::<Module>(*module, Present);
+        with = simulate(&with, [&load]).unwrap();
     }
     for item in with.items() {
         let (mut then, mut here) = (HostState::default(), HostState::default());

@@ -18,7 +18,7 @@ use crate::plan::simulate;
 use crate::protocol::Execution;
 use crate::report;
 use crate::state::{
-    Address, AddressKey, Capability, Change, ConfDev, ConfItem, Controller, HostFacts, HostState,
+    Address, AddressKey, Capability, ConfDev, ConfItem, Controller, Edit, HostFacts, HostState,
     Link, Observation, Receipt, Scope, Stage, Sysctl, TransactionId,
 };
 use crate::support::Cluster;
@@ -104,7 +104,7 @@ pub(super) fn applied(topology: &Topology) -> Seen {
     for (name, prospect) in plan.hosts {
         let Prospect::Plan(plan) = prospect else { panic!("{name}: {prospect:?}") };
         let sighting = seen.get_mut(&name).unwrap().as_mut().unwrap();
-        let changes: Vec<Change> =
+        let changes: Vec<Edit> =
             plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.change.clone()).collect();
         sighting.state = simulate(&sighting.state, &changes).unwrap();
         sighting.receipt = plan.goal.settled;

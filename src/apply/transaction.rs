@@ -402,10 +402,11 @@ pub fn as_wanted<'a>(steps: impl Iterator<Item = &'a Step>, seen: &Observation) 
     let steps: Vec<&Step> = steps.collect();
     let mut right: BTreeMap<String, bool> = BTreeMap::new();
     for step in steps.iter().rev() {
-        let thing = step.change.thing();
+        let thing = step.change.precise_name();
         right.entry(thing).or_insert_with(|| step.change.is_done(&seen.state));
     }
-    let count = steps.iter().filter(|step| right.get(&step.change.thing()) == Some(&true)).count();
+    let count =
+        steps.iter().filter(|step| right.get(&step.change.precise_name()) == Some(&true)).count();
     (count, steps.len())
 }
 

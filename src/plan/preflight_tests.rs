@@ -179,6 +179,7 @@ fn a_receipt_of_a_later_version() {
 mod sharing {
     use super::*;
     use crate::plan::order::steps_between;
+    use crate::state::ConfDev;
 
     fn arp() -> Item {
         Item::Sysctl(Sysctl::all(ConfItem::ArpIgnore))
@@ -208,7 +209,7 @@ mod sharing {
     fn found(goal: &Goal, seen: &Observation) -> Vec<String> {
         let reasons = crate::desired::Reasons::default();
         let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
-        let changes: Vec<Change> = steps.into_all().into_iter().map(|step| step.change).collect();
+        let changes: Vec<Edit> = steps.into_all().into_iter().map(|step| step.change).collect();
         let mut all = Vec::new();
         shared(&changes, goal, seen, &mut all);
         unfinished_elsewhere(&changes, goal, seen, &mut all);
@@ -264,7 +265,7 @@ mod sharing {
                 &goal.owned,
                 &crate::desired::Reasons::default(),
             );
-            let changes: Vec<Change> =
+            let changes: Vec<Edit> =
                 steps.unwrap().into_all().into_iter().map(|step| step.change).collect();
             let mut all = Vec::new();
             unreadable(&changes, goal, seen, &mut all);

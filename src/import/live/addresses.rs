@@ -9,6 +9,7 @@ use super::super::draft::DraftInterface;
 use super::super::remark::{Remark, RemarkKind};
 use super::Seen;
 use crate::names::{HostName, IfName, NameError, NetworkName};
+use crate::state::silent::is_silent;
 
 /// An address that a host has for itself.
 struct Place {
@@ -28,16 +29,13 @@ pub(super) struct Places {
     strangers: BTreeSet<IpAddr>,
 }
 
-/// Devices inside the host.
+/// Devices inside the host: no segment is behind them.
 fn is_inside(dev: &IfName) -> bool {
-    let name = dev.as_str();
-    name == "lo" || is_tunnel(name) || name.starts_with("dummy")
-}
-
-fn is_tunnel(name: &str) -> bool {
-    ["tunl", "ip6tnl", "sit", "gre", "ip6gre", "gretap", "erspan"].iter().any(|kind| {
-        name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
-    })
+    let of_layer_2 = |kind: &str| {
+        let rest = dev.as_str().strip_prefix(kind);
+        rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    is_silent(dev) || of_layer_2("gretap") || of_layer_2("erspan")
 }
 
 fn is_everybodys(address: IpAddr) -> bool {
