@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use lvsprov::kernel::ipvs::{self, IpvsSocket, Request, wire};
+use lvsprov::kernel::ipvs::{self, IpvsRequest as Request, IpvsSocket, wire};
 use lvsprov::protocol::{self, Reply};
 use lvsprov::state::{
     Change, Counters, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags,
