@@ -30,10 +30,8 @@ const LAYERS: &[&str] = &[
 
 /// Names that still stand for several types. One that does no longer must leave this list.
 const STILL_TWICE: &[&str] = &[
-    "Answer",
     "Arguments",
     "Asked",
-    "Attributes",
     "Came",
     "Conduct",
     "Content",
@@ -54,8 +52,6 @@ const STILL_TWICE: &[&str] = &[
     "Kind",
     "Line",
     "Link",
-    "Links",
-    "Listener",
     "Mark",
     "Member",
     "Module",
@@ -73,8 +69,6 @@ const STILL_TWICE: &[&str] = &[
     "Question",
     "Read",
     "Reader",
-    "Request",
-    "Result",
     "Said",
     "Seen",
     "Share",

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use lvsprov::kernel::ipvs::{self, IpvsSocket, Request, wire};
+use lvsprov::kernel::ipvs::{self, IpvsRequest as Request, IpvsSocket, wire};
 use lvsprov::protocol::{self, Reply};
 use lvsprov::state::{
     Counters, Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol,

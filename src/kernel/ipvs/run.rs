@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use super::codec::Request;
+use super::codec::IpvsRequest as Request;
 use super::explain::explain;
 use super::socket::{self, IpvsSocket};
 use super::table::{self, Table};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::Request;
+use super::codec::IpvsRequest as Request;
 use crate::kernel::error::{Error, Result};
 use crate::state::{
     Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, KeyedEdit, ServiceKey,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::codec::{Request, command};
+use super::codec::{IpvsRequest, command};
 use super::wire::{self, WireError};
 use super::{Table, table};
 use super::{control, decode};
@@ -60,26 +60,24 @@ fn destination_key() -> impl Strategy<Value = DestinationKey> {
     any::<(IpAddr, u16)>().prop_map(|(ip, port)| DestinationKey::new(ip, port))
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = IpvsRequest> {
     prop_oneof![
-        (service_key(), service()).prop_map(|(k, s)| Request::NewService(k, s)),
-        (service_key(), service()).prop_map(|(k, s)| Request::SetService(k, s)),
-        service_key().prop_map(Request::DeleteService),
-        Just(Request::GetServices),
-        service_key().prop_map(Request::GetService),
+        (service_key(), service()).prop_map(|(k, s)| IpvsRequest::NewService(k, s)),
+        (service_key(), service()).prop_map(|(k, s)| IpvsRequest::SetService(k, s)),
+        service_key().prop_map(IpvsRequest::DeleteService),
+        Just(IpvsRequest::GetServices),
+        service_key().prop_map(IpvsRequest::GetService),
         (service_key(), destination_key(), destination())
-            .prop_map(|(s, k, d)| Request::NewDestination(s, k, d)),
+            .prop_map(|(s, k, d)| IpvsRequest::NewDestination(s, k, d)),
         (service_key(), destination_key(), destination())
-            .prop_map(|(s, k, d)| Request::SetDestination(s, k, d)),
-        (service_key(), destination_key()).prop_map(|(s, k)| Request::DeleteDestination(s, k)),
-        service_key().prop_map(Request::GetDestinations),
-        Just(Request::GetTimeouts),
-        any::<(u32, u32, u32)>().prop_map(|(tcp, tcp_fin, udp)| Request::SetTimeouts(Timeouts {
-            tcp,
-            tcp_fin,
-            udp
-        })),
-        Just(Request::GetInfo),
+            .prop_map(|(s, k, d)| IpvsRequest::SetDestination(s, k, d)),
+        (service_key(), destination_key()).prop_map(|(s, k)| IpvsRequest::DeleteDestination(s, k)),
+        service_key().prop_map(IpvsRequest::GetDestinations),
+        Just(IpvsRequest::GetTimeouts),
+        any::<(u32, u32, u32)>().prop_map(|(tcp, tcp_fin, udp)| IpvsRequest::SetTimeouts(
+            Timeouts { tcp, tcp_fin, udp }
+        )),
+        Just(IpvsRequest::GetInfo),
     ]
 }
 
@@ -92,7 +90,7 @@ fn read_everything(bytes: &[u8]) {
     let _ = decode::info(bytes);
     let _ = control::decode_daemon(bytes);
     for command in 0..=u8::MAX {
-        let _ = Request::decode(command, bytes);
+        let _ = IpvsRequest::decode(command, bytes);
     }
     for message in wire::messages(bytes).flatten() {
         let _ = message.errno();
@@ -103,7 +101,7 @@ fn read_everything(bytes: &[u8]) {
 proptest! {
     #[test]
     fn a_request_survives_its_encoding(request in request()) {
-        let decoded = Request::decode(request.command(), &request.encode()).unwrap();
+        let decoded = IpvsRequest::decode(request.command(), &request.encode()).unwrap();
         prop_assert_eq!(decoded, request);
     }
 
@@ -115,7 +113,7 @@ proptest! {
         let [message] = messages.as_slice() else { panic!("{messages:?}") };
         prop_assert_eq!((message.kind, message.seq, message.flags), (family, seq, 1));
         let (command, body) = message.generic().unwrap();
-        prop_assert_eq!(Request::decode(command, body).unwrap(), request);
+        prop_assert_eq!(IpvsRequest::decode(command, body).unwrap(), request);
     }
 
     #[test]
@@ -245,8 +243,8 @@ fn fuzz_ipvs() {
             let Ok((command, body)) = message.generic() else { continue };
             read_everything(body);
             // What was understood is the same again.
-            if let Ok(request) = Request::decode(command, body) {
-                let again = Request::decode(request.command(), &request.encode());
+            if let Ok(request) = IpvsRequest::decode(command, body) {
+                let again = IpvsRequest::decode(request.command(), &request.encode());
                 assert_eq!(again.unwrap(), request);
             }
         }
