@@ -12,8 +12,7 @@ use crate::lab::Lab;
 use crate::names::HostName;
 use crate::plan::simulate;
 use crate::state::{
-    Address, Destination, Edit, GuePort, HostState, Item, Link, Module, PacketRules, Route,
-    Setting, SyncDaemon, Sysctl, Timeouts, TunnelDevice, effects,
+    Destination, DestinationId, Edit, EditVerb, HostState, Item, SettingKind, TunnelDevice, effects,
 };
 
 /// Undoes one thing after the other and has it mended.
@@ -90,33 +89,20 @@ fn damages(seen: &Seen) -> Result<Vec<(HostName, Edit)>, String> {
     Ok(all)
 }
 
+/// The edits that remove `item`; of what cannot be removed, the one that gives it the value found before.
 fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
-    let edit = match item {
-        Item::Module(key) => take::<Module>(key, now, found),
-        Item::Sysctl(key) => take::<Sysctl>(key, now, found),
-        Item::Link(key) => take::<Link>(key, now, found),
-        Item::Address(key) => take::<Address>(key, now, found),
-        Item::Route(key) => take::<Route>(key, now, found),
-        Item::Timeouts => take::<Timeouts>(&(), now, found),
-        Item::Daemon(key) => take::<SyncDaemon>(key, now, found),
-        Item::Table(key) => take::<PacketRules>(key, now, found),
-        Item::Tunnel(key) => take::<TunnelDevice>(key, now, found),
-        Item::GuePort(key) => take::<GuePort>(key, now, found),
-        Item::Service(key) => {
-            let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
-            return ids.filter_map(|id| take::<Destination>(&id, now, found)).collect();
-        }
-    };
-    edit.into_iter().collect()
-}
-
-/// The edit that removes a setting; of one that cannot be removed, that gives it the value found before.
-fn take<S: Setting>(key: &S::Key, now: &HostState, found: &HostState) -> Option<Edit> {
-    let present = S::get(now, key)?;
-    if S::VERBS.remove.is_some() {
-        return Some(Edit::remove::<S>(key.clone(), present));
+    if let Item::Service(key) = item {
+        let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
+        let remove = |id: DestinationId| {
+            let present = Destination::get(now, &id)?;
+            Some(Edit::remove::<Destination>(id, present))
+        };
+        return ids.filter_map(remove).collect();
     }
-    Edit::between::<S>(key.clone(), Some(present), Some(S::get(found, key)?))
+    let (nothing, removable) = (HostState::default(), item.verbs().remove.is_some());
+    let back = if removable { &nothing } else { found };
+    let edit = Edit::of_item(item, now, back);
+    edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
 }
 
 /// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.
