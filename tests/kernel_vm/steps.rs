@@ -23,7 +23,7 @@ pub fn strict_before() {
     );
     ground.fails(
         Change::RemoveDestination { service: web(), key, destination: dr(1) },
-        "somebody changed it since",
+        "changed after it was observed",
     );
     let service = VirtualService::plain(&web(), "wlc");
     ground.fails(Change::RemoveService { key: web(), service }, "no real servers any more");

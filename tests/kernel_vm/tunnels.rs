@@ -245,7 +245,7 @@ pub fn gue_ports() {
     assert!(ground.ip("fou show").contains("port 7001 ipproto 4"));
     // A program has the port.
     let taken = ground.run(|| UdpSocket::bind("0.0.0.0:7002").unwrap());
-    let failure = ground.fails(add("udp4 7002"), "cannot unwrap GUE on udp4 7002");
+    let failure = ground.fails(add("udp4 7002"), "cannot decapsulate GUE on udp4 7002");
     assert!(failure.cure.unwrap().contains("another port"));
     drop(taken);
     ground.do_all(steps.iter().rev().map(|step| step.inverse().unwrap()).collect());
