@@ -1,16 +1,18 @@
 //! The only unsafe code: calls for AF_PACKET and network namespaces that no crate in use offers safely.
 //!
-//! Four calls on a packet socket: open it, attach a filter, bind it to an interface, and read its number of
-//! dropped packets; and one on any socket, which reads the cookie of its network namespace. Sending and
-//! receiving go through `nix`.
+//! Three calls: bind a packet socket to an interface, read its number of dropped packets, and read the cookie
+//! of a socket's network namespace. All else (opening, filtering, sending, receiving) goes through `nix` and
+//! `socket2`.
 
 #![allow(unsafe_code)] // audited here, denied everywhere else
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use socket2::{SockFilter, SockRef};
 
 /// ETH_P_ARP (include/uapi/linux/if_ether.h).
 const ETH_P_ARP: u16 = 0x0806;
@@ -22,50 +24,24 @@ const ETH_P_ARP: u16 = 0x0806;
 pub fn open_arp_socket(ifindex: u32) -> io::Result<OwnedFd> {
     let ifindex = i32::try_from(ifindex)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "interface index out of range"))?;
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no pointer is passed. Protocol 0 receives nothing until it is bound, so that no frame
-    // gets past the filter.
-    let raw = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `raw` is a new descriptor without another owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    attach_arp_filter(&socket)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    // Without a protocol the socket receives nothing until it is bound, so that no frame passes the filter.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    SockRef::from(&socket).attach_filter(&arp_filter())?;
     bind_to(&socket, ifindex)?;
     Ok(socket)
 }
 
 /// Classic BPF: accept a frame if its EtherType is ARP.
-fn attach_arp_filter(socket: &OwnedFd) -> io::Result<()> {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).unwrap_or_default(),
-        jt,
-        jf,
-        k,
-    };
-    let mut filter = [
+fn arp_filter() -> [SockFilter; 4] {
+    let instruction =
+        |code: u32, jt, jf, k| SockFilter::new(u16::try_from(code).unwrap_or_default(), jt, jf, k);
+    [
         instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 12),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(ETH_P_ARP)),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).unwrap_or_default(),
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: `program` points to `filter`, which outlives the call, and gives its true length; the
-    // kernel copies both.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            length_of::<libc::sock_fprog>(),
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    ]
 }
 
 fn bind_to(socket: &OwnedFd, ifindex: i32) -> io::Result<()> {

@@ -142,7 +142,7 @@ pub fn daemons_that_cannot_run() {
     assert!(cure(down).contains("set v1 up"));
     let unicast = SyncDaemon { group: "192.0.2.1".parse().unwrap(), ..on("v0") };
     let unicast = ground.fails(set(Backup, None, Some(&unicast)), "cannot start sync daemon");
-    assert!(cure(unicast).contains("no multicast address"));
+    assert!(cure(unicast).contains("not a multicast address"));
     assert!(ground.look(&[]).state.daemons.is_empty());
     // A restart that fails leaves the old one.
     ground.do_all(vec![set(Master, None, Some(&on("v0")))]);
