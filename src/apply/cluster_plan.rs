@@ -15,7 +15,7 @@ use crate::plan::neighbours;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::{order, simulate, stages};
-use crate::state::{Change, Item, Module, Observation, Stage, Step};
+use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
 
 /// The steps of one host.
@@ -199,7 +199,7 @@ fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
 
 /// Looks for obstacles and cautions in the steps themselves.
 fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
-    let changes: Vec<Change> =
+    let changes: Vec<Edit> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
     neighbours::shared(&changes, &plan.goal, observed, &mut obstacles);

@@ -7,7 +7,7 @@ use super::transaction::{AbortReason, ClusterTransaction};
 use super::{requests, rollback, stage_work};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::Ending;
+use crate::protocol::Decision;
 
 impl ClusterTransaction<'_, '_> {
     /// All hosts vote; from here on no host reverts by itself. A single host needs no vote.
@@ -54,7 +54,7 @@ impl ClusterTransaction<'_, '_> {
         let mut reason = None;
         for last in [false, true] {
             let mut failed = BTreeMap::new();
-            for (name, answer) in requests::close(self.session, &ids, Ending::Done).await {
+            for (name, answer) in requests::close(self.session, &ids, Decision::Commit).await {
                 if let Err(error) = answer {
                     failed.insert(name, error.into_failure());
                 }

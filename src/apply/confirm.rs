@@ -265,7 +265,7 @@ async fn ask_operator(
     loop {
         match console.answer() {
             Some(OperatorAnswer::Yes) => return Ok(Confirmation::Here),
-            Some(OperatorAnswer::No) => return abort("the operator said no".to_owned()),
+            Some(OperatorAnswer::No) => return abort("the operator answered no".to_owned()),
             None => {}
         }
         if console.stop_requested() {

@@ -63,7 +63,7 @@ impl ClusterTransaction<'_, '_> {
                 let steps = part.steps(name, &work.steps);
                 if !self.has_failed(name) && !steps.is_empty() {
                     asked.insert(name.clone(), steps.len());
-                    let request = Request::Do {
+                    let request = Request::Execute {
                         topology: self.session.topology.name.clone(),
                         transaction: self.id.clone(),
                         steps,

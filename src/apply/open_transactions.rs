@@ -10,7 +10,7 @@ use super::outcome::{
 use super::requests::describe_holder;
 use super::session::Observations;
 use crate::names::HostName;
-use crate::state::{HostState, Intent, Item, Observation, Step, TransactionId, Unfinished};
+use crate::state::{HostState, Intent, Item, Observation, OpenTransaction, Step, TransactionId};
 
 /// A host that reverts within this time, in milliseconds, is not confirmed: other hosts might get the
 /// decision after their timers ended.
@@ -31,7 +31,7 @@ pub enum Recovery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionView<'a> {
     /// Hosts with its journal.
-    pub open: BTreeMap<HostName, &'a Unfinished>,
+    pub open: BTreeMap<HostName, &'a OpenTransaction>,
     /// Participants without its journal.
     pub closed: BTreeSet<HostName>,
     /// Participants that could not be observed.
@@ -76,7 +76,7 @@ impl TransactionView<'_> {
     /// long as one host has not voted, no host has committed.
     pub fn recovery(&self, right: impl Fn(&HostName) -> bool) -> Recovery {
         let Self { open, closed, unknown } = self;
-        if open.values().any(|host| !host.agreed) {
+        if open.values().any(|host| !host.voted) {
             return Recovery::Abort;
         }
         if let Some(host) = unknown.first() {
@@ -126,18 +126,26 @@ pub fn as_wanted<'a>(
     let steps: Vec<&Step> = steps.collect();
     let mut right: BTreeMap<String, bool> = BTreeMap::new();
     for step in steps.iter().rev() {
-        let thing = step.change.thing();
+        let thing = step.change.precise_name();
         right.entry(thing).or_insert_with(|| step.change.is_done(&observed.state));
     }
-    let count = steps.iter().filter(|step| right.get(&step.change.thing()) == Some(&true)).count();
+    let count =
+        steps.iter().filter(|step| right.get(&step.change.precise_name()) == Some(&true)).count();
     (count, steps.len())
 }
 
 /// The open transaction on one host; `None`: it has none.
 pub fn host_transaction(observed: &Observation) -> Option<HostTransactionReport> {
     let open = observed.unfinished.as_deref()?;
-    let Unfinished { journal, receipt_before: _, agreed, holder, reverts_in_ms, restarted, told } =
-        open;
+    let OpenTransaction {
+        journal,
+        receipt_before: _,
+        voted,
+        holder,
+        reverts_in_ms,
+        restarted,
+        notes,
+    } = open;
     let (done, steps) = as_wanted(journal.steps(), observed);
     let now = observed.state.restricted_to(&journal.touched);
     let differs = journal.touched.iter().filter(|item| {
@@ -152,11 +160,11 @@ pub fn host_transaction(observed: &Observation) -> Option<HostTransactionReport>
         steps,
         as_wanted: done,
         differs: differs.count(),
-        voted: *agreed,
+        voted: *voted,
         holder: holder.clone(),
         reverts_in_s: reverts_in_ms.map(|ms| ms / 1000),
         restarted: *restarted,
-        timer_log: told.clone(),
+        timer_log: notes.clone(),
     })
 }
 
@@ -250,8 +258,8 @@ pub fn why_unconfirmable(observed: &Observations, view: &TransactionView<'_>) ->
     if let Some(unknown) = view.unknown.first() {
         return Some(format!("{unknown} cannot be asked"));
     }
-    let all_voted = view.open.values().all(|open| open.agreed);
-    let soon = |open: &&Unfinished| open.reverts_in_ms.is_some_and(|ms| ms < TOO_LATE_MS);
+    let all_voted = view.open.values().all(|open| open.voted);
+    let soon = |open: &&OpenTransaction| open.reverts_in_ms.is_some_and(|ms| ms < TOO_LATE_MS);
     if let Some((name, _)) = view.open.iter().find(|(_, open)| soon(open)) {
         return Some(format!("{name} is about to undo it by itself"));
     }

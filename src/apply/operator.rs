@@ -56,12 +56,12 @@ pub enum Activity {
 impl Activity {
     pub(super) fn of(request: &Request) -> Self {
         match request {
-            Request::Look { .. } => Self::Observing,
-            Request::Begin(_)
-            | Request::TakeUp { .. }
-            | Request::Do { .. }
-            | Request::Agree { .. }
-            | Request::Settle { .. } => Self::Changing,
+            Request::Observe { .. } => Self::Observing,
+            Request::Prepare(_)
+            | Request::Resume { .. }
+            | Request::Execute { .. }
+            | Request::Vote { .. }
+            | Request::Close { .. } => Self::Changing,
             Request::WhoHas { .. } | Request::Fetch { .. } => Self::Verifying,
         }
     }

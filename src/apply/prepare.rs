@@ -19,7 +19,7 @@ use crate::plan::SimulateError;
 use crate::plan::journal::touched_by;
 use crate::plan::neighbours;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
-use crate::protocol::{Begin, RevertAfter};
+use crate::protocol::{Prepare, RevertAfter};
 use crate::state::{
     Expected, Intent, Item, JOURNAL_VERSION, Journal, Observation, Receipt, Stage, Sysctl,
     TransactionId,
@@ -97,7 +97,7 @@ pub fn receipts(observed: &Observations) -> BTreeMap<HostName, Receipt> {
 
 /// What all hosts of one transaction have in common.
 #[derive(Debug)]
-pub struct Preparation<'a> {
+pub struct TransactionHeader<'a> {
     /// The topology.
     pub topology: &'a Topology,
     /// The transaction.
@@ -119,12 +119,12 @@ pub struct Preparation<'a> {
 /// # Errors
 /// The steps contradict each other: a fault of the planner.
 pub fn begin(
-    preparation: &Preparation<'_>,
+    header: &TransactionHeader<'_>,
     name: &HostName,
     participant: Participant<'_>,
     desired: Option<&Desired>,
-) -> Result<Begin, SimulateError> {
-    let Preparation { topology, id, action, policy, hosts, time, silence } = preparation;
+) -> Result<Prepare, SimulateError> {
+    let TransactionHeader { topology, id, action, policy, hosts, time, silence } = header;
     let Participant { plan, observed } = participant;
     let steps = || plan.stages.iter().flat_map(|(_, steps)| steps);
     let expected = expected_of(plan, observed);
@@ -160,7 +160,7 @@ pub fn begin(
         touched,
         before,
     };
-    Ok(Begin {
+    Ok(Prepare {
         journal,
         expected,
         receipt_before,
@@ -228,7 +228,7 @@ impl ClusterTransaction<'_, '_> {
         let mut begins = self.begins().map_err(|reason| (reason, None))?;
         let gate = begins.pop_first();
         for part in [gate.into_iter().collect(), begins] {
-            let mut part: BTreeMap<HostName, Begin> = part;
+            let mut part: BTreeMap<HostName, Prepare> = part;
             self.show_open_hosts_with(part.keys());
             // All revert timers end at the same time, however late a host is prepared.
             for revert in part.values_mut().filter_map(|begin| begin.revert.as_mut()) {
@@ -257,10 +257,10 @@ impl ClusterTransaction<'_, '_> {
         Ok(())
     }
 
-    fn begins(&self) -> Result<BTreeMap<HostName, Begin>, AbortReason> {
+    fn begins(&self) -> Result<BTreeMap<HostName, Prepare>, AbortReason> {
         let hosts: BTreeSet<HostName> = self.participants.keys().cloned().collect();
         let waits = self.planned_waits();
-        let preparation = Preparation {
+        let header = TransactionHeader {
             topology: self.session.topology,
             id: &self.id,
             action: self.plan.action,
@@ -271,7 +271,7 @@ impl ClusterTransaction<'_, '_> {
         };
         let begins = self.participants.iter().map(|(name, participant)| {
             let desired = self.session.desired.get(name);
-            begin(&preparation, name, *participant, desired)
+            begin(&header, name, *participant, desired)
                 .map(|begin| (name.clone(), begin))
                 .map_err(|error| AbortReason::on(name, error))
         });

@@ -5,7 +5,7 @@
 use super::super::tests::host;
 use super::super::transaction::{CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmWithin};
 use super::*;
-use crate::state::{HostState, Operator, Unfinished};
+use crate::state::{HostState, OpenTransaction, Operator};
 use crate::topology::Pace;
 
 #[test]
@@ -91,7 +91,7 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
     let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
     let (id, policy, hosts) =
         (TransactionId::from_bits(2), TransactionPolicy::plain(by, 7), [rs1.clone()].into());
-    let beginning = Preparation {
+    let header = TransactionHeader {
         topology: &topology,
         id: &id,
         action: Action::Apply,
@@ -101,7 +101,7 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         silence: Duration::ZERO,
     };
     let begun = |restarted: bool| {
-        let mut old = Unfinished {
+        let mut old = OpenTransaction {
             restarted,
             receipt_before: Some(receipt.clone()),
             ..crate::support::unfinished(&["rs1"], HostState::default())
@@ -117,7 +117,7 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
             unreachable!("nothing is in the way")
         };
         let member = Participant { plan: &plan, observed: &observed };
-        begin(&beginning, &rs1, member, Some(&desired)).unwrap()
+        begin(&header, &rs1, member, Some(&desired)).unwrap()
     };
     let (before, after) = (begun(false), begun(true));
     assert_eq!(before.journal.before.addresses.len(), 1);

@@ -15,7 +15,7 @@ use super::rollback::{self, RollbackRequest};
 use super::session::{Observations, Session};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::Ending;
+use crate::protocol::Decision;
 use crate::state::{Operator, TransactionId};
 
 /// How a rollback is to go.
@@ -227,7 +227,7 @@ async fn commit(
         return end;
     }
     end = TransactionEnd::Committed;
-    for (name, answer) in requests::close(session, ids, Ending::Done).await {
+    for (name, answer) in requests::close(session, ids, Decision::Commit).await {
         match answer {
             Ok(()) => record(report, &name, HostRollback::without_steps(RollbackEnd::Committed)),
             Err(error) => {

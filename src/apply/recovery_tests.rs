@@ -5,10 +5,13 @@
 use super::super::tests::host;
 use super::*;
 use crate::failure::Failure;
-use crate::state::Unfinished;
+use crate::state::OpenTransaction;
 
-fn unfinished(hosts: &[&str], agreed: bool) -> Unfinished {
-    Unfinished { agreed, ..crate::support::unfinished(hosts, crate::state::HostState::default()) }
+fn unfinished(hosts: &[&str], agreed: bool) -> OpenTransaction {
+    OpenTransaction {
+        voted: agreed,
+        ..crate::support::unfinished(hosts, crate::state::HostState::default())
+    }
 }
 
 /// `a`, `b`, `c` in this order: agreed, not agreed, settled (no journal), or not to be asked.

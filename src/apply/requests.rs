@@ -6,7 +6,7 @@ use super::prepare;
 use super::session::{Session, disconnected};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::{Begin, Busy, Ending, Outcome, Reply, Request};
+use crate::protocol::{Busy, Decision, Execution, Prepare, Reply, Request};
 use crate::state::{Holder, Operator, TransactionId};
 
 /// A host that did not do what it was asked. All but [`RequestError::Lost`] changed nothing on it.
@@ -30,7 +30,7 @@ impl RequestError {
     pub fn check(reply: Reply) -> Result<Reply, Self> {
         match reply {
             Reply::Busy(busy) => Err(Self::Busy(busy)),
-            Reply::Moved(differences) => Err(Self::Changed(differences)),
+            Reply::Changed(differences) => Err(Self::Changed(differences)),
             Reply::Refused(failure) => Err(Self::Refused(failure)),
             other => Ok(other),
         }
@@ -100,13 +100,13 @@ fn cure_of_busy(busy: &Busy) -> &'static str {
 /// A reply that does not belong to the request.
 pub fn unexpected(reply: &Reply) -> Failure {
     let kind = match reply {
-        Reply::Seen(_) => "seen",
-        Reply::Done(_) => "done",
-        Reply::Begun => "begun",
+        Reply::Observed(_) => "observed",
+        Reply::Executed(_) => "executed",
+        Reply::Prepared => "prepared",
         Reply::Busy(_) => "busy",
-        Reply::Moved(_) => "moved",
-        Reply::Agreed => "agreed",
-        Reply::Settled => "settled",
+        Reply::Changed(_) => "changed",
+        Reply::Voted => "voted",
+        Reply::Closed => "closed",
         Reply::Answered(_) => "answered",
         Reply::Fetched(_) => "fetched",
         Reply::Refused(_) => "refused",
@@ -119,9 +119,9 @@ pub fn unexpected(reply: &Reply) -> Failure {
 }
 
 /// What a host executed; `None`: it was not asked, because its connection broke earlier.
-pub fn executed(answer: Option<Result<Reply, RequestError>>) -> Result<Outcome, RequestError> {
+pub fn executed(answer: Option<Result<Reply, RequestError>>) -> Result<Execution, RequestError> {
     match answer {
-        Some(Ok(Reply::Done(outcome))) => Ok(*outcome),
+        Some(Ok(Reply::Executed(outcome))) => Ok(*outcome),
         Some(Ok(other)) => Err(RequestError::Lost(unexpected(&other))),
         Some(Err(error)) => Err(error),
         None => Err(RequestError::Refused(disconnected())),
@@ -151,11 +151,11 @@ async fn ask_all(
 /// Prepares each host: its journal goes to the disk.
 pub async fn prepare(
     session: &mut Session<'_>,
-    begins: BTreeMap<HostName, Begin>,
+    requests: BTreeMap<HostName, Prepare>,
 ) -> BTreeMap<HostName, Result<(), RequestError>> {
-    let requests =
-        begins.into_iter().map(|(name, begin)| (name, Request::Begin(Box::new(begin)))).collect();
-    ask_all(session, requests, &Reply::Begun).await
+    let prepare = |(name, prepare)| (name, Request::Prepare(Box::new(prepare)));
+    let requests = requests.into_iter().map(prepare).collect();
+    ask_all(session, requests, &Reply::Prepared).await
 }
 
 /// Resumes the transaction of each host. An earlier connection of this operator that has not ended yet is
@@ -167,7 +167,7 @@ pub async fn resume(
     force: bool,
 ) -> BTreeMap<HostName, Result<(), RequestError>> {
     let topology = session.topology.name.clone();
-    let request = |id: &TransactionId, force| Request::TakeUp {
+    let request = |id: &TransactionId, force| Request::Resume {
         topology: topology.clone(),
         transaction: id.clone(),
         by: by.clone(),
@@ -175,7 +175,7 @@ pub async fn resume(
         force,
     };
     let requests = ids.iter().map(|(name, id)| (name.clone(), request(id, force))).collect();
-    let mut answers = ask_all(session, requests, &Reply::Begun).await;
+    let mut answers = ask_all(session, requests, &Reply::Prepared).await;
     let ours = |error: &RequestError| match error {
         RequestError::Busy(busy) => busy.holder.as_ref().is_some_and(|holder| holder.by == *by),
         _ => false,
@@ -185,7 +185,7 @@ pub async fn resume(
         .filter(|(_, answer)| answer.as_ref().is_err_and(ours))
         .filter_map(|(name, _)| Some((name.clone(), request(ids.get(name)?, true))))
         .collect();
-    answers.extend(ask_all(session, again, &Reply::Begun).await);
+    answers.extend(ask_all(session, again, &Reply::Prepared).await);
     answers
 }
 
@@ -196,24 +196,25 @@ pub async fn vote(
 ) -> BTreeMap<HostName, Result<(), RequestError>> {
     let topology = session.topology.name.clone();
     let request = |(name, id): (&HostName, &TransactionId)| {
-        let vote = Request::Agree { topology: topology.clone(), transaction: id.clone() };
+        let vote = Request::Vote { topology: topology.clone(), transaction: id.clone() };
         (name.clone(), vote)
     };
     let requests = ids.iter().map(request).collect();
-    ask_all(session, requests, &Reply::Agreed).await
+    ask_all(session, requests, &Reply::Voted).await
 }
 
 /// Closes the transaction of each host by the decision taken.
 pub async fn close(
     session: &mut Session<'_>,
     ids: &BTreeMap<HostName, TransactionId>,
-    ending: Ending,
+    decision: Decision,
 ) -> BTreeMap<HostName, Result<(), RequestError>> {
     let topology = session.topology.name.clone();
     let request = |(name, id): (&HostName, &TransactionId)| {
-        let close = Request::Settle { topology: topology.clone(), transaction: id.clone(), ending };
+        let close =
+            Request::Close { topology: topology.clone(), transaction: id.clone(), decision };
         (name.clone(), close)
     };
     let requests = ids.iter().map(request).collect();
-    ask_all(session, requests, &Reply::Settled).await
+    ask_all(session, requests, &Reply::Closed).await
 }

@@ -15,8 +15,8 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::Pacing;
 use crate::plan::{Goal, SimulateError, stages, steps_between};
-use crate::protocol::{Ending, Request};
-use crate::state::{Observation, Operator, Stage, TransactionId, Unfinished};
+use crate::protocol::{Decision, Request};
+use crate::state::{Observation, OpenTransaction, Operator, Stage, TransactionId};
 
 /// What to roll back.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub struct RollbackRequest {
 
 /// A host with an open transaction, and its way back.
 struct WayBack {
-    open: Unfinished,
+    open: OpenTransaction,
     plan: HostPlan,
 }
 
@@ -99,7 +99,7 @@ async fn try_once(
     }
     execute(session, request, &observed, &mut ways, &mut ends).await;
     let open = |name: &HostName| observed.get(name)?.as_ref().ok()?.unfinished.as_deref();
-    let voted = request.ids.keys().filter(|name| open(name).is_some_and(|open| open.agreed));
+    let voted = request.ids.keys().filter(|name| open(name).is_some_and(|open| open.voted));
     close(session, &voted.cloned().collect(), ways, &mut ends).await;
     for (name, rollback) in &mut ends {
         if let RollbackEnd::Open { reverts_in_s, .. } = &mut rollback.end {
@@ -200,7 +200,7 @@ fn keep_if_in_doubt(
 ) {
     let closed = ends.iter().find(|(_, rollback)| rollback.end == RollbackEnd::RolledBack);
     let Some(closed) = closed.map(|(name, _)| name.clone()) else { return };
-    if ways.values().any(|way| !way.open.agreed) {
+    if ways.values().any(|way| !way.open.voted) {
         return;
     }
     for (name, way) in std::mem::take(ways) {
@@ -232,7 +232,7 @@ async fn execute(
         let mut requests = BTreeMap::new();
         for (name, work) in due {
             let (Some(way), false) = (ways.get(&name), work.steps.is_empty()) else { continue };
-            let request = Request::Do {
+            let request = Request::Execute {
                 topology: session.topology.name.clone(),
                 transaction: way.open.journal.transaction.clone(),
                 steps: work.steps,
@@ -353,7 +353,7 @@ async fn close(
             }
             return;
         }
-        for (name, answer) in requests::close(session, &ids, Ending::Undone).await {
+        for (name, answer) in requests::close(session, &ids, Decision::Abort).await {
             let Err(error) = answer else { continue };
             let failure = Failure {
                 message: "it is as it was before, but its journal could not be closed".to_owned(),

@@ -297,12 +297,12 @@ impl<'a> Session<'a> {
             let sysctls =
                 desired.map(|desired| sysctls_to_read(&desired.state)).unwrap_or_default();
             let topology = self.topology.name.clone();
-            (name.clone(), Request::Look { topology, sysctls, counters })
+            (name.clone(), Request::Observe { topology, sysctls, counters })
         };
         let requests = connected.map(request).collect();
         let answers = self.ask(requests).await;
         let observed = answers.into_iter().map(|(name, answer)| match answer {
-            Ok(Reply::Seen(observation)) => (name, Ok(*observation)),
+            Ok(Reply::Observed(observation)) => (name, Ok(*observation)),
             Ok(other) => (name, Err(unexpected(&other))),
             Err(error) => (name, Err(error.into_failure())),
         });

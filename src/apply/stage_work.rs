@@ -13,8 +13,9 @@ use super::requests::RequestError;
 use super::session::HostAbsence;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::Outcome;
-use crate::state::{AddressKey, Change, Link, Receipt, Stage, Step};
+use crate::protocol::Execution;
+use crate::state::silent::is_silent;
+use crate::state::{Address, Edit, Link, Receipt, Route, Stage, Step};
 use crate::topology::{Role, Topology};
 
 /// What one host executes in one stage.
@@ -121,28 +122,21 @@ fn held_elsewhere(
 ) -> Option<String> {
     let added: BTreeSet<IpAddr> = steps
         .iter()
-        .filter_map(|step| match &step.change {
-            Change::AddAddress { key, .. } if !is_silent(key) => Some(key.net.addr()),
-            _ => None,
-        })
+        .filter_map(|step| step.change.added::<Address>())
+        .filter(|(key, _)| !is_silent(&key.dev))
+        .map(|(key, _)| key.net.addr())
         .collect();
     plan.hosts.iter().find_map(|(other, result)| {
         let HostPlanResult::Plan(theirs) = result else { return None };
         let plight = plight(statuses.get(other).filter(|_| other != name)?)?;
-        let mut steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
-        let kept = steps.find_map(|step| match &step.change {
-            Change::RemoveAddress { key, .. } if !is_silent(key) => {
-                Some(key.net.addr()).filter(|address| added.contains(address))
-            }
-            _ => None,
-        })?;
+        let steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
+        let kept = steps
+            .filter_map(|step| step.change.removed::<Address>())
+            .filter(|(key, _)| !is_silent(&key.dev))
+            .map(|(key, _)| key.net.addr())
+            .find(|address| added.contains(address))?;
         Some(format!("{other} may still have {kept}: {plight}, and two hosts would answer for it"))
     })
-}
-
-/// Whether no ARP request is answered for an address: on lo and in tunnels.
-fn is_silent(key: &AddressKey) -> bool {
-    matches!(key.dev.as_str(), "lo" | "tunl0")
 }
 
 /// How a host failed, to be read after its name; `None`: it did not.
@@ -164,13 +158,10 @@ fn plight(status: &HostStatus) -> Option<&'static str> {
 }
 
 /// Whether the host no longer takes or answers requests after the change.
-fn takes_away(change: &Change) -> bool {
-    matches!(
-        change,
-        Change::RemoveAddress { .. }
-            | Change::RemoveRoute { .. }
-            | Change::SetLink { after: Link::Down, .. }
-    )
+fn takes_away(edit: &Edit) -> bool {
+    edit.removed::<Address>().is_some()
+        || edit.removed::<Route>().is_some()
+        || edit.changed::<Link>().is_some_and(|(_, _, after)| *after == Link::Down)
 }
 
 /// Every director but `host`, whether its services name `host` or not: a director still sends requests to a
@@ -234,8 +225,8 @@ fn depends_on(topology: &Topology, director: &HostName) -> BTreeSet<HostName> {
 }
 
 /// Records the answer to the next `asked` steps of a stage.
-pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Outcome) {
-    let Outcome { done, failure, after: _ } = outcome;
+pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execution) {
+    let Execution { done, failure, after: _ } = outcome;
     let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
     for (at, step) in host.steps.iter_mut().filter(planned).take(asked).enumerate() {
         step.state = match (at.cmp(done), failure) {

@@ -162,7 +162,7 @@ fn services(topology: &Topology, director: &HostName, observed: &Observation) ->
         });
         ServiceView {
             name: service.name.to_string(),
-            display_name: service.spoken(),
+            display_name: service.display_name(),
             scheduler: present.map(|service| service.scheduler.clone()),
             settings: present.map(ToString::to_string),
             persistence: present

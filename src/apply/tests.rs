@@ -15,10 +15,10 @@ use crate::desired::desired_for;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::simulate;
-use crate::protocol::Outcome;
+use crate::protocol::Execution;
 use crate::report;
 use crate::state::{
-    Address, AddressKey, Capability, Change, ConfDev, ConfItem, Controller, HostFacts, HostState,
+    Address, AddressKey, Capability, ConfDev, ConfItem, Controller, Edit, HostFacts, HostState,
     Link, Observation, Receipt, Scope, Stage, Sysctl, TransactionId,
 };
 use crate::support::Cluster;
@@ -97,14 +97,14 @@ pub(super) fn plan(
     cluster_plan::plan(topology, &desired, observed, absent, direction)
 }
 
-/// Everybody after an apply in which all went well.
+/// All hosts after an apply that succeeded.
 pub(super) fn applied(topology: &Topology) -> Observations {
     let mut observed = all_bare(topology);
     let plan = plan(topology, &observed, &BTreeMap::new(), APPLY);
     for (name, result) in plan.hosts {
         let HostPlanResult::Plan(plan) = result else { panic!("{name}: {result:?}") };
         let observation = observed.get_mut(&name).unwrap().as_mut().unwrap();
-        let changes: Vec<Change> =
+        let changes: Vec<Edit> =
             plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.change.clone()).collect();
         observation.state = simulate(&observation.state, &changes).unwrap();
         observation.receipt = plan.goal.settled;
@@ -124,7 +124,7 @@ fn act(
     topology: &Topology,
     plan: &ClusterPlan,
     observed: &Observations,
-    outcome: impl Fn(&HostName, Stage, &StageWork) -> Result<Outcome, RequestError>,
+    outcome: impl Fn(&HostName, Stage, &StageWork) -> Result<Execution, RequestError>,
 ) -> (ClusterReport, Vec<(Stage, HostName)>) {
     let mut report = plan.report(topology);
     let mut acted = Vec::new();
@@ -143,13 +143,13 @@ fn act(
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a work")]
-fn all_done(_: &HostName, _: Stage, work: &StageWork) -> Result<Outcome, RequestError> {
+fn all_done(_: &HostName, _: Stage, work: &StageWork) -> Result<Execution, RequestError> {
     Ok(outcome(work.steps.len(), None))
 }
 
-fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
+fn outcome(done: usize, failure: Option<Failure>) -> Execution {
     let after = Observation::default();
-    Outcome { done, failure, after }
+    Execution { done, failure, after }
 }
 
 fn states(report: &HostReport) -> Vec<StepState> {
@@ -440,7 +440,7 @@ fn who_only_has_a_receipt_to_write_gets_one_turn_without_steps() {
     assert_eq!(report.count(StepState::Done), 0);
     assert!(acted(&order).contains(&(Stage::Ground, "rs1")));
     assert!(acted(&order).contains(&(Stage::Live, "director")));
-    // And where it is there already, nobody has a turn.
+    // Where the receipt is present already no host has work.
     let observed = applied(&topology);
     let plan = self::plan(&topology, &observed, &BTreeMap::new(), APPLY);
     assert!(act(&topology, &plan, &observed, all_done).1.is_empty());

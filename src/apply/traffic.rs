@@ -96,7 +96,7 @@ fn not_tried(service: &Service, why: &str) -> Verification {
         claim: format!("a client is answered by {}", precise_name(service)),
         verdict: Verdict::NotChecked,
         evidence: why.to_owned(),
-        service: Some(service.spoken()),
+        service: Some(service.display_name()),
         excuse: None,
     }
 }
@@ -201,8 +201,8 @@ fn no_target(service: &Service) -> &'static str {
 
 /// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
 fn precise_name(service: &Service) -> String {
-    let (spoken, key) = (service.spoken(), service_key(service).to_string());
-    if spoken == key { key } else { format!("{spoken} ({key})") }
+    let (name, key) = (service.display_name(), service_key(service).to_string());
+    if name == key { key } else { format!("{name} ({key})") }
 }
 
 /// How many real servers get new connections.
@@ -290,7 +290,7 @@ impl Probe<'_> {
         if service.mark.is_some() {
             let _ = write!(claim, " on {protocol} {at}");
         }
-        let service_name = Some(service.spoken());
+        let service_name = Some(service.display_name());
         let fetched = match answer {
             Ok(fetched) => fetched,
             Err(why) => {

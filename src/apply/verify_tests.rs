@@ -32,14 +32,18 @@ fn only_the_directors_own_answer_is_good() {
     );
     let both = arp(&topology, &observed, &[&director, &rs1]);
     assert_eq!(both.0, Verdict::Fails);
-    assert!(both.1.contains(&format!("rs1 ({rs1})")), "who it is must be said: {}", both.1);
+    assert!(
+        both.1.contains(&format!("rs1 ({rs1})")),
+        "the evidence must name the host: {}",
+        both.1
+    );
     assert_eq!(arp(&topology, &observed, &[&rs1]).0, Verdict::Fails);
     let stranger = arp(&topology, &observed, &["02:aa:aa:aa:aa:aa"]);
     assert_eq!(stranger.0, Verdict::Fails);
     assert!(stranger.1.contains("02:aa:aa:aa:aa:aa (unknown)"), "{}", stranger.1);
 }
 
-/// Nobody knows the director's hardware address: one answer proves nothing, two are one too many.
+/// The hardware address of the director is unknown: one answer verifies nothing, two are one too many.
 #[test]
 fn without_a_look_at_the_director_one_unknown_answer_proves_nothing() {
     let topology = dr();

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
 use crate::apply::transaction::VerifyBy;
-use crate::import::guess::Director;
+use crate::import::guess::GivenDirector;
 use crate::lab::story::Over;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
@@ -19,7 +19,7 @@ use crate::topology::{Pace, PaceOverride};
 /// real traffic on this machine without touching any host.
 #[derive(Debug, Parser)]
 #[command(name = "lvsprov", version, max_term_width = 100, after_help = EXIT_CODES)]
-pub struct CommandLine {
+pub struct ProgramArguments {
     /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
@@ -128,8 +128,8 @@ pub enum Command {
     },
     /// Bring the hosts to what the file says; a second run changes nothing
     ///
-    /// All of it or nothing: before a host changes anything, what will be done and what was there is on
-    /// its disk; when anything fails, every host goes back to what was there. FILE may be a plan that was
+    /// All of it or nothing: before a host changes anything, its steps and its present state are on its
+    /// disk; when anything fails, every host goes back to that state. FILE may be a plan that was
     /// saved with `plan --out`. Verification sends requests through the services where a client of the
     /// file is reached (see --verify).
     #[command(after_long_help = APPLY_EXAMPLES)]
@@ -313,7 +313,7 @@ pub struct ImportArguments {
     pub format_of: Option<FormatOf>,
     /// The director's name and addresses, which such a FILE does not have
     #[arg(long, value_name = "NAME[=ADDRESS[/LENGTH],...]", conflicts_with = "from")]
-    pub director: Option<Director>,
+    pub director: Option<GivenDirector>,
     /// The topology's name
     #[arg(long, value_name = "NAME", default_value = "imported")]
     pub name: TopologyName,

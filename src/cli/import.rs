@@ -17,8 +17,8 @@ use crate::apply::requests::unexpected;
 use crate::check;
 use crate::failure::Failure;
 use crate::finding::{Finding, Severity};
-use crate::import::live::{self, Seen};
-use crate::import::{self, Dialect, Remark, RemarkKind, Written, guess};
+use crate::import::live::{self, ObservedHost};
+use crate::import::{self, Dialect, Remark, RemarkKind, WrittenTopology, guess};
 use crate::names::{HostName, TopologyName};
 use crate::protocol::{Reply, Request};
 use crate::state::{Observation, Sysctl};
@@ -50,7 +50,7 @@ enum ImportError {
 
 /// The result of an import.
 struct Imported {
-    written: Written,
+    written: WrittenTopology,
     /// Whether it has any rules.
     anything: bool,
     /// Hosts that could not be read.
@@ -177,8 +177,9 @@ fn from_hosts(
         let mut hosts = observe_all(targets, &options, &arguments.name, &console).await;
         let failed = hosts.iter_mut().filter_map(|host| host.failed.take()).collect::<Vec<_>>();
         hosts.retain(|host| host.connection.is_some());
-        let seen: Vec<Seen> = hosts.iter().filter_map(|host| host.seen.clone()).collect();
-        let (draft, remarks) = live::draft(&seen, arguments.name.clone())?;
+        let observed: Vec<ObservedHost> =
+            hosts.iter().filter_map(|host| host.observed.clone()).collect();
+        let (draft, remarks) = live::draft(&observed, arguments.name.clone())?;
         let anything = !draft.services.is_empty();
         let names: Vec<_> = targets.iter().map(|target| target.name.to_string()).collect();
         let source = format!("the hosts {}", names.join(", "));
@@ -198,7 +199,7 @@ fn from_hosts(
 /// A host that was observed, or why not.
 struct ImportedHost {
     connection: Option<Connection>,
-    seen: Option<Seen>,
+    observed: Option<ObservedHost>,
     failed: Option<ImportError>,
 }
 
@@ -233,16 +234,20 @@ async fn observe_target(
 ) -> ImportedHost {
     let failed = |failure| {
         let failed = Some(ImportError::Host { host: target.name.clone(), failure });
-        ImportedHost { connection: None, seen: None, failed }
+        ImportedHost { connection: None, observed: None, failed }
     };
     let mut connection = match Connection::open(&target.name, &target.reach, options).await {
         Ok(connection) => connection,
         Err(error) => return failed(Failure::from(&error)),
     };
     match observe(&mut connection, name, live::sysctls_to_read()).await {
-        Ok(sighting) => {
-            let seen = Seen { name: target.name.clone(), reach: target.field.clone(), sighting };
-            ImportedHost { connection: Some(connection), seen: Some(seen), failed: None }
+        Ok(observation) => {
+            let observed = ObservedHost {
+                name: target.name.clone(),
+                reach: target.field.clone(),
+                observation,
+            };
+            ImportedHost { connection: Some(connection), observed: Some(observed), failed: None }
         }
         Err(failure) => {
             connection.close().await;
@@ -256,9 +261,9 @@ async fn observe(
     name: &TopologyName,
     sysctls: BTreeSet<Sysctl>,
 ) -> Result<Observation, Failure> {
-    let request = Request::Look { topology: name.clone(), sysctls, counters: false };
+    let request = Request::Observe { topology: name.clone(), sysctls, counters: false };
     match connection.call(request).await {
-        Ok(Reply::Seen(sighting)) => Ok(*sighting),
+        Ok(Reply::Observed(observation)) => Ok(*observation),
         Ok(Reply::Refused(failure)) => Err(failure),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => Err(Failure::from(&error)),
@@ -272,23 +277,23 @@ async fn observe_settings(
     name: &TopologyName,
 ) -> Vec<Remark> {
     let Some(topology) = check::examine("the import", text).topology else { return Vec::new() };
-    let mut seen = Vec::new();
+    let mut observed = Vec::new();
     for asked in hosts {
-        let (Some(connection), Some(first)) = (&mut asked.connection, &asked.seen) else {
+        let (Some(connection), Some(first)) = (&mut asked.connection, &asked.observed) else {
             continue;
         };
         let Some(host) = topology.hosts.get(&first.name) else { continue };
         let wanted = desired::desired_for(&topology, host).state;
         let sysctls = plan::ownership::sysctls_to_read(&wanted);
-        if let Ok(sighting) = observe(connection, name, sysctls).await {
-            seen.push(Seen { sighting, ..first.clone() });
+        if let Ok(observation) = observe(connection, name, sysctls).await {
+            observed.push(ObservedHost { observation, ..first.clone() });
         }
     }
-    live::differences(&topology, &seen)
+    live::differences(&topology, &observed)
 }
 
 /// Adds the checker's errors to the remarks, one a rule.
-fn add_findings(written: &mut Written) {
+fn add_findings(written: &mut WrittenTopology) {
     let mut rules: Vec<(Finding, usize)> = Vec::new();
     for finding in check::examine("the import", &written.topology).findings {
         match rules.iter_mut().find(|(first, _)| first.rule == finding.rule) {
@@ -326,11 +331,11 @@ fn print_nothing(result: &Imported, common: &CommonArguments) -> Result<(), outp
 }
 
 fn print_import(
-    written: &Written,
+    written: &WrittenTopology,
     arguments: &ImportArguments,
     common: &CommonArguments,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let Written { topology, remarks } = written;
+    let WrittenTopology { topology, remarks } = written;
     if let Some(path) = &arguments.out {
         write(path, topology, arguments.force)?;
     }

@@ -21,20 +21,21 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use arguments::{Command, CommandLine, LabCommand, RenderCommand};
+use arguments::{Command, LabCommand, ProgramArguments, RenderCommand};
 pub use output::Exit;
 
 /// Parses `arguments`, runs the subcommand, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let CommandLine { command, common, verbose } = match CommandLine::try_parse_from(arguments) {
-        Ok(line) => line,
-        Err(error) => {
-            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-            // A closed terminal cannot show it.
-            let _ = error.print();
-            return code.into();
-        }
-    };
+    let ProgramArguments { command, common, verbose } =
+        match ProgramArguments::try_parse_from(arguments) {
+            Ok(line) => line,
+            Err(error) => {
+                let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+                // A closed terminal cannot show it.
+                let _ = error.print();
+                return code.into();
+            }
+        };
     log_to_stderr(verbose);
     let result = match command {
         Command::Check { files } => inspect::check(&files, &common),

@@ -20,7 +20,6 @@ const STDERR_KEPT: usize = 4 << 10;
 /// How long to wait for the exit status and the last messages once the stream has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-
 /// Both ends of the pipes, and the process.
 pub(super) struct AgentStream {
     pub reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,

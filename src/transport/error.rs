@@ -183,7 +183,7 @@ pub enum TransportErrorKind {
         limit: Duration,
     },
     /// The other side ended before the agent's first mark.
-    #[error("the command ended ({how}) before the agent said a word")]
+    #[error("the command ended ({how}) before the agent's first word")]
     NoHello {
         /// Its exit status, in words.
         how: String,
@@ -329,7 +329,9 @@ impl From<&TransportError> for Failure {
             _ => "",
         };
         failure.causes.extend(chatter.lines().map(|line| format!("it printed: {line}")));
-        failure.causes.extend(error.stderr().lines().map(|line| format!("on standard error: {line}")));
+        failure
+            .causes
+            .extend(error.stderr().lines().map(|line| format!("on standard error: {line}")));
         failure.cure = error.cure();
         failure
     }

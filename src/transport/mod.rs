@@ -175,14 +175,14 @@ fn place(reach: &Reach, options: &Options) -> HostLocation {
 /// How long `request` may take: `base`, the time that the request itself waits, and 250 ms for each step.
 pub fn call_limit(request: &Request, base: Duration) -> Duration {
     let own = match request {
-        Request::Look { .. }
-        | Request::TakeUp { .. }
-        | Request::Agree { .. }
-        | Request::Settle { .. } => Duration::ZERO,
+        Request::Observe { .. }
+        | Request::Resume { .. }
+        | Request::Vote { .. }
+        | Request::Close { .. } => Duration::ZERO,
         // The host is observed again, and the journal is as long as its steps.
-        Request::Begin(begin) => Duration::from_millis(100)
-            .saturating_mul(u32::try_from(begin.journal.steps().count()).unwrap_or(u32::MAX)),
-        Request::Do { steps, .. } => Duration::from_millis(250)
+        Request::Prepare(prepare) => Duration::from_millis(100)
+            .saturating_mul(u32::try_from(prepare.journal.steps().count()).unwrap_or(u32::MAX)),
+        Request::Execute { steps, .. } => Duration::from_millis(250)
             .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
         Request::WhoHas { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
         Request::Fetch { count, timeout_ms, .. } => {
@@ -195,12 +195,12 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
 /// The request's name for messages, and whether it changes the host.
 fn name_of(request: &Request) -> (&'static str, bool) {
     match request {
-        Request::Look { .. } => ("look", false),
-        Request::Begin(_) => ("begin", true),
-        Request::TakeUp { .. } => ("take up", true),
-        Request::Do { .. } => ("do", true),
-        Request::Agree { .. } => ("agree", true),
-        Request::Settle { .. } => ("settle", true),
+        Request::Observe { .. } => ("observe", false),
+        Request::Prepare(_) => ("prepare", true),
+        Request::Resume { .. } => ("resume", true),
+        Request::Execute { .. } => ("execute", true),
+        Request::Vote { .. } => ("vote", true),
+        Request::Close { .. } => ("close", true),
         Request::WhoHas { .. } => ("who has", false),
         Request::Fetch { .. } => ("fetch", false),
     }

@@ -4,7 +4,7 @@
 //! explains (each becomes a value in memory, many times its size), or a text that no agent sends, is
 //! refused; so is one that all hosts together leave no room for. What a terminal would obey is
 //! replaced in every text ([`crate::visible`]), before the text becomes a field: no field can be forgotten.
-//! Long answers are decoded on a thread of their own, so that whoever waits can stop waiting.
+//! Long answers are decoded on a thread of their own, so that a waiting task can be cancelled.
 
 use std::mem;
 

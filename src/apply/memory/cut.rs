@@ -98,7 +98,7 @@ fn is_as_before(way: &Way, world: &World, what: &str) {
 fn others_are_as_before(way: &Way, world: &World, what: &str) {
     let (before, hosts) = (way.start.hosts(), world.hosts());
     let lost = |name: &HostName| !hosts[name].reached;
-    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.agreed));
+    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.voted));
     let done = !world.inner.lock().unwrap().done.is_empty();
     if agreed || done || lost(&"director".parse().unwrap()) || !hosts.keys().any(lost) {
         return;
@@ -238,7 +238,7 @@ fn with_a_timer_every_host_ends_as_before_or_done_though_nobody_comes_back() {
             world.time_is_over(&way.topology);
             world.heal();
             let hosts = world.hosts();
-            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.agreed));
+            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.voted));
             let done = !world.inner.lock().unwrap().done.is_empty();
             if !agreed && !done {
                 is_as_before(way, world, &what);

@@ -133,7 +133,7 @@ fn the_operator_has_the_last_word_and_silence_is_no() {
     runtime().block_on(async {
         for (word, end, because) in [
             (Some(OperatorAnswer::Yes), TransactionEnd::Committed, ""),
-            (Some(OperatorAnswer::No), TransactionEnd::Aborted, "the operator said no"),
+            (Some(OperatorAnswer::No), TransactionEnd::Aborted, "the operator answered no"),
             (None, TransactionEnd::Aborted, "it was not confirmed within 60 s"),
         ] {
             let world = World::bare(&topology);

@@ -85,10 +85,10 @@ mod tests {
                         .env("SSH_CONNECTION", connection)
                         .output()
                         .unwrap();
-                    let said = String::from_utf8(output.stdout).unwrap();
+                    let printed = String::from_utf8(output.stdout).unwrap();
                     let head = if is_root { "" } else { "T user 1000\n" };
                     let expected = format!("{head}4|T|d|7|{connection}|{connection}|");
-                    assert_eq!(said, expected, "{shell:?}, root: {is_root}");
+                    assert_eq!(printed, expected, "{shell:?}, root: {is_root}");
                     assert!(!marker.exists(), "{connection} was executed");
                 }
             }
