@@ -19,8 +19,8 @@ use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
 use crate::state::{
     Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
-    Owned, PacketRules, Present, Route, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl, Timeouts,
-    TunnelDevice, VirtualService, VsItem,
+    Owned, PacketRules, Present, Route, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl,
+    Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
