@@ -32,7 +32,7 @@ use lvsprov::desired::Desired;
 use lvsprov::kernel::ipvs::codec::VERSION;
 use lvsprov::kernel::ipvs::{self, Table, wire};
 use lvsprov::plan::{Goal, steps_between};
-use lvsprov::protocol::{Begin, Ending, Reply, Request};
+use lvsprov::protocol::{Decision, Prepare, Reply, Request};
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, HostState, Observation, ServiceKey, Step,
     VirtualService,
@@ -319,22 +319,22 @@ fn transact(ground: &Ground, seen: &Observation, steps: Vec<Step>, goal: Goal) -
     let Goal { receipt, settled, .. } = goal;
     let count = steps.len();
     let changes = steps.iter().map(|step| step.change.clone()).collect();
-    let begin = Begin { receipt, settled, ..ground::begin(1, changes, seen) };
+    let begin = Prepare { receipt, settled, ..ground::begin(1, changes, seen) };
     let (topology, transaction) = (ground::topology(), begin.journal.transaction.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut host = ground::host(ground.folder.path());
     let mut ask = |request| runtime.block_on(host.answer(request));
 
     let start = Instant::now();
-    assert_eq!(ask(Request::Begin(Box::new(begin))), Reply::Begun);
+    assert_eq!(ask(Request::Prepare(Box::new(begin))), Reply::Prepared);
     let (whose, which) = (topology.clone(), transaction.clone());
     let sysctls = [].into();
-    let reply = ask(Request::Do { topology: whose, transaction: which, steps, sysctls });
-    let settle = Request::Settle { topology, transaction, ending: Ending::Done };
-    assert_eq!(ask(settle), Reply::Settled);
+    let reply = ask(Request::Execute { topology: whose, transaction: which, steps, sysctls });
+    let settle = Request::Close { topology, transaction, decision: Decision::Commit };
+    assert_eq!(ask(settle), Reply::Closed);
     let time = start.elapsed();
 
-    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
+    let Reply::Executed(outcome) = reply else { panic!("{reply:?}") };
     assert_eq!((outcome.done, &outcome.failure), (count, &None));
     time
 }

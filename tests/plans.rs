@@ -12,7 +12,7 @@ use lvsprov::apply::planning::{self, Direction, Prospect};
 use lvsprov::desired::desired_for;
 use lvsprov::plan::simulate;
 use lvsprov::report;
-use lvsprov::state::Change;
+use lvsprov::state::Edit;
 
 #[test]
 fn every_playbook_has_the_plan_that_was_read_and_found_right() {
@@ -52,7 +52,7 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
             else {
                 panic!("{}: {} cannot be planned", path.display(), host.name)
             };
-            let changes: Vec<Change> = plan
+            let changes: Vec<Edit> = plan
                 .stages
                 .iter()
                 .flat_map(|(_, steps)| steps.iter().map(|step| step.change.clone()))

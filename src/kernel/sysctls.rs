@@ -33,11 +33,7 @@ fn canonical(key: &Sysctl, value: &str) -> String {
         Sysctl::Vs(VsItem::SyncThreshold) => {
             value.split_whitespace().collect::<Vec<_>>().join("\t")
         }
-        Sysctl::IpForward
-        | Sysctl::Conf(..)
-        | Sysctl::Conf6(..)
-        | Sysctl::Ip6Forward
-        | Sysctl::Vs(_) => value.trim_end().to_owned(),
+        _ => value.trim_end().to_owned(),
     }
 }
 
@@ -107,18 +103,8 @@ fn refused(key: &Sysctl, value: &str, error: io::Error) -> Error {
 
 /// The crate's name of the setting; `None` if the crate cannot name it.
 fn crate_name(key: &Sysctl) -> Option<String> {
-    match key {
-        Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)
-            if dev.as_str().contains('.') =>
-        {
-            None
-        }
-        Sysctl::Conf(..)
-        | Sysctl::Conf6(..)
-        | Sysctl::IpForward
-        | Sysctl::Ip6Forward
-        | Sysctl::Vs(_) => Some(key.to_string()),
-    }
+    let dotted = key.device().is_some_and(|dev| dev.as_str().contains('.'));
+    (!dotted).then(|| key.to_string())
 }
 
 fn read_raw(key: &Sysctl) -> io::Result<String> {

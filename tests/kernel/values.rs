@@ -1,12 +1,12 @@
 //! Values under /proc/sys.
 
-use lvsprov::state::Change;
+use lvsprov::state::{Edit, Sysctl};
 
 use crate::ground::Ground;
 
-fn set(key: &str, before: &str, after: &str) -> Change {
+fn set(key: &str, before: &str, after: &str) -> Edit {
     let key = key.parse().unwrap();
-    Change::SetSysctl { key, before: before.to_owned(), after: after.to_owned() }
+    Edit::change::<Sysctl>(key, before.to_owned(), after.to_owned())
 }
 
 #[test]

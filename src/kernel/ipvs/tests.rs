@@ -10,8 +10,8 @@ use super::wire::{self, WireError};
 use super::{Table, table};
 use super::{control, decode};
 use crate::state::{
-    Change, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey,
-    Timeouts, Tunnel, VirtualService,
+    Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol, ServiceFlags,
+    ServiceKey, Timeouts, Tunnel, VirtualService,
 };
 use crate::support::fuzz;
 
@@ -145,10 +145,10 @@ proptest! {
         (old, new) in (destination(), destination()),
     ) {
         let steps = [
-            Change::AddService { key: key.clone(), service: before.clone() },
-            Change::EditService { key: key.clone(), before, after },
-            Change::AddDestination { service: key.clone(), key: name, destination: old.clone() },
-            Change::EditDestination { service: key, key: name, before: old, after: new },
+            Edit::add::<VirtualService>(key.clone(), before.clone()),
+            Edit::change::<VirtualService>(key.clone(), before, after),
+            Edit::add::<Destination>(DestinationId { service: key.clone(), key: name }, old.clone()),
+            Edit::change::<Destination>(DestinationId { service: key, key: name }, old, new),
         ];
         let mut table = Table::new();
         let mut states = Vec::new();
@@ -184,17 +184,17 @@ fn rs(weight: u32) -> Destination {
     Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
-fn add_rs(weight: u32) -> Change {
+fn add_rs(weight: u32) -> Edit {
     let key = "192.0.2.9:80".parse().unwrap();
-    Change::AddDestination { service: web(), key, destination: rs(weight) }
+    Edit::add::<Destination>(DestinationId { service: web(), key }, rs(weight))
 }
 
 #[test]
 fn the_table_is_strict() {
     let plain = VirtualService::plain(&web(), "rr");
-    let add = Change::AddService { key: web(), service: plain.clone() };
+    let add = Edit::add::<VirtualService>(web(), plain.clone());
     let mut table = Table::new();
-    let refused = |table: &mut Table, change: &Change, part: &str| {
+    let refused = |table: &mut Table, change: &Edit, part: &str| {
         let before = table.clone();
         let error = table::apply(table, change).unwrap_err().to_string();
         assert!(error.contains(part), "{change}: {error}");
@@ -209,7 +209,7 @@ fn the_table_is_strict() {
     refused(&mut table, &add.inverse().unwrap(), "expected no real servers any more, found 1");
     refused(&mut table, &add_rs(2).inverse().unwrap(), "expected dr weight 2, found dr weight 1");
     let wlc = VirtualService::plain(&web(), "wlc");
-    let edit = Change::EditService { key: web(), before: wlc, after: plain };
+    let edit = Edit::change::<VirtualService>(web(), wlc, plain);
     refused(&mut table, &edit, "expected wlc, found rr");
 }
 
@@ -217,7 +217,7 @@ fn the_table_is_strict() {
 fn the_method_local_stands_for_any_method() {
     let mut table = Table::new();
     let service = VirtualService::plain(&web(), "rr");
-    table::apply(&mut table, &Change::AddService { key: web(), service }).unwrap();
+    table::apply(&mut table, &Edit::add::<VirtualService>(web(), service)).unwrap();
     table::apply(&mut table, &add_rs(1)).unwrap();
     for service in table.values_mut() {
         for destination in service.destinations.values_mut() {
