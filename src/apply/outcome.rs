@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::views::Proof;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::plan::Foreign;
+use crate::plan::UnmanagedItem;
 use crate::plan::drain::Pacing;
 use crate::plan::preflight::Obstacle;
 use crate::state::{Edit, Holder, Intent, Reverted, Stage, TransactionId};
@@ -171,7 +171,7 @@ pub struct HostReport {
     pub notes: Vec<String>,
     /// What somebody else made on it; left alone.
     #[serde(default)]
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// What was found there of a transaction that is not finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<UnfinishedView>,

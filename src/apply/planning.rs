@@ -9,10 +9,10 @@ use crate::desired::{Desired, Reasons};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::{self, Arranged, Pacing};
-use crate::plan::foreign::{self, Foreign, Terms};
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
+use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
 use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
@@ -29,7 +29,7 @@ pub struct HostPlan {
     /// What a person should know before it is done: hosts that nobody looked at.
     pub cautions: Vec<String>,
     /// What is not ours there and stays as it is.
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// Whether the way back to the controller changes, or may, where that is not known: then it is
     /// confirmed, or undone by the host.
     pub moves_way_back: bool,
@@ -119,13 +119,13 @@ pub fn plan_host(
         Direction::Apply { now } | Direction::Adopt { now } => {
             let adopt = matches!(direction, Direction::Adopt { .. });
             let directs = topology.services.iter().any(|service| service.director == host.name);
-            let terms = Terms { adopt, exclusive: host.ipvs.exclusive && directs };
-            let goal = match Goal::apply_on(terms, &topology.name, now, desired, seen) {
+            let policy = AdoptPolicy { adopt, exclusive: host.ipvs.exclusive && directs };
+            let goal = match Goal::apply_on(policy, &topology.name, now, desired, seen) {
                 Ok(goal) => goal,
                 Err(error) => return impossible(&error),
             };
             let mut obstacles = preflight::obstacles(desired, &goal, seen);
-            if terms.exclusive {
+            if policy.exclusive {
                 preflight::exclusive(&goal, seen, &mut obstacles);
             }
             (goal, obstacles)
@@ -160,16 +160,16 @@ pub fn plan_host(
             explain_displaced(&goal, &mut stages);
             let terms = match direction {
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
-                    drain::Terms::of(topology, host)
+                    drain::PacingOptions::of(topology, host)
                 }
-                Direction::Destroy => drain::Terms::back(topology),
+                Direction::Destroy => drain::PacingOptions::back(topology),
             };
             let Arranged { stages, pacing, notes } = drain::arrange(&terms, seen, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
             drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
-                Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
+                Direction::Apply { .. } | Direction::Adopt { .. } => unmanaged::list(&goal, seen),
             };
             let plan =
                 HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
@@ -195,13 +195,13 @@ fn settle(mut plan: HostPlan, seen: &Observation) -> Prospect {
     let changes: Vec<Edit> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
-    neighbours::shared(&changes, &plan.goal, seen, &mut obstacles);
-    neighbours::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
-    neighbours::unreadable(&changes, &plan.goal, seen, &mut obstacles);
+    other_topologies::shared(&changes, &plan.goal, seen, &mut obstacles);
+    other_topologies::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
+    other_topologies::unreadable(&changes, &plan.goal, seen, &mut obstacles);
     if !obstacles.is_empty() {
         return Prospect::Obstructed(obstacles);
     }
-    plan.cautions.extend(neighbours::cautions(&plan.goal, seen));
+    plan.cautions.extend(other_topologies::cautions(&plan.goal, seen));
     match simulate(&seen.state, &changes) {
         Ok(after) => {
             let caution = preflight::way_back(seen, &after);
@@ -294,7 +294,7 @@ impl HostPlan {
         settled.as_ref()?;
         let stays = |item: &Item| {
             matches!(item, Item::Service(_) | Item::Address(_) | Item::Table(_) | Item::Tunnel(_))
-                && foreign::is_same(item, &receipt.found, wanted)
+                && unmanaged::is_same(item, &receipt.found, wanted)
         };
         let left = left.iter().cloned().map(Item::Service);
         let names: Vec<String> = left

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::SimulateError;
 use crate::plan::journal::touched_by;
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
 use crate::protocol::{Prepare, RevertAfter};
 use crate::state::{
@@ -227,7 +227,7 @@ pub fn begin(
     let expected = expected_of(plan, seen);
     let mut touched = expected.items.clone();
     // Nobody else may give it up too meanwhile: each would leave it to the other.
-    touched.extend(neighbours::left(&plan.goal.receipt, plan.goal.settled.as_ref(), seen));
+    touched.extend(other_topologies::left(&plan.goal.receipt, plan.goal.settled.as_ref(), seen));
     let mut before = with_modules_of(steps(), &seen.state)?.restricted_to(&touched);
     // What a module brings is as it starts; the module itself was not there, and undoing loads none.
     before.modules.retain(|module| seen.state.modules.contains(module));
@@ -276,7 +276,7 @@ pub fn expected_of(plan: &HostPlan, seen: &Observation) -> Expected {
         unfinished: seen.unfinished.as_ref().map(|there| there.journal.transaction.clone()),
         state: seen.state.restricted_to(&items),
         items,
-        owners: neighbours::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), seen),
+        owners: other_topologies::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), seen),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::outcome::{Found, HostStatus, UnfinishedView};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::plan::Foreign;
+use crate::plan::UnmanagedItem;
 use crate::state::{
     Counters, DaemonRole, DestinationKey, Reverted, ServiceKey, SyncDaemon, Timeouts,
 };
@@ -103,7 +103,7 @@ pub struct HostView {
     pub services: Vec<ServiceView>,
     /// What somebody else made on it.
     #[serde(default)]
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// The timeouts of its IPVS, where it directs something.
     #[serde(default)]
     pub timeouts: Option<Timeouts>,

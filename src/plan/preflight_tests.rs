@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::super::neighbours::{
+use super::super::other_topologies::{
     cautions, moment, overlap, shared, unfinished_elsewhere, unreadable,
 };
 use super::*;
@@ -115,7 +115,7 @@ fn a_kernel_without_the_module_but_not_one_that_can_load_it() {
 fn a_route_that_could_not_be_put_back_is_not_replaced_but_may_stay() {
     let mut seen = seen();
     let there = seen.state.routes.get_mut(&"default".parse().unwrap()).unwrap();
-    there.unheld = vec!["2 next hops".to_owned()];
+    there.unsupported = vec!["2 next hops".to_owned()];
     let mut other = desired();
     other.state.routes = [("default".parse().unwrap(), route("192.0.2.9"))].into();
     let found = messages(&other, &seen);
@@ -130,10 +130,10 @@ fn a_route_that_leads_where_it_should_stays_with_whatever_else_it_says() {
     let default: RouteKey = "default".parse().unwrap();
     let mut wanted = desired();
     wanted.state.routes = [(default.clone(), route("192.0.2.1"))].into();
-    let with = |unheld: &str| {
+    let with = |unsupported: &str| {
         let mut seen = seen();
         let there = seen.state.routes.get_mut(&default).unwrap();
-        there.unheld = vec![unheld.to_owned()];
+        there.unsupported = vec![unsupported.to_owned()];
         (there.protocol, there.metric) = (16, 100);
         seen
     };

@@ -13,8 +13,8 @@ pub mod table;
 mod transaction;
 
 /// What is not ours on a host, a line each, aligned.
-fn foreign(all: &[crate::plan::Foreign]) -> String {
-    let row = |foreign: &crate::plan::Foreign| {
+fn foreign(all: &[crate::plan::UnmanagedItem]) -> String {
+    let row = |foreign: &crate::plan::UnmanagedItem| {
         vec![
             "foreign:".to_owned(),
             foreign.kind.clone(),

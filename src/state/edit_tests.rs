@@ -239,8 +239,8 @@ fn a_state_is_all_of_its_items() {
     assert_eq!(members.as_object().unwrap().len(), 11);
     for item in state.items() {
         assert!(state.differs(&HostState::default(), &item), "{item}");
-        assert_ne!(state.told(&item), "absent", "{item}");
-        assert_eq!(HostState::default().told(&item), "absent");
+        assert_ne!(state.describe(&item), "absent", "{item}");
+        assert_eq!(HostState::default().describe(&item), "absent");
     }
 }
 
