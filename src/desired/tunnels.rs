@@ -64,7 +64,7 @@ fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option
         Tunnel::Gue { port, flags: _ } => {
             let why = format!(
                 "the director sends requests for {} wrapped in UDP to port {port} (GUE)",
-                service.spoken()
+                service.display_name()
             );
             desired.module(Module::Fou, why.clone());
             desired.gue_port(GuePort { v6: rs.rip.is_ipv6(), port }, why);
@@ -89,7 +89,7 @@ fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfN
         (IpAddr::V6(_), true) => (Module::Ip6Tnl, "IPv6 (6in6)"),
         (IpAddr::V6(_), false) => (Module::Ip6Tnl, "IPv6 (4in6)"),
     };
-    let spoken = service.spoken();
+    let spoken = service.display_name();
     let why = match rs.tunnel {
         Tunnel::Gue { .. } => {
             format!("what was in GUE of requests for {spoken} is taken as if wrapped in {wrapped}")
@@ -125,7 +125,7 @@ fn gre(
         IpAddr::V6(_) => (Module::Ip6Gre, TunnelKind::Ip6gre),
     };
     let dev = own_device(kind, rs.rip)?;
-    let spoken = service.spoken();
+    let spoken = service.display_name();
     desired.module(module, format!("the director sends requests for {spoken} wrapped in GRE"));
     let sums = if checksum { "with" } else { "without" };
     let why = format!(

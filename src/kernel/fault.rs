@@ -1,4 +1,4 @@
-//! Decision this process at a point of its own choosing, for tests: only in debug builds.
+//! Ending this process at a point of its own choosing, for tests: only in debug builds.
 //!
 //! The environment variable `LVSPROV_FAULT` names a file. At each point that file is read anew; if a
 //! line of it is `POINT kill` or `POINT stop`, the process sends itself SIGKILL or SIGSTOP there. In the

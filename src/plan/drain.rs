@@ -216,7 +216,7 @@ fn seconds(
     };
     notes.push(format!(
         "the real servers that leave {} are not drained: {why}; `--drain {}` does it all the same",
-        file.spoken(),
+        file.display_name(),
         file.pace.drain
     ));
     0

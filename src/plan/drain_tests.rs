@@ -7,7 +7,7 @@ use super::{order, stages};
 use crate::desired::{Reasons, desired_for};
 use crate::state::{Counters, HostState, Item, Observation, PacketRule, Protocol, Stage, Sysctl};
 use crate::support::{Cluster, unfinished};
-use crate::topology::{Forward, Mark, Persistence, Scheduler, Service, Topology};
+use crate::topology::{FirewallMark, Forward, Persistence, Scheduler, Service, Topology};
 
 /// A service on three real servers, changed by `change`.
 fn cluster(change: impl Fn(&mut Service)) -> Topology {
@@ -263,7 +263,7 @@ fn to_ipvs_no_datagram_is_active() {
 fn datagrams(ours: bool) -> impl Fn(&mut Service) {
     move |service| {
         let protocols = [Protocol::Udp].into();
-        service.mark = Some(Mark { mark: 8, protocols, ports: [53].into(), ours });
+        service.mark = Some(FirewallMark { mark: 8, protocols, ports: [53].into(), ours });
     }
 }
 

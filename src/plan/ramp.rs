@@ -94,7 +94,7 @@ pub(super) fn ramp(options: &PacingOptions<'_>, seen: &HostState, arranged: &mut
         };
         if let Some(why) = why_not {
             if noted.insert((key.clone(), why.clone())) {
-                arranged.notes.push(format!("{} is not ramped up: {why}", file.spoken()));
+                arranged.notes.push(format!("{} is not ramped up: {why}", file.display_name()));
             }
             continue;
         }

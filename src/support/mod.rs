@@ -18,8 +18,8 @@ use crate::state::{
     TransactionId, Tunnel,
 };
 use crate::topology::{
-    Forward, Gateway, Host, Interface, Mark, Network, Persistence, RealServer, Role, Scheduler,
-    Service, Topology,
+    FirewallMark, Forward, Gateway, Host, Interface, Network, Persistence, RealServer, Role,
+    Scheduler, Service, Topology,
 };
 
 /// An apply of `t` that was cut off on `hosts`, with `before` in its journal and nothing else.
@@ -191,7 +191,7 @@ impl Service {
             let ports = BTreeSet::from([self.port]);
             let protocols = BTreeSet::from([Protocol::Tcp, Protocol::Udp]);
             let mark = u32::from(self.port);
-            self.mark = Some(Mark { mark, protocols, ports, ours: true });
+            self.mark = Some(FirewallMark { mark, protocols, ports, ours: true });
             self.port = 0;
             self.real_servers.iter_mut().for_each(|rs| rs.port = 0);
         }

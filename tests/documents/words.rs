@@ -47,7 +47,6 @@ const TO_DO: &[&str] = &[
     "src/kernel",
     "src/lab",
     "src/plan",
-    "src/protocol.rs",
     "src/render",
     "src/report",
     "src/state",
@@ -57,7 +56,7 @@ const TO_DO: &[&str] = &[
 ];
 
 /// How many of them are left there. Only ever lowered.
-const LEFT: usize = 467;
+const LEFT: usize = 455;
 
 /// The avoided words of a text, each once. What stands in braces is a name in code.
 fn avoided(text: &str) -> BTreeSet<&'static str> {
