@@ -85,7 +85,7 @@ pub struct Raise {
     pub steps: usize,
 }
 
-/// What is waited for on a host in the course of its steps.
+/// What is waited for on a host between its steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pacing {
     /// Every real server that is removed, drained or not.

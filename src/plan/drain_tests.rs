@@ -1,4 +1,4 @@
-//! Draining and ramping, case by case: a file, what is there, and the steps that come of it.
+//! Draining and ramping, case by case: a file, a host's state, and the steps that come of it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

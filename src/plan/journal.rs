@@ -1,5 +1,5 @@
-//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched:
-//! what will be done there, and what was there before.
+//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched: its
+//! steps there, and the values before.
 //!
 //! The journal is what undoing relies on: by the controller that began, by another one, or by the
 //! host's own revert timer. It says nothing of how far the steps came: undoing looks at the host and plans
@@ -7,13 +7,13 @@
 //!
 //! A transaction goes through these phases on every host:
 //!
-//! 1. *begun*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
-//! 2. steps are done, stage by stage;
-//! 3. *agreed*: every host was reached and all is verified; the timer is disarmed;
-//! 4. *settled*: the receipt says what is ours now, and the journal is gone.
+//! 1. *prepared*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
+//! 2. steps are executed, stage by stage;
+//! 3. *voted*: every host was reached and all is verified; the timer is disarmed;
+//! 4. *closed*: the receipt says what is ours now, and the journal is gone.
 //!
-//! Nobody settles before all have agreed. So a transaction that is not agreed everywhere can be undone
-//! everywhere, and one that is agreed anywhere was right everywhere.
+//! No host is closed as committed before all have voted. So a transaction without every vote can be aborted
+//! everywhere, and one with a decision to commit was right everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 

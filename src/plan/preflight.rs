@@ -145,7 +145,7 @@ fn route_back(seen: &Observation, after: &HostState, controller: IpAddr) -> Opti
     Some(format!(
         "you are logged in from {controller}, and the way back there changes: {} -> {}. If the new one \
          does not lead to you, the connection breaks: unless `--confirm-within off` says otherwise, every \
-         host then undoes by itself what nobody has confirmed in time",
+         host then undoes by itself what is not confirmed in time",
         text(before),
         text(after)
     ))

@@ -1,4 +1,4 @@
-//! What others made, and what comes of it: pure planning on hosts made by hand.
+//! What lvsprov did not make, and what comes of it: pure planning on hosts made by hand.
 
 #![allow(clippy::unwrap_used)]
 

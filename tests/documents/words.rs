@@ -40,18 +40,12 @@ const AVOIDED: &[&str] = &[
 const TO_DO: &[&str] = &[
     "src/agent",
     "src/apply",
-    "src/check",
     "src/cli",
-    "src/desired",
-    "src/import",
     "src/kernel",
     "src/lab",
-    "src/plan",
     "src/render",
     "src/report",
-    "src/state",
     "src/support",
-    "src/topology",
     "src/transport",
 ];
 

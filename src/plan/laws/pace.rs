@@ -39,7 +39,7 @@ fn overrides() -> impl Strategy<Value = PaceOverride> {
     (seconds(), seconds()).prop_map(|(drain, ramp)| PaceOverride { drain, ramp })
 }
 
-/// Everybody has as many connections as `n` says.
+/// Each destination has `n` connections.
 fn counted(state: &HostState, n: u32) -> BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>> {
     let counters = Counters { active: n, ..Counters::default() };
     let of = |(key, service): (&ServiceKey, &crate::state::VirtualService)| {

@@ -141,7 +141,7 @@ fn with_arp(value: &str) -> Shared {
     Shared::of(HostState { sysctls, ..HostState::default() })
 }
 
-/// Each would leave it to the other, and nobody would remember how it was.
+/// Each would leave it to the other, and no receipt would have the value before.
 #[test]
 fn two_do_not_give_it_up_at_once() {
     let (older, younger) = (named("older"), named("younger"));
