@@ -240,7 +240,7 @@ fn socket() -> Socket {
 
 /// The number of the family IPVS.
 fn family(socket: &Socket) -> u16 {
-    let mut name = wire::Attributes::default();
+    let mut name = wire::AttributeList::default();
     name.put_text(2, "IPVS");
     socket.send(&wire::frame(16, 1, 1, 3, 1, &name.into_bytes()), 0).unwrap();
     let (answer, _) = socket.recv_from_full().unwrap();
@@ -258,10 +258,10 @@ fn bare(table: &Table) -> Duration {
     let mut requests = Vec::new();
     for (key, service) in table {
         let settings = VirtualService { destinations: [].into(), ..service.clone() };
-        requests.push(ipvs::Request::NewService(key.clone(), settings));
+        requests.push(ipvs::IpvsRequest::NewService(key.clone(), settings));
         for (rip, destination) in &service.destinations {
             let (key, destination) = (key.clone(), destination.clone());
-            requests.push(ipvs::Request::NewDestination(key, *rip, destination));
+            requests.push(ipvs::IpvsRequest::NewDestination(key, *rip, destination));
         }
     }
     for batch in requests.chunks(SEND) {

@@ -81,7 +81,7 @@ const CHECKSUM: u16 = 1;
 const REMOTE_CHECKSUM: u16 = 2;
 
 /// The device that takes IPv4 or IPv6 as they are: over IPv4 the kernel's, which takes packets from
-/// anybody; over IPv6 one of our own.
+/// any host; over IPv6 one of our own.
 fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfName> {
     let (module, wrapped) = match (rs.rip, service.ipv6) {
         (IpAddr::V4(_), false) => (Module::Ipip, "IPIP"),
@@ -102,7 +102,7 @@ fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfN
     if module != Module::Ip6Tnl {
         return module.device()?.parse().ok();
     }
-    let dev: IfName = format!("lvstnl{}", tail(rs.rip)).parse().ok()?;
+    let dev = own_device(TunnelKind::Ip6tnl, rs.rip)?;
     let why = format!(
         "this device unwraps what comes to {}, from whichever director; ip6tnl0 would take IPv6 only",
         rs.rip
@@ -124,7 +124,7 @@ fn gre(
         IpAddr::V4(_) => (Module::IpGre, TunnelKind::Gre),
         IpAddr::V6(_) => (Module::Ip6Gre, TunnelKind::Ip6gre),
     };
-    let dev: IfName = format!("lvsgre{}", tail(rs.rip)).parse().ok()?;
+    let dev = own_device(kind, rs.rip)?;
     let spoken = service.display_name();
     desired.module(module, format!("the director sends requests for {spoken} wrapped in GRE"));
     let sums = if checksum { "with" } else { "without" };
@@ -135,6 +135,11 @@ fn gre(
     );
     desired.tunnel(dev.clone(), TunnelDevice { kind, local: rs.rip, checksum }, why);
     Some(dev)
+}
+
+/// The name of the device of our own that takes what is sent to `rip`.
+fn own_device(kind: TunnelKind, rip: IpAddr) -> Option<IfName> {
+    format!("{}{}", kind.prefix(), tail(rip)).parse().ok()
 }
 
 /// Eight hexadecimal digits for an address, so that a device's name says whose it is and stays the
@@ -164,7 +169,7 @@ fn clamp(topology: &Topology, service: &Service, rs: &RealServer, desired: &mut 
     }
     let mss = largest_segment(rs.rip.is_ipv6(), service.ipv6, rs.tunnel);
     let why = format!(
-        "clients of {source} are told to send segments of at most {mss} bytes: wrapped, larger ones do \
+        "clients of {source} are asked for segments of at most {mss} bytes: wrapped, larger ones do \
          not fit into {MTU} bytes, and large uploads would stall where ICMP is lost on the way"
     );
     desired.clamp_mss(topology, source, mss, &why);

@@ -1,15 +1,15 @@
-//! What is read from the kernel and from the wire, damaged. The decoders that only their own
-//! module sees have their target there: `fuzz_ipvs`, `fuzz_nft`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
+//! Fuzz targets for decoders of the kernel's answers and of packets. Private decoders have their target in
+//! their own module: `fuzz_ipvs`, `fuzz_nft`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
 #![allow(clippy::unwrap_used)]
 
 use super::arp::ArpFrame;
 use super::generic;
-use super::wire::{self, Attributes};
+use super::wire::{self, AttributeList};
 use crate::support::fuzz;
 
 #[test]
 fn fuzz_generic() {
-    let mut answer = Attributes::default();
+    let mut answer = AttributeList::default();
     answer.put_u16(1, 30);
     answer.put_text(2, "IPVS");
     let body = answer.into_bytes();

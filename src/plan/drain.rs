@@ -10,12 +10,12 @@
 //!
 //! Nothing is drained where that would do more harm than good:
 //!
-//! - a service that goes away as a whole, unless the operator says so for this run: everybody else is
-//!   refused meanwhile, and for what?
-//! - where nobody would be left to take the new connections meanwhile (all real servers are exchanged),
-//!   or where the scheduler goes on choosing one of weight 0 (`dh`: ip_vs_dh.c), unless he says so.
+//! - a service that goes away as a whole, unless the operator asks for it in this run: draining would only
+//!   refuse new clients for longer.
+//! - where no real server would take the new connections meanwhile (all are exchanged), or where the
+//!   scheduler goes on choosing one of weight 0 (`dh`: ip_vs_dh.c), unless the operator asks for it.
 //!
-//! `sh` and `mh` go on choosing one as well, unless told to fall back to another: they are, meanwhile.
+//! `sh` and `mh` go on choosing one as well, unless their flag for falling back is set: it is, meanwhile.
 //! Persistence keeps its clients at a real server of weight 0, unless `expire_quiescent_template` is 1: it
 //! is, meanwhile.
 //!
@@ -28,18 +28,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::terms::{Counted, Terms};
-use super::{Goal, ramp, silence};
+pub use super::pacing::{CountedConnections, PacingOptions};
+use super::{Goal, ramp, scheduler_swap};
 use crate::state::{
-    Change, Counters, Destination, DestinationKey, HostState, Item, Observation, ServiceFlags,
-    ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
+    Counters, Destination, DestinationId, DestinationKey, Edit, HostState, Item, Observation,
+    ServiceFlags, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
 };
 
 /// Persistence lets go of what has weight 0.
 pub const EXPIRE_TEMPLATES: Sysctl = Sysctl::Vs(VsItem::ExpireQuiescentTemplate);
 
 /// Settings that are changed for a while, and so must be read.
-pub const BORROWED: [Sysctl; 3] = [EXPIRE_TEMPLATES, silence::DROP_PACKET, silence::AM_DROPRATE];
+pub const BORROWED: [Sysctl; 3] =
+    [EXPIRE_TEMPLATES, scheduler_swap::DROP_PACKET, scheduler_swap::AM_DROPRATE];
 
 /// A real server that is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,16 +52,18 @@ pub struct Leaving {
     /// For how long its connections may come to their end, in seconds; 0: it is removed at once.
     pub seconds: u32,
     /// Which connections count.
-    pub counted: Counted,
+    pub counted: CountedConnections,
     /// How many there were when the host was looked at; `None`: not counted.
     pub connections: Option<u64>,
 }
 
 impl Leaving {
-    /// Whether it is what `change` removes.
-    pub fn is_removed_by(&self, change: &Change) -> bool {
-        matches!(change, Change::RemoveDestination { service, key, .. }
-            if self.service == *service && self.destination == *key)
+    /// Whether it is what `edit` removes.
+    pub fn is_removed_by(&self, edit: &Edit) -> bool {
+        let Some((DestinationId { service, key }, _)) = edit.removed::<Destination>() else {
+            return false;
+        };
+        self.service == *service && self.destination == *key
     }
 
     /// How many connections it has by `counters`; `None`: not counted.
@@ -82,7 +85,7 @@ pub struct Raise {
     pub steps: usize,
 }
 
-/// What is waited for on a host in the course of its steps.
+/// What is waited for on a host between its steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pacing {
     /// Every real server that is removed, drained or not.
@@ -102,9 +105,9 @@ impl Pacing {
         self.raises.iter().map(|raise| raise.after_ms).max().unwrap_or(0)
     }
 
-    /// The real server that `change` removes.
-    pub fn leaving_by(&self, change: &Change) -> Option<&Leaving> {
-        self.leaving.iter().find(|one| one.is_removed_by(change))
+    /// The real server that `edit` removes.
+    pub fn leaving_by(&self, edit: &Edit) -> Option<&Leaving> {
+        self.leaving.iter().find(|one| one.is_removed_by(edit))
     }
 }
 
@@ -122,15 +125,19 @@ pub struct Arranged {
 /// Rearranges the steps of a host so that real servers are drained before they are removed, and ramped
 /// up after they were added. The state that the steps lead to stays the same, and none of those that
 /// they were is left out.
-pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<Step>)>) -> Arranged {
+pub fn arrange(
+    options: &PacingOptions<'_>,
+    seen: &Observation,
+    stages: Vec<(Stage, Vec<Step>)>,
+) -> Arranged {
     let mut arranged = Arranged { stages, ..Arranged::default() };
     let out = Out::of(&arranged.stages);
     if !out.removed.is_empty() {
         for (key, removed) in &out.removed {
             let Some(service) = seen.state.services.get(key) else { continue };
             let gone = out.services.contains(key);
-            let seconds = seconds(terms, key, service, removed, gone, &mut arranged.notes);
-            let counted = terms.counted(key, seen);
+            let seconds = seconds(options, key, service, removed, gone, &mut arranged.notes);
+            let counted = options.counted(key, seen);
             for at in removed.keys() {
                 let mut one = Leaving {
                     service: key.clone(),
@@ -144,7 +151,7 @@ pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<St
             }
         }
         drain(&mut arranged, &out, &seen.state);
-        // The steps are the same, and there is nobody to wait for.
+        // The steps are the same, and there is no connection to wait for.
         for one in &mut arranged.pacing.leaving {
             let removed = out.removed.get(&one.service).and_then(|all| all.get(&one.destination));
             let quiet = removed.is_some_and(|destination| destination.weight == 0);
@@ -153,8 +160,8 @@ pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<St
             }
         }
     }
-    ramp::ramp(terms, &seen.state, &mut arranged);
-    arranged.notes.extend(silence::caution(&arranged.stages, &seen.state));
+    ramp::ramp(options, &seen.state, &mut arranged);
+    arranged.notes.extend(scheduler_swap::caution(&arranged.stages, &seen.state));
     arranged.stages.retain(|(_, steps)| !steps.is_empty());
     arranged.stages.sort_by_key(|(stage, _)| *stage);
     arranged
@@ -170,13 +177,12 @@ impl Out {
     fn of(stages: &[(Stage, Vec<Step>)]) -> Self {
         let mut out = Self { removed: BTreeMap::new(), services: BTreeSet::new() };
         for step in stages.iter().flat_map(|(_, steps)| steps) {
-            match &step.change {
-                Change::RemoveDestination { service, key, destination } => {
-                    let of_service = out.removed.entry(service.clone()).or_default();
-                    of_service.insert(*key, destination.clone());
-                }
-                Change::RemoveService { key, .. } => drop(out.services.insert(key.clone())),
-                _ => {}
+            if let Some((id, destination)) = step.change.removed::<Destination>() {
+                let of_service = out.removed.entry(id.service.clone()).or_default();
+                of_service.insert(id.key, destination.clone());
+            }
+            if let Some((key, _)) = step.change.removed::<VirtualService>() {
+                out.services.insert(key.clone());
             }
         }
         out
@@ -185,17 +191,17 @@ impl Out {
 
 /// How long the real servers that leave `service` are waited for.
 fn seconds(
-    terms: &Terms<'_>,
+    options: &PacingOptions<'_>,
     key: &ServiceKey,
     service: &VirtualService,
     removed: &BTreeMap<DestinationKey, Destination>,
     gone: bool,
     notes: &mut Vec<String>,
 ) -> u32 {
-    if let Some(seconds) = terms.said.drain {
+    if let Some(seconds) = options.overrides.drain {
         return seconds;
     }
-    let Some(file) = terms.services.get(key).filter(|_| !gone) else { return 0 };
+    let Some(file) = options.services.get(key).filter(|_| !gone) else { return 0 };
     let takes = |weight: u32| weight > 0;
     if file.pace.drain == 0 || !removed.values().any(|destination| takes(destination.weight)) {
         return file.pace.drain;
@@ -225,18 +231,21 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
         .filter(|one| one.seconds > 0)
         .map(|one| ((&one.service, one.destination), one))
         .collect();
+    let is_drained = |edit: &Edit| {
+        let (id, _) = edit.removed::<Destination>()?;
+        drained.get(&(&id.service, id.key)).copied()
+    };
     let mut steps = Vec::new();
     for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let Change::RemoveDestination { service, key, destination } = &mut step.change else {
-            continue;
-        };
-        let Some(one) = drained.get(&(&*service, *key)).filter(|_| destination.weight > 0) else {
+        let Some(one) = is_drained(&step.change) else { continue };
+        let Some(removal) = step.change.of_mut::<Destination>() else { continue };
+        let Some(destination) = removal.before.as_mut().filter(|now| now.weight > 0) else {
             continue;
         };
         let before = destination.clone();
         destination.weight = 0;
-        let (service, after) = (service.clone(), destination.clone());
-        let change = Change::EditDestination { service, key: *key, before, after };
+        let after = destination.clone();
+        let change = Edit::change::<Destination>(removal.key.clone(), before, after);
         let why = format!(
             "it is removed ({}): it gets no new connections, and those that it has may end, for up to {} s",
             step.why, one.seconds
@@ -249,7 +258,7 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
     if steps.is_empty() {
         return;
     }
-    let is_last = |step: &Step| matches!(&step.change, Change::RemoveDestination { service, key, .. } if drained.contains_key(&(service, *key)));
+    let is_last = |step: &Step| is_drained(&step.change).is_some();
     for (_, steps) in stages.iter_mut().rev() {
         if let Some(at) = steps.iter().rposition(is_last) {
             let behind = steps.split_off(at + 1);
@@ -279,13 +288,11 @@ fn meanwhile(
         if !hashes || service.flags.has(ServiceFlags::SCHEDULER_1) {
             continue;
         }
-        let before = VirtualService { destinations: BTreeMap::new(), ..service.clone() };
+        let before = service.settings();
         let flags = ServiceFlags::new(before.flags.bits() | ServiceFlags::SCHEDULER_1);
         let after = VirtualService { flags, ..before.clone() };
-        let edit = |before: &VirtualService, after: &VirtualService| Change::EditService {
-            key: key.clone(),
-            before: before.clone(),
-            after: after.clone(),
+        let edit = |before: &VirtualService, after: &VirtualService| {
+            Edit::change::<VirtualService>(key.clone(), before.clone(), after.clone())
         };
         let why = format!(
             "{} goes on choosing a real server of weight 0: without this flag its clients would be refused \
@@ -304,18 +311,16 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     if seen.sysctls.get(&EXPIRE_TEMPLATES).is_none_or(|value| value != "0") {
         return (None, None);
     }
-    let wanted = |step: &Step| matches!(&step.change, Change::SetSysctl { key, after, .. } if *key == EXPIRE_TEMPLATES && after != "0");
+    let expires =
+        |(key, _, after): (&Sysctl, &String, &String)| *key == EXPIRE_TEMPLATES && after != "0";
+    let wanted = |step: &Step| step.change.changed::<Sysctl>().is_some_and(expires);
     for (_, steps) in stages {
         if let Some(at) = steps.iter().position(wanted) {
             return (Some(steps.remove(at)), None);
         }
     }
     let set = |before: &str, after: &str, why: &str| Step {
-        change: Change::SetSysctl {
-            key: EXPIRE_TEMPLATES,
-            before: before.to_owned(),
-            after: after.to_owned(),
-        },
+        change: Edit::change::<Sysctl>(EXPIRE_TEMPLATES, before.to_owned(), after.to_owned()),
         why: why.to_owned(),
     };
     let why = "persistence would send clients that were there before to a real server of weight 0";
@@ -323,15 +328,11 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     (Some(set("0", "1", why)), Some(set("1", "0", back)))
 }
 
-/// Settings that the steps only borrow (nobody owns them) are in the receipt until it is settled: after a
+/// Settings that the steps only borrow (without owning them) are in the receipt until it is settled: after a
 /// run that was cut off they are put back like anything else of ours.
-pub fn borrow<'a>(
-    goal: &mut Goal,
-    changes: impl IntoIterator<Item = &'a Change>,
-    seen: &HostState,
-) {
-    for change in changes {
-        let Change::SetSysctl { key, .. } = change else { continue };
+pub fn borrow<'a>(goal: &mut Goal, edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) {
+    for edit in edits {
+        let Some((key, ..)) = edit.changed::<Sysctl>() else { continue };
         let item = Item::Sysctl(key.clone());
         if goal.owned.contains(&item) || !BORROWED.contains(key) {
             continue;

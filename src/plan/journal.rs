@@ -1,128 +1,49 @@
-//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched:
-//! what will be done there, and what was there before.
+//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched: its
+//! steps there, and the values before.
 //!
-//! The journal is what undoing relies on, whoever does it: the controller that began, another one, or the
+//! The journal is what undoing relies on: by the controller that began, by another one, or by the
 //! host's own revert timer. It says nothing of how far the steps came: undoing looks at the host and plans
 //! the way back from there ([`Goal::undo`]), so a step that was cut off half-way is no special case.
 //!
 //! A transaction goes through these phases on every host:
 //!
-//! 1. *begun*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
-//! 2. steps are done, stage by stage;
-//! 3. *agreed*: every host was reached and all is verified; the timer is disarmed;
-//! 4. *settled*: the receipt says what is ours now, and the journal is gone.
+//! 1. *prepared*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
+//! 2. steps are executed, stage by stage;
+//! 3. *voted*: every host was reached and all is verified; the timer is disarmed;
+//! 4. *closed*: the receipt says what is ours now, and the journal is gone.
 //!
-//! Nobody settles before all have agreed. So a transaction that is not agreed everywhere can be undone
-//! everywhere, and one that is agreed anywhere was right everywhere.
+//! No host is closed as committed before all have voted. So a transaction without every vote can be aborted
+//! everywhere, and one with a decision to commit was right everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-
-use super::ownership::{Goal, shadows_of};
-use crate::names::IfName;
+use super::ownership::Goal;
 use crate::state::{
-    Address, AddressKey, Change, ConfDev, HostState, Item, Link, Observation, OpenTransaction,
-    Owned, RECEIPT_VERSION, Receipt, Scope, Step, Sysctl,
+    Edit, HostState, Item, Observation, OpenTransaction, Owned, RECEIPT_VERSION, Receipt, Step,
+    effects,
 };
 
-/// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
-/// remove, or is lost for a moment: until the agent puts it back, which may be killed before.
+/// What the steps touch, and what the kernel changes along with them or loses for a moment: until the agent
+/// puts it back, which may be killed before.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
-    touched_by_changes(steps.into_iter().map(|step| &step.change), seen)
+    touched_by_edits(steps.into_iter().map(|step| &step.change), seen)
 }
 
-/// The same for what they change.
-pub fn touched_by_changes<'a>(
-    changes: impl IntoIterator<Item = &'a Change>,
-    seen: &HostState,
-) -> Owned {
+/// The same for their edits.
+pub fn touched_by_edits<'a>(edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) -> Owned {
     let mut touched = Owned::new();
-    for change in changes {
-        match change {
-            Change::RemoveTunnel { dev, .. } => {
-                touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
-            }
-            Change::RemoveAddress { key, .. } => touched.extend(lost_with_address(key, seen)),
-            Change::SetLink { dev, after: Link::Down, .. } => {
-                touched.extend(lost_as_it_goes_down(dev, seen));
-            }
-            _ => {}
-        }
-        touched.insert(change.item());
-    }
-    let written: Vec<_> = touched
-        .iter()
-        .filter_map(|item| match item {
-            Item::Sysctl(key) => Some(key.clone()),
-            _ => None,
-        })
-        .collect();
-    for key in written {
-        touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
+    for edit in edits {
+        touched.extend(effects::moved_by(edit, seen));
+        touched.insert(edit.item());
     }
     touched
-}
-
-/// The other IPv4 addresses of its subnet on its interface: with the first of them the kernel removes the
-/// others, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`).
-fn lost_with_address<'a>(
-    removed: &'a AddressKey,
-    seen: &'a HostState,
-) -> impl Iterator<Item = Item> + 'a {
-    let along = |key: &&AddressKey| {
-        key.net.addr().is_ipv4() && key.dev == removed.dev && key.net.trunc() == removed.net.trunc()
-    };
-    seen.addresses.keys().filter(along).cloned().map(Item::Address)
-}
-
-/// The IPv6 addresses of an interface that goes down, unless `keep_addr_on_down` is set
-/// (net/ipv6/addrconf.c, `addrconf_ifdown`). Not those that come back by themselves as it comes up: of the
-/// link, and what sit0 makes of each IPv4 address (`sit_add_v4_addrs`).
-fn lost_as_it_goes_down<'a>(
-    dev: &'a IfName,
-    seen: &'a HostState,
-) -> impl Iterator<Item = Item> + 'a {
-    let comes_with_sit0 = |net: &IpNet| match net {
-        IpNet::V4(_) => false,
-        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
-    };
-    let lost = move |(key, address): &(&AddressKey, &Address)| {
-        key.dev == *dev
-            && key.net.addr().is_ipv6()
-            && address.scope != Scope::Link
-            && !comes_with_sit0(&key.net)
-    };
-    seen.addresses.iter().filter(lost).map(|(key, _)| Item::Address(key.clone()))
-}
-
-/// Whether `item` goes away with the device `dev`.
-fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
-    match item {
-        Item::Link(link) => link == dev,
-        Item::Address(key) => key.dev == *dev,
-        Item::Route(key) => {
-            state.routes.get(key).is_some_and(|route| route.dev.as_ref() == Some(dev))
-        }
-        Item::Sysctl(Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _)) => {
-            of == dev
-        }
-        Item::Sysctl(_)
-        | Item::Module(_)
-        | Item::Service(_)
-        | Item::Timeouts
-        | Item::Daemon(_)
-        | Item::Table(_)
-        | Item::Tunnel(_)
-        | Item::GuePort(_) => false,
-    }
 }
 
 impl OpenTransaction {
     /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
     ///
-    /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
-    /// what it had found, and what was touched is only a part of what belongs together: a VIP that came
+    /// Nothing of ours survives a restart. So the present values are neither those that the transaction made nor
+    /// those that it had found, and what was touched is only a part of what belongs together: a VIP that came
     /// back without the ARP settings of an earlier transaction would be answered for in front of the
     /// director. The next `apply` makes all of it.
     pub fn to_put_back(&self) -> Option<(&Owned, &HostState)> {
@@ -141,7 +62,7 @@ impl Goal {
             .owned
             .iter()
             .filter_map(|item| match item {
-                Item::Sysctl(key) => Some(shadows_of(key, &seen.state)),
+                Item::Sysctl(key) => Some(effects::led_by(key, &seen.state)),
                 _ => None,
             })
             .flat_map(|along| along.into_keys().map(Item::Sysctl))

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ownership::Goal;
 use super::simulate;
 use crate::desired::Desired;
+use crate::state::silent::is_silent;
 use crate::state::{
-    Capability, Change, ConfDev, Controller, HostState, Item, Link, Module, Observation,
+    Capability, Controller, Edit, HostState, Item, Link, Module, Observation, Present,
     RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
 };
 
@@ -39,17 +40,17 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     parts(desired, seen, &mut all);
     settings(desired, seen, &mut all);
     routes(goal, seen, &mut all);
-    vips(desired, seen, &mut all);
+    vips(desired, goal, seen, &mut all);
     contested(goal, &mut all);
     all
 }
 
-/// A service that somebody else made otherwise than the file wants it.
+/// A service that lvsprov did not make, and that differs from the file.
 fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
     for (key, how) in &goal.contested {
         all.push(Obstacle {
             message: format!("{key} is in the IPVS table already, and not by lvsprov: {how}"),
-            why: "whoever made it may rely on it".to_owned(),
+            why: "the program that made it may rely on it".to_owned(),
             cure:
                 "take it out of the file or out of the table, or take it over with `--adopt`: it \
                    becomes what the file says, and destroy removes it"
@@ -93,9 +94,8 @@ pub fn receipt(seen: &Observation, all: &mut Vec<Obstacle>) {
     }
 }
 
-/// What a person should know whose own way to the host changes, or may change: where the host does not know
-/// from where it is reached, or knows an address to which no route of its own leads (link-local), whatever
-/// carries packets counts.
+/// A caution where the operator's own way to the host changes, or may change. Where the host does not know
+/// from where it is reached, or knows a link-local address only, every route, address and link counts.
 pub fn way_back(seen: &Observation, after: &HostState) -> Option<String> {
     let from = match seen.facts.controller {
         Controller::Pipe => return None,
@@ -123,7 +123,7 @@ pub fn way_back(seen: &Observation, after: &HostState) -> Option<String> {
 
 /// What becomes of a change that cuts the operator off.
 const UNDONE_UNLESS: &str = "If that cuts you off, the connection breaks: unless `--confirm-within off` says \
-                             otherwise, every host then undoes by itself what nobody has confirmed in time";
+                             otherwise, every host then undoes by itself what is not confirmed in time";
 
 fn is_link_local(address: IpAddr) -> bool {
     match address {
@@ -145,7 +145,7 @@ fn route_back(seen: &Observation, after: &HostState, controller: IpAddr) -> Opti
     Some(format!(
         "you are logged in from {controller}, and the way back there changes: {} -> {}. If the new one \
          does not lead to you, the connection breaks: unless `--confirm-within off` says otherwise, every \
-         host then undoes by itself what nobody has confirmed in time",
+         host then undoes by itself what is not confirmed in time",
         text(before),
         text(after)
     ))
@@ -288,20 +288,11 @@ fn version(kernel: &str) -> Option<(u32, u32)> {
 fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     let mut state = seen.state.clone();
     for module in &desired.state.modules {
-        // Loading a module that is there already is no error, and no other is made here.
-        let _ = simulate::apply(&mut state, &Change::LoadModule { module: *module });
+        // That it is loaded already is the only error here.
+        let _ = simulate::apply(&mut state, &Edit::add::<Module>(*module, Present));
     }
     for key in desired.state.sysctls.keys() {
-        let of_missing_interface = match key {
-            Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _) => {
-                !state.links.contains_key(dev)
-            }
-            Sysctl::IpForward
-            | Sysctl::Conf(..)
-            | Sysctl::Conf6(..)
-            | Sysctl::Ip6Forward
-            | Sysctl::Vs(_) => false,
-        };
+        let of_missing_interface = key.device().is_some_and(|dev| !state.links.contains_key(dev));
         if let Sysctl::Vs(item) = key {
             let loaded = seen.state.modules.contains(&Module::IpVs);
             let too_new = version(&seen.facts.kernel).is_some_and(|now| item.since() > Some(now));
@@ -330,23 +321,27 @@ fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
 fn routes(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (key, wanted) in &goal.wanted.routes {
         let Some(there) = seen.state.routes.get(key) else { continue };
-        if there != wanted && !there.unheld.is_empty() {
+        if there != wanted && !there.unsupported.is_empty() {
             all.push(Obstacle {
                 message: format!("route {key} {there} would have to be replaced"),
-                why: format!("it has what lvsprov could not put back: {}", there.unheld.join(", ")),
+                why: format!(
+                    "it has what lvsprov could not put back: {}",
+                    there.unsupported.join(", ")
+                ),
                 cure: "replace it by hand first, or leave the gateway out of the file".to_owned(),
             });
         }
     }
 }
 
-/// A VIP that stands on lo or a tunnel with a subnet cuts the host off from that subnet.
-fn vips(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
+/// A VIP on a silent device must stand on no other: there ARP requests for it are answered, or its whole
+/// subnet is local. What is ours stays or goes as the plan says.
+fn vips(desired: &Desired, goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for wanted in desired.state.addresses.keys() {
         for there in seen.state.addresses.keys() {
             let same = there.net.addr() == wanted.net.addr() && there != wanted;
-            let quiet = matches!(wanted.dev.as_str(), "lo" | "tunl0");
-            if same && quiet {
+            let ours = goal.owned.contains(&Item::Address(there.clone()));
+            if same && !ours && is_silent(&wanted.dev) {
                 all.push(Obstacle {
                     message: format!("the VIP is on this host already, as {there}"),
                     why: "there it is answered for by ARP, or makes its whole subnet local"

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::edit::{EditVerb, JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use crate::names::IfName;
 
 /// Whether an interface is administratively up (IFF_UP).
@@ -78,7 +79,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// An address with nothing said of it but its scope.
+    /// An address with a scope and nothing else.
     pub fn plain(scope: Scope) -> Self {
         Self { scope, label: None, broadcast: None, nodad: false, deprecated: false }
     }
@@ -207,9 +208,10 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The next hop is taken as on-link although no subnet says so (RTNH_F_ONLINK).
     pub onlink: bool,
-    /// What else the kernel says of it that this type cannot hold (several next hops, an MTU, ...):
-    /// such a route is shown, and never replaced, because it could not be put back as it was.
-    pub unheld: Vec<String>,
+    /// Attributes that this type does not have (several next hops, an MTU, ...). Such a route is shown and
+    /// never replaced, because it could not be put back as it was.
+    #[serde(rename = "unheld")]
+    pub unsupported: Vec<String>,
 }
 
 /// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): made by an administrator.
@@ -226,7 +228,7 @@ impl Route {
             protocol: STATIC,
             source: None,
             onlink: false,
-            unheld: Vec::new(),
+            unsupported: Vec::new(),
         }
     }
 }
@@ -248,7 +250,7 @@ impl fmt::Display for Route {
         if self.onlink {
             f.write_str(" onlink")?;
         }
-        for other in &self.unheld {
+        for other in &self.unsupported {
             write!(f, " {other}")?;
         }
         Ok(())
@@ -267,5 +269,50 @@ impl fmt::Display for Address {
         }
         f.write_str(if self.nodad { ", nodad" } else { "" })?;
         f.write_str(if self.deprecated { ", deprecated" } else { "" })
+    }
+}
+
+impl SettingKind for Link {
+    type Key = IfName;
+    type Value = Self;
+    const VERBS: Verbs = Verbs::SET;
+    const JSON: JsonNames = JsonNames { tags: ["set_link"; 3], key: "dev", value: "" };
+    in_map!(links, Link);
+}
+
+impl SettingKind for Address {
+    type Key = AddressKey;
+    type Value = Self;
+    const VERBS: Verbs = Verbs::ADDED_REMOVED;
+    const JSON: JsonNames =
+        JsonNames { tags: ["add_address", "", "remove_address"], key: "key", value: "address" };
+    in_map!(addresses, Address);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AddressKey { dev, net } = &edit.key;
+        let towards = if edit.verb() == EditVerb::Remove { "from" } else { "to" };
+        write!(f, "{} address {net} {towards} {dev}", edit.verb_text())?;
+        edit.before.iter().chain(&edit.after).try_for_each(|address| write!(f, " ({address})"))
+    }
+}
+
+impl SettingKind for Route {
+    type Key = RouteKey;
+    type Value = Self;
+    const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };
+    const JSON: JsonNames = JsonNames {
+        tags: ["add_route", "replace_route", "remove_route"],
+        key: "key",
+        value: "route",
+    };
+    in_map!(routes, Route);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, key) = (edit.verb_text(), &edit.key);
+        match (&edit.before, &edit.after) {
+            (Some(before), Some(after)) => write!(f, "{verb} route {key}: {before} -> {after}"),
+            (Some(route), None) | (None, Some(route)) => write!(f, "{verb} route {key} {route}"),
+            (None, None) => write!(f, "{verb} route {key}"),
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Firewall marks, source NAT and MSS clamping as a [`super::HostState`] has them: the rules of an
-//! nftables table of our own. Other tables are nobody's business here.
+//! nftables table of our own. Other tables are not read.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,11 +8,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edit::{JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use crate::names::TopologyName;
 use crate::state::Protocol;
 
 /// Names a table of family `inet` that lvsprov made: `lvsprov-` and the topology's name. So two
-/// topologies on one host do not meet, and what others made is told apart from it.
+/// topologies on one host do not meet, and tables of other programs have other names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TableName(TopologyName);
@@ -90,7 +91,7 @@ pub enum PacketRule {
         /// Bytes of payload, 536-65495. The kernel only ever makes it smaller.
         mss: u16,
     },
-    /// Something else that stands in our table: somebody changed it. Never wanted.
+    /// A rule in our table that another program put there. Never wanted.
     Unknown(
         /// Chain and handle, for a person.
         String,
@@ -128,5 +129,24 @@ impl fmt::Display for PacketRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rules: Vec<_> = self.rules.iter().map(ToString::to_string).collect();
         f.write_str(&rules.join("; "))
+    }
+}
+
+impl SettingKind for PacketRules {
+    type Key = TableName;
+    type Value = Self;
+    const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };
+    const JSON: JsonNames = JsonNames { tags: ["set_table"; 3], key: "name", value: "" };
+    in_map!(tables, Table);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, name) = (edit.verb_text(), &edit.key);
+        match (&edit.before, &edit.after) {
+            (Some(before), Some(after)) => {
+                write!(f, "{verb} nftables table {name}: {before} -> {after}")
+            }
+            (None, Some(after)) => write!(f, "{verb} nftables table {name} ({after})"),
+            (_, None) => write!(f, "{verb} nftables table {name}"),
+        }
     }
 }

@@ -10,7 +10,9 @@ use lvsprov::plan::journal::touched_by;
 use lvsprov::plan::order::{Steps, steps_between};
 use lvsprov::plan::ownership::Goal;
 use lvsprov::protocol::{Decision, Execution, Hello, Prepare, Reply, Request, RevertAfter};
-use lvsprov::state::{Change, HostState, Item, Observation, Operator, Step, TransactionId};
+use lvsprov::state::{
+    Address, Edit, HostState, Item, Observation, Operator, Route, Step, Sysctl, TransactionId,
+};
 use lvsprov::transport::frame;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,18 +30,16 @@ pub fn ground() -> Ground {
 }
 
 /// Values, an address, a route and a link; one of them moves others along.
-pub fn changes() -> Vec<Change> {
-    let set = |key: &str, before: &str, after: &str| Change::SetSysctl {
-        key: key.parse().unwrap(),
-        before: before.to_owned(),
-        after: after.to_owned(),
+pub fn changes() -> Vec<Edit> {
+    let set = |key: &str, before: &str, after: &str| {
+        Edit::change::<Sysctl>(key.parse().unwrap(), before.to_owned(), after.to_owned())
     };
     vec![
         set("net.ipv4.ip_forward", "0", "1"),
         set("net.ipv4.conf.lo.arp_ignore", "0", "1"),
         set("net.ipv4.conf.lo.arp_announce", "0", "2"),
-        Change::AddAddress { key: address_key("10.9.9.9/32@lo"), address: plain_address() },
-        Change::AddRoute { key: route_key("10.8.0.0/16"), route: via("10.9.0.2", "v0", 0) },
+        Edit::add::<Address>(address_key("10.9.9.9/32@lo"), plain_address()),
+        Edit::add::<Route>(route_key("10.8.0.0/16"), via("10.9.0.2", "v0", 0)),
     ]
 }
 
@@ -57,7 +57,7 @@ pub fn photograph(ground: &Ground) -> String {
 }
 
 /// A plan of `changes` from `seen`, of a topology with two hosts.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Prepare {
+pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     let mut begin = crate::ground::begin(number, changes, seen);
     begin.journal.hosts.insert("b".parse().unwrap());
     begin
@@ -89,7 +89,7 @@ pub fn take_up(number: u64, force: bool) -> Request {
     }
 }
 
-pub fn do_all(number: u64, changes: Vec<Change>) -> Request {
+pub fn do_all(number: u64, changes: Vec<Edit>) -> Request {
     do_steps(number, steps(changes))
 }
 

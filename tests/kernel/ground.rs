@@ -13,10 +13,10 @@ use lvsprov::failure::Failure;
 use lvsprov::kernel::namespace;
 use lvsprov::names::TopologyName;
 use lvsprov::plan::journal::touched_by;
-use lvsprov::plan::neighbours::owners;
+use lvsprov::plan::other_topologies::owners;
 use lvsprov::protocol::{Decision, Execution, Prepare, Reply, Request};
 use lvsprov::state::{
-    Address, AddressKey, Change, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
+    Address, AddressKey, Edit, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
     Observation, Operator, Owned, RECEIPT_VERSION, Receipt, Route, RouteKey, Scope, Stage, Step,
     Sysctl, TransactionId,
 };
@@ -136,12 +136,12 @@ impl Ground {
     }
 
     /// Changes the host in a transaction of its own, which leaves no receipt.
-    pub fn act(&self, changes: Vec<Change>) -> Execution {
+    pub fn act(&self, changes: Vec<Edit>) -> Execution {
         self.run(|| act_here(self.folder.path(), changes))
     }
 
     /// All of `changes` must be done.
-    pub fn do_all(&self, changes: Vec<Change>) -> Execution {
+    pub fn do_all(&self, changes: Vec<Edit>) -> Execution {
         let count = changes.len();
         let outcome = self.act(changes);
         assert_eq!(outcome.failure, None);
@@ -150,7 +150,7 @@ impl Ground {
     }
 
     /// None of it must be done, and the reason must have `says` in it.
-    pub fn fails(&self, change: Change, says: &str) -> Failure {
+    pub fn fails(&self, change: Edit, says: &str) -> Failure {
         let text = change.to_string();
         let outcome = self.act(vec![change]);
         let failure = outcome.failure.unwrap_or_else(|| panic!("{text}: it was done"));
@@ -190,7 +190,7 @@ pub fn ask_here(state_dir: &Path, request: Request) -> Reply {
 }
 
 /// What [`Ground::act`] does, in the namespace of this thread.
-pub fn act_here(state_dir: &Path, changes: Vec<Change>) -> Execution {
+pub fn act_here(state_dir: &Path, changes: Vec<Edit>) -> Execution {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut host = host(state_dir);
     let mut ask = |request| runtime.block_on(host.answer(request));
@@ -221,13 +221,13 @@ pub fn topology() -> TopologyName {
     "t".parse().unwrap()
 }
 
-pub fn steps(changes: Vec<Change>) -> Vec<Step> {
+pub fn steps(changes: Vec<Edit>) -> Vec<Step> {
     changes.into_iter().map(|change| Step { change, why: "a test".to_owned() }).collect()
 }
 
 /// What a plan of `changes` from `seen` asks for, on the only host of its topology. The receipt owns
 /// what is touched.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Prepare {
+pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     let steps = steps(changes);
     let mut touched: Owned = touched_by(&steps, &seen.state);
     let unfinished = seen.unfinished.as_deref();
@@ -264,7 +264,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Prepare {
             by: somebody(),
             since: 1_700_000_000,
             hosts: BTreeSet::from(["a".parse().unwrap()]),
-            stages: vec![(Stage::Ground, steps)],
+            stages: vec![(Stage::Ready, steps)],
             touched,
             before,
         },

@@ -9,19 +9,19 @@ use lvsprov::agent::lock;
 use lvsprov::agent::receipt as receipts;
 use lvsprov::failure::Failure;
 use lvsprov::protocol::{Prepare, Reply, Request};
-use lvsprov::state::{Change, Observation};
+use lvsprov::state::{Edit, Observation, Sysctl};
 
 use crate::agents::{Agent, do_all};
 use crate::ground::{Ground, ask_here, begin, receipt, run};
 
-fn step() -> Change {
+fn step() -> Edit {
     let key = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
-    Change::SetSysctl { key, before: "0".to_owned(), after: "1".to_owned() }
+    Edit::change::<Sysctl>(key, "0".to_owned(), "1".to_owned())
 }
 
-fn bad_step() -> Change {
+fn bad_step() -> Edit {
     let key = "net.ipv4.conf.lo.arp_announce".parse().unwrap();
-    Change::SetSysctl { key, before: "9".to_owned(), after: "1".to_owned() }
+    Edit::change::<Sysctl>(key, "9".to_owned(), "1".to_owned())
 }
 
 fn refused(reply: Reply) -> Failure {
@@ -39,9 +39,10 @@ fn look() -> Request {
 /// What a plan of [`step`] asks for, made without looking.
 fn begin_step() -> Prepare {
     let mut seen = Observation::default();
-    let Change::SetSysctl { key, before, .. } = step() else { unreachable!() };
-    seen.state.sysctls.insert(key, before);
-    begin(1, vec![step()], &seen)
+    let step = step();
+    let (key, before, _) = step.changed::<Sysctl>().unwrap();
+    seen.state.sysctls.insert(key.clone(), before.clone());
+    begin(1, vec![step], &seen)
 }
 
 fn act() -> Request {
@@ -85,7 +86,7 @@ fn a_damaged_receipt_is_named_and_stops_everything() {
         (String::new(), "is damaged"),
         ("\u{0}\u{1}not json".to_owned(), "is damaged"),
         (
-            whole.replace("\"version\":2", "\"version\":3"),
+            whole.replace("\"version\":1", "\"version\":3"),
             "written by a later lvsprov: it has format 3",
         ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use lvsprov::agent::receipt as receipts;
 use lvsprov::failure::Failure;
 use lvsprov::protocol::{Decision, Reply, Request, RevertAfter};
-use lvsprov::state::{Change, Intent};
+use lvsprov::state::{Edit, Intent};
 
 use crate::agents::{
     Agent, agree, begin, changes, do_all, do_steps, ground, id, photograph, roll_back, settle,
@@ -284,7 +284,7 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     let wish = begin(1, changes()[..2].to_vec(), &first.look());
     assert_eq!(first.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let mut second = Agent::start(&ground);
-    let other = |number: u64, changes: Vec<Change>, agent: &mut Agent| {
+    let other = |number: u64, changes: Vec<Edit>, agent: &mut Agent| {
         let mut seen = agent.look();
         (seen.receipt, seen.unfinished) = (None, None);
         let mut wish = begin(number, changes, &seen);

@@ -1,7 +1,7 @@
 //! A network namespace that is deleted and made anew while a transaction is under way in it.
 
 use lvsprov::protocol::{Decision, Reply, Request};
-use lvsprov::state::Change;
+use lvsprov::state::{Address, Edit};
 
 use crate::agents::{Agent, begin, changes, do_all, photograph, roll_back, settle, way_back};
 use crate::ground::{Ground, NamedNamespace, address_key, plain_address};
@@ -20,8 +20,7 @@ fn a_namespace_that_was_made_anew_is_as_after_a_restart() {
     agent.done(&do_all(1, changes()));
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     // Now takes the VIP away: undoing that alone would put it back without its ARP settings.
-    let vip =
-        Change::RemoveAddress { key: address_key("10.9.9.9/32@lo"), address: plain_address() };
+    let vip = Edit::remove::<Address>(address_key("10.9.9.9/32@lo"), plain_address());
     let second = begin(2, vec![vip.clone()], &agent.look());
     assert_eq!(agent.ask(&Request::Prepare(Box::new(second))), Reply::Prepared);
     agent.done(&do_all(2, vec![vip]));

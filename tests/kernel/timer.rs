@@ -8,7 +8,7 @@ use std::process::Command;
 
 use lvsprov::agent::process::boottime_ms;
 use lvsprov::protocol::{Decision, Reply, Request, RevertAfter};
-use lvsprov::state::{Change, Controller};
+use lvsprov::state::{Address, Controller, Edit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -323,8 +323,8 @@ fn after_a_restart_undoing_puts_back_the_receipt_alone() {
         assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
         let (old, new) = (address_key("10.9.9.9/32@lo"), address_key("10.9.9.8/32@lo"));
         let exchange = vec![
-            Change::RemoveAddress { key: old, address: plain_address() },
-            Change::AddAddress { key: new, address: plain_address() },
+            Edit::remove::<Address>(old, plain_address()),
+            Edit::add::<Address>(new, plain_address()),
         ];
         let second = begin(2, exchange.clone(), &agent.look());
         assert_eq!(agent.ask(&Request::Prepare(Box::new(second))), Reply::Prepared);

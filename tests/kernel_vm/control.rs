@@ -1,7 +1,7 @@
 //! What IPVS has beside its table: timeouts, sync daemons, settings.
 
 use lvsprov::failure::Failure;
-use lvsprov::state::{Change, DaemonRole, SyncDaemon, Timeouts, VsItem};
+use lvsprov::state::{DaemonRole, Edit, KeyedEdit, SyncDaemon, Sysctl, Timeouts, VsItem};
 
 use crate::ground::Ground;
 use crate::services::ipvsadm;
@@ -10,8 +10,8 @@ fn timeouts_line(ground: &Ground) -> String {
     ipvsadm(ground, "-l --timeout").trim().to_owned()
 }
 
-fn set_timeouts(before: Timeouts, after: Timeouts) -> Change {
-    Change::SetTimeouts { before, after }
+fn set_timeouts(before: Timeouts, after: Timeouts) -> Edit {
+    Edit::change::<Timeouts>((), before, after)
 }
 
 pub fn timeouts() {
@@ -39,8 +39,8 @@ pub fn timeouts() {
     assert_eq!(timeouts_line(&ground), "Timeout (tcp tcpfin udp): 7200 30 61");
 }
 
-fn set(role: DaemonRole, before: Option<&SyncDaemon>, after: Option<&SyncDaemon>) -> Change {
-    Change::SetDaemon { role, before: before.cloned(), after: after.cloned() }
+fn set(role: DaemonRole, before: Option<&SyncDaemon>, after: Option<&SyncDaemon>) -> Edit {
+    Edit::Daemon(KeyedEdit { key: role, before: before.cloned(), after: after.cloned() })
 }
 
 fn daemon_lines(ground: &Ground) -> Vec<String> {
@@ -82,7 +82,7 @@ pub fn daemons() {
         assert_eq!(seen[&Backup], SyncDaemon { id: id + 1, ..chosen.clone() });
     }
     ground.fails(set(Backup, Some(&chosen), None), "expected on v1, id 0");
-    ground.fails(set(Backup, None, Some(&chosen)), "expected that it does not run");
+    ground.fails(set(Backup, None, Some(&chosen)), "expected not running");
     let tenth = SyncDaemon { id: 10, ..chosen };
     let outcome = ground.do_all(vec![
         set(Backup, Some(&tenth), None),
@@ -90,7 +90,7 @@ pub fn daemons() {
     ]);
     assert!(outcome.after.state.daemons.is_empty());
     assert!(daemon_lines(&ground).is_empty());
-    ground.fails(set(Master, Some(&all), None), "found that it does not run");
+    ground.fails(set(Master, Some(&all), None), "found not running");
 }
 
 pub fn daemons_over_ipv6() {
@@ -142,7 +142,7 @@ pub fn daemons_that_cannot_run() {
     assert!(cure(down).contains("set v1 up"));
     let unicast = SyncDaemon { group: "192.0.2.1".parse().unwrap(), ..on("v0") };
     let unicast = ground.fails(set(Backup, None, Some(&unicast)), "cannot start sync daemon");
-    assert!(cure(unicast).contains("no multicast address"));
+    assert!(cure(unicast).contains("not a multicast address"));
     assert!(ground.look(&[]).state.daemons.is_empty());
     // A restart that fails leaves the old one.
     ground.do_all(vec![set(Master, None, Some(&on("v0")))]);
@@ -178,10 +178,12 @@ pub fn settings() {
             assert_eq!(there, usual, "{key}");
         }
     }
-    let set = |name: &str, before: &str, after: &str| Change::SetSysctl {
-        key: format!("net.ipv4.vs.{name}").parse().unwrap(),
-        before: before.to_owned(),
-        after: after.to_owned(),
+    let set = |name: &str, before: &str, after: &str| {
+        Edit::change::<Sysctl>(
+            format!("net.ipv4.vs.{name}").parse().unwrap(),
+            before.to_owned(),
+            after.to_owned(),
+        )
     };
     let change = set("sync_threshold", "3 50", "10 100");
     let outcome = ground.do_all(vec![change.clone(), set("expire_nodest_conn", "0", "1")]);

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use lvsprov::kernel::ipvs::{self, IpvsSocket, Request, wire};
+use lvsprov::kernel::ipvs::{self, IpvsRequest as Request, IpvsSocket, wire};
 use lvsprov::protocol::{self, Reply};
 use lvsprov::state::{
-    Change, Counters, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags,
-    ServiceKey, Tunnel, VirtualService,
+    Counters, Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol,
+    ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
 use lvsprov::topology::Scheduler;
 use nix::errno::Errno;
@@ -40,18 +40,18 @@ pub fn dr(weight: u32) -> Destination {
     Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
-pub fn add(key: &ServiceKey, scheduler: &str) -> Change {
+pub fn add(key: &ServiceKey, scheduler: &str) -> Edit {
     let service = VirtualService::plain(key, scheduler);
-    Change::AddService { key: key.clone(), service }
+    Edit::add::<VirtualService>(key.clone(), service)
 }
 
-pub fn add_rs(service: &ServiceKey, rip: &str, destination: Destination) -> Change {
+pub fn add_rs(service: &ServiceKey, rip: &str, destination: Destination) -> Edit {
     let key = rip.parse().unwrap();
-    Change::AddDestination { service: service.clone(), key, destination }
+    Edit::add::<Destination>(DestinationId { service: service.clone(), key }, destination)
 }
 
 /// One plain service.
-pub fn plain(scheduler: &str) -> Vec<Change> {
+pub fn plain(scheduler: &str) -> Vec<Edit> {
     vec![add(&web(), scheduler)]
 }
 
@@ -83,7 +83,7 @@ pub fn an_unknown_scheduler() {
     assert!(failure.cure.unwrap().contains("ip_vs_nonsense"));
     let service =
         VirtualService { engine: Some("nope".to_owned()), ..VirtualService::plain(&web(), "rr") };
-    ground.fails(Change::AddService { key: web(), service }, "persistence engine \"nope\"");
+    ground.fails(Edit::add::<VirtualService>(web(), service), "persistence engine \"nope\"");
     assert!(saved(&ground).is_empty());
 }
 
@@ -208,16 +208,15 @@ pub fn as_ipvsadm_shows_them() {
     let mut shown = Vec::new();
     let mut wanted = std::collections::BTreeMap::new();
     for (key, service, text) in gallery() {
-        steps.push(Change::AddService { key: key.clone(), service: service.clone() });
+        steps.push(Edit::add::<VirtualService>(key.clone(), service.clone()));
         shown.push(text);
         wanted.insert(key, service);
     }
     for (key, destination, text) in destinations() {
-        steps.push(Change::AddDestination {
-            service: web(),
-            key,
-            destination: destination.clone(),
-        });
+        steps.push(Edit::add::<Destination>(
+            DestinationId { service: web(), key },
+            destination.clone(),
+        ));
         shown.push(format!("-a -t 192.0.2.1:80 -r {key} {text}"));
         wanted.get_mut(&web()).unwrap().destinations.insert(key, destination);
     }
@@ -247,8 +246,8 @@ fn edit_all_of_it(ground: &Ground) {
     let nat = Destination { method: ForwardingMethod::Masquerade, ..dr(9) };
     let rip: DestinationKey = "192.0.2.10:80".parse().unwrap();
     let edits = [
-        Change::EditService { key: web(), before: plain, after: persistent },
-        Change::EditDestination { service: web(), key: rip, before: dr(1), after: nat },
+        Edit::change::<VirtualService>(web(), plain, persistent),
+        Edit::change::<Destination>(DestinationId { service: web(), key: rip }, dr(1), nat),
     ];
     ground.do_all(edits.to_vec());
     let after = saved(ground);
@@ -392,10 +391,10 @@ pub fn many_services() {
 pub fn a_bare_namespace() {
     let ground = Ground::new();
     ground.do_all(plain("rr"));
-    let failure = ground.fails(add_rs(&web(), "192.0.2.10:80", dr(1)), "is no unicast address");
-    assert!(failure.cure.unwrap().contains("no address at all"));
+    let failure = ground.fails(add_rs(&web(), "192.0.2.10:80", dr(1)), "as a unicast address");
+    assert!(failure.cure.unwrap().contains("without any address"));
     ground.ip("link set lo up");
-    ground.fails(add_rs(&web(), "224.0.0.1:80", dr(1)), "is no unicast address");
+    ground.fails(add_rs(&web(), "224.0.0.1:80", dr(1)), "as a unicast address");
     ground.do_all(vec![add_rs(&web(), "192.0.2.10:80", dr(1))]);
 }
 
@@ -415,9 +414,9 @@ pub fn the_kernels_errors() {
             let text = ipvs::explain(request, errno).to_string();
             assert!(text.contains(words), "{text}");
         };
-        says(&new_rs, Errno::ESRCH, "there is no such service");
-        says(&Request::SetService(web(), service), Errno::ESRCH, "there is no such service");
-        says(&Request::DeleteService(web()), Errno::ESRCH, "there is no such service");
+        says(&new_rs, Errno::ESRCH, "the service does not exist");
+        says(&Request::SetService(web(), service), Errno::ESRCH, "the service does not exist");
+        says(&Request::DeleteService(web()), Errno::ESRCH, "the service does not exist");
         let mut ipvs = IpvsSocket::open().unwrap();
         assert!(!ipvs.has_service(&web()).unwrap());
         assert_eq!(ipvs.carry_out(std::slice::from_ref(&new)).unwrap(), [Ok(())]);

@@ -2,7 +2,7 @@
 
 use lvsprov::agent::process::Process;
 use lvsprov::protocol::{Decision, Reply, Request};
-use lvsprov::state::{Change, Module};
+use lvsprov::state::{Edit, Module, Present};
 
 use crate::agents::{
     Agent, begin, do_all, go_on, revert_after, roll_back, set_fault, settle, stop_timer,
@@ -10,7 +10,7 @@ use crate::agents::{
 use crate::ground::{Ground, eventually};
 use crate::services::{add, add_rs, dr, plain, saved, service_key, web};
 
-fn wanted() -> Vec<Change> {
+fn wanted() -> Vec<Edit> {
     let mark = service_key("fwmark4 7");
     let mut changes = plain("wrr");
     changes.extend((10..15).map(|last| add_rs(&web(), &format!("192.0.2.{last}:80"), dr(last))));
@@ -23,7 +23,7 @@ fn wanted() -> Vec<Change> {
 pub fn killed_after_each_step_of_a_run() {
     for count in 0..=wanted().len() {
         let ground = Ground::with_lo();
-        ground.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+        ground.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
         let mut agent = Agent::faulty(&ground, &format!("step {count} kill"));
         let wish = begin(1, wanted(), &agent.look());
         assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
@@ -38,12 +38,12 @@ pub fn killed_after_each_step_of_a_run() {
 
 /// A table that somebody changed is put back by the timer, which is itself cut off after each step.
 pub fn the_timer_is_killed_after_each_step() {
-    let removed = |changes: Vec<Change>| -> Vec<Change> {
+    let removed = |changes: Vec<Edit>| -> Vec<Edit> {
         changes.iter().rev().map(|change| change.inverse().unwrap()).collect()
     };
     for count in 0..=wanted().len() {
         let ground = Ground::with_lo();
-        ground.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+        ground.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
         ground.do_all(wanted());
         let before = saved(&ground);
         let mut agent = Agent::faulty(&ground, &format!("revert step {count} kill"));
@@ -66,11 +66,11 @@ pub fn the_timer_is_killed_after_each_step() {
 /// Nobody comes back, and nobody is killed: the table is as it was, and settled.
 pub fn the_timer_puts_a_table_back() {
     let ground = Ground::with_lo();
-    ground.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+    ground.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
     ground.do_all(plain("rr"));
     let before = saved(&ground);
     let mut agent = Agent::start(&ground);
-    let changes: Vec<Change> = wanted()[1..].to_vec();
+    let changes: Vec<Edit> = wanted()[1..].to_vec();
     let mut wish = begin(1, changes.clone(), &agent.look());
     wish.revert = Some(revert_after(3000));
     assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use lvsprov::kernel;
-use lvsprov::state::{Capability, Change, GuePort, Link, Module, TunnelDevice, TunnelKind};
+use lvsprov::state::{Capability, Edit, GuePort, Link, Module, Present, TunnelDevice, TunnelKind};
 use serde_json::{Value, json};
 
 use crate::ground::{Ground, eventually};
@@ -32,7 +32,7 @@ pub fn every_module_is_loaded() {
         assert_eq!(*seen.facts.capability(module), expected, "{name}");
         assert!(!loaded(name) || name == "fou", "looking loaded {name}");
         assert!(seen.state.gue_ports.is_empty());
-        let outcome = ground.do_all(vec![Change::LoadModule { module }]);
+        let outcome = ground.do_all(vec![Edit::add::<Module>(module, Present)]);
         assert!(loaded(name), "{name}");
         assert_eq!(*outcome.after.facts.capability(module), Capability::Present);
         assert!(outcome.after.state.modules.contains(&module));
@@ -51,8 +51,8 @@ fn gre(local: &str, checksum: bool) -> TunnelDevice {
     TunnelDevice { kind, local, checksum }
 }
 
-fn add(dev: &str, device: TunnelDevice) -> Change {
-    Change::AddTunnel { dev: dev.parse().unwrap(), device }
+fn add(dev: &str, device: TunnelDevice) -> Edit {
+    Edit::add::<TunnelDevice>(dev.parse().unwrap(), device)
 }
 
 /// What `ip -d link` says of a device: its kind, and its data without what is not set.
@@ -72,7 +72,7 @@ pub fn gre_devices() {
     ];
     let outcome = ground.do_all(steps.clone());
     for step in &steps {
-        let Change::AddTunnel { dev, device } = step else { unreachable!() };
+        let (dev, device) = step.added::<TunnelDevice>().unwrap();
         assert_eq!(outcome.after.state.tunnels[dev], *device);
         assert_eq!(outcome.after.state.links[dev], Link::Down);
         let (kind, data) = in_ip(&ground, dev.as_str());
@@ -115,15 +115,15 @@ pub fn gre_devices_of_others() {
     let (v4, v6) = (gre("192.0.2.6", true), gre("2001:db8::6", false));
     let expected = [("theirs".parse().unwrap(), v4), ("theirs6".parse().unwrap(), v6)].into();
     assert_eq!(seen.tunnels, expected);
-    ground.fails(add("g1", gre("192.0.2.1", false)), "something else");
+    ground.fails(add("g1", gre("192.0.2.1", false)), "an interface of another kind");
     let remove = add("g7", gre("192.0.2.5", false)).inverse().unwrap();
-    ground.fails(remove, "something else");
+    ground.fails(remove, "an interface of another kind");
     assert!(ground.ip("link show dev g7").contains("ipip"));
 }
 
 /// Each case can run alone.
 fn load(ground: &Ground, modules: &[Module]) {
-    ground.do_all(modules.iter().map(|module| Change::LoadModule { module: *module }).collect());
+    ground.do_all(modules.iter().map(|module| Edit::add::<Module>(*module, Present)).collect());
 }
 
 const VIP: &str = "172.18.253.53";
@@ -152,7 +152,7 @@ pub fn gre_is_unwrapped() {
         let (down, up) = (Link::Down, Link::Up);
         host.do_all(vec![
             add(dev, gre(local, checksum)),
-            Change::SetLink { dev: dev.parse().unwrap(), before: down, after: up },
+            Edit::change::<Link>(dev.parse().unwrap(), down, up),
         ]);
         host.set_sysctl("conf/all/rp_filter", "0");
         host.set_sysctl(&format!("conf/{dev}/rp_filter"), "0");
@@ -196,8 +196,8 @@ pub fn gue_is_unwrapped() {
         let dev = device.parse().unwrap();
         load(&host, &[Module::Fou6, Module::Ipip, Module::Ip6Tnl]);
         host.do_all(vec![
-            Change::AddGuePort { port: port(port_text) },
-            Change::SetLink { dev, before: Link::Down, after: Link::Up },
+            Edit::add::<GuePort>(port(port_text), Present),
+            Edit::change::<Link>(dev, Link::Down, Link::Up),
         ]);
         host.set_sysctl("conf/all/rp_filter", "0");
         host.set_sysctl(&format!("conf/{device}/rp_filter"), "0");
@@ -227,7 +227,7 @@ fn gue_in_ip(ground: &Ground) -> BTreeSet<String> {
 pub fn gue_ports() {
     let (ground, other) = (Ground::with_lo(), Ground::with_lo());
     load(&ground, &[Module::Fou]);
-    let add = |text: &str| Change::AddGuePort { port: port(text) };
+    let add = |text: &str| Edit::add::<GuePort>(port(text), Present);
     let steps = vec![add("udp4 6080"), add("udp6 6080"), add("udp4 6081")];
     let seen = ground.do_all(steps.clone()).after.state.gue_ports;
     assert_eq!(seen, ["udp4 6080", "udp4 6081", "udp6 6080"].map(port).into());
@@ -240,12 +240,12 @@ pub fn gue_ports() {
     ground.ip("fou add port 7001 ipproto 4");
     let seen = ground.look(&[]).state.gue_ports;
     assert!(seen.contains(&port("udp4 7000")) && !seen.contains(&port("udp4 7001")), "{seen:?}");
-    ground.fails(add("udp4 7001"), "something else");
-    ground.fails(add("udp4 7001").inverse().unwrap(), "something else");
+    ground.fails(add("udp4 7001"), "a port of another protocol");
+    ground.fails(add("udp4 7001").inverse().unwrap(), "a port of another protocol");
     assert!(ground.ip("fou show").contains("port 7001 ipproto 4"));
     // A program has the port.
     let taken = ground.run(|| UdpSocket::bind("0.0.0.0:7002").unwrap());
-    let failure = ground.fails(add("udp4 7002"), "cannot unwrap GUE on udp4 7002");
+    let failure = ground.fails(add("udp4 7002"), "cannot decapsulate GUE on udp4 7002");
     assert!(failure.cure.unwrap().contains("another port"));
     drop(taken);
     ground.do_all(steps.iter().rev().map(|step| step.inverse().unwrap()).collect());

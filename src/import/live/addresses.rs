@@ -9,6 +9,7 @@ use super::super::draft::DraftInterface;
 use super::super::remark::{Remark, RemarkKind};
 use super::ObservedHost;
 use crate::names::{HostName, IfName, NameError, NetworkName};
+use crate::state::silent::is_silent;
 
 /// A host's own address.
 struct HostAddress {
@@ -30,14 +31,11 @@ pub(super) struct AddressMap {
 
 /// lo, tunnel and dummy devices.
 fn is_virtual_device(dev: &IfName) -> bool {
-    let name = dev.as_str();
-    name == "lo" || is_tunnel(name) || name.starts_with("dummy")
-}
-
-fn is_tunnel(name: &str) -> bool {
-    ["tunl", "ip6tnl", "sit", "gre", "ip6gre", "gretap", "erspan"].iter().any(|kind| {
-        name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
-    })
+    let of_layer_2 = |kind: &str| {
+        let rest = dev.as_str().strip_prefix(kind);
+        rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    is_silent(dev) || of_layer_2("gretap") || of_layer_2("erspan")
 }
 
 fn is_loopback_or_link_local(address: IpAddr) -> bool {

@@ -1,50 +1,57 @@
-//! What the kernel means by an error number: IPVS gives no text of its own.
+//! The meaning of error numbers: IPVS sends no text.
 
 use nix::errno::Errno;
 
-use super::codec::Request;
+use super::codec::IpvsRequest;
 use crate::kernel::error::Error;
 use crate::state::{Destination, DestinationKey, Protocol, ServiceKey, Tunnel};
 
-/// What was asked, in words.
-fn in_words(request: &Request) -> String {
+/// The request that failed.
+fn describe(request: &IpvsRequest) -> String {
     match request {
-        Request::NewService(key, service) => format!("cannot add service {key} ({service})"),
-        Request::SetService(key, service) => {
+        IpvsRequest::NewService(key, service) => format!("cannot add service {key} ({service})"),
+        IpvsRequest::SetService(key, service) => {
             format!("cannot change service {key} to {service}")
         }
-        Request::DeleteService(key) => format!("cannot remove service {key}"),
-        Request::GetServices => "cannot read the IPVS services".to_owned(),
-        Request::GetService(key) => format!("cannot read service {key}"),
-        Request::NewDestination(service, key, destination) => {
+        IpvsRequest::DeleteService(key) => format!("cannot remove service {key}"),
+        IpvsRequest::GetServices => "cannot read the IPVS services".to_owned(),
+        IpvsRequest::GetService(key) => format!("cannot read service {key}"),
+        IpvsRequest::NewDestination(service, key, destination) => {
             format!("cannot add real server {key} to {service} ({destination})")
         }
-        Request::SetDestination(service, key, destination) => {
+        IpvsRequest::SetDestination(service, key, destination) => {
             format!("cannot change real server {key} of {service} to {destination}")
         }
-        Request::DeleteDestination(service, key) => {
+        IpvsRequest::DeleteDestination(service, key) => {
             format!("cannot remove real server {key} from {service}")
         }
-        Request::GetDestinations(service) => format!("cannot read the real servers of {service}"),
-        Request::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
-        Request::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
-        Request::GetInfo => "cannot ask IPVS for its version".to_owned(),
+        IpvsRequest::GetDestinations(service) => {
+            format!("cannot read the real servers of {service}")
+        }
+        IpvsRequest::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
+        IpvsRequest::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
+        IpvsRequest::GetInfo => "cannot ask IPVS for its version".to_owned(),
     }
 }
 
-/// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
-/// family gives no text of its own).
-pub fn explain(request: &Request, errno: Errno) -> Error {
+/// The error for `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c).
+pub fn explain(request: &IpvsRequest, errno: Errno) -> Error {
     let (meaning, cure) = meaning(request, errno);
-    let what = in_words(request);
+    let what = describe(request);
     let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
     Error::new(message).because(errno).maybe_cure(cure)
 }
 
-fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
-    let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
+fn meaning(request: &IpvsRequest, errno: Errno) -> (String, Option<String>) {
+    let again = || {
+        let cure = "another program changed the IPVS table after it was observed: plan again";
+        Some(cure.to_owned())
+    };
     match (request, errno) {
-        (Request::NewService(_, service) | Request::SetService(_, service), Errno::ENOENT) => {
+        (
+            IpvsRequest::NewService(_, service) | IpvsRequest::SetService(_, service),
+            Errno::ENOENT,
+        ) => {
             let name = &service.scheduler;
             let engine = service.engine.as_deref();
             let or = engine.map(|pe| format!(" or no persistence engine {pe:?}"));
@@ -56,41 +63,41 @@ fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
                 )),
             )
         }
-        (Request::NewService(..) | Request::NewDestination(..), Errno::EEXIST) => {
-            ("it is there already".to_owned(), again())
+        (IpvsRequest::NewService(..) | IpvsRequest::NewDestination(..), Errno::EEXIST) => {
+            ("it exists already".to_owned(), again())
         }
-        (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
-        (Request::SetDestination(..) | Request::DeleteDestination(..), Errno::ENOENT) => {
+        (_, Errno::ESRCH) => ("the service does not exist".to_owned(), again()),
+        (IpvsRequest::SetDestination(..) | IpvsRequest::DeleteDestination(..), Errno::ENOENT) => {
             ("the service has no such real server".to_owned(), again())
         }
-        (Request::NewDestination(..) | Request::SetDestination(..), Errno::ERANGE) => {
+        (IpvsRequest::NewDestination(..) | IpvsRequest::SetDestination(..), Errno::ERANGE) => {
             out_of_range()
         }
-        (Request::NewService(key, _), Errno::EPROTONOSUPPORT) => {
+        (IpvsRequest::NewService(key, _), Errno::EPROTONOSUPPORT) => {
             let protocol = match key {
                 ServiceKey::Address(Protocol::Sctp, _) => "CONFIG_IP_VS_PROTO_SCTP",
                 _ => "its protocol",
             };
             (format!("this kernel's IPVS was built without {protocol}"), None)
         }
-        (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
+        (IpvsRequest::NewService(..) | IpvsRequest::SetService(..), Errno::EAFNOSUPPORT) => {
             ("this kernel's IPVS was built without IPv6".to_owned(), None)
         }
         (
-            Request::NewDestination(_, key, destination)
-            | Request::SetDestination(_, key, destination),
+            IpvsRequest::NewDestination(_, key, destination)
+            | IpvsRequest::SetDestination(_, key, destination),
             Errno::EINVAL,
         ) => invalid_destination(*key, destination),
-        (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
+        (_, Errno::EINVAL) => ("a value is invalid".to_owned(), None),
         (_, Errno::EPERM | Errno::EACCES) => (
-            "the kernel does not allow it".to_owned(),
+            "not permitted".to_owned(),
             Some(
-                "IPVS is for root of the machine's own user namespace: in a container or in \
-                 `unshare -U` it is refused even to root"
+                "IPVS needs root of the initial user namespace: in an unprivileged container or in \
+                 `unshare -U` the kernel refuses it even to root"
                     .to_owned(),
             ),
         ),
-        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel is out of memory".to_owned(), None),
+        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel has no memory for it".to_owned(), None),
         _ => (String::new(), None),
     }
 }
@@ -106,7 +113,7 @@ fn out_of_range() -> (String, Option<String>) {
     )
 }
 
-/// EINVAL has several meanings here, which the request itself tells apart.
+/// EINVAL has several meanings here: the request decides which.
 fn invalid_destination(key: DestinationKey, destination: &Destination) -> (String, Option<String>) {
     const LARGEST: u32 = i32::MAX.unsigned_abs();
     let Destination { method: _, weight: _, upper_threshold, lower_threshold, tunnel } =
@@ -118,11 +125,11 @@ fn invalid_destination(key: DestinationKey, destination: &Destination) -> (Strin
         return ("a GUE tunnel needs a port".to_owned(), Some("1 to 65535".to_owned()));
     }
     (
-        format!("the kernel says that {} is no unicast address", key.0.ip()),
+        format!("the kernel does not accept {} as a unicast address", key.0.ip()),
         Some(
             "multicast and broadcast addresses cannot be real servers, and IPv4 and IPv6 can be \
-             mixed only in a tunnel; in a network namespace that has no address at all none counts \
-             as unicast: set lo up"
+             mixed only in a tunnel; in a network namespace without any address no address counts as \
+             unicast: set lo up"
                 .to_owned(),
         ),
     )

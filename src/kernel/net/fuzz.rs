@@ -1,4 +1,4 @@
-//! Dumps of rtnetlink, damaged.
+//! Fuzzes the readers of rtnetlink dumps with damaged messages.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -6,19 +6,19 @@ use std::collections::BTreeMap;
 use netlink_packet_core::{NLM_F_DUMP, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::links::{LinkSeen, Links};
+use super::links::{LinksByIndex, ObservedLink};
 use super::{addresses, links, routes, tunnels};
 use crate::state::{Address, AddressKey, Link, Route, RouteKey, Scope, TunnelDevice, TunnelKind};
 use crate::support::fuzz;
 
-fn known() -> Links {
-    let seen = |name: &str| LinkSeen {
+fn known() -> LinksByIndex {
+    let observed = |name: &str| ObservedLink {
         name: name.parse().unwrap(),
         state: Link::Up,
         hardware: None,
         tunnel: None,
     };
-    BTreeMap::from([(1, seen("lo")), (2, seen("eth0"))])
+    BTreeMap::from([(1, observed("lo")), (2, observed("eth0"))])
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -38,7 +38,7 @@ fn seeds() -> Vec<Vec<u8>> {
             protocol: 4,
             source: None,
             onlink: false,
-            unheld: Vec::new(),
+            unsupported: Vec::new(),
         };
         all.push(RouteNetlinkMessage::NewRoute(routes::message(&key, &route, &known()).unwrap()));
     }
@@ -69,13 +69,13 @@ fn fuzz_rtnetlink() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { return };
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
-                let _ = links::seen(&message);
+                let _ = links::observed(&message);
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
-                let _ = addresses::seen(&message, &known());
+                let _ = addresses::observed(&message, &known());
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => {
-                let _ = routes::seen(&message, &known());
+                let _ = routes::observed(&message, &known());
             }
             _ => {}
         }

@@ -1,17 +1,20 @@
 //! Apply repairs drift, and changes nothing else: each step of the apply is undone separately on its host;
 //! the next apply must redo exactly this step.
 
-use super::phases::{Observations, apply_direction, succeeded};
+use super::phases::{apply_direction, succeeded};
 use super::{CaseOutcome, Scenario};
-use crate::apply::acting::transact;
 use crate::apply::outcome::{ClusterReport, StepState};
-use crate::apply::transaction::{Conduct, VerifyBy};
-use crate::apply::{Session, operator, planning};
+use crate::apply::session::Observations;
+use crate::apply::transaction;
+use crate::apply::transaction::{TransactionPolicy, VerifyBy};
+use crate::apply::{Session, cluster_plan, operator};
 use crate::kernel::act;
 use crate::lab::Lab;
 use crate::names::HostName;
 use crate::plan::simulate;
-use crate::state::{Change, ConfDev, HostState, Item, Sysctl};
+use crate::state::{
+    Destination, DestinationId, Edit, EditVerb, HostState, Item, SettingKind, TunnelDevice, effects,
+};
 
 /// Undoes one step after the other, each followed by an apply.
 pub(super) async fn repaired(scenario: &Scenario<'_>) -> CaseOutcome {
@@ -22,11 +25,12 @@ pub(super) async fn repaired(scenario: &Scenario<'_>) -> CaseOutcome {
 }
 
 async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
-    let all_drift = all_drift(&session.look(false).await)?;
+    let right = session.observe(false).await;
+    let all_drift = all_drift(&right)?;
     for (host, damage) in &all_drift {
         inflict(lab, host, damage)?;
-        let observed = session.look(false).await;
-        let plan = planning::plan(
+        let observed = session.observe(false).await;
+        let plan = cluster_plan::plan(
             session.topology,
             &session.desired,
             &observed,
@@ -34,16 +38,19 @@ async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
             apply_direction(),
         );
         // Traffic was tested before: here only the steps matter.
-        let conduct = Conduct {
+        let conduct = TransactionPolicy {
             verify: VerifyBy::State,
-            ..Conduct::plain(operator::here(), operator::now())
+            ..TransactionPolicy::plain(operator::here(), operator::now())
         };
-        let report = transact(session, &plan, &observed, apply_direction(), &conduct).await.report;
+        let report =
+            transaction::run(session, &plan, &observed, apply_direction(), &conduct).await.report;
         succeeded(&report)?;
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
         let mut done = done(&report);
-        done.retain(|(at, change)| at != host || !is_consequence(damage, change));
+        if let Some(Ok(before)) = right.get(host) {
+            done.retain(|(at, edit)| at != host || !is_consequence(damage, edit, &before.state));
+        }
         if done != only_this {
             return Err(format!("after `{damage}` on {host}, apply did {done:?}"));
         }
@@ -54,22 +61,14 @@ async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
     Ok(format!("{} drifts inflicted one by one, each repaired separately", all_drift.len()))
 }
 
-/// Whether `change` restores state that the kernel removed together with `damage`: everything on a device.
-fn is_consequence(damage: &Change, change: &Change) -> bool {
-    let Change::RemoveTunnel { dev: gone, .. } = damage else { return false };
-    let dev = match change {
-        Change::SetLink { dev, .. }
-        | Change::SetSysctl { key: Sysctl::Conf(ConfDev::Dev(dev), _), .. }
-        | Change::SetSysctl { key: Sysctl::Conf6(ConfDev::Dev(dev), _), .. } => Some(dev),
-        Change::AddAddress { key, .. } => Some(&key.dev),
-        Change::AddRoute { route, .. } => route.dev.as_ref(),
-        _ => None,
-    };
-    dev == Some(gone)
+/// Whether `edit` restores state that the kernel removed together with `damage`: everything on a device.
+fn is_consequence(damage: &Edit, edit: &Edit, before: &HostState) -> bool {
+    damage.removed::<TunnelDevice>().is_some()
+        && effects::moved_by(damage, before).contains(&edit.item())
 }
 
-/// The applied changes with their hosts.
-fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
+/// The applied edits with their hosts.
+fn done(report: &ClusterReport) -> Vec<(HostName, Edit)> {
     let all = report.hosts.iter().flat_map(|(host, of_host)| {
         of_host
             .steps
@@ -80,8 +79,8 @@ fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
     all.collect()
 }
 
-/// For each owned item, the change that removes it or resets its value.
-fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Change)>, String> {
+/// For each owned item, the edit that removes it or resets its value.
+fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Edit)>, String> {
     let mut all = Vec::new();
     for (host, observation) in observed {
         let observation = observation.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
@@ -97,68 +96,24 @@ fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Change)>, String>
     Ok(all)
 }
 
-fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Change> {
-    let change = match item {
-        Item::Module(_) => None,
-        Item::Sysctl(key) => now.sysctls.get(key).and_then(|before| {
-            let after = found.sysctls.get(key)?;
-            (before != after).then(|| Change::SetSysctl {
-                key: key.clone(),
-                before: before.clone(),
-                after: after.clone(),
-            })
-        }),
-        Item::Link(dev) => now.links.get(dev).and_then(|before| {
-            let after = *found.links.get(dev)?;
-            (*before != after).then(|| Change::SetLink { dev: dev.clone(), before: *before, after })
-        }),
-        Item::Address(key) => now
-            .addresses
-            .get(key)
-            .map(|address| Change::RemoveAddress { key: key.clone(), address: address.clone() }),
-        Item::Route(key) => now
-            .routes
-            .get(key)
-            .map(|route| Change::RemoveRoute { key: key.clone(), route: route.clone() }),
-        Item::Timeouts => now.timeouts.and_then(|before| {
-            let after = found.timeouts?;
-            (before != after).then_some(Change::SetTimeouts { before, after })
-        }),
-        Item::Daemon(role) => now.daemons.get(role).map(|daemon| Change::SetDaemon {
-            role: *role,
-            before: Some(daemon.clone()),
-            after: None,
-        }),
-        Item::Table(name) => now.tables.get(name).map(|rules| Change::SetTable {
-            name: name.clone(),
-            before: Some(rules.clone()),
-            after: None,
-        }),
-        Item::Tunnel(dev) => now
-            .tunnels
-            .get(dev)
-            .map(|device| Change::RemoveTunnel { dev: dev.clone(), device: device.clone() }),
-        Item::GuePort(port) => {
-            now.gue_ports.contains(port).then_some(Change::RemoveGuePort { port: *port })
-        }
-        Item::Service(key) => {
-            let destinations = now.services.get(key).map(|service| &service.destinations);
-            return destinations
-                .into_iter()
-                .flatten()
-                .map(|(at, destination)| Change::RemoveDestination {
-                    service: key.clone(),
-                    key: *at,
-                    destination: destination.clone(),
-                })
-                .collect();
-        }
-    };
-    change.into_iter().collect()
+/// The edits that remove `item`; if it cannot be removed, the edit that resets its value.
+fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
+    if let Item::Service(key) = item {
+        let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
+        let remove = |id: DestinationId| {
+            let present = Destination::get(now, &id)?;
+            Some(Edit::remove::<Destination>(id, present))
+        };
+        return ids.filter_map(remove).collect();
+    }
+    let (nothing, removable) = (HostState::default(), item.verbs().remove.is_some());
+    let back = if removable { &nothing } else { found };
+    let edit = Edit::of_item(item, now, back);
+    edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
 }
 
 /// Executes `damage` on `host` without lvsprov: the receipt does not change.
-fn inflict(lab: &Lab, host: &HostName, damage: &Change) -> Result<(), String> {
+fn inflict(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::expect::setups::CaseOutcome;
 use super::sshd::Sshds;
 use super::{Lab, network::Management, targets};
-use crate::apply::Settings;
+use crate::apply::ConnectionSettings;
 use crate::names::HostName;
 use crate::report::lab::CaseResult;
 use crate::state::Protocol;
@@ -43,7 +43,7 @@ pub struct ScenarioOptions {
 struct Scenario<'a> {
     topology: &'a Topology,
     lab: Lab,
-    settings: Settings,
+    settings: ConnectionSettings,
     requests: u32,
     /// Whether the kernel supports SCTP; true until a responder fails.
     sctp: bool,
@@ -124,7 +124,7 @@ impl<'a> Scenario<'a> {
                 sshds = Some(started);
             }
         }
-        let settings = Settings { transport, reach, ..Settings::default() };
+        let settings = ConnectionSettings { transport, reach, ..ConnectionSettings::default() };
         Ok(Self {
             topology,
             lab,

@@ -11,13 +11,13 @@ use super::super::responders;
 use super::super::snapshot::{self, Snapshot};
 use super::super::targets::{self, RequestTarget};
 use super::{CaseOutcome, Recorder, Scenario, drift, service};
+use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::outcome::{ClusterReport, HostStatus, StepState};
-use crate::apply::planning::{self, ClusterPlan, Direction};
-use crate::apply::views::Verdict;
-use crate::apply::{Session, acting, proving, requests};
-use crate::failure::Failure;
+use crate::apply::session::Observations;
+use crate::apply::verify::Verdict;
+use crate::apply::{Session, traffic, transaction, verify};
 use crate::names::HostName;
-use crate::state::{Module, Observation, Protocol};
+use crate::state::{Module, Protocol};
 use crate::topology::{Role, Service};
 
 /// How long to wait for a response that must not come.
@@ -28,8 +28,6 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const LOST_AFTER: Duration = Duration::from_secs(4);
 /// Interval of the request stream during apply, and of polls.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-pub(super) type Observations = BTreeMap<HostName, Result<Observation, Failure>>;
 
 /// Runs all phases, up to a failure that the next phases depend on.
 pub(super) async fn all(scenario: &mut Scenario<'_>, recorder: &mut Recorder<'_>) {
@@ -153,9 +151,14 @@ async fn survey<'s>(
     direction: Direction,
 ) -> (Session<'s>, Observations, ClusterPlan) {
     let mut session = Session::open(scenario.topology, &scenario.settings).await;
-    let observed = session.look(false).await;
-    let plan =
-        planning::plan(scenario.topology, &session.desired, &observed, session.absent(), direction);
+    let observed = session.observe(false).await;
+    let plan = cluster_plan::plan(
+        scenario.topology,
+        &session.desired,
+        &observed,
+        session.absent(),
+        direction,
+    );
     (session, observed, plan)
 }
 
@@ -165,7 +168,7 @@ pub(super) fn apply_direction() -> Direction {
 
 async fn run(scenario: &Scenario<'_>, direction: Direction) -> ClusterReport {
     let (mut session, observed, plan) = survey(scenario, direction).await;
-    let report = acting::act(&mut session, &plan, &observed, direction).await;
+    let report = transaction::run_plain(&mut session, &plan, &observed, direction).await;
     session.close().await;
     report
 }
@@ -310,20 +313,20 @@ fn asked_for(scenario: &Scenario<'_>, vip: IpAddr) -> bool {
 
 async fn verified(scenario: &Scenario<'_>) -> CaseOutcome {
     let (mut session, observed, plan) = survey(scenario, apply_direction()).await;
-    let report = proving::verify(&mut session, &plan, &observed).await;
+    let report = verify::verify(&mut session, &plan, &observed).await;
     session.close().await;
     let observed = |verdict: Verdict| -> Vec<String> {
-        let those = report.proofs.iter().filter(|outcome| outcome.verdict == verdict);
+        let those = report.verifications.iter().filter(|outcome| outcome.verdict == verdict);
         those.map(|outcome| format!("{}: {}", outcome.claim, outcome.evidence)).collect()
     };
     let (failed, unchecked) = (observed(Verdict::Fails), observed(Verdict::NotChecked));
     // Only services without request targets may be unchecked.
     let cannot =
-        scenario.topology.services.iter().filter(|service| requests::targets(service).is_empty());
+        scenario.topology.services.iter().filter(|service| traffic::targets(service).is_empty());
     if !failed.is_empty() || unchecked.len() != cannot.count() {
         return Err([failed, unchecked].concat().join("\n"));
     }
-    let held = report.proofs.len() - unchecked.len();
+    let held = report.verifications.len() - unchecked.len();
     Ok(format!("{held} checks passed; {} services cannot be checked from outside", unchecked.len()))
 }
 

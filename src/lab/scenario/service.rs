@@ -303,7 +303,7 @@ async fn connections(
     let mut session = Session::open(scenario.topology, &scenario.settings).await;
     let deadline = tokio::time::Instant::now() + SETTLED;
     let counted = loop {
-        let observed = session.look(true).await;
+        let observed = session.observe(true).await;
         let director = match observed.get(&service.director) {
             Some(Ok(observation)) => observation,
             Some(Err(failure)) => break Err(failure.to_string()),
