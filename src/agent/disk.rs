@@ -102,8 +102,11 @@ impl Store for Disk {
     }
 
     fn make_folder(&self, folder: &Path) -> Result<()> {
+        let missing = folder.ancestors().take_while(|folder| fs::symlink_metadata(folder).is_err());
+        let missing: Vec<&Path> = missing.collect();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         let found = made
+            .and_then(|()| sync_parents(&missing))
             .and_then(|()| fs::symlink_metadata(folder))
             .map_err(|error| cannot_io("make", folder, error))?;
         check_folder(folder, &found)?;
@@ -186,6 +189,15 @@ impl Store for Disk {
             Err((_, errno)) => Err(failed(errno.into())),
         }
     }
+}
+
+/// Writes the names of `folders` to the disk. The folders above the state folder may be symbolic links.
+fn sync_parents(folders: &[&Path]) -> io::Result<()> {
+    for parent in folders.iter().filter_map(|folder| folder.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 struct WrittenFile(File);

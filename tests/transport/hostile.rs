@@ -43,7 +43,7 @@ fn refusal() -> Vec<u8> {
 
 /// An answer of about so many bytes, all of it empty texts.
 fn empties(length: usize) -> Vec<u8> {
-    [br#"{"moved":["#, &br#""","#.repeat(length / 3)[..], br#"""]}"#].concat()
+    [br#"{"changed":["#, &br#""","#.repeat(length / 3)[..], br#"""]}"#].concat()
 }
 
 /// An agent of this machine that answers so.
@@ -60,7 +60,7 @@ async fn answers_that_would_eat_the_memory_are_refused_and_the_host_is_named() {
         (empties(60 << 20), " values, the limit is "),
         (empties(80 << 20), "the limit is 67108864"),
         (
-            json!({ "moved": ["x".repeat(2 << 20)] }).to_string().into_bytes(),
+            json!({ "changed": ["x".repeat(2 << 20)] }).to_string().into_bytes(),
             "a text of 2097153 bytes",
         ),
     ] {

@@ -10,6 +10,8 @@ pub mod actor;
 mod fuzz;
 pub mod journal;
 pub mod lock;
+#[cfg(test)]
+pub(crate) mod memory;
 mod observe;
 mod others;
 mod phase;

@@ -35,8 +35,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The names in a folder.
     fn entries(&self, folder: &Path) -> io::Result<Vec<OsString>>;
 
-    /// Makes a folder, and those above it, if it does not exist, with mode 0700. An error if another user
-    /// can write it.
+    /// Makes a folder, and those above it, if it does not exist, with mode 0700; it survives a crash. An
+    /// error if another user can write it.
     fn make_folder(&self, folder: &Path) -> Result<()>;
 
     /// Makes a folder that must not exist, with mode 0700.

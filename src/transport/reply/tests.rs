@@ -120,7 +120,7 @@ fn a_large_honest_answer_is_taken_as_it_is() {
 #[test]
 fn more_values_than_an_agent_sends_are_refused() {
     for one in ["\"\",", "[],", "{},", "0,", "[0,"] {
-        let body = format!("{{\"moved\":[{}", one.repeat(10_000_000 / one.len()));
+        let body = format!("{{\"changed\":[{}", one.repeat(10_000_000 / one.len()));
         let error = heard::<Reply>(&frame_of(body.as_bytes())).unwrap_err();
         let FrameError::Crowded { length, values, limit } = error else { panic!("{error:?}") };
         assert_eq!((length, values), (body.len(), limit + 1));
@@ -129,7 +129,7 @@ fn more_values_than_an_agent_sends_are_refused() {
 
 #[test]
 fn a_longer_text_than_an_agent_sends_is_refused() {
-    let body = |length| format!("{{\"moved\":[\"{}\"]}}", "x".repeat(length));
+    let body = |length| format!("{{\"changed\":[\"{}\"]}}", "x".repeat(length));
     assert!(heard::<Reply>(&frame_of(body(TEXT_LIMIT - 1).as_bytes())).is_ok());
     let error = heard::<Reply>(&frame_of(body(TEXT_LIMIT).as_bytes())).unwrap_err();
     assert!(matches!(error, FrameError::LongText { .. }), "{error:?}");
@@ -154,7 +154,7 @@ fn a_longer_answer_or_hello_than_an_agent_sends_is_refused_before_it_is_read() {
 #[test]
 fn text_that_grows_beyond_the_limit_while_it_is_cleaned_is_refused() {
     let text = "\u{7f}".repeat(TEXT_LIMIT - 2);
-    let body = serde_json::to_vec(&json!({ "moved": vec![text; 20] })).unwrap();
+    let body = serde_json::to_vec(&json!({ "changed": vec![text; 20] })).unwrap();
     let error = heard::<Reply>(&frame_of(&body)).unwrap_err();
     assert!(matches!(error, FrameError::TooLong { .. }), "{error:?}");
 }
@@ -168,7 +168,7 @@ fn room(units: usize) -> &'static Semaphore {
 fn all_hosts_have_one_room_and_give_back_what_they_took() {
     let room = room(300);
     let share = || Share { room, taken: None };
-    let body = serde_json::to_vec(&json!({ "moved": vec!["x".repeat(100); 1000] })).unwrap();
+    let body = serde_json::to_vec(&json!({ "changed": vec!["x".repeat(100); 1000] })).unwrap();
     let frame = frame_of(&body);
     let (mut one, mut two, mut three) = (share(), share(), share());
     let take = |share: &mut Share| wait(read::<Reply, _>(&mut frame.as_slice(), share)).map(drop);
