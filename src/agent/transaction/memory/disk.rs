@@ -235,6 +235,25 @@ impl Files {
         Ok(())
     }
 
+    /// All files and folders, by their paths.
+    pub fn all(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        self.collect(ROOT, "", &mut all);
+        all
+    }
+
+    fn collect(&self, id: u64, path: &str, all: &mut BTreeMap<String, Vec<u8>>) {
+        match &self.inodes[&id] {
+            Inode::File { content, .. } => drop(all.insert(path.to_owned(), content.clone())),
+            Inode::Folder { names, .. } => {
+                all.insert(format!("{path}/"), Vec::new());
+                for (name, id) in names {
+                    self.collect(*id, &format!("{path}/{name}"), all);
+                }
+            }
+        }
+    }
+
     /// How many changes of names are not synced.
     pub fn unsynced(&self) -> usize {
         self.pending.len()

@@ -7,7 +7,7 @@ pub(crate) mod disk;
 mod laws;
 mod store;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,6 +152,16 @@ impl MemoryHost {
 
     pub fn set_step_fault(&self, fault: Option<StepFault>) {
         self.lock().step_fault = fault;
+    }
+
+    /// The point at which its writes crash.
+    pub fn crash_point(&self) -> Arc<Mutex<CrashPoint>> {
+        Arc::clone(&self.crash)
+    }
+
+    /// All files, by their paths.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        self.lock().files.all()
     }
 
     /// How many changes of names on the disk are not synced.
