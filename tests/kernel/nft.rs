@@ -102,7 +102,7 @@ fn a_table_is_made_changed_and_removed() {
     ground.do_all(vec![add.clone()]);
     assert!(!listed(&ground).contains("chain source"), "a chain that no rule needs");
     put(&ground, &gallery());
-    ground.fails(add.inverse().unwrap(), "somebody changed it since it was looked at");
+    ground.fails(add.inverse().unwrap(), "changed after it was observed");
     let change = Edit::Table(KeyedEdit { key: name(), before: Some(gallery()), after: Some(one) });
     ground.do_all(vec![change.clone(), change.inverse().unwrap(), change]);
     put(&ground, &PacketRules::default());

@@ -82,7 +82,7 @@ pub fn daemons() {
         assert_eq!(seen[&Backup], SyncDaemon { id: id + 1, ..chosen.clone() });
     }
     ground.fails(set(Backup, Some(&chosen), None), "expected on v1, id 0");
-    ground.fails(set(Backup, None, Some(&chosen)), "expected that it does not run");
+    ground.fails(set(Backup, None, Some(&chosen)), "expected not running");
     let tenth = SyncDaemon { id: 10, ..chosen };
     let outcome = ground.do_all(vec![
         set(Backup, Some(&tenth), None),
@@ -90,7 +90,7 @@ pub fn daemons() {
     ]);
     assert!(outcome.after.state.daemons.is_empty());
     assert!(daemon_lines(&ground).is_empty());
-    ground.fails(set(Master, Some(&all), None), "found that it does not run");
+    ground.fails(set(Master, Some(&all), None), "found not running");
 }
 
 pub fn daemons_over_ipv6() {
@@ -142,7 +142,7 @@ pub fn daemons_that_cannot_run() {
     assert!(cure(down).contains("set v1 up"));
     let unicast = SyncDaemon { group: "192.0.2.1".parse().unwrap(), ..on("v0") };
     let unicast = ground.fails(set(Backup, None, Some(&unicast)), "cannot start sync daemon");
-    assert!(cure(unicast).contains("no multicast address"));
+    assert!(cure(unicast).contains("not a multicast address"));
     assert!(ground.look(&[]).state.daemons.is_empty());
     // A restart that fails leaves the old one.
     ground.do_all(vec![set(Master, None, Some(&on("v0")))]);

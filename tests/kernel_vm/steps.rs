@@ -25,7 +25,7 @@ pub fn strict_before() {
     );
     ground.fails(
         Edit::remove::<Destination>(DestinationId { service: web(), key }, dr(1)),
-        "somebody changed it since",
+        "changed after it was observed",
     );
     let service = VirtualService::plain(&web(), "wlc");
     ground.fails(Edit::remove::<VirtualService>(web(), service), "no real servers any more");

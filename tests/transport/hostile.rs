@@ -6,12 +6,12 @@ use std::process::{Command, Output, Stdio};
 
 use lvsprov::failure::Failure;
 use lvsprov::topology::Reach;
-use lvsprov::transport::{Connection, Options, Trouble};
+use lvsprov::transport::{Connection, Options, TransportErrorKind};
 use lvsprov::visible::is_hidden;
 use serde_json::{Value, json};
 
 use super::sshd::{Like, PROGRAM, Sshd};
-use super::{Namespace, assert_trouble, check_words, impostor, local_options, look, name, refused};
+use super::{Namespace, assert_kind, check_words, impostor, local_options, look, name, refused};
 
 /// Writes the clipboard, clears the screen, overwrites the line, turns the direction of writing around.
 const EVIL: &str =
@@ -67,7 +67,7 @@ async fn answers_that_would_eat_the_memory_are_refused_and_the_host_is_named() {
         let options = local(folder.path(), &reply);
         let mut connection = Connection::open(&name(), &Reach::Local, &options).await.unwrap();
         let error = connection.call(look()).await.unwrap_err();
-        let error = assert_trouble!(error, Trouble::BadFrame { request: "look", .. });
+        let error = assert_kind!(error, TransportErrorKind::BadFrame { request: "look", .. });
         let failure = Failure::from(&error);
         assert!(failure.causes[0].contains(why), "{failure}");
         assert!(failure.cure.unwrap().contains("what answers in the place"));
@@ -86,13 +86,13 @@ async fn what_is_printed_before_or_beside_the_answers_is_shown_and_not_obeyed() 
     };
     let error = refused(&Reach::Local, &options).await;
     let shown = SHOWN.replace(r"\nweb1", "\nweb1");
-    assert_eq!(error.said(), shown);
-    assert_trouble!(error, Trouble::NoHello { chatter, .. } if *chatter == shown);
+    assert_eq!(error.stderr(), shown);
+    assert_kind!(error, TransportErrorKind::NoHello { chatter, .. } if *chatter == shown);
 
     let mark = format!("lvsprov@ failed {}\n", EVIL.replace('\n', " "));
     fs::write(&said, mark).unwrap();
     let error = refused(&Reach::Local, &options).await;
-    assert_trouble!(error, Trouble::AgentFailed { reason } if *reason == SHOWN.replace(r"\nweb1", " web1"));
+    assert_kind!(error, TransportErrorKind::AgentFailed { reason } if *reason == SHOWN.replace(r"\nweb1", " web1"));
 }
 
 /// A cluster of a host that answers what is in a file, and one that is as it should be.

@@ -3,10 +3,10 @@
 
 use super::chapters::{Seen, succeeded, towards};
 use super::{Proof, Stage};
-use crate::apply::acting::transact;
 use crate::apply::outcome::{ClusterReport, StepState};
-use crate::apply::transaction::{Conduct, VerifyBy};
-use crate::apply::{Session, operator, planning};
+use crate::apply::transaction;
+use crate::apply::transaction::{TransactionPolicy, VerifyBy};
+use crate::apply::{Session, cluster_plan, operator};
 use crate::kernel::act;
 use crate::lab::Lab;
 use crate::names::HostName;
@@ -24,19 +24,24 @@ pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
 }
 
 async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
-    let right = session.look(false).await;
+    let right = session.observe(false).await;
     let damages = damages(&right)?;
     for (host, damage) in &damages {
         break_it(lab, host, damage)?;
-        let seen = session.look(false).await;
-        let plan =
-            planning::plan(session.topology, &session.desired, &seen, session.absent(), towards());
+        let seen = session.observe(false).await;
+        let plan = cluster_plan::plan(
+            session.topology,
+            &session.desired,
+            &seen,
+            session.absent(),
+            towards(),
+        );
         // What requests show was proven before: here it is the steps that count.
-        let conduct = Conduct {
+        let conduct = TransactionPolicy {
             verify: VerifyBy::State,
-            ..Conduct::plain(operator::here(), operator::now())
+            ..TransactionPolicy::plain(operator::here(), operator::now())
         };
-        let report = transact(session, &plan, &seen, towards(), &conduct).await.report;
+        let report = transaction::run(session, &plan, &seen, towards(), &conduct).await.report;
         succeeded(&report)?;
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
