@@ -195,14 +195,11 @@ fn unheld(state: &HostState, item: &Item) -> Option<Unheld> {
             let value = state.sysctls.get(key).map_or("", String::as_str);
             (format!("{key} = {value}"), "set it, as by /etc/sysctl.d")
         }
-        Item::Address(_) => (item.to_string(), "set it with the host's own network configuration"),
-        Item::Route(_) | Item::Link(_) | Item::Tunnel(_) | Item::GuePort(_) => {
-            (item.to_string(), "set it with the host's own network configuration")
-        }
         Item::Table(name) => {
             let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
             (format!("{item} ({rules})"), "packet rules belong into an nftables ruleset")
         }
+        _ => (item.to_string(), "set it with the host's own network configuration"),
     };
     Some(Unheld { what, why: format!("not in a rules file of ipvsadm; {why}") })
 }
