@@ -33,7 +33,6 @@ const STILL_TWICE: &[&str] = &[
     "Destination",
     "Expected",
     "Host",
-    "Key",
     "Module",
     "Order",
     "Others",
@@ -41,8 +40,6 @@ const STILL_TWICE: &[&str] = &[
     "Question",
     "Silence",
     "Stage",
-    "Terms",
-    "Value",
     "Verdict",
 ];
 
@@ -201,7 +198,7 @@ fn types() -> BTreeMap<String, Vec<String>> {
             };
             let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
             // What a trait asks for has the trait's name for it: `type Err` of FromStr.
-            let of_a_trait = ["Err", "Error", "Item", "Output", "Target", "Future"]
+            let of_a_trait = ["Err", "Error", "Item", "Output", "Target", "Future", "Key", "Value"]
                 .contains(&name.as_str())
                 && rest.contains(" = ");
             if !of_a_trait && name.starts_with(|c: char| c.is_ascii_uppercase()) {

@@ -2,7 +2,7 @@
 //! what is neither.
 //!
 //! None of it may keep this topology from being undone. So what cannot be read is no error here: it is
-//! named, and the plan says where it matters ([`crate::plan::neighbours::unreadable`]).
+//! named, and the plan says where it matters ([`crate::plan::other_topologies::unreadable`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -13,7 +13,7 @@ use super::transaction::{
 use super::{Host, lock, look, process, receipt, revert};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::fault;
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::plan::preflight::Obstacle;
 use crate::protocol::{Busy, Prepare, Reply, RevertAfter};
 use crate::state::{Item, JOURNAL_VERSION, Observation, RECEIPT_VERSION, Receipt, Sysctl};
@@ -39,7 +39,7 @@ pub(super) async fn prepare(host: &mut Host, begin: &Prepare) -> Result<Reply> {
     if let Some(busy) = overlap(&state_dir, begin, &seen)? {
         return Ok(Reply::Busy(Box::new(busy)));
     }
-    let owners = neighbours::owners(&begin.receipt, begin.settled.as_ref(), &seen);
+    let owners = other_topologies::owners(&begin.receipt, begin.settled.as_ref(), &seen);
     let differences = begin.expected.other_owners(&owners);
     if !differences.is_empty() {
         return Ok(Reply::Changed(differences));
@@ -82,8 +82,8 @@ fn overlap(state_dir: &Path, begin: &Prepare, seen: &Observation) -> Result<Opti
     let Prepare { journal, receipt, settled, .. } = begin;
     for (topology, theirs) in &seen.unfinished_elsewhere {
         let (touched, settled) = (&journal.touched, settled.as_ref());
-        let mut both = neighbours::overlap(theirs, touched, settled);
-        both.extend(neighbours::left_to(topology, receipt, settled, seen));
+        let mut both = other_topologies::overlap(theirs, touched, settled);
+        both.extend(other_topologies::left_to(topology, receipt, settled, seen));
         if both.is_empty() {
             continue;
         }
@@ -92,7 +92,7 @@ fn overlap(state_dir: &Path, begin: &Prepare, seen: &Observation) -> Result<Opti
         let reverts_in_ms = open.as_ref().and_then(Transaction::reverts_in_ms);
         if holder.is_none() && reverts_in_ms.is_none() {
             let Obstacle { message, why, cure } =
-                neighbours::overlaps(topology, theirs, &journal.topology, &both);
+                other_topologies::overlaps(topology, theirs, &journal.topology, &both);
             return Err(Error::new(message).because(why).cure(cure));
         }
         return Ok(Some(Busy {

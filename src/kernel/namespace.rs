@@ -116,9 +116,7 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
     /// The path does not exist.
-    #[error(
-        "{path} does not exist: `ip netns add NAME` makes a network namespace at /run/netns/NAME"
-    )]
+    #[error("there is no network namespace at {path}: `ip netns add NAME` makes /run/netns/NAME")]
     Absent {
         /// The path.
         path: PathBuf,

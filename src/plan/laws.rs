@@ -97,7 +97,7 @@ fn without_modules(mut state: HostState, was: &HostState) -> HostState {
     state
 }
 
-/// The part that nobody owns and nothing moves.
+/// The part without an owner, which nothing moves.
 fn outside(state: &HostState, owned: &Owned) -> HostState {
     let mut state = state.clone();
     for item in owned {
@@ -175,7 +175,7 @@ proptest! {
         prop_assert_eq!(without_modules(back, &a), without_modules(a.clone(), &a));
     }
 
-    /// Somebody changed what is ours, in any way, between two runs.
+    /// Another program changed what is ours, in any way, between two runs.
     #[test]
     fn law_7_drift_is_mended_and_destroy_restores_what_was_found_at_first(
         a in seen_state(), b in wanted(), other in seen_state(), unplugged in any::<bool>(),

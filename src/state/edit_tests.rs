@@ -239,8 +239,8 @@ fn a_state_is_all_of_its_items() {
     assert_eq!(members.as_object().unwrap().len(), 11);
     for item in state.items() {
         assert!(state.differs(&HostState::default(), &item), "{item}");
-        assert_ne!(state.told(&item), "absent", "{item}");
-        assert_eq!(HostState::default().told(&item), "absent");
+        assert_ne!(state.describe(&item), "absent", "{item}");
+        assert_eq!(HostState::default().describe(&item), "absent");
     }
 }
 
@@ -253,7 +253,7 @@ fn json_that_is_no_edit_is_refused() {
         json!({"load_module": {}}),
         json!({"load_module": {"module": "ip_vs"}, "add_gue_port": {"port": "udp4 6080"}}),
         json!({"set_sysctl": {"key": "net.ipv4.ip_forward", "before": "0", "after": null}}),
-        json!({"set_daemon": {"role": "master", "before": null, "after": null}}),
+        json!({"set_sysctl": {"key": "net.ipv4.ip_forward", "before": null, "after": null}}),
         json!({"replace_route": {"key": "default", "before": null, "after": null}}),
         json!({"add_address": {"key": "192.0.2.1/32@lo"}}),
         json!("load_module"),

@@ -37,20 +37,8 @@ const AVOIDED: &[&str] = &[
 
 /// Folders of src/ that still have such words. The list only gets shorter: what is clean is taken out of it,
 /// and nothing is added. With `LVSPROV_WORDS=all` in the environment the test prints all that is left.
-const TO_DO: &[&str] = &[
-    "src/agent",
-    "src/apply/memory",
-    "src/check",
-    "src/desired",
-    "src/import",
-    "src/kernel",
-    "src/lab",
-    "src/plan",
-    "src/render",
-    "src/state",
-    "src/support",
-    "src/topology",
-];
+const TO_DO: &[&str] =
+    &["src/agent", "src/apply/memory", "src/kernel", "src/lab", "src/render", "src/support"];
 
 /// How many of them are left there. Only ever lowered.
 const LEFT: usize = 455;

@@ -13,7 +13,7 @@ use lvsprov::failure::Failure;
 use lvsprov::kernel::namespace;
 use lvsprov::names::TopologyName;
 use lvsprov::plan::journal::touched_by;
-use lvsprov::plan::neighbours::owners;
+use lvsprov::plan::other_topologies::owners;
 use lvsprov::protocol::{Decision, Execution, Prepare, Reply, Request};
 use lvsprov::state::{
     Address, AddressKey, Edit, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
@@ -264,7 +264,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
             by: somebody(),
             since: 1_700_000_000,
             hosts: BTreeSet::from(["a".parse().unwrap()]),
-            stages: vec![(Stage::Ground, steps)],
+            stages: vec![(Stage::Ready, steps)],
             touched,
             before,
         },

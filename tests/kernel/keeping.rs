@@ -86,7 +86,7 @@ fn a_damaged_receipt_is_named_and_stops_everything() {
         (String::new(), "is damaged"),
         ("\u{0}\u{1}not json".to_owned(), "is damaged"),
         (
-            whole.replace("\"version\":2", "\"version\":3"),
+            whole.replace("\"version\":1", "\"version\":3"),
             "written by a later lvsprov: it has format 3",
         ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),

@@ -296,7 +296,7 @@ fn a_route_that_could_not_be_put_back_is_shown_and_not_replaced() {
     ] {
         ground.ip(&format!("route add {made}"));
         let before = ground.look(&[]).state.routes[&route_key("default")].clone();
-        assert!(before.unheld.join(" ").to_lowercase().contains(shows), "{before:?}");
+        assert!(before.unsupported.join(" ").to_lowercase().contains(shows), "{before:?}");
         let change = Edit::change::<Route>(route_key("default"), before, via("10.9.0.2", "v0", 0));
         ground.fails(change, "lvsprov could not restore");
         ground.ip("route del default");

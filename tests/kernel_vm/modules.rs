@@ -150,7 +150,7 @@ pub fn a_process_enters_a_namespace() {
     let id = fs::metadata(&path).map(|found| std::os::unix::fs::MetadataExt::ino(&found)).unwrap();
     run(Command::new("ip").args(["netns", "delete", &name]));
     assert_eq!(inside, format!("net:[{id}]"));
-    assert!(said(&path).contains(&format!("{path} does not exist")));
+    assert!(said(&path).contains("there is no network namespace at /run/netns/lvsprov-test"));
     let plain = tempfile::NamedTempFile::new().unwrap();
     assert!(said(plain.path().to_str().unwrap()).contains("is not a network namespace"));
     assert!(said("/proc/self/ns/mnt").contains("is not a network namespace"));
