@@ -61,7 +61,7 @@ fn rendered() {
         let table = any::one(&mut runner, &strategy);
         let state = HostState { services: table.clone(), ..HostState::default() };
         let rules = render::ipvsadm::rules(&state);
-        if !rules.unheld.is_empty() {
+        if !rules.unsupported.is_empty() {
             continue;
         }
         let ground = ground::Ground::with_lo();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use lvsprov::agent::Host;
+use lvsprov::agent::{Agent, Disk, LocalHost};
 use lvsprov::failure::Failure;
 use lvsprov::kernel::namespace;
 use lvsprov::names::TopologyName;
@@ -179,8 +179,11 @@ impl Drop for NamedNamespace {
 }
 
 /// One connection's host; its revert timers are lvsprov, which this program is not.
-pub fn host(state_dir: &Path) -> Host {
-    Host::new(state_dir.to_owned()).with_program(env!("CARGO_BIN_EXE_lvsprov").into())
+pub fn host(state_dir: &Path) -> Agent {
+    Agent::new(
+        Disk::new(state_dir),
+        LocalHost::default().with_program(env!("CARGO_BIN_EXE_lvsprov").into()),
+    )
 }
 
 /// In the namespace of this thread.
