@@ -242,10 +242,10 @@ pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execu
 
 /// Records that the next `asked` steps of a stage got no answer.
 pub fn record_error(host: &mut HostReport, stage: Stage, asked: usize, error: RequestError) {
-    let state = if error.is_lost() { StepState::Unknown } else { StepState::NotDone };
+    let end = if error.is_lost() { StepState::Unknown } else { StepState::NotDone };
     let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
     for step in host.steps.iter_mut().filter(planned).take(asked) {
-        step.state = state;
+        step.state = end;
     }
     fail(host, error.into_failure());
 }
