@@ -119,7 +119,7 @@ fn vm_refuses_what_cannot_work() {
         Err(error) => error.to_string(),
     };
     assert!(refused(VmOptions { memory_mib: 16, ..options() }).contains("256"));
-    assert!(refused(VmOptions { cpus: 0, ..options() }).contains("1 to 64"));
+    assert!(refused(VmOptions { cpus: Some(0), ..options() }).contains("1 to 64"));
     let nowhere = PathBuf::from("/nowhere");
     assert!(refused(VmOptions { directory: nowhere.clone(), ..options() }).contains("/nowhere"));
     assert!(refused(VmOptions { share: vec![nowhere.clone()], ..options() }).contains("/nowhere"));

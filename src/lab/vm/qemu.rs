@@ -115,7 +115,7 @@ impl Machine<'_> {
         all.add(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         all.add(["-machine", machine, "-accel", accelerator, "-cpu", cpu]);
         all.add(["-m", &self.options.memory_mib.to_string()]);
-        all.add(["-smp", &self.options.cpus.to_string()]);
+        all.add(["-smp", &self.options.cpus.unwrap_or(accel.processors()).to_string()]);
         all.add([OsStr::new("-kernel"), self.kernel.image.as_os_str()]);
         all.add(["-initrd", &of_this_process(self.initramfs), "-append", &append]);
         all.add(["-chardev", &format!("file,id=console,path={}", of_this_process(console))]);

@@ -113,7 +113,7 @@ async fn many_connections_at_once_share_one_host() {
     for one in futures_util::future::join_all(many).await {
         one.unwrap();
     }
-    assert_eq!(sshd.stored().len(), 1);
+    assert_eq!(sshd.stored().len(), 1, "{:?}", sshd.stored());
     assert_eq!(sshd.sockets().len(), 1, "{:?}", sshd.sockets());
 }
 
