@@ -44,6 +44,7 @@ kernels: # the virtual machines' part on Linux 5.10, 6.1 and 6.12, from Debian 1
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
 	scripts/deny
 
 # One fuzz target, or all one after the other, for SECONDS each: make fuzz FUZZ=fuzz_frame SECONDS=3600

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 use lvsprov::desired::Desired;
 use lvsprov::kernel::ipvs::codec::VERSION;
 use lvsprov::kernel::ipvs::{self, Table, wire};
-use lvsprov::plan::{Goal, Step, steps_between};
-use lvsprov::protocol::{Begin, Ending, Reply, Request, Sighting};
+use lvsprov::plan::{Goal, steps_between};
+use lvsprov::protocol::{Begin, Ending, Reply, Request};
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, HostState, ServiceKey, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, HostState, Observation, ServiceKey, Step,
+    VirtualService,
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
@@ -310,7 +311,7 @@ fn apply(netns: &NetnsHost, table: &Table) -> [Duration; 3] {
 }
 
 /// Begun, done and settled over one connection.
-fn transact(netns: &NetnsHost, seen: &Sighting, steps: Vec<Step>, goal: Goal) -> Duration {
+fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal) -> Duration {
     let Goal { receipt, settled, .. } = goal;
     let count = steps.len();
     let changes = steps.iter().map(|step| step.change.clone()).collect();
@@ -346,7 +347,7 @@ fn run_only(netns: &NetnsHost, table: &Table) -> Duration {
     time
 }
 
-fn plan(desired: &Desired, seen: &Sighting) -> (Vec<Step>, Goal) {
+fn plan(desired: &Desired, seen: &Observation) -> (Vec<Step>, Goal) {
     let goal = Goal::apply(&"t".parse().unwrap(), 7, desired, seen).unwrap();
     let steps =
         steps_between(&seen.state, &goal.wanted, &goal.owned, &desired.reasons).unwrap().into_all();

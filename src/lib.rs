@@ -1,24 +1,35 @@
 //! `lvsprov`: one YAML topology brings the hosts of a Linux Virtual Server cluster to a working state.
 //!
-//! The story, one function each, in this order:
+//! The path of an `apply`, one function each:
 //!
 //! ```text
-//! topology::load -> topology::resolve -> check -> desired::desired_for(host) -> transport::connect(host)
-//!   -> kernel::observe -> plan::plan -> plan::stages -> kernel::act -> kernel::observe -> verify -> report
+//! read (topology) -> examine (check) -> desired_for (desired) -> connect (transport) -> observe (kernel)
+//!   -> plan (plan) -> transaction over all hosts (apply, agent) -> verify (apply) -> report
 //! ```
 //!
-//! The core (`topology`, `check`, `state`, `desired`, `plan`) decides and does no I/O. The edges
-//! (`kernel`, `transport`, `lab`) obey and decide nothing. `cluster` walks all hosts of a topology
-//! through the story in parallel; `report` turns what came of it into text and JSON; `cli` is the
-//! command line.
+//! A module uses only modules that stand before it in this list; a test draws the graph
+//! (tests/pure/house.rs):
+//!
+//! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`].
+//! 2. The core, which is pure: [`state`] (what a host is, wanted or seen), [`topology`] (the file),
+//!    [`desired`] (the file -> each host's state), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
+//! 3. [`protocol`]: the messages between controller and agent.
+//! 4. The host's side: [`kernel`] (netlink, /proc/sys, modules), [`agent`] (requests, journal, revert timer).
+//! 5. The controller's side: [`transport`] (ssh, local, frames), [`apply`] (all hosts in one transaction),
+//!    [`report`], [`render`], [`import`].
+//! 6. [`lab`] (the cluster in network namespaces, or in a virtual machine), [`cli`] (one function a subcommand).
 
+pub mod agent;
+pub mod apply;
 pub mod check;
 pub mod cli;
-pub mod cluster;
 pub mod desired;
+pub mod failure;
+pub mod finding;
 pub mod import;
 pub mod kernel;
 pub mod lab;
+pub mod names;
 pub mod plan;
 pub mod protocol;
 pub mod render;

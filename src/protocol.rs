@@ -9,10 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Step;
-use crate::plan::journal::{Expected, Intent, Journal, Operator, TransactionId};
-use crate::state::{DestinationKey, HostState, Module, Owned, ServiceKey, Sysctl};
-use crate::topology::{IfName, Protocol, TopologyName};
+use crate::failure::Failure;
+use crate::names::{IfName, TopologyName};
+use crate::state::{
+    Expected, Holder, Journal, Observation, Operator, Protocol, Receipt, Step, Sysctl,
+    TransactionId,
+};
+
+/// Where an agent keeps receipts and journals unless it is started with another folder.
+pub const STATE_DIR: &str = "/var/lib/lvsprov";
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
@@ -167,71 +172,6 @@ pub enum Ending {
     Undone,
 }
 
-/// A transaction that is not settled, as it lies on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unfinished {
-    /// What it was to do, and what was there before.
-    pub journal: Journal,
-    /// The receipt before it.
-    pub receipt_before: Option<Receipt>,
-    /// Whether all hosts are known to be right: then it is settled, not undone.
-    pub agreed: bool,
-    /// The connection that works at it, if that is alive.
-    pub holder: Option<Holder>,
-    /// The revert timer, if it is alive: milliseconds until the host undoes everything by itself.
-    pub reverts_in_ms: Option<u64>,
-    /// Whether the host was restarted since it began: what is not on its disk is gone, and undoing puts
-    /// back nothing but the receipt.
-    pub restarted: bool,
-    /// What the revert timer did or could not do, for a person: from its start, so what may keep it from
-    /// outliving the connection is told before it has anything to undo.
-    #[serde(default)]
-    pub told: Vec<String>,
-}
-
-/// A transaction that a host undid by itself, as nobody had confirmed it in time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reverted {
-    /// Which.
-    pub transaction: TransactionId,
-    /// Which way it was to go.
-    pub intent: Intent,
-    /// Who began it, by the word of that controller.
-    pub by: Operator,
-    /// When it was undone, in seconds since 1970 by the host's clock.
-    pub at: u64,
-}
-
-/// A connection that works at a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Who, by the controller's word.
-    pub by: Operator,
-    /// From where it is logged in, where the host knows it (ssh).
-    pub from: Option<IpAddr>,
-    /// The agent's process id on the host.
-    pub pid: u32,
-    /// For how long it has worked at it, in seconds.
-    pub for_s: u64,
-    /// For how long it has heard nothing from its controller, in seconds.
-    pub idle_s: u64,
-    /// At how many seconds of silence it ends.
-    pub idle_limit_s: u32,
-}
-
-/// What another topology has unfinished on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnfinishedElsewhere {
-    /// Which.
-    pub transaction: TransactionId,
-    /// Who began it.
-    pub by: Operator,
-    /// When, in seconds since 1970 by that controller's clock.
-    pub since: u64,
-    /// What may still be put back there.
-    pub touched: Owned,
-}
-
 /// Why a host cannot be changed now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Busy {
@@ -250,7 +190,7 @@ pub struct Busy {
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To `Look`.
-    Seen(Box<Sighting>),
+    Seen(Box<Observation>),
     /// To `Do`.
     Done(Box<Outcome>),
     /// To `Begin` and `TakeUp`: it is this connection's to work at.
@@ -273,128 +213,6 @@ pub enum Reply {
     Refused(Failure),
 }
 
-/// What a host looks like.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sighting {
-    /// What the host is.
-    pub facts: HostFacts,
-    /// Its state: all links, addresses, routes and services; the sysctls that were asked for or are
-    /// in the receipt.
-    pub state: HostState,
-    /// What this topology owns here, if it was ever applied.
-    pub receipt: Option<Receipt>,
-    /// The receipts of other topologies here.
-    pub others: BTreeMap<TopologyName, Receipt>,
-    /// Other topologies whose receipt or journal cannot be read, and why: what they own here is not known.
-    #[serde(default)]
-    pub unreadable: BTreeMap<TopologyName, Failure>,
-    /// What lies in the state folder, is no topology's, and is passed over: names and reasons.
-    #[serde(default)]
-    pub strays: Vec<String>,
-    /// The transaction of this topology that is not settled here, if there is one.
-    #[serde(default)]
-    pub unfinished: Option<Box<Unfinished>>,
-    /// What the host undid by itself, if nothing of this topology was begun here since.
-    #[serde(default)]
-    pub reverted: Option<Reverted>,
-    /// What other topologies have not settled here.
-    #[serde(default)]
-    pub unfinished_elsewhere: BTreeMap<TopologyName, UnfinishedElsewhere>,
-    /// Connection counters, if asked for.
-    pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
-}
-
-/// What a host is, beyond what can be set.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostFacts {
-    /// `uname -r`.
-    pub kernel: String,
-    /// `uname -m`.
-    pub machine: String,
-    /// Hardware address of each interface that has one.
-    pub hardware: BTreeMap<IfName, String>,
-    /// Whether the kernel has, or could load, each module.
-    pub modules: BTreeMap<Module, Capability>,
-    /// Schedulers (`rr`) and persistence engines (`pe_sip`) that the kernel has or could load; `None`
-    /// where its modules are not listed.
-    #[serde(default)]
-    pub parts: Option<BTreeSet<String>>,
-    /// nftables tables that are not ours, by family and name: `ip filter`.
-    pub foreign_tables: BTreeSet<String>,
-    /// From where this connection's controller reaches the host.
-    pub controller: Controller,
-}
-
-/// From where a controller reaches a host, as far as the host knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Controller {
-    /// Over ssh from this address; a link-local one is without its zone.
-    Address(IpAddr),
-    /// From the same machine, by a pipe into a network namespace of its own: no route leads between them.
-    Pipe,
-    /// Not known: nobody passed on what sshd says, as where `sudo` was between.
-    #[default]
-    Unknown,
-}
-
-impl HostFacts {
-    /// Whether the kernel has, or could load, `module`.
-    pub fn capability(&self, module: Module) -> &Capability {
-        self.modules.get(&module).unwrap_or(&Capability::Unknown)
-    }
-}
-
-/// Whether a kernel can do something.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Capability {
-    /// It is loaded or built in.
-    Present,
-    /// The module lies on disk and can be loaded.
-    Loadable,
-    /// It is not there; the text says where it was looked for.
-    Missing(String),
-    /// Not looked at.
-    #[default]
-    Unknown,
-}
-
-/// Connections of a destination as IPVS counts them now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Established.
-    pub active: u32,
-    /// In another state.
-    pub inactive: u32,
-    /// Persistence templates.
-    pub persistent: u32,
-    /// All since the counters were zeroed.
-    pub total: u64,
-}
-
-/// What this topology owns on a host, and what was there before.
-///
-/// **Every new key, and every new kind of item or setting in it, raises
-/// [`RECEIPT_VERSION`](crate::plan::ownership::RECEIPT_VERSION)**: an lvsprov that does not know it then says
-/// that it reads a later format, instead of taking the file for damaged. So does a new meaning of a key.
-/// A test pins the keys of the current format.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Receipt {
-    /// Format of this file. 1: `found` is what this topology found; 2: of what another topology had here
-    /// already it is what that one found, so that whichever goes last puts back what was here first.
-    pub version: u32,
-    /// The topology's name.
-    pub topology: TopologyName,
-    /// When it was first applied, in seconds since 1970 by the controller's clock.
-    pub since: u64,
-    /// What is ours.
-    pub owned: Owned,
-    /// How that was before any topology had it; what is owned and not in here was absent.
-    pub found: HostState,
-}
-
 /// How acting went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -403,18 +221,7 @@ pub struct Outcome {
     /// Why the next one was not.
     pub failure: Option<Failure>,
     /// The host after it.
-    pub after: Sighting,
-}
-
-/// An error with what caused it, outermost first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What went wrong.
-    pub message: String,
-    /// What caused it, one level a line.
-    pub causes: Vec<String>,
-    /// What to do about it, where that is known.
-    pub cure: Option<String>,
+    pub after: Observation,
 }
 
 /// What came of `Fetch`.
@@ -442,27 +249,4 @@ impl Fetched {
     pub const NO_ROUTE: &str = "no route";
     /// Nobody answers ARP for the next hop, or ICMP says that a host or network is not reached.
     pub const UNREACHABLE: &str = "host unreachable";
-}
-
-impl Failure {
-    /// From an error and its sources.
-    pub fn from_error(error: &dyn std::error::Error) -> Self {
-        let mut causes = Vec::new();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
-        }
-        Self { message: error.to_string(), causes, cure: None }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        for cause in &self.causes {
-            write!(f, ": {cause}")?;
-        }
-        Ok(())
-    }
 }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::topology::{Host, HostName, IfName, Interface, NetworkName, Role, Service, Topology};
+use crate::names::{HostName, IfName, NetworkName};
+use crate::topology::{Host, Interface, Role, Service, Topology};
 
 /// Lookups by address and by host.
 #[derive(Default)]

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::{Finding, Subject};
-use crate::state::{DaemonRole, VsItem};
-use crate::topology::{self, Forward, Host, HostName, Protocol, Service};
+use super::Subject;
+use crate::finding::Finding;
+use crate::names::HostName;
+use crate::state::{DaemonRole, Protocol, VsItem};
+use crate::topology::{self, Forward, Host, Service};
 
 /// Hosts that direct a service: what is said of others' IPVS has no effect.
 fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {

@@ -1,8 +1,10 @@
 //! Rules about firewall marks: whose packets they take, and what lvsprov cannot see to where it does
 //! not know the addresses.
 
-use super::{ENOUGH, Finding, Subject};
-use crate::topology::{Mark, Protocol, Service};
+use super::{ENOUGH, Subject};
+use crate::finding::Finding;
+use crate::state::Protocol;
+use crate::topology::{Mark, Service};
 
 /// A mark goes first: IPVS looks for a service of the packet's mark before it looks for one of its
 /// address (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_service_find`). And of two rules that mark one

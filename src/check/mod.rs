@@ -35,7 +35,6 @@
 //! order what they need. 19, 21, 29, 39-41 show on hosts only. 38 needs what this version's file
 //! cannot say.
 
-mod finding;
 mod index;
 mod ipvs;
 mod marks;
@@ -47,11 +46,10 @@ mod tunnels;
 mod values;
 mod vips;
 
+use crate::finding::{Finding, Severity};
 use crate::topology::{self, Service, Topology, Unclear, Vip};
 
 use index::Index;
-
-pub use finding::{Finding, Severity};
 
 /// A file, read and checked.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Rules about how real servers are taken out and in.
 
-use super::{Finding, Subject};
+use super::Subject;
+use crate::finding::Finding;
 use crate::plan::ramp;
 
 /// A `ramp` that does nothing: smaller weights are no smaller shares, or there are none.

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Subject;
-use crate::topology::{Host, HostName, Interface, NetworkName, Role, Service};
+use crate::names::{HostName, NetworkName};
+use crate::topology::{Host, Interface, Role, Service};
 
 /// Where a way ends.
 #[derive(Clone, Copy)]

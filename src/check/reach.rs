@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::path::{End, source};
-use super::{ENOUGH, Finding, Subject, vips};
+use super::{ENOUGH, Subject, vips};
+use crate::finding::Finding;
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
 /// Every real server of every service with `wanted` whose hosts are clear.

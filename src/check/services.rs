@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Finding, Subject};
+use super::Subject;
 use crate::desired::service_key;
+use crate::finding::Finding;
 use crate::topology::{Role, Scheduler, Service};
 
 /// Two services with one name in the table.

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Finding, Subject};
-use crate::state::Tunnel;
-use crate::topology::{Forward, HostName, Protocol, RealServer, Service};
+use super::Subject;
+use crate::finding::Finding;
+use crate::names::HostName;
+use crate::state::{Protocol, Tunnel};
+use crate::topology::{Forward, RealServer, Service};
 
 fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'a RealServer)> {
     let services = subject.topology.services.iter();

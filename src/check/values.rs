@@ -1,8 +1,10 @@
 //! Rules about values of a service that the kernel would refuse, ignore, or take for something else.
 //! What it does with each was asked of a kernel: the table in docs/kernel-facts.md.
 
-use super::{Finding, Subject};
-use crate::topology::{Engine, Forward, Position, Protocol, Scheduler, SchedulerFlag, Service};
+use super::Subject;
+use crate::finding::{Finding, Position};
+use crate::state::Protocol;
+use crate::topology::{Engine, Forward, Scheduler, SchedulerFlag, Service};
 
 /// Every transport protocol that packets of `service` have.
 fn protocols(service: &Service) -> Vec<Protocol> {

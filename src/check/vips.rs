@@ -5,8 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ENOUGH, Finding, Subject};
-use crate::topology::{IfName, Network, Service, Vip};
+use super::{ENOUGH, Subject};
+use crate::finding::Finding;
+use crate::names::IfName;
+use crate::topology::{Network, Service, Vip};
 
 /// A VIP that a host other than its director has already.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {

@@ -6,9 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::conduct::{Conduct, Verify};
 use crate::import::guess::Director;
+use crate::lab::story::Over;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
-use crate::topology::{HostName, Pace, PaceOverride, TopologyName};
+use crate::names::{HostName, TopologyName};
+use crate::topology::{Pace, PaceOverride};
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
 ///
@@ -396,15 +398,6 @@ pub struct LabRun {
     /// A kernel image for the virtual machine, instead of the distribution's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
-}
-
-/// How the lab's hosts are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Over {
-    /// Agents are started in the namespaces directly.
-    Local,
-    /// A real sshd runs in each namespace: the production way.
-    Ssh,
 }
 
 /// Where the lab runs.

@@ -10,10 +10,11 @@ use super::file::{self, Loaded};
 use super::output;
 use super::saved;
 use super::survey::{with_hosts, with_topology};
-use crate::check::{self, Severity};
-pub use crate::cluster::operator::now;
-use crate::cluster::saved::Content;
-use crate::cluster::{proving, unfinished};
+pub use crate::apply::operator::now;
+use crate::apply::saved::Content;
+use crate::apply::{proving, unfinished};
+use crate::check;
+use crate::finding::{Finding, Severity};
 use crate::report;
 use crate::topology::{self, PaceOverride};
 
@@ -38,7 +39,7 @@ pub fn check(files: &[PathBuf], common: &Common) -> Outcome {
             }
         };
         let findings = check::examine(&name, &text).findings;
-        let is_error = |finding: &check::Finding| finding.severity == Severity::Error;
+        let is_error = |finding: &Finding| finding.severity == Severity::Error;
         if findings.iter().any(is_error) && worst == Exit::Ok {
             worst = Exit::Findings;
         }

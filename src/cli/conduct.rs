@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cluster::operator;
-use crate::cluster::transaction::{
+use crate::apply::operator;
+use crate::apply::transaction::{
     self, CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmBy, ConfirmWithin, VerifyBy,
 };
 

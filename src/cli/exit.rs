@@ -6,7 +6,7 @@ use owo_colors::OwoColorize as _;
 
 use super::arguments::{Common, Format};
 use super::output::{self, Unsaid};
-use crate::protocol::Failure;
+use crate::failure::Failure;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

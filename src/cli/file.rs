@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::arguments::Format;
 use super::output;
-use crate::check::{self, Severity};
+use crate::check;
+use crate::finding::Severity;
 use crate::report;
 use crate::topology::{self, Topology};
 

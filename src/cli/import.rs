@@ -14,14 +14,17 @@ use super::commands::Outcome;
 use super::exit::{self, Exit};
 use super::output;
 use super::progress::Progress;
-use crate::check::{self, Severity};
-use crate::cluster::session::unexpected;
-use crate::cluster::watch::{Phase, Watch as _};
+use crate::apply::session::unexpected;
+use crate::apply::watch::{Phase, Watch as _};
+use crate::check;
+use crate::failure::Failure;
+use crate::finding::{Finding, Severity};
 use crate::import::live::{self, Seen};
 use crate::import::{self, Dialect, Remark, RemarkKind, Written, guess};
-use crate::protocol::{Failure, Reply, Request, Sighting};
-use crate::state::Sysctl;
-use crate::topology::{self, HostName, Reach, SshTarget, TopologyName};
+use crate::names::{HostName, TopologyName};
+use crate::protocol::{Reply, Request};
+use crate::state::{Observation, Sysctl};
+use crate::topology::{self, Reach, SshTarget};
 use crate::transport::{Connection, Options};
 use crate::{desired, plan, report};
 
@@ -249,7 +252,7 @@ async fn sight(
     connection: &mut Connection,
     name: &TopologyName,
     sysctls: BTreeSet<Sysctl>,
-) -> Result<Sighting, Failure> {
+) -> Result<Observation, Failure> {
     let request = Request::Look { topology: name.clone(), sysctls, counters: false };
     match connection.call(request).await {
         Ok(Reply::Seen(sighting)) => Ok(*sighting),
@@ -279,7 +282,7 @@ async fn second_look(hosts: &mut [Asked], text: &str, name: &TopologyName) -> Ve
 
 /// What the checker says of the result belongs to what a person must know of it: one remark a rule.
 fn examine(written: &mut Written) {
-    let mut rules: Vec<(check::Finding, usize)> = Vec::new();
+    let mut rules: Vec<(Finding, usize)> = Vec::new();
     for finding in check::examine("the import", &written.topology).findings {
         match rules.iter_mut().find(|(first, _)| first.rule == finding.rule) {
             Some((_, more)) => *more += 1,

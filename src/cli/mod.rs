@@ -8,6 +8,7 @@ pub mod conduct;
 pub mod exit;
 pub mod file;
 pub mod import;
+mod lab;
 pub mod output;
 pub mod progress;
 pub mod render;
@@ -65,13 +66,13 @@ fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)
         }
-        Command::Lab(LabCommand::Run(run)) => crate::lab::run::command(&run, common.format),
+        Command::Lab(LabCommand::Run(run)) => lab::command(&run, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
         Command::Agent { netns, state_dir, revert } => {
-            return crate::transport::agent::main(crate::transport::agent::AgentOptions {
+            return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
                 state_dir,
                 revert,

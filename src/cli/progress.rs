@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::arguments::Format;
 use super::output;
-use crate::cluster::watch::{Phase, Watch, Word};
-use crate::topology::HostName;
+use crate::apply::watch::{Phase, Watch, Word};
+use crate::names::HostName;
 
 /// How many hosts are named before the rest is counted.
 const NAMED: usize = 4;

@@ -10,7 +10,8 @@ use super::exit::{self, Exit};
 use super::file::{self, Loaded};
 use super::output;
 use crate::desired::desired_for;
-use crate::topology::{Host, HostName, Role, Topology};
+use crate::names::HostName;
+use crate::topology::{Host, Role, Topology};
 use crate::{render, report};
 
 /// It is not clear whose rules are meant.

@@ -11,11 +11,12 @@ use super::commands::Outcome;
 use super::exit::{self, Exit};
 use super::output;
 use super::survey::{Survey, with_topology};
+use crate::apply::planning::Direction;
+use crate::apply::saved::{Content, SavedPlan, short};
+use crate::apply::{ClusterReport, operator};
 use crate::check;
-use crate::cluster::planning::Direction;
-use crate::cluster::saved::{Content, SavedPlan, short};
-use crate::cluster::{ClusterReport, operator};
-use crate::topology::{HostName, PaceOverride};
+use crate::names::HostName;
+use crate::topology::PaceOverride;
 
 /// More than any plan needs: 100,000 destinations are about 60 MB.
 const LIMIT: u64 = 512 << 20;

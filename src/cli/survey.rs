@@ -9,11 +9,13 @@ use super::commands::Outcome;
 use super::exit::{self, Exit};
 use super::file::{self, Loaded};
 use super::progress::Progress;
-use crate::cluster::operator::now;
-use crate::cluster::planning::{self, ClusterPlan, Direction};
-use crate::cluster::{Session, Settings};
-use crate::protocol::{Failure, Sighting};
-use crate::topology::{HostName, PaceOverride, Topology};
+use crate::apply::operator::now;
+use crate::apply::planning::{self, ClusterPlan, Direction};
+use crate::apply::{Session, Settings};
+use crate::failure::Failure;
+use crate::names::HostName;
+use crate::state::Observation;
+use crate::topology::{PaceOverride, Topology};
 use crate::transport;
 
 /// A host that `--limit` names and the file does not.
@@ -37,7 +39,7 @@ struct NobodyReached {
 /// All hosts as they are, and what is to be done.
 pub(super) struct Survey<'a> {
     pub session: Session<'a>,
-    pub seen: BTreeMap<HostName, Result<Sighting, Failure>>,
+    pub seen: BTreeMap<HostName, Result<Observation, Failure>>,
     pub plan: ClusterPlan,
     pub direction: Direction,
     pub person: &'a Progress,

@@ -11,10 +11,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Desired, label};
 use crate::state::{
-    Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Module, Scope,
+    Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Module, Protocol, Scope,
     ServiceFlags, ServiceKey, VirtualService, VsItem,
 };
-use crate::topology::{Forward, Host, Protocol, RealServer, Role, Service, Topology};
+use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
 
 use ipnet::IpNet;
 

@@ -21,12 +21,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::names::IfName;
 use crate::state::{
     Address, AddressKey, DaemonRole, Destination, DestinationKey, GuePort, HostState, Item, Link,
     Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
     TunnelDevice, VirtualService, VsItem,
 };
-use crate::topology::{Host, IfName, Topology};
+use crate::topology::{Host, Topology};
 
 /// What one host must look like, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Desired, director};
+use crate::names::IfName;
 use crate::state::{ConfItem, Route, RouteKey, Sysctl};
-use crate::topology::{Forward, Gateway, Host, IfName, Role, Service, Topology};
+use crate::topology::{Forward, Gateway, Host, Role, Service, Topology};
 
 /// Adds what `host` needs for packets to find their way.
 pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {

@@ -20,9 +20,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Desired, label, tunnels};
+use crate::names::IfName;
 use crate::state::{Address, AddressKey, ConfItem, Scope, Sysctl};
 use crate::topology::model::host_prefix;
-use crate::topology::{Forward, Host, IfName, RealServer, Role, Service, Topology};
+use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
 #[allow(clippy::match_same_arms, reason = "nothing is needed, for different reasons")]

@@ -77,7 +77,7 @@ fn fullnat_is_tracked_rewritten_and_forwarded_and_asks_nothing_of_the_real_serve
     let rule = PacketRule::Masquerade {
         vip: Some([192, 0, 2, 80].into()),
         rip: [192, 0, 2, 3].into(),
-        protocol: crate::topology::Protocol::Tcp,
+        protocol: crate::state::Protocol::Tcp,
         port: 8080,
     };
     assert_eq!(lvs.state.tables[&table].rules, [rule].into());

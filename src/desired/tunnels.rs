@@ -21,8 +21,9 @@ use std::net::IpAddr;
 
 use super::real_server::{vip, vip_on_lo};
 use super::{Desired, director};
-use crate::state::{ConfItem, GuePort, Module, Sysctl, Tunnel, TunnelDevice, TunnelKind};
-use crate::topology::{IfName, Protocol, RealServer, Service, Topology};
+use crate::names::IfName;
+use crate::state::{ConfItem, GuePort, Module, Protocol, Sysctl, Tunnel, TunnelDevice, TunnelKind};
+use crate::topology::{RealServer, Service, Topology};
 
 /// Adds what a real server of `service` needs to take what is sent to it by `rs`.
 pub(super) fn settle(

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::GivenTimeouts;
+use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService, VsItem};
-use crate::topology::{HostName, IfName, NetworkName, Role, TopologyName};
+use crate::topology::Role;
 
 /// A topology before it is written.
 #[derive(Debug, Clone)]

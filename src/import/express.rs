@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::draft::{Draft, DraftService};
 use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
+use crate::names::{HostName, IfName};
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel,
+    Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
 };
-use crate::topology::{HostName, IfName, Protocol, Scheduler};
+use crate::topology::Scheduler;
 
 /// A service in the file's words.
 #[derive(Debug, Clone, PartialEq, Eq)]

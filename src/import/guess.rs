@@ -13,8 +13,9 @@ use ipnet::IpNet;
 use super::draft::{Draft, DraftHost, DraftInterface, DraftIpvs, DraftService};
 use super::remark::{Remark, RemarkKind};
 use super::rules::{Rules, VipHint};
+use crate::names::{HostName, IfName, NameError, NetworkName, TopologyName};
 use crate::state::{ForwardingMethod, ServiceKey};
-use crate::topology::{HostName, IfName, NameError, NetworkName, Role, TopologyName};
+use crate::topology::Role;
 
 /// The director, as far as the user says who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

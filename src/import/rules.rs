@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Remark;
+use crate::names::IfName;
 use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService};
-use crate::topology::IfName;
 
 /// What a source says about IPVS.
 #[derive(Debug, Default)]

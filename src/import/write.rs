@@ -13,8 +13,8 @@ use super::draft::{Draft, DraftHost, DraftInterface, DraftIpvs};
 use super::express::{self, Entry, Persistence, RealEntry, Target};
 use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
-use crate::state::{SyncDaemon, VsItem};
-use crate::topology::{Protocol, Role};
+use crate::state::{Protocol, SyncDaemon, VsItem};
+use crate::topology::Role;
 use crate::visible::visible;
 
 /// A topology file, and what is to be said of it.

@@ -1,18 +1,12 @@
 //! Changing a host: the steps in their order, and not one behind the first that fails.
 //!
-//! What must be on the disk before, and who may do it, is for [`super::transaction`] to see to.
-
-use std::collections::BTreeSet;
-use std::path::Path;
+//! What must be on the disk before, and who may do it, is for the agent to see to.
 
 use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
-use super::{fault, modules, nft, observe, sysctls};
-use crate::plan::{Change, Step};
-use crate::protocol::{Failure, Outcome, Sighting};
-use crate::state::Sysctl;
-use crate::topology::TopologyName;
+use super::{fault, modules, nft, sysctls};
+use crate::state::{Change, Step};
 
 /// Does `change` by itself, outside of any transaction: as somebody would who has never heard of lvsprov,
 /// which is what a lab needs to see it mended.
@@ -20,27 +14,8 @@ pub async fn alone(change: &Change) -> Result<()> {
     one(&Net::open()?, change).await
 }
 
-/// Looks at a host that was changed: an error of that is part of the outcome.
-pub(super) async fn look_again(
-    state_dir: &Path,
-    topology: &TopologyName,
-    sysctls: &BTreeSet<Sysctl>,
-    done: usize,
-    failure: Option<Failure>,
-) -> Outcome {
-    match observe::look(state_dir, topology, sysctls, false).await {
-        Ok(after) => Outcome { done, failure, after },
-        Err(error) => {
-            // What was done stays done: the caller must not take the empty state for the host's.
-            let blind = Error::new("the host was changed, but cannot be read again").because(error);
-            let failure = failure.or_else(|| Some(blind.to_failure()));
-            Outcome { done, failure, after: Sighting::default() }
-        }
-    }
-}
-
 /// Does the steps in order. How many were done, from the first, and why the next one was not.
-pub(super) async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
+pub async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
     let mut done = 0;
     if !steps.is_empty() {
         fault::before_steps();

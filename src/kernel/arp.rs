@@ -18,7 +18,7 @@ use nix::sys::socket::{LinkAddr, recvfrom};
 
 use super::error::{Error, Result};
 use super::sys;
-use crate::topology::IfName;
+use crate::names::IfName;
 
 /// A hardware address, shown as everybody writes it: `aa:bb:cc:dd:ee:ff`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

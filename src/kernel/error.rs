@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use crate::protocol::Failure;
+use crate::failure::Failure;
 
 /// An error of the kernel edge. Its sources are one level each; [`Error::cure`] says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -18,8 +18,7 @@ use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::ipvs;
-use crate::protocol::Capability;
-use crate::state::Module;
+use crate::state::{Capability, Module};
 
 /// What to do where IPVS is missing.
 pub const CURE_IP_VS: &str = "install the kernel's full set of modules (Ubuntu: \

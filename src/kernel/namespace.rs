@@ -33,7 +33,7 @@ pub fn identity(namespace: impl AsFd) -> io::Result<u64> {
 /// not: the next namespace gets the number of one that is gone (`ida_alloc` takes the lowest that is free).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NamespaceId {
+pub struct NamespaceId {
     /// The file system of the inode.
     pub device: u64,
     /// See [`identity`].

@@ -21,7 +21,7 @@ use nix::sys::socket::{
 
 use super::arp::Mac;
 use super::error::{Error, Result};
-use crate::topology::IfName;
+use crate::names::IfName;
 
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::error::{Error, Result};
 use crate::protocol::Fetched;
-use crate::topology::Protocol;
+use crate::state::Protocol;
 
 /// What a TCP server is asked.
 const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::topology::HostName;
+use crate::names::HostName;
 
 /// Why the lab, or a part of it, could not be had.
 #[derive(Debug, thiserror::Error)]

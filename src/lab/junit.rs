@@ -9,20 +9,7 @@ use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-/// What came of one case.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CaseResult {
-    /// The playbook that it belongs to: the suite.
-    pub playbook: String,
-    /// What it proves.
-    pub name: String,
-    /// Whether it did.
-    pub ok: bool,
-    /// How long it took, in seconds. What is no duration (negative, not a number) counts as 0.
-    pub seconds: f64,
-    /// What was seen; where it failed, the first line stands out as the message.
-    pub detail: String,
-}
+use crate::report::lab::CaseResult;
 
 /// Why there is no file with results.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::child::{Kept, Spec};
 use super::{Lab, LabError, programs};
-use crate::topology::HostName;
+use crate::names::HostName;
 
 /// How long sshd may take until it answers. Under emulation it needs seconds.
 const READY_WITHIN: Duration = Duration::from_mins(1);

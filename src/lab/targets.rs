@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::responders::Endpoint;
-use crate::topology::{Protocol, RealServer, Service, Topology};
+use crate::state::Protocol;
+use crate::topology::{RealServer, Service, Topology};
 
 /// Of a service on every port these are tried.
 const OF_EVERY_PORT: [u16; 2] = [22, 80];

@@ -26,7 +26,7 @@ use super::neighbour::{self, NeighbourFrame};
 use super::{Lab, LabError};
 pub use crate::kernel::arp::{ArpFrame, Mac, Operation};
 use crate::kernel::namespace;
-use crate::topology::NetworkName;
+use crate::names::NetworkName;
 
 /// A frame that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! that are there may come to their end, and only then they are removed.
 //!
 //! [`arrange`] turns the steps of a plan into that, and says in [`Pacing`] what is waited for; how new real
-//! servers are taken in is in [`super::ramp`]. Who waits is [`crate::cluster`]'s business.
+//! servers are taken in is in [`super::ramp`]. Who waits is [`crate::apply`]'s business.
 //!
 //! A connection that is there goes on at weight 0; once its destination is removed its packets are dropped,
 //! without a word to either side, or it is reset where `expire_nodest_conn` is 1, which lvsprov sets
@@ -29,11 +29,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use super::terms::{Counted, Terms};
-use super::{Change, Goal, Stage, Step, ramp, silence};
-use crate::protocol::{Counters, Sighting};
+use super::{Goal, ramp, silence};
 use crate::state::{
-    Destination, DestinationKey, HostState, Item, ServiceFlags, ServiceKey, Sysctl, VirtualService,
-    VsItem,
+    Change, Counters, Destination, DestinationKey, HostState, Item, Observation, ServiceFlags,
+    ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
 };
 
 /// Persistence lets go of what has weight 0.
@@ -123,7 +122,7 @@ pub struct Arranged {
 /// Rearranges the steps of a host so that real servers are drained before they are removed, and ramped
 /// up after they were added. The state that the steps lead to stays the same, and none of those that
 /// they were is left out.
-pub fn arrange(terms: &Terms<'_>, seen: &Sighting, stages: Vec<(Stage, Vec<Step>)>) -> Arranged {
+pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<Step>)>) -> Arranged {
     let mut arranged = Arranged { stages, ..Arranged::default() };
     let out = Out::of(&arranged.stages);
     if !out.removed.is_empty() {

@@ -3,12 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::drain::{self, Arranged, Counted, EXPIRE_TEMPLATES, Terms};
-use super::{Change, Stage, order, stages};
+use super::{order, stages};
 use crate::desired::{Reasons, desired_for};
-use crate::protocol::{Counters, Sighting};
-use crate::state::{HostState, PacketRule, Sysctl};
+use crate::state::{Change, Counters, HostState, Observation, PacketRule, Protocol, Stage, Sysctl};
 use crate::support::{Cluster, unfinished};
-use crate::topology::{Forward, Mark, Persistence, Protocol, Scheduler, Service, Topology};
+use crate::topology::{Forward, Mark, Persistence, Scheduler, Service, Topology};
 
 /// A service on three real servers, changed by `change`.
 fn cluster(change: impl Fn(&mut Service)) -> Topology {
@@ -28,7 +27,7 @@ fn director(topology: &Topology) -> HostState {
 
 /// A director as `from` made it, with `active` connections on every real server; borrowed settings are as
 /// the kernel has them at first.
-fn seen(from: &Topology, active: u32) -> Sighting {
+fn seen(from: &Topology, active: u32) -> Observation {
     let mut state = director(from);
     for key in drain::BORROWED {
         let Sysctl::Vs(item) = key else { panic!("{key}") };
@@ -38,7 +37,7 @@ fn seen(from: &Topology, active: u32) -> Sighting {
     let counted = state.services.iter().map(|(key, service)| {
         (key.clone(), service.destinations.keys().map(|at| (*at, counters)).collect())
     });
-    Sighting { counters: counted.collect(), state, ..Sighting::default() }
+    Observation { counters: counted.collect(), state, ..Observation::default() }
 }
 
 /// From `from` to `to`.
@@ -48,7 +47,7 @@ fn arranged(from: &Topology, to: &Topology, active: u32) -> Arranged {
 }
 
 /// From what is seen to `wanted`, which is the director's.
-fn towards(wanted: &HostState, terms: &Terms<'_>, seen: &Sighting) -> Arranged {
+fn towards(wanted: &HostState, terms: &Terms<'_>, seen: &Observation) -> Arranged {
     let mut owned = wanted.items();
     owned.extend(seen.state.services.keys().cloned().map(crate::state::Item::Service));
     let steps = order::steps_between(&seen.state, wanted, &owned, &Reasons::default()).unwrap();
@@ -280,7 +279,7 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
     let left = arranged(&from, &cluster(|_| {}), 0);
     assert_eq!(found(&left), all);
     let nobody = cluster(|_| {});
-    let back = |terms: &Terms<'_>, seen: &Sighting| towards(&HostState::default(), terms, seen);
+    let back = |terms: &Terms<'_>, seen: &Observation| towards(&HostState::default(), terms, seen);
     assert_eq!(found(&back(&Terms::back(&nobody), &seen(&from, 0))), all);
     // Also where they speak of other marks too, and of the same one in the other family.
     let mut mixed = seen(&from, 0);

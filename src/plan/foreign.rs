@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
-use crate::protocol::{Receipt, Sighting};
-use crate::state::{HostState, Item, Module, Owned, ServiceKey, VirtualService};
+use crate::state::{
+    HostState, Item, Module, Observation, Owned, Receipt, ServiceKey, VirtualService,
+};
 
 /// How far an apply may go with what lvsprov did not make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Foreign {
 }
 
 /// Whether `item` is another topology's, by its receipt.
-pub fn is_others(item: &Item, seen: &Sighting) -> bool {
+pub fn is_others(item: &Item, seen: &Observation) -> bool {
     seen.others.values().any(|theirs| theirs.owned.contains(item))
 }
 
@@ -45,7 +46,7 @@ fn is_ours(item: &Item, receipt: Option<&Receipt>) -> bool {
 }
 
 /// Services of the file that somebody else made here.
-pub fn met<'a>(wanted: &'a HostState, seen: &'a Sighting) -> Vec<(&'a ServiceKey, Meeting)> {
+pub fn met<'a>(wanted: &'a HostState, seen: &'a Observation) -> Vec<(&'a ServiceKey, Meeting)> {
     let mut found = Vec::new();
     for (key, service) in &wanted.services {
         let item = Item::Service(key.clone());
@@ -99,7 +100,7 @@ fn difference(there: &VirtualService, wanted: &VirtualService) -> String {
 }
 
 /// Services that an exclusive table has no place for: nobody's that a receipt knows of.
-pub fn displaced(wanted: &HostState, seen: &Sighting) -> BTreeSet<ServiceKey> {
+pub fn displaced(wanted: &HostState, seen: &Observation) -> BTreeSet<ServiceKey> {
     let keys = seen.state.services.keys().filter(|key| !wanted.services.contains_key(key));
     let nobodys = keys.filter(|key| {
         let item = Item::Service((*key).clone());
@@ -133,7 +134,7 @@ pub fn is_same(item: &Item, one: &HostState, other: &HostState) -> bool {
 }
 
 /// Everything that is not ours on a host, as far as it concerns a director or a VIP.
-pub fn list(goal: &Goal, seen: &Sighting) -> Vec<Foreign> {
+pub fn list(goal: &Goal, seen: &Observation) -> Vec<Foreign> {
     let nobodys = |item: &Item| !goal.owned.contains(item) && !is_others(item, seen);
     let mut all = Vec::new();
     let mut say = |kind: &str, name: String, what: String| {

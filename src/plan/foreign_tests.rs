@@ -4,12 +4,12 @@
 
 use super::*;
 use crate::desired::Desired;
+use crate::names::TopologyName;
 use crate::plan::order::steps_between;
 use crate::plan::{preflight, simulate};
 use crate::state::{
     Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Route, RouteKey, Scope,
 };
-use crate::topology::TopologyName;
 
 const WEB: &str = "tcp 192.0.2.80:80";
 const MAIL: &str = "tcp 192.0.2.80:25";
@@ -51,11 +51,11 @@ fn vip() -> AddressKey {
     "192.0.2.80/32@eth0".parse().unwrap()
 }
 
-fn seen(services: &[(&str, VirtualService)]) -> Sighting {
+fn seen(services: &[(&str, VirtualService)]) -> Observation {
     let services = services.iter().map(|(text, service)| (key(text), service.clone()));
-    Sighting {
+    Observation {
         state: HostState { services: services.collect(), ..HostState::default() },
-        ..Sighting::default()
+        ..Observation::default()
     }
 }
 
@@ -63,7 +63,7 @@ fn same() -> VirtualService {
     service(WEB, "wlc", &["192.0.2.3:80", "192.0.2.4:80"])
 }
 
-fn goal(terms: Terms, desired: &Desired, seen: &Sighting) -> Goal {
+fn goal(terms: Terms, desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply_on(terms, &name(), 7, desired, seen).unwrap()
 }
 
@@ -71,25 +71,25 @@ const PLAIN: Terms = Terms { adopt: false, exclusive: false };
 const ADOPT: Terms = Terms { adopt: true, exclusive: false };
 const EXCLUSIVE: Terms = Terms { adopt: false, exclusive: true };
 
-fn steps(goal: &Goal, seen: &Sighting) -> Vec<String> {
+fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
     steps.into_all().iter().map(|step| step.change.to_string()).collect()
 }
 
 /// The host after the goal was reached.
-fn reached(goal: &Goal, seen: &Sighting) -> Sighting {
+fn reached(goal: &Goal, seen: &Observation) -> Observation {
     let reasons = crate::desired::Reasons::default();
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
     let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.change).collect();
-    Sighting {
+    Observation {
         state: simulate(&seen.state, &changes).unwrap(),
         receipt: goal.settled.clone(),
         ..seen.clone()
     }
 }
 
-fn names(goal: &Goal, seen: &Sighting) -> Vec<String> {
+fn names(goal: &Goal, seen: &Observation) -> Vec<String> {
     list(goal, seen)
         .into_iter()
         .map(|foreign| format!("{} {}", foreign.kind, foreign.name))
@@ -244,7 +244,7 @@ fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() 
     let mut seen = seen(&[(MAIL, service(MAIL, "rr", &[])), (WEB, same())]);
     let other: TopologyName = "other".parse().unwrap();
     let theirs = Receipt {
-        version: crate::plan::ownership::RECEIPT_VERSION,
+        version: crate::state::RECEIPT_VERSION,
         topology: other.clone(),
         since: 0,
         owned: [item(MAIL), item(WEB)].into(),

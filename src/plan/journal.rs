@@ -16,205 +16,15 @@
 //! everywhere, and one that is agreed anywhere was right everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use super::ownership::{Goal, shadows_of};
-use super::{Change, Stage, Step};
-use crate::protocol::{Receipt, Sighting, Unfinished};
-use crate::state::{Address, AddressKey, ConfDev, HostState, Item, Link, Owned, Scope, Sysctl};
-use crate::topology::{HostName, IfName, TopologyName};
-
-/// The format of a journal and of `begun.json` beside it. 2: the latter names the network namespace.
-/// Format 1 is read as well: it knows less of restarts.
-pub const JOURNAL_VERSION: u32 = 2;
-
-/// Names one transaction: 16 lower-case hexadecimal digits, by chance.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TransactionId(String);
-
-/// What is no name of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no transaction: that is 16 hexadecimal digits")]
-pub struct BadTransactionId(String);
-
-impl TransactionId {
-    /// From 64 bits of chance.
-    pub fn from_bits(bits: u64) -> Self {
-        Self(format!("{bits:016x}"))
-    }
-
-    /// As it is written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for TransactionId {
-    type Err = BadTransactionId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if text.len() == 16 && digits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BadTransactionId(text.to_owned()))
-        }
-    }
-}
-
-impl TryFrom<String> for TransactionId {
-    type Error = BadTransactionId;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<TransactionId> for String {
-    fn from(id: TransactionId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for TransactionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// Who began a transaction, by the controller's word.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Operator {
-    /// The user's name there.
-    pub user: String,
-    /// The controller's host name.
-    pub host: String,
-    /// The controller's process id.
-    pub pid: u32,
-}
-
-impl fmt::Display for Operator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, host, pid } = self;
-        write!(f, "{user}@{host} (process {pid})")
-    }
-}
-
-/// Which way a transaction goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Intent {
-    /// To what the file says.
-    Apply,
-    /// Back to what was found before the first apply.
-    Destroy,
-}
-
-impl fmt::Display for Intent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Apply => "apply",
-            Self::Destroy => "destroy",
-        })
-    }
-}
-
-/// What lies on a host while a transaction is under way there.
-///
-/// Every new key, and every new kind of step, item or setting in it, raises [`JOURNAL_VERSION`]: see
-/// [`Receipt`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Journal {
-    /// Format of this file: 1.
-    pub version: u32,
-    /// Whose hosts are changed.
-    pub topology: TopologyName,
-    /// Which transaction.
-    pub transaction: TransactionId,
-    /// Which way it goes.
-    pub intent: Intent,
-    /// Who began it.
-    pub by: Operator,
-    /// When, in seconds since 1970 by the controller's clock. Only ever shown to people: no decision
-    /// hangs on it.
-    pub since: u64,
-    /// Every host that takes part; nobody settles before all of them have agreed.
-    pub hosts: BTreeSet<HostName>,
-    /// What will be done here, in this order.
-    pub stages: Vec<(Stage, Vec<Step>)>,
-    /// What undoing puts back: everything that the steps touch or move along, and what an unfinished
-    /// transaction that this one takes over had touched.
-    pub touched: Owned,
-    /// How all of that was before; what is touched and not in here was absent.
-    pub before: HostState,
-}
-
-impl Journal {
-    /// All steps, in their order.
-    pub fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.stages.iter().flat_map(|(_, steps)| steps)
-    }
-}
-
-/// What a plan was made from. A host that is no longer like this is not changed by that plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expected {
-    /// The receipt on the host, if there was one.
-    pub receipt: Option<Receipt>,
-    /// The unfinished transaction on the host, if there was one: it is taken over.
-    pub unfinished: Option<TransactionId>,
-    /// What was looked at: everything that the steps touch.
-    pub items: Owned,
-    /// How that was.
-    pub state: HostState,
-    /// Which other topologies have what of what will be ours, or no longer ours
-    /// ([`super::neighbours::owners`]).
-    #[serde(default)]
-    pub owners: BTreeMap<TopologyName, Owned>,
-}
-
-impl Expected {
-    /// What differs on the host from what was expected, one line each; none if nothing does.
-    pub fn differences(&self, seen: &Sighting) -> Vec<String> {
-        let Self { receipt, unfinished, items, state, owners: _ } = self;
-        let mut all = Vec::new();
-        let there = seen.unfinished.as_ref().map(|there| &there.journal.transaction);
-        if there != unfinished.as_ref() {
-            let text = |id: Option<&TransactionId>| {
-                id.map_or_else(|| "none".to_owned(), ToString::to_string)
-            };
-            all.push(format!(
-                "unfinished transaction: {} -> {}",
-                text(unfinished.as_ref()),
-                text(there)
-            ));
-        }
-        if *receipt != seen.receipt {
-            all.push("the receipt: lvsprov has changed this host meanwhile".to_owned());
-        }
-        for item in items.iter().filter(|item| state.differs(&seen.state, item)) {
-            all.push(format!("{item}: {} -> {}", state.told(item), seen.state.told(item)));
-        }
-        all
-    }
-
-    /// What differs in what other topologies own, as [`Expected::differences`]; `now`: theirs, found anew.
-    pub fn other_owners(&self, now: &BTreeMap<TopologyName, Owned>) -> Vec<String> {
-        let names: BTreeSet<&TopologyName> = self.owners.keys().chain(now.keys()).collect();
-        let differing = names.into_iter().filter(|name| self.owners.get(*name) != now.get(*name));
-        differing
-            .map(|name| format!("what the topology {name} has in common with this one here"))
-            .collect()
-    }
-}
+use crate::names::IfName;
+use crate::state::{
+    Address, AddressKey, Change, ConfDev, HostState, Item, Link, Observation, Owned,
+    RECEIPT_VERSION, Receipt, Scope, Step, Sysctl, Unfinished,
+};
 
 /// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
 /// remove, or is lost for a moment: until the agent puts it back, which may be killed before.
@@ -324,7 +134,7 @@ impl Goal {
     /// The same goal where it takes over what is unfinished on the host: what that touched and this
     /// does not name goes back to how it was before.
     #[must_use]
-    pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Sighting) -> Self {
+    pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Observation) -> Self {
         let Some((touched, before)) = unfinished.to_put_back() else { return self };
         // What moves along with a value that is still ours is as that value wants it.
         let along: Owned = self
@@ -348,10 +158,10 @@ impl Goal {
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
     /// receipt too. On a host that was restarted since, only the receipt: see
     /// [`Unfinished::to_put_back`].
-    pub fn undo(unfinished: &Unfinished, seen: &Sighting) -> Self {
+    pub fn undo(unfinished: &Unfinished, seen: &Observation) -> Self {
         let Unfinished { journal, receipt_before, .. } = unfinished;
         let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
-            version: super::ownership::RECEIPT_VERSION,
+            version: RECEIPT_VERSION,
             topology: journal.topology.clone(),
             since: journal.since,
             owned: Owned::new(),

@@ -4,7 +4,7 @@
 use super::*;
 use crate::desired::Reasons;
 use crate::plan::order::steps_between;
-use crate::state::ConfItem;
+use crate::state::{ConfItem, TransactionId};
 use crate::support::unfinished;
 
 fn address(text: &str) -> AddressKey {
@@ -25,7 +25,7 @@ fn exchanging(restarted: bool) -> Unfinished {
     Unfinished { restarted, ..unfinished }
 }
 
-fn way(goal: &Goal, seen: &Sighting) -> Vec<String> {
+fn way(goal: &Goal, seen: &Observation) -> Vec<String> {
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default());
     steps.unwrap().into_all().iter().map(|step| step.change.to_string()).collect()
 }
@@ -37,7 +37,7 @@ fn after_a_restart_no_part_of_what_was_there_comes_back() {
     for (there, left) in [(&[][..], 1), (&["192.0.2.81/32@lo"][..], 2)] {
         let mut state = with_addresses(there);
         state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned());
-        let seen = Sighting { state, ..Sighting::default() };
+        let seen = Observation { state, ..Observation::default() };
         let before = Goal::undo(&exchanging(false), &seen);
         assert_eq!(way(&before, &seen).len(), left, "{there:?}");
         let after = Goal::undo(&exchanging(true), &seen);

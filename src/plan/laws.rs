@@ -16,16 +16,16 @@ use proptest::prelude::*;
 use self::generate::{TABLES, dev, follows, is_source_nat, seen_state, wanted};
 use self::world::{World, vips_on};
 use super::ownership::Goal;
-use super::step::Change;
 use super::{order, simulate};
 use crate::desired::{Desired, Reasons, desired_for};
-use crate::protocol::{Receipt, Sighting};
+use crate::names::{IfName, TopologyName};
 use crate::state::*;
+use crate::state::{Change, Observation, Receipt};
 use crate::support::{Cluster, cluster};
-use crate::topology::{Forward, IfName, TopologyName};
+use crate::topology::Forward;
 
-fn sighting(state: HostState, receipt: Option<Receipt>) -> Sighting {
-    Sighting { state, receipt, ..Sighting::default() }
+fn sighting(state: HostState, receipt: Option<Receipt>) -> Observation {
+    Observation { state, receipt, ..Observation::default() }
 }
 
 /// Modules stay with what they brought, and what forwarding moves along is not ours. What stands on a
@@ -57,7 +57,7 @@ fn name() -> TopologyName {
     "t".parse().unwrap()
 }
 
-fn goal(desired: &Desired, seen: &Sighting) -> Goal {
+fn goal(desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply(&name(), 7, desired, seen).unwrap()
 }
 
@@ -67,13 +67,13 @@ fn changes(seen: &HostState, goal: &Goal) -> Vec<Change> {
 }
 
 /// Applies `desired` to `seen` and returns the host afterwards, receipt included.
-fn applied(desired: &Desired, seen: &Sighting) -> Sighting {
+fn applied(desired: &Desired, seen: &Observation) -> Observation {
     let goal = goal(desired, seen);
     let after = simulate(&seen.state, &changes(&seen.state, &goal)).unwrap();
     sighting(after, goal.settled)
 }
 
-fn destroyed(seen: &Sighting) -> HostState {
+fn destroyed(seen: &Observation) -> HostState {
     let Some(goal) = Goal::destroy(seen) else { return seen.state.clone() };
     simulate(&seen.state, &changes(&seen.state, &goal)).unwrap()
 }

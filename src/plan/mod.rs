@@ -1,12 +1,10 @@
 //! The difference between two states as ordered steps, each with what was, what will be, and why.
 //!
-//! - [`step`]: the closed set of changes and their inverses.
 //! - [`order`]: from what is seen to what is wanted, in an order that is safe at every point.
 //! - [`ownership`]: what is ours, what was there before, and what the goal of an apply or a destroy is.
-//! - [`done`]: whether a step is to be seen in a state.
 //! - [`foreign`]: what others made on a host, and how far an apply may go with it.
 //! - [`journal`]: what lies on a host while it is changed, and how that is undone.
-//! - [`simulate`]: steps applied in memory, as strictly as the kernel does it.
+//! - [`mod@simulate`]: steps applied in memory, as strictly as the kernel does it.
 //! - [`stages`]: the order across hosts.
 //! - [`drain`], [`ramp`]: how real servers are taken out and in without anybody noticing.
 //! - [`silence`]: new connections are not refused while a service has no scheduler.
@@ -14,7 +12,6 @@
 //!
 //! All of it is pure: nothing here looks at a host.
 
-pub mod done;
 pub mod drain;
 pub mod foreign;
 pub mod journal;
@@ -26,7 +23,6 @@ pub mod ramp;
 pub mod silence;
 pub mod simulate;
 pub mod stages;
-pub mod step;
 pub mod terms;
 
 #[cfg(test)]
@@ -38,5 +34,3 @@ pub use foreign::{Foreign, Terms};
 pub use order::steps_between;
 pub use ownership::Goal;
 pub use simulate::{SimulateError, simulate};
-pub use stages::Stage;
-pub use step::{Change, Step};

@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::DateTime;
 
 use super::journal::touched_by_changes;
-use super::ownership::{Goal, RECEIPT_VERSION};
+use super::ownership::Goal;
 use super::preflight::Obstacle;
-use super::step::Change;
-use crate::protocol::{Receipt, Sighting, UnfinishedElsewhere};
-use crate::state::{Item, Owned};
-use crate::topology::TopologyName;
+use crate::names::TopologyName;
+use crate::state::{
+    Change, Item, Observation, Owned, RECEIPT_VERSION, Receipt, UnfinishedElsewhere,
+};
 
 /// What this topology gives up on this host and another has too: it stays as it is, and the other receipt
 /// says what was here before both ([`Goal`]). One of an earlier format may not say that: then it is no heir.
-pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Sighting) -> Owned {
+pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Observation) -> Owned {
     let heir = |theirs: &Receipt, item: &Item| {
         theirs.owned.contains(item)
             && (theirs.version >= RECEIPT_VERSION || !theirs.found.differs(&working.found, item))
@@ -37,7 +37,7 @@ fn given_up(working: &Receipt, settled: Option<&Receipt>) -> Owned {
 pub fn owners(
     working: &Receipt,
     settled: Option<&Receipt>,
-    seen: &Sighting,
+    seen: &Observation,
 ) -> BTreeMap<TopologyName, Owned> {
     let mut ours = given_up(working, settled);
     ours.extend(settled.into_iter().flat_map(|settled| settled.owned.iter().cloned()));
@@ -57,7 +57,7 @@ fn is_module(item: &Item) -> bool {
 pub fn shared<'a>(
     steps: impl IntoIterator<Item = &'a Change>,
     goal: &Goal,
-    seen: &Sighting,
+    seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
     let left = left(&goal.receipt, goal.settled.as_ref(), seen);
@@ -94,7 +94,7 @@ pub fn shared<'a>(
 }
 
 /// Whether an item was ours before, and whether it will be.
-fn kept(item: &Item, goal: &Goal, seen: &Sighting) -> (bool, bool) {
+fn kept(item: &Item, goal: &Goal, seen: &Observation) -> (bool, bool) {
     let ours = |receipt: Option<&Receipt>| receipt.is_some_and(|r| r.owned.contains(item));
     (ours(seen.receipt.as_ref()), ours(goal.settled.as_ref()))
 }
@@ -105,7 +105,7 @@ fn kept(item: &Item, goal: &Goal, seen: &Sighting) -> (bool, bool) {
 pub fn unreadable<'a>(
     steps: impl IntoIterator<Item = &'a Change>,
     goal: &Goal,
-    seen: &Sighting,
+    seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
     if seen.unreadable.is_empty() {
@@ -143,7 +143,7 @@ fn few(items: &Owned) -> String {
 }
 
 /// What a person should know of other topologies where nothing of theirs is in the way.
-pub fn cautions(goal: &Goal, seen: &Sighting) -> Vec<String> {
+pub fn cautions(goal: &Goal, seen: &Observation) -> Vec<String> {
     let mut all: Vec<String> = seen
         .unreadable
         .iter()
@@ -179,7 +179,7 @@ pub fn cautions(goal: &Goal, seen: &Sighting) -> Vec<String> {
 pub fn unfinished_elsewhere<'a>(
     steps: impl IntoIterator<Item = &'a Change>,
     goal: &Goal,
-    seen: &Sighting,
+    seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
     let mut touched = touched_by_changes(steps, &seen.state);
@@ -218,7 +218,7 @@ pub fn left_to(
     other: &TopologyName,
     working: &Receipt,
     settled: Option<&Receipt>,
-    seen: &Sighting,
+    seen: &Observation,
 ) -> Owned {
     let theirs = seen.others.get(other).map(|receipt| &receipt.owned);
     theirs.map(|owned| &given_up(working, settled) & owned).unwrap_or_default()

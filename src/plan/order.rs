@@ -16,10 +16,9 @@
 
 use super::silence;
 use super::simulate::{self, SimulateError};
-use super::step::{Change, Step};
 use crate::desired::Reasons;
 use crate::state::{
-    Conf6Item, HostState, Item, Link, Module, Owned, Sysctl, VirtualService, VsItem,
+    Change, Conf6Item, HostState, Item, Link, Module, Owned, Step, Sysctl, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.

@@ -11,17 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::foreign::{self, Meeting, Terms};
 use super::neighbours;
 use super::simulate::{self, SimulateError};
-use super::step::Change;
 use crate::desired::Desired;
-use crate::protocol::{Receipt, Sighting};
+use crate::names::TopologyName;
 use crate::state::{
-    Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Module, Owned,
-    Route, ServiceKey, Sysctl, Timeouts,
+    Change, Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Module,
+    Observation, Owned, RECEIPT_VERSION, Receipt, Route, ServiceKey, Step, Sysctl, Timeouts,
 };
-use crate::topology::TopologyName;
-
-/// The receipt's format, see [`Receipt`].
-pub const RECEIPT_VERSION: u32 = 2;
 
 /// What to reach on a host, and what its receipt must say on the way and after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +43,7 @@ impl Goal {
         topology: &TopologyName,
         now: u64,
         desired: &Desired,
-        seen: &Sighting,
+        seen: &Observation,
     ) -> Result<Self, SimulateError> {
         Self::apply_on(Terms::default(), topology, now, desired, seen)
     }
@@ -59,7 +54,7 @@ impl Goal {
         topology: &TopologyName,
         now: u64,
         desired: &Desired,
-        seen: &Sighting,
+        seen: &Observation,
     ) -> Result<Self, SimulateError> {
         let mut settled_state = inherit(&desired.state, &seen.state);
         let (mut left, mut contested) = (BTreeSet::new(), BTreeMap::new());
@@ -118,7 +113,7 @@ impl Goal {
     }
 
     /// The goal of `destroy`: all as it was found. `None` where nothing is ours.
-    pub fn destroy(seen: &Sighting) -> Option<Self> {
+    pub fn destroy(seen: &Observation) -> Option<Self> {
         let receipt = seen.receipt.clone()?;
         let mut owned = receipt.owned.clone();
         owned.extend(receipt.found.items());
@@ -136,7 +131,7 @@ impl Goal {
     }
 
     /// What is given up and another topology has too stays as it is now, with what moves along with it.
-    fn leaving(mut self, seen: &Sighting) -> Self {
+    fn leaving(mut self, seen: &Observation) -> Self {
         for item in neighbours::left(&self.receipt, self.settled.as_ref(), seen) {
             self.wanted.copy_item(&item, &seen.state);
             if let Item::Sysctl(key) = &item {
@@ -157,7 +152,7 @@ fn taking(
     topology: &TopologyName,
     now: u64,
     wanted: &HostState,
-    seen: &Sighting,
+    seen: &Observation,
 ) -> Result<Receipt, SimulateError> {
     let mut receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
         version: RECEIPT_VERSION,
@@ -188,7 +183,7 @@ fn taking(
 }
 
 /// Remembers what moves when `key` is written, unless that is remembered already.
-fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Sighting) {
+fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Observation) {
     for along in shadows(key, before).into_keys() {
         if !receipt.found.sysctls.contains_key(&along) {
             let item = Item::Sysctl(along);
@@ -200,7 +195,7 @@ fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Si
 /// Where it says how `item` was before any topology took it: in the receipt of another that has it, else in
 /// what is here now. (Of the receipts of format 1 that of the first to take it says so: the others say what is
 /// here now.)
-fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Sighting) -> &'a HostState {
+fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Observation) -> &'a HostState {
     let having = || seen.others.values().filter(|theirs| speaks_of(theirs, item));
     let first = having().find(|theirs| theirs.found.differs(here, item));
     first.or_else(|| having().next()).map_or(here, |theirs| &theirs.found)
@@ -219,7 +214,7 @@ fn speaks_of(receipt: &Receipt, item: &Item) -> bool {
 
 /// Makes one of format 1 say what was found before any topology: where it found something as the file wants
 /// it, and another topology that has it found it otherwise, that one was here first.
-fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Sighting) {
+fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Observation) {
     for item in receipt.owned.clone() {
         let first = seen
             .others
@@ -235,7 +230,7 @@ fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Sighting) {
 
 /// What the file names and others made counts as made by us from now on: nothing was found. What was
 /// here otherwise and is ours since an earlier apply still goes back to what it was.
-fn adopt(receipt: &mut Receipt, wanted: &HostState, seen: &Sighting) {
+fn adopt(receipt: &mut Receipt, wanted: &HostState, seen: &Observation) {
     let nothing = HostState::default();
     let newly = |item: &Item| !seen.receipt.as_ref().is_some_and(|r| r.owned.contains(item));
     for item in wanted.items() {
@@ -297,7 +292,7 @@ fn shadows(forward: &Sysctl, state: &HostState) -> std::collections::BTreeMap<Sy
 
 /// `seen` once the modules that `steps` load are there: what they bring starts as this says, and stays.
 pub fn with_modules_of<'a>(
-    steps: impl IntoIterator<Item = &'a super::Step>,
+    steps: impl IntoIterator<Item = &'a Step>,
     seen: &HostState,
 ) -> Result<HostState, SimulateError> {
     with_modules(seen, &steps.into_iter().map(|step| step.change.item()).collect())

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ownership::{Goal, RECEIPT_VERSION};
+use super::ownership::Goal;
 use super::simulate;
-use super::step::Change;
 use crate::desired::Desired;
-use crate::protocol::{Capability, Controller, Sighting};
-use crate::state::{ConfDev, HostState, Item, Link, Module, Route, RouteKey, Sysctl, VsItem};
+use crate::state::{
+    Capability, Change, ConfDev, Controller, HostState, Item, Link, Module, Observation,
+    RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
+};
 
 /// Something on a host that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ impl std::fmt::Display for Obstacle {
 }
 
 /// Everything on a host that stands in the way of `goal`; empty if nothing does.
-pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Sighting) -> Vec<Obstacle> {
+pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obstacle> {
     let mut all = Vec::new();
     receipt(seen, &mut all);
     interfaces(desired, seen, &mut all);
@@ -58,7 +59,7 @@ fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
 }
 
 /// `ipvs: exclusive` on a host where another topology has services.
-pub fn exclusive(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
+pub fn exclusive(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (other, receipt) in &seen.others {
         let theirs = receipt.owned.iter().filter_map(|item| match item {
             Item::Service(key) if !goal.wanted.services.contains_key(key) => Some(key.to_string()),
@@ -81,7 +82,7 @@ pub fn exclusive(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
 }
 
 /// A receipt of a later version says things that we would lose.
-pub fn receipt(seen: &Sighting, all: &mut Vec<Obstacle>) {
+pub fn receipt(seen: &Observation, all: &mut Vec<Obstacle>) {
     let Some(receipt) = &seen.receipt else { return };
     if receipt.version > RECEIPT_VERSION {
         all.push(Obstacle {
@@ -95,7 +96,7 @@ pub fn receipt(seen: &Sighting, all: &mut Vec<Obstacle>) {
 /// What a person should know whose own way to the host changes, or may change: where the host does not know
 /// from where it is reached, or knows an address to which no route of its own leads (link-local), whatever
 /// carries packets counts.
-pub fn way_back(seen: &Sighting, after: &HostState) -> Option<String> {
+pub fn way_back(seen: &Observation, after: &HostState) -> Option<String> {
     let from = match seen.facts.controller {
         Controller::Pipe => return None,
         Controller::Address(address) if !is_link_local(address) => {
@@ -132,7 +133,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// The same where it is known to where the way leads.
-fn route_back(seen: &Sighting, after: &HostState, controller: IpAddr) -> Option<String> {
+fn route_back(seen: &Observation, after: &HostState, controller: IpAddr) -> Option<String> {
     let (before, after) = (way_to(&seen.state, controller), way_to(after, controller));
     let hops = |way: Option<(&RouteKey, &Route)>| way.map(|(_, r)| (r.gateway, r.dev.clone()));
     if hops(before) == hops(after) {
@@ -156,7 +157,7 @@ fn way_to(state: &HostState, address: IpAddr) -> Option<(&RouteKey, &Route)> {
     fitting.max_by_key(|(key, _)| key.0.prefix_len())
 }
 
-fn interfaces(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn interfaces(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (dev, nets) in &desired.needs {
         let Some(link) = seen.state.links.get(dev) else {
             // tunl0 comes with its module.
@@ -204,7 +205,7 @@ fn interfaces(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
     }
 }
 
-fn capabilities(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn capabilities(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     for module in &desired.state.modules {
         if let Capability::Missing(looked) = seen.facts.capability(*module) {
             all.push(Obstacle {
@@ -221,7 +222,7 @@ fn capabilities(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
 
 /// Schedulers and engines are modules of their own: the kernel refuses a service whose scheduler it
 /// does not find (ENOENT), in the midst of the steps.
-fn parts(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn parts(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     let Some(there) = &seen.facts.parts else { return };
     if matches!(seen.facts.capability(Module::IpVs), Capability::Missing(_)) {
         return;
@@ -253,7 +254,7 @@ fn parts(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
 }
 
 /// A setting of IPVS that is not there: this kernel has none, or it comes with the module only.
-fn ipvs_setting(item: VsItem, seen: &Sighting) -> (String, String) {
+fn ipvs_setting(item: VsItem, seen: &Observation) -> (String, String) {
     let name = format!("net.ipv4.vs.{}", item.as_str());
     let kernel = &seen.facts.kernel;
     let known =
@@ -284,7 +285,7 @@ fn version(kernel: &str) -> Option<(u32, u32)> {
 }
 
 /// A value that must be set and is not there would otherwise be passed over without a word.
-fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     let mut state = seen.state.clone();
     for module in &desired.state.modules {
         // Loading a module that is there already is no error, and no other is made here.
@@ -326,7 +327,7 @@ fn settings(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
 }
 
 /// A route that could not be put back as it was is not replaced.
-fn routes(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn routes(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (key, wanted) in &goal.wanted.routes {
         let Some(there) = seen.state.routes.get(key) else { continue };
         if there != wanted && !there.unheld.is_empty() {
@@ -340,7 +341,7 @@ fn routes(goal: &Goal, seen: &Sighting, all: &mut Vec<Obstacle>) {
 }
 
 /// A VIP that stands on lo or a tunnel with a subnet cuts the host off from that subnet.
-fn vips(desired: &Desired, seen: &Sighting, all: &mut Vec<Obstacle>) {
+fn vips(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     for wanted in desired.state.addresses.keys() {
         for there in seen.state.addresses.keys() {
             let same = there.net.addr() == wanted.net.addr() && there != wanted;

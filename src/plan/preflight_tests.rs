@@ -6,10 +6,11 @@ use super::super::neighbours::{
     cautions, moment, overlap, shared, unfinished_elsewhere, unreadable,
 };
 use super::*;
-use crate::plan::journal::Operator;
-use crate::protocol::{Capability, Failure, HostFacts, Receipt, UnfinishedElsewhere};
-use crate::state::{Address, AddressKey, ConfItem, HostState, Scope, Sysctl};
-use crate::state::{ServiceKey, VirtualService};
+use crate::failure::Failure;
+use crate::state::{
+    Address, AddressKey, Capability, ConfItem, HostFacts, HostState, Operator, Receipt, Scope,
+    ServiceKey, Sysctl, UnfinishedElsewhere, VirtualService,
+};
 
 const ETH0: &str = "192.0.2.2/24@eth0";
 
@@ -26,7 +27,7 @@ fn route(gateway: &str) -> Route {
 }
 
 /// A host with eth0 up, its address and a default route.
-fn seen() -> Sighting {
+fn seen() -> Observation {
     let state = HostState {
         links: [("eth0".parse().unwrap(), Link::Up)].into(),
         addresses: [(key(ETH0), address())].into(),
@@ -34,10 +35,10 @@ fn seen() -> Sighting {
         sysctls: [(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned())].into(),
         ..HostState::default()
     };
-    Sighting {
+    Observation {
         facts: HostFacts { kernel: "6.1".to_owned(), ..HostFacts::default() },
         state,
-        ..Sighting::default()
+        ..Observation::default()
     }
 }
 
@@ -46,12 +47,12 @@ fn desired() -> Desired {
     Desired { needs, ..Desired::default() }
 }
 
-fn goal(desired: &Desired, seen: &Sighting) -> Goal {
+fn goal(desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply(&"t".parse().unwrap(), 7, desired, seen).unwrap()
 }
 
 /// What stands in the way, as the messages say it.
-fn messages(desired: &Desired, seen: &Sighting) -> Vec<String> {
+fn messages(desired: &Desired, seen: &Observation) -> Vec<String> {
     let all = obstacles(desired, &goal(desired, seen), seen);
     for Obstacle { message, why, cure } in &all {
         assert!(!why.is_empty() && !cure.is_empty(), "{message}: without why or cure");
@@ -197,14 +198,14 @@ mod sharing {
         Receipt { version: RECEIPT_VERSION, topology, since: 0, owned: [arp()].into(), found }
     }
 
-    fn with_value(value: &str) -> Sighting {
+    fn with_value(value: &str) -> Observation {
         let mut seen = seen();
         seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), value.to_owned());
         seen.others = [("other".parse().unwrap(), theirs(value))].into();
         seen
     }
 
-    fn found(goal: &Goal, seen: &Sighting) -> Vec<String> {
+    fn found(goal: &Goal, seen: &Observation) -> Vec<String> {
         let reasons = crate::desired::Reasons::default();
         let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
         let changes: Vec<Change> = steps.into_all().into_iter().map(|step| step.change).collect();
@@ -251,12 +252,12 @@ mod sharing {
             causes: Vec::new(),
             cure: Some("use that version".to_owned()),
         };
-        let blind = |mut seen: Sighting| {
+        let blind = |mut seen: Observation| {
             seen.others.clear();
             seen.unreadable = [("other".parse().unwrap(), failure.clone())].into();
             seen
         };
-        let in_the_way = |goal: &Goal, seen: &Sighting| {
+        let in_the_way = |goal: &Goal, seen: &Observation| {
             let steps = steps_between(
                 &seen.state,
                 &goal.wanted,
@@ -307,7 +308,7 @@ mod sharing {
         );
     }
 
-    fn at_work(touched: Item) -> Sighting {
+    fn at_work(touched: Item) -> Observation {
         let theirs = UnfinishedElsewhere {
             transaction: "0123456789abcdef".parse().unwrap(),
             by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },

@@ -10,8 +10,7 @@
 use std::collections::BTreeSet;
 
 use super::drain::{Arranged, Raise, Terms};
-use super::{Change, Stage, Step};
-use crate::state::{DestinationKey, HostState, ServiceKey};
+use crate::state::{Change, DestinationKey, HostState, ServiceKey, Stage, Step};
 use crate::topology::Scheduler;
 
 /// How many weights there are at most, the wanted one included.

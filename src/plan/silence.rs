@@ -16,9 +16,9 @@
 //!
 //! Pure.
 
-use super::{Change, Stage, Step};
-use crate::state::{HostState, ServiceKey, Sysctl, VirtualService, VsItem};
-use crate::topology::Protocol;
+use crate::state::{
+    Change, HostState, Protocol, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
+};
 
 /// What a connection is dropped by while it begins.
 pub const DROP_PACKET: Sysctl = Sysctl::Vs(VsItem::DropPacket);

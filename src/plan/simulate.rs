@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::step::Change;
+use crate::names::IfName;
 use crate::state::{
-    Conf6Item, ConfDev, ConfItem, HostState, Link, Module, ServiceKey, Sysctl, Timeouts,
+    Change, Conf6Item, ConfDev, ConfItem, HostState, Link, Module, ServiceKey, Sysctl, Timeouts,
     VirtualService, VsItem,
 };
-use crate::topology::IfName;
 
 /// Why a step cannot be done in a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::service_key;
-use crate::protocol::{Counters, Sighting};
-use crate::state::{HostState, PacketRule, ServiceKey};
-use crate::topology::{Host, PaceOverride, Protocol, Service, Topology};
+use crate::state::{Counters, HostState, Observation, PacketRule, Protocol, ServiceKey};
+use crate::topology::{Host, PaceOverride, Service, Topology};
 
 /// On which terms a director's real servers are taken out and in.
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ impl<'a> Terms<'a> {
     /// What a mark stands for is said by the rules that are there now, for they made the connections that
     /// there are; then by those that an unfinished transaction has found; then by the file. Where nobody
     /// says it, every connection counts: better waited for too long than cut unseen.
-    pub(super) fn counted(&self, key: &ServiceKey, seen: &Sighting) -> Counted {
+    pub(super) fn counted(&self, key: &ServiceKey, seen: &Observation) -> Counted {
         let spoken = match key {
             ServiceKey::Address(protocol, _) => BTreeSet::from([*protocol]),
             ServiceKey::Fwmark { v6, mark } => {

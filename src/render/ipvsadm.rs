@@ -11,10 +11,9 @@ use std::net::Ipv4Addr;
 
 use super::{Rendered, Unheld};
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, HostState, Item, ServiceFlags, ServiceKey,
-    SyncDaemon, Timeouts, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, HostState, Item, Protocol, ServiceFlags,
+    ServiceKey, SyncDaemon, Timeouts, Tunnel, VirtualService,
 };
-use crate::topology::Protocol;
 
 /// The longest timeout that ipvsadm takes: 31 days, in seconds (`MAX_TIMEOUT`).
 const LONGEST: u32 = 86_400 * 31;

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize as _;
 
 use super::transaction;
-use crate::cluster::outcome::{Action, Ended, UndoEnd};
-use crate::cluster::views::Proof;
-use crate::cluster::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
-use crate::plan::Change;
+use crate::apply::outcome::{Action, Ended, UndoEnd};
+use crate::apply::views::Proof;
+use crate::apply::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
+use crate::state::Change;
 
 /// As JSON, schema `lvsprov/plan/1` or `lvsprov/result/1`.
 pub fn json(report: &ClusterReport) -> serde_json::Value {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::cluster::outcome::Cost;
-use crate::cluster::{ClusterReport, StepReport, StepState};
+use crate::apply::outcome::Cost;
+use crate::apply::{ClusterReport, StepReport, StepState};
 
 /// What one step cuts, or has cut; empty where that is nothing, or not known.
 pub fn of(step: &StepReport) -> String {
@@ -62,10 +62,9 @@ fn will_be(count: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cluster::outcome::Action;
-    use crate::cluster::{HostReport, HostStatus};
-    use crate::plan::{Change, Stage};
-    use crate::state::Module;
+    use crate::apply::outcome::Action;
+    use crate::apply::{HostReport, HostStatus};
+    use crate::state::{Change, Module, Stage};
 
     fn step(state: StepState, cost: Cost) -> StepReport {
         StepReport {

@@ -8,8 +8,7 @@ use annotate_snippets::{
 };
 use serde_json::{Value, json};
 
-use crate::check::{Finding, Severity};
-use crate::topology::Position;
+use crate::finding::{Finding, Position, Severity};
 use crate::visible::is_hidden;
 
 /// Columns that a finding may take.

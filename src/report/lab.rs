@@ -4,7 +4,20 @@ use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-use crate::lab::junit::CaseResult;
+/// What came of one case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseResult {
+    /// The playbook that it belongs to: the suite.
+    pub playbook: String,
+    /// What it proves.
+    pub name: String,
+    /// Whether it did.
+    pub ok: bool,
+    /// How long it took, in seconds. What is no duration (negative, not a number) counts as 0.
+    pub seconds: f64,
+    /// What was seen; where it failed, the first line stands out as the message.
+    pub detail: String,
+}
 
 /// As JSON, schema `lvsprov/lab/1`.
 pub fn json(cases: &[CaseResult]) -> serde_json::Value {

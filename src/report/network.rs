@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-use crate::cluster::views::{Excuse, Proof, Verdict};
+use crate::apply::views::{Excuse, Proof, Verdict};
 
 /// Names in one line.
 const NAMES: usize = 6;

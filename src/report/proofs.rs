@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use owo_colors::OwoColorize as _;
 
-use crate::cluster::HostStatus;
-use crate::cluster::views::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+use crate::apply::HostStatus;
+use crate::apply::views::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
 use crate::state::Timeouts;
 
 /// As JSON, schema `lvsprov/verify/1`.
@@ -153,9 +153,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cluster::views::RealServerView;
-    use crate::protocol::Counters;
-    use crate::state::{DaemonRole, SyncDaemon};
+    use crate::apply::views::RealServerView;
+    use crate::state::{Counters, DaemonRole, SyncDaemon};
 
     fn real_server(key: &str, upper_threshold: u32, active: u32) -> RealServerView {
         RealServerView {

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize as _;
 
 use super::cluster::{done, mark};
-use crate::cluster::asking::describe_holder;
-use crate::cluster::outcome::{Action, Found, UndoEnd, Undoing, UnfinishedView};
-use crate::cluster::{ClusterReport, HostReport, HostStatus};
-use crate::protocol::Reverted;
+use crate::apply::asking::describe_holder;
+use crate::apply::outcome::{Action, Found, UndoEnd, Undoing, UnfinishedView};
+use crate::apply::{ClusterReport, HostReport, HostStatus};
+use crate::state::Reverted;
 
 /// What a host has of an unfinished transaction.
 pub(super) fn view(view: &UnfinishedView) -> String {
@@ -107,7 +107,7 @@ pub(super) fn found(all: &[Found]) -> String {
     for found in all {
         let Found { id, intent, by, since, hosts, elsewhere, unknown, apply, rollback, confirm } =
             found;
-        let names = |hosts: &std::collections::BTreeSet<crate::topology::HostName>| {
+        let names = |hosts: &std::collections::BTreeSet<crate::names::HostName>| {
             hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
         let _ = writeln!(

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::topology::IfName;
+use crate::names::IfName;
 
 /// How long a connection is remembered without a packet, in seconds (`ipvsadm --set`). The kernel
 /// counts in jiffies: 1-2147483 at 1000 Hz (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_set_timeout`).

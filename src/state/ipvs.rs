@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::topology::Protocol;
+use crate::state::Protocol;
 
 /// Serde through [`fmt::Display`] and [`FromStr`], so that a key can name a JSON member.
 macro_rules! text_form {

@@ -6,9 +6,17 @@
 //! Every key has a text form, so that a state can be a JSON object.
 
 pub mod control;
+mod done;
+pub mod expected;
 pub mod ipvs;
+pub mod journal;
 pub mod net;
+pub mod observation;
 pub mod packets;
+pub mod protocol;
+pub mod receipt;
+pub mod stage;
+pub mod step;
 pub mod sysctl;
 pub mod tunnels;
 
@@ -18,15 +26,25 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use control::{DaemonRole, SyncDaemon, Timeouts};
+pub use expected::Expected;
 pub use ipvs::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
+pub use journal::{BadTransactionId, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
+pub use observation::{
+    Capability, Controller, Counters, Holder, HostFacts, Observation, Reverted, Unfinished,
+    UnfinishedElsewhere,
+};
 pub use packets::{PacketRule, PacketRules, TableName};
+pub use protocol::Protocol;
+pub use receipt::{RECEIPT_VERSION, Receipt};
+pub use stage::Stage;
+pub use step::{Change, Step};
 pub use sysctl::{Conf6Item, ConfDev, ConfItem, Sysctl, VsItem};
 pub use tunnels::{GuePort, TunnelDevice, TunnelKind};
 
-use crate::topology::IfName;
+use crate::names::IfName;
 
 /// What lvsprov can set on a host, as far as it is looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::topology::{Protocol, TopologyName};
+use crate::names::TopologyName;
+use crate::state::Protocol;
 
 /// Names a table of family `inet` that lvsprov made: `lvsprov-` and the topology's name. So two
 /// topologies on one host do not meet, and what others made is told apart from it.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::topology::IfName;
+use crate::names::IfName;
 
 /// One value. The order is the order in which they must be written: see [`Sysctl::IpForward`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -11,12 +11,15 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::plan::journal::{Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
-use crate::protocol::Unfinished;
-use crate::state::{HostState, Tunnel};
+use crate::finding::Position;
+use crate::names::HostName;
+use crate::state::{
+    HostState, Intent, JOURNAL_VERSION, Journal, Operator, Protocol, TransactionId, Tunnel,
+    Unfinished,
+};
 use crate::topology::{
-    Forward, Gateway, Host, HostName, Interface, Mark, Network, Persistence, Position, Protocol,
-    RealServer, Role, Scheduler, Service, Topology,
+    Forward, Gateway, Host, Interface, Mark, Network, Persistence, RealServer, Role, Scheduler,
+    Service, Topology,
 };
 
 /// An apply of `t` that was cut off on `hosts`, with `before` in its journal and nothing else.

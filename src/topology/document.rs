@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::model::{
-    Engine, Forward, Position, Protocol, Role, Scheduler, SchedulerFlag, SshTarget,
-};
-use super::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
+use super::model::{Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget};
 use super::node::At;
-use crate::state::{DaemonRole, SyncDaemon, Tunnel, VsItem};
+use crate::finding::Position;
+use crate::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
+use crate::state::{DaemonRole, Protocol, SyncDaemon, Tunnel, VsItem};
 
 /// What stands under a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

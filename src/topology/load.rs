@@ -7,10 +7,9 @@ mod ipvs;
 mod services;
 
 use super::document::{Defaults, Document, HostDoc, InterfaceDoc, IpvsDoc, NetworkDoc, Said};
-use super::model::Position;
 use super::node::{At, Content, Entry, Node};
 use super::{reach, scalar, suggest};
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
 
 const TOP: &[&str] = &["version", "name", "networks", "defaults", "ipvs", "hosts", "services"];
 const NETWORK: &[&str] = &["subnets"];

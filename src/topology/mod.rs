@@ -4,7 +4,7 @@
 //! text -> node (syntax, positions) -> load (keys, types) -> resolve (names, defaults) -> Topology
 //! ```
 //!
-//! [`names`] holds the names and newtypes, [`model`] the resolved topology that the rest of the
+//! [`model`] holds the resolved topology that the rest of the
 //! program works with. All of it is pure but [`read_file`]. Findings are collected, never thrown:
 //! one run shows them all. Whether the result makes sense is the business of [`crate::check`].
 
@@ -12,7 +12,6 @@ mod document;
 mod file;
 mod load;
 pub mod model;
-pub mod names;
 mod node;
 #[cfg(test)]
 mod properties;
@@ -25,15 +24,15 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
+use crate::names::HostName;
 
 pub use file::{FileError, read_file};
 pub use model::{
     Engine, Forward, Gateway, Host, Interface, IpvsSettings, Mark, Network, Pace, PaceOverride,
-    Persistence, Position, Protocol, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
-    SshTarget, Topology, Vip,
+    Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service, SshTarget, Topology,
+    Vip,
 };
-pub use names::{HostName, IfName, NameError, NetworkName, ServiceName, TopologyName};
 pub(crate) use suggest::listed;
 
 /// Hosts of which something could not be understood.

@@ -14,24 +14,14 @@ use serde::{Deserialize, Serialize};
 
 mod service;
 
-use super::names::{HostName, IfName, NetworkName, TopologyName};
+use crate::finding::Position;
+use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
-    Engine, Forward, Mark, Pace, PaceOverride, Persistence, Protocol, RealServer, Scheduler,
-    SchedulerFlag, Service, Vip, host_prefix,
+    Engine, Forward, Mark, Pace, PaceOverride, Persistence, RealServer, Scheduler, SchedulerFlag,
+    Service, Vip, host_prefix,
 };
-
-/// A place in the topology file. Lines and columns count from 1; 0 where it is not known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Line, from 1.
-    pub line: u32,
-    /// Column in characters, from 1.
-    pub column: u32,
-    /// How many characters what stands there is long; 0 where that is not known.
-    pub length: u32,
-}
 
 /// One file: a whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,8 +12,7 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
-use super::model::Position;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
 use crate::visible::is_hidden;
 
 /// Nested deeper than the format ever goes; also bounds every recursion over the tree.

@@ -13,7 +13,8 @@ use proptest::test_runner::TestRng;
 
 use super::node::{self, Content, Entry, Node};
 use super::*;
-use crate::check::{Finding, Severity, examine};
+use crate::check::examine;
+use crate::finding::{Finding, Severity};
 use crate::report;
 use crate::support::fuzz;
 

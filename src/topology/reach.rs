@@ -2,10 +2,10 @@
 
 use super::document::{ReachDoc, Said};
 use super::load::{Loader, Table};
-use super::model::{Position, SshTarget};
+use super::model::SshTarget;
 use super::node::{At, Content, Node};
 use super::scalar;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
 
 const SSH: &[&str] = &["host", "user", "port"];
 

@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
-use super::model::{Engine, Forward, Pace, Position, Protocol, Role, Scheduler, SchedulerFlag};
-use super::names::{HostName, NameError, TopologyName};
+use super::model::{Engine, Forward, Pace, Role, Scheduler, SchedulerFlag};
 use super::node::{At, Content, Node};
 use super::suggest::nearest_of;
-
-use crate::check::Finding;
-use crate::state::{DaemonRole, VsItem};
+use crate::finding::{Finding, Position};
+use crate::names::{HostName, NameError, TopologyName};
+use crate::state::{DaemonRole, Protocol, VsItem};
 
 pub use addresses::{address, interface_address, subnet, usable_on, vip};
 

@@ -2,8 +2,7 @@
 
 use std::fmt::Display;
 
-use super::model::Position;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
 
 /// Names that one list in a message has at most.
 const LISTED: usize = 20;

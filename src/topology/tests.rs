@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::check::{Severity, examine};
+use crate::check::examine;
+use crate::finding::Severity;
+use crate::state::Protocol;
 
 /// A topology that must be without an error.
 fn topology(text: &str) -> Topology {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::frame::FrameError;
-use crate::protocol::Failure;
-use crate::topology::HostName;
+use crate::failure::Failure;
+use crate::names::HostName;
 use crate::visible::visible;
 
 /// A [`Trouble`] with a host.

@@ -191,7 +191,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{Failure, Fetched, Hello, Reply, Request};
+    use crate::failure::Failure;
+    use crate::protocol::{Fetched, Hello, Reply, Request};
 
     fn failure() -> impl Strategy<Value = Failure> {
         (any::<String>(), prop::collection::vec(any::<String>(), 0..4), any::<Option<String>>())

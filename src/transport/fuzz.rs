@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::frame;
 use super::greeting::{Heard, Listener, Mark};
 use super::reply::{self, Share};
-use crate::protocol::{Failure, Fetched, Hello, Reply, Request, Sighting};
+use crate::failure::Failure;
+use crate::protocol::{Fetched, Hello, Reply, Request};
+use crate::state::Observation;
 use crate::support::fuzz;
 
 fn frames() -> Vec<Vec<u8>> {
@@ -16,7 +18,7 @@ fn frames() -> Vec<Vec<u8>> {
         Reply::Refused(failure),
         Reply::Answered(BTreeSet::from(["02:00:00:00:00:01".to_owned()])),
         Reply::Fetched(Fetched { answers: counts.clone(), failures: counts }),
-        Reply::Seen(Box::<Sighting>::default()),
+        Reply::Seen(Box::<Observation>::default()),
     ];
     let topology = "dr".parse().unwrap();
     let look = Request::Look { topology, sysctls: BTreeSet::new(), counters: true };

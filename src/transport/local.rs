@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::agent::STATE_DIR;
 use super::greeting::Mark;
 use super::link::{Link, Process};
 use super::{Fault, Options, Trouble, greet, silence};
+use crate::protocol::STATE_DIR;
 
 /// Starts an agent and waits for its hello.
 pub(super) async fn open(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {

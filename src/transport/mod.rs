@@ -5,7 +5,6 @@
 //! that everything above sees one kind of host. What the messages mean is in [`crate::protocol`];
 //! who is asked what, and how many hosts at a time, is the caller's business.
 
-pub mod agent;
 mod binary;
 mod error;
 pub mod frame;
@@ -26,8 +25,9 @@ use tokio::time::timeout;
 
 pub use error::{TransportError, Trouble};
 
+use crate::names::HostName;
 use crate::protocol::{Hello, Reply, Request, VERSION};
-use crate::topology::{HostName, Reach, SshTarget};
+use crate::topology::{Reach, SshTarget};
 use error::Place;
 use frame::FrameError;
 use link::{Link, Silence};
@@ -275,7 +275,7 @@ async fn silence(link: &mut Link, silence: Silence) -> Trouble {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::topology::Protocol;
+    use crate::state::Protocol;
 
     #[test]
     fn a_request_that_waits_gets_that_time_on_top() {

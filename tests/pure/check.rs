@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lvsprov::check::{self, Severity};
+use lvsprov::check;
+use lvsprov::finding::Severity;
 use lvsprov::report;
 
 use crate::support::cases::{Case, cases};

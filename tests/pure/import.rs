@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lvsprov::check::{self, Severity};
+use lvsprov::check;
 use lvsprov::desired::desired_for;
+use lvsprov::finding::Severity;
 use lvsprov::import::{self, Dialect, Rules, Written, guess};
 use lvsprov::render;
 use lvsprov::state::{HostState, ServiceFlags, ServiceKey, VirtualService};

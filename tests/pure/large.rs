@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use lvsprov::check::{Examined, Severity, examine};
+use lvsprov::check::{Examined, examine};
+use lvsprov::finding::Severity;
 use lvsprov::report::findings;
 
 use crate::support::cases::{Case, cases};

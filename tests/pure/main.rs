@@ -5,6 +5,7 @@
 mod check;
 mod cli;
 mod docs;
+mod house;
 mod import;
 mod large;
 mod plans;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         check::cases(),
         cli::cases(),
         docs::cases(),
+        house::cases(),
         import::cases(),
         large::cases(),
         plans::cases(),

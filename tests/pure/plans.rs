@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lvsprov::cluster::planning::{self, Direction, Prospect};
+use lvsprov::apply::planning::{self, Direction, Prospect};
 use lvsprov::desired::desired_for;
-use lvsprov::plan::{Change, simulate};
+use lvsprov::plan::simulate;
 use lvsprov::report;
+use lvsprov::state::Change;
 
 use crate::support::cases::{Case, cases};
 use crate::support::playbooks::{bare, load, playbooks};

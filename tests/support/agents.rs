@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use lvsprov::desired::Reasons;
-use lvsprov::plan::journal::{Operator, TransactionId, touched_by};
+use lvsprov::plan::journal::touched_by;
 use lvsprov::plan::order::{Steps, steps_between};
 use lvsprov::plan::ownership::Goal;
-use lvsprov::plan::{Change, Step};
-use lvsprov::protocol::{Begin, Ending, Hello, Outcome, Reply, Request, RevertAfter, Sighting};
-use lvsprov::state::{HostState, Item};
+use lvsprov::protocol::{Begin, Ending, Hello, Outcome, Reply, Request, RevertAfter};
+use lvsprov::state::{Change, HostState, Item, Observation, Operator, Step, TransactionId};
 use lvsprov::transport::frame;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -58,7 +57,7 @@ pub fn photograph(netns: &NetnsHost) -> String {
 }
 
 /// A plan of `changes` from `seen`, of a topology with two hosts.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
+pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Begin {
     let mut begin = crate::support::netns_host::begin(number, changes, seen);
     begin.journal.hosts.insert("b".parse().unwrap());
     begin
@@ -107,7 +106,7 @@ pub fn settle(number: u64, ending: Ending) -> Request {
 }
 
 /// The way back from `seen`, as a controller plans it.
-pub fn way_back(seen: &Sighting) -> Vec<Step> {
+pub fn way_back(seen: &Observation) -> Vec<Step> {
     let goal = Goal::undo(seen.unfinished.as_deref().expect("nothing is unfinished"), seen);
     let steps: Steps =
         steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
@@ -186,7 +185,7 @@ impl Agent {
         self.try_ask(request).unwrap_or_else(|| panic!("the agent has ended: {request:?}"))
     }
 
-    pub fn look(&mut self) -> Sighting {
+    pub fn look(&mut self) -> Observation {
         match self.ask(&look()) {
             Reply::Seen(seen) => *seen,
             other => panic!("{other:?}"),
@@ -259,6 +258,6 @@ pub fn roll_back(netns: &NetnsHost, number: u64) {
 }
 
 /// The part of a sighting that [`changes`] touch.
-pub fn touched(seen: &Sighting) -> HostState {
+pub fn touched(seen: &Observation) -> HostState {
     seen.state.restricted_to(&touched_by(&steps(changes()), &seen.state))
 }

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
+    VirtualService,
 };
-use lvsprov::topology::{Protocol, Scheduler};
+use lvsprov::topology::Scheduler;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

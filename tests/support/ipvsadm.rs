@@ -6,9 +6,8 @@ use std::process::Command;
 
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::state::{
-    Destination, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
-use lvsprov::topology::Protocol;
 
 use crate::support::netns_host::{NetnsHost, run};
 

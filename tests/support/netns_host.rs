@@ -8,16 +8,18 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use lvsprov::kernel::{Host, namespace};
-use lvsprov::plan::journal::{
-    Expected, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId, touched_by,
-};
+use lvsprov::agent::Host;
+use lvsprov::failure::Failure;
+use lvsprov::kernel::namespace;
+use lvsprov::names::TopologyName;
+use lvsprov::plan::journal::touched_by;
 use lvsprov::plan::neighbours::owners;
-use lvsprov::plan::ownership::RECEIPT_VERSION;
-use lvsprov::plan::{Change, Stage, Step};
-use lvsprov::protocol::{Begin, Ending, Failure, Outcome, Receipt, Reply, Request, Sighting};
-use lvsprov::state::{Address, AddressKey, HostState, Item, Owned, Route, RouteKey, Scope, Sysctl};
-use lvsprov::topology::TopologyName;
+use lvsprov::protocol::{Begin, Ending, Outcome, Reply, Request};
+use lvsprov::state::{
+    Address, AddressKey, Change, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
+    Observation, Operator, Owned, RECEIPT_VERSION, Receipt, Route, RouteKey, Scope, Stage, Step,
+    Sysctl, TransactionId,
+};
 use serde_json::Value;
 
 /// A namespace with its own folder for receipts.
@@ -124,7 +126,7 @@ impl NetnsHost {
         self.run(|| ask_here(self.folder.path(), request))
     }
 
-    pub fn look(&self, sysctls: &[&str]) -> Sighting {
+    pub fn look(&self, sysctls: &[&str]) -> Observation {
         let sysctls = sysctls.iter().map(|key| key.parse().unwrap()).collect();
         let topology = "t".parse().unwrap();
         match self.ask(Request::Look { topology, sysctls, counters: false }) {
@@ -224,7 +226,7 @@ pub fn steps(changes: Vec<Change>) -> Vec<Step> {
 
 /// What a plan of `changes` from `seen` asks for, on the only host of its topology. The receipt owns
 /// what is touched.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Sighting) -> Begin {
+pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Begin {
     let steps = steps(changes);
     let mut touched: Owned = touched_by(&steps, &seen.state);
     let unfinished = seen.unfinished.as_deref();

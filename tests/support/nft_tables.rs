@@ -3,9 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use lvsprov::plan::Change;
-use lvsprov::state::{PacketRule, PacketRules, TableName};
-use lvsprov::topology::Protocol;
+use lvsprov::state::{Change, PacketRule, PacketRules, Protocol, TableName};
 
 use crate::support::netns_host::{NetnsHost, run};
 

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use lvsprov::check;
-use lvsprov::protocol::{Capability, Controller, HostFacts, Sighting};
 use lvsprov::state::{
-    Address, AddressKey, Conf6Item, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Scope,
-    Sysctl,
+    Address, AddressKey, Capability, Conf6Item, ConfDev, ConfItem, Controller, HostFacts,
+    HostState, Link, Observation, Route, RouteKey, Scope, Sysctl,
 };
 use lvsprov::topology::{Host, Topology};
 
@@ -45,7 +44,7 @@ pub fn golden(path: &Path, actual: &str) {
 }
 
 /// A host as a distribution leaves it: the file's interfaces and addresses, strict source check.
-pub fn bare(host: &Host) -> Sighting {
+pub fn bare(host: &Host) -> Observation {
     let mut state = HostState::default();
     let lo = "lo".parse().unwrap();
     for dev in host.interfaces.keys().chain([&lo]) {
@@ -96,5 +95,5 @@ pub fn bare(host: &Host) -> Sighting {
         controller: Controller::Pipe,
         ..HostFacts::default()
     };
-    Sighting { facts, state, ..Sighting::default() }
+    Observation { facts, state, ..Observation::default() }
 }

@@ -7,8 +7,9 @@
 //! `ip6_redirect_nh_match`; RFC 4861, 8.1), which is one of the file's.
 
 use crate::desired::Desired;
+use crate::names::IfName;
 use crate::state::{Conf6Item, ConfDev, ConfItem, Module, PacketRule, Sysctl, VsItem};
-use crate::topology::{Forward, Host, IfName, RealServer, Service, Topology};
+use crate::topology::{Forward, Host, RealServer, Service, Topology};
 
 use super::{protocols, speaks_ftp};
 

@@ -6,8 +6,7 @@ use super::super::remark::quote;
 use super::super::words::{self, Mask};
 use super::options::{Given, Opt};
 use super::{Reader, Refused};
-use crate::state::{ServiceFlags, ServiceKey, VirtualService};
-use crate::topology::Protocol;
+use crate::state::{Protocol, ServiceFlags, ServiceKey, VirtualService};
 
 /// What `-p` without a value comes to, in seconds: `IPVS_SVC_PERSISTENT_TIMEOUT` of libipvs.h. The man
 /// page says 300; ipvsadm 1.31 sets 360.

@@ -9,9 +9,9 @@ use super::asides::{Topic, is_health};
 use super::groups::{Family, Member};
 use super::tree::Statement;
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
+    VirtualService,
 };
-use crate::topology::Protocol;
 
 /// keepalived's default of `persistence_timeout`, in seconds (`IPVS_SVC_PERSISTENT_TIMEOUT`).
 const PERSISTENCE: u32 = 360;

@@ -11,8 +11,8 @@ use super::super::words;
 use super::Reader;
 use super::asides::Topic;
 use super::tree::Statement;
+use crate::names::IfName;
 use crate::state::{DaemonRole, SyncDaemon};
-use crate::topology::IfName;
 
 /// The addresses of all instances, and where they stand.
 pub(super) type Addresses = BTreeMap<IpAddr, Place>;

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::super::draft::DraftInterface;
 use super::super::remark::{Remark, RemarkKind};
 use super::Seen;
-use crate::topology::{HostName, IfName, NameError, NetworkName};
+use crate::names::{HostName, IfName, NameError, NetworkName};
 
 /// An address that a host has for itself.
 struct Place {

@@ -16,11 +16,12 @@ use std::net::IpAddr;
 use super::draft::{Draft, DraftHost, DraftService};
 use super::guess;
 use super::remark::{Remark, RemarkKind};
-use crate::protocol::Sighting;
+use crate::names::{HostName, IfName, NameError, TopologyName};
 use crate::state::{
-    ForwardingMethod, RouteKey, ServiceFlags, ServiceKey, Sysctl, VirtualService, VsItem,
+    ForwardingMethod, Observation, RouteKey, ServiceFlags, ServiceKey, Sysctl, VirtualService,
+    VsItem,
 };
-use crate::topology::{HostName, IfName, NameError, Role, TopologyName};
+use crate::topology::Role;
 
 use addresses::Places;
 pub use settings::{differences, sysctls_to_read};
@@ -33,7 +34,7 @@ pub struct Seen {
     /// How it was reached, as the file says it: a key and its value.
     pub reach: (&'static str, String),
     /// What it looked like.
-    pub sighting: Sighting,
+    pub sighting: Observation,
 }
 
 /// Makes a topology of `seen`. `Err` only if a name that is made here is none, which is a fault of

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::check::{self, Severity};
+use crate::check;
+use crate::finding::Severity;
 use crate::import::{self, ipvsadm};
 use crate::state::{Address, HostState, Route, Scope};
 
@@ -24,7 +25,7 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
     let rules = ipvsadm::read(rules);
     assert_eq!(rules.remarks, []);
     state.services = rules.services;
-    let sighting = Sighting { state, ..Sighting::default() };
+    let sighting = Observation { state, ..Observation::default() };
     Seen { name: name.parse().unwrap(), reach: ("ssh", format!("root@{name}")), sighting }
 }
 

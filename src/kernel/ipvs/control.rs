@@ -16,8 +16,8 @@ use super::socket::IpvsSocket;
 use super::wire::{self, Attributes};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
+use crate::names::IfName;
 use crate::state::{DaemonRole, SyncDaemon, Timeouts};
-use crate::topology::IfName;
 
 /// `IPVS_CMD_*`.
 const NEW_DAEMON: u8 = 9;

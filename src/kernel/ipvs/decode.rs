@@ -9,12 +9,10 @@ use super::codec::{
     svc, top,
 };
 use super::wire::{self, attributes};
-use crate::protocol::Counters;
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
-    VirtualService,
+    Counters, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey,
+    Timeouts, Tunnel, VirtualService,
 };
-use crate::topology::Protocol;
 
 /// The value of the attribute `kind` in `body`.
 fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8]> {
@@ -258,7 +256,7 @@ pub fn destination(
     Ok((raw.key(service)?, destination, counters))
 }
 
-/// The answer to [`Request::GetTimeouts`].
+/// The answer to `Request::GetTimeouts`.
 pub fn timeouts(body: &[u8]) -> Result<Timeouts> {
     let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
     Ok(Timeouts {
@@ -268,7 +266,7 @@ pub fn timeouts(body: &[u8]) -> Result<Timeouts> {
     })
 }
 
-/// The answer to [`Request::GetInfo`].
+/// The answer to `Request::GetInfo`.
 pub fn info(body: &[u8]) -> Result<Info> {
     let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
     Ok(Info {

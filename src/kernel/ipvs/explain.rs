@@ -4,8 +4,7 @@ use nix::errno::Errno;
 
 use super::codec::Request;
 use crate::kernel::error::Error;
-use crate::state::{Destination, DestinationKey, ServiceKey, Tunnel};
-use crate::topology::Protocol;
+use crate::state::{Destination, DestinationKey, Protocol, ServiceKey, Tunnel};
 
 /// What was asked, in words.
 fn in_words(request: &Request) -> String {

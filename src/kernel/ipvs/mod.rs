@@ -1,7 +1,7 @@
 //! IPVS over generic netlink, in our own words: no published crate speaks all of it correctly.
 //!
 //! [`codec`] and [`decode`] are the language and pure, [`wire`] the framing below it; [`socket`]
-//! carries it, and [`explain`] says what an error number means. [`table`] decides strictly, in
+//! carries it, and [`mod@explain`] says what an error number means. [`table`] decides strictly, in
 //! memory, whether a change fits what is there, and [`run`] carries out changes that do.
 
 pub mod codec;

@@ -15,9 +15,7 @@ use super::socket::{self, IpvsSocket};
 use super::table::{self, Table};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::modules;
-use crate::plan::Change;
-use crate::state::{ServiceKey, VirtualService};
-use crate::topology::Protocol;
+use crate::state::{Change, Protocol, ServiceKey, VirtualService};
 
 /// Does `changes` in their order. How many were done, from the first, and why the next one was not.
 ///

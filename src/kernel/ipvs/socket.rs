@@ -21,8 +21,7 @@ use super::wire;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
 use crate::kernel::netlink::{ACK, garbled};
-use crate::protocol::Counters;
-use crate::state::{Destination, DestinationKey, ServiceKey, Timeouts, VirtualService};
+use crate::state::{Counters, Destination, DestinationKey, ServiceKey, Timeouts, VirtualService};
 
 /// How many requests go out at once: about 45 kB. Should each of them fail, the answers find room
 /// in the default buffer (276 do).

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use super::codec::Request;
 use crate::kernel::error::{Error, Result};
-use crate::plan::Change;
-use crate::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService};
+use crate::state::{
+    Change, Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService,
+};
 
 /// Services with their destinations.
 pub type Table = BTreeMap<ServiceKey, VirtualService>;

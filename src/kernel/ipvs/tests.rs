@@ -9,13 +9,11 @@ use super::codec::{Request, command};
 use super::wire::{self, WireError};
 use super::{Table, table};
 use super::{control, decode};
-use crate::plan::Change;
-use crate::state::Timeouts;
 use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Change, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey,
+    Timeouts, Tunnel, VirtualService,
 };
 use crate::support::fuzz;
-use crate::topology::Protocol;
 
 fn service_key() -> impl Strategy<Value = ServiceKey> {
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];

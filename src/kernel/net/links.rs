@@ -8,8 +8,8 @@ use rtnetlink::LinkUnspec;
 
 use super::{Net, refused, tunnels};
 use crate::kernel::error::{Error, Result};
+use crate::names::IfName;
 use crate::state::{Link, Module, TunnelDevice};
-use crate::topology::IfName;
 
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

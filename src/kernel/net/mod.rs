@@ -20,8 +20,8 @@ use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
+use crate::names::IfName;
 use crate::state::{Address, AddressKey, Link, Route, RouteKey, TunnelDevice};
-use crate::topology::IfName;
 
 pub use links::{LinkSeen, Links};
 

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 
 use super::{Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
+use crate::names::IfName;
 use crate::state::{TunnelDevice, TunnelKind};
-use crate::topology::IfName;
 
 impl Net {
     /// Makes a device that is not there; it is down.

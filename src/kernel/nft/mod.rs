@@ -29,8 +29,7 @@ pub use socket::{NftSocket, Seen};
 
 use super::error::Result;
 use super::modules;
-use crate::protocol::Capability;
-use crate::state::{Module, PacketRules, TableName};
+use crate::state::{Capability, Module, PacketRules, TableName};
 
 /// Whether nf_tables is there now, loaded or built in. Looking must not change a host, and the first
 /// message to nf_tables loads it, as opening the socket loads nfnetlink (net/netlink/af_netlink.c,

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::expr::{Expr, NETWORK, TRANSPORT};
-use crate::state::PacketRule;
-use crate::topology::Protocol;
+use crate::state::{PacketRule, Protocol};
 
 /// NFPROTO_IPV4, NFPROTO_IPV6 (include/uapi/linux/netfilter.h).
 const IPV4: u8 = 2;

@@ -11,9 +11,8 @@ use super::expr::Expr;
 use super::rule::{self, Chain, SetName};
 use super::table::{self, Parts};
 use crate::kernel::wire::{self, Attributes};
-use crate::state::{PacketRule, PacketRules, TableName};
+use crate::state::{PacketRule, PacketRules, Protocol, TableName};
 use crate::support::fuzz;
-use crate::topology::Protocol;
 
 fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)]

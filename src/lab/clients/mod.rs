@@ -20,7 +20,8 @@ use tokio::time::sleep_until;
 use self::sockets::Sockets;
 pub use self::transfer::{Transfer, Way, transfer};
 use super::{Lab, LabError};
-use crate::topology::{HostName, Protocol};
+use crate::names::HostName;
+use crate::state::Protocol;
 
 /// Who answered how often, and what else happened how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use super::sockets::Sockets;
 use super::{Answer, Question};
-use crate::topology::{HostName, Protocol};
+use crate::names::HostName;
+use crate::state::Protocol;
 
 /// As much as is read of an answer, in bytes.
 const LONGEST_ANSWER: u64 = 4096;

@@ -11,7 +11,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tokio::sync::oneshot;
 
 use crate::lab::{Lab, LabError};
-use crate::topology::{HostName, Protocol};
+use crate::names::HostName;
+use crate::state::Protocol;
 
 type Order = (AddressFamily, Protocol, oneshot::Sender<io::Result<OwnedFd>>);
 

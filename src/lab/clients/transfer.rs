@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use super::request::{body, connect, in_time, read_page, request, said};
 use super::sockets::Sockets;
 use crate::lab::{Lab, LabError, bulk};
-use crate::topology::{HostName, Protocol};
+use crate::names::HostName;
+use crate::state::Protocol;
 
 /// Which way the bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@
 //!   include/net/ip_vs.h), wlc divided by the weight. Connections that are over stay inactive for a
 //!   while: TCP 120 s in TIME_WAIT, or in FIN_WAIT where the director hears only the client (DR, TUN);
 //!   UDP 300 s, and those are never active (ip_vs_proto_tcp.c, ip_vs_proto_udp.c). So the shares go by
-//!   the weights (lc: even), with the slack that [`fewest_connections`] derives. It is meant for runs
+//!   the weights (lc: even), with the slack that `fewest_connections` derives. It is meant for runs
 //!   shorter than that, on destinations that were there from the start: one that is deleted and added
 //!   again within that time still has its old counts (`ip_vs_trash_get_dest` in ip_vs_ctl.c).
 //! * **sed**, **nq** look at active connections only. There are none when the next request comes, so

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::SELDOM;
-use crate::topology::{Protocol, Scheduler, SchedulerFlag, Service};
+use crate::state::Protocol;
+use crate::topology::{Scheduler, SchedulerFlag, Service};
 
 /// What must be true, and in words.
 pub(super) struct Expected {

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::shares::{fewest_connections, gcd, in_cycle};
 use super::*;
-use crate::topology::{Forward, Position, Protocol, RealServer, Scheduler, SchedulerFlag};
+use crate::finding::Position;
+use crate::state::Protocol;
+use crate::topology::{Forward, RealServer, Scheduler, SchedulerFlag};
 
 fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
     let server = |(nth, weight): (usize, &u32)| RealServer {

@@ -2,7 +2,7 @@
 
 use super::links::links_in;
 use super::{Lab, LabError};
-use crate::topology::HostName;
+use crate::names::HostName;
 
 impl Lab {
     /// Cuts `host` off the management network: whoever talks to it hears nothing any more, and nobody

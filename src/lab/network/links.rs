@@ -22,7 +22,7 @@ use rtnetlink::{
 use super::Mac;
 use crate::kernel::namespace;
 use crate::lab::LabError;
-use crate::topology::HostName;
+use crate::names::HostName;
 
 /// The pause between two looks at the links.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

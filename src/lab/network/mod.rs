@@ -28,7 +28,8 @@ use super::LabError;
 use super::child::Keeper;
 pub use crate::kernel::arp::Mac;
 use crate::kernel::namespace;
-use crate::topology::{HostName, IfName, NetworkName, Topology};
+use crate::names::{HostName, IfName, NetworkName};
+use crate::topology::Topology;
 
 /// The interface of each host in the management network.
 pub const MANAGEMENT_INTERFACE: &str = "mgmt0";

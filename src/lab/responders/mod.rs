@@ -28,7 +28,9 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::{Lab, LabError, targets};
-use crate::topology::{HostName, Protocol, Topology};
+use crate::names::HostName;
+use crate::state::Protocol;
+use crate::topology::Topology;
 
 /// Where a real server listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

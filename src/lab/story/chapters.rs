@@ -10,13 +10,14 @@ use super::super::snapshot::{self, Snapshot};
 use super::super::targets::{self, Target};
 use super::super::watch::{self, Watch};
 use super::{Proof, Stage, Teller, drift, service};
-use crate::cluster::outcome::{ClusterReport, HostStatus, StepState};
-use crate::cluster::planning::{self, ClusterPlan, Direction};
-use crate::cluster::views::Verdict;
-use crate::cluster::{Session, acting, proving, requests};
-use crate::protocol::{Failure, Sighting};
-use crate::state::Module;
-use crate::topology::{HostName, Protocol, Role, Service};
+use crate::apply::outcome::{ClusterReport, HostStatus, StepState};
+use crate::apply::planning::{self, ClusterPlan, Direction};
+use crate::apply::views::Verdict;
+use crate::apply::{Session, acting, proving, requests};
+use crate::failure::Failure;
+use crate::names::HostName;
+use crate::state::{Module, Observation, Protocol};
+use crate::topology::{Role, Service};
 
 /// A bare host refuses or ignores a request; this long is waited for an answer that must not come.
 const SILENCE: Duration = Duration::from_millis(700);
@@ -27,10 +28,10 @@ const LOST_AFTER: Duration = Duration::from_secs(4);
 /// Between two requests of the stream that runs through an apply.
 pub(super) const BEAT: Duration = Duration::from_millis(20);
 
-pub(super) type Seen = BTreeMap<HostName, Result<Sighting, Failure>>;
+pub(super) type Seen = BTreeMap<HostName, Result<Observation, Failure>>;
 
 /// All chapters, until one fails that the others build on.
-pub(super) async fn all(stage: &mut Stage<'_>, teller: &mut Teller) {
+pub(super) async fn all(stage: &mut Stage<'_>, teller: &mut Teller<'_>) {
     let responders = match responders::start(&stage.lab, stage.topology).await {
         Ok(responders) => responders,
         Err(error) => {
@@ -152,7 +153,7 @@ async fn survey<'s>(
 }
 
 pub(super) fn towards() -> Direction {
-    Direction::Apply { now: crate::cli::commands::now() }
+    Direction::Apply { now: crate::apply::operator::now() }
 }
 
 async fn run(stage: &Stage<'_>, direction: Direction) -> ClusterReport {
@@ -183,7 +184,7 @@ async fn plan_is_dry(stage: &Stage<'_>, before: &BTreeMap<HostName, Snapshot>) -
 }
 
 /// Applies, while requests are sent and ARP is listened to. Whether the cluster is up.
-async fn bring_up(stage: &Stage<'_>, teller: &mut Teller) -> bool {
+async fn bring_up(stage: &Stage<'_>, teller: &mut Teller<'_>) -> bool {
     let watch = Watch::start(&stage.lab).map_err(|error| error.to_string());
     let streams = streams(stage).await;
     let report = run(stage, towards()).await;

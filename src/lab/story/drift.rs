@@ -3,15 +3,15 @@
 
 use super::chapters::{Seen, succeeded, towards};
 use super::{Proof, Stage};
-use crate::cluster::acting::transact;
-use crate::cluster::outcome::{ClusterReport, StepState};
-use crate::cluster::transaction::{Conduct, VerifyBy};
-use crate::cluster::{Session, operator, planning};
+use crate::apply::acting::transact;
+use crate::apply::outcome::{ClusterReport, StepState};
+use crate::apply::transaction::{Conduct, VerifyBy};
+use crate::apply::{Session, operator, planning};
 use crate::kernel::act;
 use crate::lab::Lab;
-use crate::plan::{Change, simulate};
-use crate::state::{ConfDev, HostState, Item, Sysctl};
-use crate::topology::HostName;
+use crate::names::HostName;
+use crate::plan::simulate;
+use crate::state::{Change, ConfDev, HostState, Item, Sysctl};
 
 /// Undoes one thing after the other and has it mended.
 pub(super) async fn mended(stage: &Stage<'_>) -> Proof {

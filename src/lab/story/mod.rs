@@ -12,13 +12,23 @@ mod service;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::junit::CaseResult;
 use super::sshd::Sshds;
 use super::{Lab, network::Management, targets};
-use crate::cli::arguments::Over;
-use crate::cluster::Settings;
-use crate::topology::{Host, HostName, Protocol, Reach, Role, Service, SshTarget, Topology};
+use crate::apply::Settings;
+use crate::names::HostName;
+use crate::report::lab::CaseResult;
+use crate::state::Protocol;
+use crate::topology::{Host, Reach, Role, Service, SshTarget, Topology};
 use crate::transport::Options;
+
+/// How the lab's hosts are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Over {
+    /// Agents are started in the namespaces directly.
+    Local,
+    /// A real sshd runs in each namespace: the production way.
+    Ssh,
+}
 
 /// How the story is told.
 #[derive(Debug, Clone)]
@@ -50,7 +60,7 @@ pub async fn tell(
     playbook: &str,
     topology: &Topology,
     setting: &Setting,
-    quiet: bool,
+    say: &dyn Fn(&str),
 ) -> Vec<CaseResult> {
     let mut teller = Teller {
         playbook: format!(
@@ -60,7 +70,7 @@ pub async fn tell(
                 Over::Ssh => "ssh",
             }
         ),
-        quiet,
+        output: say,
         cases: Vec::new(),
         started: Instant::now(),
     };
@@ -71,7 +81,7 @@ pub async fn tell(
             chapters::all(&mut stage, &mut teller).await;
         }
         Err(error) => {
-            let text = crate::protocol::Failure::from_error(error.as_ref()).to_string();
+            let text = crate::failure::Failure::from_error(error.as_ref()).to_string();
             teller.case("bare hosts are built from the file", Err(text));
         }
     }
@@ -169,25 +179,21 @@ fn kernel_release() -> String {
 }
 
 /// Collects what was proven, and says it as it goes.
-struct Teller {
+struct Teller<'a> {
     playbook: String,
-    quiet: bool,
+    output: &'a dyn Fn(&str),
     cases: Vec<CaseResult>,
     started: Instant,
 }
 
-impl Teller {
+impl Teller<'_> {
     fn title(&self, topology: &Topology) {
         let title = crate::report::lab::title(&self.playbook, topology.name.as_str());
         self.say(&format!("{title}\n"));
     }
 
-    /// What cannot be said, to a full disk or a closed pipe, is still in the result: the summary that
-    /// cannot be said either is the error.
     fn say(&self, text: &str) {
-        if !self.quiet {
-            let _ = crate::cli::output::say(text);
-        }
+        (self.output)(text);
     }
 
     /// Records a chapter; whether it was proven.

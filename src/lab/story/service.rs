@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use super::chapters::{BEAT, PATIENCE};
 use super::{Proof, Stage, Teller};
-use crate::cluster::Session;
+use crate::apply::Session;
 use crate::lab::clients::{self, Answer, Question, Tally, Way};
 use crate::lab::expect::{self, setups, setups::Asked};
 use crate::lab::targets::{self, Target};
-use crate::state::DestinationKey;
-use crate::topology::{
-    Forward, Host, Persistence, Protocol, RealServer, Scheduler, Service, Topology,
-};
+use crate::state::{DestinationKey, Protocol};
+use crate::topology::{Forward, Host, Persistence, RealServer, Scheduler, Service, Topology};
 
 /// Until the director has heard of the ends of all connections.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -25,7 +23,7 @@ const PATIENCE_FOR_LARGE: Duration = Duration::from_mins(1);
 const TO_EACH_PORT: usize = 4;
 
 /// All of them.
-pub(super) async fn prove(stage: &Stage<'_>, service: &Service, teller: &mut Teller) {
+pub(super) async fn prove(stage: &Stage<'_>, service: &Service, teller: &mut Teller<'_>) {
     let name = &service.name;
     let mut asked = Vec::new();
     let shared = shared(stage, service, &mut asked).await;

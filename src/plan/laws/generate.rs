@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::desired::Desired;
-use crate::plan::{Change, simulate};
+use crate::names::IfName;
+use crate::plan::simulate;
 use crate::state::*;
-use crate::topology::{IfName, Protocol};
+use crate::state::{Change, Protocol};
 
 pub(super) fn dev(name: &str) -> IfName {
     name.parse().unwrap()

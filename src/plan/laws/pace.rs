@@ -9,11 +9,13 @@ use super::generate::{seen_state, wanted};
 use super::{applied, destroyed, goal, sighting, without_modules};
 use crate::desired::{Desired, Reasons};
 use crate::plan::drain::{self, Arranged, BORROWED, Terms};
-use crate::plan::journal::{Intent, Journal, Operator, TransactionId, touched_by};
+use crate::plan::journal::touched_by;
 use crate::plan::ownership::{Goal, with_modules_of};
-use crate::plan::{Change, Stage, Step, order, simulate};
-use crate::protocol::{Counters, Sighting, Unfinished};
-use crate::state::{DestinationKey, HostState, Item, ServiceKey};
+use crate::plan::{order, simulate};
+use crate::state::{
+    Change, Counters, DestinationKey, HostState, Intent, Item, Journal, Observation, Operator,
+    ServiceKey, Stage, Step, TransactionId, Unfinished,
+};
 use crate::support::Cluster;
 use crate::topology::{Forward, Pace, PaceOverride, Scheduler, Service};
 
@@ -49,7 +51,7 @@ fn counted(state: &HostState, n: u32) -> BTreeMap<ServiceKey, BTreeMap<Destinati
 #[derive(Debug)]
 struct Way {
     desired: Desired,
-    seen: Sighting,
+    seen: Observation,
     goal: Goal,
     plain: Vec<Change>,
     arranged: Arranged,
@@ -71,7 +73,7 @@ impl Way {
         let touched = touched_by(self.steps(), &self.seen.state);
         let before = with_modules_of(self.steps(), &self.seen.state).unwrap();
         Journal {
-            version: crate::plan::ownership::RECEIPT_VERSION,
+            version: crate::state::RECEIPT_VERSION,
             topology: super::name(),
             transaction: TransactionId::from_bits(1),
             intent: Intent::Apply,
@@ -100,7 +102,7 @@ fn way() -> impl Strategy<Value = Way> {
         let terms = Terms { services, said, ..Terms::default() };
         let arranged = drain::arrange(&terms, &seen, turns.clone());
         let others = (0..3).map(|n| {
-            let seen = Sighting { counters: counted(&seen.state, n), ..seen.clone() };
+            let seen = Observation { counters: counted(&seen.state, n), ..seen.clone() };
             drain::arrange(&terms, &seen, turns.clone()).stages
         });
         let otherwise_counted = others.collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::neighbours;
-use crate::protocol::UnfinishedElsewhere;
+use crate::state::UnfinishedElsewhere;
 
 /// A host with its receipts.
 #[derive(Debug, Clone)]
@@ -23,10 +23,10 @@ impl Shared {
         Self { state, receipts: BTreeMap::new() }
     }
 
-    fn seen(&self, name: &TopologyName) -> Sighting {
+    fn seen(&self, name: &TopologyName) -> Observation {
         let mut others = self.receipts.clone();
         let receipt = others.remove(name);
-        Sighting { others, ..sighting(self.state.clone(), receipt) }
+        Observation { others, ..sighting(self.state.clone(), receipt) }
     }
 
     /// Goes to `goal`; whether nothing was in the way.
@@ -189,7 +189,7 @@ fn two_do_not_give_it_up_at_once() {
     assert_eq!(changes(&seen.state, &goal), []);
     let theirs = UnfinishedElsewhere {
         transaction: "0123456789abcdef".parse().unwrap(),
-        by: crate::plan::journal::Operator { user: "ann".into(), host: "desk".into(), pid: 7 },
+        by: crate::state::Operator { user: "ann".into(), host: "desk".into(), pid: 7 },
         since: 0,
         touched: Owned::new(),
     };

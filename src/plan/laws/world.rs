@@ -7,12 +7,13 @@ use proptest::prelude::*;
 
 use super::{goal, sighting};
 use crate::desired::{Desired, Reasons, desired_for};
+use crate::names::{HostName, IfName};
 use crate::plan::ownership::Goal;
-use crate::plan::{Change, Stage, order, simulate, stages};
-use crate::protocol::Receipt;
+use crate::plan::{order, simulate, stages};
 use crate::state::*;
+use crate::state::{Change, Receipt, Stage};
 use crate::support::Cluster;
-use crate::topology::{HostName, IfName, Role};
+use crate::topology::Role;
 
 /// All hosts of a cluster, as far as they are simulated.
 pub(super) struct World {

@@ -4,9 +4,9 @@ use super::super::document::{IpvsDoc, Said};
 use super::super::node::{At, Content, Entry, Node};
 use super::super::scalar;
 use super::{Loader, Table};
-use crate::check::Finding;
+use crate::finding::Finding;
+use crate::names::IfName;
 use crate::state::{SyncDaemon, VsItem};
-use crate::topology::names::IfName;
 
 const IPVS: &[&str] = &["table", "timeouts", "sync", "settings"];
 const TIMEOUTS: &[&str] = &["tcp", "tcp_fin", "udp"];

@@ -6,9 +6,9 @@ use super::super::document::{PersistenceDoc, RealServerDoc, Said, ServiceDoc};
 use super::super::node::{At, Content, Node};
 use super::super::scalar;
 use super::{Loader, Table};
-use crate::check::Finding;
-use crate::state::Tunnel;
-use crate::topology::model::{Position, Protocol, SchedulerFlag};
+use crate::finding::{Finding, Position};
+use crate::state::{Protocol, Tunnel};
+use crate::topology::model::SchedulerFlag;
 
 const SERVICE: &[&str] = &[
     "name",

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Position;
-use crate::state::Tunnel;
-use crate::topology::names::{HostName, IfName, ServiceName};
+use crate::finding::Position;
+use crate::names::{HostName, IfName, ServiceName};
+use crate::state::{Protocol, Tunnel};
 
 /// How IPVS passes a packet on to the real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,51 +55,6 @@ impl FromStr for Forward {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         Self::ALL.iter().copied().find(|method| method.to_string() == text).ok_or(())
-    }
-}
-
-/// The transport protocol of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// IP protocol 6.
-    Tcp,
-    /// IP protocol 17.
-    Udp,
-    /// IP protocol 132.
-    Sctp,
-}
-
-impl Protocol {
-    /// The protocol's number in the IP header (IANA).
-    pub fn number(self) -> u16 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "sctp" => Ok(Self::Sctp),
-            _ => Err(()),
-        }
     }
 }
 

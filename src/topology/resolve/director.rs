@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use super::Resolver;
 use super::services::lacks_role;
-use crate::check::Finding;
+use crate::finding::Finding;
+use crate::names::{HostName, IfName, NetworkName};
 use crate::topology::document::{Said, ServiceDoc};
 use crate::topology::model::{Host, Interface, Role};
-use crate::topology::names::{HostName, IfName, NetworkName};
 use crate::topology::suggest;
 
 impl Resolver {
@@ -51,7 +51,7 @@ impl Resolver {
         None
     }
 
-    /// Where the VIP goes on the director: see [`derive_vip_interface`] for the order.
+    /// Where the VIP goes on the director: see `derive_vip_interface` for the order.
     pub(super) fn vip_interface(
         &mut self,
         doc: &ServiceDoc,

@@ -7,10 +7,10 @@ use ipnet::IpNet;
 
 use super::Resolver;
 use super::hosts::is_plugged;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
+use crate::names::{HostName, IfName};
 use crate::topology::document::{GatewayDoc, HostDoc, Said};
-use crate::topology::model::{Forward, Gateway, Host, Interface, Position};
-use crate::topology::names::{HostName, IfName};
+use crate::topology::model::{Forward, Gateway, Host, Interface};
 use crate::topology::node::At;
 use crate::topology::suggest;
 

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Resolver;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
+use crate::names::NetworkName;
 use crate::state::Module;
 use crate::topology::document::{Document, HostDoc, InterfaceDoc, ReachDoc, Said};
-use crate::topology::model::{Host, Interface, Position, Reach, Role};
-use crate::topology::names::NetworkName;
+use crate::topology::model::{Host, Interface, Reach, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::check::Finding;
+use crate::finding::Finding;
 use crate::state::Timeouts;
 use crate::topology::document::{HostDoc, IpvsDoc, Said};
 use crate::topology::model::{IpvsSettings, Role};

@@ -5,9 +5,9 @@
 //! gigabytes is refused before it is made. Clusters that are run are far below: 1,000 services of 10 real
 //! servers, asked by 100 clients, take a hundredth to a half of each limit.
 
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
 use crate::topology::document::{Document, HostDoc, Said, ServiceDoc};
-use crate::topology::model::{Position, Role};
+use crate::topology::model::Role;
 
 /// Hosts.
 const HOSTS: usize = 20_000;

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use super::Unclear;
 use super::document::{Document, NetworkDoc};
 use super::model::{Host, Network, PaceOverride, Service, Topology};
-use super::names::{HostName, NetworkName};
-use crate::check::Finding;
+use crate::finding::Finding;
+use crate::names::{HostName, NetworkName};
 
 /// What is known so far.
 pub(super) struct Resolver {

@@ -6,11 +6,11 @@ use ipnet::IpNet;
 
 use super::Resolver;
 use super::services::lacks_role;
-use crate::check::Finding;
+use crate::finding::{Finding, Position};
+use crate::names::{HostName, IfName};
 use crate::state::Tunnel;
 use crate::topology::document::{RealServerDoc, Said};
-use crate::topology::model::{Forward, Host, Interface, Position, RealServer, Role};
-use crate::topology::names::{HostName, IfName};
+use crate::topology::model::{Forward, Host, Interface, RealServer, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
 

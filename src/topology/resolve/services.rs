@@ -10,14 +10,13 @@ use std::net::IpAddr;
 
 use super::rips::ForAll;
 use super::{Resolver, hosts};
-use crate::check::Finding;
-use crate::state::Tunnel;
+use crate::finding::{Finding, Position};
+use crate::names::{HostName, ServiceName};
+use crate::state::{Protocol, Tunnel};
 use crate::topology::document::{Defaults, Document, MaskDoc, RealServerDoc, Said, ServiceDoc};
 use crate::topology::model::{
-    Forward, Host, Mark, Pace, Persistence, Position, Protocol, RealServer, Role, Scheduler,
-    Service, Vip,
+    Forward, Host, Mark, Pace, Persistence, RealServer, Role, Scheduler, Service, Vip,
 };
-use crate::topology::names::{HostName, ServiceName};
 use crate::topology::node::At;
 
 pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Read, no, text};
-use crate::topology::model::Position;
+use crate::finding::Position;
 use crate::topology::node::{At, Node};
 
 fn bad_address<T>(at: Position, text: &str, expected: &str) -> Read<T> {

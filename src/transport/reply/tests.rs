@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::desired::desired_for;
-use crate::protocol::{Capability, HostFacts, Reply, Sighting};
+use crate::protocol::Reply;
+use crate::state::{Capability, HostFacts, Observation};
 use crate::support::Cluster;
 use crate::topology::Forward;
 use crate::visible::visible;
@@ -102,7 +103,7 @@ fn large(services: u16) -> Reply {
     let state = desired_for(&topology, &topology.hosts[&"director".parse().unwrap()]).state;
     let modules = [(crate::state::Module::IpVs, Capability::Present)].into();
     let facts = HostFacts { modules, ..HostFacts::default() };
-    Reply::Seen(Box::new(Sighting { facts, state, ..Sighting::default() }))
+    Reply::Seen(Box::new(Observation { facts, state, ..Observation::default() }))
 }
 
 #[test]

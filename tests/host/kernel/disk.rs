@@ -6,9 +6,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use lvsprov::kernel::journal;
-use lvsprov::plan::journal::{JOURNAL_VERSION, Journal};
+use lvsprov::agent::journal;
 use lvsprov::protocol::{Ending, Reply, Request};
+use lvsprov::state::{JOURNAL_VERSION, Journal};
 use proptest::prelude::*;
 
 use super::keeping::with_file_system;
@@ -271,7 +271,7 @@ proptest! {
 
     /// One byte that is otherwise: either it is noticed, or what is read is a journal of this topology.
     fn a_byte_that_is_otherwise_does_not_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let seen = lvsprov::protocol::Sighting::default();
+        let seen = lvsprov::state::Observation::default();
         let mut text = serde_json::to_vec(&begin(1, changes(), &seen).journal).unwrap();
         let at = at.index(text.len());
         text[at] = byte;

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use lvsprov::kernel::process::Process;
+use lvsprov::agent::process::Process;
 use lvsprov::protocol::{Ending, Reply, Request};
 
 use super::life::files;

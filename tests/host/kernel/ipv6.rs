@@ -4,8 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
-use lvsprov::plan::Change;
-use lvsprov::state::{Address, Link, Route, Scope, Sysctl};
+use lvsprov::state::{Address, Change, Link, Route, Scope, Sysctl};
 use serde_json::{Value, json};
 
 use crate::support::cases::{Case, cases};

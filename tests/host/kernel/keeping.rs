@@ -5,9 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use lvsprov::kernel::{lock, receipt as receipts};
-use lvsprov::plan::Change;
-use lvsprov::protocol::{Begin, Failure, Reply, Request, Sighting};
+use lvsprov::agent::lock;
+use lvsprov::agent::receipt as receipts;
+use lvsprov::failure::Failure;
+use lvsprov::protocol::{Begin, Reply, Request};
+use lvsprov::state::{Change, Observation};
 
 use crate::support::agents::{Agent, do_all};
 use crate::support::cases::{Case, cases};
@@ -53,7 +55,7 @@ fn look() -> Request {
 
 /// What a plan of [`step`] asks for, made without looking.
 fn begin_step() -> Begin {
-    let mut seen = Sighting::default();
+    let mut seen = Observation::default();
     let Change::SetSysctl { key, before, .. } = step() else { unreachable!() };
     seen.state.sysctls.insert(key, before);
     begin(1, vec![step()], &seen)

@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use lvsprov::kernel::receipt as receipts;
-use lvsprov::plan::Change;
-use lvsprov::plan::journal::Intent;
-use lvsprov::protocol::{Ending, Failure, Reply, Request, RevertAfter};
+use lvsprov::agent::receipt as receipts;
+use lvsprov::failure::Failure;
+use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
+use lvsprov::state::{Change, Intent};
 
 use crate::support::agents::{
     Agent, agree, begin, changes, do_all, do_steps, id, paired_netns, photograph, roll_back,

@@ -4,8 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvsprov::plan::Change;
-use lvsprov::state::{Address, Link, Route, Scope};
+use lvsprov::state::{Address, Change, Link, Route, Scope};
 use serde_json::{Value, json};
 
 use crate::support::cases::{Case, cases};

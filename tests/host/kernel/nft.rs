@@ -6,9 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvsprov::plan::Change;
-use lvsprov::state::{Module, PacketRule, PacketRules, TableName};
-use lvsprov::topology::Protocol;
+use lvsprov::state::{Change, Module, PacketRule, PacketRules, Protocol, TableName};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! A network namespace that is deleted and made anew while a transaction is under way in it.
 
-use lvsprov::plan::Change;
 use lvsprov::protocol::{Ending, Reply, Request};
+use lvsprov::state::Change;
 
 use crate::support::agents::{
     Agent, begin, changes, do_all, photograph, roll_back, settle, way_back,

@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lvsprov::kernel::process::boottime_ms;
-use lvsprov::plan::Change;
-use lvsprov::protocol::{Controller, Ending, Reply, Request, RevertAfter};
+use lvsprov::agent::process::boottime_ms;
+use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
+use lvsprov::state::{Change, Controller};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -264,7 +264,7 @@ fn what_other_topologies_have_damaged_does_not_stop_it() {
     assert_eq!(photograph(&netns), before);
     let seen = Agent::start(&netns).look();
     let named: Vec<&str> =
-        seen.unreadable.keys().map(lvsprov::topology::TopologyName::as_str).collect();
+        seen.unreadable.keys().map(lvsprov::names::TopologyName::as_str).collect();
     assert_eq!(named, ["u", "v"]);
 }
 

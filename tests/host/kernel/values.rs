@@ -1,6 +1,6 @@
 //! Values under /proc/sys.
 
-use lvsprov::plan::Change;
+use lvsprov::state::Change;
 
 use crate::support::cases::{Case, cases};
 use crate::support::netns_host::NetnsHost;

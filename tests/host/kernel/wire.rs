@@ -8,7 +8,7 @@ use std::time::Duration;
 use lvsprov::kernel::arp::{Listener, Operation};
 use lvsprov::kernel::namespace::{self, EnterError};
 use lvsprov::protocol::{Fetched, Reply, Request};
-use lvsprov::topology::Protocol;
+use lvsprov::state::Protocol;
 
 use crate::support::cases::{Case, cases};
 use crate::support::netns_host::{NetnsHost, eventually};

@@ -16,7 +16,9 @@ use lvsprov::lab::snapshot::snapshot;
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::targets::{self, Target};
 use lvsprov::lab::{self, Lab, LabError, responders};
-use lvsprov::topology::{HostName, Protocol, Topology};
+use lvsprov::names::HostName;
+use lvsprov::state::Protocol;
+use lvsprov::topology::Topology;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab};
-use lvsprov::topology::HostName;
+use lvsprov::names::HostName;
 
 use crate::support::cases::{Case, cases};
 

@@ -15,7 +15,9 @@ use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
 use lvsprov::lab::watch::{Heard, Operation, Said, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
-use lvsprov::topology::{HostName, Protocol, Topology};
+use lvsprov::names::HostName;
+use lvsprov::state::Protocol;
+use lvsprov::topology::Topology;
 
 use crate::support::cases::{Case, cases};
 use crate::support::speed;

@@ -9,7 +9,7 @@ use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint, Responders};
 use lvsprov::lab::watch::{Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
-use lvsprov::topology::Protocol;
+use lvsprov::state::Protocol;
 
 use super::{IMPATIENCE, PATIENCE, TOPOLOGY, WEB1, WEB2, host, ip, until};
 use crate::support::cases::{Case, cases};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use lvsprov::protocol::Failure;
+use lvsprov::failure::Failure;
 use lvsprov::topology::Reach;
 use lvsprov::transport::{Connection, Options, Trouble};
 use lvsprov::visible::is_hidden;

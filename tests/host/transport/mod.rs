@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lvsprov::protocol::{Controller, Failure, Reply, Request, Sighting};
-use lvsprov::topology::{HostName, Protocol, Reach};
+use lvsprov::failure::Failure;
+use lvsprov::names::HostName;
+use lvsprov::protocol::{Reply, Request};
+use lvsprov::state::{Controller, Observation, Protocol};
+use lvsprov::topology::Reach;
 use lvsprov::transport::{Connection, Options, TransportError, Trouble};
 use nix::sys::signal::Signal;
 use sshd::{PROGRAM, kill, processes, until};
@@ -28,14 +31,14 @@ fn look() -> Request {
     Request::Look { topology: "test".parse().unwrap(), sysctls: BTreeSet::new(), counters: false }
 }
 
-async fn seen(connection: &mut Connection) -> Sighting {
+async fn seen(connection: &mut Connection) -> Observation {
     match connection.call(look()).await.unwrap() {
         Reply::Seen(sighting) => *sighting,
         other => panic!("{other:?}"),
     }
 }
 
-async fn look_once(reach: &Reach, options: &Options) -> Result<Sighting, TransportError> {
+async fn look_once(reach: &Reach, options: &Options) -> Result<Observation, TransportError> {
     let mut connection = Connection::open(&name(), reach, options).await?;
     let sighting = seen(&mut connection).await;
     connection.close().await;

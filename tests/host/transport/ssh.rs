@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lvsprov::protocol::Controller;
+use lvsprov::state::Controller;
 use lvsprov::transport::{Options, Trouble};
 use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::sshd::Sshds;
 use lvsprov::lab::{self, Lab, snapshot};
-use lvsprov::topology::{HostName, Topology};
+use lvsprov::names::HostName;
+use lvsprov::topology::Topology;
 use nix::unistd::Pid;
 
 use crate::support::speed;

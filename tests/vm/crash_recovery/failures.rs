@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lvsprov::topology::HostName;
+use lvsprov::names::HostName;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

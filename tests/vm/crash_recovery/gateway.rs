@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lvsprov::cluster::ClusterReport;
+use lvsprov::apply::ClusterReport;
 use lvsprov::lab::responders::{self, Responders};
-use lvsprov::plan::journal::Intent;
-use lvsprov::topology::HostName;
+use lvsprov::names::HostName;
+use lvsprov::state::Intent;
 
 use super::cluster::{Cluster, Photo, Running, difference};
 use crate::support::speed;

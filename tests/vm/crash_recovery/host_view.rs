@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use lvsprov::lab::snapshot::Snapshot;
-use lvsprov::plan::Change;
+use lvsprov::names::IfName;
 use lvsprov::state::{
-    AddressKey, Destination, DestinationKey, ForwardingMethod, Link, Route, RouteKey, ServiceKey,
-    Sysctl, VirtualService,
+    AddressKey, Change, Destination, DestinationKey, ForwardingMethod, Link, Route, RouteKey,
+    ServiceKey, Sysctl, VirtualService,
 };
-use lvsprov::topology::IfName;
 use serde_json::Value;
 
 /// What the tried clusters are reached by.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use lvsprov::plan::journal::Journal;
-use lvsprov::topology::HostName;
+use lvsprov::names::HostName;
+use lvsprov::state::Journal;
 use serde_json::Value;
 
 use super::cluster::{Cluster, Photo};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lvsprov::cluster::ClusterReport;
-use lvsprov::topology::HostName;
+use lvsprov::apply::ClusterReport;
+use lvsprov::names::HostName;
 
 use super::scene_run::SceneRun;
 

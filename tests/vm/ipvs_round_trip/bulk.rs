@@ -1,8 +1,9 @@
 //! Large tables: the sizes that `benches/bulk.rs` measures, here for what comes out.
 
 use lvsprov::kernel::ipvs::Table;
-use lvsprov::plan::Change;
-use lvsprov::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService};
+use lvsprov::state::{
+    Change, Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService,
+};
 
 use super::laws::{change, only_what_differs};
 use crate::support::ipvsadm::{expected, shown};

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use lvsprov::kernel::ipvs::codec::command;
 use lvsprov::kernel::ipvs::wire::Attributes;
 use lvsprov::kernel::ipvs::{IpvsSocket, Request};
-use lvsprov::state::Timeouts;
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
+    VirtualService,
 };
 use nix::errno::Errno;
 

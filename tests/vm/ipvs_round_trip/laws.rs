@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use lvsprov::desired::Reasons;
 use lvsprov::kernel::ipvs::Table;
-use lvsprov::plan::{Change, steps_between};
-use lvsprov::protocol::Sighting;
-use lvsprov::state::HostState;
+use lvsprov::plan::steps_between;
+use lvsprov::state::{Change, HostState, Observation};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -17,7 +16,7 @@ use crate::support::netns_host::NetnsHost;
 const CASES: u32 = 64;
 
 /// Looks, plans, acts, and gives back the steps and what was seen before and behind them.
-pub fn change(netns: &NetnsHost, wanted: &Table) -> (Sighting, Vec<Change>, Sighting) {
+pub fn change(netns: &NetnsHost, wanted: &Table) -> (Observation, Vec<Change>, Observation) {
     let seen = netns.look(&[]);
     let wanted = HostState { services: wanted.clone(), ..seen.state.clone() };
     let mut owned =

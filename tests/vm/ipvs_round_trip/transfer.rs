@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lvsprov::kernel::ipvs::Table;
-use lvsprov::protocol::{Counters, Reply, Request};
-use lvsprov::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService};
+use lvsprov::protocol::{Reply, Request};
+use lvsprov::state::{
+    Counters, Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService,
+};
 
 use super::laws::{change, only_what_differs};
 use crate::support::any_tables;

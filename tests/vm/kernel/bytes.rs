@@ -12,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 
 use lvsprov::kernel::ipvs::codec::command;
 use lvsprov::kernel::ipvs::{IpvsSocket, Request, wire};
-use lvsprov::state::Timeouts;
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
+    VirtualService,
 };
 
 use super::services::{dr, ipvsadm, service_key, web};

@@ -1,8 +1,7 @@
 //! What IPVS has beside its table: timeouts, sync daemons, settings.
 
-use lvsprov::plan::Change;
-use lvsprov::protocol::Failure;
-use lvsprov::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
+use lvsprov::failure::Failure;
+use lvsprov::state::{Change, DaemonRole, SyncDaemon, Timeouts, VsItem};
 
 use super::services::ipvsadm;
 use crate::support::netns_host::NetnsHost;

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use lvsprov::kernel::{self, ipvs, namespace};
-use lvsprov::plan::Change;
-use lvsprov::protocol::{Capability, Reply, Request, Sighting};
-use lvsprov::state::{Link, Module};
+use lvsprov::protocol::{Reply, Request};
+use lvsprov::state::{Capability, Change, Link, Module, Observation};
 
 use super::services;
 use crate::support::netns_host::{NetnsHost, address_key, ask_here, begin, plain_address, run};
@@ -127,7 +126,7 @@ pub fn child(role: &str, args: &[String]) -> ExitCode {
             Err(error) => println!("{error}"),
         },
         ("act", [folder]) => {
-            let wish = begin(1, services::plain("rr"), &Sighting::default());
+            let wish = begin(1, services::plain("rr"), &Observation::default());
             match ask_here(Path::new(folder), Request::Begin(Box::new(wish))) {
                 Reply::Refused(failure) => println!("refused: {failure}: {:?}", failure.cure),
                 other => println!("{other:?}"),

@@ -7,12 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use lvsprov::kernel::nft::NftSocket;
-use lvsprov::plan::Change;
-use lvsprov::protocol::Capability;
 use lvsprov::state::{
-    Destination, ForwardingMethod, Module, PacketRule, PacketRules, ServiceFlags, VirtualService,
+    Capability, Change, Destination, ForwardingMethod, Module, PacketRule, PacketRules, Protocol,
+    ServiceFlags, VirtualService,
 };
-use lvsprov::topology::Protocol;
 
 use super::services::{add, add_rs, dr, service_key};
 use crate::support::netns_host::{NetnsHost, eventually};

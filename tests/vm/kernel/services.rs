@@ -5,12 +5,12 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use lvsprov::kernel::ipvs::{self, IpvsSocket, Request, wire};
-use lvsprov::plan::Change;
-use lvsprov::protocol::{self, Counters, Reply};
+use lvsprov::protocol::{self, Reply};
 use lvsprov::state::{
-    Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel, VirtualService,
+    Change, Counters, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags,
+    ServiceKey, Tunnel, VirtualService,
 };
-use lvsprov::topology::{Protocol, Scheduler};
+use lvsprov::topology::Scheduler;
 use nix::errno::Errno;
 
 use crate::support::netns_host::{NetnsHost, eventually, run};

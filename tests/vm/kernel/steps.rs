@@ -1,7 +1,6 @@
 //! Acting: what is done of a run of IPVS steps when one of them fails.
 
-use lvsprov::plan::Change;
-use lvsprov::state::{DestinationKey, ServiceKey, VirtualService};
+use lvsprov::state::{Change, DestinationKey, ServiceKey, VirtualService};
 
 use super::services::{add, add_rs, dr, ipvsadm, plain, saved, service_key, web};
 use crate::support::netns_host::NetnsHost;

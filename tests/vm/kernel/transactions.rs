@@ -1,9 +1,8 @@
 //! A transaction over IPVS steps that is cut off after each of them.
 
-use lvsprov::kernel::process::Process;
-use lvsprov::plan::Change;
+use lvsprov::agent::process::Process;
 use lvsprov::protocol::{Ending, Reply, Request};
-use lvsprov::state::Module;
+use lvsprov::state::{Change, Module};
 
 use super::services::{add, add_rs, dr, plain, saved, service_key, web};
 use crate::support::agents::{

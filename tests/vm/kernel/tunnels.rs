@@ -5,9 +5,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use lvsprov::kernel;
-use lvsprov::plan::Change;
-use lvsprov::protocol::Capability;
-use lvsprov::state::{GuePort, Link, Module, TunnelDevice, TunnelKind};
+use lvsprov::state::{Capability, Change, GuePort, Link, Module, TunnelDevice, TunnelKind};
 use serde_json::{Value, json};
 
 use super::modules::loaded;

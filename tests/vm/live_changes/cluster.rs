@@ -5,8 +5,8 @@ use std::net::SocketAddrV4;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lvsprov::cluster::planning::{self, Direction};
-use lvsprov::cluster::{ClusterReport, Session, Settings, acting};
+use lvsprov::apply::planning::{self, Direction};
+use lvsprov::apply::{ClusterReport, Session, Settings, acting};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::{PaceOverride, Reach, Topology};

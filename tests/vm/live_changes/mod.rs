@@ -57,7 +57,7 @@ fn nobody_notices(method: Method) {
     let base = "port: 80, drain: 3, scheduler: ";
     let apply = |what: &str, weights: &[u32]| {
         let (_, done) = cluster.apply(&web(&format!("{base}{what}"), weights));
-        assert!(done.count(lvsprov::cluster::StepState::Done) > 0, "{}", text(&done));
+        assert!(done.count(lvsprov::apply::StepState::Done) > 0, "{}", text(&done));
     };
     apply("wrr", &[10, 10]);
     let load = Load::start(&cluster.lab, &CLIENTS, AT_ONCE, at(80));

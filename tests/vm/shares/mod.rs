@@ -14,7 +14,9 @@ use lvsprov::check;
 use lvsprov::lab::clients::{self, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::{self, Lab, expect, responders};
-use lvsprov::topology::{HostName, Protocol, Scheduler, Service};
+use lvsprov::names::HostName;
+use lvsprov::state::Protocol;
+use lvsprov::topology::{Scheduler, Service};
 
 use crate::support::cases::{Case, Outcome};
 use crate::support::speed;

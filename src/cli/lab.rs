@@ -1,0 +1,223 @@
+//! `lab run`: from bare hosts to a proven cluster and back, on the running kernel where that can, in
+//! the virtual machine where it cannot.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::arguments::{Format, LabRun, Place};
+use super::{Exit, file, output};
+use crate::desired::desired_for;
+use crate::kernel::modules;
+use crate::lab::story::{self, Over, Setting};
+use crate::lab::vm::{self, VmOptions};
+use crate::lab::{isolate, junit};
+use crate::report;
+use crate::state::{Capability, Module};
+use crate::topology::Topology;
+
+/// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
+const VM_LIMIT: Duration = Duration::from_hours(1);
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Reads the files, finds the place, runs the story of each.
+pub fn command(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+    let mut topologies = Vec::new();
+    for path in &run.files {
+        match file::load(path, format)? {
+            file::Loaded::Good(topology) => topologies.push((path.clone(), *topology)),
+            file::Loaded::Bad => return Ok(Exit::Findings),
+        }
+    }
+    let lacks = lacking(&topologies);
+    match (run.place, lacks.as_slice()) {
+        (Place::Here | Place::Auto, []) => here(run, format, &topologies),
+        (Place::Here, lacks) => Err(format!(
+            "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
+            summary(lacks)
+        )
+        .into()),
+        (Place::Auto, lacks) => {
+            anstream::eprintln!("{}: running in a virtual machine", summary(lacks));
+            in_vm(run, format)
+        }
+        (Place::Vm, _) => in_vm(run, format),
+    }
+}
+
+/// Why the lab cannot run on this machine as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Root,
+    Module(Module),
+}
+
+/// Why the running kernel will not do; where each module was looked for is told under `-v`.
+fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<Lack> {
+    if !nix::unistd::geteuid().is_root() {
+        return vec![Lack::Root];
+    }
+    let mut lacks = Vec::new();
+    for module in modules_of(topologies) {
+        if let Capability::Missing(looked) = modules::capability(module) {
+            tracing::info!(%module, %looked, "the running kernel lacks a module");
+            lacks.push(Lack::Module(module));
+        }
+    }
+    lacks
+}
+
+/// In one line: what the kernel lacks, by kind and not by module.
+fn summary(lacks: &[Lack]) -> String {
+    if lacks.contains(&Lack::Root) {
+        return "network namespaces with IPVS need root".to_owned();
+    }
+    let mut kinds: Vec<&str> = Vec::new();
+    for lack in lacks {
+        let kind = match lack {
+            Lack::Module(Module::IpVs) => "IPVS",
+            Lack::Module(Module::IpVsFtp) => "FTP for IPVS",
+            Lack::Module(Module::NfTables) => "nftables",
+            _ => "tunnels",
+        };
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let kinds: Vec<String> = kinds.iter().map(|kind| format!("no {kind}")).collect();
+    match kinds.split_last() {
+        Some((last, [])) => format!("this kernel has {last}"),
+        Some((last, rest)) => format!("this kernel has {} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Every module that a host of `topologies` gets.
+fn modules_of(topologies: &[(PathBuf, Topology)]) -> BTreeSet<Module> {
+    let of = |topology: &Topology| {
+        let hosts = topology.hosts.values();
+        hosts.flat_map(|host| desired_for(topology, host).state.modules).collect::<Vec<_>>()
+    };
+    let all = topologies.iter().flat_map(|(_, topology)| of(topology));
+    // The lab looks at connection counts even where nobody asks for IPVS.
+    all.chain([Module::IpVs]).collect()
+}
+
+/// The same command once more, inside.
+fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+    let mut arguments: Vec<OsString> = vec!["lab".into(), "run".into()];
+    arguments.extend(["--in".into(), "here".into()]);
+    arguments.extend([
+        "--over".into(),
+        match run.over {
+            Over::Local => "local".into(),
+            Over::Ssh => "ssh".into(),
+        },
+    ]);
+    arguments.extend([
+        "--format".into(),
+        match format {
+            Format::Text => "text".into(),
+            Format::Json => "json".into(),
+        },
+    ]);
+    arguments.extend(["--requests".into(), run.requests.to_string().into()]);
+    let mut share = Vec::new();
+    if let Some(junit) = &run.junit {
+        let folder = junit.parent().filter(|folder| !folder.as_os_str().is_empty());
+        share.push(std::path::absolute(folder.unwrap_or(Path::new(".")))?);
+        arguments.extend(["--junit".into(), std::path::absolute(junit)?.into()]);
+    }
+    arguments.push("--".into());
+    for file in &run.files {
+        arguments.push(std::path::absolute(file)?.into());
+    }
+    let options = VmOptions {
+        kvm: run.kvm,
+        kernel: run.kernel.clone(),
+        share,
+        time_limit: Some(VM_LIMIT),
+        ..VmOptions::default()
+    };
+    let exit = vm::run(&options, &std::env::current_exe()?, &arguments)?;
+    Ok(Exit::from_code(exit.code))
+}
+
+/// On the running kernel, in a network of our own.
+fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Result<Exit, Failure> {
+    // Modules are loaded before: the bare hosts are to be compared with, and some bring a device or
+    // settings into every namespace.
+    for module in modules_of(topologies) {
+        modules::load(module)?;
+    }
+    isolate()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let setting = Setting { over: run.over, requests: run.requests };
+    let mut results = Vec::new();
+    let interrupted = runtime.block_on(async {
+        for (path, topology) in topologies {
+            let playbook = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+            // What cannot be written, to a full disk or a closed pipe, is still in the result: the summary
+            // that cannot be written either is the error.
+            let say = |text: &str| {
+                if format == Format::Text {
+                    let _ = output::say(text);
+                }
+            };
+            tokio::select! {
+                // In this order: a signal must be listened for before the story begins.
+                biased;
+                () = interruption() => return true,
+                cases = story::tell(&playbook, topology, &setting, &say) => results.extend(cases),
+            }
+        }
+        false
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if interrupted {
+        return Err("interrupted: the lab's hosts are gone with it".into());
+    }
+    if let Some(path) = &run.junit {
+        junit::write(path, &results)?;
+    }
+    let good = results.iter().all(|case| case.ok);
+    match format {
+        Format::Json => output::document(&report::lab::json(&results))?,
+        Format::Text => output::say(&report::lab::summary(&results))?,
+    }
+    Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interruption() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut ctrl_c), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = ctrl_c.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_said_in_one_line() {
+        let every: Vec<Lack> = Module::ALL.iter().copied().map(Lack::Module).collect();
+        let line = summary(&every);
+        assert_eq!(line, "this kernel has no IPVS, no FTP for IPVS, no tunnels and no nftables");
+        let usual = [Module::IpVs, Module::Ipip, Module::Ip6Tnl, Module::Sit, Module::Fou];
+        let line = summary(&usual.map(Lack::Module));
+        assert_eq!(line, "this kernel has no IPVS and no tunnels");
+        assert_eq!(summary(&[Lack::Module(Module::IpVs)]), "this kernel has no IPVS");
+        assert_eq!(summary(&[Lack::Root]), "network namespaces with IPVS need root");
+    }
+}
