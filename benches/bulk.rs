@@ -26,7 +26,7 @@ use lvsprov::desired::Desired;
 use lvsprov::kernel::ipvs::codec::VERSION;
 use lvsprov::kernel::ipvs::{self, Table, wire};
 use lvsprov::plan::{Goal, steps_between};
-use lvsprov::protocol::{Begin, Ending, Reply, Request};
+use lvsprov::protocol::{Decision, Prepare, Reply, Request};
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, HostState, Observation, ServiceKey, Step,
     VirtualService,
@@ -236,7 +236,7 @@ fn socket() -> Socket {
 
 /// The number of the family IPVS.
 fn family(socket: &Socket) -> u16 {
-    let mut name = wire::Attributes::default();
+    let mut name = wire::AttributeList::default();
     name.put_text(2, "IPVS");
     socket.send(&wire::frame(16, 1, 1, 3, 1, &name.into_bytes()), 0).unwrap();
     let (answer, _) = socket.recv_from_full().unwrap();
@@ -254,10 +254,10 @@ fn bare(table: &Table) -> Duration {
     let mut requests = Vec::new();
     for (key, service) in table {
         let settings = VirtualService { destinations: [].into(), ..service.clone() };
-        requests.push(ipvs::Request::NewService(key.clone(), settings));
+        requests.push(ipvs::IpvsRequest::NewService(key.clone(), settings));
         for (rip, destination) in &service.destinations {
             let (key, destination) = (key.clone(), destination.clone());
-            requests.push(ipvs::Request::NewDestination(key, *rip, destination));
+            requests.push(ipvs::IpvsRequest::NewDestination(key, *rip, destination));
         }
     }
     for batch in requests.chunks(SEND) {
@@ -315,22 +315,22 @@ fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal)
     let Goal { receipt, settled, .. } = goal;
     let count = steps.len();
     let changes = steps.iter().map(|step| step.change.clone()).collect();
-    let begin = Begin { receipt, settled, ..netns_host::begin(1, changes, seen) };
+    let begin = Prepare { receipt, settled, ..netns_host::begin(1, changes, seen) };
     let (topology, transaction) = (netns_host::topology(), begin.journal.transaction.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut host = netns_host::host(netns.folder.path());
     let mut ask = |request| runtime.block_on(host.answer(request));
 
     let start = Instant::now();
-    assert_eq!(ask(Request::Begin(Box::new(begin))), Reply::Begun);
+    assert_eq!(ask(Request::Prepare(Box::new(begin))), Reply::Prepared);
     let (whose, which) = (topology.clone(), transaction.clone());
     let sysctls = [].into();
-    let reply = ask(Request::Do { topology: whose, transaction: which, steps, sysctls });
-    let settle = Request::Settle { topology, transaction, ending: Ending::Done };
-    assert_eq!(ask(settle), Reply::Settled);
+    let reply = ask(Request::Execute { topology: whose, transaction: which, steps, sysctls });
+    let settle = Request::Close { topology, transaction, decision: Decision::Commit };
+    assert_eq!(ask(settle), Reply::Closed);
     let time = start.elapsed();
 
-    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
+    let Reply::Executed(outcome) = reply else { panic!("{reply:?}") };
     assert_eq!((outcome.done, &outcome.failure), (count, &None));
     time
 }

@@ -1,4 +1,4 @@
-//! What a rule has to say: what is wrong, where, why it matters, and what to do.
+//! A finding: what is wrong, where, why it matters, and what to do.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,41 +9,41 @@ pub struct Position {
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
-    /// How many characters what stands there is long; 0 where that is not known.
+    /// Length of the marked text in characters; 0 where it is not known.
     pub length: u32,
 }
 
-/// How bad it is.
+/// Whether a finding blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The cluster would not work, or it is not clear what is meant: nothing is done.
+    /// The cluster would not work, or the file is ambiguous. Blocks plan and apply.
     Error,
-    /// It works, and is perhaps not what was meant: does not block.
+    /// The cluster works, but perhaps not as the author meant it. Does not block.
     Warning,
-    /// It works as meant, and its user should know what comes with it: does not block.
+    /// The cluster works as meant; the operator should know a consequence. Does not block.
     Note,
 }
 
-/// One thing found in a topology.
+/// One problem, or one consequence worth knowing, in a topology.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Whether it blocks.
     pub severity: Severity,
     /// The rule's stable name, in kebab-case.
     pub rule: &'static str,
-    /// Where.
+    /// The place in the file that the report marks.
     pub at: Position,
     /// What is wrong, in one line.
     pub message: String,
-    /// Why it matters: what a person would see.
+    /// Why it matters: the effect that an operator or client would see.
     pub why: String,
     /// What to do.
     pub cure: String,
 }
 
 impl Finding {
-    /// A finding that blocks.
+    /// An error: blocks plan and apply.
     pub fn error(
         rule: &'static str,
         at: Position,
@@ -55,7 +55,7 @@ impl Finding {
         Self { severity: Severity::Error, rule, at, message, why, cure }
     }
 
-    /// A finding that does not block.
+    /// A warning: does not block.
     pub fn warning(
         rule: &'static str,
         at: Position,
@@ -66,7 +66,7 @@ impl Finding {
         Self { severity: Severity::Warning, ..Self::error(rule, at, message, why, cure) }
     }
 
-    /// A finding with nothing to mend in the file.
+    /// A note: does not block, and the file needs no change.
     pub fn note(
         rule: &'static str,
         at: Position,

@@ -1,4 +1,4 @@
-//! Names that come from outside, each with the form it must have.
+//! Names from outside (files, hosts, arguments), each with the form it must have.
 //!
 //! A name that passed its constructor is safe as one path component, as one argument, and on a
 //! terminal: it has no slash, no blank, no control character, and does not start with a dash or dot.
@@ -11,44 +11,44 @@ use serde::{Deserialize, Serialize};
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing was given.
+    /// The name is empty.
     #[error("a {what} must not be empty")]
     Empty {
-        /// What kind of name it was to be.
+        /// Kind of name, for the message.
         what: &'static str,
     },
     /// Longer than the kernel or a file system takes.
     #[error("{name:?} is {length} bytes long, a {what} has at most {limit}")]
     TooLong {
-        /// What kind of name it was to be.
+        /// Kind of name, for the message.
         what: &'static str,
-        /// What was given.
+        /// The refused name.
         name: String,
         /// Its length in bytes.
         length: usize,
-        /// The most that is allowed, in bytes.
+        /// Maximum length in bytes.
         limit: usize,
     },
     /// A character that would not be safe in a path, an argument or on a terminal.
-    #[error("{name:?} has {character:?} in it: a {what} is made of {allowed}")]
+    #[error("{name:?} contains {character:?}: a {what} consists of {allowed}")]
     Character {
-        /// What kind of name it was to be.
+        /// Kind of name, for the message.
         what: &'static str,
-        /// What was given.
+        /// The refused name.
         name: String,
-        /// The first character that is not allowed.
+        /// The first forbidden character.
         character: char,
-        /// What is allowed, in words.
+        /// The allowed characters, for the message.
         allowed: &'static str,
     },
-    /// A word that means something else.
+    /// A word with another meaning.
     #[error("{name:?} cannot be a {what}: {why}")]
     Reserved {
-        /// What kind of name it was to be.
+        /// Kind of name, for the message.
         what: &'static str,
-        /// What was given.
+        /// The refused name.
         name: String,
-        /// What it means already.
+        /// Its other meaning, for the message.
         why: &'static str,
     },
 }
@@ -84,7 +84,7 @@ fn check_interface(name: &str) -> Result<(), NameError> {
     const WHAT: &str = "interface name";
     check_length(WHAT, 15, name)?;
     if matches!(name, "all" | "default" | "." | "..") {
-        let why = "under /proc/sys/net/ipv4/conf it stands for something else";
+        let why = "/proc/sys/net/ipv4/conf has a folder of that name for all interfaces";
         return Err(NameError::Reserved { what: WHAT, name: name.to_owned(), why });
     }
     match name.chars().find(|&c| !c.is_ascii_graphic() || matches!(c, '/' | ':')) {
@@ -169,8 +169,8 @@ name!(
 );
 
 impl TopologyName {
-    /// What lies in the folder of the topologies on every host beside them: the agents, the folders of network
-    /// namespaces ([`crate::transport`]), the lock ([`crate::kernel`]).
+    /// Entries of /var/lib/lvsprov on a host that are not topologies: the agents and the folders of network
+    /// namespaces ([`crate::transport`]), and the lock ([`crate::kernel`]).
     pub const RESERVED: [&str; 4] = ["agent", "lock", "netns", "netns-by-path"];
 }
 
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_try_to_escape_are_refused() {
+    fn names_that_leave_their_folder_or_carry_control_characters_are_refused() {
         for bad in ["", "..", "../x", "a/b", "-x", ".x", "a b", "a\nb", "a\u{1b}[0m", "é"] {
             assert!(bad.parse::<HostName>().is_err(), "{bad:?} passed");
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_names_are_the_kernels() {
+    fn interface_names_follow_the_kernels_rules() {
         for good in ["eth0", "eth0.100", "tunl0", "lo", "br-lan", "ens33@x"] {
             assert!(good.parse::<IfName>().is_ok(), "{good:?} refused");
         }

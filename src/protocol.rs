@@ -1,8 +1,10 @@
-//! What a controller and the agent on a host say to each other.
+//! The messages between a controller and the agent on a host.
 //!
-//! Plain types; framing and transport are in [`crate::transport`]. The agent says a [`Hello`] first,
-//! then answers each [`Request`] with one [`Reply`]. Looking is one request; changing a host is a
-//! transaction of several, from [`Request::Begin`] or [`Request::TakeUp`] to [`Request::Settle`].
+//! Plain types; framing and transport are in [`crate::transport`]. The agent sends a [`Hello`] first,
+//! then answers each [`Request`] with one [`Reply`]. Observing is one request. Changing a host takes a
+//! transaction of several: it is prepared ([`Request::Prepare`]), its steps are executed stage by stage
+//! ([`Request::Execute`]), the host votes ([`Request::Vote`]), and one decision for all hosts closes it
+//! ([`Request::Close`]). [`Request::Resume`] continues one that another connection prepared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +23,7 @@ pub const STATE_DIR: &str = "/var/lib/lvsprov";
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,61 +43,62 @@ pub struct Hello {
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Read the host. Changes nothing, loads no module.
-    Look {
-        /// Whose receipt to read.
+    Observe {
+        /// The topology whose receipt and transaction are read.
         topology: TopologyName,
-        /// Which values under /proc/sys to read besides those in the receipt; one that does not
-        /// exist is left out of the answer.
+        /// Values under /proc/sys to read besides those in the receipt. One that does not exist is left
+        /// out of the answer.
         sysctls: BTreeSet<Sysctl>,
         /// Also read the connection counters of IPVS.
         counters: bool,
     },
-    /// Begin a transaction: see that nobody else is at work and that the host is still as the plan saw
-    /// it, write the journal and the receipt, and arm the revert timer. Changes nothing else.
-    Begin(Box<Begin>),
-    /// Work at a transaction that another controller, or another connection, began: to undo it, to agree
-    /// to it, or to settle it.
-    TakeUp {
-        /// Whose.
+    /// Prepare a transaction: check that no other transaction is in the way and that the host is still as
+    /// the plan expects it, write the journal and the receipt, and arm the revert timer. Changes nothing
+    /// else.
+    Prepare(Box<Prepare>),
+    /// Continue a transaction that another connection prepared: to roll it back, to vote, or to close it.
+    Resume {
+        /// The topology of the transaction.
         topology: TopologyName,
-        /// Which.
+        /// The transaction.
         transaction: TransactionId,
-        /// Who does so.
+        /// The operator who resumes it.
         by: Operator,
-        /// As in [`Begin`].
+        /// As in [`Prepare`].
         idle_limit_s: u32,
-        /// Do so even if the connection that worked at it last seems to be alive.
+        /// Resume it even if the connection that holds it seems to be alive.
         force: bool,
     },
-    /// Do `steps` in order, stop at the first that fails, look again. Only within a transaction that this
-    /// connection has begun or taken up.
-    Do {
-        /// Whose.
+    /// Execute `steps` in order, stop at the first that fails, observe the host again. Only within a
+    /// transaction that this connection prepared or resumed.
+    Execute {
+        /// The topology of the transaction.
         topology: TopologyName,
-        /// Which transaction.
+        /// The transaction.
         transaction: TransactionId,
-        /// What to do, in this order.
+        /// The steps, in their order.
         steps: Vec<Step>,
-        /// As in `Look`.
+        /// As in `Observe`.
         sysctls: BTreeSet<Sysctl>,
     },
-    /// All hosts are as wanted: disarm the timer, and never undo by yourself from here on.
-    Agree {
-        /// Whose.
+    /// Vote to commit: the host is as wanted. Ends the revert timer; from here on the host never undoes
+    /// the transaction by itself.
+    Vote {
+        /// The topology of the transaction.
         topology: TopologyName,
-        /// Which transaction.
+        /// The transaction.
         transaction: TransactionId,
     },
-    /// Close a transaction: bring the receipt to what `ending` says and remove the journal.
-    Settle {
-        /// Whose.
+    /// Close a transaction: bring the receipt to what `decision` says and remove the journal.
+    Close {
+        /// The topology of the transaction.
         topology: TopologyName,
-        /// Which transaction.
+        /// The transaction.
         transaction: TransactionId,
-        /// How it ended.
-        ending: Ending,
+        /// The decision, the same on all hosts.
+        decision: Decision,
     },
-    /// Ask by ARP or neighbour discovery who has `target`, and name everybody who answers.
+    /// Ask by ARP or neighbour discovery who has `target`, and name every host that answers.
     WhoHas {
         /// Over which interface.
         dev: IfName,
@@ -106,7 +109,7 @@ pub enum Request {
     },
     /// Open connections (TCP) or send datagrams (UDP) from this host, one after the other.
     Fetch {
-        /// Where to.
+        /// The server's address and port.
         target: SocketAddr,
         /// tcp or udp.
         protocol: Protocol,
@@ -117,32 +120,32 @@ pub enum Request {
     },
 }
 
-/// What [`Request::Begin`] asks for.
+/// What [`Request::Prepare`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begin {
-    /// What goes on the disk.
+pub struct Prepare {
+    /// The journal that is written.
     pub journal: Journal,
-    /// What the plan was made from; a host that differs answers [`Reply::Moved`].
+    /// What the plan was made from. A host that differs answers [`Reply::Changed`].
     pub expected: Expected,
-    /// The receipt that undoing puts back: the one on the host, or where an unfinished transaction is
-    /// taken over, the one before that.
+    /// The receipt that an abort puts back: the one on the host, or, where an open transaction is taken
+    /// over, the one before that.
     pub receipt_before: Option<Receipt>,
-    /// The receipt while the transaction is under way: all that may be changed is in it.
+    /// The receipt while the transaction is open: it names all that may be changed.
     pub receipt: Receipt,
-    /// The receipt once it is settled; `None`: it goes away.
+    /// The receipt after the commit; `None`: it is removed.
     pub settled: Option<Receipt>,
-    /// When the host undoes everything by itself; `None`: never.
+    /// When the host undoes the transaction by itself; `None`: never.
     pub revert: Option<RevertAfter>,
-    /// How long this connection may say nothing before its agent takes the controller for lost and ends,
-    /// in seconds; 1-86400. The journal stays.
+    /// Seconds without a message after which the agent takes the controller for lost and ends; 1-86400.
+    /// The journal stays.
     pub idle_limit_s: u32,
-    /// As in `Look`.
+    /// As in `Observe`.
     pub sysctls: BTreeSet<Sysctl>,
 }
 
-/// When a host undoes by itself what a transaction did, in milliseconds from when it is begun; 1000 to
-/// 86,400,000. Both parts on a director, so that it withdraws before the other hosts change and goes
-/// live again after them; on the others `build_ms` is for all steps.
+/// When a host undoes a transaction by itself, in milliseconds after it is prepared; 1000 to 86,400,000.
+/// A director has both parts, so that it withdraws before the other hosts change and goes live again
+/// after them; on the other hosts `build_ms` is for all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevertAfter {
     /// Steps that withdraw; `None`: together with the others.
@@ -162,24 +165,24 @@ impl RevertAfter {
     }
 }
 
-/// How a transaction ends on a host.
+/// How a transaction ends, on all its hosts alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// It was done: the receipt becomes the settled one.
-    Done,
-    /// It was undone: the receipt becomes the one before.
-    Undone,
+pub enum Decision {
+    /// Its changes stay: the receipt becomes the one after the commit.
+    Commit,
+    /// Its changes were undone: the receipt becomes the one before.
+    Abort,
 }
 
 /// Why a host cannot be changed now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Busy {
-    /// Whose transaction.
+    /// The topology whose transaction is in the way.
     pub topology: TopologyName,
-    /// Which; `None`: a request of it is being carried out this very moment.
+    /// That transaction; `None`: another process executes a request of it at this moment.
     pub transaction: Option<TransactionId>,
-    /// Who works at it, if the connection is alive.
+    /// The connection that holds it, if that is alive.
     pub holder: Option<Holder>,
     /// Milliseconds until the host undoes it by itself, where it waits to be confirmed.
     pub reverts_in_ms: Option<u64>,
@@ -189,46 +192,47 @@ pub struct Busy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// To `Look`.
-    Seen(Box<Observation>),
-    /// To `Do`.
-    Done(Box<Outcome>),
-    /// To `Begin` and `TakeUp`: it is this connection's to work at.
-    Begun,
-    /// To `Begin` and `TakeUp`: somebody else is at work. Nothing was changed.
+    /// To `Observe`.
+    Observed(Box<Observation>),
+    /// To `Execute`.
+    Executed(Box<Execution>),
+    /// To `Prepare` and `Resume`: this connection holds the transaction.
+    Prepared,
+    /// To `Prepare` and `Resume`: another transaction or connection is in the way. Nothing was changed.
     Busy(Box<Busy>),
-    /// To `Begin`: the host is no longer as the plan saw it, by these differences. Nothing was changed.
-    Moved(Vec<String>),
-    /// To `Agree`.
-    Agreed,
-    /// To `Settle`.
-    Settled,
+    /// To `Prepare`: the host is no longer as the plan expects it, by these differences. Nothing was
+    /// changed.
+    Changed(Vec<String>),
+    /// To `Vote`.
+    Voted,
+    /// To `Close`.
+    Closed,
     /// To `WhoHas`: each distinct hardware address that answered, in text (`aa:bb:cc:dd:ee:ff`).
     Answered(BTreeSet<String>),
     /// To `Fetch`.
     Fetched(Fetched),
-    /// The request could not be carried out, and no step was done. The transaction may have come further
-    /// on the disk: a journal that could not be flushed, or not be taken back, is there; an `Agree` or a
-    /// `Settle` that failed behind its mark goes on from there when it is asked for again.
+    /// The request failed, and no step was executed. The transaction may have come further on the disk: a
+    /// journal that could not be flushed, or not be removed again, stays; a `Vote` or a `Close` that failed
+    /// after its phase was written goes on from there when it is sent again.
     Refused(Failure),
 }
 
-/// How acting went.
+/// How the steps of one request went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// How many steps were done, from the first.
+pub struct Execution {
+    /// How many steps were executed, from the first.
     pub done: usize,
-    /// Why the next one was not.
+    /// Why the next one failed.
     pub failure: Option<Failure>,
-    /// The host after it.
+    /// The host afterwards.
     pub after: Observation,
 }
 
-/// What came of `Fetch`.
+/// The results of `Fetch`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
-    /// How many were answered, by the first line of the answer (the lab's responders say who they
-    /// are); the empty text where a server said nothing.
+    /// How many were answered, by the first line of the answer (the lab's responders name themselves);
+    /// the empty text where a server sent nothing.
     pub answers: BTreeMap<String, u32>,
     /// How many were not answered, by the reason: one of the constants below, or what the system says.
     pub failures: BTreeMap<String, u32>,
@@ -247,6 +251,6 @@ impl Fetched {
     pub const RESET: &str = "reset";
     /// The sender has no route to the address.
     pub const NO_ROUTE: &str = "no route";
-    /// Nobody answers ARP for the next hop, or ICMP says that a host or network is not reached.
+    /// No host answers ARP for the next hop, or ICMP says that a host or network is not reached.
     pub const UNREACHABLE: &str = "host unreachable";
 }

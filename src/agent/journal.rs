@@ -4,7 +4,7 @@
 //! settled. Beside it, in a folder that has the transaction's name, lies what settling and undoing will
 //! need: `before.json` and `settled.json` (the receipts of the two endings), `begun.json` (which host run
 //! it was begun in, and the revert timer), an empty file whose name is the [`Phase`], and three files
-//! that are written over in place: `holder.json`, `heard` and `told.json`.
+//! that are written over in place: `holder.json`, `heard` and `notes.json`.
 //!
 //! All the room that will ever be needed is taken when it begins: everything later is a rename, a removal
 //! or a write in place, so a disk that fills up stops neither settling nor undoing. What each point of
@@ -22,26 +22,26 @@ use super::phase::Phase;
 use super::process;
 use super::receipt;
 use super::receipt::Format;
-use super::records::{Begun, HolderRecord};
+use super::records::{HolderRecord, PreparedRecord};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::fault;
 use crate::names::TopologyName;
-use crate::protocol::Ending;
-use crate::state::{Holder, JOURNAL_VERSION, Journal, Receipt, TransactionId, Unfinished};
+use crate::protocol::Decision;
+use crate::state::{Holder, JOURNAL_VERSION, Journal, OpenTransaction, Receipt, TransactionId};
 
 /// All of it, as it was read.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct Transaction {
     pub journal: Journal,
     pub receipt_before: Option<Receipt>,
     pub phase: Phase,
-    pub begun: Begun,
+    pub begun: PreparedRecord,
     pub holder: Option<HolderRecord>,
     pub heard_ms: Option<u64>,
-    pub told: Vec<String>,
+    pub notes: Vec<String>,
 }
 
-impl Open {
+impl Transaction {
     /// The connection that works at it, if that is alive.
     pub fn living_holder(&self) -> Option<&HolderRecord> {
         self.holder.as_ref().filter(|holder| holder.process.is_alive())
@@ -65,25 +65,25 @@ impl Open {
 
     /// Milliseconds until the timer undoes it, if there is a living one that still would.
     pub fn reverts_in_ms(&self) -> Option<u64> {
-        if matches!(self.phase, Phase::Agreed | Phase::Done) {
+        if matches!(self.phase, Phase::Voted | Phase::Committing) {
             return None;
         }
-        self.begun.timer.as_ref().and_then(|timer| timer.pending(self.phase != Phase::Begun))
+        self.begun.timer.as_ref().and_then(|timer| timer.pending(self.phase != Phase::Prepared))
     }
 
     /// As a controller sees it.
-    pub fn into_unfinished(self) -> Result<Unfinished> {
+    pub fn into_open_transaction(self) -> Result<OpenTransaction> {
         let restarted = self.begun.restarted()?;
         let (holder, reverts_in_ms) = (self.holder(), self.reverts_in_ms());
-        let Self { journal, receipt_before, phase, begun: _, holder: _, heard_ms: _, told } = self;
-        Ok(Unfinished {
+        let Self { journal, receipt_before, phase, begun: _, holder: _, heard_ms: _, notes } = self;
+        Ok(OpenTransaction {
             journal,
             receipt_before,
-            agreed: matches!(phase, Phase::Agreed | Phase::Done),
+            voted: matches!(phase, Phase::Voted | Phase::Committing),
             holder,
             reverts_in_ms,
             restarted,
-            told,
+            notes,
         })
     }
 }
@@ -124,13 +124,14 @@ fn transaction_folders(parent: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads what is under way; `None` if nothing is. Changes nothing.
-pub(super) fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Open>> {
+pub(super) fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<Transaction>> {
     let Some(journal) = read_journal(state_dir, topology)? else { return Ok(None) };
     let folder = folder(state_dir, topology, &journal.transaction);
     if !folders_are_there(&[&folder])? {
         return Err(incomplete(&folder));
     }
-    let begun: Begun = read_json(&folder.join("begun.json"))?.ok_or_else(|| incomplete(&folder))?;
+    let begun: PreparedRecord =
+        read_json(&folder.join("prepared.json"))?.ok_or_else(|| incomplete(&folder))?;
     let phase = Phase::ALL
         .into_iter()
         .find(|phase| fs::symlink_metadata(folder.join(phase.file())).is_ok())
@@ -142,14 +143,14 @@ pub(super) fn read(state_dir: &Path, topology: &TopologyName) -> Result<Option<O
     } else {
         None
     };
-    Ok(Some(Open {
+    Ok(Some(Transaction {
         journal,
         receipt_before,
         phase,
         begun,
         holder: read_in_place(&folder.join("holder.json")),
-        heard_ms: read_in_place(&folder.join("heard")),
-        told: read_in_place(&folder.join("told.json")).unwrap_or_default(),
+        heard_ms: read_in_place(&folder.join("last_request")),
+        notes: read_in_place(&folder.join("notes.json")).unwrap_or_default(),
     }))
 }
 
@@ -161,7 +162,7 @@ pub(super) fn before_path(
     phase: Phase,
 ) -> PathBuf {
     let path = folder(state_dir, topology, transaction).join("before.json");
-    if phase == Phase::Undone && fs::symlink_metadata(&path).is_err() {
+    if phase == Phase::Aborting && fs::symlink_metadata(&path).is_err() {
         return receipt::path(state_dir, topology);
     }
     path
@@ -214,24 +215,24 @@ pub(super) fn pass(folder: &Path, from: Phase, to: Phase) -> Result<()> {
         .map_err(|error| cannot_io("write", &target, error))
 }
 
-/// Settles it: the receipt of `ending` takes the receipt's name, and the journal goes. May be cut off
+/// Settles it: the receipt of `decision` takes the receipt's name, and the journal goes. May be cut off
 /// anywhere and called again.
-pub(super) fn settle(state_dir: &Path, open: &Open, ending: Ending) -> Result<()> {
-    let Open { journal, phase, begun, .. } = open;
+pub(super) fn settle(state_dir: &Path, open: &Transaction, decision: Decision) -> Result<()> {
+    let Transaction { journal, phase, begun, .. } = open;
     let folder = folder(state_dir, &journal.topology, &journal.transaction);
-    if *phase != Phase::of(ending) {
-        pass(&folder, *phase, Phase::of(ending))?;
+    if *phase != Phase::of(decision) {
+        pass(&folder, *phase, Phase::of(decision))?;
     }
-    fault::at("settle");
-    let (there, name) = match ending {
-        Ending::Done => (begun.has_settled, "settled.json"),
-        Ending::Undone => (begun.has_before, "before.json"),
+    fault::at("close");
+    let (there, name) = match decision {
+        Decision::Commit => (begun.has_settled, "committed.json"),
+        Decision::Abort => (begun.has_before, "before.json"),
     };
     let target = receipt::path(state_dir, &journal.topology);
     put(&folder.join(name), there, &target)
         .and_then(|()| sync_folder(&folder))
         .map_err(|error| cannot_io("write", &target, error))?;
-    fault::at("settled");
+    fault::at("receipt");
     close(state_dir, &journal.topology)
 }
 

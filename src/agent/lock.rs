@@ -25,7 +25,7 @@ const SIGNATURE: usize = 128;
 /// How often a lock that is held is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Held until it is dropped, at the latest until the process ends: no stale lock is left behind.
+/// HeldTransaction until it is dropped, at the latest until the process ends: no stale lock is left behind.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code)] Flock<File>);
 

@@ -8,8 +8,8 @@ use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::{self, KernelState};
 use crate::names::{IfName, TopologyName};
-use crate::protocol::Outcome;
-use crate::state::{Conf6Item, ConfDev, ConfItem, Item, Link, Observation, Owned, Receipt, Sysctl};
+use crate::protocol::Execution;
+use crate::state::{Item, Link, Observation, Owned, Receipt, Sysctl, effects};
 
 /// How often a host is looked at again whose receipt or journal was written meanwhile.
 const LOOKS: u32 = 5;
@@ -76,7 +76,8 @@ async fn look_once(
         Others::LeftOut => others::Others::default(),
     };
     let open = journal::read(state_dir, topology)?;
-    let unfinished = open.map(journal::Open::into_unfinished).transpose()?.map(Box::new);
+    let unfinished =
+        open.map(journal::Transaction::into_open_transaction).transpose()?.map(Box::new);
     let reverted = records::reverted(&state_dir.join(topology.as_str()));
     let touched = unfinished.as_ref().map(|there| &there.journal.touched);
     let sysctls = |links: &BTreeMap<IfName, Link>| {
@@ -104,73 +105,49 @@ pub(super) async fn look_again(
     sysctls: &BTreeSet<Sysctl>,
     done: usize,
     failure: Option<Failure>,
-) -> Outcome {
+) -> Execution {
     match look(state_dir, topology, sysctls, false).await {
-        Ok(after) => Outcome { done, failure, after },
+        Ok(after) => Execution { done, failure, after },
         Err(error) => {
             // What was done stays done: the caller must not take the empty state for the host's.
             let blind = Error::new("the host was changed, but cannot be read again").because(error);
             let failure = failure.or_else(|| Some(blind.to_failure()));
-            Outcome { done, failure, after: Observation::default() }
+            Execution { done, failure, after: Observation::default() }
         }
     }
 }
 
-/// What was asked for, what the receipt speaks of, what undoing puts back, and what would change along with
-/// those: writing ip_forward writes every `forwarding` and `conf.all.accept_redirects` too
-/// (net/ipv4/devinet.c, `inet_forward_change`), IPv6's own one every other `forwarding` of IPv6
-/// (net/ipv6/addrconf.c, `addrconf_fixup_forwarding`), and whoever plans that must know what they were. So it
-/// is with what an interface starts with that undoing makes again.
+/// The settings that were asked for, those that the receipt names, those that undoing puts back with what a
+/// device inherits that undoing makes again, and those that move along with any of them ([`effects`]).
 fn wanted_sysctls<'a>(
     asked: &BTreeSet<Sysctl>,
     receipt: Option<&Receipt>,
     touched: Option<&Owned>,
-    links: impl Iterator<Item = &'a IfName> + Clone,
+    links: impl Iterator<Item = &'a IfName>,
 ) -> BTreeSet<Sysctl> {
+    let sysctls = |items: &Owned| -> Vec<Sysctl> { items.iter().filter_map(sysctl).collect() };
+    let touched = touched.map(sysctls).unwrap_or_default();
     let mut wanted = asked.clone();
-    for item in touched.into_iter().flatten() {
-        let Item::Sysctl(key) = item else { continue };
-        match key {
-            Sysctl::Conf(ConfDev::Dev(_), item) => {
-                wanted.insert(Sysctl::Conf(ConfDev::Default, *item));
-            }
-            Sysctl::Conf6(ConfDev::Dev(_), item) => {
-                wanted.insert(Sysctl::Conf6(ConfDev::Default, *item));
-            }
-            Sysctl::IpForward
-            | Sysctl::Conf(..)
-            | Sysctl::Conf6(..)
-            | Sysctl::Ip6Forward
-            | Sysctl::Vs(_) => {}
-        }
-        wanted.insert(key.clone());
-    }
+    wanted.extend(touched.iter().filter_map(effects::inherited_from));
+    wanted.extend(touched);
     if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
         wanted.extend(found.sysctls.keys().cloned());
-        wanted.extend(owned.iter().filter_map(|item| match item {
-            Item::Sysctl(key) => Some(key.clone()),
-            _ => None,
-        }));
+        wanted.extend(sysctls(owned));
     }
-    if wanted.contains(&Sysctl::IpForward) {
-        wanted.insert(Sysctl::all(ConfItem::AcceptRedirects));
-        wanted.insert(Sysctl::all(ConfItem::Forwarding));
-        wanted.insert(Sysctl::Conf(ConfDev::Default, ConfItem::Forwarding));
-        wanted.extend(links.clone().map(|dev| Sysctl::dev(dev, ConfItem::Forwarding)));
-    }
-    if wanted.contains(&Sysctl::Ip6Forward) {
-        let forwarding = |dev| Sysctl::Conf6(dev, Conf6Item::Forwarding);
-        wanted.insert(forwarding(ConfDev::Default));
-        wanted.extend(links.map(|dev| forwarding(ConfDev::Dev(dev.clone()))));
-    }
+    let led = effects::led_on(&wanted, links);
+    wanted.extend(led);
     wanted
+}
+
+fn sysctl(item: &Item) -> Option<Sysctl> {
+    if let Item::Sysctl(key) = item { Some(key.clone()) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::state::{HostState, Module};
+    use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Module};
 
     #[test]
     fn who_asks_for_ip_forward_gets_what_it_writes_as_well() {
@@ -209,7 +186,7 @@ mod tests {
     fn undoing_the_removal_of_a_device_knows_what_a_new_one_starts_with() {
         use crate::desired::Reasons;
         use crate::plan::order::steps_between;
-        use crate::state::{Change, Link, Step, TunnelDevice, TunnelKind};
+        use crate::state::{Edit, Link, Step, TunnelDevice, TunnelKind};
 
         let dev: IfName = "gre1".parse().unwrap();
         let (v4, v6) = (
@@ -235,11 +212,11 @@ mod tests {
         let device = TunnelDevice { kind: TunnelKind::Gre, local, checksum: false };
         before.tunnels.insert(dev, device);
         let steps = steps_between(&seen, &before, &before.items(), &Reasons::default()).unwrap();
-        let steps: Vec<Change> =
+        let steps: Vec<Edit> =
             steps.into_all().into_iter().map(|Step { change, why: _ }| change).collect();
-        let at = |is: &dyn Fn(&Change) -> bool| steps.iter().position(is);
-        let set = at(&|change| matches!(change, Change::SetSysctl { .. }));
-        let up = at(&|change| matches!(change, Change::SetLink { .. }));
+        let at = |is: &dyn Fn(&Edit) -> bool| steps.iter().position(is);
+        let set = at(&|change| change.changed::<Sysctl>().is_some());
+        let up = at(&|change| change.changed::<Link>().is_some());
         assert!(set.is_some() && set < up, "{steps:?}");
     }
 

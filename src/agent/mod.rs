@@ -5,7 +5,6 @@
 //! [`revert`]. What touches the kernel is in [`crate::kernel`]: everything there works in the network namespace
 //! of the thread that calls it.
 
-mod begin;
 mod cgroups;
 mod disk;
 #[cfg(test)]
@@ -13,9 +12,10 @@ mod fuzz;
 pub mod journal;
 pub mod lock;
 pub mod look;
-mod opening;
 mod others;
 mod phase;
+mod preparation;
+mod prepare;
 pub mod process;
 pub mod receipt;
 mod records;
@@ -40,7 +40,7 @@ pub struct Host {
     state_dir: PathBuf,
     program: PathBuf,
     piped: bool,
-    held: Option<transaction::Held>,
+    held: Option<transaction::HeldTransaction>,
 }
 
 impl Host {
@@ -77,25 +77,25 @@ impl Host {
 
     async fn try_answer(&mut self, request: Request) -> error::Result<Reply> {
         match request {
-            Request::Look { topology, sysctls, counters } => {
+            Request::Observe { topology, sysctls, counters } => {
                 let mut seen = look::look(&self.state_dir, &topology, &sysctls, counters).await?;
                 if self.piped && seen.facts.controller == Controller::Unknown {
                     seen.facts.controller = Controller::Pipe;
                 }
-                Ok(Reply::Seen(Box::new(seen)))
+                Ok(Reply::Observed(Box::new(seen)))
             }
-            Request::Begin(begin) => begin::begin(self, &begin).await,
-            Request::TakeUp { topology, transaction, by, idle_limit_s, force } => {
-                transaction::take_up(self, &topology, &transaction, &by, idle_limit_s, force).await
+            Request::Prepare(begin) => prepare::prepare(self, &begin).await,
+            Request::Resume { topology, transaction, by, idle_limit_s, force } => {
+                transaction::resume(self, &topology, &transaction, &by, idle_limit_s, force).await
             }
-            Request::Do { topology, transaction, steps, sysctls } => {
-                transaction::carry_out(self, &topology, &transaction, &steps, &sysctls).await
+            Request::Execute { topology, transaction, steps, sysctls } => {
+                transaction::execute(self, &topology, &transaction, &steps, &sysctls).await
             }
-            Request::Agree { topology, transaction } => {
-                transaction::agree(self, &topology, &transaction).await
+            Request::Vote { topology, transaction } => {
+                transaction::vote(self, &topology, &transaction).await
             }
-            Request::Settle { topology, transaction, ending } => {
-                transaction::settle(self, &topology, &transaction, ending).await
+            Request::Close { topology, transaction, decision } => {
+                transaction::close(self, &topology, &transaction, decision).await
             }
             Request::WhoHas { dev, target, wait_ms } => {
                 in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;

@@ -15,7 +15,7 @@ use super::{journal, receipt};
 use crate::failure::Failure;
 use crate::kernel::error::Result;
 use crate::names::TopologyName;
-use crate::state::{Journal, Receipt, TransactionId, UnfinishedElsewhere};
+use crate::state::{Journal, OtherTransaction, Receipt, TransactionId};
 
 /// So many strays are named.
 const MOST_STRAYS: usize = 10;
@@ -26,7 +26,7 @@ pub(super) struct Others {
     /// See [`crate::state::Observation::others`].
     pub receipts: BTreeMap<TopologyName, Receipt>,
     /// See [`crate::state::Observation::unfinished_elsewhere`].
-    pub unfinished: BTreeMap<TopologyName, UnfinishedElsewhere>,
+    pub unfinished: BTreeMap<TopologyName, OtherTransaction>,
     /// See [`crate::state::Observation::unreadable`].
     pub unreadable: BTreeMap<TopologyName, Failure>,
     /// See [`crate::state::Observation::strays`].
@@ -84,7 +84,7 @@ impl Others {
         }
         match journal::read_journal(state_dir, &topology) {
             Ok(Some(Journal { transaction, by, since, touched, .. })) => {
-                let theirs = UnfinishedElsewhere { transaction, by, since, touched };
+                let theirs = OtherTransaction { transaction, by, since, touched };
                 self.unfinished.insert(topology, theirs);
             }
             Ok(None) => {}

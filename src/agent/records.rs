@@ -17,15 +17,15 @@ use crate::state::{Journal, Operator, Reverted};
 
 /// What `holder.json` takes, in bytes.
 pub(super) const HOLDER_SIZE: usize = 4 << 10;
-/// What `told.json` takes, in bytes.
-pub(super) const TOLD_SIZE: usize = 16 << 10;
+/// What `notes.json` takes, in bytes.
+pub(super) const NOTES_SIZE: usize = 16 << 10;
 /// What `heard` takes, in bytes.
 pub(super) const HEARD_SIZE: usize = 32;
 
 /// `begun.json`: what is known when it begins and never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Begun {
+pub(super) struct PreparedRecord {
     /// Between which restarts of the host.
     pub boot: String,
     /// When the first process was started, as [`process::init_start`] says; in a container that tells two
@@ -43,7 +43,7 @@ pub(super) struct Begun {
     pub timer: Option<Timer>,
 }
 
-impl Begun {
+impl PreparedRecord {
     /// Whether the host, or its network namespace, was made anew since. Where the first process or the
     /// namespace cannot be told, by the rest alone.
     pub fn restarted(&self) -> Result<bool> {
@@ -127,27 +127,27 @@ pub(super) fn hold(folder: &Path, holder: &HolderRecord) -> Result<()> {
 /// Notes that the holder was heard just now. For people: it may fail.
 pub(super) fn heard(folder: &Path) {
     let _ = padded(&process::boottime_ms(), HEARD_SIZE)
-        .and_then(|text| overwrite(&folder.join("heard"), &text));
+        .and_then(|text| overwrite(&folder.join("last_request"), &text));
 }
 
 /// Notes for people what the timer did or could not do; as many lines as there is room for, the first and
 /// the last of them: those say most.
 pub(super) fn tell(folder: &Path, lines: &[String]) {
     let mut kept = lines.to_vec();
-    while let Err(_too_long) = padded(&kept, TOLD_SIZE) {
+    while let Err(_too_long) = padded(&kept, NOTES_SIZE) {
         if kept.is_empty() {
             return;
         }
         kept.remove(kept.len() / 2 - usize::from(kept.len() == 2));
     }
-    let _ = padded(&kept, TOLD_SIZE).and_then(|text| overwrite(&folder.join("told.json"), &text));
+    let _ = padded(&kept, NOTES_SIZE).and_then(|text| overwrite(&folder.join("notes.json"), &text));
 }
 
 fn reverted_path(parent: &Path) -> PathBuf {
     parent.join("reverted.json")
 }
 
-/// Keeps past the end of a transaction that the timer undid it, in the room that `told.json` had. For
+/// Keeps past the end of a transaction that the timer undid it, in the room that `notes.json` had. For
 /// people: it may fail.
 pub(super) fn keep_reverted(folder: &Path, journal: &Journal) {
     let Some(parent) = folder.parent() else { return };
@@ -158,16 +158,16 @@ pub(super) fn keep_reverted(folder: &Path, journal: &Journal) {
         by: journal.by.clone(),
         at: now.map_or(0, |since| since.as_secs()),
     };
-    let told = folder.join("told.json");
-    let _ = padded(&reverted, TOLD_SIZE)
+    let told = folder.join("notes.json");
+    let _ = padded(&reverted, NOTES_SIZE)
         .and_then(|text| overwrite(&told, &text))
         .and_then(|()| fs::rename(&told, reverted_path(parent)));
 }
 
-/// It was not the end after all: `told.json` has its room again.
+/// It was not the end after all: `notes.json` has its room again.
 pub(super) fn take_reverted_back(folder: &Path) {
     let Some(parent) = folder.parent() else { return };
-    let _ = fs::rename(reverted_path(parent), folder.join("told.json"));
+    let _ = fs::rename(reverted_path(parent), folder.join("notes.json"));
 }
 
 /// What the timer undid last in the folder of a topology, if that can be read.
@@ -189,9 +189,9 @@ mod tests {
     #[test]
     fn of_too_many_lines_the_first_and_the_last_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let told = folder.path().join("told.json");
+        let told = folder.path().join("notes.json");
         let none: Vec<String> = Vec::new();
-        fs::write(&told, padded(&none, TOLD_SIZE).unwrap()).unwrap();
+        fs::write(&told, padded(&none, NOTES_SIZE).unwrap()).unwrap();
         let long = |length: usize| {
             let mut lines = vec!["the first".to_owned()];
             lines.extend((0..30).map(|number| format!("{number:02}{}", "x".repeat(length))));
@@ -200,7 +200,7 @@ mod tests {
         };
         let read = || {
             let text = fs::read(&told).unwrap();
-            assert_eq!(text.len(), TOLD_SIZE);
+            assert_eq!(text.len(), NOTES_SIZE);
             serde_json::from_slice::<Vec<String>>(&text).unwrap()
         };
         tell(folder.path(), &long(1000));
@@ -211,7 +211,7 @@ mod tests {
             ("the first", "has given up")
         );
         // Even where one line has no place beside it.
-        tell(folder.path(), &["x".repeat(TOLD_SIZE), "has given up".to_owned()]);
+        tell(folder.path(), &["x".repeat(NOTES_SIZE), "has given up".to_owned()]);
         assert_eq!(read(), ["has given up"]);
     }
 }

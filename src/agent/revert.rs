@@ -32,7 +32,7 @@ const ARMED_WITHIN: u16 = 20_000;
 /// What its process is told when it is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct RevertOrder {
     /// Whose.
     pub topology: TopologyName,
     /// Which transaction.
@@ -75,7 +75,7 @@ impl Drop for Armed {
 }
 
 /// Starts the timer's process, in the network namespace of this thread, and waits until it runs.
-pub(super) fn arm(program: &Path, state_dir: &Path, order: &Order) -> Result<Armed> {
+pub(super) fn arm(program: &Path, state_dir: &Path, order: &RevertOrder) -> Result<Armed> {
     let failed = || Error::new("cannot start the revert timer: nothing was begun");
     let text = serde_json::to_string(order).map_err(|error| failed().because(error))?;
     let child = Command::new(program)
@@ -114,7 +114,7 @@ fn first_line(stdout: &mut std::process::ChildStdout) -> io::Result<String> {
 pub fn main(state_dir: &Path, order: &str) -> ExitCode {
     fault::reverting();
     let prepared = detach().and_then(|notes| {
-        let order: Order = serde_json::from_str(order)?;
+        let order: RevertOrder = serde_json::from_str(order)?;
         let alarm = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         writeln!(io::stdout(), "{ARMED}").and_then(|()| io::stdout().flush())?;
@@ -129,7 +129,7 @@ pub fn main(state_dir: &Path, order: &str) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut timer = Revert { state_dir, order: &order, told: notes };
+    let mut timer = Revert { state_dir, order: &order, notes };
     let ended = timer
         .released(&alarm)
         .and_then(|ours| if ours { timer.live(&alarm, &runtime) } else { Ok(()) });

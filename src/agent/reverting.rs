@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 
-use super::journal::{self, Open};
+use super::journal::{self, Transaction};
 use super::lock::{self, HeldBy, Lock};
 use super::phase::Phase;
-use super::revert::Order;
+use super::revert::RevertOrder;
 use super::{look, process, records};
 use crate::desired::Reasons;
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ use crate::kernel::net::Net;
 use crate::kernel::{act, fault};
 use crate::plan::order;
 use crate::plan::ownership::Goal;
-use crate::protocol::Ending;
+use crate::protocol::Decision;
 use crate::state::{Item, Step};
 
 /// How long it waits for a request that is being carried out, each time, before it ends the process if
@@ -56,9 +56,9 @@ const LEFT: &str = "could not undo everything";
 /// A timer at work.
 pub(super) struct Revert<'a> {
     pub state_dir: &'a Path,
-    pub order: &'a Order,
+    pub order: &'a RevertOrder,
     /// What was noted so far.
-    pub told: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// What is done at once.
@@ -111,13 +111,13 @@ impl Revert<'_> {
     }
 
     fn first(&self) -> u64 {
-        let Order { withdraw_at_ms, build_at_ms, .. } = self.order;
+        let RevertOrder { withdraw_at_ms, build_at_ms, .. } = self.order;
         withdraw_at_ms.map_or(*build_at_ms, |at| at.min(*build_at_ms))
     }
 
     /// Whether the transaction lies on the disk, as far as that can be read now.
     fn is_there(&self) -> bool {
-        let Order { topology, transaction, .. } = self.order;
+        let RevertOrder { topology, transaction, .. } = self.order;
         journal::read(self.state_dir, topology)
             .map_or(true, |open| open.is_some_and(|open| open.journal.transaction == *transaction))
     }
@@ -144,7 +144,7 @@ impl Revert<'_> {
 
     pub fn live(&mut self, alarm: &TimerFd, runtime: &tokio::runtime::Runtime) -> Result<()> {
         self.write();
-        let Order { withdraw_at_ms, build_at_ms, .. } = self.order;
+        let RevertOrder { withdraw_at_ms, build_at_ms, .. } = self.order;
         if let Some(at) = withdraw_at_ms.filter(|at| at < build_at_ms) {
             Self::sleep(alarm, at)?;
             match runtime.block_on(self.attempt(Part::Withdraw)) {
@@ -157,7 +157,7 @@ impl Revert<'_> {
         for (before, pause) in pauses().enumerate() {
             let Err(error) = runtime.block_on(self.attempt(Part::All)) else { break };
             // One note of it is enough, the latest.
-            self.told.retain(|line| !line.starts_with(LEFT));
+            self.notes.retain(|line| !line.starts_with(LEFT));
             let (tries, seconds) = (before + 1, pause.as_secs());
             let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
             let error = full(&error);
@@ -170,7 +170,7 @@ impl Revert<'_> {
 
     /// Undoes `part` of the transaction once; settles it if nothing of it is left.
     async fn attempt(&mut self, part: Part) -> Result<Came> {
-        let Order { topology, transaction, .. } = self.order;
+        let RevertOrder { topology, transaction, .. } = self.order;
         let _lock = self.lock().await?;
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
         if open.journal.transaction != *transaction {
@@ -178,9 +178,9 @@ impl Revert<'_> {
         }
         let folder = journal::folder(self.state_dir, topology, transaction);
         match open.phase {
-            Phase::Agreed | Phase::Done => return Ok(Came::Over),
-            Phase::Begun => {
-                if let Err(error) = journal::pass(&folder, Phase::Begun, Phase::Reverting) {
+            Phase::Voted | Phase::Committing => return Ok(Came::Over),
+            Phase::Prepared => {
+                if let Err(error) = journal::pass(&folder, Phase::Prepared, Phase::Reverting) {
                     self.tell(full(&error));
                     if part == Part::Withdraw {
                         // A controller that comes in time would not know, and go on with a half of it.
@@ -190,7 +190,7 @@ impl Revert<'_> {
                     }
                 }
             }
-            Phase::Reverting | Phase::Undone => {}
+            Phase::Reverting | Phase::Aborting => {}
         }
         let mut steps = self.way_back(&open).await?;
         if part == Part::Withdraw {
@@ -213,7 +213,7 @@ impl Revert<'_> {
         }
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(Came::Over) };
         records::keep_reverted(&folder, &open.journal);
-        journal::settle(self.state_dir, &open, Ending::Undone)
+        journal::settle(self.state_dir, &open, Decision::Abort)
             .inspect_err(|_| records::take_reverted_back(&folder))?;
         fault::at("closed");
         Ok(Came::Done)
@@ -233,10 +233,10 @@ impl Revert<'_> {
     /// Ends the process that has the lock, if it is the one that works at this transaction and that may
     /// be undone. Any other is waited for.
     fn end_holder(&mut self, held: &HeldBy) -> Result<()> {
-        let Order { topology, transaction, .. } = self.order;
+        let RevertOrder { topology, transaction, .. } = self.order;
         let Some(open) = journal::read(self.state_dir, topology)? else { return Ok(()) };
         if open.journal.transaction != *transaction
-            || matches!(open.phase, Phase::Agreed | Phase::Done)
+            || matches!(open.phase, Phase::Voted | Phase::Committing)
         {
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Revert<'_> {
     }
 
     /// From what is here now to what was here before.
-    async fn way_back(&self, open: &Open) -> Result<order::Steps> {
+    async fn way_back(&self, open: &Transaction) -> Result<order::Steps> {
         let sysctls = open.journal.touched.iter().filter_map(|item| match item {
             Item::Sysctl(key) => Some(key.clone()),
             _ => None,
@@ -291,19 +291,19 @@ impl Revert<'_> {
 
     pub fn tell(&mut self, line: String) {
         // What fails at every try is told once.
-        self.told.retain(|there| *there != line);
-        self.told.push(line);
+        self.notes.retain(|there| *there != line);
+        self.notes.push(line);
         // The first and the latest say most.
-        if self.told.len() > 40 {
-            self.told.remove(20);
+        if self.notes.len() > 40 {
+            self.notes.remove(20);
         }
         self.write();
     }
 
     fn write(&self) {
-        let Order { topology, transaction, .. } = self.order;
-        if !self.told.is_empty() {
-            records::tell(&journal::folder(self.state_dir, topology, transaction), &self.told);
+        let RevertOrder { topology, transaction, .. } = self.order;
+        if !self.notes.is_empty() {
+            records::tell(&journal::folder(self.state_dir, topology, transaction), &self.notes);
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Working at a transaction: take it up, do steps, agree, settle. ([`super::begin`] begins one.)
+//! Working at a transaction: take it up, do steps, agree, settle. ([`super::prepare`] begins one.)
 //!
 //! Each request is carried out under the lock, and reads from the disk what it relies on: between two of
 //! them another connection may have taken the transaction up, or the revert timer undone it. What this
-//! process remembers ([`Held`]) only says which transaction is its own.
+//! process remembers ([`HeldTransaction`]) only says which transaction is its own.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::journal::{self, Open};
+use super::journal::{self, Transaction};
 use super::lock::{self, HeldBy, Lock};
-use super::phase::{Phase, may_do, may_settle, reverted};
+use super::phase::{Phase, may_close, may_execute, reverted};
 use super::process::{self, Process};
 use super::records::{self, HolderRecord, Timer};
 use super::{Host, look};
@@ -18,7 +18,7 @@ use crate::kernel::error::{Error, Result};
 use crate::kernel::net::Net;
 use crate::kernel::{act, fault};
 use crate::names::TopologyName;
-use crate::protocol::{Busy, Ending, Reply};
+use crate::protocol::{Busy, Decision, Reply};
 use crate::state::{Journal, Operator, Step, Sysctl, TransactionId};
 
 /// How long a request waits for one of somebody else that is carried out just now: of another topology,
@@ -29,26 +29,26 @@ pub(super) const BEGIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The transaction that this connection works at.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldTransaction {
     topology: TopologyName,
     transaction: TransactionId,
     /// As in [`HolderRecord`].
     connection: String,
     idle_limit_s: u32,
     /// In which phase it was begun or taken up.
-    taken_in: Phase,
+    entered: Phase,
     /// How it was settled by this connection.
-    settled: Option<Ending>,
+    settled: Option<Decision>,
     /// The timer, if this process has started it.
     timer: Option<std::process::Child>,
 }
 
-impl Held {
-    /// A transaction that `holder` has begun or taken up when it was in the phase `taken_in`.
+impl HeldTransaction {
+    /// A transaction that `holder` has begun or taken up when it was in the phase `entered`.
     pub fn new(
         journal: &Journal,
         holder: &HolderRecord,
-        taken_in: Phase,
+        entered: Phase,
         timer: Option<std::process::Child>,
     ) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Held {
             transaction: journal.transaction.clone(),
             connection: holder.connection.clone(),
             idle_limit_s: holder.idle_limit_s,
-            taken_in,
+            entered,
             settled: None,
             timer,
         }
@@ -69,8 +69,8 @@ impl Held {
     }
 }
 
-/// See [`crate::protocol::Request::TakeUp`].
-pub(super) async fn take_up(
+/// See [`crate::protocol::Request::Resume`].
+pub(super) async fn resume(
     host: &mut Host,
     topology: &TopologyName,
     transaction: &TransactionId,
@@ -93,12 +93,12 @@ pub(super) async fn take_up(
     let holder = holder(by, idle_limit_s)?;
     records::hold(&journal::folder(&state_dir, topology, transaction), &holder)?;
     let timer = host.held.take().and_then(|held| held.timer);
-    host.held = Some(Held::new(&open.journal, &holder, open.phase, timer));
-    Ok(Reply::Begun)
+    host.held = Some(HeldTransaction::new(&open.journal, &holder, open.phase, timer));
+    Ok(Reply::Prepared)
 }
 
-/// See [`crate::protocol::Request::Do`].
-pub(super) async fn carry_out(
+/// See [`crate::protocol::Request::Execute`].
+pub(super) async fn execute(
     host: &mut Host,
     topology: &TopologyName,
     transaction: &TransactionId,
@@ -107,8 +107,8 @@ pub(super) async fn carry_out(
 ) -> Result<Reply> {
     let state_dir = host.state_dir.clone();
     let (_lock, open) = own(host, topology, transaction).await?;
-    let taken_in = held(host, topology, transaction)?.taken_in;
-    may_do(open.phase, taken_in, transaction)?;
+    let entered = held(host, topology, transaction)?.entered;
+    may_execute(open.phase, entered, transaction)?;
     if let Some(step) =
         steps.iter().find(|step| !open.journal.touched.contains(&step.change.item()))
     {
@@ -118,73 +118,73 @@ pub(super) async fn carry_out(
         )));
     }
     let net = Net::open()?;
-    if open.phase == Phase::Agreed {
+    if open.phase == Phase::Voted {
         let folder = journal::folder(&state_dir, topology, transaction);
-        journal::pass(&folder, Phase::Agreed, Phase::Begun)?;
+        journal::pass(&folder, Phase::Voted, Phase::Prepared)?;
         if let Some(held) = &mut host.held {
-            held.taken_in = Phase::Begun;
+            held.entered = Phase::Prepared;
         }
     }
     let (done, failed) = act::carry_out(&net, steps).await;
     let failure = failed.map(|error| error.to_failure());
     let outcome = look::look_again(&state_dir, topology, sysctls, done, failure).await;
-    Ok(Reply::Done(Box::new(outcome)))
+    Ok(Reply::Executed(Box::new(outcome)))
 }
 
-/// See [`crate::protocol::Request::Agree`].
-pub(super) async fn agree(
+/// See [`crate::protocol::Request::Vote`].
+pub(super) async fn vote(
     host: &mut Host,
     topology: &TopologyName,
     transaction: &TransactionId,
 ) -> Result<Reply> {
     let state_dir = host.state_dir.clone();
     let (_lock, open) = own(host, topology, transaction).await?;
-    fault::at("agree");
+    fault::at("vote");
     match open.phase {
-        Phase::Begun => {
+        Phase::Prepared => {
             let folder = journal::folder(&state_dir, topology, transaction);
-            journal::pass(&folder, Phase::Begun, Phase::Agreed)?;
+            journal::pass(&folder, Phase::Prepared, Phase::Voted)?;
         }
-        Phase::Agreed | Phase::Done => {}
-        Phase::Reverting | Phase::Undone => return Err(reverted(transaction)),
+        Phase::Voted | Phase::Committing => {}
+        Phase::Reverting | Phase::Aborting => return Err(reverted(transaction)),
     }
     if let Some(held) = &mut host.held {
         // From here on steps are done only by somebody who took it up knowing that it was agreed to.
-        held.taken_in = Phase::Begun;
+        held.entered = Phase::Prepared;
         disarm(open.begun.timer.as_ref(), held);
     }
-    fault::at("agreed");
-    Ok(Reply::Agreed)
+    fault::at("voted");
+    Ok(Reply::Voted)
 }
 
-/// See [`crate::protocol::Request::Settle`].
-pub(super) async fn settle(
+/// See [`crate::protocol::Request::Close`].
+pub(super) async fn close(
     host: &mut Host,
     topology: &TopologyName,
     transaction: &TransactionId,
-    ending: Ending,
+    decision: Decision,
 ) -> Result<Reply> {
-    if held(host, topology, transaction)?.settled == Some(ending) {
-        return Ok(Reply::Settled);
+    if held(host, topology, transaction)?.settled == Some(decision) {
+        return Ok(Reply::Closed);
     }
     let state_dir = host.state_dir.clone();
     let (_lock, open) = own(host, topology, transaction).await?;
-    let taken_in = held(host, topology, transaction)?.taken_in;
-    may_settle(open.phase, taken_in, ending, open.journal.hosts.len(), transaction)?;
+    let entered = held(host, topology, transaction)?.entered;
+    may_close(open.phase, entered, decision, open.journal.hosts.len(), transaction)?;
     // Whoever closes it here was not the timer, which may have been killed just before it.
     records::forget_reverted(&state_dir.join(topology.as_str()));
-    journal::settle(&state_dir, &open, ending)?;
+    journal::settle(&state_dir, &open, decision)?;
     if let Some(held) = &mut host.held {
-        held.settled = Some(ending);
+        held.settled = Some(decision);
         disarm(open.begun.timer.as_ref(), held);
     }
     fault::at("closed");
-    Ok(Reply::Settled)
+    Ok(Reply::Closed)
 }
 
 /// The timer does nothing any more, whether it is ended or not: this only keeps it from lying about.
 /// The lock is held, so it is not in the middle of anything.
-fn disarm(timer: Option<&Timer>, held: &mut Held) {
+fn disarm(timer: Option<&Timer>, held: &mut HeldTransaction) {
     if let Some(timer) = timer {
         let _ = timer.process.end();
     }
@@ -200,7 +200,7 @@ fn held<'a>(
     host: &'a Host,
     topology: &TopologyName,
     transaction: &TransactionId,
-) -> Result<&'a Held> {
+) -> Result<&'a HeldTransaction> {
     host.held
         .as_ref()
         .filter(|held| held.topology == *topology && held.transaction == *transaction)
@@ -217,7 +217,7 @@ async fn own(
     host: &Host,
     topology: &TopologyName,
     transaction: &TransactionId,
-) -> Result<(Lock, Open)> {
+) -> Result<(Lock, Transaction)> {
     let held = held(host, topology, transaction)?;
     let lock =
         lock::wait(&host.state_dir, topology, PATIENCE).await?.map_err(HeldBy::into_error)?;
@@ -241,7 +241,11 @@ async fn own(
     Ok((lock, open))
 }
 
-fn there(state_dir: &Path, topology: &TopologyName, transaction: &TransactionId) -> Result<Open> {
+fn there(
+    state_dir: &Path,
+    topology: &TopologyName,
+    transaction: &TransactionId,
+) -> Result<Transaction> {
     let gone = |what: String| {
         Error::new(format!(
             "the transaction {transaction} of {topology} is not here any more: {what}"
@@ -256,7 +260,11 @@ fn there(state_dir: &Path, topology: &TopologyName, transaction: &TransactionId)
 }
 
 /// Who is in the way of beginning (or, with `only_holder`, of taking up) while `open` lies here.
-pub(super) fn busy(open: &Open, held: Option<&Held>, only_holder: bool) -> Option<Busy> {
+pub(super) fn busy(
+    open: &Transaction,
+    held: Option<&HeldTransaction>,
+    only_holder: bool,
+) -> Option<Busy> {
     let mine = |holder: &HolderRecord| held.is_some_and(|h| h.connection == holder.connection);
     let others = open.living_holder().is_some_and(|holder| !mine(holder));
     let reverts_in_ms = open.reverts_in_ms();
@@ -274,8 +282,8 @@ pub(super) fn busy_now(state_dir: &Path, topology: &TopologyName, held: HeldBy) 
     let open = journal::read(state_dir, &topology).ok().flatten();
     Reply::Busy(Box::new(Busy {
         transaction: None,
-        holder: open.as_ref().and_then(Open::holder),
-        reverts_in_ms: open.as_ref().and_then(Open::reverts_in_ms),
+        holder: open.as_ref().and_then(Transaction::holder),
+        reverts_in_ms: open.as_ref().and_then(Transaction::reverts_in_ms),
         topology,
     }))
 }
@@ -315,13 +323,13 @@ pub(super) fn check_operator(by: &Operator) -> Result<()> {
 impl Host {
     /// Notes that the controller was heard, or is answered, just now.
     pub(super) fn heard(&self) {
-        if let Some(Held { topology, transaction, .. }) = &self.held {
+        if let Some(HeldTransaction { topology, transaction, .. }) = &self.held {
             records::heard(&journal::folder(&self.state_dir, topology, transaction));
         }
     }
 
     /// After how much silence of the controller the agent ends; `None`: never.
     pub fn idle_limit(&self) -> Option<Duration> {
-        self.held.as_ref().and_then(Held::idle_limit)
+        self.held.as_ref().and_then(HeldTransaction::idle_limit)
     }
 }

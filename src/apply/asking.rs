@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::session::{NoAnswer, Session, gone, unexpected};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::{Begin, Busy, Ending, Outcome, Reply, Request};
+use crate::protocol::{Busy, Decision, Execution, Prepare, Reply, Request};
 use crate::state::{Holder, Operator, TransactionId};
 
 /// Why a host does not let a transaction begin, or be taken up.
@@ -80,9 +80,9 @@ fn cure_of_busy(busy: &Busy) -> &'static str {
 
 fn begun(answer: Result<Reply, NoAnswer>) -> Result<(), Denied> {
     match answer {
-        Ok(Reply::Begun) => Ok(()),
+        Ok(Reply::Prepared) => Ok(()),
         Ok(Reply::Busy(busy)) => Err(Denied::Busy(busy)),
-        Ok(Reply::Moved(differences)) => Err(Denied::Moved(differences)),
+        Ok(Reply::Changed(differences)) => Err(Denied::Moved(differences)),
         Ok(other) => Err(Denied::Lost(unexpected(&other))),
         Err(NoAnswer::Refused(failure)) => Err(Denied::Refused(failure)),
         Err(NoAnswer::Lost(failure)) => Err(Denied::Lost(failure)),
@@ -90,9 +90,9 @@ fn begun(answer: Result<Reply, NoAnswer>) -> Result<(), Denied> {
 }
 
 /// What came of steps; `None` is a host that was not asked.
-pub fn outcome(answer: Option<Result<Reply, NoAnswer>>) -> Result<Outcome, NoAnswer> {
+pub fn outcome(answer: Option<Result<Reply, NoAnswer>>) -> Result<Execution, NoAnswer> {
     match answer {
-        Some(Ok(Reply::Done(outcome))) => Ok(*outcome),
+        Some(Ok(Reply::Executed(outcome))) => Ok(*outcome),
         Some(Ok(other)) => Err(NoAnswer::Lost(unexpected(&other))),
         Some(Err(no_answer)) => Err(no_answer),
         // It went away earlier, so it was not asked.
@@ -118,10 +118,10 @@ async fn all<T>(
 /// Begins on each host.
 pub async fn begin(
     session: &mut Session<'_>,
-    begins: BTreeMap<HostName, Begin>,
+    begins: BTreeMap<HostName, Prepare>,
 ) -> BTreeMap<HostName, Result<(), Denied>> {
     let requests =
-        begins.into_iter().map(|(name, begin)| (name, Request::Begin(Box::new(begin)))).collect();
+        begins.into_iter().map(|(name, begin)| (name, Request::Prepare(Box::new(begin)))).collect();
     all(session, requests, begun).await
 }
 
@@ -134,7 +134,7 @@ pub async fn take_up(
     force: bool,
 ) -> BTreeMap<HostName, Result<(), Denied>> {
     let topology = session.topology.name.clone();
-    let request = |id: &TransactionId, force| Request::TakeUp {
+    let request = |id: &TransactionId, force| Request::Resume {
         topology: topology.clone(),
         transaction: id.clone(),
         by: by.clone(),
@@ -163,27 +163,30 @@ pub async fn agree(
 ) -> BTreeMap<HostName, Result<(), NoAnswer>> {
     let topology = session.topology.name.clone();
     let request = |(name, id): (&HostName, &TransactionId)| {
-        let agree = Request::Agree { topology: topology.clone(), transaction: id.clone() };
+        let agree = Request::Vote { topology: topology.clone(), transaction: id.clone() };
         (name.clone(), agree)
     };
     let requests = ids.iter().map(request).collect();
-    all(session, requests, |answer| expect(answer, &Reply::Agreed)).await
+    all(session, requests, |answer| expect(answer, &Reply::Voted)).await
 }
 
 /// Closes the transaction of each host.
 pub async fn settle(
     session: &mut Session<'_>,
     ids: &BTreeMap<HostName, TransactionId>,
-    ending: Ending,
+    ending: Decision,
 ) -> BTreeMap<HostName, Result<(), NoAnswer>> {
     let topology = session.topology.name.clone();
     let request = |(name, id): (&HostName, &TransactionId)| {
-        let settle =
-            Request::Settle { topology: topology.clone(), transaction: id.clone(), ending };
+        let settle = Request::Close {
+            topology: topology.clone(),
+            transaction: id.clone(),
+            decision: ending,
+        };
         (name.clone(), settle)
     };
     let requests = ids.iter().map(request).collect();
-    all(session, requests, |answer| expect(answer, &Reply::Settled)).await
+    all(session, requests, |answer| expect(answer, &Reply::Closed)).await
 }
 
 fn expect(answer: Result<Reply, NoAnswer>, wanted: &Reply) -> Result<(), NoAnswer> {

@@ -9,7 +9,7 @@ use super::outcome::{Ended, UndoEnd};
 use super::transaction::{self, Beginning, Member};
 use super::{recording, undoing};
 use crate::names::HostName;
-use crate::protocol::Begin;
+use crate::protocol::Prepare;
 use crate::state::TransactionId;
 
 impl Course<'_, '_> {
@@ -19,7 +19,7 @@ impl Course<'_, '_> {
         let mut begins = self.begins().map_err(|trouble| (trouble, None))?;
         let gate = begins.pop_first();
         for part in [gate.into_iter().collect(), begins] {
-            let mut part: BTreeMap<HostName, Begin> = part;
+            let mut part: BTreeMap<HostName, Prepare> = part;
             self.tell_under_way_with(part.keys());
             // All timers end together, whenever each host has begun.
             for revert in part.values_mut().filter_map(|begin| begin.revert.as_mut()) {
@@ -52,7 +52,7 @@ impl Course<'_, '_> {
         Ok(())
     }
 
-    fn begins(&mut self) -> Result<BTreeMap<HostName, Begin>, Trouble> {
+    fn begins(&mut self) -> Result<BTreeMap<HostName, Prepare>, Trouble> {
         let hosts: BTreeSet<HostName> = self.members.keys().cloned().collect();
         let waits = self.planned_waits();
         let beginning = Beginning {

@@ -8,7 +8,7 @@ use super::session::NoAnswer;
 use super::{asking, recording, undoing};
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::Ending;
+use crate::protocol::Decision;
 
 impl Course<'_, '_> {
     /// From here on no host undoes it by itself. One host alone has nobody to agree with.
@@ -56,7 +56,7 @@ impl Course<'_, '_> {
         let mut trouble = None;
         for last in [false, true] {
             let mut failed = BTreeMap::new();
-            for (name, answer) in asking::settle(self.session, &ids, Ending::Done).await {
+            for (name, answer) in asking::settle(self.session, &ids, Decision::Commit).await {
                 if let Err(no_answer) = answer {
                     failed.insert(name, no_answer.into_failure());
                 }

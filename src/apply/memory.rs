@@ -19,9 +19,10 @@ use crate::desired::Reasons;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::{Goal, simulate, stages, steps_between};
-use crate::protocol::{Begin, Busy, Ending, Fetched, Outcome, Reply, Request, RevertAfter};
+use crate::protocol::{Busy, Decision, Execution, Fetched, Prepare, Reply, Request, RevertAfter};
 use crate::state::{
-    Holder, HostState, Journal, Observation, Operator, Receipt, Stage, TransactionId, Unfinished,
+    Edit, Holder, HostState, Journal, Module, Observation, OpenTransaction, Operator, Present,
+    Receipt, Stage, TransactionId,
 };
 use crate::topology::{Host, Topology};
 
@@ -280,15 +281,15 @@ impl World {
 }
 
 impl Open {
-    fn told(&self, alive: bool) -> Unfinished {
-        Unfinished {
+    fn told(&self, alive: bool) -> OpenTransaction {
+        OpenTransaction {
             journal: self.journal.clone(),
             receipt_before: self.receipt_before.clone(),
-            agreed: self.agreed,
+            voted: self.agreed,
             holder: alive.then(|| self.holder()),
             reverts_in_ms: self.revert.filter(|_| !self.agreed).map(|after| after.build_ms.into()),
             restarted: false,
-            told: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -327,12 +328,12 @@ impl Inner {
             self.answer(host, line, late, None);
         }
         match request {
-            Request::Look { .. } => Reply::Seen(Box::new(self.look(host))),
-            Request::Begin(begin) => self.begin(host, line, *begin),
-            Request::TakeUp { transaction, by, force, .. } => {
+            Request::Observe { .. } => Reply::Observed(Box::new(self.look(host))),
+            Request::Prepare(begin) => self.begin(host, line, *begin),
+            Request::Resume { transaction, by, force, .. } => {
                 self.take_up(host, line, &transaction, by, force)
             }
-            Request::Do { transaction, steps, .. } => {
+            Request::Execute { transaction, steps, .. } => {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
@@ -345,22 +346,22 @@ impl Inner {
                 let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
                 self.work(host, &changes, at_most)
             }
-            Request::Agree { transaction, .. } => {
+            Request::Vote { transaction, .. } => {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
                 self.hosts.get_mut(host).unwrap().open.as_mut().unwrap().agreed = true;
-                Reply::Agreed
+                Reply::Voted
             }
-            Request::Settle { transaction, ending, .. } => {
+            Request::Close { transaction, decision: ending, .. } => {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
                 let open = self.hosts[host].open.as_ref().unwrap();
-                if ending == Ending::Undone && open.agreed && !open.knows {
+                if ending == Decision::Abort && open.agreed && !open.knows {
                     return Reply::Refused(failure("it is agreed"));
                 }
-                if ending == Ending::Done && !open.agreed && open.journal.hosts.len() > 1 {
+                if ending == Decision::Commit && !open.agreed && open.journal.hosts.len() > 1 {
                     return Reply::Refused(failure("it is not agreed"));
                 }
                 self.settle(host, ending)
@@ -392,7 +393,7 @@ impl Inner {
         })))
     }
 
-    fn begin(&mut self, host: &HostName, line: u64, begin: Begin) -> Reply {
+    fn begin(&mut self, host: &HostName, line: u64, begin: Prepare) -> Reply {
         if let Some(open) = &self.hosts[host].open {
             let held = self.alive.contains(&open.line) && open.line != line;
             if held || (open.revert.is_some() && !open.agreed) {
@@ -401,7 +402,7 @@ impl Inner {
         }
         let differences = begin.expected.differences(&self.look(host));
         if !differences.is_empty() {
-            return Reply::Moved(differences);
+            return Reply::Changed(differences);
         }
         self.begun.insert((begin.journal.transaction.clone(), host.clone()));
         let machine = self.hosts.get_mut(host).unwrap();
@@ -416,7 +417,7 @@ impl Inner {
             revert: begin.revert,
         });
         machine.sighting.receipt = Some(begin.receipt);
-        Reply::Begun
+        Reply::Prepared
     }
 
     fn take_up(
@@ -440,7 +441,7 @@ impl Inner {
         open.line = line;
         open.by = by;
         open.knows = open.agreed;
-        Reply::Begun
+        Reply::Prepared
     }
 
     fn is_at_work(&self, host: &HostName, line: u64, id: &TransactionId) -> Result<(), Reply> {
@@ -450,12 +451,7 @@ impl Inner {
         }
     }
 
-    fn work(
-        &mut self,
-        host: &HostName,
-        changes: &[crate::state::Change],
-        at_most: Option<usize>,
-    ) -> Reply {
+    fn work(&mut self, host: &HostName, changes: &[Edit], at_most: Option<usize>) -> Reply {
         let mut done = 0;
         let mut refused = None;
         for change in changes {
@@ -473,25 +469,25 @@ impl Inner {
             }
             done += 1;
         }
-        Reply::Done(Box::new(Outcome { done, failure: refused, after: self.look(host) }))
+        Reply::Executed(Box::new(Execution { done, failure: refused, after: self.look(host) }))
     }
 
-    fn settle(&mut self, host: &HostName, ending: Ending) -> Reply {
+    fn settle(&mut self, host: &HostName, ending: Decision) -> Reply {
         let open = self.hosts.get_mut(host).unwrap().open.take().unwrap();
         let id = open.journal.transaction.clone();
         match ending {
-            Ending::Done => {
+            Decision::Commit => {
                 self.all_agree(host, &open);
                 self.done.insert((id, host.clone()));
                 self.hosts.get_mut(host).unwrap().sighting.receipt = open.settled;
             }
-            Ending::Undone => {
+            Decision::Abort => {
                 self.is_as_before(host, &open);
                 self.undone.insert((id, host.clone()));
                 self.hosts.get_mut(host).unwrap().sighting.receipt = open.receipt_before;
             }
         }
-        Reply::Settled
+        Reply::Closed
     }
 
     /// Nobody does anything before all have begun.
@@ -529,7 +525,7 @@ impl Inner {
 
 /// Whether it is done under the host's lock, one after the other.
 fn changes(request: &Request) -> bool {
-    !matches!(request, Request::Look { .. } | Request::WhoHas { .. } | Request::Fetch { .. })
+    !matches!(request, Request::Observe { .. } | Request::WhoHas { .. } | Request::Fetch { .. })
 }
 
 /// Everything that must be as it was, once modules and what they bring are left out.
@@ -538,7 +534,8 @@ pub(super) fn essence(state: &HostState, was: &HostState) -> HostState {
     let news: Vec<_> = state.modules.difference(&was.modules).copied().collect();
     let mut with = was.clone();
     for module in &news {
-        with = simulate(&with, [&crate::state::Change::LoadModule { module: *module }]).unwrap();
+        let load = Edit::add::<Module>(*module, Present);
+        with = simulate(&with, [&load]).unwrap();
     }
     for item in with.items() {
         let (mut then, mut here) = (HostState::default(), HostState::default());

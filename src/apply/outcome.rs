@@ -11,7 +11,7 @@ use crate::names::HostName;
 use crate::plan::Foreign;
 use crate::plan::drain::Pacing;
 use crate::plan::preflight::Obstacle;
-use crate::state::{Change, Holder, Intent, Reverted, Stage, TransactionId};
+use crate::state::{Edit, Holder, Intent, Reverted, Stage, TransactionId};
 
 /// What a command did or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,7 +267,7 @@ pub struct StepReport {
     /// In one line, with before and after.
     pub text: String,
     /// The same for a program.
-    pub change: Change,
+    pub change: Edit,
     /// Why.
     pub why: String,
     /// Whether it was done.
@@ -294,7 +294,7 @@ pub struct Cost {
 
 impl Cost {
     /// What `change` costs as far as `pacing` knows.
-    pub fn of(pacing: &Pacing, change: &Change) -> Self {
+    pub fn of(pacing: &Pacing, change: &Edit) -> Self {
         let Some(leaving) = pacing.leaving_by(change) else { return Self::default() };
         Self {
             connections: leaving.connections,

@@ -14,7 +14,7 @@ use crate::plan::neighbours;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::{order, simulate, stages};
-use crate::state::{Change, Item, Module, Observation, Stage, Step};
+use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
 
 /// What one host must do.
@@ -192,7 +192,7 @@ fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
 
 /// What the steps themselves say against them, or about them.
 fn settle(mut plan: HostPlan, seen: &Observation) -> Prospect {
-    let changes: Vec<Change> =
+    let changes: Vec<Edit> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
     neighbours::shared(&changes, &plan.goal, seen, &mut obstacles);

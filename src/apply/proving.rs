@@ -237,7 +237,7 @@ fn services(topology: &Topology, director: &HostName, seen: &Observation) -> Vec
         });
         ServiceView {
             name: service.name.to_string(),
-            spoken: service.spoken(),
+            spoken: service.display_name(),
             scheduler: there.map(|there| there.scheduler.clone()),
             settings: there.map(ToString::to_string),
             persistence: there

@@ -4,17 +4,17 @@
 use super::outcome::{HostReport, HostStatus, StepReport, StepState, UndoEnd, Undoing};
 use super::session::NoAnswer;
 use crate::failure::Failure;
-use crate::protocol::Outcome;
+use crate::protocol::Execution;
 use crate::state::Stage;
 
 /// The host answered.
-pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Outcome) {
+pub fn answered(host: &mut HostReport, stage: Stage, outcome: &Execution) {
     answered_part(host, stage, usize::MAX, outcome);
 }
 
 /// The host answered to the next `asked` steps of a stage.
-pub fn answered_part(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Outcome) {
-    let Outcome { done, failure, after: _ } = outcome;
+pub fn answered_part(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execution) {
+    let Execution { done, failure, after: _ } = outcome;
     let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
     for (at, step) in host.steps.iter_mut().filter(planned).take(asked).enumerate() {
         step.state = match (at.cmp(done), failure) {

@@ -12,7 +12,7 @@ use super::undoing::{self, Order};
 use super::unfinished;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::protocol::Ending;
+use crate::protocol::Decision;
 use crate::state::{Operator, TransactionId};
 
 /// How a rollback is to go.
@@ -235,7 +235,7 @@ async fn settle(
         return settled;
     }
     settled = Settled::Closed;
-    for (name, answer) in asking::settle(session, ids, Ending::Done).await {
+    for (name, answer) in asking::settle(session, ids, Decision::Commit).await {
         match answer {
             Ok(()) => {
                 write(report, &name, Undoing { steps: Vec::new(), end: UndoEnd::Settled });

@@ -94,7 +94,7 @@ fn untried(service: &Service, why: &str) -> Proof {
         claim: format!("a client is answered by {}", called(service)),
         verdict: Verdict::NotChecked,
         evidence: why.to_owned(),
-        service: Some(service.spoken()),
+        service: Some(service.display_name()),
         excuse: None,
     }
 }
@@ -200,7 +200,7 @@ fn no_target(service: &Service) -> &'static str {
 
 /// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
 fn called(service: &Service) -> String {
-    let (spoken, key) = (service.spoken(), service_key(service).to_string());
+    let (spoken, key) = (service.display_name(), service_key(service).to_string());
     if spoken == key { key } else { format!("{spoken} ({key})") }
 }
 
@@ -286,7 +286,7 @@ impl Question<'_> {
         if service.mark.is_some() {
             let _ = write!(claim, " on {protocol} {at}");
         }
-        let service_name = Some(service.spoken());
+        let service_name = Some(service.display_name());
         let fetched = match answer {
             Ok(fetched) => fetched,
             Err(why) => {

@@ -5,7 +5,7 @@
 use super::super::tests::{failure, host};
 use super::*;
 use crate::support::Cluster;
-use crate::topology::{Forward, Mark};
+use crate::topology::{FirewallMark, Forward};
 
 fn dr() -> Topology {
     Cluster::of(&[(Forward::Dr, 80, vec![1, 2])]).topology
@@ -83,7 +83,7 @@ fn what_came_back_excuses_a_service_that_answered_nothing() {
     let mut marked = service.clone();
     let mark = |ours| {
         let (protocols, ports) = ([Protocol::Tcp].into(), [80].into());
-        Some(Mark { mark: 1, protocols, ports, ours })
+        Some(FirewallMark { mark: 1, protocols, ports, ours })
     };
     marked.mark = mark(true);
     assert_eq!(verdict(&marked, fetched(&[], &[("refused", 4)])), excused);

@@ -341,13 +341,13 @@ impl<'a> Session<'a> {
                     .map(|desired| sysctls_to_read(&desired.state))
                     .unwrap_or_default();
                 let topology = self.topology.name.clone();
-                (name.clone(), Request::Look { topology, sysctls, counters })
+                (name.clone(), Request::Observe { topology, sysctls, counters })
             })
             .collect();
         let answers = self.ask(requests).await;
         let seen = answers.into_iter().map(|(name, answer)| {
             let sighting = answer.map_err(NoAnswer::into_failure).and_then(|reply| match reply {
-                Reply::Seen(sighting) => Ok(*sighting),
+                Reply::Observed(sighting) => Ok(*sighting),
                 other => Err(unexpected(&other)),
             });
             (name, sighting)
@@ -375,13 +375,13 @@ async fn ask_one(
 /// An answer that does not fit the question.
 pub fn unexpected(reply: &Reply) -> Failure {
     let kind = match reply {
-        Reply::Seen(_) => "seen",
-        Reply::Done(_) => "done",
-        Reply::Begun => "begun",
+        Reply::Observed(_) => "observed",
+        Reply::Executed(_) => "executed",
+        Reply::Prepared => "prepared",
         Reply::Busy(_) => "busy",
-        Reply::Moved(_) => "moved",
-        Reply::Agreed => "agreed",
-        Reply::Settled => "settled",
+        Reply::Changed(_) => "changed",
+        Reply::Voted => "voted",
+        Reply::Closed => "closed",
         Reply::Answered(_) => "answered",
         Reply::Fetched(_) => "fetched",
         Reply::Refused(_) => "refused",

@@ -15,10 +15,10 @@ use crate::desired::desired_for;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::simulate;
-use crate::protocol::Outcome;
+use crate::protocol::Execution;
 use crate::report;
 use crate::state::{
-    Address, AddressKey, Capability, Change, ConfDev, ConfItem, Controller, HostFacts, HostState,
+    Address, AddressKey, Capability, ConfDev, ConfItem, Controller, Edit, HostFacts, HostState,
     Link, Observation, Receipt, Scope, Stage, Sysctl, TransactionId,
 };
 use crate::support::Cluster;
@@ -104,7 +104,7 @@ pub(super) fn applied(topology: &Topology) -> Seen {
     for (name, prospect) in plan.hosts {
         let Prospect::Plan(plan) = prospect else { panic!("{name}: {prospect:?}") };
         let sighting = seen.get_mut(&name).unwrap().as_mut().unwrap();
-        let changes: Vec<Change> =
+        let changes: Vec<Edit> =
             plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.change.clone()).collect();
         sighting.state = simulate(&sighting.state, &changes).unwrap();
         sighting.receipt = plan.goal.settled;
@@ -123,7 +123,7 @@ fn act(
     topology: &Topology,
     plan: &ClusterPlan,
     seen: &Seen,
-    outcome: impl Fn(&HostName, Stage, &Turn) -> Result<Outcome, NoAnswer>,
+    outcome: impl Fn(&HostName, Stage, &Turn) -> Result<Execution, NoAnswer>,
 ) -> (ClusterReport, Vec<(Stage, HostName)>) {
     let mut report = plan.report(topology);
     let mut acted = Vec::new();
@@ -142,13 +142,13 @@ fn act(
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a turn")]
-fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Outcome, NoAnswer> {
+fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Execution, NoAnswer> {
     Ok(outcome(turn.steps.len(), None))
 }
 
-fn outcome(done: usize, failure: Option<Failure>) -> Outcome {
+fn outcome(done: usize, failure: Option<Failure>) -> Execution {
     let after = Observation::default();
-    Outcome { done, failure, after }
+    Execution { done, failure, after }
 }
 
 fn states(report: &HostReport) -> Vec<StepState> {

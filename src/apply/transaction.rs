@@ -18,10 +18,10 @@ use crate::plan::SimulateError;
 use crate::plan::journal::touched_by;
 use crate::plan::neighbours;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
-use crate::protocol::{Begin, RevertAfter};
+use crate::protocol::{Prepare, RevertAfter};
 use crate::state::{
-    Expected, Intent, Item, JOURNAL_VERSION, Journal, Observation, Operator, Receipt, Stage, Step,
-    Sysctl, TransactionId, Unfinished,
+    Expected, Intent, Item, JOURNAL_VERSION, Journal, Observation, OpenTransaction, Operator,
+    Receipt, Stage, Step, Sysctl, TransactionId,
 };
 use crate::topology::{Role, Topology};
 
@@ -220,7 +220,7 @@ pub fn begin(
     name: &HostName,
     member: Member<'_>,
     desired: Option<&Desired>,
-) -> Result<Begin, SimulateError> {
+) -> Result<Prepare, SimulateError> {
     let Beginning { topology, id, action, conduct, hosts, time, silence } = beginning;
     let Member { plan, seen } = member;
     let steps = || plan.stages.iter().flat_map(|(_, steps)| steps);
@@ -256,7 +256,7 @@ pub fn begin(
         touched,
         before,
     };
-    Ok(Begin {
+    Ok(Prepare {
         journal,
         expected,
         receipt_before,
@@ -332,7 +332,7 @@ pub enum Recovery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing<'a> {
     /// Where it is unfinished, and how.
-    pub there: BTreeMap<HostName, &'a Unfinished>,
+    pub there: BTreeMap<HostName, &'a OpenTransaction>,
     /// Hosts that take part in it and have no journal of it.
     pub elsewhere: BTreeSet<HostName>,
     /// Hosts that take part in it and could not be asked.
@@ -377,7 +377,7 @@ impl Standing<'_> {
     /// where anyone has not agreed, nobody has settled it as done.
     pub fn recovery(&self, right: impl Fn(&HostName) -> bool) -> Recovery {
         let Self { there, elsewhere, unknown } = self;
-        if there.values().any(|there| !there.agreed) {
+        if there.values().any(|there| !there.voted) {
             return Recovery::Undo;
         }
         if let Some(host) = unknown.first() {
@@ -402,10 +402,11 @@ pub fn as_wanted<'a>(steps: impl Iterator<Item = &'a Step>, seen: &Observation) 
     let steps: Vec<&Step> = steps.collect();
     let mut right: BTreeMap<String, bool> = BTreeMap::new();
     for step in steps.iter().rev() {
-        let thing = step.change.thing();
+        let thing = step.change.precise_name();
         right.entry(thing).or_insert_with(|| step.change.is_done(&seen.state));
     }
-    let count = steps.iter().filter(|step| right.get(&step.change.thing()) == Some(&true)).count();
+    let count =
+        steps.iter().filter(|step| right.get(&step.change.precise_name()) == Some(&true)).count();
     (count, steps.len())
 }
 

@@ -4,11 +4,14 @@
 
 use super::super::tests::host;
 use super::*;
-use crate::state::Unfinished;
+use crate::state::OpenTransaction;
 use crate::topology::Pace;
 
-fn unfinished(hosts: &[&str], agreed: bool) -> Unfinished {
-    Unfinished { agreed, ..crate::support::unfinished(hosts, crate::state::HostState::default()) }
+fn unfinished(hosts: &[&str], agreed: bool) -> OpenTransaction {
+    OpenTransaction {
+        voted: agreed,
+        ..crate::support::unfinished(hosts, crate::state::HostState::default())
+    }
 }
 
 /// `a`, `b`, `c` in this order: agreed, not agreed, settled (no journal), or not to be asked.
@@ -145,7 +148,7 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         silence: Duration::ZERO,
     };
     let begun = |restarted: bool| {
-        let mut old = Unfinished {
+        let mut old = OpenTransaction {
             restarted,
             receipt_before: Some(receipt.clone()),
             ..unfinished(&["rs1"], false)

@@ -8,7 +8,8 @@ use super::planning::{ClusterPlan, HostPlan, Prospect};
 use super::recording;
 use super::session::Absent;
 use crate::names::HostName;
-use crate::state::{AddressKey, Change, Link, Receipt, Stage, Step};
+use crate::state::silent::is_silent;
+use crate::state::{Address, Edit, Link, Receipt, Route, Stage, Step};
 use crate::topology::{Role, Topology};
 
 /// What one host does in one stage.
@@ -115,28 +116,21 @@ fn held_elsewhere(
 ) -> Option<String> {
     let added: BTreeSet<IpAddr> = steps
         .iter()
-        .filter_map(|step| match &step.change {
-            Change::AddAddress { key, .. } if !is_silent(key) => Some(key.net.addr()),
-            _ => None,
-        })
+        .filter_map(|step| step.change.added::<Address>())
+        .filter(|(key, _)| !is_silent(&key.dev))
+        .map(|(key, _)| key.net.addr())
         .collect();
     plan.hosts.iter().find_map(|(other, prospect)| {
         let Prospect::Plan(theirs) = prospect else { return None };
         let plight = plight(statuses.get(other).filter(|_| other != name)?)?;
-        let mut steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
-        let kept = steps.find_map(|step| match &step.change {
-            Change::RemoveAddress { key, .. } if !is_silent(key) => {
-                Some(key.net.addr()).filter(|address| added.contains(address))
-            }
-            _ => None,
-        })?;
+        let steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
+        let kept = steps
+            .filter_map(|step| step.change.removed::<Address>())
+            .filter(|(key, _)| !is_silent(&key.dev))
+            .map(|(key, _)| key.net.addr())
+            .find(|address| added.contains(address))?;
         Some(format!("{other} may still have {kept}: {plight}, and two hosts would answer for it"))
     })
-}
-
-/// Whether nobody hears of an address: on lo and in a tunnel no ARP request is answered.
-fn is_silent(key: &AddressKey) -> bool {
-    matches!(key.dev.as_str(), "lo" | "tunl0")
 }
 
 /// What is wrong with a host that failed, as a sentence after its name.
@@ -158,13 +152,10 @@ fn plight(status: &HostStatus) -> Option<&'static str> {
 }
 
 /// Whether a host without it no longer takes requests, or no longer answers them.
-fn takes_away(change: &Change) -> bool {
-    matches!(
-        change,
-        Change::RemoveAddress { .. }
-            | Change::RemoveRoute { .. }
-            | Change::SetLink { after: Link::Down, .. }
-    )
+fn takes_away(edit: &Edit) -> bool {
+    edit.removed::<Address>().is_some()
+        || edit.removed::<Route>().is_some()
+        || edit.changed::<Link>().is_some_and(|(_, _, after)| *after == Link::Down)
 }
 
 /// Every director but `host`. Not only those whose services name it: a real server that was taken out

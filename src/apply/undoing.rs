@@ -16,8 +16,8 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::Pacing;
 use crate::plan::{Goal, stages, steps_between};
-use crate::protocol::{Ending, Request};
-use crate::state::{Observation, Operator, Stage, TransactionId, Unfinished};
+use crate::protocol::{Decision, Request};
+use crate::state::{Observation, OpenTransaction, Operator, Stage, TransactionId};
 
 /// What is to be undone, and by whom.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct Order {
 
 /// A host and its way back.
 struct Return {
-    unfinished: Unfinished,
+    unfinished: OpenTransaction,
     plan: HostPlan,
 }
 
@@ -99,7 +99,7 @@ async fn try_once(
     walk(session, order, &seen, &mut returns, &mut ends).await;
     let agreed = |name: &&HostName| {
         let unfinished = seen.get(*name).and_then(|seen| seen.as_ref().ok()?.unfinished.as_deref());
-        unfinished.is_some_and(|unfinished| unfinished.agreed)
+        unfinished.is_some_and(|unfinished| unfinished.voted)
     };
     let agreed = order.ids.keys().filter(agreed).cloned().collect();
     close(session, &agreed, returns, &mut ends).await;
@@ -205,7 +205,7 @@ fn leave_what_is_being_kept(
 ) {
     let closed = ends.iter().find(|(_, undoing)| undoing.end == UndoEnd::Undone);
     let Some(closed) = closed.map(|(name, _)| name.clone()) else { return };
-    if returns.values().any(|way| !way.unfinished.agreed) {
+    if returns.values().any(|way| !way.unfinished.voted) {
         return;
     }
     for (name, way) in std::mem::take(returns) {
@@ -237,7 +237,7 @@ async fn walk(
         let mut requests = BTreeMap::new();
         for (name, turn) in due {
             let (Some(way), false) = (returns.get(&name), turn.steps.is_empty()) else { continue };
-            let request = Request::Do {
+            let request = Request::Execute {
                 topology: session.topology.name.clone(),
                 transaction: way.unfinished.journal.transaction.clone(),
                 steps: turn.steps,
@@ -357,7 +357,7 @@ async fn close(
             }
             return;
         }
-        for (name, answer) in asking::settle(session, &ids, Ending::Undone).await {
+        for (name, answer) in asking::settle(session, &ids, Decision::Abort).await {
             let Err(no_answer) = answer else { continue };
             let failure = Failure {
                 message: "it is as it was before, but its journal could not be closed".to_owned(),

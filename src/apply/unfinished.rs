@@ -6,7 +6,7 @@ use super::outcome::{Action, Found, HostReport, UnfinishedView};
 use super::planning::{ClusterPlan, Prospect};
 use super::transaction::{Recovery, Seen, Standing, as_wanted, standings};
 use crate::names::HostName;
-use crate::state::{HostState, Intent, Observation, Unfinished};
+use crate::state::{HostState, Intent, Observation, OpenTransaction};
 
 /// So shortly before a host undoes it by itself nothing is confirmed any more: on some hosts it would come
 /// too late.
@@ -15,8 +15,15 @@ const TOO_LATE_MS: u64 = 2000;
 /// What one host has of an unfinished transaction; `None` if there is none.
 pub fn view(seen: &Observation) -> Option<UnfinishedView> {
     let unfinished = seen.unfinished.as_deref()?;
-    let Unfinished { journal, receipt_before: _, agreed, holder, reverts_in_ms, restarted, told } =
-        unfinished;
+    let OpenTransaction {
+        journal,
+        receipt_before: _,
+        voted,
+        holder,
+        reverts_in_ms,
+        restarted,
+        notes,
+    } = unfinished;
     let (done, steps) = as_wanted(journal.steps(), seen);
     let now = seen.state.restricted_to(&journal.touched);
     let differs = journal.touched.iter().filter(|item| {
@@ -31,11 +38,11 @@ pub fn view(seen: &Observation) -> Option<UnfinishedView> {
         steps,
         as_wanted: done,
         differs: differs.count(),
-        agreed: *agreed,
+        agreed: *voted,
         holder: holder.clone(),
         reverts_in_s: reverts_in_ms.map(|ms| ms / 1000),
         restarted: *restarted,
-        told: told.clone(),
+        told: notes.clone(),
     })
 }
 
@@ -134,8 +141,8 @@ pub fn not_to_confirm(seen: &Seen, standing: &Standing<'_>) -> Option<String> {
     if let Some(unknown) = standing.unknown.first() {
         return Some(format!("{unknown} cannot be asked"));
     }
-    let all_agreed = standing.there.values().all(|there| there.agreed);
-    let soon = |there: &&Unfinished| there.reverts_in_ms.is_some_and(|ms| ms < TOO_LATE_MS);
+    let all_agreed = standing.there.values().all(|there| there.voted);
+    let soon = |there: &&OpenTransaction| there.reverts_in_ms.is_some_and(|ms| ms < TOO_LATE_MS);
     if let Some((name, _)) = standing.there.iter().find(|(_, there)| soon(there)) {
         return Some(format!("{name} is about to undo it by itself"));
     }

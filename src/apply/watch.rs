@@ -21,12 +21,12 @@ pub enum Phase {
 impl Phase {
     pub(super) fn of(request: &Request) -> Self {
         match request {
-            Request::Look { .. } => Self::Looking,
-            Request::Begin(_)
-            | Request::TakeUp { .. }
-            | Request::Do { .. }
-            | Request::Agree { .. }
-            | Request::Settle { .. } => Self::Acting,
+            Request::Observe { .. } => Self::Looking,
+            Request::Prepare(_)
+            | Request::Resume { .. }
+            | Request::Execute { .. }
+            | Request::Vote { .. }
+            | Request::Close { .. } => Self::Acting,
             Request::WhoHas { .. } | Request::Fetch { .. } => Self::Trying,
         }
     }

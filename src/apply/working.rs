@@ -83,7 +83,7 @@ impl Course<'_, '_> {
     }
 
     fn request(&self, name: &HostName, plan: &HostPlan, steps: Vec<crate::state::Step>) -> Request {
-        Request::Do {
+        Request::Execute {
             topology: self.session.topology.name.clone(),
             transaction: self.id.clone(),
             steps,

@@ -1,5 +1,5 @@
-//! What the rules look up again and again, gathered once: a rule asks for every real server of every
-//! service, and a scan over all services inside that would never end on a large file.
+//! Lookups that the rules share, built once. A rule visits every real server of every service; a scan
+//! over all services for each of them would take minutes on a large file.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -13,23 +13,23 @@ use crate::topology::{Host, Interface, Role, Service, Topology};
 /// Lookups by address and by host.
 #[derive(Default)]
 pub(super) struct Index<'a> {
-    /// The first service of each VIP, in the order of the topology.
+    /// The first service of each VIP, in topology order.
     pub vips: HashMap<IpAddr, &'a Service>,
     /// VIPs with their directors.
     pub directed: HashSet<(IpAddr, &'a HostName)>,
-    /// Hosts with an address, and the first interface that has it there, in the order of their names.
-    pub having: HashMap<IpAddr, Vec<(&'a Host, &'a Interface)>>,
+    /// The hosts with each address, sorted by name, each with its first interface that has it.
+    pub holders: HashMap<IpAddr, Vec<(&'a Host, &'a Interface)>>,
     /// Hosts with the role client.
     pub clients: Vec<&'a Host>,
-    /// Directors of a service that rewrites addresses.
+    /// Directors of services with `nat` or `fullnat`.
     pub rewriting: HashSet<&'a HostName>,
-    /// Hosts that direct a service.
+    /// Directors of at least one service.
     pub directors: BTreeSet<&'a HostName>,
-    /// Hosts that are a real server of one.
+    /// Real servers of at least one service.
     pub serving: HashSet<&'a HostName>,
-    /// Subnets that VIPs bring to their director.
+    /// On-link subnets that a director gets from the prefix lengths of its VIPs.
     subnets: HashMap<&'a HostName, Subnets<'a>>,
-    /// Whether a host has a subnet in common with an interface of a director.
+    /// Cache: whether a host shares a subnet with an interface of a director.
     pub common: RefCell<HashMap<(&'a HostName, &'a HostName, &'a IfName), bool>>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Index<'a> {
             let mut own = HashSet::new();
             for interface in host.interfaces.values() {
                 for net in interface.addresses.iter().filter(|net| own.insert(net.addr())) {
-                    index.having.entry(net.addr()).or_default().push((host, interface));
+                    index.holders.entry(net.addr()).or_default().push((host, interface));
                 }
             }
         }
@@ -74,7 +74,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The narrowest subnet with `address` that a VIP brings to `host`.
+    /// The longest prefix with `address` that a VIP adds to `host`.
     pub fn by_vip(&self, host: &Host, address: IpAddr) -> Option<(&'a Interface, IpNet)> {
         let Subnets { lengths, by_net } = self.subnets.get(&host.name)?;
         lengths.iter().rev().find_map(|length| {
@@ -83,9 +83,9 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Who answers ARP for `address`, and on which wire; VIPs are not looked at.
+    /// The host that answers ARP for `address`, and the network. Ignores VIPs.
     pub fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
-        let having = self.having.get(&address)?;
-        having.iter().find_map(|(host, interface)| Some((*host, interface.network.as_ref()?)))
+        let holders = self.holders.get(&address)?;
+        holders.iter().find_map(|(host, interface)| Some((*host, interface.network.as_ref()?)))
     }
 }

@@ -1,5 +1,5 @@
-//! Rules about what a director's IPVS has beside its table: sync daemons and `net.ipv4.vs.*`, by
-//! themselves and against what the services need.
+//! Rules about a director's IPVS settings: sync daemons and `net.ipv4.vs.*`, alone and against the
+//! needs of the services.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use crate::names::HostName;
 use crate::state::{DaemonRole, Protocol, VsItem};
 use crate::topology::{self, Forward, Host, Service};
 
-/// Hosts that direct a service: what is said of others' IPVS has no effect.
+/// Directors with their services. `ipvs` of other hosts has no effect.
 fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {
     let mut directed: BTreeMap<&HostName, Vec<&Service>> = BTreeMap::new();
     for service in &subject.topology.services {
@@ -20,7 +20,7 @@ fn directors<'a>(subject: &Subject<'a>) -> Vec<(&'a Host, Vec<&'a Service>)> {
     hosts.filter_map(|(name, services)| Some((subject.host(name)?, services))).collect()
 }
 
-/// The interface of a sync daemon must be there (ENODEV), and have an address to send from.
+/// The interface of a sync daemon must exist (ENODEV) and have an address to send from.
 pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, _) in directors(subject) {
@@ -38,7 +38,7 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
                         "{} has no interface {} for sync daemon {role}",
                         host.name, daemon.interface
                     ),
-                    "the kernel refuses a daemon on an interface that is not there (ENODEV)",
+                    "the kernel refuses a sync daemon on a missing interface (ENODEV)",
                     format!("one of: {known}"),
                 ));
                 continue;
@@ -51,10 +51,10 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
                     "sync-without-address",
                     at,
                     format!(
-                        "{} of {} has no IPv4 address, and sync daemon master sends to {}",
+                        "{} of {} has no IPv4 address, but sync daemon master sends from it to {}",
                         interface.name, host.name, daemon.group
                     ),
-                    "messages leave with the address of another interface, which a backup may drop",
+                    "messages carry the address of another interface, and a backup may drop them",
                     "name an interface with an IPv4 address, or a group such as `ff02::51`",
                 ));
             }
@@ -63,8 +63,8 @@ pub(super) fn sync_interface(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Values that a setting can have (Documentation/networking/ipvs-sysctl.rst; ip_vs_ctl.c). Some
-/// kernels refuse others, some put the old value back without a word.
+/// Valid values of a setting (Documentation/networking/ipvs-sysctl.rst; ip_vs_ctl.c). Some kernels
+/// refuse other values, some restore the old value and report success.
 fn range(item: VsItem) -> Option<RangeInclusive<i64>> {
     Some(match item {
         VsItem::BackupOnly
@@ -100,17 +100,17 @@ fn range(item: VsItem) -> Option<RangeInclusive<i64>> {
     })
 }
 
-/// A value that the setting cannot have.
+/// A value outside the setting's range.
 pub(super) fn setting_range(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, _) in directors(subject) {
         for (item, value) in &host.ipvs.settings {
-            let Some(wanted) = range_said(*item, value) else { continue };
+            let Some(wanted) = range_error(*item, value) else { continue };
             findings.push(Finding::error(
                 "setting-range",
                 host.ipvs.settings_at.get(item).copied().unwrap_or(host.at),
                 format!("net.ipv4.vs.{} cannot be {}", item.as_str(), value.replace('\t', " ")),
-                "the kernel refuses it, puts the old value back without a word, or takes it for another",
+                "the kernel refuses it, silently restores the old value, or reads it as another value",
                 wanted,
             ));
         }
@@ -118,8 +118,8 @@ pub(super) fn setting_range(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What the value must be, if it is not.
-fn range_said(item: VsItem, value: &str) -> Option<String> {
+/// The cure for a value outside the range; `None` if the value is valid.
+fn range_error(item: VsItem, value: &str) -> Option<String> {
     let number = value.parse::<i64>().ok();
     if item == VsItem::SyncPorts {
         let power = number.and_then(|n| u64::try_from(n).ok()).is_some_and(u64::is_power_of_two);
@@ -139,38 +139,38 @@ fn range_said(item: VsItem, value: &str) -> Option<String> {
     if number.is_some_and(|number| range.contains(&number)) {
         return None;
     }
-    Some(format!("write a number, {} to {}", range.start(), range.end()))
+    Some(format!("write a number from {} to {}", range.start(), range.end()))
 }
 
-/// A setting that takes away what a service needs.
+/// A setting that disables what a service needs.
 pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, services) in directors(subject) {
         let off = |item: VsItem| host.ipvs.settings.get(&item).is_some_and(|value| value == "0");
-        let mut say = |item: VsItem, service: &Service, why: &str| {
+        let mut add = |item: VsItem, service: &Service, why: &str| {
             findings.push(Finding::error(
                 "setting-contradicts",
                 host.ipvs.settings_at.get(&item).copied().unwrap_or(host.at),
-                format!("{}=0 contradicts {}", item.as_str(), service.spoken()),
+                format!("{}=0 contradicts {}", item.as_str(), service.display_name()),
                 why,
-                format!("remove `{}`: it is set where it is needed", item.as_str()),
+                format!("remove `{}`: lvsprov sets it for services that need it", item.as_str()),
             ));
         };
         for service in services {
             if service.uses(Forward::Fullnat) && off(VsItem::Conntrack) {
-                say(
+                add(
                     VsItem::Conntrack,
                     service,
-                    "under fullnat the source is rewritten by connection tracking: without it requests keep the client's address, and replies never come back to the director",
+                    "fullnat rewrites the source by connection tracking: without it requests keep the client's address, and replies bypass the director",
                 );
             }
             let drains = service.persistence.is_some()
                 && service.real_servers.iter().any(|real| real.weight == 0);
             if drains && off(VsItem::ExpireQuiescentTemplate) {
-                say(
+                add(
                     VsItem::ExpireQuiescentTemplate,
                     service,
-                    "clients that stay with the real server of weight 0 go on being sent there: it never drains",
+                    "persistent clients stay with the real server of weight 0: it never drains",
                 );
             }
         }
@@ -178,7 +178,7 @@ pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Settings that have an effect only beside something that the file does not have.
+/// Settings without an effect in this topology.
 pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, services) in directors(subject) {
@@ -186,7 +186,7 @@ pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
         let uses = |method: Forward| services.iter().any(|service| service.uses(method));
         for item in host.ipvs.settings.keys() {
             let lacks = match item {
-                VsItem::BackupOnly if !runs(DaemonRole::Backup) => "a sync daemon backup",
+                VsItem::BackupOnly if !runs(DaemonRole::Backup) => "sync daemon backup",
                 VsItem::SyncThreshold
                 | VsItem::SyncRefreshPeriod
                 | VsItem::SyncRetries
@@ -195,64 +195,63 @@ pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
                 | VsItem::SyncQlenMax
                     if !runs(DaemonRole::Master) =>
                 {
-                    "a sync daemon master"
+                    "sync daemon master"
                 }
                 VsItem::SyncPorts | VsItem::SyncSockSize if host.ipvs.daemons.is_empty() => {
                     "a sync daemon"
                 }
-                VsItem::PmtuDisc | VsItem::IgnoreTunneled if !uses(Forward::Tun) => "a tunnel",
+                VsItem::PmtuDisc | VsItem::IgnoreTunneled if !uses(Forward::Tun) => {
+                    "a real server with `forward: tun`"
+                }
                 VsItem::NatIcmpSend | VsItem::SnatReroute
                     if !uses(Forward::Nat) && !uses(Forward::Fullnat) =>
                 {
-                    "a service by nat or fullnat"
+                    "a service with nat or fullnat"
                 }
                 _ => continue,
             };
             findings.push(Finding::warning(
                 "setting-without-effect",
                 host.ipvs.settings_at.get(item).copied().unwrap_or(host.at),
-                format!(
-                    "{} has an effect beside {lacks} only, and {} has none",
-                    item.as_str(),
-                    host.name
-                ),
-                "it is set, and nothing comes of it",
-                "remove it, unless something outside of this file needs it",
+                format!("{} needs {lacks}, and {} has none", item.as_str(), host.name),
+                "lvsprov sets it, but it has no effect",
+                "remove it, unless services outside this file need it",
             ));
         }
     }
     findings
 }
 
-/// Trap 20: what comes with FULLNAT on a stock kernel.
+/// Trap 20: consequences of FULLNAT on a stock kernel.
 pub(super) fn fullnat(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in subject.topology.services.iter().filter(|s| s.uses(Forward::Fullnat)) {
         findings.push(Finding::note(
             "fullnat-hides-clients",
             service.at,
-            format!("real servers of {} see the director's address, not the client's", service.spoken()),
-            "their logs and access lists lose the client; and every connection takes a source port of the director: 64,512 at most at once to one port of one real server",
-            "give the director more addresses, or let the application pass the client's address on (PROXY protocol, X-Forwarded-For), where that matters",
+            format!("real servers of {} see the director's address, not the client's", service.display_name()),
+            "their logs and access lists lose the client's address; each connection uses a source port of the director: at most 64,512 at once to one port of one real server",
+            "if that matters, give the director more addresses, or pass the client's address in the application (PROXY protocol, X-Forwarded-For)",
         ));
     }
     findings
 }
 
-/// Trap 22: two tables remember one connection; the shorter time ends it.
+/// Trap 22: IPVS and conntrack both track a connection; the shorter timeout ends it.
 pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
     /// nf_conntrack_tcp_timeout_established by default, in seconds (nf_conntrack_proto_tcp.c).
     const ESTABLISHED: u32 = 432_000;
     let mut findings = Vec::new();
     for (host, services) in directors(subject) {
-        let said = host.ipvs.settings.get(&VsItem::Conntrack).is_some_and(|value| value == "1");
+        let conntrack_on =
+            host.ipvs.settings.get(&VsItem::Conntrack).is_some_and(|value| value == "1");
         let tracked = services.iter().find(|service| {
             let tcp = match &service.mark {
                 Some(mark) => mark.protocols.contains(&Protocol::Tcp),
                 None => service.protocol == Protocol::Tcp,
             };
-            // What IPVS does not rewrite is not tracked (ip_vs_ctl.c, `__ip_vs_update_dest`).
-            tcp && (service.uses(Forward::Fullnat) || (said && service.uses(Forward::Nat)))
+            // IPVS tracks only connections that it rewrites (ip_vs_ctl.c, `__ip_vs_update_dest`).
+            tcp && (service.uses(Forward::Fullnat) || (conntrack_on && service.uses(Forward::Nat)))
         });
         let Some(service) = tracked else { continue };
         let tcp = host.ipvs.timeouts.map_or(0, |timeouts| timeouts.tcp);
@@ -260,17 +259,17 @@ pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::note(
                 "idle-connections",
                 service.at,
-                format!("connections to {} that are idle for 15 minutes end", service.spoken()),
-                format!("IPVS forgets them after 900 s, whatever connection tracking remembers ({ESTABLISHED} s)"),
-                "say `ipvs: {timeouts: {tcp: 7200}}` if clients keep idle connections, or let them send keepalives",
+                format!("idle connections to {} end after 15 minutes", service.display_name()),
+                format!("IPVS forgets them after 900 s, connection tracking only after {ESTABLISHED} s"),
+                "if clients keep idle connections, write `ipvs: {timeouts: {tcp: 7200}}`, or let clients send keepalives",
             ));
         } else if tcp > ESTABLISHED {
             findings.push(Finding::warning(
                 "idle-connections",
                 service.at,
                 format!("IPVS remembers idle connections for {tcp} s, connection tracking for {ESTABLISHED} s"),
-                "what connection tracking forgets gets another source port, and the real server resets it",
-                format!("say `tcp: {ESTABLISHED}` or less, or raise net.netfilter.nf_conntrack_tcp_timeout_established yourself"),
+                "after that, packets get a new source port, and the real server resets the connection",
+                format!("write `tcp: {ESTABLISHED}` or less, or raise net.netfilter.nf_conntrack_tcp_timeout_established yourself"),
             ));
         }
     }

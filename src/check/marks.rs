@@ -1,14 +1,13 @@
-//! Rules about firewall marks: whose packets they take, and what lvsprov cannot see to where it does
-//! not know the addresses.
+//! Rules about firewall marks: overlaps with other services, and marks without a VIP.
 
-use super::{ENOUGH, Subject};
+use super::{MAX_FINDINGS, Subject};
 use crate::finding::Finding;
 use crate::state::Protocol;
-use crate::topology::{Mark, Service};
+use crate::topology::{FirewallMark, Service};
 
-/// A mark goes first: IPVS looks for a service of the packet's mark before it looks for one of its
-/// address (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_service_find`). And of two rules that mark one
-/// packet, the last one wins.
+/// The mark wins: IPVS looks for a service with the packet's mark before one with its address
+/// (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_service_find`). If two rules mark one packet, the last one
+/// wins.
 pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut services: Vec<&Service> = subject.topology.services.iter().collect();
@@ -18,12 +17,12 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
         for (other_turn, other) in services.iter().enumerate() {
             let same =
                 marked.director == other.director && marked.vip_address() == other.vip_address();
-            // Of two marks, the later one is told.
+            // Of two marks, the later one gets the finding.
             if !same || other_turn == turn || (other.mark.is_some() && other_turn > turn) {
                 continue;
             }
             let Some(packets) = common(mark, other) else { continue };
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let (at, message, why) = match &other.mark {
@@ -31,19 +30,19 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                     other.vip.as_ref().map_or(other.at, |vip| vip.at),
                     format!(
                         "{} never gets {packets}: they are marked for {}",
-                        other.spoken(),
-                        marked.spoken()
+                        other.display_name(),
+                        marked.display_name()
                     ),
-                    "the kernel looks for a service of the packet's mark first, and for one of its address only if there is none",
+                    "the kernel first looks for a service with the packet's mark, and only then for one with its address",
                 ),
                 Some(_) => (
                     marked.at,
                     format!(
                         "{packets} are marked for {} and for {}",
-                        other.spoken(),
-                        marked.spoken()
+                        other.display_name(),
+                        marked.display_name()
                     ),
-                    "a packet has one mark: one of the two services gets nothing",
+                    "a packet has one mark: one of the two services gets no packets",
                 ),
             };
             findings.push(Finding::error(
@@ -51,15 +50,15 @@ pub(super) fn overlap(subject: &Subject<'_>) -> Vec<Finding> {
                 at,
                 message,
                 why,
-                "take the port out of one of them",
+                "remove the port from one of them",
             ));
         }
     }
     findings
 }
 
-/// Packets that are marked, and belong to `other` too; in words.
-fn common(mark: &Mark, other: &Service) -> Option<String> {
+/// Packets of `mark` that match `other` too, for a message.
+fn common(mark: &FirewallMark, other: &Service) -> Option<String> {
     let others: Vec<Protocol> = match &other.mark {
         Some(mark) if !mark.ours => return None,
         Some(mark) => mark.protocols.iter().copied().collect(),
@@ -67,7 +66,7 @@ fn common(mark: &Mark, other: &Service) -> Option<String> {
     };
     let protocol = others.into_iter().find(|protocol| mark.protocols.contains(protocol))?;
     let ports = other.ports();
-    // A service of every port lives beside narrower ones: it takes what is left.
+    // A service for every port takes only packets that no narrower service matches.
     if ports.is_empty() && other.mark.is_none() && !mark.ports.is_empty() {
         return None;
     }
@@ -78,29 +77,26 @@ fn common(mark: &Mark, other: &Service) -> Option<String> {
     Some(format!("{protocol} packets to port {port}"))
 }
 
-/// Trap 13: without a VIP nobody knows on which machines its packets must count as local.
+/// Trap 13: without a VIP lvsprov does not know which addresses must be local on which hosts.
 pub(super) fn without_address(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in subject.topology.services.iter().filter(|service| service.vip.is_none()) {
         let bare = service.real_servers.iter().find(|real| !real.forward.rewrites());
         let (whose, cure) = match bare {
             Some(real) => (
-                format!(
-                    "the director {} and real servers such as {} must",
-                    service.director, real.host
-                ),
-                "see that they do (an address, or `ip route add local ADDRESS dev lo`), or add `vip:`",
+                format!("the director {} and real servers such as {}", service.director, real.host),
+                "add the address on each of them (or `ip route add local ADDRESS dev lo`), or add `vip:`",
             ),
             None => (
-                format!("the director {} must", service.director),
-                "see that it does (an address, or an `ip rule fwmark` with a local route), or add `vip:`",
+                format!("the director {}", service.director),
+                "add the address there (or an `ip rule fwmark` with a local route), or add `vip:`",
             ),
         };
         findings.push(Finding::note(
             "mark-without-vip",
             service.at,
-            format!("{whose} take the packets that others mark as their own"),
-            "IPVS looks only at packets for the machine itself; the file does not say which addresses they are sent to, so lvsprov sets none",
+            format!("{whose} must treat the marked packets as local"),
+            "IPVS handles only packets to local addresses; the file does not have the destination addresses, so lvsprov sets none",
             cure,
         ));
     }

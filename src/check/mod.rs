@@ -1,39 +1,37 @@
-//! Whether a topology would work: one function a rule, all findings, none of them stops another.
+//! Rules that tell whether a topology would work: one function for each rule, all findings at once.
 //!
-//! Pure: looks at the resolved [`Topology`] only, touches no host. What a text alone can get wrong
-//! (keys, types, names, addresses) is found while it is read, in [`crate::topology`], because only
-//! there each value's own position is known; [`examine`] does both. Rules that a trap of the field
-//! stands behind (numbers as in `docs`' list of traps), with the case under `tests/cases/check` that
-//! proves each:
+//! Pure: the rules use the resolved [`Topology`] only and touch no host. [`crate::topology`] reports
+//! errors of the text (keys, types, names, addresses) while it reads, because it knows each value's
+//! position; [`examine`] does both. The rules behind known LVS traps (numbers as in the list of traps
+//! in `docs`), each with its case under `tests/cases/check`:
 //!
 //! | trap | what goes wrong | rule | case |
 //! | --- | --- | --- | --- |
-//! | 5 | VIP with a mask on lo makes the LAN local | `mask-on-lo`, `vip-is-own-address` | mask-on-lo |
-//! | 6 | DR and TUN never rewrite a port, nor do templates for several ports | `port-mapping` | port-mapping, ignored-values |
-//! | 7 | DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
-//! | 8, 28 | the director is its own real server: it may be | `port-mapping` | director-serves |
-//! | 10 | a router that lvsprov does not reach drops the replies | `router-not-reached` (warning) | router-not-reached |
-//! | 11 | director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
+//! | 5 | a VIP with a prefix length on lo makes the LAN local | `mask-on-lo`, `vip-is-own-address` | mask-on-lo |
+//! | 6 | DR and TUN never rewrite a port, nor does persistence over several ports | `port-mapping` | port-mapping, ignored-values |
+//! | 7 | a DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
+//! | 8, 28 | the director is its own real server (allowed) | `port-mapping` | director-serves |
+//! | 10 | a router that lvsprov does not manage drops the replies | `router-not-reached` (warning) | router-not-reached |
+//! | 11 | the director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
-//! | 12 | the VIP's subnet is on another wire | `vip-wrong-network` | wrong-wire |
-//! | 13 | a mark whose addresses nobody takes | `mark-without-vip` (note) | marks |
-//! | 14 | NAT real server with another gateway | `nat-gateway` | nat-gateway |
-//! | 15 | NAT client on the real servers' own subnet | `nat-client-on-link` | nat-client-on-link |
-//! | 20 | FULLNAT: no way there or back; no connection tracking; who the client is gets lost | `fullnat-no-route`, `setting-contradicts`, `fullnat-hides-clients` (note) | fullnat, ipvs-settings |
+//! | 12 | the VIP's subnet is on another network | `vip-wrong-network` | wrong-wire |
+//! | 13 | a mark without a VIP: its addresses may be local on no host | `mark-without-vip` (note) | marks |
+//! | 14 | a NAT real server with another gateway | `nat-gateway` | nat-gateway |
+//! | 15 | a NAT client on the real servers' subnet | `nat-client-on-link` | nat-client-on-link |
+//! | 20 | FULLNAT: no route there or back; no connection tracking; real servers do not see the client's address | `fullnat-no-route`, `setting-contradicts`, `fullnat-hides-clients` (note) | fullnat, ipvs-settings |
 //! | 22 | two timeouts for one connection | `idle-connections` (note, or warning) | fullnat, ipvs-settings |
-//! | 27 | what a real server cannot unwrap at once | `gre-checksums-differ`, `gue-port-taken`, `gue-port` | tunnels, service-words |
+//! | 27 | tunnels that one real server cannot receive at the same time | `gre-checksums-differ`, `gue-port-taken`, `gue-port` | tunnels, service-words |
 //! | 32 | mixed families without a tunnel, or with a sync daemon | `mixed-families`, `mixed-families-and-sync` | families |
 //! | 33 | every port without persistence | `port-zero`, `port-any` | numbers, ignored-values |
-//! | 34, 35 | weight 0 everywhere: nobody answers; persistence that keeps clients there | `all-weights-zero` (warning), `setting-contradicts` | weights, ipvs-settings |
+//! | 34, 35 | weight 0 on every real server; persistence that keeps clients on weight 0 | `all-weights-zero` (warning), `setting-contradicts` | weights, ipvs-settings |
 //! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights, ignored-values |
-//! | 37 | two directors that send to each other; backup_only without its daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
+//! | 37 | two directors that forward to each other; backup_only without a backup daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
 //! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
 //! | - | weights that cannot grow | `ramp-without-effect` (warning) | pace |
-//! | - | marked packets go to the mark's service, whoever else is there | `mark-overlaps` | marks |
+//! | - | marked packets go to the mark's service, not to the service of their address | `mark-overlaps` | marks |
 //!
-//! Traps 1-4, 9, 10, 12, 16-18, 23-26 are not found but prevented: `desired` and `plan` set and
-//! order what they need. 19, 21, 29, 39-41 show on hosts only. 38 needs what this version's file
-//! cannot say.
+//! `desired` and `plan` prevent traps 1-4, 9, 10, 12, 16-18 and 23-26. Traps 19, 21, 29 and 39-41 show
+//! on hosts only. Trap 38 needs keys that this version of the format does not have.
 
 mod index;
 mod ipvs;
@@ -47,60 +45,59 @@ mod values;
 mod vips;
 
 use crate::finding::{Finding, Severity};
-use crate::topology::{self, Service, Topology, Unclear, Vip};
+use crate::topology::{self, Service, Topology, UnclearHosts, Vip};
 
 use index::Index;
 
-/// A file, read and checked.
+/// The result of [`examine`].
 #[derive(Debug)]
 pub struct Examined {
-    /// What to work with; `None` if there is any error among the findings.
+    /// The resolved topology; `None` if any finding is an error.
     pub topology: Option<Topology>,
-    /// Everything found, in the order of the file.
+    /// All findings, in file order.
     pub findings: Vec<Finding>,
 }
 
 /// Reads `text` and applies every rule. `name` is the file's name for messages.
 pub fn examine(name: &str, text: &str) -> Examined {
-    let topology::Read { topology, unclear, mut findings } = topology::read(name, text);
+    let topology::ParsedTopology { topology, unclear, mut findings } = topology::read(name, text);
     let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
         findings.extend(apply(&Subject::new(topology, &unclear, whole)));
     }
-    tidy(&mut findings);
+    sort_and_dedup(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
     Examined { topology: topology.filter(|_| !blocked), findings }
 }
 
 /// Applies every rule to a resolved topology.
 pub fn check(topology: &Topology) -> Vec<Finding> {
-    let unclear = Unclear::default();
+    let unclear = UnclearHosts::default();
     let mut findings = apply(&Subject::new(topology, &unclear, true));
-    tidy(&mut findings);
+    sort_and_dedup(&mut findings);
     findings
 }
 
-/// What the rules look at.
+/// The input of the rules.
 struct Subject<'a> {
     topology: &'a Topology,
-    /// Hosts from whose gaps nothing may be concluded.
-    unclear: &'a Unclear,
-    /// Nothing was left out because it could not be understood.
+    /// Hosts with invalid values: a rule draws no conclusion from what they lack.
+    unclear: &'a UnclearHosts,
+    /// The text had no error, so nothing was left out.
     whole: bool,
-    /// What rules look up for every real server of every service.
+    /// Shared lookups.
     index: Index<'a>,
 }
 
-/// Findings of a rule that looks at pairs: it ends there, before it fills the memory with what nobody
-/// reads.
-const ENOUGH: usize = 10_000;
+/// Maximum number of findings of a rule over pairs: bounds its memory.
+const MAX_FINDINGS: usize = 10_000;
 
 impl<'a> Subject<'a> {
-    fn new(topology: &'a Topology, unclear: &'a Unclear, whole: bool) -> Self {
+    fn new(topology: &'a Topology, unclear: &'a UnclearHosts, whole: bool) -> Self {
         Self { topology, unclear, whole, index: Index::new(topology) }
     }
 
-    /// The services that have a VIP, with it.
+    /// The services with a VIP.
     fn with_vip(&self) -> impl Iterator<Item = (&'a Service, &'a Vip)> + use<'a> {
         self.topology.services.iter().filter_map(|s| Some((s, s.vip.as_ref()?)))
     }
@@ -158,7 +155,7 @@ fn apply(subject: &Subject<'_>) -> Vec<Finding> {
     RULES.iter().flat_map(|rule| rule(subject)).collect()
 }
 
-fn tidy(findings: &mut Vec<Finding>) {
+fn sort_and_dedup(findings: &mut Vec<Finding>) {
     findings.sort_by(|a, b| {
         let key = |f: &Finding| (f.at.line, f.at.column, f.severity, f.rule);
         key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))

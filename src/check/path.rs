@@ -1,7 +1,7 @@
-//! The way of a packet from host to host, as the file's addresses and gateways lead it.
+//! The path of a packet from host to host, by the file's addresses and gateways.
 //!
-//! A coarse walk over routes, for rules: does it arrive, does it get stuck and where, or does it
-//! leave what the file knows. ARP, rp_filter and IPVS are not looked at.
+//! A coarse walk over routes, for rules: the packet arrives, stops at a host, or leaves the hosts of the
+//! file. It ignores ARP, rp_filter and IPVS.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,20 +12,20 @@ use super::Subject;
 use crate::names::{HostName, NetworkName};
 use crate::topology::{Host, Interface, Role, Service};
 
-/// Where a way ends.
+/// The end of a walk.
 #[derive(Clone, Copy)]
-pub(super) enum End<'a> {
-    /// At whoever has the address.
+pub(super) enum WalkEnd<'a> {
+    /// The packet reaches the host with the address.
     Arrives,
-    /// Outside of what the file says: nothing may be concluded.
+    /// The path leaves the hosts of the file: rules draw no conclusion.
     Unknown,
-    /// At a host that has no route for it.
+    /// This host has no route.
     NoGateway(&'a Host),
-    /// At a host that is a gateway and forwards nothing.
+    /// This host is the gateway, but does not forward.
     NotForwarding(&'a Host),
-    /// Gateways that lead back to this host.
-    Circle(&'a Host),
-    /// At a host that asks for the address on a wire where nobody has it.
+    /// The gateways lead back to this host.
+    GatewayLoop(&'a Host),
+    /// This host sends ARP requests on a network where no host has the address.
     WrongWire(&'a Host, &'a Interface),
 }
 
@@ -43,56 +43,56 @@ impl<'a> Subject<'a> {
     }
 
     /// Walks from `from` to `to`.
-    pub fn walk(&self, from: &'a Host, to: IpAddr) -> End<'a> {
+    pub fn walk(&self, from: &'a Host, to: IpAddr) -> WalkEnd<'a> {
         let mut passed = BTreeSet::from([&from.name]);
         let mut here = from;
         loop {
             here = match self.next_hop(here, to) {
                 Err(end) => return end,
-                Ok(next) if self.has(next, to) => return End::Arrives,
-                Ok(next) if !passed.insert(&next.name) => return End::Circle(next),
+                Ok(next) if self.has(next, to) => return WalkEnd::Arrives,
+                Ok(next) if !passed.insert(&next.name) => return WalkEnd::GatewayLoop(next),
                 Ok(next) if !self.forwards(next) && !self.is_unclear(next) => {
-                    return End::NotForwarding(next);
+                    return WalkEnd::NotForwarding(next);
                 }
                 Ok(next) => next,
             };
         }
     }
 
-    /// The next host on the way, or how the way ends here.
-    fn next_hop(&self, here: &'a Host, to: IpAddr) -> Result<&'a Host, End<'a>> {
+    /// The next host, or the end of the walk here.
+    fn next_hop(&self, here: &'a Host, to: IpAddr) -> Result<&'a Host, WalkEnd<'a>> {
         if self.has(here, to) {
-            return Err(End::Arrives);
+            return Err(WalkEnd::Arrives);
         }
         if let Some((interface, _)) = self.on_link(here, to) {
             return match self.holder(to) {
                 Some((holder, wire)) if Some(wire) == interface.network.as_ref() => Ok(holder),
-                Some(_) => Err(End::WrongWire(here, interface)),
-                None => Err(End::Arrives),
+                Some(_) => Err(WalkEnd::WrongWire(here, interface)),
+                None => Err(WalkEnd::Arrives),
             };
         }
         if let Some(director) = self.host_route(here, to) {
             return Ok(director);
         }
         if self.is_unclear(here) || self.has_unclear_gateway(here) {
-            return Err(End::Unknown);
+            return Err(WalkEnd::Unknown);
         }
         match here.gateway_for(to).map(|g| g.host.as_ref()) {
-            None => Err(End::NoGateway(here)),
-            Some(None) => Err(End::Unknown),
-            Some(Some(name)) => self.host(name).ok_or(End::Unknown),
+            None => Err(WalkEnd::NoGateway(here)),
+            Some(None) => Err(WalkEnd::Unknown),
+            Some(Some(name)) => self.host(name).ok_or(WalkEnd::Unknown),
         }
     }
 
-    /// Over which wire `address` is a neighbour, and the host's own address there. The prefix of a
-    /// VIP counts on its director.
+    /// The interface on which `address` is on-link, with the host's own address there. On a director the
+    /// prefix length of a VIP counts.
     pub fn on_link(&self, host: &'a Host, address: IpAddr) -> Option<(&'a Interface, IpNet)> {
         let own = host.on_link(address).filter(|(i, _)| i.network.is_some());
         let by_vip = self.index.by_vip(host, address);
         own.into_iter().chain(by_vip).max_by_key(|(_, net)| net.prefix_len())
     }
 
-    /// A router next to the director gets a host route to a VIP that is in none of its subnets.
+    /// The director, if lvsprov sets a host route to the VIP on this router.
     fn host_route(&self, here: &'a Host, to: IpAddr) -> Option<&'a Host> {
         let service = *self.index.vips.get(&to)?;
         let director = self.host(&service.director)?;
@@ -100,7 +100,7 @@ impl<'a> Subject<'a> {
         neighbour.then_some(director)
     }
 
-    /// Whether `here` is a router with a subnet in common with the director on the VIP's wire.
+    /// Whether `here` is a router that shares a subnet with the director on the VIP's network.
     pub fn takes_host_route(&self, here: &'a Host, service: &'a Service) -> bool {
         let Some(director) = self.host(&service.director) else { return false };
         let outside = service.vip.as_ref().and_then(|vip| director.interfaces.get(&vip.interface));
@@ -125,13 +125,13 @@ impl<'a> Subject<'a> {
         self.index.directed.contains(&(address, &host.name))
     }
 
-    /// Whether `host` has any address of the family of `address`: without, it is no client of it.
-    pub fn speaks(host: &Host, address: IpAddr) -> bool {
+    /// Whether `host` has an address of the family of `address`; without one it cannot be a client.
+    pub fn has_family(host: &Host, address: IpAddr) -> bool {
         let mut own = host.interfaces.values().flat_map(|i| &i.addresses);
         own.any(|net| net.addr().is_ipv4() == address.is_ipv4())
     }
 
-    /// Who answers ARP for `address`, and on which wire.
+    /// The host that answers ARP for `address`, and the network.
     fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
         if let Some(service) = self.index.vips.get(&address) {
             let host = self.host(&service.director)?;
@@ -141,13 +141,13 @@ impl<'a> Subject<'a> {
         self.index.holder(address)
     }
 
-    /// Routers do, and directors of a NAT service.
+    /// Routers forward, and directors of NAT and FULLNAT services.
     fn forwards(&self, host: &Host) -> bool {
         host.roles.contains(&Role::Router) || self.index.rewriting.contains(&host.name)
     }
 }
 
-/// The address that `host` puts into packets to `to` as their source.
+/// The source address of packets from `host` to `to`.
 pub(super) fn source(host: &Host, to: IpAddr) -> Option<IpAddr> {
     if let Some((_, net)) = host.on_link(to) {
         return Some(net.addr());

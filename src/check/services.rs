@@ -1,4 +1,4 @@
-//! Rules about services by themselves: keys, ports, weights, schedulers, and who takes part.
+//! Rules about single services: keys, ports, weights, schedulers, hosts.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use crate::desired::service_key;
 use crate::finding::Finding;
 use crate::topology::{Role, Scheduler, Service};
 
-/// Two services with one name in the table.
+/// Two services with the same IPVS key.
 pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
     let mut seen: HashMap<_, &Service> = HashMap::new();
     let mut findings = Vec::new();
@@ -22,7 +22,7 @@ pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
         findings.push(Finding::error(
             "duplicate-service",
             service.vip.as_ref().map_or(service.at, |vip| vip.at),
-            format!("{key} is served already (at {}:{})", first.at.line, first.at.column),
+            format!("{key} is a duplicate of the service at {}:{}", first.at.line, first.at.column),
             "IPVS has one service for each protocol, VIP and port, or firewall mark (EEXIST)",
             "put all real servers into one service, or correct the port or the mark",
         ));
@@ -30,7 +30,7 @@ pub(super) fn duplicate_service(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// One real server twice in one service.
+/// Two real servers of one service with the same address and port.
 pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -46,10 +46,10 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                         "{} (port {}) is already a real server of {}",
                         real.host,
                         real.port,
-                        service.spoken()
+                        service.display_name()
                     ),
                     "IPVS has one destination for each address and port (EEXIST)",
-                    "remove one of them; for a larger share give it a weight",
+                    "remove one of them; for a larger share raise its weight",
                 ));
             }
         }
@@ -57,8 +57,8 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Trap 6: DR and TUN never rewrite the port. Nor does NAT where a client stays by a template that is
-/// for all ports (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_sched_persist`).
+/// Trap 6: DR and TUN never rewrite the port. Nor does NAT with a persistence template for every port
+/// (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_sched_persist`).
 pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -67,11 +67,10 @@ pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
         for real in service.real_servers.iter().filter(|real| real.port != service.port) {
             let message = format!("{from} is mapped to {} under {}", real.port, real.forward);
             let (why, cure) = if !real.forward.rewrites() {
-                let arrives =
-                    if every { "the port that it was sent to".into() } else { from.clone() };
+                let arrives = if every { "that port".into() } else { from.clone() };
                 (
                     format!(
-                        "{} passes the packet on as it is: it arrives at {arrives}, and the kernel ignores the other without an error",
+                        "{} keeps the destination port: packets arrive at {arrives}, and the kernel silently ignores the real server's port",
                         real.forward
                     ),
                     if every {
@@ -82,7 +81,7 @@ pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
                 )
             } else if every && service.persistence.is_some() {
                 (
-                    "a persistent service of several ports keeps the port that the client asked for, and the kernel ignores the other without an error".to_owned(),
+                    "a persistent service for every port keeps the client's destination port, and the kernel silently ignores the real server's port".to_owned(),
                     "remove `port:` from the real server, or write one service for each port".to_owned(),
                 )
             } else {
@@ -94,7 +93,7 @@ pub(super) fn port_mapping(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// A client that has the VIP itself.
+/// A client that is also a real server with the VIP.
 pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -105,8 +104,8 @@ pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     "client-is-real-server",
                     real.at,
-                    format!("{} is both a client and a real server of {}", real.host, service.spoken()),
-                    format!("under {} it has the VIP itself: its own requests never leave it and are not balanced", real.forward),
+                    format!("{} is both a client and a real server of {}", real.host, service.display_name()),
+                    format!("under {} it has the VIP: its own requests stay on the host and are not balanced", real.forward),
                     "use another host as client",
                 ));
             }
@@ -115,7 +114,7 @@ pub(super) fn client_is_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Weights that the scheduler does not look at (net/netfilter/ipvs/ip_vs_rr.c, _lc.c, _dh.c).
+/// Weights that the scheduler ignores (net/netfilter/ipvs/ip_vs_rr.c, _lc.c, _dh.c).
 pub(super) fn weights_ignored(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -131,8 +130,8 @@ pub(super) fn weights_ignored(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "weights-ignored",
                 service.at,
-                format!("the weights differ, and the scheduler {} ignores them", service.scheduler),
-                "every real server gets the same share, whatever its weight (only 0 counts)",
+                format!("the weights differ, but the scheduler {} ignores them", service.scheduler),
+                "every real server with a weight above 0 gets the same share",
                 format!("use `scheduler: {better}`, or remove the weights"),
             ));
         }
@@ -140,7 +139,7 @@ pub(super) fn weights_ignored(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Weight 0 everywhere: nobody takes a new connection.
+/// Weight 0 on every real server: no new connections.
 pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
     let drained =
         |s: &&Service| !s.real_servers.is_empty() && s.real_servers.iter().all(|r| r.weight == 0);
@@ -150,18 +149,18 @@ pub(super) fn all_weights_zero(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::warning(
                 "all-weights-zero",
                 service.at,
-                format!("every real server of {} has weight 0", service.spoken()),
-                "weight 0 takes no new connections: clients are refused",
-                "give at least one real server a weight, unless the service is being drained",
+                format!("every real server of {} has weight 0", service.display_name()),
+                "with weight 0 a real server gets no new connections: IPVS refuses clients",
+                "give at least one real server a weight above 0, unless the service is being drained",
             )
         })
         .collect()
 }
 
-/// A director or real server that nothing uses: perhaps forgotten in a service.
+/// A director or real server that no service uses.
 pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
     let services = &subject.topology.services;
-    // With a service or real server left out, nobody can tell.
+    // After an error a service may be missing, so an unused host proves nothing.
     if services.is_empty() || !subject.whole {
         return Vec::new();
     }

@@ -1,4 +1,4 @@
-//! Rules about the receiving side of tunnels: what a real server cannot unwrap at the same time.
+//! Rules about the receiving side of tunnels: tunnels that one real server cannot receive together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'
         .filter(|(service, real)| real.forward == Forward::Tun && real.host != service.director)
 }
 
-/// One GRE device takes packets to a RIP, with checksums or without (net/ipv4/ip_tunnel.c,
+/// One GRE device receives all packets to a RIP, either with checksums or without (net/ipv4/ip_tunnel.c,
 /// `ip_tunnel_lookup` and `ip_tunnel_rcv`).
 pub(super) fn gre_checksums(subject: &Subject<'_>) -> Vec<Finding> {
     let mut seen: BTreeMap<_, &RealServer> = BTreeMap::new();
@@ -32,17 +32,17 @@ pub(super) fn gre_checksums(subject: &Subject<'_>) -> Vec<Finding> {
             "gre-checksums-differ",
             real.at,
             format!(
-                "{} gets GRE packets with a checksum and without one (at {}:{})",
+                "{} gets GRE packets both with and without a checksum (see {}:{})",
                 real.host, first.at.line, first.at.column
             ),
-            "one device receives all GRE packets to an address, and drops those that are not of its kind",
-            "say the same `checksum:` everywhere, or give one of them another `address:`",
+            "one device receives all GRE packets to an address, and drops packets of the other kind",
+            "write the same `checksum:` for both, or give one of them another `address:`",
         ));
     }
     findings
 }
 
-/// A UDP port belongs to one: the kernel that unwraps GUE, or a program.
+/// A UDP port has one receiver: the kernel's GUE decapsulation, or an application.
 pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let gue = |real: &RealServer| match real.tunnel {
@@ -72,14 +72,14 @@ pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
             "gue-port-taken",
             real.at,
             format!(
-                "{} unwraps GUE on UDP port {port}, where it is to listen for {}",
+                "{} receives GUE on UDP port {port}, and serves {} on the same port",
                 real.host,
-                other.spoken()
+                other.display_name()
             ),
             format!(
-                "the kernel takes every packet to that port as GUE: either {} or {} does not work",
-                service.spoken(),
-                other.spoken()
+                "the kernel treats every packet to that port as GUE: either {} or {} does not work",
+                service.display_name(),
+                other.display_name()
             ),
             "choose another `port:` for the tunnel",
         ));

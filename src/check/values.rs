@@ -1,12 +1,12 @@
-//! Rules about values of a service that the kernel would refuse, ignore, or take for something else.
-//! What it does with each was asked of a kernel: the table in docs/kernel-facts.md.
+//! Rules about values of a service that the kernel refuses, ignores or reads as another value.
+//! docs/kernel-facts.md has the measured behaviour.
 
 use super::Subject;
 use crate::finding::{Finding, Position};
 use crate::state::Protocol;
 use crate::topology::{Engine, Forward, Scheduler, SchedulerFlag, Service};
 
-/// Every transport protocol that packets of `service` have.
+/// The transport protocols of `service`.
 fn protocols(service: &Service) -> Vec<Protocol> {
     match &service.mark {
         Some(mark) => mark.protocols.iter().copied().collect(),
@@ -14,13 +14,13 @@ fn protocols(service: &Service) -> Vec<Protocol> {
     }
 }
 
-/// Where a service has something wrong that concerns all of it.
+/// Position for findings about a whole service.
 fn place(service: &Service) -> Position {
     service.vip.as_ref().map_or(service.at, |vip| vip.at)
 }
 
-/// A lower limit above the upper one (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_add_dest`). That holds
-/// too where there is no upper one: its 0 means "no limit" only later.
+/// A lower threshold above the upper one (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_add_dest`). The kernel
+/// compares before it reads an upper threshold of 0 as "no limit".
 pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -31,7 +31,7 @@ pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
             }
             let (message, cure) = if upper == 0 {
                 (
-                    format!("{} has a lower threshold and no upper one", real.host),
+                    format!("{} has a lower threshold, but no upper one", real.host),
                     format!(
                         "add `upper_threshold:` with more than {lower}, or remove the lower one"
                     ),
@@ -39,7 +39,7 @@ pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
             } else {
                 (
                     format!("{}: the lower threshold {lower} is above the upper one, {upper}", real.host),
-                    "exchange them: from `upper_threshold` connections on no new one is given, below `lower_threshold` again".to_owned(),
+                    "exchange them: IPVS stops sending new connections at `upper_threshold`, and starts again below `lower_threshold`".to_owned(),
                 )
             };
             findings.push(Finding::error(
@@ -54,9 +54,9 @@ pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Only UDP is scheduled packet by packet (ip_vs_core.c, `ip_vs_schedule`); persistence goes first
-/// (`ip_vs_sched_persist`); and a connection that is not remembered (ip_vs_conn.c, `ip_vs_conn_hash`)
-/// is not found when the reply passes.
+/// Only UDP has one-packet scheduling (ip_vs_core.c, `ip_vs_schedule`). Persistence takes precedence
+/// (`ip_vs_sched_persist`). A one-packet connection is not hashed (ip_vs_conn.c, `ip_vs_conn_hash`), so
+/// the director does not find it for the reply.
 pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in subject.topology.services.iter().filter(|service| service.one_packet) {
@@ -69,16 +69,16 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::error(
                 "one-packet",
                 place(service),
-                format!("{} has `one_packet` and takes {}", service.spoken(), other.join(" and ")),
-                "only UDP is scheduled packet by packet: the kernel accepts the flag elsewhere and ignores it",
+                format!("{} has `one_packet`, but its protocol is {}", service.display_name(), other.join(" and ")),
+                "one-packet scheduling works for UDP only: the kernel ignores the flag for other protocols",
                 "write `protocol: udp`, or remove `one_packet`",
             ));
         } else if service.persistence.is_some() {
             findings.push(Finding::warning(
                 "one-packet-persistent",
                 place(service),
-                format!("{} has both `one_packet` and `persistence`", service.spoken()),
-                "persistence goes first: every packet of a client goes to the same real server after all",
+                format!("{} has both `one_packet` and `persistence`", service.display_name()),
+                "persistence takes precedence: all packets of a client go to the same real server",
                 "remove one of them",
             ));
         }
@@ -86,16 +86,16 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "one-packet-nat",
                 real.at,
-                format!("{} has `one_packet`, and {} is reached by {}", service.spoken(), real.host, real.forward),
-                "the director remembers no connection, so it does not turn a reply's source back into the VIP: clients that wait for an answer from the VIP get none",
-                "use `forward: dr` or `tun`, or remove `one_packet`, unless nobody answers these datagrams",
+                format!("{} has `one_packet`, but {} uses {}", service.display_name(), real.host, real.forward),
+                "the director keeps no connection, so it does not restore the VIP as the source of replies: clients do not accept them",
+                "use `forward: dr` or `tun`, or remove `one_packet`, unless the protocol has no replies",
             ));
         }
     }
     findings
 }
 
-/// Every port is scheduled by templates only ("port zero only supported in persistent services").
+/// A service for every port needs persistence (ip_vs_core.c: "port zero only supported in persistent services").
 pub(super) fn port_any(subject: &Subject<'_>) -> Vec<Finding> {
     let any = |s: &&Service| s.mark.is_none() && s.port == 0 && s.persistence.is_none();
     let services = subject.topology.services.iter().filter(any);
@@ -104,15 +104,15 @@ pub(super) fn port_any(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::error(
                 "port-any",
                 place(service),
-                format!("{} has `port: any` and no `persistence`", service.spoken()),
-                "the kernel schedules a service of every port only if a client stays with its real server: without, no packet is passed on",
+                format!("{} has `port: any`, but no `persistence`", service.display_name()),
+                "the kernel schedules a service for every port only with persistence: without it no packet is forwarded",
                 "add `persistence: 300`, or name the ports",
             )
         })
         .collect()
 }
 
-/// The sip engine reads UDP only (ip_vs_pe_sip.c, `ip_vs_sip_fill_param`).
+/// The engine sip reads UDP only (ip_vs_pe_sip.c, `ip_vs_sip_fill_param`).
 pub(super) fn engine(subject: &Subject<'_>) -> Vec<Finding> {
     let useless = |s: &&Service| {
         let engine = s.persistence.and_then(|persistence| persistence.engine);
@@ -124,15 +124,15 @@ pub(super) fn engine(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::error(
                 "engine-without-udp",
                 place(service),
-                format!("{} has the engine sip and takes no UDP", service.spoken()),
-                "the engine looks for the Call-ID in UDP packets only: the kernel accepts it elsewhere, and clients stay by their address",
+                format!("{} has the engine sip, but no UDP", service.display_name()),
+                "the engine reads the Call-ID from UDP packets only: for other protocols persistence uses the client's address",
                 "write `protocol: udp`, or remove `engine`",
             )
         })
         .collect()
 }
 
-/// Flags that the service's scheduler does not read. Only sh and mh read any (ip_vs_sh.c, ip_vs_mh.c).
+/// Flags that the service's scheduler does not read. Only sh and mh read flags (ip_vs_sh.c, ip_vs_mh.c).
 pub(super) fn scheduler_flags(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -144,8 +144,8 @@ pub(super) fn scheduler_flags(subject: &Subject<'_>) -> Vec<Finding> {
                 Some(of) => findings.push(Finding::error(
                     "flag-of-other-scheduler",
                     place(service),
-                    format!("{flag} is a flag of {of}, and {} uses {scheduler}", service.spoken()),
-                    "the kernel accepts the flag and the scheduler ignores it, or takes it for its own flag of that number",
+                    format!("{flag} is a flag of {of}, but {} uses {scheduler}", service.display_name()),
+                    "the scheduler ignores the flag, or reads it as its own flag of the same number",
                     other_flag(*flag, scheduler),
                 )),
                 None if reads && *flag != SchedulerFlag::Flag3 => {}
@@ -153,8 +153,8 @@ pub(super) fn scheduler_flags(subject: &Subject<'_>) -> Vec<Finding> {
                     "flag-ignored",
                     place(service),
                     format!("{scheduler} does not read {flag}"),
-                    "the kernel keeps the flag, and nothing comes of it",
-                    "remove it, unless a scheduler of your own kernel reads it",
+                    "the kernel stores the flag, but it has no effect",
+                    "remove it, unless a scheduler of a patched kernel reads it",
                 )),
             }
         }
@@ -162,7 +162,7 @@ pub(super) fn scheduler_flags(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What the user of another scheduler's flag probably wants.
+/// The cure for a flag of another scheduler: the own flag with the same bit, if any.
 fn other_flag(flag: SchedulerFlag, scheduler: Scheduler) -> String {
     let mut same = SchedulerFlag::ALL.iter().filter(|other| other.of() == Some(scheduler));
     match (same.find(|other| other.bit() == flag.bit()), flag.of()) {
@@ -172,8 +172,8 @@ fn other_flag(flag: SchedulerFlag, scheduler: Scheduler) -> String {
     }
 }
 
-/// Trap 36: without its fallback flag, sh and mh go on choosing a real server that is out, and refuse
-/// those of its clients (ip_vs_sh.c, ip_vs_mh.c: `is_unavailable`).
+/// Trap 36: without their fallback flag, sh and mh refuse clients whose hashed real server is
+/// unavailable (ip_vs_sh.c, ip_vs_mh.c: `is_unavailable`).
 pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -189,9 +189,9 @@ pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
         findings.push(Finding::warning(
             "hash-without-fallback",
             service.at,
-            format!("{} runs without its fallback flag", service.scheduler),
-            "clients of a real server that has weight 0 or is at its threshold are refused instead of going to another one",
-            format!("add `scheduler_flags: [{flag}]`; and {} if clients behind one address are to be told apart", port_flag(service.scheduler)),
+            format!("the scheduler {} has no fallback flag", service.scheduler),
+            "IPVS refuses clients whose real server has weight 0 or is at its threshold, instead of choosing another one",
+            format!("add `scheduler_flags: [{flag}]`; also {} to spread clients behind one address", port_flag(service.scheduler)),
         ));
     }
     findings
@@ -204,8 +204,8 @@ fn port_flag(scheduler: Scheduler) -> SchedulerFlag {
     }
 }
 
-/// Trap 32: a real server of the other family than the VIP is reached through tunnels only
-/// (ip_vs_ctl.c, `__ip_vs_update_dest`), and sync messages cannot tell of it.
+/// Trap 32: a real server of another address family than the VIP needs a tunnel (ip_vs_ctl.c,
+/// `__ip_vs_update_dest`), and sync messages cannot describe it.
 pub(super) fn mixed_families(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
@@ -214,10 +214,10 @@ pub(super) fn mixed_families(subject: &Subject<'_>) -> Vec<Finding> {
         for real in service.real_servers.iter().filter(|r| r.rip.is_ipv6() != service.ipv6) {
             let family = |v6: bool| if v6 { "IPv6" } else { "IPv4" };
             let message = format!(
-                "{} is reached at {}, and {} is an {} service",
+                "{} has the address {}, but {} is an {} service",
                 real.host,
                 real.rip,
-                service.spoken(),
+                service.display_name(),
                 family(service.ipv6)
             );
             if real.forward != Forward::Tun {
@@ -225,15 +225,15 @@ pub(super) fn mixed_families(subject: &Subject<'_>) -> Vec<Finding> {
                     "mixed-families",
                     real.at,
                     message,
-                    format!("under {} a packet keeps its family; the kernel refuses such a real server (EINVAL)", real.forward),
-                    format!("give {} an {} address next to the director, or use `forward: tun`", real.host, family(service.ipv6)),
+                    format!("under {} a packet keeps its address family; the kernel refuses such a real server (EINVAL)", real.forward),
+                    format!("give {} an {} address in a subnet of the director, or use `forward: tun`", real.host, family(service.ipv6)),
                 ));
             } else if let Some(role) = role {
                 findings.push(Finding::error(
                     "mixed-families-and-sync",
                     real.at,
-                    format!("{message}, while sync daemon {role} is to run on {}", service.director),
-                    "sync messages have room for one family: the kernel refuses the one while the other is there (EINVAL)",
+                    format!("{message}, and {} runs sync daemon {role}", service.director),
+                    "a sync message has one address family: the kernel refuses mixed families together with a sync daemon (EINVAL)",
                     format!("remove `sync`, or give {} an {} address", real.host, family(service.ipv6)),
                 ));
             }

@@ -1,33 +1,33 @@
-//! Rules about VIPs: who else has the address, and what its prefix covers.
+//! Rules about VIPs: other owners of the address, and the subnet of its prefix length.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ENOUGH, Subject};
+use super::{MAX_FINDINGS, Subject};
 use crate::finding::Finding;
 use crate::names::IfName;
 use crate::topology::{Network, Service, Vip};
 
-/// A VIP that a host other than its director has already.
+/// A VIP that is an address of a host other than its director.
 pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, vip) in subject.with_vip() {
-        let having = subject.index.having.get(&vip.address).into_iter().flatten();
-        for (host, interface) in having.filter(|(host, _)| host.name != service.director) {
-            if findings.len() >= ENOUGH {
+        let holders = subject.index.holders.get(&vip.address).into_iter().flatten();
+        for (host, interface) in holders.filter(|(host, _)| host.name != service.director) {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             let serves = service.real_servers.iter().any(|r| r.host == host.name);
             let (why, cure) = if serves {
                 (
-                    "lvsprov puts the VIP onto a real server itself, after the settings that keep it silent; there before them, it takes requests away from the director",
+                    "lvsprov adds the VIP to a real server itself, after the settings that stop ARP replies for it; a VIP without those settings takes requests away from the director",
                     format!("remove it from {} in the file (and from the host)", interface.name),
                 )
             } else {
                 (
-                    "two machines that answer ARP for one address take each other's packets",
+                    "two hosts that answer ARP for one address take each other's packets",
                     "choose another VIP, or another address for this host".to_owned(),
                 )
             };
@@ -37,7 +37,7 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
                 format!(
                     "the VIP {} of {} is an address of {} on {}",
                     vip.address,
-                    service.spoken(),
+                    service.display_name(),
                     interface.name,
                     host.name
                 ),
@@ -50,14 +50,14 @@ pub(super) fn is_own_address(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// A service with its VIP.
-type WithVip<'a> = (&'a Service, &'a Vip);
+type ServiceWithVip<'a> = (&'a Service, &'a Vip);
 
-/// Pairs of a service and an earlier one with the same VIP that it does not agree with.
+/// Pairs of services with the same VIP, the earlier one first, for which `differ` is true.
 fn disagreements<'a>(
     subject: &Subject<'a>,
-    differ: impl Fn(WithVip<'_>, WithVip<'_>) -> bool,
-) -> Vec<(WithVip<'a>, WithVip<'a>)> {
-    let mut first: HashMap<IpAddr, WithVip<'a>> = HashMap::new();
+    differ: impl Fn(ServiceWithVip<'_>, ServiceWithVip<'_>) -> bool,
+) -> Vec<(ServiceWithVip<'a>, ServiceWithVip<'a>)> {
+    let mut first: HashMap<IpAddr, ServiceWithVip<'a>> = HashMap::new();
     let mut services: Vec<_> = subject.with_vip().collect();
     services.sort_by_key(|(service, _)| service.at);
     let mut found = Vec::new();
@@ -70,24 +70,24 @@ fn disagreements<'a>(
     found
 }
 
-/// One VIP on two machines.
+/// One VIP on two directors.
 pub(super) fn on_two_directors(subject: &Subject<'_>) -> Vec<Finding> {
     let pairs = disagreements(subject, |(a, _), (b, _)| a.director != b.director);
-    let finding = |((first, _), (second, vip)): (WithVip<'_>, WithVip<'_>)| {
+    let finding = |((first, _), (second, vip)): (ServiceWithVip<'_>, ServiceWithVip<'_>)| {
         Finding::error(
             "vip-on-two-directors",
             vip.at,
             format!("{} would be on {} and on {}", vip.address, first.director, second.director),
-            "both answer ARP for it, and a client reaches one or the other by chance",
+            "both answer ARP for it, and clients reach one or the other at random",
             "use one director for all services of a VIP, or two VIPs",
         )
     };
     pairs.into_iter().map(finding).collect()
 }
 
-/// One VIP with two prefix lengths, or with another than the director has it with.
+/// One VIP with two prefix lengths, or with another one than on the director.
 pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+    let differ = |(a, first): ServiceWithVip<'_>, (b, second): ServiceWithVip<'_>| {
         a.director == b.director && first.prefix != second.prefix
     };
     let mut findings = Vec::new();
@@ -99,8 +99,8 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
                 "{} has another prefix length at {}:{}",
                 second.address, first.at.line, first.at.column
             ),
-            "an address is on an interface once, with one prefix length",
-            "write the prefix length once, or the same everywhere",
+            "lvsprov sets an address once, with one prefix length",
+            "write the prefix length in one service, or the same in all",
         ));
     }
     for (service, vip) in subject.with_vip() {
@@ -114,8 +114,8 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
             findings.push(Finding::error(
                 "vip-prefix-differs",
                 vip.at,
-                format!("{} has {own} on {} already, not /{prefix}", director.name, interface.name),
-                "an address is on an interface once, with one prefix length",
+                format!("{} already has {own} on {}, not /{prefix}", director.name, interface.name),
+                "lvsprov sets an address once, with one prefix length",
                 format!("write `vip: {}`", vip.address),
             ));
         }
@@ -123,9 +123,9 @@ pub(super) fn prefix_differs(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// One VIP on two interfaces, or on another than has it already.
+/// One VIP on two interfaces, or on another interface than its existing one.
 pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
-    let differ = |(a, first): WithVip<'_>, (b, second): WithVip<'_>| {
+    let differ = |(a, first): ServiceWithVip<'_>, (b, second): ServiceWithVip<'_>| {
         a.director == b.director && first.interface != second.interface
     };
     let mut found: Vec<(&Vip, &IfName)> = disagreements(subject, differ)
@@ -145,14 +145,17 @@ pub(super) fn interface_differs(subject: &Subject<'_>) -> Vec<Finding> {
             "vip-interface-differs",
             vip.at,
             format!("{} would be on {other} and on {}", vip.address, vip.interface),
-            "an address belongs on one interface",
-            format!("let every service of {} say the same `vip_interface:`, or none", vip.address),
+            "lvsprov sets an address on one interface only",
+            format!(
+                "write the same `vip_interface:` in every service of {}, or in none",
+                vip.address
+            ),
         )
     };
     found.into_iter().map(finding).collect()
 }
 
-/// A VIP's prefix that covers a subnet on another wire.
+/// A VIP's prefix length that covers a subnet of another network.
 pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, vip) in subject.with_vip() {
@@ -167,18 +170,22 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
         for network in subject.topology.networks.values().filter(|n| Some(&n.name) != wire) {
             let overlaps = |s: &&IpNet| s.contains(&net.trunc()) || net.contains(*s);
             let Some(subnet) = network.subnets.iter().find(overlaps) else { continue };
-            if findings.len() >= ENOUGH {
+            if findings.len() >= MAX_FINDINGS {
                 return findings;
             }
             findings.push(Finding::error(
                 "vip-mask-overlaps",
                 vip.at,
                 format!(
-                    "/{} covers {subnet} of network {}, which is on another wire",
+                    "the VIP's /{} covers {subnet}, which is on another network, {}",
                     net.prefix_len(),
                     network.name
                 ),
-                format!("the director would look for all of {} on {}", net.trunc(), vip.interface),
+                format!(
+                    "the director would treat all of {} as on-link on {}",
+                    net.trunc(),
+                    vip.interface
+                ),
                 format!("write `vip: {}` without a prefix length", vip.address),
             ));
         }
@@ -186,7 +193,7 @@ pub(super) fn mask_overlaps(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The network whose subnet holds the VIP, if that is not the one that the VIP is put onto.
+/// The network whose subnet contains the VIP, if the VIP's interface is on another network.
 pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Option<&'a Network> {
     let vip = service.vip.as_ref()?;
     let director = subject.host(&service.director).filter(|d| !subject.is_unclear(d))?;
@@ -199,7 +206,7 @@ pub(super) fn other_network<'a>(subject: &Subject<'a>, service: &Service) -> Opt
     networks.values().find(holds)
 }
 
-/// A VIP on one wire whose subnet is on another: who is on that wire asks there, in vain.
+/// A VIP on another network than its subnet: hosts of the subnet send ARP requests on the wrong network.
 pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, vip) in subject.with_vip() {
@@ -208,10 +215,10 @@ pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
         let near = director.and_then(|d| subject.topology.interfaces_on(d, &network.name).next());
         let cure = match near {
             Some(interface) => {
-                format!("write `vip_interface: {}`, or leave it away", interface.name)
+                format!("write `vip_interface: {}`, or remove `vip_interface`", interface.name)
             }
             None => format!(
-                "put {} onto network {}, or choose a VIP from one of its own networks",
+                "connect {} to network {}, or choose a VIP from one of its networks",
                 service.director, network.name
             ),
         };
@@ -219,17 +226,17 @@ pub(super) fn wrong_network(subject: &Subject<'_>) -> Vec<Finding> {
             "vip-wrong-network",
             vip.at,
             format!(
-                "{} is in a subnet of network {}, and {} of {} is not on it",
+                "{} is in a subnet of network {}, but {} of {} is not on that network",
                 vip.address, network.name, vip.interface, service.director
             ),
-            "routers and hosts of that network look for the VIP on their own wire, where nobody answers",
+            "hosts of that network look for the VIP there, and no host answers",
             cure,
         ));
     }
     findings
 }
 
-/// A VIP that is the first or last address of a subnet it lies in.
+/// A VIP that is the first or last address of its subnet.
 pub(super) fn end_of_subnet(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let subnets: Vec<&IpNet> =
@@ -250,14 +257,14 @@ pub(super) fn end_of_subnet(subject: &Subject<'_>) -> Vec<Finding> {
             rule,
             vip.at,
             format!("{} is the {end} address of {subnet}", vip.address),
-            "the first address of a subnet names the subnet, the last one is its broadcast address",
-            "choose a VIP in between",
+            "the first address of a subnet is its network address, the last one its broadcast address",
+            "choose another address as VIP",
         ));
     }
     findings
 }
 
-/// An interface whose prefix length is not its subnet's.
+/// An interface with another prefix length than its subnet.
 pub(super) fn mask_of_interface(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for host in subject.topology.hosts.values() {
@@ -276,9 +283,16 @@ pub(super) fn mask_of_interface(subject: &Subject<'_>) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     "mask-differs",
                     interface.at,
-                    format!("{address} of {} has another prefix length than {subnet}, the subnet it is in", host.name),
-                    "hosts that disagree about where a subnet ends do not find some of their neighbours",
-                    format!("write {}/{}, or correct the subnet", address.addr(), subnet.prefix_len()),
+                    format!(
+                        "{address} of {} has another prefix length than its subnet {subnet}",
+                        host.name
+                    ),
+                    "hosts with different prefix lengths do not reach some of their neighbours",
+                    format!(
+                        "write {}/{}, or correct the subnet",
+                        address.addr(),
+                        subnet.prefix_len()
+                    ),
                 ));
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::conduct::{Conduct, Verify};
-use crate::import::guess::Director;
+use crate::import::guess::GivenDirector;
 use crate::lab::story::Over;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
@@ -310,7 +310,7 @@ pub struct ImportArguments {
     pub format_of: Option<FormatOf>,
     /// The director's name and addresses, which such a FILE does not have
     #[arg(long, value_name = "NAME[=ADDRESS[/LENGTH],...]", conflicts_with = "from")]
-    pub director: Option<Director>,
+    pub director: Option<GivenDirector>,
     /// The topology's name
     #[arg(long, value_name = "NAME", default_value = "imported")]
     pub name: TopologyName,

@@ -19,8 +19,8 @@ use crate::apply::watch::{Phase, Watch as _};
 use crate::check;
 use crate::failure::Failure;
 use crate::finding::{Finding, Severity};
-use crate::import::live::{self, Seen};
-use crate::import::{self, Dialect, Remark, RemarkKind, Written, guess};
+use crate::import::live::{self, ObservedHost};
+use crate::import::{self, Dialect, Remark, RemarkKind, WrittenTopology, guess};
 use crate::names::{HostName, TopologyName};
 use crate::protocol::{Reply, Request};
 use crate::state::{Observation, Sysctl};
@@ -52,7 +52,7 @@ enum ImportError {
 
 /// What an import came to.
 struct Imported {
-    written: Written,
+    written: WrittenTopology,
     /// Whether there is anything in it.
     anything: bool,
     /// Hosts that could not be read.
@@ -178,7 +178,7 @@ fn from_hosts(
         let mut hosts = look(targets, &options, &arguments.name, &progress).await;
         let failed = hosts.iter_mut().filter_map(|host| host.failed.take()).collect::<Vec<_>>();
         hosts.retain(|host| host.connection.is_some());
-        let seen: Vec<Seen> = hosts.iter().filter_map(|host| host.seen.clone()).collect();
+        let seen: Vec<ObservedHost> = hosts.iter().filter_map(|host| host.seen.clone()).collect();
         let (draft, remarks) = live::draft(&seen, arguments.name.clone())?;
         let anything = !draft.services.is_empty();
         let names: Vec<_> = targets.iter().map(|target| target.name.to_string()).collect();
@@ -199,7 +199,7 @@ fn from_hosts(
 /// A host on the way to being read.
 struct Asked {
     connection: Option<Connection>,
-    seen: Option<Seen>,
+    seen: Option<ObservedHost>,
     failed: Option<ImportError>,
 }
 
@@ -238,7 +238,11 @@ async fn look_at(target: &Target, options: &Options, name: &TopologyName) -> Ask
     };
     match sight(&mut connection, name, live::sysctls_to_read()).await {
         Ok(sighting) => {
-            let seen = Seen { name: target.name.clone(), reach: target.said.clone(), sighting };
+            let seen = ObservedHost {
+                name: target.name.clone(),
+                reach: target.said.clone(),
+                observation: sighting,
+            };
             Asked { connection: Some(connection), seen: Some(seen), failed: None }
         }
         Err(failure) => {
@@ -253,9 +257,9 @@ async fn sight(
     name: &TopologyName,
     sysctls: BTreeSet<Sysctl>,
 ) -> Result<Observation, Failure> {
-    let request = Request::Look { topology: name.clone(), sysctls, counters: false };
+    let request = Request::Observe { topology: name.clone(), sysctls, counters: false };
     match connection.call(request).await {
-        Ok(Reply::Seen(sighting)) => Ok(*sighting),
+        Ok(Reply::Observed(sighting)) => Ok(*sighting),
         Ok(Reply::Refused(failure)) => Err(failure),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => Err(Failure::from(&error)),
@@ -274,14 +278,14 @@ async fn second_look(hosts: &mut [Asked], text: &str, name: &TopologyName) -> Ve
         let wanted = desired::desired_for(&topology, host).state;
         let sysctls = plan::ownership::sysctls_to_read(&wanted);
         if let Ok(sighting) = sight(connection, name, sysctls).await {
-            seen.push(Seen { sighting, ..first.clone() });
+            seen.push(ObservedHost { observation: sighting, ..first.clone() });
         }
     }
     live::differences(&topology, &seen)
 }
 
 /// What the checker says of the result belongs to what a person must know of it: one remark a rule.
-fn examine(written: &mut Written) {
+fn examine(written: &mut WrittenTopology) {
     let mut rules: Vec<(Finding, usize)> = Vec::new();
     for finding in check::examine("the import", &written.topology).findings {
         match rules.iter_mut().find(|(first, _)| first.rule == finding.rule) {
@@ -319,11 +323,11 @@ fn nothing(result: &Imported, common: &Common) -> Result<(), output::Unsaid> {
 }
 
 fn say(
-    written: &Written,
+    written: &WrittenTopology,
     arguments: &ImportArguments,
     common: &Common,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let Written { topology, remarks } = written;
+    let WrittenTopology { topology, remarks } = written;
     if let Some(path) = &arguments.out {
         write(path, topology, arguments.force)?;
     }

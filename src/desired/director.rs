@@ -67,7 +67,7 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
     let asked = if ipv6 { "neighbour solicitations" } else { "ARP" };
     let why = format!(
         "requests for {} are sent to {}: the director takes them on {}, and only it answers {asked} for it",
-        service.spoken(),
+        service.display_name(),
         vip.address,
         vip.interface
     );
@@ -82,7 +82,7 @@ fn ftp(service: &Service, desired: &mut Desired) {
             format!(
                 "{} is FTP: the addresses inside its replies must be rewritten too, or passive \
                  transfers go to the real server's own",
-                service.spoken()
+                service.display_name()
             ),
         );
     }
@@ -101,7 +101,7 @@ fn draining(service: &Service, desired: &mut Desired) {
             "{} has weight 0, but {} is persistent: without this, clients that were there before are \
              still sent there",
             drained.host,
-            service.spoken()
+            service.display_name()
         );
         desired.ipvs_setting_unless_said(VsItem::ExpireQuiescentTemplate, "1", why);
     }
@@ -116,7 +116,7 @@ fn removing(service: &Service, desired: &mut Desired) {
     let why = format!(
         "connections of {} to a real server that was removed would hang, and so would whoever comes from \
          the same port within two minutes: IPVS drops their packets without a word",
-        service.spoken()
+        service.display_name()
     );
     desired.ipvs_setting_unless_said(VsItem::ExpireNodestConn, "1", why);
 }
@@ -129,7 +129,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     let each = if service.one_packet { "datagram" } else { "connection" };
     let why = format!(
         "service {}: {} decides which real server gets a new {each}{stays}",
-        service.spoken(),
+        service.display_name(),
         service.scheduler
     );
     desired.service(key.clone(), virtual_service(&key, service), why);
@@ -147,7 +147,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
 }
 
 fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> String {
-    let mut why = format!("{} is a real server of {}", rs.host, service.spoken());
+    let mut why = format!("{} is a real server of {}", rs.host, service.display_name());
     if rs.forward.rewrites() && rs.port != service.port {
         why = format!("{why} and listens on port {} there: NAT rewrites the port", rs.port);
     }

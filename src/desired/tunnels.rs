@@ -64,7 +64,7 @@ fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option
         Tunnel::Gue { port, flags: _ } => {
             let why = format!(
                 "the director sends requests for {} wrapped in UDP to port {port} (GUE)",
-                service.spoken()
+                service.display_name()
             );
             desired.module(Module::Fou, why.clone());
             desired.gue_port(GuePort { v6: rs.rip.is_ipv6(), port }, why);
@@ -89,7 +89,7 @@ fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfN
         (IpAddr::V6(_), true) => (Module::Ip6Tnl, "IPv6 (6in6)"),
         (IpAddr::V6(_), false) => (Module::Ip6Tnl, "IPv6 (4in6)"),
     };
-    let spoken = service.spoken();
+    let spoken = service.display_name();
     let why = match rs.tunnel {
         Tunnel::Gue { .. } => {
             format!("what was in GUE of requests for {spoken} is taken as if wrapped in {wrapped}")
@@ -102,7 +102,7 @@ fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfN
     if module != Module::Ip6Tnl {
         return module.device()?.parse().ok();
     }
-    let dev: IfName = format!("lvstnl{}", tail(rs.rip)).parse().ok()?;
+    let dev = own_device(TunnelKind::Ip6tnl, rs.rip)?;
     let why = format!(
         "this device unwraps what comes to {}, from whichever director; ip6tnl0 would take IPv6 only",
         rs.rip
@@ -124,8 +124,8 @@ fn gre(
         IpAddr::V4(_) => (Module::IpGre, TunnelKind::Gre),
         IpAddr::V6(_) => (Module::Ip6Gre, TunnelKind::Ip6gre),
     };
-    let dev: IfName = format!("lvsgre{}", tail(rs.rip)).parse().ok()?;
-    let spoken = service.spoken();
+    let dev = own_device(kind, rs.rip)?;
+    let spoken = service.display_name();
     desired.module(module, format!("the director sends requests for {spoken} wrapped in GRE"));
     let sums = if checksum { "with" } else { "without" };
     let why = format!(
@@ -135,6 +135,11 @@ fn gre(
     );
     desired.tunnel(dev.clone(), TunnelDevice { kind, local: rs.rip, checksum }, why);
     Some(dev)
+}
+
+/// The name of the device of our own that takes what is sent to `rip`.
+fn own_device(kind: TunnelKind, rip: IpAddr) -> Option<IfName> {
+    format!("{}{}", kind.prefix(), tail(rip)).parse().ok()
 }
 
 /// Eight hexadecimal digits for an address, so that a device's name says whose it is and stays the

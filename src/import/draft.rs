@@ -1,4 +1,4 @@
-//! A topology before it is written: hosts, networks and services as an import found or guessed them.
+//! A topology before it is written: hosts, networks and services, observed or guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,9 +10,9 @@ use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService, VsItem};
 use crate::topology::Role;
 
-/// A topology before it is written.
+/// The result of an import before it is written as a file.
 #[derive(Debug, Clone)]
-pub struct Draft {
+pub struct DraftTopology {
     /// Its name.
     pub name: TopologyName,
     /// L2 segments with their subnets.
@@ -21,24 +21,24 @@ pub struct Draft {
     pub hosts: BTreeMap<HostName, DraftHost>,
     /// The IPVS tables of all directors.
     pub services: Vec<DraftService>,
-    /// Whose each RIP is.
+    /// The host of each RIP.
     pub rips: BTreeMap<IpAddr, HostName>,
 }
 
-/// A machine.
+/// A host.
 #[derive(Debug, Clone, Default)]
 pub struct DraftHost {
-    /// What it is for.
+    /// Its roles.
     pub roles: BTreeSet<Role>,
-    /// What it is plugged into.
+    /// Its interfaces on a network.
     pub interfaces: BTreeMap<IfName, DraftInterface>,
-    /// Host names or addresses, one a family.
+    /// Host names or addresses, one for each address family.
     pub gateways: Vec<String>,
-    /// How it is reached, as the file says it: a key and its value.
+    /// Its connection as a key and value of the file.
     pub reach: Option<(&'static str, String)>,
-    /// A director's IPVS, beside its table.
+    /// A director's IPVS settings outside the table.
     pub ipvs: DraftIpvs,
-    /// What of it was guessed, for a comment.
+    /// The guessed parts, for a comment.
     pub guessed: Option<String>,
 }
 
@@ -47,7 +47,7 @@ pub struct DraftHost {
 pub struct DraftInterface {
     /// Addresses with prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// Said where the addresses do not tell it.
+    /// The network, if no address determines it.
     pub network: Option<NetworkName>,
 }
 
@@ -63,7 +63,7 @@ pub struct DraftIpvs {
 }
 
 impl DraftIpvs {
-    /// Whether nothing is said.
+    /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         let Self { timeouts, daemons, settings } = self;
         timeouts.is_empty() && daemons.is_empty() && settings.is_empty()
@@ -73,15 +73,15 @@ impl DraftIpvs {
 /// A service of a director.
 #[derive(Debug, Clone)]
 pub struct DraftService {
-    /// Who runs it.
+    /// Its director.
     pub director: HostName,
     /// Its key in the table.
     pub key: ServiceKey,
-    /// The rest of it.
+    /// Its settings and destinations.
     pub service: VirtualService,
-    /// The VIP's prefix length on the director, if it is not that of a host.
+    /// The VIP's prefix length on the director, if not 32 or 128.
     pub vip_prefix: Option<u8>,
-    /// The director's interface with the VIP, where that must be said.
+    /// The director's interface for the VIP, if the file must name it.
     pub vip_interface: Option<IfName>,
     /// NAT destinations are FULLNAT.
     pub full_nat: bool,

@@ -1,32 +1,32 @@
-//! A table alone says nothing of hosts and networks: here they are guessed, so that the result is a
-//! topology that can be checked and tried at once, and each guess is told.
+//! Guesses hosts and networks around an IPVS table, which has neither. The result is a topology that
+//! passes `check`; each guess is a remark.
 //!
-//! The guess: everything is on one wire; each RIP is a host of its own; subnets are as wide as
-//! customary (/24, /64), or wider where an address would be the first or last of one; the director
-//! has an address in each subnet with real servers, without which neither NAT nor DR could work.
+//! The guesses: one network; one host for each RIP; prefix lengths /24 and /64, or shorter if an address
+//! would be the first or last of its subnet; one address of the director in each subnet with real
+//! servers, which NAT and DR need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::draft::{Draft, DraftHost, DraftInterface, DraftIpvs, DraftService};
+use super::draft::{DraftHost, DraftInterface, DraftIpvs, DraftService, DraftTopology};
 use super::remark::{Remark, RemarkKind};
-use super::rules::{Rules, VipHint};
+use super::rules::{IpvsRules, VipHint};
 use crate::names::{HostName, IfName, NameError, NetworkName, TopologyName};
 use crate::state::{ForwardingMethod, ServiceKey};
 use crate::topology::Role;
 
-/// The director, as far as the user says who it is.
+/// The director, as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Director {
+pub struct GivenDirector {
     /// Its name in the file.
     pub name: HostName,
-    /// Its addresses, with prefix lengths where they are known; may be empty.
+    /// Its addresses, with prefix lengths if known; may be empty.
     pub addresses: Vec<(IpAddr, Option<u8>)>,
 }
 
-impl std::str::FromStr for Director {
+impl std::str::FromStr for GivenDirector {
     type Err = String;
 
     /// `NAME`, `NAME=ADDRESS[/LENGTH][,ADDRESS[/LENGTH]...]`.
@@ -35,7 +35,8 @@ impl std::str::FromStr for Director {
         let name = name.parse().map_err(|error: NameError| error.to_string())?;
         let addresses = addresses.split(',').filter(|address| !address.is_empty());
         let addresses = addresses.map(|address| {
-            let wrong = || format!("{address:?} is no address: ADDRESS or ADDRESS/LENGTH");
+            let wrong =
+                || format!("{address:?} is not an address: write ADDRESS or ADDRESS/LENGTH");
             if let Ok(net) = address.parse::<IpNet>() {
                 return Ok((net.addr(), Some(net.prefix_len())));
             }
@@ -45,21 +46,20 @@ impl std::str::FromStr for Director {
     }
 }
 
-/// The one network.
+/// Name of the only network.
 const NETWORK: &str = "lan";
-/// The interface where nothing names one.
+/// The default interface name.
 const INTERFACE: &str = "eth0";
 
-/// Makes a topology of a table. `Err` only if a name that is made here is none, which is a fault of
-/// lvsprov.
+/// Builds a topology around a table. `Err` only if a generated name is not valid: a bug.
 pub fn draft(
-    rules: &Rules,
-    director: Option<Director>,
+    rules: &IpvsRules,
+    director: Option<GivenDirector>,
     name: TopologyName,
-) -> Result<(Draft, Vec<Remark>), NameError> {
+) -> Result<(DraftTopology, Vec<Remark>), NameError> {
     let director = match director {
         Some(director) => director,
-        None => Director { name: "director".parse()?, addresses: Vec::new() },
+        None => GivenDirector { name: "director".parse()?, addresses: Vec::new() },
     };
     let mut guess = Guess {
         rules,
@@ -77,14 +77,14 @@ pub fn draft(
     let hosts = guess.hosts(&subnets);
     let networks = BTreeMap::from([(guess.wire.clone(), subnets)]);
     let Guess { rips, remarks, .. } = guess;
-    Ok((Draft { name, networks, hosts, services, rips }, remarks))
+    Ok((DraftTopology { name, networks, hosts, services, rips }, remarks))
 }
 
 struct Guess<'a> {
-    rules: &'a Rules,
-    /// Whose each RIP is.
+    rules: &'a IpvsRules,
+    /// The host of each RIP.
     rips: BTreeMap<IpAddr, HostName>,
-    director: Director,
+    director: GivenDirector,
     wire: NetworkName,
     interface: IfName,
     remarks: Vec<Remark>,
@@ -95,7 +95,7 @@ impl Guess<'_> {
         self.remarks.push(Remark::general(RemarkKind::Guessed, what, why));
     }
 
-    /// The interface that most VIPs are on, as far as that is known.
+    /// The interface with the most VIPs; else the default name.
     fn interface_name(&self) -> IfName {
         let mut count: BTreeMap<&IfName, usize> = BTreeMap::new();
         for interface in self.named_interfaces() {
@@ -111,7 +111,7 @@ impl Guess<'_> {
         real.chain(self.rules.daemons.values().map(|daemon| &daemon.interface))
     }
 
-    /// The table, without what no host can stand for.
+    /// The table, without destinations that cannot be a host.
     fn services(&mut self) -> Vec<DraftService> {
         let mut drafts = Vec::new();
         for (key, service) in &self.rules.services {
@@ -123,8 +123,8 @@ impl Guess<'_> {
                 self.remarks.push(Remark::general(
                     RemarkKind::NotExpressible,
                     format!("{at} of {key}"),
-                    "no other host has that address; for the director itself as a real server, make it \
-                     one under its own address",
+                    "it is a local address of the director; to use the director as a real server, add it with its \
+                     own address",
                 ));
             }
             service.destinations.retain(|at, _| kept.contains(at));
@@ -148,7 +148,7 @@ impl Guess<'_> {
         drafts
     }
 
-    /// Each RIP is a host; the director's own addresses and the VIPs are the director.
+    /// One host for each RIP. The director's own addresses and the VIPs belong to the director.
     fn name_hosts(&mut self, services: &[DraftService]) -> Result<(), NameError> {
         let vips = self.vips();
         let all: BTreeSet<IpAddr> = services
@@ -161,8 +161,8 @@ impl Guess<'_> {
                 if !own {
                     self.director.addresses.push((rip, None));
                     self.guessed(
-                        format!("the director has {rip} itself"),
-                        "it is a VIP and a real server: the director answers such requests itself",
+                        format!("{rip} is an address of the director"),
+                        "it is both a VIP and a real server: the director answers these requests",
                     );
                 }
                 self.rips.insert(rip, self.director.name.clone());
@@ -177,8 +177,8 @@ impl Guess<'_> {
         Ok(())
     }
 
-    /// A real server that answers clients directly for one service cannot have the director as its
-    /// gateway, so NAT for another service works with source NAT only.
+    /// A DR or TUN real server must not have the director as its gateway, so NAT to the same host needs
+    /// source NAT: FULLNAT.
     fn full_nat(&mut self, services: &mut [DraftService]) {
         let direct: BTreeSet<IpAddr> = services
             .iter()
@@ -199,8 +199,8 @@ impl Guess<'_> {
             self.guessed(
                 format!("forward: fullnat of {}", draft.key),
                 format!(
-                    "{rip} also answers clients directly for another service, so its gateway cannot be \
-                     the director, which nat needs; the rules of IPVS are the same"
+                    "{rip} is also a dr or tun real server, so its gateway cannot be the director, which nat \
+                     needs; the IPVS table is the same"
                 ),
             );
         }
@@ -214,11 +214,11 @@ impl Guess<'_> {
         self.rules.services.keys().filter_map(vip).collect()
     }
 
-    /// Subnets that hold every RIP and every address of the director, and do not overlap.
+    /// Disjoint subnets that contain every RIP and every address of the director.
     fn subnets(&mut self) -> BTreeSet<IpNet> {
         let vips = self.vips();
         let mut subnets = BTreeSet::new();
-        let said = self.director.addresses.iter().filter_map(|(address, bits)| {
+        let given = self.director.addresses.iter().filter_map(|(address, bits)| {
             IpNet::new(*address, (*bits)?)
                 .ok()
                 .filter(|net| net.prefix_len() < net.max_prefix_len())
@@ -227,7 +227,7 @@ impl Guess<'_> {
             let net = IpNet::new(*vip, hint.prefix?).ok()?;
             (net.prefix_len() < net.max_prefix_len()).then_some(net)
         });
-        for net in said.chain(hinted) {
+        for net in given.chain(hinted) {
             add(&mut subnets, net.trunc());
         }
         let mut known: BTreeSet<IpAddr> = self.rips.keys().copied().collect();
@@ -236,7 +236,7 @@ impl Guess<'_> {
             known.extend(vips.iter().take(1));
         }
         if known.is_empty() {
-            // RFC 5737: nobody's.
+            // A documentation address (RFC 5737).
             known.insert(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
         }
         let mut guessed = false;
@@ -249,7 +249,7 @@ impl Guess<'_> {
         if guessed {
             self.guessed(
                 "prefix lengths",
-                "a table does not have them: /24 and /64, or wider where an address would not fit in",
+                "an IPVS table has none: /24 and /64, or shorter if an address would not fit",
             );
         }
         known.extend(vips);
@@ -270,15 +270,14 @@ impl Guess<'_> {
         if hosts.len() > 1 {
             self.guessed(
                 format!("{} real server host(s)", hosts.len() - 1),
-                "one for each address; their names, interfaces and that all share one wire are guesses. \
-                 Their gateway is not known: under nat it must be the director, under dr and tun it \
-                 must not",
+                "one for each address; their names, interfaces and the single network are guesses. Their gateway \
+                 is unknown: under nat it must be the director, under dr and tun it must not be",
             );
         }
         hosts
     }
 
-    /// Real servers need not have the director's names.
+    /// Real servers need not have the director's interface names.
     fn interface_of_servers(&self) -> IfName {
         INTERFACE.parse().unwrap_or_else(|_| self.interface.clone())
     }
@@ -286,8 +285,8 @@ impl Guess<'_> {
     fn director_host(&mut self, subnets: &BTreeSet<IpNet>) -> DraftHost {
         let mut addresses: Vec<IpNet> = Vec::new();
         for (address, bits) in &self.director.addresses {
-            let said = bits.and_then(|bits| IpNet::new(*address, bits).ok());
-            addresses.push(said.unwrap_or_else(|| within(*address, subnets)));
+            let given = bits.and_then(|bits| IpNet::new(*address, bits).ok());
+            addresses.push(given.unwrap_or_else(|| within(*address, subnets)));
         }
         let mut taken: BTreeSet<IpAddr> = self.rips.keys().copied().collect();
         taken.extend(self.vips());
@@ -306,8 +305,8 @@ impl Guess<'_> {
             self.guessed(
                 format!("{} of {name}", invented.join(", ")),
                 format!(
-                    "the director's own address is not in a table, and it needs one in each subnet with \
-                     real servers; say it with --director {name}=ADDRESS/LENGTH"
+                    "an IPVS table does not have the director's address, and it needs one in each subnet with \
+                     real servers; set it with --director {name}=ADDRESS/LENGTH"
                 ),
             );
         }
@@ -337,7 +336,7 @@ pub(super) fn host_name(rip: IpAddr) -> String {
     format!("rs-{}", rip.to_string().replace([':', '.'], "-"))
 }
 
-/// Adds a subnet; of two that overlap the wider one stays.
+/// Adds a subnet; of two that overlap, the wider one stays.
 fn add(subnets: &mut BTreeSet<IpNet>, net: IpNet) {
     if subnets.iter().any(|other| other.contains(&net)) {
         return;
@@ -350,9 +349,9 @@ fn customary(address: IpAddr, bits: u8) -> IpNet {
     IpNet::new(address, bits).map_or_else(|_| IpNet::from(address), |net| net.trunc())
 }
 
-/// Makes subnets wider whose first or last address is in use, which no host could have.
+/// Shortens the prefix of subnets whose first or last address is in use: no host can have those.
 fn widen(mut subnets: BTreeSet<IpNet>, used: &BTreeSet<IpAddr>) -> BTreeSet<IpNet> {
-    /// No further than this: 10.0.0.0/8 has an end too.
+    /// The shortest prefix: the loop must end, also for 10.0.0.0.
     const WIDEST: u8 = 8;
     loop {
         let clash = subnets.iter().copied().find(|net| {
@@ -365,7 +364,7 @@ fn widen(mut subnets: BTreeSet<IpNet>, used: &BTreeSet<IpAddr>) -> BTreeSet<IpNe
     }
 }
 
-/// With the prefix length of the subnet that it is in.
+/// `address` with the prefix length of its subnet.
 fn within(address: IpAddr, subnets: &BTreeSet<IpNet>) -> IpNet {
     let holding = subnets.iter().find(|net| net.contains(&address));
     holding
@@ -373,9 +372,9 @@ fn within(address: IpAddr, subnets: &BTreeSet<IpNet>) -> IpNet {
         .unwrap_or_else(|| IpNet::from(address))
 }
 
-/// An address that nobody has, near the end of a subnet, where routers and directors tend to be.
+/// A free address near the end of a subnet, a usual place for routers and directors.
 fn free_address(subnet: &IpNet, taken: &BTreeSet<IpAddr>) -> Option<IpNet> {
-    // More than are taken, so one of them is free if the subnet has that many.
+    // More candidates than taken addresses, so one is free if the subnet is large enough.
     let tries = u32::try_from(taken.len()).unwrap_or(u32::MAX).saturating_add(2);
     let free = |address: &IpAddr| !taken.contains(address) && subnet.contains(address);
     let found = match subnet {
@@ -410,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_address_is_nobodys() {
+    fn a_free_address_is_in_use_by_no_host() {
         let net: IpNet = "192.0.2.0/30".parse().unwrap();
         let taken = BTreeSet::from(["192.0.2.2".parse().unwrap()]);
         assert_eq!(free_address(&net, &taken), Some("192.0.2.1/30".parse().unwrap()));

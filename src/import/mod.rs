@@ -1,18 +1,17 @@
-//! Takes over what exists already: a dump of `ipvsadm -S`, a keepalived.conf, or running hosts become
-//! a topology.
+//! Import: a dump of `ipvsadm -S`, a keepalived.conf, or running hosts become a topology.
 //!
 //! ```text
-//! ipvsadm | keepalived  text -> Rules         what an IPVS table is to hold, and what was not understood
-//! guess                 Rules -> Draft        hosts and networks around the table
-//! live                  Sightings -> Draft    the same from hosts that were looked at
-//! express, write        Draft -> text         in the words of a topology file
+//! ipvsadm | keepalived  text -> IpvsRules                 the IPVS table, with remarks
+//! guess                 IpvsRules -> DraftTopology        adds guessed hosts and networks
+//! live                  observations -> DraftTopology     hosts and networks as observed
+//! entries, write        DraftTopology -> text             a topology file
 //! ```
 //!
-//! All of it is pure and total: any text gives a result, and nothing of the text is lost silently:
-//! what is not in the result is in a [`Remark`]. Reading files and hosts is the caller's business.
+//! Everything is pure and total: any text gives a result, and a [`Remark`] names each part that is not
+//! in the result. The caller reads files and hosts.
 
 mod draft;
-mod express;
+mod entries;
 pub mod guess;
 pub mod ipvsadm;
 pub mod keepalived;
@@ -24,12 +23,12 @@ mod tests;
 mod words;
 mod write;
 
-pub use draft::{Draft, DraftHost, DraftInterface, DraftIpvs, DraftService};
+pub use draft::{DraftHost, DraftInterface, DraftIpvs, DraftService, DraftTopology};
 pub use remark::{Remark, RemarkKind};
-pub use rules::{GivenTimeouts, Rules, VipHint};
-pub use write::{Written, write};
+pub use rules::{GivenTimeouts, IpvsRules, VipHint};
+pub use write::{WrittenTopology, write};
 
-/// What a text is written in.
+/// The format of an imported text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Rules as `ipvsadm -S` prints them and `ipvsadm -R` reads them.
@@ -39,8 +38,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// From the content: a keepalived.conf has blocks, rules have options. `None` where it looks like
-    /// neither.
+    /// The format by the content: a keepalived.conf has blocks, rules have options. `None` if neither.
     pub fn guess(text: &str) -> Option<Self> {
         for line in text.lines() {
             let Some(first) = ipvsadm::first_word(line) else { continue };
@@ -55,7 +53,7 @@ impl Dialect {
     }
 
     /// Reads `text`.
-    pub fn read(self, text: &str) -> Rules {
+    pub fn read(self, text: &str) -> IpvsRules {
         match self {
             Self::Ipvsadm => ipvsadm::read(text),
             Self::Keepalived => keepalived::read(text),

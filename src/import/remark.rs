@@ -1,4 +1,4 @@
-//! What an import has to say besides its result.
+//! Remarks: guesses of an import, and parts of the source that are not in the result.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::visible::visible;
 
-/// What kind of thing is said.
+/// The kind of a remark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RemarkKind {
-    /// It is in the result, and was not in the source: to be checked by a person.
+    /// It is in the result, but not in the source: the operator should check it.
     Guessed,
-    /// It is not in the result, because it could not be made out.
+    /// It is not in the result: import cannot parse it or its value is not valid.
     NotUnderstood,
-    /// It is not in the result, because a topology file has no word for it.
+    /// It is not in the result: a topology file has no key for it.
     NotExpressible,
 }
 
@@ -28,25 +28,25 @@ impl fmt::Display for RemarkKind {
     }
 }
 
-/// One thing that a person must know about an import.
+/// A guess, or a part of the source that is not in the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remark {
-    /// The line of the source, from 1; `None` where it is about no single line.
+    /// The line of the source, from 1; `None` if not about a single line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// The host it is about, where hosts were read.
+    /// The host, for an import from hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// What kind of thing is said.
+    /// The kind of a remark.
     pub kind: RemarkKind,
-    /// What it is about.
+    /// The subject.
     pub what: String,
-    /// Why it is so, and what follows.
+    /// The reason, and the consequence or cure.
     pub why: String,
 }
 
 impl Remark {
-    /// About no single line. What was read may be quoted in both texts: they are made fit for a terminal.
+    /// A remark about no single line. Hidden characters in both texts are escaped for the terminal.
     pub fn general(kind: RemarkKind, what: impl Into<String>, why: impl Into<String>) -> Self {
         let [what, why] = [what.into(), why.into()].map(|text| visible(&text).into_owned());
         Self { line: None, host: None, kind, what, why }
@@ -66,12 +66,12 @@ impl fmt::Display for Remark {
     }
 }
 
-/// Collects remarks about one line after the other.
+/// Collects remarks, each with the current line.
 #[derive(Debug, Default)]
 pub(super) struct Remarks {
-    /// So far.
+    /// The remarks so far.
     pub all: Vec<Remark>,
-    /// The line that is being read.
+    /// The current line.
     pub line: Option<u32>,
 }
 

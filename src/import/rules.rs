@@ -1,4 +1,4 @@
-//! What a source says about IPVS, in the kernel's own terms.
+//! The IPVS configuration of a source, as the kernel has it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,43 +7,43 @@ use super::Remark;
 use crate::names::IfName;
 use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService};
 
-/// What a source says about IPVS.
+/// The IPVS configuration of a source.
 #[derive(Debug, Default)]
-pub struct Rules {
+pub struct IpvsRules {
     /// The table.
     pub services: BTreeMap<ServiceKey, VirtualService>,
     /// Connection timeouts.
     pub timeouts: GivenTimeouts,
-    /// Sync daemons; what the source does not say is as the kernel chooses.
+    /// Sync daemons; options that the source lacks have the kernel's defaults.
     pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
-    /// What else the source knows about VIPs.
+    /// Hints about VIPs.
     pub vips: BTreeMap<IpAddr, VipHint>,
-    /// How many lines (keepalived: statements about IPVS) went into the result.
+    /// Number of lines (keepalived: statements about IPVS) in the result.
     pub taken: usize,
-    /// What did not, and what did with a guess.
+    /// Guesses, and parts that are not in the result.
     pub remarks: Vec<Remark>,
 }
 
-/// Timeouts in seconds; what is `None` stays as the host has it.
+/// Timeouts in seconds; `None` leaves the host's value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenTimeouts {
-    /// Of a TCP connection.
+    /// TCP connections.
     pub tcp: Option<u32>,
-    /// Of a TCP connection after a FIN.
+    /// TCP connections after a FIN.
     pub tcp_fin: Option<u32>,
-    /// Of UDP.
+    /// UDP.
     pub udp: Option<u32>,
 }
 
 impl GivenTimeouts {
-    /// Whether nothing is said.
+    /// Whether none is set.
     pub fn is_empty(&self) -> bool {
         let Self { tcp, tcp_fin, udp } = self;
         [tcp, tcp_fin, udp].iter().all(|timeout| timeout.is_none())
     }
 }
 
-/// What a source knows about a VIP besides its services.
+/// Interface and prefix length of a VIP, if the source has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VipHint {
     /// Its prefix length on the director.

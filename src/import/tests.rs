@@ -1,4 +1,4 @@
-//! The parsers on what people and programs write, and on what nobody does.
+//! The parsers on real sources, and on generated text.
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::format_collect)] // short, and only here
 
@@ -8,20 +8,20 @@ use super::*;
 use crate::state::{Destination, ForwardingMethod, ServiceFlags, Tunnel, VirtualService};
 use crate::support::fuzz;
 
-fn only(rules: &Rules) -> (String, &VirtualService) {
+fn only(rules: &IpvsRules) -> (String, &VirtualService) {
     assert_eq!(rules.services.len(), 1, "{rules:?}");
     let (key, service) = rules.services.first_key_value().unwrap();
     (key.to_string(), service)
 }
 
-/// Of a single service, with a real server: how the latter is reached.
+/// The destination that `-a LINE` adds to a service.
 fn server(line: &str) -> Destination {
     let rules = ipvsadm::read(&format!("-A -f 1 -s rr\n-a -f 1 {line}\n"));
     let (_, service) = only(&rules);
     service.destinations.first_key_value().unwrap_or_else(|| panic!("{rules:?}")).1.clone()
 }
 
-fn kinds(rules: &Rules) -> Vec<RemarkKind> {
+fn kinds(rules: &IpvsRules) -> Vec<RemarkKind> {
     rules.remarks.iter().map(|remark| remark.kind).collect()
 }
 
@@ -47,7 +47,7 @@ fn long_and_short_options_are_the_same() {
 }
 
 #[test]
-fn what_is_not_said_is_ipvsadms_default() {
+fn options_that_a_line_lacks_have_ipvsadms_defaults() {
     let rules = ipvsadm::read("-A -t 192.0.2.1 -p\n-a -t 192.0.2.1 -r 10.0.0.1\n");
     let (key, service) = only(&rules);
     assert_eq!(key, "tcp 192.0.2.1:0");
@@ -95,13 +95,13 @@ fn real_servers_have_methods_thresholds_and_tunnels() {
     ] {
         assert_eq!(server(line).tunnel, tunnel, "{line}");
     }
-    // A weight that the kernel would not take is not taken over.
+    // A weight outside the kernel's range becomes 1.
     assert_eq!(server("-r 10.0.0.1 -w 2147483648").weight, 1);
     assert_eq!(server("-r 10.0.0.1 -w 2147483647").weight, 2_147_483_647);
 }
 
 #[test]
-fn commands_are_carried_out_in_their_order() {
+fn commands_run_in_their_order() {
     let text = "-A -t 192.0.2.1:80\n-C\n-A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 10.0.0.1 -m\n\
         -a -t 192.0.2.2:80 -r 10.0.0.2 -m\n-e -t 192.0.2.2:80 -r 10.0.0.1 -m -w 7\n\
         -d -t 192.0.2.2:80 -r 10.0.0.2\n-E -t 192.0.2.2:80 -s wrr\n";
@@ -121,9 +121,9 @@ fn timeouts_and_daemons_are_taken() {
     assert_eq!((rules.taken, kinds(&rules)), (3, vec![]), "{rules:?}");
     let timeouts = GivenTimeouts { tcp: Some(600), tcp_fin: None, udp: Some(30) };
     assert_eq!(rules.timeouts, timeouts);
-    let said: Vec<_> = rules.daemons.values().map(ToString::to_string).collect();
+    let printed: Vec<_> = rules.daemons.values().map(ToString::to_string).collect();
     assert_eq!(
-        said,
+        printed,
         [
             "on eth1, id 7, 224.0.0.81 port 8848, ttl 4",
             "on eth1, id 0, ff02::81 port 8848, ttl 1, at most 1400 bytes"
@@ -131,9 +131,9 @@ fn timeouts_and_daemons_are_taken() {
     );
 }
 
-/// Each is a line that ipvsadm or the kernel would refuse, or that cannot be made out.
+/// Lines that ipvsadm or the kernel would refuse, or that import cannot parse.
 #[test]
-fn what_cannot_be_taken_is_named() {
+fn left_out_parts_have_a_remark() {
     let refused = [
         "-A -t www.example.org:80 -s rr",
         "-A -t 192.0.2.9:no-such-service -s rr",
@@ -164,7 +164,7 @@ fn what_cannot_be_taken_is_named() {
     for line in refused {
         let rules = ipvsadm::read(&format!("-A -t 192.0.2.1:80 -s rr\n{line}\n"));
         assert_eq!(rules.taken, 1, "{line} was taken: {rules:?}");
-        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: nothing is said");
+        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: no remark");
     }
     let partly = [
         "-A -t 192.0.2.9:80 -s rr -b mh-port",
@@ -184,12 +184,12 @@ fn what_cannot_be_taken_is_named() {
     for line in partly {
         let rules = ipvsadm::read(&format!("-A -t 192.0.2.1:80 -s rr\n{line}\n"));
         assert_eq!(rules.taken, 2, "{line} was not taken: {rules:?}");
-        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: nothing is said");
+        assert!(rules.remarks.iter().any(|r| r.line == Some(2)), "{line}: no remark");
     }
 }
 
 #[test]
-fn the_dialect_is_told_by_the_content() {
+fn the_dialect_follows_from_the_content() {
     for (text, dialect) in [
         ("# mine\n\nipvsadm -C\n", Some(Dialect::Ipvsadm)),
         ("--set 1 2 3", Some(Dialect::Ipvsadm)),
@@ -239,9 +239,10 @@ virtual_server 192.0.2.1 80 {
     assert_eq!(key, "tcp 192.0.2.1:80");
     assert_eq!((service.timeout, service.netmask), (360, 0xffff_ff00));
     assert!(service.flags.has(ServiceFlags::SCHEDULER_2 | ServiceFlags::PERSISTENT));
-    let said: Vec<_> = service.destinations.iter().map(|(key, to)| format!("{key} {to}")).collect();
+    let printed: Vec<_> =
+        service.destinations.iter().map(|(key, to)| format!("{key} {to}")).collect();
     assert_eq!(
-        said,
+        printed,
         [
             "10.0.0.1:80 tun weight 3 thresholds 50..100 gue port 6080 flags 1",
             "10.0.0.2:80 dr weight 1"
@@ -282,7 +283,7 @@ virtual_server fwmark 7 {
 }
 
 #[test]
-fn addresses_of_vrrp_are_hints_and_no_password_is_said() {
+fn addresses_of_vrrp_are_hints_and_no_password_is_printed() {
     let text = "
 global_defs { lvs_timeouts tcp 900 udp 0
   lvs_sync_daemon eth1 VI_1 id 9 group 224.0.0.81
@@ -309,15 +310,15 @@ virtual_server 192.0.2.1 80 {
     assert_eq!(rules.vips.into_iter().collect::<Vec<_>>(), [("192.0.2.1".parse().unwrap(), hint)]);
     assert_eq!(rules.timeouts.tcp, Some(900));
     assert_eq!(rules.daemons.len(), 1);
-    let said: Vec<_> = rules.remarks.iter().map(ToString::to_string).collect();
-    let said = said.join("\n");
-    assert!(!said.contains("s3cret"), "{said}");
+    let printed: Vec<_> = rules.remarks.iter().map(ToString::to_string).collect();
+    let printed = printed.join("\n");
+    assert!(!printed.contains("s3cret"), "{printed}");
     for word in ["192.0.2.2", "nowhere", "authentication", "router_id", "lvs_sync_daemon"] {
-        assert!(said.contains(word), "nothing is said of {word}: {said}");
+        assert!(printed.contains(word), "no remark about {word}: {printed}");
     }
 }
 
-/// Lines made of the right words in the wrong order.
+/// Lines of valid words in random order.
 fn near_rules() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         proptest::sample::select(vec![
@@ -459,7 +460,7 @@ proptest! {
     }
 }
 
-/// Texts as they come from elsewhere, to damage.
+/// Real sources, as seeds for mutation.
 fn texts(dialect: Dialect) -> Vec<Vec<u8>> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/import");
     let mut found: Vec<String> = std::fs::read_dir(&folder)
@@ -498,7 +499,7 @@ fn fuzz_import_keepalived() {
 
 /// 100 addresses times 3,000 real servers, and ranges of 1,024 addresses without end.
 #[test]
-fn what_groups_multiply_has_a_bound() {
+fn the_expansion_of_groups_is_bounded() {
     let servers: String = (0..3_000)
         .map(|n| format!(" real_server 10.1.{}.{} 80 {{ weight 1 }}\n", n / 250, 1 + n % 250))
         .collect();

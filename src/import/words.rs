@@ -1,12 +1,11 @@
-//! Words that several sources share: addresses, ports, masks, scheduler flags.
+//! Values with the same form in all sources: addresses, ports, masks, scheduler flags.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::state::ServiceFlags;
 
-/// The port that a service name stands for: those that are served by LVS in practice, as IANA and
-/// /etc/services of the distributions have them. The file itself is not read: what an import gives
-/// must not depend on the machine it runs on.
+/// The port of a service name: names in practical use with LVS, from IANA and the distributions'
+/// /etc/services. The file itself is not read: the result of an import must not depend on the machine.
 pub(super) fn named_port(name: &str) -> Option<u16> {
     Some(match name {
         "ftp-data" => 20,
@@ -67,33 +66,33 @@ pub(super) fn number(text: &str, low: u32, high: u32) -> Option<u32> {
     text.parse().ok().filter(|n| (low..=high).contains(n))
 }
 
-/// An address as `inet_aton` and `inet_pton` take it, without the short and octal forms of the former:
-/// those read as something else to everybody but libc.
+/// An address in the form of `inet_pton`. The short and octal forms of `inet_aton` are refused: other
+/// programs read them differently.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok()
 }
 
-/// A persistence mask: dotted, or a prefix length, as the family has it.
-pub(super) fn mask(text: &str, ipv6: bool) -> Option<Mask> {
+/// A persistence mask: dotted for IPv4, a prefix length for IPv6.
+pub(super) fn mask(text: &str, ipv6: bool) -> Option<PersistenceMask> {
     if ipv6 {
-        return number(text, 1, 128).map(|bits| Mask { value: bits, guessed: false });
+        return number(text, 1, 128).map(|bits| PersistenceMask { value: bits, guessed: false });
     }
     if let Ok(mask) = text.parse::<Ipv4Addr>() {
-        return Some(Mask { value: mask.into(), guessed: false });
+        return Some(PersistenceMask { value: mask.into(), guessed: false });
     }
     let bits = number(text, 1, 32)?;
-    Some(Mask { value: u32::MAX.checked_shl(32 - bits).unwrap_or(0), guessed: true })
+    Some(PersistenceMask { value: u32::MAX.checked_shl(32 - bits).unwrap_or(0), guessed: true })
 }
 
 /// A persistence mask as [`crate::state::VirtualService`] has it.
-pub(super) struct Mask {
+pub(super) struct PersistenceMask {
     pub value: u32,
-    /// It was written as a prefix length where a dotted mask belongs.
+    /// An IPv4 mask was written as a prefix length.
     pub guessed: bool,
 }
 
-/// The bit of a scheduler flag, if `scheduler` has it.
-pub(super) fn scheduler_flag(name: &str, scheduler: &str) -> Result<u32, FlagTrouble> {
+/// The bit of a flag of `scheduler`.
+pub(super) fn scheduler_flag(name: &str, scheduler: &str) -> Result<u32, FlagError> {
     let (bit, only) = match name {
         "flag-1" => (ServiceFlags::SCHEDULER_1, None),
         "flag-2" => (ServiceFlags::SCHEDULER_2, None),
@@ -102,39 +101,39 @@ pub(super) fn scheduler_flag(name: &str, scheduler: &str) -> Result<u32, FlagTro
         "sh-port" => (ServiceFlags::SCHEDULER_2, Some("sh")),
         "mh-fallback" => (ServiceFlags::SCHEDULER_1, Some("mh")),
         "mh-port" => (ServiceFlags::SCHEDULER_2, Some("mh")),
-        _ => return Err(FlagTrouble::Unknown),
+        _ => return Err(FlagError::Unknown),
     };
     match only {
-        Some(only) if only != scheduler => Err(FlagTrouble::OnlyFor(only)),
+        Some(only) if only != scheduler => Err(FlagError::OnlyFor(only)),
         _ => Ok(bit),
     }
 }
 
-/// Why a scheduler flag is none.
-pub(super) enum FlagTrouble {
-    /// There is none of this name.
+/// Why a scheduler flag is not valid.
+pub(super) enum FlagError {
+    /// Unknown name.
     Unknown,
-    /// It is another scheduler's.
+    /// A flag of another scheduler.
     OnlyFor(&'static str),
 }
 
-impl FlagTrouble {
-    /// For a person.
+impl FlagError {
+    /// The reason, for a remark.
     pub fn why(&self, scheduler: &str) -> String {
         match self {
             Self::Unknown => {
-                "it is no scheduler flag: flag-1, flag-2, flag-3, sh-fallback, sh-port, \
-                 mh-fallback and mh-port are"
+                "it is not a scheduler flag; the flags are flag-1, flag-2, flag-3, sh-fallback, sh-port, \
+                 mh-fallback and mh-port"
                     .to_owned()
             }
             Self::OnlyFor(only) => {
-                format!("it is a flag of the scheduler {only}, and this service has {scheduler}")
+                format!("it is a flag of the scheduler {only}, but this service has {scheduler}")
             }
         }
     }
 }
 
-/// Whether the text can be a scheduler's name: `IP_VS_SCHEDNAME_MAXLEN` is 16 with its NUL.
+/// Whether the text is a possible scheduler name: `IP_VS_SCHEDNAME_MAXLEN` is 16 with its NUL.
 pub(super) fn is_scheduler_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() < 16

@@ -1,7 +1,7 @@
-//! Writes a draft as the text of a topology file, small and with a comment at each guess.
+//! Writes a draft as a topology file, with comments about guesses.
 //!
-//! Only what differs from the file's defaults is written. What could not be taken over stands in a
-//! comment at the end, so that it is not lost when the terminal is closed.
+//! Only values that differ from the file's defaults are written. A comment at the end lists the parts of
+//! the source that are not in the file.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -9,31 +9,31 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::draft::{Draft, DraftHost, DraftInterface, DraftIpvs};
-use super::express::{self, Entry, Persistence, RealEntry, Target};
+use super::draft::{DraftHost, DraftInterface, DraftIpvs, DraftTopology};
+use super::entries::{self, EntryTarget, PersistenceEntry, RealServerEntry, ServiceEntry};
 use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
 use crate::state::{Protocol, SyncDaemon, VsItem};
 use crate::topology::Role;
 use crate::visible::visible;
 
-/// A topology file, and what is to be said of it.
+/// A topology file with the remarks about it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Written {
+pub struct WrittenTopology {
     /// The text of the file.
     pub topology: String,
-    /// Everything guessed or left out.
+    /// All guesses and left-out parts.
     pub remarks: Vec<Remark>,
 }
 
-/// Writes `draft`; `remarks` are those of its making, `source` says where it is from.
-pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
-    let entries = express::entries(draft, &mut remarks);
+/// Writes `draft`. `remarks` are the remarks so far, `source` names the source.
+pub fn write(draft: &DraftTopology, mut remarks: Vec<Remark>, source: &str) -> WrittenTopology {
+    let entries = entries::entries(draft, &mut remarks);
     let mut hosts = draft.hosts.clone();
     for host in hosts.values_mut() {
-        host.ipvs.timeouts = express::timeouts(host.ipvs.timeouts, &mut remarks);
+        host.ipvs.timeouts = entries::timeouts(host.ipvs.timeouts, &mut remarks);
     }
-    let mut text = Text(String::new());
+    let mut text = TopologyText(String::new());
     text.head(source, &remarks, hosts.values().any(|host| host.reach.is_some()));
     text.line(format_args!("version: 1"));
     text.line(format_args!("name: {}", scalar(draft.name.as_str())));
@@ -46,7 +46,7 @@ pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
     for (name, host) in &hosts {
         text.host(name.as_str(), host);
     }
-    // One director needs no naming.
+    // With one director, services need not name it.
     let directors =
         draft.hosts.values().filter(|host| host.roles.contains(&Role::Director)).count();
     if entries.is_empty() {
@@ -58,19 +58,19 @@ pub fn write(draft: &Draft, mut remarks: Vec<Remark>, source: &str) -> Written {
         text.service(entry, directors > 1);
     }
     text.foot(&remarks);
-    Written { topology: text.0, remarks }
+    WrittenTopology { topology: text.0, remarks }
 }
 
-struct Text(String);
+struct TopologyText(String);
 
-impl Text {
+impl TopologyText {
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{line}");
     }
 
     fn comment(&mut self, text: &str) {
-        // What foreign text is in there must not end the comment.
+        // Text from the source must not end the comment.
         let safe = visible(text);
         self.line(format_args!("# {safe}"));
     }
@@ -83,12 +83,12 @@ impl Text {
             self.comment(&remark.to_string());
         }
         if remarks.len() > guesses.len() {
-            self.comment("What could not be taken over stands at the end.");
+            self.comment("Parts of the source that are not in this file are listed at the end.");
         }
         self.comment(if reached {
-            "Next: lvsprov check, then plan."
+            "Next: run lvsprov check, then plan."
         } else {
-            "Next: say how the hosts are reached (ssh: root@HOST), then lvsprov check, then plan."
+            "Next: add the connection of each host (ssh: root@HOST), then run lvsprov check, then plan."
         });
     }
 
@@ -97,7 +97,7 @@ impl Text {
             remarks.iter().filter(|remark| remark.kind != RemarkKind::Guessed).peekable();
         if left.peek().is_some() {
             self.line(format_args!("#"));
-            self.comment("Not taken over:");
+            self.comment("Not in this file:");
         }
         for remark in left {
             self.comment(&remark.to_string());
@@ -140,9 +140,9 @@ impl Text {
         if !timeouts.is_empty() {
             let GivenTimeouts { tcp, tcp_fin, udp } = timeouts;
             let all = [("tcp", tcp), ("tcp_fin", tcp_fin), ("udp", udp)];
-            let said =
+            let parts =
                 all.into_iter().filter_map(|(name, value)| Some(format!("{name}: {}", (*value)?)));
-            self.line(format_args!("      timeouts: {{{}}}", said.collect::<Vec<_>>().join(", ")));
+            self.line(format_args!("      timeouts: {{{}}}", parts.collect::<Vec<_>>().join(", ")));
         }
         if !daemons.is_empty() {
             self.line(format_args!("      sync:"));
@@ -151,13 +151,13 @@ impl Text {
             self.line(format_args!("        {role}: {{{}}}", daemon_parts(daemon).join(", ")));
         }
         if !settings.is_empty() {
-            let said = settings.iter().map(|(item, value)| setting(*item, value));
-            self.line(format_args!("      settings: {{{}}}", said.collect::<Vec<_>>().join(", ")));
+            let parts = settings.iter().map(|(item, value)| setting(*item, value));
+            self.line(format_args!("      settings: {{{}}}", parts.collect::<Vec<_>>().join(", ")));
         }
     }
 
-    fn service(&mut self, entry: &Entry, several_directors: bool) {
-        let Entry {
+    fn service(&mut self, entry: &ServiceEntry, several_directors: bool) {
+        let ServiceEntry {
             target,
             director,
             vip_prefix,
@@ -190,7 +190,7 @@ impl Text {
         for (number, part) in parts.iter().enumerate() {
             self.line(format_args!("  {} {part}", if number == 0 { '-' } else { ' ' }));
         }
-        let plain = |real: &RealEntry| real_parts(real).len() == 1;
+        let plain = |real: &RealServerEntry| real_parts(real).len() == 1;
         if reals.iter().all(plain) && reals.len() <= 6 {
             let names = reals.iter().map(|real| scalar(real.host.as_str()));
             self.line(format_args!("    real_servers: [{}]", names.collect::<Vec<_>>().join(", ")));
@@ -217,7 +217,7 @@ fn role_name(role: Role) -> String {
     .to_owned()
 }
 
-/// One thing as itself, several as a list.
+/// One item as a scalar, several as a list.
 fn list(items: impl Iterator<Item = String>) -> String {
     let items: Vec<_> = items.collect();
     match items.as_slice() {
@@ -271,9 +271,9 @@ fn setting(item: VsItem, value: &str) -> String {
     }
 }
 
-fn target_parts(target: &Target, prefix: Option<u8>) -> Vec<String> {
+fn target_parts(target: &EntryTarget, prefix: Option<u8>) -> Vec<String> {
     match target {
-        Target::Address { vip, protocol, ports } => {
+        EntryTarget::Address { vip, protocol, ports } => {
             let vip = match prefix {
                 Some(bits) => format!("{vip}/{bits}"),
                 None => vip.to_string(),
@@ -289,7 +289,7 @@ fn target_parts(target: &Target, prefix: Option<u8>) -> Vec<String> {
             }
             parts
         }
-        Target::Mark { mark, v6, udp } => {
+        EntryTarget::Mark { mark, v6, udp } => {
             let mut parts = vec![format!("mark: {mark}")];
             if *udp {
                 parts.push("protocol: udp".to_owned());
@@ -302,8 +302,8 @@ fn target_parts(target: &Target, prefix: Option<u8>) -> Vec<String> {
     }
 }
 
-fn persistence_part(persistence: &Persistence) -> String {
-    let Persistence { timeout, mask, engine } = persistence;
+fn persistence_part(persistence: &PersistenceEntry) -> String {
+    let PersistenceEntry { timeout, mask, engine } = persistence;
     if mask.is_none() && engine.is_none() {
         return format!("persistence: {timeout}");
     }
@@ -313,8 +313,8 @@ fn persistence_part(persistence: &Persistence) -> String {
     format!("persistence: {{{}}}", parts.join(", "))
 }
 
-fn real_parts(real: &RealEntry) -> Vec<String> {
-    let RealEntry { host, address, port, weight, upper, lower, forward, tunnel } = real;
+fn real_parts(real: &RealServerEntry) -> Vec<String> {
+    let RealServerEntry { host, address, port, weight, upper, lower, forward, tunnel } = real;
     let mut parts = vec![format!("host: {}", scalar(host.as_str()))];
     parts.extend(address.iter().map(|ip: &IpAddr| format!("address: {}", scalar(&ip.to_string()))));
     parts.extend(port.iter().map(|port| format!("port: {port}")));
@@ -330,8 +330,8 @@ fn real_parts(real: &RealEntry) -> Vec<String> {
     parts
 }
 
-/// A scalar that YAML of either version reads as that text, in a flow collection too: an address or a
-/// name that begins with a letter stands as it is, the rest in quotes.
+/// A scalar that YAML 1.1 and 1.2 read as that text, in flow collections too: IPv4 addresses, names that
+/// begin with a letter and numbers are plain, everything else is quoted.
 fn scalar(text: &str) -> String {
     const WORDS: &[&str] = &["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let ipv4 =
@@ -347,6 +347,6 @@ fn scalar(text: &str) -> String {
     if ipv4 || name || number {
         return text.to_owned();
     }
-    // What is left of YAML's own: nothing of it can be in a name that passed its constructor.
+    // Debug quoting is valid YAML here: names that passed their constructor have no escapes.
     format!("{text:?}")
 }

@@ -6,12 +6,12 @@ use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
 use super::{fault, modules, nft, sysctls};
-use crate::state::{Change, Step};
+use crate::state::{Edit, KeyedEdit, Step};
 
-/// Does `change` by itself, outside of any transaction: as somebody would who has never heard of lvsprov,
-/// which is what a lab needs to see it mended.
-pub async fn alone(change: &Change) -> Result<()> {
-    one(&Net::open()?, change).await
+/// Does `edit` by itself, outside of any transaction, as an operator would by hand: a lab does that to see it
+/// mended.
+pub async fn alone(edit: &Edit) -> Result<()> {
+    one(&Net::open()?, edit).await
 }
 
 /// Does the steps in order. How many were done, from the first, and why the next one was not.
@@ -47,33 +47,58 @@ pub async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
     (done, None)
 }
 
-async fn one(net: &Net, change: &Change) -> Result<()> {
-    match change {
-        Change::LoadModule { module } => modules::load(*module),
-        Change::SetSysctl { key, before, after } => sysctls::change(key, before, after),
-        Change::SetLink { dev, before, after } => net.set_link(dev, *before, *after).await,
-        Change::AddAddress { key, address } => net.add_address(key, address).await,
-        Change::RemoveAddress { key, address } => net.remove_address(key, address).await,
-        Change::AddRoute { key, route } => net.add_route(key, route).await,
-        Change::ReplaceRoute { key, before, after } => net.replace_route(key, before, after).await,
-        Change::RemoveRoute { key, route } => net.remove_route(key, route).await,
-        Change::AddService { .. }
-        | Change::EditService { .. }
-        | Change::RemoveService { .. }
-        | Change::AddDestination { .. }
-        | Change::EditDestination { .. }
-        | Change::RemoveDestination { .. } => match ipvs::run::carry_out(&[change]) {
+async fn one(net: &Net, edit: &Edit) -> Result<()> {
+    match edit {
+        Edit::Module(KeyedEdit { key, .. }) => modules::load(*key),
+        Edit::Sysctl(KeyedEdit { key, before, after }) => match (before, after) {
+            (Some(before), Some(after)) => sysctls::change(key, before, after),
+            _ => Err(impossible(edit)),
+        },
+        Edit::Link(KeyedEdit { key, before, after }) => match (before, after) {
+            (Some(before), Some(after)) => net.set_link(key, *before, *after).await,
+            _ => Err(impossible(edit)),
+        },
+        Edit::Address(KeyedEdit { key, before, after }) => match (before, after) {
+            (None, Some(address)) => net.add_address(key, address).await,
+            (Some(address), None) => net.remove_address(key, address).await,
+            _ => Err(impossible(edit)),
+        },
+        Edit::Route(KeyedEdit { key, before, after }) => match (before, after) {
+            (None, Some(route)) => net.add_route(key, route).await,
+            (Some(before), Some(after)) => net.replace_route(key, before, after).await,
+            (Some(route), None) => net.remove_route(key, route).await,
+            (None, None) => Err(impossible(edit)),
+        },
+        Edit::Service(_) | Edit::Destination(_) => match ipvs::run::carry_out(&[edit]) {
             (_, Some(error)) => Err(error),
             (_, None) => Ok(()),
         },
-        Change::SetTimeouts { before, after } => control::set_timeouts(*before, *after),
-        Change::SetDaemon { role, before, after } => {
-            control::set_daemon(*role, before.as_ref(), after.as_ref())
+        Edit::Timeouts(KeyedEdit { before, after, .. }) => match (before, after) {
+            (Some(before), Some(after)) => control::set_timeouts(*before, *after),
+            _ => Err(impossible(edit)),
+        },
+        Edit::Daemon(KeyedEdit { key, before, after }) => {
+            control::set_daemon(*key, before.as_ref(), after.as_ref())
         }
-        Change::AddTunnel { dev, device } => net.add_tunnel(dev, device).await,
-        Change::RemoveTunnel { dev, device } => net.remove_tunnel(dev, device).await,
-        Change::AddGuePort { port } => fou::add(*port),
-        Change::RemoveGuePort { port } => fou::remove(*port),
-        Change::SetTable { name, before, after } => nft::set(name, before.as_ref(), after.as_ref()),
+        Edit::Tunnel(KeyedEdit { key, before, after }) => match (before, after) {
+            (None, Some(device)) => net.add_tunnel(key, device).await,
+            (Some(device), None) => net.remove_tunnel(key, device).await,
+            _ => Err(impossible(edit)),
+        },
+        Edit::GuePort(KeyedEdit { key, before, after }) => match (before, after) {
+            (None, Some(_)) => fou::add(*key),
+            (Some(_), None) => fou::remove(*key),
+            _ => Err(impossible(edit)),
+        },
+        Edit::Table(KeyedEdit { key, before, after }) => {
+            nft::set(key, before.as_ref(), after.as_ref())
+        }
     }
+}
+
+/// An edit that no plan makes: a controller of another version may send one.
+fn impossible(edit: &Edit) -> Error {
+    Error::new(format!("{edit}: the kernel cannot do that")).cure(
+        "this is a fault of lvsprov, or of a controller of another version: plan again with this one",
+    )
 }

@@ -97,7 +97,7 @@ fn request_frame(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
 }
 
 /// What a listener reads next.
-enum Heard {
+enum Received {
     Frame(ArpFrame),
     /// Something that is no ARP.
     Noise,
@@ -109,11 +109,11 @@ enum Heard {
 ///
 /// It belongs to the network namespace of the thread that opens it; any thread may collect.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ArpListener {
     socket: OwnedFd,
 }
 
-impl Listener {
+impl ArpListener {
     /// Starts listening on `dev`.
     pub fn open(dev: &IfName) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(dev.as_str())?;
@@ -126,9 +126,9 @@ impl Listener {
         let mut frames = Vec::new();
         loop {
             match self.next()? {
-                Heard::Frame(frame) => frames.push(frame),
-                Heard::Noise => {}
-                Heard::Silence => break,
+                Received::Frame(frame) => frames.push(frame),
+                Received::Noise => {}
+                Received::Silence => break,
             }
         }
         match sys::packets_lost(&self.socket)? {
@@ -137,7 +137,7 @@ impl Listener {
         }
     }
 
-    fn next(&self) -> io::Result<Heard> {
+    fn next(&self) -> io::Result<Received> {
         let mut bytes = [0; 128];
         loop {
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut bytes) {
@@ -145,9 +145,9 @@ impl Listener {
                     let outgoing = from.is_some_and(|from| from.pkttype() == OUTGOING);
                     let frame = bytes.get(..length).unwrap_or_default();
                     let frame = ArpFrame::parse(frame, outgoing);
-                    return Ok(frame.map_or(Heard::Noise, Heard::Frame));
+                    return Ok(frame.map_or(Received::Noise, Received::Frame));
                 }
-                Err(Errno::EAGAIN) => return Ok(Heard::Silence),
+                Err(Errno::EAGAIN) => return Ok(Received::Silence),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -174,12 +174,12 @@ impl Listener {
 }
 
 /// Our own side of an interface.
-struct OwnSide {
+struct InterfaceIdentity {
     mac: Mac,
     addresses: Vec<Ipv4Net>,
 }
 
-fn own_side(dev: &IfName) -> Result<OwnSide> {
+fn identity_of(dev: &IfName) -> Result<InterfaceIdentity> {
     let all = getifaddrs().map_err(|errno| {
         Error::new("cannot read the interfaces").because(io::Error::from(errno))
     })?;
@@ -204,7 +204,9 @@ fn own_side(dev: &IfName) -> Result<OwnSide> {
         return Err(Error::new(format!("interface {dev} is down: nobody can be asked over it")));
     }
     match mac {
-        Some(mac) if !flags.contains(InterfaceFlags::IFF_NOARP) => Ok(OwnSide { mac, addresses }),
+        Some(mac) if !flags.contains(InterfaceFlags::IFF_NOARP) => {
+            Ok(InterfaceIdentity { mac, addresses })
+        }
         _ => Err(Error::new(format!("interface {dev} does not speak ARP: it is no Ethernet"))),
     }
 }
@@ -222,17 +224,17 @@ fn sender_for(addresses: &[Ipv4Net], target: Ipv4Addr) -> Ipv4Addr {
 
 /// Somebody is being asked for.
 #[derive(Debug)]
-pub struct Question {
-    listener: Listener,
+pub struct ArpQuery {
+    listener: ArpListener,
     frame: [u8; FRAME],
     target: Ipv4Addr,
 }
 
-impl Question {
+impl ArpQuery {
     /// Gets ready to ask over `dev`, in the network namespace of the calling thread.
     pub fn prepare(dev: &IfName, target: Ipv4Addr) -> Result<Self> {
-        let OwnSide { mac, addresses } = own_side(dev)?;
-        let listener = Listener::open(dev).map_err(|error| {
+        let InterfaceIdentity { mac, addresses } = identity_of(dev)?;
+        let listener = ArpListener::open(dev).map_err(|error| {
             let denied = error.kind() == io::ErrorKind::PermissionDenied;
             Error::new(format!("cannot open a packet socket on {dev}"))
                 .because(error)
@@ -250,7 +252,7 @@ impl Question {
             nix::unistd::write(&self.listener.socket, &self.frame)?;
             let until = start + wait * round / ASKS;
             while self.listener.wait(until.saturating_duration_since(Instant::now()))? {
-                if let Heard::Frame(frame) = self.listener.next()? {
+                if let Received::Frame(frame) = self.listener.next()? {
                     answers.extend(self.answer(&frame));
                 }
                 if Instant::now() >= until {
@@ -272,7 +274,7 @@ impl Question {
 /// Asks over `dev` who has `target`, and names everybody who answers within `wait`. The machine's
 /// own answer is not among them: nobody answers himself. Blocks.
 pub fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> Result<BTreeSet<Mac>> {
-    Question::prepare(dev, target)?
+    ArpQuery::prepare(dev, target)?
         .ask(wait)
         .map_err(|error| Error::new(format!("cannot ask for {target} over {dev}")).because(error))
 }

@@ -4,11 +4,11 @@
 //! line of it is `POINT kill` or `POINT stop`, the process sends itself SIGKILL or SIGSTOP there. In the
 //! revert timer's process all points have `revert ` before their name.
 //!
-//! The points, in the order in which a transaction passes them: `begin` (before anything is written),
-//! `journal` (it is on the disk, the receipt is not), `begun` (before the answer), `step N` (N steps
-//! were done by this process in all; `step 0` before the first), `agree`, `agreed` (it is on the disk),
-//! `settle` (before the receipt), `settled` (the receipt is what it will be, the journal is still
-//! there), `closed` (before the answer).
+//! The points, in the order in which a transaction passes them: `prepare` (before anything is written),
+//! `journal` (it is on the disk, the receipt is not), `prepared` (before the answer), `step N` (this
+//! process executed N steps in all; `step 0` before the first), `vote`, `voted` (it is on the disk),
+//! `close` (the decision is on the disk, the receipt is the old one), `receipt` (it is the new one, the
+//! journal still exists), `closed` (before the answer).
 //!
 //! A line `revert pause N` has the timer wait N milliseconds between its tries.
 

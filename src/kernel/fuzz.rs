@@ -4,12 +4,12 @@
 
 use super::arp::ArpFrame;
 use super::generic;
-use super::wire::{self, Attributes};
+use super::wire::{self, AttributeList};
 use crate::support::fuzz;
 
 #[test]
 fn fuzz_generic() {
-    let mut answer = Attributes::default();
+    let mut answer = AttributeList::default();
     answer.put_u16(1, 30);
     answer.put_text(2, "IPVS");
     let body = answer.into_bytes();

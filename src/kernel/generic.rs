@@ -6,8 +6,8 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
 use super::error::{Error, Result};
-use super::ipvs::wire::{self, Attributes};
-use super::netlink::{ACK, DUMP, End, NetlinkSocket, REQUEST, garbled};
+use super::ipvs::wire::{self, AttributeList};
+use super::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST, garbled};
 
 /// GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME
 /// (include/uapi/linux/genetlink.h).
@@ -22,7 +22,7 @@ const PATIENCE_S: i64 = 10;
 const DUMP_TRIES: u32 = 5;
 
 /// What the kernel says, or its refusal.
-pub type Answer<T> = std::result::Result<T, Errno>;
+pub type ErrnoResult<T> = std::result::Result<T, Errno>;
 
 /// A socket to one family, in the network namespace in which it was opened.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl GenericSocket {
         let socket = NetlinkSocket::open(NETLINK_GENERIC, name, PATIENCE_S)
             .map_err(|error| Error::new("cannot open a netlink socket").because(error))?;
         let mut open = Self { socket, family: CONTROLLER, version: 1 };
-        let mut body = Attributes::default();
+        let mut body = AttributeList::default();
         body.put_text(FAMILY_NAME, name);
         let mut family = None;
         let found = open.ask(GET_FAMILY, &body.into_bytes(), |body| {
@@ -82,20 +82,20 @@ impl GenericSocket {
         command: u8,
         body: &[u8],
         each: impl FnMut(&[u8]) -> std::result::Result<(), E>,
-    ) -> Result<Answer<()>>
+    ) -> Result<ErrnoResult<()>>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
         let end = self.exchange(ACK, command, body, each)?;
         Ok(match end {
-            End::Done => Ok(()),
-            End::Changed => Err(Errno::EAGAIN),
-            End::Refused(errno) => Err(errno),
+            ExchangeEnd::Done => Ok(()),
+            ExchangeEnd::Changed => Err(Errno::EAGAIN),
+            ExchangeEnd::Refused(errno) => Err(errno),
         })
     }
 
     /// One request to which the kernel says yes or no.
-    pub fn tell(&mut self, command: u8, body: &[u8]) -> Result<Answer<()>> {
+    pub fn tell(&mut self, command: u8, body: &[u8]) -> Result<ErrnoResult<()>> {
         self.ask(command, body, |_| Ok::<_, wire::WireError>(()))
     }
 
@@ -106,16 +106,16 @@ impl GenericSocket {
         command: u8,
         body: &[u8],
         each: impl Fn(&mut T, &[u8]) -> std::result::Result<(), E>,
-    ) -> Result<Answer<T>>
+    ) -> Result<ErrnoResult<T>>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
         for _ in 0..DUMP_TRIES {
             let mut all = T::default();
             match self.exchange(DUMP, command, body, |body| each(&mut all, body))? {
-                End::Done => return Ok(Ok(all)),
-                End::Changed | End::Refused(Errno::EAGAIN) => {}
-                End::Refused(errno) => return Ok(Err(errno)),
+                ExchangeEnd::Done => return Ok(Ok(all)),
+                ExchangeEnd::Changed | ExchangeEnd::Refused(Errno::EAGAIN) => {}
+                ExchangeEnd::Refused(errno) => return Ok(Err(errno)),
             }
         }
         let peer = self.socket.peer();
@@ -130,7 +130,7 @@ impl GenericSocket {
         command: u8,
         body: &[u8],
         mut each: impl FnMut(&[u8]) -> std::result::Result<(), E>,
-    ) -> Result<End>
+    ) -> Result<ExchangeEnd>
     where
         E: std::error::Error + Send + Sync + 'static,
     {

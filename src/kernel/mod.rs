@@ -44,12 +44,12 @@ pub async fn who_has(
 ) -> error::Result<BTreeSet<String>> {
     let ask: Box<dyn FnOnce() -> std::io::Result<_> + Send> = match target {
         IpAddr::V4(target) => {
-            let question = arp::Question::prepare(dev, target)?;
-            Box::new(move || question.ask(wait))
+            let query = arp::ArpQuery::prepare(dev, target)?;
+            Box::new(move || query.ask(wait))
         }
         IpAddr::V6(target) => {
-            let question = ndp::Question::prepare(dev, target)?;
-            Box::new(move || question.ask(wait))
+            let query = ndp::NeighbourQuery::prepare(dev, target)?;
+            Box::new(move || query.ask(wait))
         }
     };
     let failed = || Error::new(format!("cannot ask for {target} over {dev}"));

@@ -59,7 +59,7 @@ fn from_lists(module: Module) -> Capability {
         Err(why) => return Capability::Missing(why),
     };
     let name = module.as_str();
-    let lists = Lists::of(&folder);
+    let lists = ModuleLists::of(&folder);
     if lists.built_in.contains_key(&module) {
         return Capability::Present;
     }
@@ -151,18 +151,18 @@ fn folder() -> std::result::Result<PathBuf, String> {
 
 /// Where the files of the modules that we know lie, by the lists in the folder of a kernel.
 #[derive(Debug, Default)]
-struct Lists {
+struct ModuleLists {
     built_in: BTreeMap<Module, PathBuf>,
     files: BTreeMap<Module, PathBuf>,
     parts: BTreeSet<String>,
 }
 
-impl Lists {
+impl ModuleLists {
     /// Reads them, once as long as they do not change: modules.dep has thousands of lines, and every
     /// look asks for every module.
     fn of(folder: &Path) -> Arc<Self> {
-        static LAST: Mutex<Option<(Stamp, Arc<Lists>)>> = Mutex::new(None);
-        let stamp = Stamp::of(folder);
+        static LAST: Mutex<Option<(ListStamp, Arc<ModuleLists>)>> = Mutex::new(None);
+        let stamp = ListStamp::of(folder);
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
             return Arc::clone(lists);
@@ -183,9 +183,9 @@ impl Lists {
 /// Tells a folder's lists from others, or from the same ones later: device, inode, length and time of
 /// modules.dep, which depmod(8) makes anew.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp(PathBuf, Option<[u64; 3]>, Option<SystemTime>);
+struct ListStamp(PathBuf, Option<[u64; 3]>, Option<SystemTime>);
 
-impl Stamp {
+impl ListStamp {
     fn of(folder: &Path) -> Self {
         let found = fs::metadata(folder.join("modules.dep")).ok();
         let numbers = found.as_ref().map(|found| [found.dev(), found.ino(), found.len()]);
@@ -230,7 +230,7 @@ fn parts_in_list(list: &[u8]) -> BTreeSet<String> {
 /// Schedulers and persistence engines that are loaded, built in, or lie on disk. `None` where nothing
 /// lists the modules of the running kernel: then nobody knows before it is tried.
 pub fn available_parts() -> Option<BTreeSet<String>> {
-    let mut parts = Lists::of(&folder().ok()?).parts.clone();
+    let mut parts = ModuleLists::of(&folder().ok()?).parts.clone();
     if parts.is_empty() {
         return None;
     }
@@ -335,11 +335,11 @@ mod tests {
     fn lists_are_read_again_when_they_change() {
         let folder = tempfile::tempdir().unwrap();
         let write = |text| fs::write(folder.path().join("modules.dep"), text).unwrap();
-        assert!(Lists::of(folder.path()).files.is_empty());
+        assert!(ModuleLists::of(folder.path()).files.is_empty());
         write("a/ipip.ko:\n");
-        assert!(Lists::of(folder.path()).files.contains_key(&Module::Ipip));
+        assert!(ModuleLists::of(folder.path()).files.contains_key(&Module::Ipip));
         write("a/ipip.ko:\na/sit.ko:\n");
-        assert!(Lists::of(folder.path()).files.contains_key(&Module::Sit));
+        assert!(ModuleLists::of(folder.path()).files.contains_key(&Module::Sit));
     }
 
     #[test]

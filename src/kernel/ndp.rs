@@ -72,14 +72,14 @@ fn advertiser(message: &[u8], target: Ipv6Addr) -> Option<Mac> {
 
 /// Somebody is being asked for.
 #[derive(Debug)]
-pub struct Question {
+pub struct NeighbourQuery {
     socket: OwnedFd,
     message: Vec<u8>,
     to: SockaddrIn6,
     target: Ipv6Addr,
 }
 
-impl Question {
+impl NeighbourQuery {
     /// Gets ready to ask over `dev`, in the network namespace of the calling thread.
     pub fn prepare(dev: &IfName, target: Ipv6Addr) -> Result<Self> {
         let mac = mac_of(dev)?;

@@ -40,7 +40,7 @@ pub struct NetlinkSocket {
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum ExchangeEnd {
     /// All was said.
     Done,
     /// What was dumped changed meanwhile, or answers found no room (ENOBUFS): ask again.
@@ -94,14 +94,14 @@ impl NetlinkSocket {
         &mut self,
         seq: u32,
         mut each: impl FnMut(&Message<'_>) -> std::result::Result<(), E>,
-    ) -> Result<End>
+    ) -> Result<ExchangeEnd>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
         let peer = self.peer;
         let mut interrupted = false;
         loop {
-            let Some(messages) = self.datagram()? else { return Ok(End::Changed) };
+            let Some(messages) = self.datagram()? else { return Ok(ExchangeEnd::Changed) };
             for message in messages {
                 let message = message.map_err(|error| garbled(peer, error))?;
                 if message.seq != seq {
@@ -111,9 +111,9 @@ impl NetlinkSocket {
                 if matches!(message.kind, wire::ERROR | wire::DONE) {
                     let code = message.errno().map_err(|error| garbled(peer, error))?;
                     return Ok(match (code, interrupted) {
-                        (0, false) => End::Done,
-                        (0, true) => End::Changed,
-                        (code, _) => End::Refused(Errno::from_raw(code)),
+                        (0, false) => ExchangeEnd::Done,
+                        (0, true) => ExchangeEnd::Changed,
+                        (code, _) => ExchangeEnd::Refused(Errno::from_raw(code)),
                     });
                 }
                 each(&message).map_err(|error| garbled(peer, error))?;

@@ -34,7 +34,7 @@ pub async fn read(
         let mut socket = IpvsSocket::open()?;
         (socket.look(counters)?, control::read(&mut socket)?)
     } else {
-        (ipvs::Seen::default(), Control::default())
+        (ipvs::IpvsObservation::default(), Control::default())
     };
     let nft = nft::look()?;
     let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };

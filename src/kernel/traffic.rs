@@ -59,9 +59,9 @@ fn add(counts: &mut BTreeMap<String, u32>, what: String) {
     *count = count.saturating_add(1);
 }
 
-type Answer = std::result::Result<String, String>;
+type ExchangeResult = std::result::Result<String, String>;
 
-async fn over_tcp(target: SocketAddr, patience: Duration) -> Answer {
+async fn over_tcp(target: SocketAddr, patience: Duration) -> ExchangeResult {
     let deadline = tokio::time::Instant::now() + patience;
     let mut stream = match tokio::time::timeout_at(deadline, connect(target)).await {
         Ok(connected) => connected?,
@@ -188,7 +188,7 @@ fn printable(line: &[u8]) -> String {
         .collect()
 }
 
-async fn over_udp(target: SocketAddr, patience: Duration) -> Answer {
+async fn over_udp(target: SocketAddr, patience: Duration) -> ExchangeResult {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

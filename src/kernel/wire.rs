@@ -66,9 +66,9 @@ pub fn array<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N]
 
 /// A list of attributes that is being written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes(Vec<u8>);
+pub struct AttributeList(Vec<u8>);
 
-impl Attributes {
+impl AttributeList {
     /// The bytes so far, padded to 4.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
@@ -106,7 +106,7 @@ impl Attributes {
         self.put(kind, &bytes);
     }
 
-    /// Attributes within an attribute.
+    /// AttributeList within an attribute.
     pub fn put_nested(&mut self, kind: u16, inside: &Self) {
         self.put(kind | NESTED, &inside.0);
     }

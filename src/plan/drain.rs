@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 pub use super::terms::{Counted, Terms};
 use super::{Goal, ramp, silence};
 use crate::state::{
-    Change, Counters, Destination, DestinationKey, HostState, Item, Observation, ServiceFlags,
-    ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
+    Counters, Destination, DestinationId, DestinationKey, Edit, HostState, Item, Observation,
+    ServiceFlags, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
 };
 
 /// Persistence lets go of what has weight 0.
@@ -57,10 +57,12 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Whether it is what `change` removes.
-    pub fn is_removed_by(&self, change: &Change) -> bool {
-        matches!(change, Change::RemoveDestination { service, key, .. }
-            if self.service == *service && self.destination == *key)
+    /// Whether it is what `edit` removes.
+    pub fn is_removed_by(&self, edit: &Edit) -> bool {
+        let Some((DestinationId { service, key }, _)) = edit.removed::<Destination>() else {
+            return false;
+        };
+        self.service == *service && self.destination == *key
     }
 
     /// How many connections it has by `counters`; `None`: not counted.
@@ -102,9 +104,9 @@ impl Pacing {
         self.raises.iter().map(|raise| raise.after_ms).max().unwrap_or(0)
     }
 
-    /// The real server that `change` removes.
-    pub fn leaving_by(&self, change: &Change) -> Option<&Leaving> {
-        self.leaving.iter().find(|one| one.is_removed_by(change))
+    /// The real server that `edit` removes.
+    pub fn leaving_by(&self, edit: &Edit) -> Option<&Leaving> {
+        self.leaving.iter().find(|one| one.is_removed_by(edit))
     }
 }
 
@@ -170,13 +172,12 @@ impl Out {
     fn of(stages: &[(Stage, Vec<Step>)]) -> Self {
         let mut out = Self { removed: BTreeMap::new(), services: BTreeSet::new() };
         for step in stages.iter().flat_map(|(_, steps)| steps) {
-            match &step.change {
-                Change::RemoveDestination { service, key, destination } => {
-                    let of_service = out.removed.entry(service.clone()).or_default();
-                    of_service.insert(*key, destination.clone());
-                }
-                Change::RemoveService { key, .. } => drop(out.services.insert(key.clone())),
-                _ => {}
+            if let Some((id, destination)) = step.change.removed::<Destination>() {
+                let of_service = out.removed.entry(id.service.clone()).or_default();
+                of_service.insert(id.key, destination.clone());
+            }
+            if let Some((key, _)) = step.change.removed::<VirtualService>() {
+                out.services.insert(key.clone());
             }
         }
         out
@@ -210,7 +211,7 @@ fn seconds(
     };
     notes.push(format!(
         "the real servers that leave {} are not drained: {why}; `--drain {}` does it all the same",
-        file.spoken(),
+        file.display_name(),
         file.pace.drain
     ));
     0
@@ -225,18 +226,21 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
         .filter(|one| one.seconds > 0)
         .map(|one| ((&one.service, one.destination), one))
         .collect();
+    let is_drained = |edit: &Edit| {
+        let (id, _) = edit.removed::<Destination>()?;
+        drained.get(&(&id.service, id.key)).copied()
+    };
     let mut steps = Vec::new();
     for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let Change::RemoveDestination { service, key, destination } = &mut step.change else {
-            continue;
-        };
-        let Some(one) = drained.get(&(&*service, *key)).filter(|_| destination.weight > 0) else {
+        let Some(one) = is_drained(&step.change) else { continue };
+        let Some(removal) = step.change.of_mut::<Destination>() else { continue };
+        let Some(destination) = removal.before.as_mut().filter(|now| now.weight > 0) else {
             continue;
         };
         let before = destination.clone();
         destination.weight = 0;
-        let (service, after) = (service.clone(), destination.clone());
-        let change = Change::EditDestination { service, key: *key, before, after };
+        let after = destination.clone();
+        let change = Edit::change::<Destination>(removal.key.clone(), before, after);
         let why = format!(
             "it is removed ({}): it gets no new connections, and those that it has may end, for up to {} s",
             step.why, one.seconds
@@ -249,7 +253,7 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
     if steps.is_empty() {
         return;
     }
-    let is_last = |step: &Step| matches!(&step.change, Change::RemoveDestination { service, key, .. } if drained.contains_key(&(service, *key)));
+    let is_last = |step: &Step| is_drained(&step.change).is_some();
     for (_, steps) in stages.iter_mut().rev() {
         if let Some(at) = steps.iter().rposition(is_last) {
             let behind = steps.split_off(at + 1);
@@ -279,13 +283,11 @@ fn meanwhile(
         if !hashes || service.flags.has(ServiceFlags::SCHEDULER_1) {
             continue;
         }
-        let before = VirtualService { destinations: BTreeMap::new(), ..service.clone() };
+        let before = service.settings();
         let flags = ServiceFlags::new(before.flags.bits() | ServiceFlags::SCHEDULER_1);
         let after = VirtualService { flags, ..before.clone() };
-        let edit = |before: &VirtualService, after: &VirtualService| Change::EditService {
-            key: key.clone(),
-            before: before.clone(),
-            after: after.clone(),
+        let edit = |before: &VirtualService, after: &VirtualService| {
+            Edit::change::<VirtualService>(key.clone(), before.clone(), after.clone())
         };
         let why = format!(
             "{} goes on choosing a real server of weight 0: without this flag its clients would be refused \
@@ -304,18 +306,16 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     if seen.sysctls.get(&EXPIRE_TEMPLATES).is_none_or(|value| value != "0") {
         return (None, None);
     }
-    let wanted = |step: &Step| matches!(&step.change, Change::SetSysctl { key, after, .. } if *key == EXPIRE_TEMPLATES && after != "0");
+    let expires =
+        |(key, _, after): (&Sysctl, &String, &String)| *key == EXPIRE_TEMPLATES && after != "0";
+    let wanted = |step: &Step| step.change.changed::<Sysctl>().is_some_and(expires);
     for (_, steps) in stages {
         if let Some(at) = steps.iter().position(wanted) {
             return (Some(steps.remove(at)), None);
         }
     }
     let set = |before: &str, after: &str, why: &str| Step {
-        change: Change::SetSysctl {
-            key: EXPIRE_TEMPLATES,
-            before: before.to_owned(),
-            after: after.to_owned(),
-        },
+        change: Edit::change::<Sysctl>(EXPIRE_TEMPLATES, before.to_owned(), after.to_owned()),
         why: why.to_owned(),
     };
     let why = "persistence would send clients that were there before to a real server of weight 0";
@@ -325,13 +325,9 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
 
 /// Settings that the steps only borrow (nobody owns them) are in the receipt until it is settled: after a
 /// run that was cut off they are put back like anything else of ours.
-pub fn borrow<'a>(
-    goal: &mut Goal,
-    changes: impl IntoIterator<Item = &'a Change>,
-    seen: &HostState,
-) {
-    for change in changes {
-        let Change::SetSysctl { key, .. } = change else { continue };
+pub fn borrow<'a>(goal: &mut Goal, edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) {
+    for edit in edits {
+        let Some((key, ..)) = edit.changed::<Sysctl>() else { continue };
         let item = Item::Sysctl(key.clone());
         if goal.owned.contains(&item) || !BORROWED.contains(key) {
             continue;

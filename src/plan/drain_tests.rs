@@ -5,9 +5,9 @@
 use super::drain::{self, Arranged, Counted, EXPIRE_TEMPLATES, Terms};
 use super::{order, stages};
 use crate::desired::{Reasons, desired_for};
-use crate::state::{Change, Counters, HostState, Observation, PacketRule, Protocol, Stage, Sysctl};
+use crate::state::{Counters, HostState, Item, Observation, PacketRule, Protocol, Stage, Sysctl};
 use crate::support::{Cluster, unfinished};
-use crate::topology::{Forward, Mark, Persistence, Scheduler, Service, Topology};
+use crate::topology::{FirewallMark, Forward, Persistence, Scheduler, Service, Topology};
 
 /// A service on three real servers, changed by `change`.
 fn cluster(change: impl Fn(&mut Service)) -> Topology {
@@ -216,9 +216,8 @@ fn persistence_lets_go_while_it_drains() {
     let arranged = arranged(&cluster(persistent), &to, 4);
     let sets =
         arranged.stages.iter().flat_map(|(stage, steps)| steps.iter().map(move |s| (stage, s)));
-    let sets: Vec<_> = sets
-        .filter(|(_, step)| matches!(&step.change, Change::SetSysctl { key, .. } if *key == EXPIRE_TEMPLATES))
-        .collect();
+    let sets: Vec<_> =
+        sets.filter(|(_, step)| step.change.item() == Item::Sysctl(EXPIRE_TEMPLATES)).collect();
     assert!(matches!(sets.as_slice(), [(Stage::Drain, _)]), "{sets:?}");
 }
 
@@ -264,7 +263,7 @@ fn to_ipvs_no_datagram_is_active() {
 fn datagrams(ours: bool) -> impl Fn(&mut Service) {
     move |service| {
         let protocols = [Protocol::Udp].into();
-        service.mark = Some(Mark { mark: 8, protocols, ports: [53].into(), ours });
+        service.mark = Some(FirewallMark { mark: 8, protocols, ports: [53].into(), ours });
     }
 }
 

@@ -12,9 +12,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
-use crate::state::{
-    HostState, Item, Module, Observation, Owned, Receipt, ServiceKey, VirtualService,
-};
+use crate::state::silent::is_silent;
+use crate::state::{HostState, Item, Observation, Owned, Receipt, ServiceKey, VirtualService};
 
 /// How far an apply may go with what lvsprov did not make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -174,9 +173,9 @@ pub fn list(goal: &Goal, seen: &Observation) -> Vec<Foreign> {
 }
 
 fn looks_like_a_vip(key: &crate::state::AddressKey) -> bool {
-    let dev = key.dev.as_str();
-    let quiet = dev == "lo" || Module::ALL.iter().any(|module| module.device() == Some(dev));
-    quiet && key.net.prefix_len() == key.net.max_prefix_len() && !key.net.addr().is_loopback()
+    is_silent(&key.dev)
+        && key.net.prefix_len() == key.net.max_prefix_len()
+        && !key.net.addr().is_loopback()
 }
 
 #[cfg(test)]

@@ -17,108 +17,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-
-use super::ownership::{Goal, shadows_of};
-use crate::names::IfName;
+use super::ownership::Goal;
 use crate::state::{
-    Address, AddressKey, Change, ConfDev, HostState, Item, Link, Observation, Owned,
-    RECEIPT_VERSION, Receipt, Scope, Step, Sysctl, Unfinished,
+    Edit, HostState, Item, Observation, OpenTransaction, Owned, RECEIPT_VERSION, Receipt, Step,
+    effects,
 };
 
-/// What the steps touch, and what moves along when they write `forwarding`, goes with a device that they
-/// remove, or is lost for a moment: until the agent puts it back, which may be killed before.
+/// What the steps touch, and what the kernel changes along with them or loses for a moment: until the agent
+/// puts it back, which may be killed before.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
-    touched_by_changes(steps.into_iter().map(|step| &step.change), seen)
+    touched_by_edits(steps.into_iter().map(|step| &step.change), seen)
 }
 
-/// The same for what they change.
-pub fn touched_by_changes<'a>(
-    changes: impl IntoIterator<Item = &'a Change>,
-    seen: &HostState,
-) -> Owned {
+/// The same for their edits.
+pub fn touched_by_edits<'a>(edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) -> Owned {
     let mut touched = Owned::new();
-    for change in changes {
-        match change {
-            Change::RemoveTunnel { dev, .. } => {
-                touched.extend(seen.items().into_iter().filter(|item| stands_on(item, dev, seen)));
-            }
-            Change::RemoveAddress { key, .. } => touched.extend(lost_with_address(key, seen)),
-            Change::SetLink { dev, after: Link::Down, .. } => {
-                touched.extend(lost_as_it_goes_down(dev, seen));
-            }
-            _ => {}
-        }
-        touched.insert(change.item());
-    }
-    let written: Vec<_> = touched
-        .iter()
-        .filter_map(|item| match item {
-            Item::Sysctl(key) => Some(key.clone()),
-            _ => None,
-        })
-        .collect();
-    for key in written {
-        touched.extend(shadows_of(&key, seen).into_keys().map(Item::Sysctl));
+    for edit in edits {
+        touched.extend(effects::moved_by(edit, seen));
+        touched.insert(edit.item());
     }
     touched
 }
 
-/// The other IPv4 addresses of its subnet on its interface: with the first of them the kernel removes the
-/// others, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`).
-fn lost_with_address<'a>(
-    removed: &'a AddressKey,
-    seen: &'a HostState,
-) -> impl Iterator<Item = Item> + 'a {
-    let along = |key: &&AddressKey| {
-        key.net.addr().is_ipv4() && key.dev == removed.dev && key.net.trunc() == removed.net.trunc()
-    };
-    seen.addresses.keys().filter(along).cloned().map(Item::Address)
-}
-
-/// The IPv6 addresses of an interface that goes down, unless `keep_addr_on_down` is set
-/// (net/ipv6/addrconf.c, `addrconf_ifdown`). Not those that come back by themselves as it comes up: of the
-/// link, and what sit0 makes of each IPv4 address (`sit_add_v4_addrs`).
-fn lost_as_it_goes_down<'a>(
-    dev: &'a IfName,
-    seen: &'a HostState,
-) -> impl Iterator<Item = Item> + 'a {
-    let comes_with_sit0 = |net: &IpNet| match net {
-        IpNet::V4(_) => false,
-        IpNet::V6(net) => net.prefix_len() == 96 && net.addr().octets().starts_with(&[0; 12]),
-    };
-    let lost = move |(key, address): &(&AddressKey, &Address)| {
-        key.dev == *dev
-            && key.net.addr().is_ipv6()
-            && address.scope != Scope::Link
-            && !comes_with_sit0(&key.net)
-    };
-    seen.addresses.iter().filter(lost).map(|(key, _)| Item::Address(key.clone()))
-}
-
-/// Whether `item` goes away with the device `dev`.
-fn stands_on(item: &Item, dev: &IfName, state: &HostState) -> bool {
-    match item {
-        Item::Link(link) => link == dev,
-        Item::Address(key) => key.dev == *dev,
-        Item::Route(key) => {
-            state.routes.get(key).is_some_and(|route| route.dev.as_ref() == Some(dev))
-        }
-        Item::Sysctl(Sysctl::Conf(ConfDev::Dev(of), _) | Sysctl::Conf6(ConfDev::Dev(of), _)) => {
-            of == dev
-        }
-        Item::Sysctl(_)
-        | Item::Module(_)
-        | Item::Service(_)
-        | Item::Timeouts
-        | Item::Daemon(_)
-        | Item::Table(_)
-        | Item::Tunnel(_)
-        | Item::GuePort(_) => false,
-    }
-}
-
-impl Unfinished {
+impl OpenTransaction {
     /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
     ///
     /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
@@ -134,14 +55,14 @@ impl Goal {
     /// The same goal where it takes over what is unfinished on the host: what that touched and this
     /// does not name goes back to how it was before.
     #[must_use]
-    pub fn taking_over(mut self, unfinished: &Unfinished, seen: &Observation) -> Self {
+    pub fn taking_over(mut self, unfinished: &OpenTransaction, seen: &Observation) -> Self {
         let Some((touched, before)) = unfinished.to_put_back() else { return self };
         // What moves along with a value that is still ours is as that value wants it.
         let along: Owned = self
             .owned
             .iter()
             .filter_map(|item| match item {
-                Item::Sysctl(key) => Some(shadows_of(key, &seen.state)),
+                Item::Sysctl(key) => Some(effects::led_by(key, &seen.state)),
                 _ => None,
             })
             .flat_map(|along| along.into_keys().map(Item::Sysctl))
@@ -157,9 +78,9 @@ impl Goal {
 
     /// The goal of undoing what `unfinished` says: all that was touched is as it was before, and the
     /// receipt too. On a host that was restarted since, only the receipt: see
-    /// [`Unfinished::to_put_back`].
-    pub fn undo(unfinished: &Unfinished, seen: &Observation) -> Self {
-        let Unfinished { journal, receipt_before, .. } = unfinished;
+    /// [`OpenTransaction::to_put_back`].
+    pub fn undo(unfinished: &OpenTransaction, seen: &Observation) -> Self {
+        let OpenTransaction { journal, receipt_before, .. } = unfinished;
         let receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
             version: RECEIPT_VERSION,
             topology: journal.topology.clone(),

@@ -4,7 +4,7 @@
 use super::*;
 use crate::desired::Reasons;
 use crate::plan::order::steps_between;
-use crate::state::{ConfItem, TransactionId};
+use crate::state::{Address, AddressKey, ConfItem, Link, Scope, Sysctl, TransactionId};
 use crate::support::unfinished;
 
 fn address(text: &str) -> AddressKey {
@@ -18,11 +18,11 @@ fn with_addresses(all: &[&str]) -> HostState {
 }
 
 /// Cut off in the midst of exchanging one VIP of a real server for another.
-fn exchanging(restarted: bool) -> Unfinished {
+fn exchanging(restarted: bool) -> OpenTransaction {
     let vips = ["192.0.2.80/32@lo", "192.0.2.81/32@lo"];
     let mut unfinished = unfinished(&["rs1"], with_addresses(&vips[..1]));
     unfinished.journal.touched = vips.map(|vip| Item::Address(address(vip))).into();
-    Unfinished { restarted, ..unfinished }
+    OpenTransaction { restarted, ..unfinished }
 }
 
 fn way(goal: &Goal, seen: &Observation) -> Vec<String> {
@@ -55,7 +55,7 @@ fn after_a_restart_no_part_of_what_was_there_comes_back() {
     }
 }
 
-fn lost(change: Change, seen: &HostState) -> Vec<String> {
+fn lost(change: Edit, seen: &HostState) -> Vec<String> {
     let step = Step { change, why: String::new() };
     touched_by([&step], seen).iter().map(ToString::to_string).collect()
 }
@@ -72,10 +72,7 @@ fn what_the_kernel_takes_along_with_an_address_is_put_back() {
         "2001:db8::1/64@eth0",
         "2001:db8::2/64@eth0",
     ]);
-    let remove = |text: &str| Change::RemoveAddress {
-        key: address(text),
-        address: Address::plain(Scope::Global),
-    };
+    let remove = |text: &str| Edit::remove::<Address>(address(text), Address::plain(Scope::Global));
     for one in subnet {
         assert_eq!(lost(remove(one), &seen), subnet.map(|net| format!("address {net}")));
     }
@@ -93,7 +90,7 @@ fn what_an_interface_loses_as_it_goes_down_is_put_back() {
         "2001:db8::81/128@sit1",
     ]);
     seen.addresses.insert(address("fe80::1/64@sit0"), Address::plain(Scope::Link));
-    let set = |before, after| Change::SetLink { dev: "sit0".parse().unwrap(), before, after };
+    let set = |before, after| Edit::change::<Link>("sit0".parse().unwrap(), before, after);
     let down = lost(set(Link::Up, Link::Down), &seen);
     assert_eq!(down, ["link sit0", "address 2001:db8::80/128@sit0"]);
     assert_eq!(lost(set(Link::Down, Link::Up), &seen), ["link sit0"]);

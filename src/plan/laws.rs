@@ -20,7 +20,7 @@ use super::{order, simulate};
 use crate::desired::{Desired, Reasons, desired_for};
 use crate::names::{IfName, TopologyName};
 use crate::state::*;
-use crate::state::{Change, Observation, Receipt};
+use crate::state::{Edit, EditVerb, KeyedEdit, Observation, Receipt, TunnelDevice};
 use crate::support::{Cluster, cluster};
 use crate::topology::Forward;
 
@@ -61,7 +61,7 @@ fn goal(desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply(&name(), 7, desired, seen).unwrap()
 }
 
-fn changes(seen: &HostState, goal: &Goal) -> Vec<Change> {
+fn changes(seen: &HostState, goal: &Goal) -> Vec<Edit> {
     let steps = order::steps_between(seen, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
     steps.into_all().into_iter().map(|step| step.change).collect()
 }
@@ -186,7 +186,7 @@ proptest! {
             drifted.state.copy_item(item, &other);
         }
         for (dev, device) in drifted.state.tunnels.clone().into_iter().filter(|_| unplugged) {
-            let gone = Change::RemoveTunnel { dev, device };
+            let gone = Edit::remove::<TunnelDevice>(dev, device);
             drifted.state = simulate(&drifted.state, [&gone]).unwrap();
         }
         let goal = goal(&b, &drifted);
@@ -205,10 +205,10 @@ proptest! {
     /// The director takes requests only when all else on it is as it must be.
     #[test]
     fn law_4_the_vip_is_the_last_to_come_and_the_first_to_go(a in seen_state(), b in wanted()) {
-        let kind = |change: &Change| match change {
-            Change::RemoveAddress { .. } => 0,
-            Change::AddAddress { .. } => 2,
-            _ => 1,
+        let kind = |edit: &Edit| match edit.of::<Address>().map(KeyedEdit::verb) {
+            Some(EditVerb::Remove) => 0,
+            Some(EditVerb::Add) => 2,
+            Some(EditVerb::Change) | None => 1,
         };
         let after = applied(&b, &sighting(a.clone(), None));
         let there = changes(&a, &goal(&b, &sighting(a.clone(), None)));
@@ -247,7 +247,7 @@ proptest! {
             let Some(inverse) = change.inverse() else { continue };
             let mut back = simulate(&state, [&inverse]).unwrap();
             let moves = |key: &Sysctl| matches!(key, Sysctl::IpForward | Sysctl::Ip6Forward);
-            if matches!(&change, Change::SetSysctl { key, .. } if moves(key)) {
+            if change.changed::<Sysctl>().is_some_and(|(key, ..)| moves(key)) {
                 // What moves along is put back by a destroy, from the receipt.
                 back.sysctls.clone_from(&before.sysctls);
             }

@@ -5,22 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::DateTime;
 
-use super::journal::touched_by_changes;
+use super::journal::touched_by_edits;
 use super::ownership::Goal;
 use super::preflight::Obstacle;
 use crate::names::TopologyName;
-use crate::state::{
-    Change, Item, Observation, Owned, RECEIPT_VERSION, Receipt, UnfinishedElsewhere,
-};
+use crate::state::{Edit, Item, Observation, OtherTransaction, Owned, Receipt};
 
 /// What this topology gives up on this host and another has too: it stays as it is, and the other receipt
-/// says what was here before both ([`Goal`]). One of an earlier format may not say that: then it is no heir.
+/// says what was here before both ([`Goal`]).
 pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Observation) -> Owned {
-    let heir = |theirs: &Receipt, item: &Item| {
-        theirs.owned.contains(item)
-            && (theirs.version >= RECEIPT_VERSION || !theirs.found.differs(&working.found, item))
-    };
-    let stays = |item: &Item| seen.others.values().any(|theirs| heir(theirs, item));
+    let stays = |item: &Item| seen.others.values().any(|theirs| theirs.owned.contains(item));
     given_up(working, settled).into_iter().filter(stays).collect()
 }
 
@@ -55,14 +49,14 @@ fn is_module(item: &Item) -> bool {
 /// What another topology owns on this host too is not taken over from it, and not given back while it
 /// relies on it. Putting back what was changed by oneself is fine, as both want the same.
 pub fn shared<'a>(
-    steps: impl IntoIterator<Item = &'a Change>,
+    steps: impl IntoIterator<Item = &'a Edit>,
     goal: &Goal,
     seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
     let left = left(&goal.receipt, goal.settled.as_ref(), seen);
     let mut said = BTreeSet::new();
-    for item in steps.into_iter().map(Change::item) {
+    for item in steps.into_iter().map(Edit::item) {
         // One that is left has a step only where it would move along with another.
         if is_module(&item) || left.contains(&item) || !said.insert(item.clone()) {
             continue;
@@ -103,7 +97,7 @@ fn kept(item: &Item, goal: &Goal, seen: &Observation) -> (bool, bool) {
 /// ours nor stays so may be its own: that is neither changed, given back nor taken for what was found.
 /// Whatever is not here yet is nobody's.
 pub fn unreadable<'a>(
-    steps: impl IntoIterator<Item = &'a Change>,
+    steps: impl IntoIterator<Item = &'a Edit>,
     goal: &Goal,
     seen: &Observation,
     all: &mut Vec<Obstacle>,
@@ -111,7 +105,7 @@ pub fn unreadable<'a>(
     if seen.unreadable.is_empty() {
         return;
     }
-    let mut items: Owned = steps.into_iter().map(Change::item).collect();
+    let mut items: Owned = steps.into_iter().map(Edit::item).collect();
     items.extend(goal.settled.iter().flat_map(|settled| settled.owned.iter().cloned()));
     let here = seen.state.items();
     items.retain(|item| {
@@ -177,12 +171,12 @@ pub fn cautions(goal: &Goal, seen: &Observation) -> Vec<String> {
 /// What another topology has not settled on this host may still be put back there: it is neither touched
 /// meanwhile nor relied on. A host that has nothing to do and whose receipt is right goes on as it is.
 pub fn unfinished_elsewhere<'a>(
-    steps: impl IntoIterator<Item = &'a Change>,
+    steps: impl IntoIterator<Item = &'a Edit>,
     goal: &Goal,
     seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
-    let mut touched = touched_by_changes(steps, &seen.state);
+    let mut touched = touched_by_edits(steps, &seen.state);
     let idle = touched.is_empty() && seen.unfinished.is_none() && goal.settled == seen.receipt;
     if idle {
         return;
@@ -203,7 +197,7 @@ pub fn unfinished_elsewhere<'a>(
 /// undoing that of the other topology would put it back under the feet of this one. What only is as it is
 /// wanted, without a step, counts too. Modules stay whoever loaded them.
 pub fn overlap(
-    theirs: &UnfinishedElsewhere,
+    theirs: &OtherTransaction,
     touched: &Owned,
     settled: Option<&Receipt>,
 ) -> BTreeSet<Item> {
@@ -227,7 +221,7 @@ pub fn left_to(
 /// That `mine` and the topology `other` have `both` in common, and what to do.
 pub fn overlaps(
     other: &TopologyName,
-    theirs: &UnfinishedElsewhere,
+    theirs: &OtherTransaction,
     mine: &TopologyName,
     both: &BTreeSet<Item>,
 ) -> Obstacle {

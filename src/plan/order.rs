@@ -18,7 +18,9 @@ use super::silence;
 use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
 use crate::state::{
-    Change, Conf6Item, HostState, Item, Link, Module, Owned, Step, Sysctl, VirtualService, VsItem,
+    Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
+    Owned, PacketRules, Present, Route, ServiceKey, Setting, Step, SyncDaemon, Sysctl, Timeouts,
+    TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
@@ -65,96 +67,77 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn push(&mut self, change: Change) -> Result<(), SimulateError> {
-        let why = why(&change, self.reasons);
-        self.push_because(change, why)
+    fn push(&mut self, edit: Edit) -> Result<(), SimulateError> {
+        let why = why(&edit, self.reasons);
+        self.push_step(Step { change: edit, why })
     }
 
-    fn push_because(&mut self, change: Change, why: String) -> Result<(), SimulateError> {
-        simulate::apply(&mut self.state, &change)?;
-        self.steps.push(Step { change, why });
+    fn push_step(&mut self, step: Step) -> Result<(), SimulateError> {
+        simulate::apply(&mut self.state, &step.change)?;
+        self.steps.push(step);
         Ok(())
     }
 
-    fn withdraw(&mut self) -> Result<(), SimulateError> {
-        let owned = self.owned;
-        for item in owned {
-            let Item::Address(key) = item else { continue };
-            let (seen, wanted) = (self.state.addresses.get(key), self.wanted.addresses.get(key));
-            if let Some(address) = seen.filter(|seen| wanted != Some(seen)).cloned() {
-                self.push(Change::RemoveAddress { key: key.clone(), address })?;
+    /// The edit that gives `key` its wanted value, if it may be changed and has another.
+    fn edit<S: Setting>(&self, key: &S::Key) -> Option<Edit> {
+        let edit = Edit::between_states::<S>(key, &self.state, self.wanted)?;
+        self.owned.contains(&S::item(key)).then_some(edit)
+    }
+
+    /// Removes what is owned of a kind and not wanted, or cannot be changed in place and is wanted otherwise.
+    fn withdraw_all<S: Setting>(&mut self) -> Result<(), SimulateError> {
+        for key in S::keys(&self.state) {
+            let wanted = S::get(self.wanted, &key);
+            let present = S::get(&self.state, &key).filter(|_| self.owned.contains(&S::item(&key)));
+            let goes = wanted.is_none() || S::VERBS.change.is_none();
+            if let Some(present) = present.filter(|value| goes && wanted.as_ref() != Some(value)) {
+                self.push(Edit::remove::<S>(key, present))?;
             }
         }
-        for item in owned {
-            let Item::Service(key) = item else { continue };
-            self.withdraw_service(key)?;
-        }
-        self.withdraw_rules()?;
-        for item in owned {
-            let Item::Link(dev) = item else { continue };
-            let wanted = self.wanted.links.get(dev).copied().unwrap_or(Link::Down);
-            if wanted == Link::Down && self.state.links.get(dev) == Some(&Link::Up) {
-                let (before, after) = (Link::Up, Link::Down);
-                self.push(Change::SetLink { dev: dev.clone(), before, after })?;
-            }
-        }
-        self.withdraw_tunnels()?;
-        for item in owned {
-            let Item::Route(key) = item else { continue };
-            if self.wanted.routes.contains_key(key) {
-                continue;
-            }
-            if let Some(route) = self.state.routes.get(key).cloned() {
-                self.push(Change::RemoveRoute { key: key.clone(), route })?;
+        Ok(())
+    }
+
+    /// Gives everything of a kind that is owned and wanted its wanted value.
+    fn build_all<S: Setting>(&mut self) -> Result<(), SimulateError> {
+        for key in S::keys(self.wanted) {
+            if let Some(edit) = self.edit::<S>(&key) {
+                self.push(edit)?;
             }
         }
         Ok(())
     }
 
-    /// Packet rules and daemons that are not wanted at all; what changes is replaced later, in place.
-    fn withdraw_rules(&mut self) -> Result<(), SimulateError> {
-        for item in self.owned {
-            match item {
-                Item::Table(name) if !self.wanted.tables.contains_key(name) => {
-                    let Some(before) = self.state.tables.get(name).cloned() else { continue };
-                    let before = Some(before);
-                    self.push(Change::SetTable { name: name.clone(), before, after: None })?;
-                }
-                Item::Daemon(role) if !self.wanted.daemons.contains_key(role) => {
-                    let Some(before) = self.state.daemons.get(role).cloned() else { continue };
-                    let before = Some(before);
-                    self.push(Change::SetDaemon { role: *role, before, after: None })?;
-                }
-                _ => {}
+    fn withdraw(&mut self) -> Result<(), SimulateError> {
+        self.withdraw_all::<Address>()?;
+        for key in VirtualService::keys(&self.state) {
+            self.withdraw_service(&key)?;
+        }
+        self.withdraw_all::<SyncDaemon>()?;
+        self.withdraw_all::<PacketRules>()?;
+        self.links_down()?;
+        self.withdraw_all::<TunnelDevice>()?;
+        self.withdraw_all::<GuePort>()?;
+        self.withdraw_all::<Route>()
+    }
+
+    /// A link that is owned and not wanted goes down.
+    fn links_down(&mut self) -> Result<(), SimulateError> {
+        for dev in Link::keys(&self.state) {
+            let wanted = self.wanted.links.get(&dev).copied().unwrap_or(Link::Down);
+            let present = self.state.links.get(&dev).copied();
+            let goes_down = (present, wanted) == (Some(Link::Up), Link::Down);
+            if goes_down && self.owned.contains(&Item::Link(dev.clone())) {
+                self.push(Edit::change::<Link>(dev, Link::Up, Link::Down))?;
             }
         }
         Ok(())
     }
 
-    /// A tunnel device cannot be changed in place: one that is to be otherwise goes first.
-    fn withdraw_tunnels(&mut self) -> Result<(), SimulateError> {
-        for item in self.owned {
-            match item {
-                Item::Tunnel(dev) => {
-                    let Some(device) = self.state.tunnels.get(dev).cloned() else { continue };
-                    if self.wanted.tunnels.get(dev) != Some(&device) {
-                        self.push(Change::RemoveTunnel { dev: dev.clone(), device })?;
-                    }
-                }
-                Item::GuePort(port)
-                    if self.state.gue_ports.contains(port)
-                        && !self.wanted.gue_ports.contains(port) =>
-                {
-                    self.push(Change::RemoveGuePort { port: *port })?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn withdraw_service(&mut self, key: &crate::state::ServiceKey) -> Result<(), SimulateError> {
+    fn withdraw_service(&mut self, key: &ServiceKey) -> Result<(), SimulateError> {
         let Some(seen) = self.state.services.get(key).cloned() else { return Ok(()) };
+        if !self.owned.contains(&Item::Service(key.clone())) {
+            return Ok(());
+        }
         let wanted = self.wanted.services.get(key);
         for (at, destination) in &seen.destinations {
             let stays =
@@ -162,16 +145,12 @@ impl Draft<'_> {
                     wanted.method == destination.method && wanted.tunnel == destination.tunnel
                 });
             if !stays {
-                self.push(Change::RemoveDestination {
-                    service: key.clone(),
-                    key: *at,
-                    destination: destination.clone(),
-                })?;
+                let id = DestinationId { service: key.clone(), key: *at };
+                self.push(Edit::remove::<Destination>(id, destination.clone()))?;
             }
         }
         if wanted.is_none() {
-            let service = without_destinations(&seen);
-            self.push(Change::RemoveService { key: key.clone(), service })?;
+            self.push(Edit::remove::<VirtualService>(key.clone(), seen.settings()))?;
         }
         Ok(())
     }
@@ -181,10 +160,11 @@ impl Draft<'_> {
             self.wanted.modules.difference(&self.state.modules).copied().collect();
         for module in missing {
             if self.owned.contains(&Item::Module(module)) {
-                self.push(Change::LoadModule { module })?;
+                self.push(Edit::add::<Module>(module, Present))?;
             }
         }
-        self.receivers()?;
+        self.build_all::<GuePort>()?;
+        self.build_all::<TunnelDevice>()?;
         // Writing either `forwarding` moves others: those are looked at afterwards.
         self.write_sysctls(|key| *key == Sysctl::IpForward)?;
         self.write_sysctls(|key| *key != Sysctl::Ip6Forward && !follows_ip6_forward(key))?;
@@ -194,157 +174,68 @@ impl Draft<'_> {
 
     /// Those that `which` names, as far as they differ now.
     fn write_sysctls(&mut self, which: impl Fn(&Sysctl) -> bool) -> Result<(), SimulateError> {
-        let mut changes: Vec<Change> = self
-            .owned
-            .iter()
-            .filter_map(|item| match item {
-                Item::Sysctl(key) if which(key) => self.sysctl(key),
-                _ => None,
-            })
-            .filter(|change| !stops_tracking(change))
-            .collect();
-        changes.sort_by_key(shrinks);
-        for change in changes {
-            self.push(change)?;
-        }
-        Ok(())
+        let keys = self.wanted.sysctls.keys().filter(|key| which(key));
+        let mut edits: Vec<Edit> =
+            keys.filter_map(|key| self.sysctl(key)).filter(|edit| !stops_tracking(edit)).collect();
+        edits.sort_by_key(shrinks);
+        edits.into_iter().try_for_each(|edit| self.push(edit))
     }
 
-    fn receivers(&mut self) -> Result<(), SimulateError> {
-        let (owned, wanted) = (self.owned, self.wanted);
-        for port in wanted.gue_ports.difference(&self.state.gue_ports.clone()) {
-            if owned.contains(&Item::GuePort(*port)) {
-                self.push(Change::AddGuePort { port: *port })?;
-            }
-        }
-        for (dev, device) in &wanted.tunnels {
-            if owned.contains(&Item::Tunnel(dev.clone())) && !self.state.tunnels.contains_key(dev) {
-                self.push(Change::AddTunnel { dev: dev.clone(), device: device.clone() })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn sysctl(&self, key: &Sysctl) -> Option<Change> {
-        if !self.owned.contains(&Item::Sysctl(key.clone())) {
-            return None;
-        }
-        let (before, after) = (self.state.sysctls.get(key)?, self.wanted.sysctls.get(key)?);
-        (before != after).then(|| Change::SetSysctl {
-            key: key.clone(),
-            before: before.clone(),
-            after: after.clone(),
-        })
+    /// The edit of a setting that exists: what this kernel lacks is an obstacle, found elsewhere.
+    fn sysctl(&self, key: &Sysctl) -> Option<Edit> {
+        self.edit::<Sysctl>(key).filter(|_| self.state.sysctls.contains_key(key))
     }
 
     fn build(&mut self) -> Result<(), SimulateError> {
-        let (owned, wanted) = (self.owned, self.wanted);
-        for (dev, after) in &wanted.links {
-            let Some(before) = self.state.links.get(dev).copied() else { continue };
-            if before != *after && owned.contains(&Item::Link(dev.clone())) {
-                self.push(Change::SetLink { dev: dev.clone(), before, after: *after })?;
+        for dev in Link::keys(self.wanted) {
+            if let Some(edit) =
+                self.edit::<Link>(&dev).filter(|_| self.state.links.contains_key(&dev))
+            {
+                self.push(edit)?;
             }
         }
-        for (key, route) in &wanted.routes {
-            if !owned.contains(&Item::Route(key.clone())) {
-                continue;
-            }
-            let (key, route) = (key.clone(), route.clone());
-            match self.state.routes.get(&key).cloned() {
-                None => self.push(Change::AddRoute { key, route })?,
-                Some(before) if before != route => {
-                    self.push(Change::ReplaceRoute { key, before, after: route })?;
-                }
-                Some(_) => {}
-            }
+        self.build_all::<Route>()?;
+        if self.state.timeouts.is_some() {
+            self.build_all::<Timeouts>()?;
         }
-        self.build_rules()?;
-        if let Some(change) = self.sysctl(&CONNTRACK) {
-            self.push(change)?;
+        self.build_all::<PacketRules>()?;
+        if let Some(edit) = self.sysctl(&CONNTRACK) {
+            self.push(edit)?;
         }
+        let wanted = self.wanted;
         for (key, service) in &wanted.services {
-            if owned.contains(&Item::Service(key.clone())) {
+            if self.owned.contains(&Item::Service(key.clone())) {
                 self.build_service(key, service)?;
             }
         }
-        for (role, daemon) in &wanted.daemons {
-            let before = self.state.daemons.get(role).cloned();
-            if before.as_ref() != Some(daemon) && owned.contains(&Item::Daemon(*role)) {
-                let after = Some(daemon.clone());
-                self.push(Change::SetDaemon { role: *role, before, after })?;
-            }
-        }
-        for (key, address) in &wanted.addresses {
-            if owned.contains(&Item::Address(key.clone()))
-                && !self.state.addresses.contains_key(key)
-            {
-                self.push(Change::AddAddress { key: key.clone(), address: address.clone() })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn build_rules(&mut self) -> Result<(), SimulateError> {
-        let (owned, wanted) = (self.owned, self.wanted);
-        if let (Some(before), Some(after)) = (self.state.timeouts, wanted.timeouts)
-            && before != after
-            && owned.contains(&Item::Timeouts)
-        {
-            self.push(Change::SetTimeouts { before, after })?;
-        }
-        for (name, rules) in &wanted.tables {
-            let before = self.state.tables.get(name).cloned();
-            if before.as_ref() != Some(rules) && owned.contains(&Item::Table(name.clone())) {
-                let after = Some(rules.clone());
-                self.push(Change::SetTable { name: name.clone(), before, after })?;
-            }
-        }
-        Ok(())
+        self.build_all::<SyncDaemon>()?;
+        self.build_all::<Address>()
     }
 
     fn build_service(
         &mut self,
-        key: &crate::state::ServiceKey,
+        key: &ServiceKey,
         wanted: &VirtualService,
     ) -> Result<(), SimulateError> {
-        let seen = self.state.services.get(key).cloned();
-        let after = without_destinations(wanted);
-        match &seen {
-            None => self.push(Change::AddService { key: key.clone(), service: after })?,
-            Some(seen) if !seen.same_settings(wanted) => {
-                let before = without_destinations(seen);
-                // Without real servers everybody is refused anyhow.
-                let occupied = !seen.destinations.is_empty();
-                let silence = occupied.then(|| silence::around(&before, &after, &self.state));
-                let change = Change::EditService { key: key.clone(), before, after };
-                let (first, last) = silence.flatten().unwrap_or_default();
-                for Step { change, why } in first {
-                    self.push_because(change, why)?;
-                }
-                self.push(change)?;
-                for Step { change, why } in last {
-                    self.push_because(change, why)?;
-                }
-            }
-            Some(_) => {}
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        // Without real servers all clients are refused anyhow.
+        let occupied = |service: &&VirtualService| !service.destinations.is_empty();
+        if let Some(seen) = self.state.services.get(key).filter(occupied) {
+            (first, last) = silence::around(seen, wanted, &self.state).unwrap_or_default();
         }
-        for (at, destination) in &wanted.destinations {
-            let (service, key, after) = (key.clone(), *at, destination.clone());
-            match seen.as_ref().and_then(|seen| seen.destinations.get(at)) {
-                None => self.push(Change::AddDestination { service, key, destination: after })?,
-                Some(before) if before != destination => {
-                    let before = before.clone();
-                    self.push(Change::EditDestination { service, key, before, after })?;
-                }
-                Some(_) => {}
+        first.into_iter().try_for_each(|step| self.push_step(step))?;
+        if let Some(edit) = self.edit::<VirtualService>(key) {
+            self.push(edit)?;
+        }
+        last.into_iter().try_for_each(|step| self.push_step(step))?;
+        for at in wanted.destinations.keys() {
+            let id = DestinationId { service: key.clone(), key: *at };
+            if let Some(edit) = self.edit::<Destination>(&id) {
+                self.push(edit)?;
             }
         }
         Ok(())
     }
-}
-
-fn without_destinations(service: &VirtualService) -> VirtualService {
-    VirtualService { destinations: std::collections::BTreeMap::new(), ..service.clone() }
 }
 
 /// Each interface's `forwarding`, which `net.ipv6.conf.all.forwarding` writes. That comes behind
@@ -357,30 +248,27 @@ fn follows_ip6_forward(key: &Sysctl) -> bool {
 const CONNTRACK: Sysctl = Sysctl::Vs(VsItem::Conntrack);
 
 /// Rules that are replaced in place may still rewrite sources until they are.
-fn stops_tracking(change: &Change) -> bool {
-    matches!(change, Change::SetSysctl { key, .. } if *key == CONNTRACK) && shrinks(change)
+fn stops_tracking(edit: &Edit) -> bool {
+    edit.changed::<Sysctl>().is_some_and(|(key, ..)| *key == CONNTRACK) && shrinks(edit)
 }
 
-/// Growing values first. What is no number counts as growing.
-fn shrinks(change: &Change) -> bool {
-    let Change::SetSysctl { before, after, .. } = change else { return false };
+/// Growing values first. Non-numeric values count as growing.
+fn shrinks(edit: &Edit) -> bool {
+    let Some((_, before, after)) = edit.changed::<Sysctl>() else { return false };
     match (before.parse::<i64>(), after.parse::<i64>()) {
         (Ok(before), Ok(after)) => after < before,
         _ => false,
     }
 }
 
-fn why(change: &Change, reasons: &Reasons) -> String {
-    if let Change::AddDestination { service, key, .. }
-    | Change::EditDestination { service, key, .. }
-    | Change::RemoveDestination { service, key, .. } = change
-    {
-        // Where the service goes as a whole, nobody has taken its real servers out.
-        let stays = reasons.of(&change.item()).is_some();
-        let gone = if stays { "it is no real server of this service in the file" } else { BACK };
-        return reasons.of_destination(service, *key).unwrap_or(gone).to_owned();
-    }
-    reasons.of(&change.item()).unwrap_or(BACK).to_owned()
+fn why(edit: &Edit, reasons: &Reasons) -> String {
+    let of_item = reasons.of(&edit.item());
+    let Some(of) = edit.of::<Destination>() else { return of_item.unwrap_or(BACK).to_owned() };
+    // Where the service goes as a whole, its real servers were not taken out of the file.
+    let gone =
+        if of_item.is_some() { "it is no real server of this service in the file" } else { BACK };
+    let DestinationId { service, key } = &of.key;
+    reasons.of_destination(service, *key).unwrap_or(gone).to_owned()
 }
 
 /// Why something is no longer as lvsprov had made it.

@@ -13,9 +13,10 @@ use super::neighbours;
 use super::simulate::{self, SimulateError};
 use crate::desired::Desired;
 use crate::names::TopologyName;
+use crate::state::effects::{self, LEADERS, led_by};
 use crate::state::{
-    Change, Conf6Item, ConfDev, ConfItem, Destination, ForwardingMethod, HostState, Item, Module,
-    Observation, Owned, RECEIPT_VERSION, Receipt, Route, ServiceKey, Step, Sysctl, Timeouts,
+    Destination, Edit, ForwardingMethod, HostState, Item, Module, Observation, Owned, Present,
+    RECEIPT_VERSION, Receipt, Route, ServiceKey, Step, Sysctl, Timeouts,
 };
 
 /// What to reach on a host, and what its receipt must say on the way and after.
@@ -99,11 +100,11 @@ impl Goal {
                 owned.insert(item);
             }
         }
-        for forward in FORWARDING {
+        for forward in LEADERS {
             if !ours.contains(&Item::Sysctl(forward.clone())) {
-                let shadows = shadows(&forward, &receipt.found);
-                wanted.sysctls.extend(shadows.clone());
-                owned.extend(shadows.into_keys().map(Item::Sysctl));
+                let led = led_by(&forward, &receipt.found);
+                wanted.sysctls.extend(led.clone());
+                owned.extend(led.into_keys().map(Item::Sysctl));
             }
         }
         let kept = keeping(&receipt, &ours, terms.exclusive);
@@ -136,7 +137,7 @@ impl Goal {
             self.wanted.copy_item(&item, &seen.state);
             if let Item::Sysctl(key) = &item {
                 let ours = self.settled.as_ref().map(|settled| &settled.owned);
-                let along = shadows(key, &self.receipt.found).into_keys().map(Item::Sysctl);
+                let along = led_by(key, &self.receipt.found).into_keys().map(Item::Sysctl);
                 for item in along.filter(|item| !ours.is_some_and(|ours| ours.contains(item))) {
                     self.wanted.copy_item(&item, &seen.state);
                 }
@@ -163,10 +164,6 @@ fn taking(
     });
     let ours = wanted.items();
     let before = with_modules(&seen.state, &ours)?;
-    if receipt.version < RECEIPT_VERSION {
-        correct_found(&mut receipt, wanted, seen);
-        receipt.version = RECEIPT_VERSION;
-    }
     for item in ours.difference(&receipt.owned.clone()) {
         // A service that had no place in the table before the file named it was found earlier.
         let displaced =
@@ -184,7 +181,7 @@ fn taking(
 
 /// Remembers what moves when `key` is written, unless that is remembered already.
 fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Observation) {
-    for along in shadows(key, before).into_keys() {
+    for along in led_by(key, before).into_keys() {
         if !receipt.found.sysctls.contains_key(&along) {
             let item = Item::Sysctl(along);
             receipt.found.copy_item(&item, found_before(&item, before, seen));
@@ -193,8 +190,7 @@ fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Ob
 }
 
 /// Where it says how `item` was before any topology took it: in the receipt of another that has it, else in
-/// what is here now. (Of the receipts of format 1 that of the first to take it says so: the others say what is
-/// here now.)
+/// what is here now.
 fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Observation) -> &'a HostState {
     let having = || seen.others.values().filter(|theirs| speaks_of(theirs, item));
     let first = having().find(|theirs| theirs.found.differs(here, item));
@@ -210,22 +206,6 @@ fn speaks_of(receipt: &Receipt, item: &Item) -> bool {
             Item::Service(key) => found.services.contains_key(key),
             _ => false,
         }
-}
-
-/// Makes one of format 1 say what was found before any topology: where it found something as the file wants
-/// it, and another topology that has it found it otherwise, that one was here first.
-fn correct_found(receipt: &mut Receipt, wanted: &HostState, seen: &Observation) {
-    for item in receipt.owned.clone() {
-        let first = seen
-            .others
-            .values()
-            .find(|theirs| theirs.owned.contains(&item) && theirs.found.differs(wanted, &item));
-        let Some(first) = first.filter(|_| !receipt.found.differs(wanted, &item)) else { continue };
-        receipt.found.copy_item(&item, &first.found);
-        if let Item::Sysctl(key) = &item {
-            receipt.found.sysctls.extend(shadows(key, &first.found));
-        }
-    }
 }
 
 /// What the file names and others made counts as made by us from now on: nothing was found. What was
@@ -256,38 +236,12 @@ fn keeping(receipt: &Receipt, ours: &Owned, exclusive: bool) -> Receipt {
             found.copy_item(&Item::Service(key), &receipt.found);
         }
     }
-    for forward in FORWARDING {
+    for forward in LEADERS {
         if ours.contains(&Item::Sysctl(forward.clone())) {
-            found.sysctls.extend(shadows(&forward, &receipt.found));
+            found.sysctls.extend(led_by(&forward, &receipt.found));
         }
     }
     Receipt { owned: ours.clone(), found, ..receipt.clone() }
-}
-
-/// What moves other values when it is written.
-const FORWARDING: [Sysctl; 2] = [Sysctl::IpForward, Sysctl::Ip6Forward];
-
-/// The values in `state` that move when `key` is written; none for most.
-pub fn shadows_of(key: &Sysctl, state: &HostState) -> BTreeMap<Sysctl, String> {
-    shadows(key, state)
-}
-
-/// The values that move when `forward` is written (see [`FORWARDING`]); none for any other.
-fn shadows(forward: &Sysctl, state: &HostState) -> std::collections::BTreeMap<Sysctl, String> {
-    let moves = |key: &Sysctl| match (forward, key) {
-        (Sysctl::IpForward, Sysctl::Conf(dev, item)) => match item {
-            // `all.forwarding` is `ip_forward` itself.
-            ConfItem::Forwarding => *dev != ConfDev::All,
-            ConfItem::AcceptRedirects => *dev == ConfDev::All,
-            _ => false,
-        },
-        (Sysctl::Ip6Forward, Sysctl::Conf6(dev, item)) => {
-            *item == Conf6Item::Forwarding && *dev != ConfDev::All
-        }
-        _ => false,
-    };
-    let moving = state.sysctls.iter().filter(|(key, _)| moves(key));
-    moving.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// `seen` once the modules that `steps` load are there: what they bring starts as this says, and stays.
@@ -303,8 +257,9 @@ pub fn with_modules_of<'a>(
 fn with_modules(seen: &HostState, ours: &Owned) -> Result<HostState, SimulateError> {
     let mut state = seen.clone();
     for item in ours {
-        if let Item::Module(module) = item {
-            simulate::apply(&mut state, &Change::LoadModule { module: *module })?;
+        let Item::Module(module) = item else { continue };
+        if !state.modules.contains(module) {
+            simulate::apply(&mut state, &Edit::add::<Module>(*module, Present))?;
         }
     }
     Ok(state)
@@ -372,23 +327,14 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
 
 /// Values under /proc/sys that must be read to plan for `desired`: its own, what a new tunnel
 /// inherits. (What moves with `ip_forward` the agent adds itself.)
-pub fn sysctls_to_read(desired: &HostState) -> std::collections::BTreeSet<Sysctl> {
-    let mut keys: std::collections::BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
+pub fn sysctls_to_read(desired: &HostState) -> BTreeSet<Sysctl> {
+    let mut keys: BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
     if desired.modules.contains(&Module::IpVs) {
         keys.extend(super::drain::BORROWED);
     }
     let devices = desired.modules.iter().any(|module| module.device().is_some());
     if devices || !desired.tunnels.is_empty() {
-        let inherited = keys.iter().filter_map(|key| match key {
-            Sysctl::Conf(ConfDev::Dev(_), item) => Some(Sysctl::Conf(ConfDev::Default, *item)),
-            Sysctl::Conf6(ConfDev::Dev(_), item) => Some(Sysctl::Conf6(ConfDev::Default, *item)),
-            Sysctl::IpForward
-            | Sysctl::Conf(..)
-            | Sysctl::Conf6(..)
-            | Sysctl::Ip6Forward
-            | Sysctl::Vs(_) => None,
-        });
-        let inherited: Vec<_> = inherited.collect();
+        let inherited: Vec<_> = keys.iter().filter_map(effects::inherited_from).collect();
         keys.extend(inherited);
     }
     keys

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ownership::Goal;
 use super::simulate;
 use crate::desired::Desired;
+use crate::state::silent::is_silent;
 use crate::state::{
-    Capability, Change, ConfDev, Controller, HostState, Item, Link, Module, Observation,
+    Capability, Controller, Edit, HostState, Item, Link, Module, Observation, Present,
     RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
 };
 
@@ -39,7 +40,7 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     parts(desired, seen, &mut all);
     settings(desired, seen, &mut all);
     routes(goal, seen, &mut all);
-    vips(desired, seen, &mut all);
+    vips(desired, goal, seen, &mut all);
     contested(goal, &mut all);
     all
 }
@@ -288,20 +289,11 @@ fn version(kernel: &str) -> Option<(u32, u32)> {
 fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
     let mut state = seen.state.clone();
     for module in &desired.state.modules {
-        // Loading a module that is there already is no error, and no other is made here.
-        let _ = simulate::apply(&mut state, &Change::LoadModule { module: *module });
+        // That it is loaded already is the only error here.
+        let _ = simulate::apply(&mut state, &Edit::add::<Module>(*module, Present));
     }
     for key in desired.state.sysctls.keys() {
-        let of_missing_interface = match key {
-            Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _) => {
-                !state.links.contains_key(dev)
-            }
-            Sysctl::IpForward
-            | Sysctl::Conf(..)
-            | Sysctl::Conf6(..)
-            | Sysctl::Ip6Forward
-            | Sysctl::Vs(_) => false,
-        };
+        let of_missing_interface = key.device().is_some_and(|dev| !state.links.contains_key(dev));
         if let Sysctl::Vs(item) = key {
             let loaded = seen.state.modules.contains(&Module::IpVs);
             let too_new = version(&seen.facts.kernel).is_some_and(|now| item.since() > Some(now));
@@ -340,13 +332,14 @@ fn routes(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     }
 }
 
-/// A VIP that stands on lo or a tunnel with a subnet cuts the host off from that subnet.
-fn vips(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
+/// A VIP on a silent device must stand on no other: there ARP requests for it are answered, or its whole
+/// subnet is local. What is ours stays or goes as the plan says.
+fn vips(desired: &Desired, goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for wanted in desired.state.addresses.keys() {
         for there in seen.state.addresses.keys() {
             let same = there.net.addr() == wanted.net.addr() && there != wanted;
-            let quiet = matches!(wanted.dev.as_str(), "lo" | "tunl0");
-            if same && quiet {
+            let ours = goal.owned.contains(&Item::Address(there.clone()));
+            if same && !ours && is_silent(&wanted.dev) {
                 all.push(Obstacle {
                     message: format!("the VIP is on this host already, as {there}"),
                     why: "there it is answered for by ARP, or makes its whole subnet local"

@@ -8,8 +8,8 @@ use super::super::neighbours::{
 use super::*;
 use crate::failure::Failure;
 use crate::state::{
-    Address, AddressKey, Capability, ConfItem, HostFacts, HostState, Operator, Receipt, Scope,
-    ServiceKey, Sysctl, UnfinishedElsewhere, VirtualService,
+    Address, AddressKey, Capability, ConfItem, HostFacts, HostState, Operator, OtherTransaction,
+    Receipt, Scope, ServiceKey, Sysctl, VirtualService,
 };
 
 const ETH0: &str = "192.0.2.2/24@eth0";
@@ -179,6 +179,7 @@ fn a_receipt_of_a_later_version() {
 mod sharing {
     use super::*;
     use crate::plan::order::steps_between;
+    use crate::state::ConfDev;
 
     fn arp() -> Item {
         Item::Sysctl(Sysctl::all(ConfItem::ArpIgnore))
@@ -208,7 +209,7 @@ mod sharing {
     fn found(goal: &Goal, seen: &Observation) -> Vec<String> {
         let reasons = crate::desired::Reasons::default();
         let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
-        let changes: Vec<Change> = steps.into_all().into_iter().map(|step| step.change).collect();
+        let changes: Vec<Edit> = steps.into_all().into_iter().map(|step| step.change).collect();
         let mut all = Vec::new();
         shared(&changes, goal, seen, &mut all);
         unfinished_elsewhere(&changes, goal, seen, &mut all);
@@ -264,7 +265,7 @@ mod sharing {
                 &goal.owned,
                 &crate::desired::Reasons::default(),
             );
-            let changes: Vec<Change> =
+            let changes: Vec<Edit> =
                 steps.unwrap().into_all().into_iter().map(|step| step.change).collect();
             let mut all = Vec::new();
             unreadable(&changes, goal, seen, &mut all);
@@ -309,7 +310,7 @@ mod sharing {
     }
 
     fn at_work(touched: Item) -> Observation {
-        let theirs = UnfinishedElsewhere {
+        let theirs = OtherTransaction {
             transaction: "0123456789abcdef".parse().unwrap(),
             by: Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 },
             since: 1_795_243_200,

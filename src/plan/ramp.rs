@@ -10,7 +10,9 @@
 use std::collections::BTreeSet;
 
 use super::drain::{Arranged, Raise, Terms};
-use crate::state::{Change, DestinationKey, HostState, ServiceKey, Stage, Step};
+use crate::state::{
+    Destination, DestinationId, DestinationKey, Edit, HostState, ServiceKey, Stage, Step,
+};
 use crate::topology::Scheduler;
 
 /// How many weights there are at most, the wanted one included.
@@ -57,20 +59,19 @@ pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged)
     let mut later = Vec::new();
     let mut said = BTreeSet::new();
     for step in arranged.stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let (key, at, destination) = match &mut step.change {
-            Change::AddDestination { service, key, destination } => (service, *key, destination),
-            Change::EditDestination { service, key, before, after }
-                if before.weight == 0 && after.weight > 0 =>
-            {
-                (service, *key, after)
-            }
-            _ => continue,
-        };
+        let Some(edit) = step.change.of_mut::<Destination>() else { continue };
+        let Some(destination) = edit.after.as_mut() else { continue };
+        let took_none = |before: &Destination| before.weight == 0 && destination.weight > 0;
+        if !edit.before.as_ref().is_none_or(took_none) {
+            continue;
+        }
+        let DestinationId { service: key, key: at } = edit.key.clone();
+        let key = &key;
         let (Some(file), Some(there)) = (terms.services.get(key), seen.services.get(key)) else {
             continue;
         };
         let seconds = terms.said.ramp.unwrap_or(file.pace.ramp);
-        let stays = |(other, theirs): (&DestinationKey, &crate::state::Destination)| {
+        let stays = |(other, theirs): (&DestinationKey, &Destination)| {
             *other != at && theirs.weight > 0 && !removed.contains(&(key.clone(), *other))
         };
         // A share is one beside others.
@@ -93,7 +94,7 @@ pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged)
         };
         if let Some(why) = why_not {
             if said.insert((key.clone(), why.clone())) {
-                arranged.notes.push(format!("{} is not ramped up: {why}", file.spoken()));
+                arranged.notes.push(format!("{} is not ramped up: {why}", file.display_name()));
             }
             continue;
         }
@@ -119,16 +120,17 @@ pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged)
 fn raises(
     service: &ServiceKey,
     key: DestinationKey,
-    wanted: &crate::state::Destination,
+    wanted: &Destination,
     weights: &[u32],
     seconds: u32,
 ) -> Vec<Later> {
     let count = u64::try_from(weights.len().saturating_sub(1)).unwrap_or(u64::MAX).max(1);
-    let with = |weight: u32| crate::state::Destination { weight, ..wanted.clone() };
+    let with = |weight: u32| Destination { weight, ..wanted.clone() };
     let raise = |(pair, nth): (&[u32], u64)| {
         let &[from, to] = pair else { return None };
         let (before, after) = (with(from), with(to));
-        let change = Change::EditDestination { service: service.clone(), key, before, after };
+        let id = DestinationId { service: service.clone(), key };
+        let change = Edit::change::<Destination>(id, before, after);
         let at_ms = u64::from(seconds) * 1000 * nth / count;
         let why =
             format!("its share grows: {nth} of {count}, {} s after it was added", at_ms / 1000);

@@ -17,7 +17,7 @@
 //! Pure.
 
 use crate::state::{
-    Change, HostState, Protocol, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
+    Edit, HostState, Protocol, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
 };
 
 /// What a connection is dropped by while it begins.
@@ -47,11 +47,7 @@ pub fn around(
     );
     let back = "put back: the new scheduler is there".to_owned();
     let set = |key: &Sysctl, before: &str, after: &str, why: &str| Step {
-        change: Change::SetSysctl {
-            key: key.clone(),
-            before: before.to_owned(),
-            after: after.to_owned(),
-        },
+        change: Edit::change::<Sysctl>(key.clone(), before.to_owned(), after.to_owned()),
         why: why.to_owned(),
     };
     let mut first = vec![set(&DROP_PACKET, "0", "3", &why)];
@@ -67,15 +63,13 @@ pub fn around(
 /// What a person should know of a plan that exchanges a scheduler: nobody sends a datagram again, and where
 /// the director already drops packets nothing is done about the moment without a scheduler.
 pub fn caution(stages: &[(Stage, Vec<Step>)], seen: &HostState) -> Option<String> {
-    let changes = || stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.change);
-    let exchanged = changes().find_map(|change| match change {
-        Change::EditService { key, before, after } if before.scheduler != after.scheduler => {
-            Some(key)
-        }
-        _ => None,
+    let edits = || stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.change);
+    let exchanged = edits().find_map(|edit| {
+        let (key, before, after) = edit.changed::<VirtualService>()?;
+        (before.scheduler != after.scheduler).then_some(key)
     })?;
-    let silent = changes()
-        .any(|change| matches!(change, Change::SetSysctl { key, after, .. } if *key == DROP_PACKET && after == "3"));
+    let drops = |(key, _, after): (&Sysctl, &String, &String)| *key == DROP_PACKET && after == "3";
+    let silent = edits().any(|edit| edit.changed::<Sysctl>().is_some_and(drops));
     if !silent {
         let occupied = seen.services.get(exchanged).is_some_and(|s| !s.destinations.is_empty());
         return occupied.then(|| {

@@ -8,7 +8,7 @@ use super::transaction;
 use crate::apply::outcome::{Action, Ended, UndoEnd};
 use crate::apply::views::Proof;
 use crate::apply::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
-use crate::state::Change;
+use crate::state::{Edit, EditVerb};
 
 /// As JSON, schema `lvsprov/plan/1` or `lvsprov/result/1`.
 pub fn json(report: &ClusterReport) -> serde_json::Value {
@@ -209,33 +209,11 @@ fn how_far(host: &HostReport) -> String {
     }
 }
 
-pub(super) fn mark(change: &Change) -> String {
-    match change {
-        Change::LoadModule { .. }
-        | Change::AddAddress { .. }
-        | Change::AddRoute { .. }
-        | Change::AddService { .. }
-        | Change::AddDestination { .. }
-        | Change::AddTunnel { .. }
-        | Change::AddGuePort { .. }
-        | Change::SetDaemon { before: None, .. }
-        | Change::SetTable { before: None, .. } => "+".green().to_string(),
-        Change::SetSysctl { .. }
-        | Change::SetLink { .. }
-        | Change::ReplaceRoute { .. }
-        | Change::EditService { .. }
-        | Change::EditDestination { .. }
-        | Change::SetTimeouts { .. }
-        | Change::SetDaemon { before: Some(_), after: Some(_), .. }
-        | Change::SetTable { before: Some(_), after: Some(_), .. } => "~".yellow().to_string(),
-        Change::RemoveAddress { .. }
-        | Change::RemoveRoute { .. }
-        | Change::RemoveService { .. }
-        | Change::RemoveDestination { .. }
-        | Change::RemoveTunnel { .. }
-        | Change::RemoveGuePort { .. }
-        | Change::SetDaemon { before: Some(_), after: None, .. }
-        | Change::SetTable { before: Some(_), after: None, .. } => "-".red().to_string(),
+pub(super) fn mark(edit: &Edit) -> String {
+    match edit.verb() {
+        EditVerb::Add => "+".green().to_string(),
+        EditVerb::Change => "~".yellow().to_string(),
+        EditVerb::Remove => "-".red().to_string(),
     }
 }
 

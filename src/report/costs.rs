@@ -64,13 +64,13 @@ mod tests {
     use super::*;
     use crate::apply::outcome::Action;
     use crate::apply::{HostReport, HostStatus};
-    use crate::state::{Change, Module, Stage};
+    use crate::state::{Edit, Module, Present, Stage};
 
     fn step(state: StepState, cost: Cost) -> StepReport {
         StepReport {
             stage: Stage::Withdraw,
             text: String::new(),
-            change: Change::LoadModule { module: Module::IpVs },
+            change: Edit::add::<Module>(Module::IpVs, Present),
             why: String::new(),
             state,
             cost,

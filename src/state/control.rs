@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edit::{JsonNames, KeyedEdit, Setting, Verbs, in_map};
+use super::{HostState, Item};
 use crate::names::IfName;
 
 /// How long a connection is remembered without a packet, in seconds (`ipvsadm --set`). The kernel
@@ -115,5 +117,48 @@ impl fmt::Display for SyncDaemon {
         let Self { interface, id, max_length, group, port, ttl } = self;
         write!(f, "on {interface}, id {id}, {group} port {port}, ttl {ttl}")?;
         if *max_length == 0 { Ok(()) } else { write!(f, ", at most {max_length} bytes") }
+    }
+}
+
+impl Setting for Timeouts {
+    type Key = ();
+    type Value = Self;
+    const VERBS: Verbs = Verbs::SET;
+    const JSON: JsonNames = JsonNames { tags: ["set_timeouts"; 3], key: "", value: "" };
+
+    fn get(state: &HostState, (): &()) -> Option<Self> {
+        state.timeouts
+    }
+
+    fn put(state: &mut HostState, (): &(), value: Option<Self>) {
+        state.timeouts = value;
+    }
+
+    fn keys(state: &HostState) -> Vec<()> {
+        state.timeouts.iter().map(|_| ()).collect()
+    }
+
+    fn item((): &()) -> Item {
+        Item::Timeouts
+    }
+}
+
+impl Setting for SyncDaemon {
+    type Key = DaemonRole;
+    type Value = Self;
+    const VERBS: Verbs =
+        Verbs { add: Some("start"), change: Some("restart"), remove: Some("stop") };
+    const JSON: JsonNames = JsonNames { tags: ["set_daemon"; 3], key: "role", value: "" };
+    in_map!(daemons, Daemon);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, role) = (edit.verb_text(), &edit.key);
+        match (&edit.before, &edit.after) {
+            (Some(before), Some(after)) => {
+                write!(f, "{verb} sync daemon {role}: {before} -> {after}")
+            }
+            (None, Some(after)) => write!(f, "{verb} sync daemon {role} {after}"),
+            (_, None) => write!(f, "{verb} sync daemon {role}"),
+        }
     }
 }

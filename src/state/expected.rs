@@ -14,13 +14,13 @@ use crate::names::TopologyName;
 pub struct Expected {
     /// The receipt on the host, if there was one.
     pub receipt: Option<Receipt>,
-    /// The unfinished transaction on the host, if there was one: it is taken over.
+    /// The open transaction on the host, if there was one: it is taken over.
     pub unfinished: Option<TransactionId>,
-    /// What was looked at: everything that the steps touch.
+    /// The items that the steps touch.
     pub items: Owned,
-    /// How that was.
+    /// How those were.
     pub state: HostState,
-    /// Which other topologies have what of what will be ours, or no longer ours
+    /// Which other topologies own which of the items that this one takes or gives up
     /// ([`crate::plan::neighbours::owners`]).
     #[serde(default)]
     pub owners: BTreeMap<TopologyName, Owned>,
@@ -28,30 +28,30 @@ pub struct Expected {
 
 impl Expected {
     /// What differs on the host from what was expected, one line each; none if nothing does.
-    pub fn differences(&self, seen: &Observation) -> Vec<String> {
+    pub fn differences(&self, observed: &Observation) -> Vec<String> {
         let Self { receipt, unfinished, items, state, owners: _ } = self;
         let mut all = Vec::new();
-        let there = seen.unfinished.as_ref().map(|there| &there.journal.transaction);
-        if there != unfinished.as_ref() {
+        let open = observed.unfinished.as_ref().map(|open| &open.journal.transaction);
+        if open != unfinished.as_ref() {
             let text = |id: Option<&TransactionId>| {
                 id.map_or_else(|| "none".to_owned(), ToString::to_string)
             };
             all.push(format!(
                 "unfinished transaction: {} -> {}",
                 text(unfinished.as_ref()),
-                text(there)
+                text(open)
             ));
         }
-        if *receipt != seen.receipt {
+        if *receipt != observed.receipt {
             all.push("the receipt: lvsprov has changed this host meanwhile".to_owned());
         }
-        for item in items.iter().filter(|item| state.differs(&seen.state, item)) {
-            all.push(format!("{item}: {} -> {}", state.told(item), seen.state.told(item)));
+        for item in items.iter().filter(|item| state.differs(&observed.state, item)) {
+            all.push(format!("{item}: {} -> {}", state.told(item), observed.state.told(item)));
         }
         all
     }
 
-    /// What differs in what other topologies own, as [`Expected::differences`]; `now`: theirs, found anew.
+    /// What differs in what other topologies own, as [`Expected::differences`]; `now`: read again.
     pub fn other_owners(&self, now: &BTreeMap<TopologyName, Owned>) -> Vec<String> {
         let names: BTreeSet<&TopologyName> = self.owners.keys().chain(now.keys()).collect();
         let differing = names.into_iter().filter(|name| self.owners.get(*name) != now.get(*name));

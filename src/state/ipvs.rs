@@ -151,6 +151,20 @@ impl VirtualService {
         }
     }
 
+    /// The same without its real servers: what an edit of a service is about.
+    #[must_use]
+    pub fn settings(&self) -> Self {
+        let Self { scheduler, flags, timeout, netmask, engine, destinations: _ } = self;
+        Self {
+            scheduler: scheduler.clone(),
+            flags: *flags,
+            timeout: *timeout,
+            netmask: *netmask,
+            engine: engine.clone(),
+            destinations: BTreeMap::new(),
+        }
+    }
+
     /// Whether `other` is the same service, real servers aside.
     pub fn same_settings(&self, other: &Self) -> bool {
         let Self { scheduler, flags, timeout, netmask, engine, destinations: _ } = self;
@@ -191,6 +205,15 @@ impl FromStr for DestinationKey {
 }
 
 text_form!(DestinationKey);
+
+/// Names a destination on a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DestinationId {
+    /// The service that it belongs to.
+    pub service: ServiceKey,
+    /// Its name there.
+    pub key: DestinationKey,
+}
 
 /// A destination without its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

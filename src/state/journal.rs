@@ -1,4 +1,4 @@
-//! The journal: what a transaction writes on each of its hosts before anything is touched.
+//! The journal: what a transaction writes on each of its hosts before it changes anything.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,22 +11,21 @@ use super::step::Step;
 use super::{HostState, Owned};
 use crate::names::{HostName, TopologyName};
 
-/// The format of a journal and of `begun.json` beside it. 2: the latter names the network namespace.
-/// Format 1 is read as well: it knows less of restarts.
-pub const JOURNAL_VERSION: u32 = 2;
+/// The format of a journal and of `prepared.json` beside it. Only this format is read.
+pub const JOURNAL_VERSION: u32 = 1;
 
-/// Names one transaction: 16 lower-case hexadecimal digits, by chance.
+/// The name of one transaction: 16 random hexadecimal digits in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TransactionId(String);
 
-/// What is no name of a transaction.
+/// A text that is no name of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no transaction: that is 16 hexadecimal digits")]
 pub struct BadTransactionId(String);
 
 impl TransactionId {
-    /// From 64 bits of chance.
+    /// From 64 random bits.
     pub fn from_bits(bits: u64) -> Self {
         Self(format!("{bits:016x}"))
     }
@@ -70,7 +69,7 @@ impl fmt::Display for TransactionId {
     }
 }
 
-/// Who began a transaction, by the controller's word.
+/// The operator who prepared a transaction, as the controller reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operator {
@@ -89,13 +88,13 @@ impl fmt::Display for Operator {
     }
 }
 
-/// Which way a transaction goes.
+/// What a transaction is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
-    /// To what the file says.
+    /// Bring the hosts to the topology's file.
     Apply,
-    /// Back to what was found before the first apply.
+    /// Bring the hosts back to what was found before the first apply.
     Destroy,
 }
 
@@ -108,34 +107,33 @@ impl fmt::Display for Intent {
     }
 }
 
-/// What lies on a host while a transaction is under way there.
+/// The file that a host has while a transaction is open there.
 ///
 /// Every new key, and every new kind of step, item or setting in it, raises [`JOURNAL_VERSION`]: see
 /// [`Receipt`](super::Receipt).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
-    /// Format of this file: 1.
+    /// [`JOURNAL_VERSION`].
     pub version: u32,
-    /// Whose hosts are changed.
+    /// The topology whose hosts are changed.
     pub topology: TopologyName,
-    /// Which transaction.
+    /// The transaction.
     pub transaction: TransactionId,
-    /// Which way it goes.
+    /// What it is to do.
     pub intent: Intent,
-    /// Who began it.
+    /// The operator who prepared it.
     pub by: Operator,
-    /// When, in seconds since 1970 by the controller's clock. Only ever shown to people: no decision
-    /// hangs on it.
+    /// When, in seconds since 1970 by the controller's clock. Only shown: no decision depends on it.
     pub since: u64,
-    /// Every host that takes part; nobody settles before all of them have agreed.
+    /// Every host that takes part; none commits before all of them have voted.
     pub hosts: BTreeSet<HostName>,
-    /// What will be done here, in this order.
+    /// The steps of this host, in their order.
     pub stages: Vec<(Stage, Vec<Step>)>,
-    /// What undoing puts back: everything that the steps touch or move along, and what an unfinished
+    /// What an abort puts back: everything that the steps change or move along, and what an open
     /// transaction that this one takes over had touched.
     pub touched: Owned,
-    /// How all of that was before; what is touched and not in here was absent.
+    /// How all of that was before; an item that is touched and not in here was absent.
     pub before: HostState,
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::edit::{EditVerb, JsonNames, KeyedEdit, Setting, Verbs, in_map};
 use crate::names::IfName;
 
 /// Whether an interface is administratively up (IFF_UP).
@@ -267,5 +268,50 @@ impl fmt::Display for Address {
         }
         f.write_str(if self.nodad { ", nodad" } else { "" })?;
         f.write_str(if self.deprecated { ", deprecated" } else { "" })
+    }
+}
+
+impl Setting for Link {
+    type Key = IfName;
+    type Value = Self;
+    const VERBS: Verbs = Verbs::SET;
+    const JSON: JsonNames = JsonNames { tags: ["set_link"; 3], key: "dev", value: "" };
+    in_map!(links, Link);
+}
+
+impl Setting for Address {
+    type Key = AddressKey;
+    type Value = Self;
+    const VERBS: Verbs = Verbs::ADDED_REMOVED;
+    const JSON: JsonNames =
+        JsonNames { tags: ["add_address", "", "remove_address"], key: "key", value: "address" };
+    in_map!(addresses, Address);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AddressKey { dev, net } = &edit.key;
+        let towards = if edit.verb() == EditVerb::Remove { "from" } else { "to" };
+        write!(f, "{} address {net} {towards} {dev}", edit.verb_text())?;
+        edit.before.iter().chain(&edit.after).try_for_each(|address| write!(f, " ({address})"))
+    }
+}
+
+impl Setting for Route {
+    type Key = RouteKey;
+    type Value = Self;
+    const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };
+    const JSON: JsonNames = JsonNames {
+        tags: ["add_route", "replace_route", "remove_route"],
+        key: "key",
+        value: "route",
+    };
+    in_map!(routes, Route);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, key) = (edit.verb_text(), &edit.key);
+        match (&edit.before, &edit.after) {
+            (Some(before), Some(after)) => write!(f, "{verb} route {key}: {before} -> {after}"),
+            (Some(route), None) | (None, Some(route)) => write!(f, "{verb} route {key} {route}"),
+            (None, None) => write!(f, "{verb} route {key}"),
+        }
     }
 }

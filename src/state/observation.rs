@@ -1,4 +1,4 @@
-//! What an agent sees of its host: its state, what lvsprov keeps there, and what the kernel can do.
+//! What an agent reads of its host: its state, lvsprov's files, and what the kernel can do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,75 +10,75 @@ use super::{DestinationKey, HostState, Module, Owned, Receipt, ServiceKey};
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
 
-/// A transaction that is not settled, as it lies on a host.
+/// A transaction of this topology that is not closed, as its journal on the host says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unfinished {
-    /// What it was to do, and what was there before.
+pub struct OpenTransaction {
+    /// What it was to do, and how the host was before.
     pub journal: Journal,
     /// The receipt before it.
     pub receipt_before: Option<Receipt>,
-    /// Whether all hosts are known to be right: then it is settled, not undone.
-    pub agreed: bool,
-    /// The connection that works at it, if that is alive.
+    /// Whether this host has voted to commit (or is committing): then it never undoes it by itself.
+    pub voted: bool,
+    /// The connection that holds it, if that is alive.
     pub holder: Option<Holder>,
     /// The revert timer, if it is alive: milliseconds until the host undoes everything by itself.
     pub reverts_in_ms: Option<u64>,
-    /// Whether the host was restarted since it began: what is not on its disk is gone, and undoing puts
-    /// back nothing but the receipt.
+    /// Whether the host was restarted since it was prepared: what is not on its disk is gone, and an abort
+    /// puts back nothing but the receipt.
     pub restarted: bool,
-    /// What the revert timer did or could not do, for a person: from its start, so what may keep it from
-    /// outliving the connection is told before it has anything to undo.
+    /// What the revert timer did or could not do, for the operator. It is written from the timer's start
+    /// on: a reason why the timer may not outlive the connection is known before it has anything to undo.
     #[serde(default)]
-    pub told: Vec<String>,
+    pub notes: Vec<String>,
 }
 
-/// A transaction that a host undid by itself, as nobody had confirmed it in time.
+/// A transaction that a host undid by itself, as it was not confirmed in time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reverted {
-    /// Which.
+    /// The transaction.
     pub transaction: TransactionId,
-    /// Which way it was to go.
+    /// What it was to do.
     pub intent: Intent,
-    /// Who began it, by the word of that controller.
+    /// The operator who prepared it, as that controller reported.
     pub by: Operator,
     /// When it was undone, in seconds since 1970 by the host's clock.
     pub at: u64,
 }
 
-/// A connection that works at a transaction.
+/// A connection that holds a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Who, by the controller's word.
+    /// The operator, as the controller reported.
     pub by: Operator,
-    /// From where it is logged in, where the host knows it (ssh).
+    /// The address that the operator is logged in from, where the host knows it (ssh).
     pub from: Option<IpAddr>,
     /// The agent's process id on the host.
     pub pid: u32,
-    /// For how long it has worked at it, in seconds.
+    /// For how long it holds the transaction, in seconds.
     pub for_s: u64,
-    /// For how long it has heard nothing from its controller, in seconds.
+    /// Seconds since the last message of its controller.
     pub idle_s: u64,
-    /// At how many seconds of silence it ends.
+    /// After so many seconds without a message it ends.
     pub idle_limit_s: u32,
 }
 
-/// What another topology has unfinished on this host.
+/// An open transaction of another topology on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnfinishedElsewhere {
-    /// Which.
+pub struct OtherTransaction {
+    /// The transaction.
     pub transaction: TransactionId,
-    /// Who began it.
+    /// The operator who prepared it.
     pub by: Operator,
     /// When, in seconds since 1970 by that controller's clock.
     pub since: u64,
-    /// What may still be put back there.
+    /// What an abort of it may still put back.
     pub touched: Owned,
 }
 
-/// What a host looks like.
+/// One reading of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// What the host is.
+    /// The host's kernel and hardware.
     pub facts: HostFacts,
     /// Its state: all links, addresses, routes and services; the sysctls that were asked for or are
     /// in the receipt.
@@ -87,26 +87,26 @@ pub struct Observation {
     pub receipt: Option<Receipt>,
     /// The receipts of other topologies here.
     pub others: BTreeMap<TopologyName, Receipt>,
-    /// Other topologies whose receipt or journal cannot be read, and why: what they own here is not known.
+    /// Other topologies whose receipt or journal cannot be read, and why: what they own here is unknown.
     #[serde(default)]
     pub unreadable: BTreeMap<TopologyName, Failure>,
-    /// What lies in the state folder, is no topology's, and is passed over: names and reasons.
+    /// Entries of the state folder that belong to no topology and are skipped: names and reasons.
     #[serde(default)]
     pub strays: Vec<String>,
-    /// The transaction of this topology that is not settled here, if there is one.
+    /// The open transaction of this topology, if there is one.
     #[serde(default)]
-    pub unfinished: Option<Box<Unfinished>>,
-    /// What the host undid by itself, if nothing of this topology was begun here since.
+    pub unfinished: Option<Box<OpenTransaction>>,
+    /// The transaction that the host undid by itself, if none of this topology was prepared here since.
     #[serde(default)]
     pub reverted: Option<Reverted>,
-    /// What other topologies have not settled here.
+    /// Open transactions of other topologies.
     #[serde(default)]
-    pub unfinished_elsewhere: BTreeMap<TopologyName, UnfinishedElsewhere>,
+    pub unfinished_elsewhere: BTreeMap<TopologyName, OtherTransaction>,
     /// Connection counters, if asked for.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }
 
-/// What a host is, beyond what can be set.
+/// The host's kernel and hardware: facts that no step changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// `uname -r`.
@@ -123,11 +123,11 @@ pub struct HostFacts {
     pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
-    /// From where this connection's controller reaches the host.
+    /// The way that this connection's controller reaches the host.
     pub controller: Controller,
 }
 
-/// From where a controller reaches a host, as far as the host knows.
+/// The way that a controller reaches a host, as far as the host knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Controller {
@@ -135,7 +135,7 @@ pub enum Controller {
     Address(IpAddr),
     /// From the same machine, by a pipe into a network namespace of its own: no route leads between them.
     Pipe,
-    /// Not known: nobody passed on what sshd says, as where `sudo` was between.
+    /// Unknown: the environment lacks SSH_CONNECTION, as where `sudo` removed it.
     #[default]
     Unknown,
 }
@@ -155,9 +155,9 @@ pub enum Capability {
     Present,
     /// The module lies on disk and can be loaded.
     Loadable,
-    /// It is not there; the text says where it was looked for.
+    /// The kernel lacks it; the text says where it was looked for.
     Missing(String),
-    /// Not looked at.
+    /// Not examined.
     #[default]
     Unknown,
 }

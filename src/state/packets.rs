@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edit::{JsonNames, KeyedEdit, Setting, Verbs, in_map};
 use crate::names::TopologyName;
 use crate::state::Protocol;
 
@@ -128,5 +129,24 @@ impl fmt::Display for PacketRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rules: Vec<_> = self.rules.iter().map(ToString::to_string).collect();
         f.write_str(&rules.join("; "))
+    }
+}
+
+impl Setting for PacketRules {
+    type Key = TableName;
+    type Value = Self;
+    const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };
+    const JSON: JsonNames = JsonNames { tags: ["set_table"; 3], key: "name", value: "" };
+    in_map!(tables, Table);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, name) = (edit.verb_text(), &edit.key);
+        match (&edit.before, &edit.after) {
+            (Some(before), Some(after)) => {
+                write!(f, "{verb} nftables table {name}: {before} -> {after}")
+            }
+            (None, Some(after)) => write!(f, "{verb} nftables table {name} ({after})"),
+            (_, None) => write!(f, "{verb} nftables table {name}"),
+        }
     }
 }

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::{HostState, Owned};
 use crate::names::TopologyName;
 
-/// The receipt's format, see [`Receipt`].
-pub const RECEIPT_VERSION: u32 = 2;
+/// The receipt's format, see [`Receipt`]. Only this format is read.
+pub const RECEIPT_VERSION: u32 = 1;
 
-/// What this topology owns on a host, and what was there before.
+/// What this topology owns on a host, and how that was before any topology had it.
 ///
 /// **Every new key, and every new kind of item or setting in it, raises
 /// [`RECEIPT_VERSION`]**: an lvsprov that does not know it then says
@@ -17,15 +17,16 @@ pub const RECEIPT_VERSION: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
-    /// Format of this file. 1: `found` is what this topology found; 2: of what another topology had here
-    /// already it is what that one found, so that whichever goes last puts back what was here first.
+    /// [`RECEIPT_VERSION`].
     pub version: u32,
     /// The topology's name.
     pub topology: TopologyName,
     /// When it was first applied, in seconds since 1970 by the controller's clock.
     pub since: u64,
-    /// What is ours.
+    /// What this topology owns here.
     pub owned: Owned,
-    /// How that was before any topology had it; what is owned and not in here was absent.
+    /// How that was before any topology had it; an item that is owned and not in here was absent. Of an
+    /// item that another topology had already it is what that one found, so that whichever is destroyed
+    /// last puts back the original value.
     pub found: HostState,
 }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edit::{JsonNames, Setting, Verbs, in_map};
 use crate::names::IfName;
 
 /// One value. The order is the order in which they must be written: see [`Sysctl::IpForward`].
@@ -179,6 +180,31 @@ impl Sysctl {
         Self::Conf(ConfDev::Dev(dev.clone()), item)
     }
 
+    /// The interface whose value it is, if it is one of an interface.
+    pub fn device(&self) -> Option<&IfName> {
+        match self.conf_dev()? {
+            ConfDev::Dev(dev) => Some(dev),
+            ConfDev::All | ConfDev::Default => None,
+        }
+    }
+
+    /// Whose value it is; `None`: it is the host's.
+    pub fn conf_dev(&self) -> Option<&ConfDev> {
+        match self {
+            Self::Conf(dev, _) | Self::Conf6(dev, _) => Some(dev),
+            Self::IpForward | Self::Ip6Forward | Self::Vs(_) => None,
+        }
+    }
+
+    /// The same setting of `dev`, of one that interfaces have.
+    pub fn of_dev(&self, dev: ConfDev) -> Option<Self> {
+        match self {
+            Self::Conf(_, item) => Some(Self::Conf(dev, *item)),
+            Self::Conf6(_, item) => Some(Self::Conf6(dev, *item)),
+            Self::IpForward | Self::Ip6Forward | Self::Vs(_) => None,
+        }
+    }
+
     /// The file, under `/proc/sys`.
     pub fn path(&self) -> PathBuf {
         let mut path = PathBuf::from("/proc/sys");
@@ -252,6 +278,14 @@ fn conf_dev(text: &str, dev: &str) -> Result<ConfDev, String> {
 }
 
 super::ipvs::text_form!(Sysctl);
+
+impl Setting for Sysctl {
+    type Key = Self;
+    type Value = String;
+    const VERBS: Verbs = Verbs::SET;
+    const JSON: JsonNames = JsonNames { tags: ["set_sysctl"; 3], key: "key", value: "" };
+    in_map!(sysctls, Sysctl);
+}
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edit::{EditVerb, JsonNames, KeyedEdit, Present, Setting, Verbs, in_map, in_set};
+use crate::names::IfName;
+
 /// A device that takes wrapped packets from anybody to one address of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,3 +86,39 @@ impl FromStr for GuePort {
 }
 
 super::ipvs::text_form!(GuePort);
+
+impl TunnelKind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[Self::Gre, Self::Ip6gre, Self::Ip6tnl];
+
+    /// What the name of a device of lvsprov's own making begins with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Gre | Self::Ip6gre => "lvsgre",
+            Self::Ip6tnl => "lvstnl",
+        }
+    }
+}
+
+impl Setting for TunnelDevice {
+    type Key = IfName;
+    type Value = Self;
+    const VERBS: Verbs = Verbs::ADDED_REMOVED;
+    const JSON: JsonNames =
+        JsonNames { tags: ["add_tunnel", "", "remove_tunnel"], key: "dev", value: "device" };
+    in_map!(tunnels, Tunnel);
+}
+
+impl Setting for GuePort {
+    type Key = Self;
+    type Value = Present;
+    const VERBS: Verbs = Verbs::ADDED_REMOVED;
+    const JSON: JsonNames =
+        JsonNames { tags: ["add_gue_port", "", "remove_gue_port"], key: "port", value: "" };
+    in_set!(gue_ports, GuePort);
+
+    fn write(edit: &KeyedEdit<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = if edit.verb() == EditVerb::Remove { " no longer" } else { "" };
+        write!(f, "unwrap GUE on {}{ends}", edit.key)
+    }
+}

@@ -14,16 +14,16 @@ use proptest::sample::select;
 use crate::finding::Position;
 use crate::names::HostName;
 use crate::state::{
-    HostState, Intent, JOURNAL_VERSION, Journal, Operator, Protocol, TransactionId, Tunnel,
-    Unfinished,
+    HostState, Intent, JOURNAL_VERSION, Journal, OpenTransaction, Operator, Protocol,
+    TransactionId, Tunnel,
 };
 use crate::topology::{
-    Forward, Gateway, Host, Interface, Mark, Network, Persistence, RealServer, Role, Scheduler,
-    Service, Topology,
+    FirewallMark, Forward, Gateway, Host, Interface, Network, Persistence, RealServer, Role,
+    Scheduler, Service, Topology,
 };
 
 /// An apply of `t` that was cut off on `hosts`, with `before` in its journal and nothing else.
-pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> Unfinished {
+pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> OpenTransaction {
     let journal = Journal {
         version: JOURNAL_VERSION,
         topology: "t".parse().unwrap(),
@@ -36,14 +36,14 @@ pub(crate) fn unfinished(hosts: &[&str], before: HostState) -> Unfinished {
         touched: before.items(),
         before,
     };
-    Unfinished {
+    OpenTransaction {
         journal,
         receipt_before: None,
-        agreed: false,
+        voted: false,
         holder: None,
         reverts_in_ms: None,
         restarted: false,
-        told: Vec::new(),
+        notes: Vec::new(),
     }
 }
 
@@ -191,7 +191,7 @@ impl Service {
             let ports = BTreeSet::from([self.port]);
             let protocols = BTreeSet::from([Protocol::Tcp, Protocol::Udp]);
             let mark = u32::from(self.port);
-            self.mark = Some(Mark { mark, protocols, ports, ours: true });
+            self.mark = Some(FirewallMark { mark, protocols, ports, ours: true });
             self.port = 0;
             self.real_servers.iter_mut().for_each(|rs| rs.port = 0);
         }

@@ -1,6 +1,6 @@
-//! What the file says, key by key, each value in its own type and with its position.
+//! The file as it is written: each key with its typed value and position.
 //!
-//! Nothing is filled in and no name is looked up: that is `resolve`'s business.
+//! No default is filled in and no name is looked up: `resolve` does that.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,42 +14,42 @@ use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
 use crate::state::{DaemonRole, Protocol, SyncDaemon, Tunnel, VsItem};
 
-/// What stands under a key.
+/// The value of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Said<T> {
-    /// The key is not there.
+pub enum Field<T> {
+    /// The file does not have the key.
     #[default]
-    Nothing,
-    /// It could not be understood; a finding says why. Nothing may be concluded from it.
-    Unclear,
-    /// This.
-    This(At<T>),
+    Missing,
+    /// The value is not valid, and a finding says why. No other rule may draw a conclusion from it.
+    Invalid,
+    /// A valid value.
+    Value(At<T>),
 }
 
-impl<T> Said<T> {
-    /// The value, if there is one.
+impl<T> Field<T> {
+    /// The valid value.
     pub fn value(&self) -> Option<&At<T>> {
         match self {
-            Self::This(value) => Some(value),
-            Self::Nothing | Self::Unclear => None,
+            Self::Value(value) => Some(value),
+            Self::Missing | Self::Invalid => None,
         }
     }
 
-    /// Nothing may be concluded from it.
-    pub fn is_unclear(&self) -> bool {
-        matches!(self, Self::Unclear)
+    /// Whether the key has a value that is not valid.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Invalid)
     }
 
-    /// This, or what `other` says where this says nothing.
+    /// `other` where this key is missing.
     pub fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
-        if matches!(self, Self::Nothing) { other } else { self }
+        if matches!(self, Self::Missing) { other } else { self }
     }
 }
 
 /// The whole file.
 #[derive(Debug)]
 pub struct Document {
-    pub name: Said<TopologyName>,
+    pub name: Field<TopologyName>,
     pub networks: Vec<NetworkDoc>,
     pub defaults: Defaults,
     pub ipvs: IpvsDoc,
@@ -62,28 +62,28 @@ pub struct Document {
 pub struct NetworkDoc {
     pub name: At<NetworkName>,
     pub subnets: Vec<At<IpNet>>,
-    /// Something under it was not understood.
+    /// A value under it is not valid.
     pub unclear: bool,
 }
 
 /// Under `defaults`.
 #[derive(Debug)]
 pub struct Defaults {
-    pub scheduler: Said<Scheduler>,
-    pub forward: Said<Forward>,
-    pub protocol: Said<Protocol>,
-    pub port: Said<u16>,
-    pub weight: Said<u32>,
-    pub gateway: Said<GatewayDoc>,
+    pub scheduler: Field<Scheduler>,
+    pub forward: Field<Forward>,
+    pub protocol: Field<Protocol>,
+    pub port: Field<u16>,
+    pub weight: Field<u32>,
+    pub gateway: Field<GatewayDoc>,
 }
 
 /// Under `ipvs`, of the file or of a host.
 #[derive(Debug, Clone, Default)]
 pub struct IpvsDoc {
-    pub exclusive: Said<bool>,
-    pub tcp: Said<u32>,
-    pub tcp_fin: Said<u32>,
-    pub udp: Said<u32>,
+    pub exclusive: Field<bool>,
+    pub tcp: Field<u32>,
+    pub tcp_fin: Field<u32>,
+    pub udp: Field<u32>,
     pub daemons: Vec<(At<DaemonRole>, SyncDaemon)>,
     pub settings: Vec<(At<VsItem>, At<String>)>,
 }
@@ -101,10 +101,10 @@ pub struct HostDoc {
     pub name: At<HostName>,
     pub roles: Vec<At<Role>>,
     pub interfaces: Vec<InterfaceDoc>,
-    pub gateway: Said<Vec<At<GatewayDoc>>>,
+    pub gateway: Field<Vec<At<GatewayDoc>>>,
     pub ipvs: IpvsDoc,
-    pub reach: Said<ReachDoc>,
-    /// Its roles or interfaces were not understood.
+    pub reach: Field<ReachDoc>,
+    /// Its roles or interfaces are not all valid.
     pub unclear: bool,
 }
 
@@ -114,8 +114,8 @@ pub struct InterfaceDoc {
     pub name: At<IfName>,
     pub at: Position,
     pub addresses: Vec<At<IpNet>>,
-    pub network: Said<NetworkName>,
-    /// Something under it was not understood.
+    pub network: Field<NetworkName>,
+    /// A value under it is not valid.
     pub unclear: bool,
 }
 
@@ -131,27 +131,27 @@ pub enum ReachDoc {
 #[derive(Debug)]
 pub struct ServiceDoc {
     pub at: Position,
-    pub name: Said<ServiceName>,
-    pub vip: Said<(IpAddr, Option<u8>)>,
+    pub name: Field<ServiceName>,
+    pub vip: Field<(IpAddr, Option<u8>)>,
     /// 0: every port.
-    pub ports: Said<Vec<At<u16>>>,
-    pub protocols: Said<BTreeSet<Protocol>>,
-    pub mark: Said<u32>,
-    /// Whether lvsprov is to mark the packets.
-    pub marked_by_us: Said<bool>,
-    pub ipv6: Said<bool>,
-    pub scheduler: Said<Scheduler>,
-    pub scheduler_flags: Said<BTreeSet<SchedulerFlag>>,
-    pub persistence: Said<PersistenceDoc>,
-    pub one_packet: Said<bool>,
+    pub ports: Field<Vec<At<u16>>>,
+    pub protocols: Field<BTreeSet<Protocol>>,
+    pub mark: Field<u32>,
+    /// Whether lvsprov sets the rules that mark the packets.
+    pub marked_by_us: Field<bool>,
+    pub ipv6: Field<bool>,
+    pub scheduler: Field<Scheduler>,
+    pub scheduler_flags: Field<BTreeSet<SchedulerFlag>>,
+    pub persistence: Field<PersistenceDoc>,
+    pub one_packet: Field<bool>,
     /// Seconds.
-    pub drain: Said<u32>,
+    pub drain: Field<u32>,
     /// Seconds.
-    pub ramp: Said<u32>,
-    pub forward: Said<Forward>,
-    pub tunnel: Said<Tunnel>,
-    pub director: Said<HostName>,
-    pub vip_interface: Said<IfName>,
+    pub ramp: Field<u32>,
+    pub forward: Field<Forward>,
+    pub tunnel: Field<Tunnel>,
+    pub director: Field<HostName>,
+    pub vip_interface: Field<IfName>,
     pub real_servers: Vec<RealServerDoc>,
 }
 
@@ -160,13 +160,13 @@ pub struct ServiceDoc {
 pub struct RealServerDoc {
     pub at: Position,
     pub host: At<HostName>,
-    pub weight: Said<u32>,
-    pub port: Said<u16>,
-    pub address: Said<IpAddr>,
-    pub upper_threshold: Said<u32>,
-    pub lower_threshold: Said<u32>,
-    pub forward: Said<Forward>,
-    pub tunnel: Said<Tunnel>,
+    pub weight: Field<u32>,
+    pub port: Field<u16>,
+    pub address: Field<IpAddr>,
+    pub upper_threshold: Field<u32>,
+    pub lower_threshold: Field<u32>,
+    pub forward: Field<Forward>,
+    pub tunnel: Field<Tunnel>,
 }
 
 /// Under `persistence`.
@@ -178,7 +178,7 @@ pub struct PersistenceDoc {
     pub engine: Option<Engine>,
 }
 
-/// Which part of a client's address counts.
+/// The part of a client's address that persistence compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskDoc {
     /// `255.255.255.0`.

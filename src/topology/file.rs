@@ -1,48 +1,48 @@
-//! The topology file on disk: the one place of this module that does I/O.
+//! Reads the topology file from disk: the only I/O of this module.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// No cluster needs more; far below what would hurt.
+/// Size limit of a topology file: far above any real cluster, and small enough to hold in memory.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Why a topology file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It could not be opened or read.
+    /// Opening or reading failed.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A folder, a device, a socket.
+    /// The path is a folder, a device or a socket.
     #[error("{} is not a file", path.display())]
     NotAFile {
-        /// What was given.
+        /// The given path.
         path: PathBuf,
     },
-    /// More than a topology could need.
-    #[error("{} is larger than {MAX_BYTES} bytes: a topology is never that large", path.display())]
+    /// The file exceeds the size limit.
+    #[error("{} is larger than {MAX_BYTES} bytes, the limit for a topology file", path.display())]
     TooLarge {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// Not text.
-    #[error("{} is not UTF-8 text: byte {offset} (counted from 0) is wrong", path.display())]
+    /// The file is not UTF-8.
+    #[error("{} is not UTF-8 text: invalid byte at offset {offset} (from 0)", path.display())]
     NotText {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where the first wrong byte is.
+        /// Offset of the first invalid byte, from 0.
         offset: usize,
     },
 }
 
-/// The text of a topology file, at most 4 MiB of UTF-8. `-` is no special name.
+/// The text of a topology file, at most 4 MiB of UTF-8. `-` is an ordinary file name.
 ///
-/// A pipe (`/dev/stdin`, `<(...)`) is read as well, to its end or to the limit.
+/// A pipe (`/dev/stdin`, `<(...)`) is read to its end or to the limit.
 pub fn read_file(path: &Path) -> Result<String, FileError> {
     let io = |source| FileError::Io { path: path.to_owned(), source };
     let kind = std::fs::metadata(path).map_err(io)?.file_type();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_topology_file_is_refused_with_its_reason() {
+    fn folders_devices_large_files_and_other_encodings_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("good"), "name: a\n").unwrap();

@@ -1,12 +1,12 @@
-//! The topology file: what a user says about a cluster.
+//! The topology file: the operator's description of a cluster.
 //!
 //! ```text
 //! text -> node (syntax, positions) -> load (keys, types) -> resolve (names, defaults) -> Topology
 //! ```
 //!
-//! [`model`] holds the resolved topology that the rest of the
-//! program works with. All of it is pure but [`read_file`]. Findings are collected, never thrown:
-//! one run shows them all. Whether the result makes sense is the business of [`crate::check`].
+//! [`model`] has the resolved topology that the rest of the program uses. Everything is pure except
+//! [`read_file`]. Findings are collected: one run shows them all. [`crate::check`] has the rules that
+//! tell whether the cluster would work.
 
 mod document;
 mod file;
@@ -29,39 +29,40 @@ use crate::names::HostName;
 
 pub use file::{FileError, read_file};
 pub use model::{
-    Engine, Forward, Gateway, Host, Interface, IpvsSettings, Mark, Network, Pace, PaceOverride,
-    Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service, SshTarget, Topology,
-    Vip,
+    Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network, Pace,
+    PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
+    SshTarget, Topology, Vip,
 };
 pub(crate) use suggest::listed;
 
-/// Hosts of which something could not be understood.
+/// Hosts with invalid values in the file: rules draw no conclusion from what they lack.
 #[derive(Debug, Default)]
-pub struct Unclear {
-    /// Whose roles or interfaces.
+pub struct UnclearHosts {
+    /// Hosts whose roles or interfaces are not all valid.
     pub hosts: BTreeSet<HostName>,
-    /// Whose gateway.
+    /// Hosts whose gateway is not valid.
     pub gateways: BTreeSet<HostName>,
 }
 
-/// What was read from a text.
+/// The result of reading a text.
 #[derive(Debug)]
-pub struct Read {
-    /// As much as could be resolved; `None` where nothing sensible could be.
-    /// With an error among the findings it is good for looking for more of them only.
+pub struct ParsedTopology {
+    /// The valid part of the topology; `None` if the text has no hosts.
+    /// If `findings` has an error, use it only to look for more findings.
     pub topology: Option<Topology>,
-    /// Nothing may be concluded from what these lack.
-    pub unclear: Unclear,
-    /// What was wrong in the text, in no particular order.
+    /// Hosts with invalid values.
+    pub unclear: UnclearHosts,
+    /// Findings about the text, in no particular order.
     pub findings: Vec<Finding>,
 }
 
 /// Reads the text of a topology file. `name` is the file's name for messages.
 ///
-/// Pure and total: any text gives a result. See [`crate::check::examine`] for the rules as well.
-pub fn read(_name: &str, text: &str) -> Read {
+/// Pure and total: any text gives a result. [`crate::check::examine`] also applies the rules.
+pub fn read(_name: &str, text: &str) -> ParsedTopology {
     let (root, mut findings) = node::parse(text);
-    let nothing = |findings| Read { topology: None, unclear: Unclear::default(), findings };
+    let nothing =
+        |findings| ParsedTopology { topology: None, unclear: UnclearHosts::default(), findings };
     let Some(root) = root else {
         if findings.is_empty() {
             findings.push(empty());
@@ -73,14 +74,14 @@ pub fn read(_name: &str, text: &str) -> Read {
     let Some(document) = document else { return nothing(findings) };
     let resolved = resolve::resolve(&document);
     findings.extend(resolved.findings);
-    Read { topology: resolved.topology, unclear: resolved.unclear, findings }
+    ParsedTopology { topology: resolved.topology, unclear: resolved.unclear, findings }
 }
 
 fn empty() -> Finding {
     Finding::error(
         "empty-file",
         Position { line: 1, column: 1, length: 0 },
-        "the file says nothing",
+        "the file is empty",
         "a topology describes networks, hosts and services",
         "start from one of the files under playbooks/",
     )

@@ -1,8 +1,7 @@
 //! The resolved topology: every default filled in, every name looked up, every address parsed.
 //!
-//! Plain data without I/O. It says what the file says, right or wrong: the rules are in
-//! [`crate::check`]. Where a thing stood in the file is kept in a [`Position`], so that a later
-//! error can point at it.
+//! Plain data without I/O, right or wrong: the rules are in [`crate::check`]. Each item keeps its
+//! [`Position`] in the file, so that a later error can point at it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,14 +18,14 @@ use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
-    Engine, Forward, Mark, Pace, PaceOverride, Persistence, RealServer, Scheduler, SchedulerFlag,
-    Service, Vip, host_prefix,
+    Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
+    SchedulerFlag, Service, Vip, host_prefix,
 };
 
-/// One file: a whole cluster.
+/// One file: one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
-    /// Names the receipt on each host.
+    /// Also names the receipt on each host.
     pub name: TopologyName,
     /// The L2 segments.
     pub networks: BTreeMap<NetworkName, Network>,
@@ -34,22 +33,22 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Host>,
     /// The virtual services, in the order of VIP, protocol and port.
     pub services: Vec<Service>,
-    /// What the operator says for this run; nothing in the file does.
+    /// Set by command-line options for one run; the file has no such key.
     pub pace: PaceOverride,
 }
 
-/// An L2 segment: what hears the same ARP request.
+/// An L2 segment: the interfaces that receive the same ARP broadcast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// Its name.
     pub name: NetworkName,
     /// The subnets that are in use on it.
     pub subnets: Vec<IpNet>,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }
 
-/// What a host is for.
+/// The part of a host in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -68,78 +67,78 @@ pub enum Role {
 pub struct Host {
     /// Its name in the file.
     pub name: HostName,
-    /// What it is for; at least one.
+    /// At least one.
     pub roles: BTreeSet<Role>,
     /// Its interfaces.
     pub interfaces: BTreeMap<IfName, Interface>,
     /// Its default gateways, at most one a family: those that the file names, and those that a
     /// forwarding method needs.
     pub gateways: Vec<Gateway>,
-    /// What IPVS is to have here beside its table; said for directors.
+    /// IPVS settings outside the table; only directors use them.
     pub ipvs: IpvsSettings,
-    /// How it is reached; `None`: it is there for the reasoning and not touched.
+    /// How lvsprov connects to it; `None`: unmanaged, described for the rules only.
     pub reach: Option<Reach>,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }
 
-/// A network interface that the host has already, with the addresses it has already.
+/// An existing network interface of the host, with its existing addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name on the host.
     pub name: IfName,
-    /// The address and prefix length of each subnet it is in. The host part is kept.
+    /// Its addresses with prefix lengths; host bits are kept.
     pub addresses: Vec<IpNet>,
-    /// The L2 segment it is plugged into; `None` for lo and tunnels.
+    /// Its L2 segment; `None` for lo and tunnel devices.
     pub network: Option<NetworkName>,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }
 
-/// What a director's IPVS has beside its table.
+/// A director's IPVS settings outside the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IpvsSettings {
-    /// Every service in the table is ours: foreign ones are removed.
+    /// lvsprov owns the whole table and removes unmanaged services.
     pub exclusive: bool,
-    /// Timeouts, if the file names any; one that it does not name is 0 here, which leaves it as it is.
+    /// Timeouts, if the file sets any; 0 leaves one unchanged.
     pub timeouts: Option<Timeouts>,
     /// Sync daemons.
     pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
-    /// `net.ipv4.vs.*`, as they are written to the kernel.
+    /// `net.ipv4.vs.*`, in the form that the kernel reads.
     pub settings: BTreeMap<VsItem, String>,
-    /// Where each stands in the file.
+    /// Position of each setting in the file.
     pub settings_at: BTreeMap<VsItem, Position>,
-    /// Where each sync daemon stands in the file.
+    /// Position of each sync daemon in the file.
     pub daemons_at: BTreeMap<DaemonRole, Position>,
 }
 
-/// Where a host sends what is not on one of its own subnets.
+/// A default gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     /// The next hop.
     pub address: IpAddr,
-    /// The host of the file that has this address, if one has.
+    /// The host of the file with this address; `None` if the file has none.
     pub host: Option<HostName>,
     /// The interface over which the next hop is on-link.
     pub interface: IfName,
-    /// Not said in the file but derived (NAT: the director).
+    /// lvsprov derived it (NAT: the director); the file does not set it.
     pub derived: bool,
-    /// Where it stands in the file; where the host stands if it was derived.
+    /// Its position in the file; the host's position if derived.
     pub at: Position,
 }
 
-/// How a host is reached.
+/// How lvsprov connects to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
-    /// It is the machine that we run on.
+    /// The machine that lvsprov runs on.
     Local,
-    /// A network namespace of the machine we run on, by the path of its file (`/run/netns/NAME`).
+    /// A network namespace of the machine that lvsprov runs on, by the path of its file (`/run/netns/NAME`).
     Netns(PathBuf),
-    /// Over SSH, with the user's own OpenSSH configuration.
+    /// Over SSH, with the operator's OpenSSH configuration.
     Ssh(SshTarget),
 }
 
-/// Where `ssh` goes. What is not said is left to the user's OpenSSH configuration.
+/// An SSH destination. `None` leaves a part to the operator's OpenSSH configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshTarget {
     /// Host name, address or alias of ssh_config.
@@ -164,7 +163,7 @@ impl fmt::Display for SshTarget {
 }
 
 impl Topology {
-    /// The interfaces of `host` that are plugged into `network`.
+    /// The interfaces of `host` on `network`.
     pub fn interfaces_on<'a>(
         &'a self,
         host: &'a Host,
@@ -173,7 +172,7 @@ impl Topology {
         host.interfaces.values().filter(move |i| i.network.as_ref() == Some(network))
     }
 
-    /// Hosts with `role`, in the order of their names.
+    /// Hosts with `role`, sorted by name.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Host> {
         self.hosts.values().filter(move |h| h.roles.contains(&role))
     }
@@ -185,7 +184,7 @@ impl Host {
         self.gateways.iter().find(|gateway| gateway.address.is_ipv4() == address.is_ipv4())
     }
 
-    /// The interface that has `address`, and with which prefix.
+    /// The interface with `address`, and the address with its prefix length.
     pub fn interface_with(&self, address: IpAddr) -> Option<(&Interface, IpNet)> {
         self.interfaces
             .values()

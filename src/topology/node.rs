@@ -1,12 +1,12 @@
-//! YAML text as a tree in which everything knows where it stands.
+//! YAML text to a tree with the position of every value.
 //!
-//! Responsible for the syntax: text to scalars, lists and mappings with their positions, duplicate
-//! keys, anchors, and limits that no file can break. What the keys mean is `load`'s business.
+//! Handles the syntax: scalars, lists and mappings, duplicate keys, anchors, and size limits. `load`
+//! knows the keys.
 //!
-//! The tree is built from the events of `granit-parser` (the parser below `serde-saphyr`) rather
-//! than by serde: a deserialiser stops at the first error, decides what a scalar is before we can
-//! ask what is wanted there, and refuses or swallows a duplicate key without saying where the
-//! first one was. A scalar stays text here; only its reader says what it must be.
+//! The tree is built from the events of `granit-parser` (the parser below `serde-saphyr`), not by
+//! serde: a deserialiser stops at the first error, chooses a scalar's type before the expected type is
+//! known, and does not report where the first of two duplicate keys is. A scalar stays text here; its
+//! reader gives it a type.
 
 use std::collections::HashMap;
 
@@ -15,65 +15,65 @@ use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 use crate::finding::{Finding, Position};
 use crate::visible::is_hidden;
 
-/// Nested deeper than the format ever goes; also bounds every recursion over the tree.
+/// Maximum nesting; the format needs 6 levels. Also bounds every recursion over the tree.
 const MAX_DEPTH: usize = 24;
-/// Nodes in one file, those repeated by aliases counted again.
+/// Maximum number of nodes in one file; each alias counts its nodes again.
 const MAX_NODES: usize = 500_000;
-/// Bytes of text in one file, those repeated by aliases counted again: twice what a file may have.
+/// Maximum bytes of scalar text in one file, twice the file's size limit; each alias counts its text again.
 const MAX_TEXT: usize = 8 * 1024 * 1024;
 
-/// A value and where it stands.
+/// A value with its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// Its position.
     pub at: Position,
 }
 
 /// One value of the file.
 #[derive(Debug, Clone)]
-pub struct Node {
-    /// What it is.
-    pub content: Content,
-    /// Where it stands.
+pub struct YamlNode {
+    /// Scalar, list or mapping.
+    pub content: YamlValue,
+    /// Its position.
     pub at: Position,
 }
 
-/// What a value is.
+/// A YAML value.
 #[derive(Debug, Clone)]
-pub enum Content {
-    /// Nothing, `~` or `null`.
-    Nothing,
-    /// Text; what it means is decided by who reads it.
+pub enum YamlValue {
+    /// An empty value, `~` or `null`.
+    Null,
+    /// Text; its reader gives it a type.
     Scalar {
-        /// Without quotes, escapes replaced.
+        /// Unquoted, escapes resolved.
         text: String,
         /// Written without quotes.
         plain: bool,
     },
     /// `[a, b]` or lines with dashes.
-    List(Vec<Node>),
-    /// `{a: b}` or lines with colons. No key is in it twice.
-    Map(Vec<Entry>),
+    List(Vec<YamlNode>),
+    /// `{a: b}` or lines with colons. Keys are unique.
+    Map(Vec<KeyValue>),
 }
 
 /// A key with its value.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct KeyValue {
     /// The key's text.
     pub key: At<String>,
     /// Its value.
-    pub value: Node,
+    pub value: YamlNode,
 }
 
-/// Reads `text`. `None` where it is not YAML at all: then the one finding says why.
-pub fn parse(text: &str) -> (Option<Node>, Vec<Finding>) {
+/// Reads `text`. `None` if it is not YAML; the finding says why.
+pub fn parse(text: &str) -> (Option<YamlNode>, Vec<Finding>) {
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
     options.block_nesting_limit = MAX_DEPTH;
     options.flow_nesting_limit = MAX_DEPTH;
-    let mut builder = Builder::default();
+    let mut builder = TreeBuilder::default();
     for event in Parser::new_from_str_with_options(text, options) {
         let done = match event {
             Ok((event, span)) => builder.take(event, span),
@@ -87,70 +87,70 @@ pub fn parse(text: &str) -> (Option<Node>, Vec<Finding>) {
     (builder.root, builder.findings)
 }
 
-/// A finding after which the rest of the text cannot be trusted.
-type Stop = Box<Finding>;
+/// A finding that ends the parse.
+type FatalFinding = Box<Finding>;
 
 #[derive(Default)]
-struct Builder {
-    open: Vec<Open>,
-    anchors: HashMap<usize, (Node, Size)>,
-    root: Option<Node>,
-    held: Held,
+struct TreeBuilder {
+    open: Vec<OpenCollection>,
+    anchors: HashMap<usize, (YamlNode, NodeSize)>,
+    root: Option<YamlNode>,
+    footprint: Footprint,
     findings: Vec<Finding>,
 }
 
-/// What memory it takes.
+/// Memory that nodes take, as counted against the limits.
 #[derive(Debug, Clone, Copy, Default)]
-struct Held {
+struct Footprint {
     nodes: usize,
     /// Bytes.
     text: usize,
 }
 
-/// How much a node holds, itself included.
+/// Size of a node and everything in it.
 #[derive(Debug, Clone, Copy)]
-struct Size {
-    held: Held,
+struct NodeSize {
+    footprint: Footprint,
     height: usize,
 }
 
-/// A collection whose end has not come yet.
-struct Open {
+/// A collection that the parser is still in.
+struct OpenCollection {
     collection: Collection,
     start: Span,
     anchor: usize,
-    held_before: Held,
+    footprint_before: Footprint,
     height: usize,
 }
 
 enum Collection {
-    List(Vec<Node>),
-    Map { entries: Vec<Entry>, seen: HashMap<String, Position>, key: Option<Key> },
+    List(Vec<YamlNode>),
+    Map { entries: Vec<KeyValue>, seen: HashMap<String, Position>, key: Option<MapKey> },
 }
 
-enum Key {
+enum MapKey {
     Good(At<String>),
-    /// A duplicate, or no scalar: what it holds is read and dropped.
+    /// A duplicate, or not a scalar: its value is parsed and dropped.
     Dropped,
 }
 
-impl Builder {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {
+impl TreeBuilder {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), FatalFinding> {
         if span.tag_start().is_some() {
             self.findings.push(tag(span));
         }
         match event {
             Event::DocumentStart(..) if self.root.is_some() => Err(second_document(span).into()),
             Event::Scalar(text, style, anchor, _) => {
-                let held = Held { nodes: 1, text: text.len() };
-                self.count(held, span)?;
+                let footprint = Footprint { nodes: 1, text: text.len() };
+                self.count(footprint, span)?;
                 let plain = matches!(style, ScalarStyle::Plain);
                 let content = match &*text {
-                    "" | "~" | "null" | "Null" | "NULL" if plain => Content::Nothing,
-                    _ => Content::Scalar { text: text.into_owned(), plain },
+                    "" | "~" | "null" | "Null" | "NULL" if plain => YamlValue::Null,
+                    _ => YamlValue::Scalar { text: text.into_owned(), plain },
                 };
-                let size = Size { held, height: 0 };
-                self.finish(Node { content, at: position(span) }, anchor, size);
+                let size = NodeSize { footprint, height: 0 };
+                self.attach(YamlNode { content, at: position(span) }, anchor, size);
                 Ok(())
             }
             Event::SequenceStart(_, anchor, _) => {
@@ -168,12 +168,12 @@ impl Builder {
                 let Some(&(_, size)) = self.anchors.get(&anchor) else {
                     return Err(self_reference(span).into());
                 };
-                self.count(size.held, span)?;
+                self.count(size.footprint, span)?;
                 if self.open.len() + size.height > MAX_DEPTH {
                     return Err(too_deep(span).into());
                 }
                 if let Some((node, _)) = self.anchors.get(&anchor).cloned() {
-                    self.finish(node, 0, size);
+                    self.attach(node, 0, size);
                 }
                 Ok(())
             }
@@ -181,46 +181,53 @@ impl Builder {
         }
     }
 
-    fn count(&mut self, more: Held, span: Span) -> Result<(), Stop> {
-        self.held.nodes = self.held.nodes.saturating_add(more.nodes);
-        self.held.text = self.held.text.saturating_add(more.text);
-        let fits = self.held.nodes <= MAX_NODES && self.held.text <= MAX_TEXT;
-        if fits { Ok(()) } else { Err(too_large(span, self.held).into()) }
+    fn count(&mut self, more: Footprint, span: Span) -> Result<(), FatalFinding> {
+        self.footprint.nodes = self.footprint.nodes.saturating_add(more.nodes);
+        self.footprint.text = self.footprint.text.saturating_add(more.text);
+        let fits = self.footprint.nodes <= MAX_NODES && self.footprint.text <= MAX_TEXT;
+        if fits { Ok(()) } else { Err(too_large(span, self.footprint).into()) }
     }
 
-    fn open(&mut self, collection: Collection, start: Span, anchor: usize) -> Result<(), Stop> {
-        let held_before = self.held;
-        self.count(Held { nodes: 1, text: 0 }, start)?;
+    fn open(
+        &mut self,
+        collection: Collection,
+        start: Span,
+        anchor: usize,
+    ) -> Result<(), FatalFinding> {
+        let footprint_before = self.footprint;
+        self.count(Footprint { nodes: 1, text: 0 }, start)?;
         if self.open.len() >= MAX_DEPTH {
             return Err(too_deep(start).into());
         }
-        self.open.push(Open { collection, start, anchor, held_before, height: 1 });
+        self.open.push(OpenCollection { collection, start, anchor, footprint_before, height: 1 });
         Ok(())
     }
 
     fn close(&mut self, end: Span) {
-        let Some(Open { collection, start, anchor, held_before, height }) = self.open.pop() else {
+        let Some(OpenCollection { collection, start, anchor, footprint_before, height }) =
+            self.open.pop()
+        else {
             return;
         };
         let mut at = position(Span::new(start.start, end.end));
         let content = match collection {
-            Collection::List(items) => Content::List(items),
+            Collection::List(items) => YamlValue::List(items),
             Collection::Map { entries, .. } => {
                 if let (0, Some(first)) = (at.length, entries.first()) {
                     at = first.key.at;
                 }
-                Content::Map(entries)
+                YamlValue::Map(entries)
             }
         };
-        let held = Held {
-            nodes: self.held.nodes.saturating_sub(held_before.nodes),
-            text: self.held.text.saturating_sub(held_before.text),
+        let footprint = Footprint {
+            nodes: self.footprint.nodes.saturating_sub(footprint_before.nodes),
+            text: self.footprint.text.saturating_sub(footprint_before.text),
         };
-        self.finish(Node { content, at }, anchor, Size { held, height });
+        self.attach(YamlNode { content, at }, anchor, NodeSize { footprint, height });
     }
 
-    /// Puts a node that is complete where it belongs.
-    fn finish(&mut self, node: Node, anchor: usize, size: Size) {
+    /// Adds a complete node to its parent.
+    fn attach(&mut self, node: YamlNode, anchor: usize, size: NodeSize) {
         if anchor != 0 {
             self.anchors.insert(anchor, (node.clone(), size));
         }
@@ -229,59 +236,65 @@ impl Builder {
         }
         match self.open.last_mut() {
             None => self.root = Some(node),
-            Some(Open { collection: Collection::List(items), .. }) => items.push(node),
-            Some(Open { collection: Collection::Map { entries, seen, key }, .. }) => {
+            Some(OpenCollection { collection: Collection::List(items), .. }) => items.push(node),
+            Some(OpenCollection { collection: Collection::Map { entries, seen, key }, .. }) => {
                 match key.take() {
                     None => *key = Some(take_key(node, seen, &mut self.findings)),
-                    Some(Key::Dropped) => {}
-                    Some(Key::Good(key)) => entries.push(Entry { value: placed(node, &key), key }),
+                    Some(MapKey::Dropped) => {}
+                    Some(MapKey::Good(key)) => {
+                        entries.push(KeyValue { value: with_position(node, &key), key })
+                    }
                 }
             }
         }
     }
 }
 
-/// A value that is not there is missing beside its key, not where the parser noticed.
-fn placed(mut node: Node, key: &At<String>) -> Node {
-    if matches!(node.content, Content::Nothing) && node.at.length == 0 {
+/// Reports an empty value at its key, not at the place where the parser noticed it.
+fn with_position(mut node: YamlNode, key: &At<String>) -> YamlNode {
+    if matches!(node.content, YamlValue::Null) && node.at.length == 0 {
         node.at = key.at;
     }
     node
 }
 
-fn take_key(node: Node, seen: &mut HashMap<String, Position>, findings: &mut Vec<Finding>) -> Key {
-    let Content::Scalar { text, .. } = node.content else {
+fn take_key(
+    node: YamlNode,
+    seen: &mut HashMap<String, Position>,
+    findings: &mut Vec<Finding>,
+) -> MapKey {
+    let YamlValue::Scalar { text, .. } = node.content else {
         findings.push(Finding::error(
             "bad-key",
             node.at,
-            "a key must be a word",
-            "keys here are names: of settings, hosts, networks and interfaces",
+            "a key must be a single value",
+            "keys are names of settings, hosts, networks and interfaces",
             "write `name: value`; a value in braces or brackets cannot stand before the colon",
         ));
-        return Key::Dropped;
+        return MapKey::Dropped;
     };
     if text == "<<" {
         findings.push(Finding::error(
             "bad-key",
             node.at,
-            "merge keys (`<<`) are not understood",
-            "they belong to YAML 1.1, and hide which value counts",
-            "put what several services or hosts share under `defaults`",
+            "merge keys (`<<`) are not supported",
+            "they belong to YAML 1.1, and the reader cannot see which value applies",
+            "put shared values under `defaults`",
         ));
-        return Key::Dropped;
+        return MapKey::Dropped;
     }
     if let Some(first) = seen.get(&text) {
         findings.push(Finding::error(
             "duplicate-key",
             node.at,
-            format!("{text:?} stands here twice: the first is at {}:{}", first.line, first.column),
-            "only one of them could count, and nobody could tell which was meant",
+            format!("duplicate key {text:?}: the first is at {}:{}", first.line, first.column),
+            "only one of them can apply, and lvsprov cannot tell which",
             "remove or rename one of them",
         ));
-        return Key::Dropped;
+        return MapKey::Dropped;
     }
     seen.insert(text.clone(), node.at);
-    Key::Good(At { value: text, at: node.at })
+    MapKey::Good(At { value: text, at: node.at })
 }
 
 fn position(span: Span) -> Position {
@@ -304,12 +317,12 @@ fn syntax(error: &ScanError) -> Finding {
         "yaml-syntax",
         mark(*error.marker()),
         format!("this is not YAML: {}", plain(&error.info())),
-        "nothing after this place can be understood",
-        "check indentation (blanks, no tabs), colons followed by a blank, and closing brackets and quotes",
+        "the text after this place cannot be parsed",
+        "check the indentation (spaces, no tabs), the space after each colon, and closing brackets and quotes",
     )
 }
 
-/// What the parser says may quote the text.
+/// The parser's message may quote the text: hidden characters are replaced.
 fn plain(message: &str) -> String {
     let shown = |c: char| if is_hidden(c) { '\u{fffd}' } else { c };
     message.chars().map(shown).collect()
@@ -319,8 +332,8 @@ fn tag(span: Span) -> Finding {
     Finding::error(
         "yaml-tag",
         position(span.tag_span().unwrap_or(span)),
-        "tags mean nothing here",
-        "every key says by itself what kind of value it takes",
+        "YAML tags are not supported",
+        "each key has a fixed type",
         "remove the tag (the word with the exclamation mark)",
     )
 }
@@ -339,14 +352,14 @@ fn self_reference(span: Span) -> Finding {
     Finding::error(
         "yaml-alias",
         position(span),
-        "this alias stands for a value that it is itself a part of",
-        "it would never end",
+        "this alias refers to a value that contains it",
+        "the value would be infinite",
         "write the value out",
     )
 }
 
-fn too_large(span: Span, held: Held) -> Finding {
-    let most = if held.nodes > MAX_NODES {
+fn too_large(span: Span, footprint: Footprint) -> Finding {
+    let most = if footprint.nodes > MAX_NODES {
         format!("{MAX_NODES} values")
     } else {
         format!("{MAX_TEXT} bytes of text")
@@ -354,9 +367,9 @@ fn too_large(span: Span, held: Held) -> Finding {
     Finding::error(
         "too-large",
         position(span),
-        format!("more than {most}, counting what aliases repeat"),
-        "a file like that is an accident or an attack: aliases of aliases multiply",
-        "split the cluster into several files, or write fewer aliases",
+        format!("more than {most}, aliases counted each time"),
+        "such a file is an accident or an attack: nested aliases multiply",
+        "split the cluster into several files, or use fewer aliases",
     )
 }
 
@@ -365,7 +378,7 @@ fn too_deep(span: Span) -> Finding {
         "too-deep",
         position(span),
         format!("nested more than {MAX_DEPTH} levels deep"),
-        "nothing in this format lies that deep",
+        "the format needs 6 levels at most",
         "check indentation and brackets",
     )
 }

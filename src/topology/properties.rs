@@ -1,4 +1,4 @@
-//! Laws about reading: order changes nothing (law 5), and no text makes it panic (law 6).
+//! Laws of the reader: the order of keys changes nothing (law 5), and no text makes it panic (law 6).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::format_collect)] // short, and only here
@@ -11,7 +11,7 @@ use proptest::prelude::prop::test_runner::RngAlgorithm;
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
-use super::node::{self, Content, Entry, Node};
+use super::node::{self, KeyValue, YamlNode, YamlValue};
 use super::*;
 use crate::check::examine;
 use crate::finding::{Finding, Severity};
@@ -27,16 +27,16 @@ fn texts(folder: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|p| (p.clone(), std::fs::read_to_string(p).unwrap())).collect()
 }
 
-/// Writes `node` in one line, keys and lists without an order of their own in any order.
-fn shuffled(node: &Node, key: &str, parent: &str, rng: &mut TestRng, out: &mut String) {
+/// Writes `node` in one line, with keys and unordered lists shuffled.
+fn shuffled(node: &YamlNode, key: &str, parent: &str, rng: &mut TestRng, out: &mut String) {
     match &node.content {
-        Content::Nothing => out.push('~'),
-        Content::Scalar { text, plain: true } if matches!(&**text, "true" | "false") => {
+        YamlValue::Null => out.push('~'),
+        YamlValue::Scalar { text, plain: true } if matches!(&**text, "true" | "false") => {
             out.push_str(text);
         }
-        Content::Scalar { text, .. } => out.push_str(&serde_json::to_string(text).unwrap()),
-        Content::List(items) => {
-            let mut items: Vec<&Node> = items.iter().collect();
+        YamlValue::Scalar { text, .. } => out.push_str(&serde_json::to_string(text).unwrap()),
+        YamlValue::List(items) => {
+            let mut items: Vec<&YamlNode> = items.iter().collect();
             // The first address of an interface is its primary one.
             if matches!(key, "role" | "subnets" | "services" | "real_servers")
                 || parent == "networks"
@@ -50,11 +50,11 @@ fn shuffled(node: &Node, key: &str, parent: &str, rng: &mut TestRng, out: &mut S
             }
             out.push(']');
         }
-        Content::Map(entries) => {
-            let mut entries: Vec<&Entry> = entries.iter().collect();
+        YamlValue::Map(entries) => {
+            let mut entries: Vec<&KeyValue> = entries.iter().collect();
             shuffle(&mut entries, rng);
             out.push('{');
-            for Entry { key: inner, value } in entries {
+            for KeyValue { key: inner, value } in entries {
                 write!(out, "{}: ", serde_json::to_string(&inner.value).unwrap()).unwrap();
                 shuffled(value, &inner.value, key, rng, out);
                 out.push_str(", ");
@@ -70,7 +70,7 @@ fn shuffle<T>(items: &mut [T], rng: &mut TestRng) {
     }
 }
 
-/// The topology as if it stood nowhere. Destructured: a new position must be forgotten too.
+/// Clears every position. Destructures the types, so that a new position field does not compile unnoticed.
 fn forget_positions(topology: &mut Topology) {
     let nowhere = Position::default();
     let Topology { name: _, networks, hosts, services, pace: _ } = topology;
@@ -100,7 +100,7 @@ fn forget_positions(topology: &mut Topology) {
     }
 }
 
-/// Which rules speak: of two that contradict each other, the order of the file says which is named.
+/// The rules of the findings. Of two contradicting values, the order of the file decides which one is reported.
 fn rules(findings: &[Finding]) -> BTreeSet<&'static str> {
     findings.iter().map(|f| f.rule).collect()
 }
@@ -114,7 +114,7 @@ proptest! {
         for folder in ["playbooks", "tests/cases/check"] {
             for (path, text) in texts(folder) {
                 let (Some(root), broken) = node::parse(&text) else { continue };
-                // A key that is refused is not in the tree any more.
+                // A refused key is no longer in the tree.
                 if !broken.is_empty() {
                     continue;
                 }
@@ -133,7 +133,7 @@ proptest! {
     }
 }
 
-/// What must hold of any text at all.
+/// Must hold for any text.
 fn total(text: &str) -> Result<(), TestCaseError> {
     let examined = examine("any.yaml", text);
     let errors = examined.findings.iter().any(|f| f.severity == Severity::Error);
@@ -271,7 +271,7 @@ fn large_and_hostile_texts_come_to_an_end() {
 fn fuzz_topology() {
     let mut seeds = Vec::new();
     for folder in ["playbooks", "tests/cases/check"] {
-        // The bomb is slow by design, and every input made from it is.
+        // The alias bomb is slow by design, and so is every input derived from it.
         seeds.extend(texts(folder).into_iter().map(|(_, text)| text).filter(|t| t.len() < 4096));
     }
     let seeds = seeds.into_iter().map(String::into_bytes).collect();

@@ -1,48 +1,48 @@
-//! How a host is reached: `ssh`, `local` or `netns`, at most one of them.
+//! How lvsprov connects to a host: `ssh`, `local` or `netns`, at most one of them.
 
-use super::document::{ReachDoc, Said};
-use super::load::{Loader, Table};
+use super::document::{Field, ReachDoc};
+use super::load::{Loader, Mapping};
 use super::model::SshTarget;
-use super::node::{At, Content, Node};
+use super::node::{At, YamlNode, YamlValue};
 use super::scalar;
 use crate::finding::{Finding, Position};
 
 const SSH: &[&str] = &["host", "user", "port"];
 
-/// Reads whichever of the three keys is there.
-pub(super) fn reach(loader: &mut Loader, table: &Table<'_>) -> Said<ReachDoc> {
-    let mut ways = table.ways();
+/// Reads the one of the three keys that the host has.
+pub(super) fn reach(loader: &mut Loader, mapping: &Mapping<'_>) -> Field<ReachDoc> {
+    let mut ways = mapping.ways();
     if let (Some(_), Some(second)) = (ways.next(), ways.next()) {
         loader.findings.push(Finding::error(
             "several-ways",
             second.at,
-            format!("`{}` is a second way to reach this host", second.value),
-            "only one of them can be taken",
+            format!("`{}` is a second way to connect to this host", second.value),
+            "lvsprov uses exactly one",
             "keep one of ssh, local and netns",
         ));
-        return Said::Unclear;
+        return Field::Invalid;
     }
-    if let Some(node) = table.get("ssh") {
+    if let Some(node) = mapping.get("ssh") {
         return match ssh(loader, node) {
-            Some(target) => Said::This(At { value: ReachDoc::Ssh(target), at: node.at }),
-            None => Said::Unclear,
+            Some(target) => Field::Value(At { value: ReachDoc::Ssh(target), at: node.at }),
+            None => Field::Invalid,
         };
     }
-    if let Some(node) = table.get("local") {
-        return match loader.keep(scalar::boolean(node, "`local`")) {
-            Some(true) => Said::This(At { value: ReachDoc::Local, at: node.at }),
-            Some(false) => Said::Nothing,
-            None => Said::Unclear,
+    if let Some(node) = mapping.get("local") {
+        return match loader.accept(scalar::boolean(node, "`local`")) {
+            Some(true) => Field::Value(At { value: ReachDoc::Local, at: node.at }),
+            Some(false) => Field::Missing,
+            None => Field::Invalid,
         };
     }
-    match loader.said(table, "netns", scalar::netns) {
-        Said::This(At { value, at }) => Said::This(At { value: ReachDoc::Netns(value), at }),
-        Said::Nothing => Said::Nothing,
-        Said::Unclear => Said::Unclear,
+    match loader.field(mapping, "netns", scalar::netns) {
+        Field::Value(At { value, at }) => Field::Value(At { value: ReachDoc::Netns(value), at }),
+        Field::Missing => Field::Missing,
+        Field::Invalid => Field::Invalid,
     }
 }
 
-impl Table<'_> {
+impl Mapping<'_> {
     fn ways(&self) -> impl Iterator<Item = &At<String>> {
         let mut ways: Vec<_> =
             ["ssh", "local", "netns"].iter().filter_map(|k| self.key(k)).collect();
@@ -51,24 +51,24 @@ impl Table<'_> {
     }
 }
 
-fn ssh(loader: &mut Loader, node: &Node) -> Option<SshTarget> {
-    if !matches!(node.content, Content::Map(_)) {
-        let text = loader.keep(scalar::text(node, "`ssh`"))?;
-        return loader.keep(target(text, node.at));
+fn ssh(loader: &mut Loader, node: &YamlNode) -> Option<SshTarget> {
+    if !matches!(node.content, YamlValue::Map(_)) {
+        let text = loader.accept(scalar::text(node, "`ssh`"))?;
+        return loader.accept(target(text, node.at));
     }
-    let table = loader.table(node, "`ssh`", node.at, SSH)?;
-    let word = |n: &Node| {
+    let mapping = loader.mapping(node, "`ssh`", node.at, SSH)?;
+    let word = |n: &YamlNode| {
         let text = scalar::text(n, "this")?;
         Ok(At { value: plain(text, n.at)?.to_owned(), at: n.at })
     };
-    let host = loader.said(&table, "host", word);
-    let user = loader.said(&table, "user", word);
-    let port = loader.said(&table, "port", scalar::port);
-    if host == Said::Nothing {
-        let cure = "add `host:` with a name, an address or an alias of ssh_config";
-        loader.missing(&table, node.at, "host", "`ssh`", cure);
+    let host = loader.field(&mapping, "host", word);
+    let user = loader.field(&mapping, "user", word);
+    let port = loader.field(&mapping, "port", scalar::port);
+    if host == Field::Missing {
+        let cure = "add `host:` with a name, an address or an alias in ssh_config";
+        loader.missing(&mapping, node.at, "host", "`ssh`", cure);
     }
-    if user.is_unclear() || port.is_unclear() {
+    if user.is_invalid() || port.is_invalid() {
         return None;
     }
     Some(SshTarget {
@@ -107,14 +107,14 @@ fn target(text: &str, at: Position) -> Result<SshTarget, Box<Finding>> {
 impl std::str::FromStr for SshTarget {
     type Err = String;
 
-    /// `[user@]host[:port]`; `Err` says what is wrong and what to write.
+    /// `[user@]host[:port]`; `Err` is a message for the operator, with the cure.
     fn from_str(text: &str) -> Result<Self, String> {
         target(text, Position::default())
             .map_err(|finding| format!("{}; {}", finding.message, finding.cure))
     }
 }
 
-/// What ssh(1) cannot take for an option, and a terminal not for a command.
+/// A word that is not an ssh(1) option, a shell command or a terminal sequence.
 fn plain(text: &str, at: Position) -> Result<&str, Box<Finding>> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.:%+\\".contains(c);
     if !text.is_empty() && text.len() <= 255 && !text.starts_with('-') && text.chars().all(good) {
@@ -127,9 +127,9 @@ fn bad(text: &str, at: Position) -> Finding {
     Finding::error(
         "bad-ssh",
         at,
-        format!("{text:?} does not say where ssh goes"),
-        "it is given to ssh as it stands, so it must not look like anything else",
-        "write [user@]host[:port]; jump hosts, keys and the rest belong into ssh_config",
+        format!("{text:?} is not an SSH destination"),
+        "lvsprov passes it to ssh as an argument, so it must not look like an option or a command",
+        "write [user@]host[:port]; put jump hosts and keys into ssh_config",
     )
 }
 
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ssh_targets_say_what_they_said() {
+    fn ssh_targets_print_as_they_were_written() {
         for good in ["web1", "root@10.0.0.1", "root@10.0.0.1:2222", "a.b-c:22"] {
             let target = target(good, Position::default()).unwrap();
             assert_eq!(target.to_string(), good);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_ssh_would_take_for_an_option_passes() {
+    fn ssh_targets_that_look_like_options_or_commands_are_refused() {
         let bad = [
             "",
             "-oProxyCommand=x",

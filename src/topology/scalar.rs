@@ -1,6 +1,6 @@
-//! The text of one value to its type, strictly, or a finding that says what was expected.
+//! One scalar to its type, strictly, or a finding with the expected form.
 //!
-//! Nothing is guessed: `no` is not a boolean, `0x50` and `080` are not numbers, a prefix is not left out.
+//! No guesses: `no` is not a boolean, `0x50` and `080` are not numbers, a prefix length is required.
 
 mod addresses;
 
@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
 use super::model::{Engine, Forward, Pace, Role, Scheduler, SchedulerFlag};
-use super::node::{At, Content, Node};
+use super::node::{At, YamlNode, YamlValue};
 use super::suggest::nearest_of;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, NameError, TopologyName};
@@ -18,162 +18,160 @@ use crate::state::{DaemonRole, Protocol, VsItem};
 
 pub use addresses::{address, interface_address, subnet, usable_on, vip};
 
-/// Weights are what fits into a signed int of the kernel (`ip_vs_add_dest`, ERANGE below 0).
+/// Maximum weight: the kernel stores a signed int (`ip_vs_add_dest`, ERANGE below 0).
 const MAX_WEIGHT: u64 = 2_147_483_647;
 
-type Read<T> = Result<T, Box<Finding>>;
+type ScalarResult<T> = Result<T, Box<Finding>>;
 
-fn no<T>(
+fn refuse<T>(
     rule: &'static str,
     at: Position,
     message: impl Into<String>,
     why: &str,
     cure: impl Into<String>,
-) -> Read<T> {
+) -> ScalarResult<T> {
     Err(Box::new(Finding::error(rule, at, message, why, cure)))
 }
 
 /// The finding for a value of the wrong kind.
-pub fn wrong_kind<T>(node: &Node, what: &str, expected: &str) -> Read<T> {
+pub fn wrong_kind<T>(node: &YamlNode, what: &str, expected: &str) -> ScalarResult<T> {
     let found = match &node.content {
-        Content::Nothing => "nothing",
-        Content::Scalar { .. } => "a single value",
-        Content::List(_) => "a list",
-        Content::Map(_) => "a mapping",
+        YamlValue::Null => "nothing",
+        YamlValue::Scalar { .. } => "a single value",
+        YamlValue::List(_) => "a list",
+        YamlValue::Map(_) => "a mapping",
     };
     let message = format!("{what}: expected {expected}, found {found}");
-    let why = "what is meant cannot be told from a value of another kind";
-    no("wrong-type", node.at, message, why, format!("write {expected}"))
+    let why = "lvsprov does not convert one kind of value into another";
+    refuse("wrong-type", node.at, message, why, format!("write {expected}"))
 }
 
 /// The text of a scalar.
-pub fn text<'a>(node: &'a Node, what: &str) -> Read<&'a str> {
+pub fn text<'a>(node: &'a YamlNode, what: &str) -> ScalarResult<&'a str> {
     match &node.content {
-        Content::Scalar { text, .. } => Ok(text),
+        YamlValue::Scalar { text, .. } => Ok(text),
         _ => wrong_kind(node, what, "a single value"),
     }
 }
 
-/// A name that its own type checks.
-pub fn name<T: FromStr<Err = NameError>>(node: &Node, what: &str) -> Read<At<T>> {
+/// A name, checked by its type.
+pub fn name<T: FromStr<Err = NameError>>(node: &YamlNode, what: &str) -> ScalarResult<At<T>> {
     name_at(text(node, what)?, node.at)
 }
 
-/// A name that its own type checks.
-pub fn name_at<T: FromStr<Err = NameError>>(text: &str, at: Position) -> Read<At<T>> {
+/// A name, checked by its type.
+pub fn name_at<T: FromStr<Err = NameError>>(text: &str, at: Position) -> ScalarResult<At<T>> {
     match text.parse() {
         Ok(value) => Ok(At { value, at }),
-        Err(error) => no(
+        Err(error) => refuse(
             "bad-name",
             at,
             error.to_string(),
-            "names become parts of paths, arguments and lines on a terminal",
+            "names become parts of paths, command arguments and terminal output",
             "choose another name",
         ),
     }
 }
 
 /// A topology's name.
-pub fn topology_name(node: &Node) -> Read<At<TopologyName>> {
+pub fn topology_name(node: &YamlNode) -> ScalarResult<At<TopologyName>> {
     let name = name::<TopologyName>(node, "the topology's name")?;
     let word = name.value.as_str();
     if !TopologyName::RESERVED.contains(&word) {
         return Ok(name);
     }
-    no(
+    refuse(
         "reserved-name",
         node.at,
         format!("{word:?} cannot be a topology's name"),
-        "the name becomes a folder in /var/lib/lvsprov on every host, where lvsprov has something of its own \
-         of that name",
+        "the name becomes a folder in /var/lib/lvsprov on every host, and lvsprov uses that folder itself",
         format!("choose another name, such as `{word}-1`"),
     )
 }
 
 /// Decimal digits, quoted or not.
-pub fn number(node: &Node, what: &str, range: &str, max: u64) -> Read<u64> {
+pub fn number(node: &YamlNode, what: &str, range: &str, max: u64) -> ScalarResult<u64> {
     let text = text(node, what)?;
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let leading_zero = text.len() > 1 && text.starts_with('0');
     match text.parse::<u64>() {
         Ok(number) if digits && !leading_zero && number <= max => Ok(number),
-        _ => no(
+        _ => refuse(
             "bad-number",
             node.at,
             format!("{text:?} is not a {what}"),
-            "a number is written in decimal digits only, so that no reader takes it for another",
+            "other notations mean different numbers to different YAML readers",
             format!("write a whole number, {range}"),
         ),
     }
 }
 
-/// `number` of a smaller type. Out of range is out of `max` too, so nothing is cut off.
+/// `number` as a smaller type. A number outside `range` is refused, never truncated.
 pub fn number_of<T: TryFrom<u64>>(
-    node: &Node,
+    node: &YamlNode,
     what: &str,
     range: &str,
     (min, max): (u64, u64),
-) -> Read<At<T>> {
+) -> ScalarResult<At<T>> {
     let number = number(node, what, range, max)?;
     match T::try_from(number) {
         Ok(value) if number >= min => Ok(At { value, at: node.at }),
-        _ => no(
+        _ => refuse(
             "bad-number",
             node.at,
             format!("{number} is not a {what}"),
-            "the kernel would refuse it, or take it for something else",
+            "the kernel would refuse it, or read it as another value",
             format!("write a whole number, {range}"),
         ),
     }
 }
 
-/// 1-65535; 0 has a finding of its own.
-pub fn port(node: &Node) -> Read<At<u16>> {
+/// 1-65535; 0 is the finding `port-zero`.
+pub fn port(node: &YamlNode) -> ScalarResult<At<u16>> {
     let number = number(node, "port", "1 to 65535", 65_535)?;
     match u16::try_from(number) {
         Ok(value) if value != 0 => Ok(At { value, at: node.at }),
-        _ => no(
+        _ => refuse(
             "port-zero",
             node.at,
-            "0 is no port",
-            "the kernel uses it for every port, which a persistent service can have",
-            "write `port: any` with `persistence:`, or a port",
+            "0 is not a port",
+            "to the kernel port 0 means every port, which needs a persistent service",
+            "write a port, or `port: any` with `persistence:`",
         ),
     }
 }
 
 /// A service's port: 1-65535, or `any`, which is 0.
-pub fn service_port(node: &Node) -> Read<At<u16>> {
+pub fn service_port(node: &YamlNode) -> ScalarResult<At<u16>> {
     match text(node, "a port") {
         Ok("any") => Ok(At { value: 0, at: node.at }),
         _ => port(node),
     }
 }
 
-/// 0-2147483647.
-/// How long to wait before, or take for, a change: as long as a controller may sit there.
-pub fn patience(node: &Node) -> Read<At<u32>> {
+/// Seconds of drain or ramp, 0-3600: the controller waits that long.
+pub fn wait_seconds(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "number of seconds", "0 to 3600", (0, u64::from(Pace::LONGEST)))
 }
 
-pub fn weight(node: &Node) -> Read<At<u32>> {
+/// 0-2147483647.
+pub fn weight(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "weight", "0 to 2147483647", (0, MAX_WEIGHT))
 }
 
-/// 0-2147483647: what the kernel takes (`ip_vs_genl_parse_dest` has room for more, but reads it as a
-/// signed number).
-pub fn threshold(node: &Node) -> Read<At<u32>> {
+/// 0-2147483647: `ip_vs_genl_parse_dest` takes 32 bits, but the kernel reads them as a signed number.
+pub fn threshold(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "number of connections", "0 to 2147483647", (0, MAX_WEIGHT))
 }
 
 /// 1-4294967295.
-pub fn mark(node: &Node) -> Read<At<u32>> {
+pub fn mark(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "firewall mark", "1 to 4294967295", (1, u64::from(u32::MAX)))
 }
 
 /// `lvsprov` or `others`.
-pub fn marked_by(node: &Node) -> Read<At<bool>> {
-    word(node, "marker of packets", "unknown-word", &["lvsprov", "others"], |text| match text {
+pub fn marked_by(node: &YamlNode) -> ScalarResult<At<bool>> {
+    word(node, "value for `marked_by`", "unknown-word", &["lvsprov", "others"], |text| match text {
         "lvsprov" => Some(true),
         "others" => Some(false),
         _ => None,
@@ -181,7 +179,7 @@ pub fn marked_by(node: &Node) -> Read<At<bool>> {
 }
 
 /// `ipv4` or `ipv6`.
-pub fn is_ipv6(node: &Node) -> Read<At<bool>> {
+pub fn is_ipv6(node: &YamlNode) -> ScalarResult<At<bool>> {
     word(node, "address family", "unknown-word", &["ipv4", "ipv6"], |text| match text {
         "ipv4" => Some(false),
         "ipv6" => Some(true),
@@ -190,7 +188,7 @@ pub fn is_ipv6(node: &Node) -> Read<At<bool>> {
 }
 
 /// `exclusive` or `shared`.
-pub fn is_exclusive(node: &Node) -> Read<At<bool>> {
+pub fn is_exclusive(node: &YamlNode) -> ScalarResult<At<bool>> {
     let known = ["exclusive", "shared"];
     word(node, "way to own the IPVS table", "unknown-word", &known, |text| match text {
         "exclusive" => Some(true),
@@ -200,11 +198,11 @@ pub fn is_exclusive(node: &Node) -> Read<At<bool>> {
 }
 
 /// -20 to 19, as text.
-pub fn nice(node: &Node) -> Read<String> {
+pub fn nice(node: &YamlNode) -> ScalarResult<String> {
     let text = text(node, "a nice value")?;
     match text.parse::<i8>() {
         Ok(nice) if (-20..=19).contains(&nice) && nice.to_string() == text => Ok(text.to_owned()),
-        _ => no(
+        _ => refuse(
             "bad-number",
             node.at,
             format!("{text:?} is not a nice value"),
@@ -214,8 +212,8 @@ pub fn nice(node: &Node) -> Read<String> {
     }
 }
 
-/// A tunnel's checksum: none or false 0, full or true 1, remote 2.
-pub fn checksum(node: &Node) -> Read<At<u16>> {
+/// A tunnel's checksum: `none` or `false` is 0, `full` or `true` is 1, `remote` is 2.
+pub fn checksum(node: &YamlNode) -> ScalarResult<At<u16>> {
     let known = ["none", "full", "remote", "true", "false"];
     word(node, "kind of checksum", "unknown-word", &known, |text| match text {
         "none" | "false" => Some(0),
@@ -225,13 +223,13 @@ pub fn checksum(node: &Node) -> Read<At<u16>> {
     })
 }
 
-/// `true` or `false`, with its place.
-pub fn truth(node: &Node, what: &str) -> Read<At<bool>> {
+/// `true` or `false`, with its position.
+pub fn boolean_at(node: &YamlNode, what: &str) -> ScalarResult<At<bool>> {
     Ok(At { value: boolean(node, what)?, at: node.at })
 }
 
-/// The names of flags that schedulers read.
-pub fn scheduler_flag(node: &Node) -> Read<At<SchedulerFlag>> {
+/// A scheduler flag.
+pub fn scheduler_flag(node: &YamlNode) -> ScalarResult<At<SchedulerFlag>> {
     let known: Vec<&str> = SchedulerFlag::ALL.iter().map(|flag| flag.as_str()).collect();
     word(node, "scheduler flag", "unknown-scheduler-flag", &known, |text| {
         SchedulerFlag::ALL.iter().copied().find(|flag| flag.as_str() == text)
@@ -239,14 +237,14 @@ pub fn scheduler_flag(node: &Node) -> Read<At<SchedulerFlag>> {
 }
 
 /// `sip`.
-pub fn engine(node: &Node) -> Read<At<Engine>> {
+pub fn engine(node: &YamlNode) -> ScalarResult<At<Engine>> {
     word(node, "persistence engine", "unknown-engine", &["sip"], |text| {
         (text == "sip").then_some(Engine::Sip)
     })
 }
 
 /// A mask such as 255.255.255.0, or a prefix length.
-pub fn mask(node: &Node) -> Read<At<MaskDoc>> {
+pub fn mask(node: &YamlNode) -> ScalarResult<At<MaskDoc>> {
     let text = text(node, "a persistence mask")?;
     if let Ok(dotted) = text.parse::<Ipv4Addr>() {
         return Ok(At { value: MaskDoc::Dotted(dotted), at: node.at });
@@ -257,106 +255,106 @@ pub fn mask(node: &Node) -> Read<At<MaskDoc>> {
 }
 
 /// A name under `net.ipv4.vs`.
-pub fn vs_item(key: &At<String>) -> Read<At<VsItem>> {
+pub fn vs_item(key: &At<String>) -> ScalarResult<At<VsItem>> {
     let known: Vec<&str> = VsItem::ALL.iter().map(|item| item.as_str()).collect();
     match VsItem::ALL.iter().copied().find(|item| item.as_str() == key.value) {
         Some(value) => Ok(At { value, at: key.at }),
-        None => no(
+        None => refuse(
             "unknown-setting",
             key.at,
             format!("net.ipv4.vs has no {:?}", key.value),
-            "no kernel that lvsprov knows has it",
+            "no kernel known to lvsprov has this setting",
             nearest_of(&key.value, &known),
         ),
     }
 }
 
 /// `master` or `backup`.
-pub fn daemon_role(key: &At<String>) -> Read<At<DaemonRole>> {
+pub fn daemon_role(key: &At<String>) -> ScalarResult<At<DaemonRole>> {
     match key.value.parse() {
         Ok(value) => Ok(At { value, at: key.at }),
-        Err(()) => no(
+        Err(()) => refuse(
             "unknown-key",
             key.at,
             format!("`sync` has no key {:?}", key.value),
-            "a daemon sends connections out (master) or takes them in (backup)",
+            "a sync daemon sends connections (master) or receives them (backup)",
             nearest_of(&key.value, &["master", "backup"]),
         ),
     }
 }
 
 /// A multicast group.
-pub fn group(node: &Node) -> Read<At<IpAddr>> {
+pub fn group(node: &YamlNode) -> ScalarResult<At<IpAddr>> {
     let text = text(node, "a multicast group")?;
     match text.parse::<IpAddr>() {
         Ok(value) if value.is_multicast() => Ok(At { value, at: node.at }),
-        _ => no(
+        _ => refuse(
             "bad-address",
             node.at,
             format!("{text:?} is not a multicast group"),
-            "sync daemons talk to a group, and the kernel refuses another address",
+            "the kernel refuses a sync daemon without a multicast group",
             "write an address of 224.0.0.0/4 or ff00::/8, such as 224.0.0.81",
         ),
     }
 }
 
 /// `true` or `false`, without quotes.
-pub fn boolean(node: &Node, what: &str) -> Read<bool> {
+pub fn boolean(node: &YamlNode, what: &str) -> ScalarResult<bool> {
     match &node.content {
-        Content::Scalar { text, plain: true } if text == "true" => Ok(true),
-        Content::Scalar { text, plain: true } if text == "false" => Ok(false),
-        Content::Scalar { text, .. } => no(
+        YamlValue::Scalar { text, plain: true } if text == "true" => Ok(true),
+        YamlValue::Scalar { text, plain: true } if text == "false" => Ok(false),
+        YamlValue::Scalar { text, .. } => refuse(
             "bad-boolean",
             node.at,
             format!("{text:?} is neither true nor false"),
             "yes, no, on and off mean different things to different YAML readers",
-            "write `true`, or leave the key out",
+            "write `true`, or remove the key",
         ),
         _ => wrong_kind(node, what, "`true` or `false`"),
     }
 }
 
-/// The words of a closed set.
+/// A word of a closed set.
 fn word<T>(
-    node: &Node,
+    node: &YamlNode,
     what: &str,
     rule: &'static str,
     known: &[&str],
     parse: impl Fn(&str) -> Option<T>,
-) -> Read<At<T>> {
+) -> ScalarResult<At<T>> {
     let text = text(node, what)?;
     match parse(text) {
         Some(value) => Ok(At { value, at: node.at }),
-        None => no(
+        None => refuse(
             rule,
             node.at,
             format!("{text:?} is not a {what}"),
-            "lvsprov knows a closed set of these",
+            "lvsprov accepts a closed list of words here",
             nearest_of(text, known),
         ),
     }
 }
 
-/// Every scheduler that IPVS knows.
-pub fn scheduler(node: &Node) -> Read<At<Scheduler>> {
+/// An IPVS scheduler.
+pub fn scheduler(node: &YamlNode) -> ScalarResult<At<Scheduler>> {
     let known: Vec<&str> = Scheduler::ALL.iter().map(|s| s.as_str()).collect();
     word(node, "scheduler", "unknown-scheduler", &known, |text| text.parse().ok())
 }
 
 /// tcp, udp, sctp.
-pub fn protocol(node: &Node) -> Read<At<Protocol>> {
+pub fn protocol(node: &YamlNode) -> ScalarResult<At<Protocol>> {
     let known = ["tcp", "udp", "sctp"];
     word(node, "protocol", "unknown-protocol", &known, |text| text.parse().ok())
 }
 
 /// nat, dr, tun, fullnat.
-pub fn forward(node: &Node) -> Read<At<Forward>> {
+pub fn forward(node: &YamlNode) -> ScalarResult<At<Forward>> {
     let known = ["nat", "dr", "tun", "fullnat"];
     word(node, "forwarding method", "unknown-forward", &known, |text| text.parse().ok())
 }
 
 /// client, router, director, real_server.
-pub fn role(node: &Node) -> Read<At<Role>> {
+pub fn role(node: &YamlNode) -> ScalarResult<At<Role>> {
     let known = ["client", "router", "director", "real_server"];
     word(node, "role", "unknown-role", &known, |text| match text {
         "client" => Some(Role::Client),
@@ -368,7 +366,7 @@ pub fn role(node: &Node) -> Read<At<Role>> {
 }
 
 /// A host's name or an address.
-pub fn gateway(node: &Node) -> Read<At<GatewayDoc>> {
+pub fn gateway(node: &YamlNode) -> ScalarResult<At<GatewayDoc>> {
     let text = text(node, "a gateway")?;
     let looks_like_address = text.parse::<IpAddr>().is_ok()
         || text.contains('/')
@@ -383,12 +381,12 @@ pub fn gateway(node: &Node) -> Read<At<GatewayDoc>> {
 }
 
 /// The name of a namespace under /run/netns, or the path of its file.
-pub fn netns(node: &Node) -> Read<At<PathBuf>> {
+pub fn netns(node: &YamlNode) -> ScalarResult<At<PathBuf>> {
     let text = text(node, "a network namespace")?;
     if text.starts_with('/') && !text.contains("/../") && !text.chars().any(char::is_control) {
         return Ok(At { value: PathBuf::from(text), at: node.at });
     }
-    // The same form as a host's name: one safe part of a path.
+    // The form of a host name: one safe path component.
     let At { value, at } = name_at::<HostName>(text, node.at)?;
     Ok(At { value: PathBuf::from("/run/netns").join(value.as_str()), at })
 }

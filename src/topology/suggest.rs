@@ -1,24 +1,24 @@
-//! What may have been meant by a word or a name that is not known.
+//! Suggestions for unknown words and names.
 
 use std::fmt::Display;
 
 use crate::finding::{Finding, Position};
 
-/// Names that one list in a message has at most.
+/// Maximum number of names in one message.
 const LISTED: usize = 20;
-/// Known words looked at for one file, about: hosts times mistakes would never end.
+/// Budget of word comparisons for one file: bounds mistakes times known names.
 const LOOKED_AT: usize = 100_000;
 
 /// The cure for an unknown word: the nearest known one, else all of them.
 pub fn nearest_of(text: &str, known: &[&str]) -> String {
     match nearest(text, known) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "there is none to choose from".to_owned(),
+        None if known.is_empty() => "the file has none".to_owned(),
         None => format!("one of: {}", listed(known)),
     }
 }
 
-/// The words behind commas, the first of them where there are many.
+/// The words separated by commas, cut off after the maximum.
 pub fn listed<T: Display>(words: impl IntoIterator<Item = T>) -> String {
     let mut words = words.into_iter();
     let mut all: Vec<String> = words.by_ref().take(LISTED).map(|word| word.to_string()).collect();
@@ -28,7 +28,7 @@ pub fn listed<T: Display>(words: impl IntoIterator<Item = T>) -> String {
     all.join(", ")
 }
 
-/// The known word that `text` is a slip of the pen away from.
+/// The known word that `text` most likely misspells.
 pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let text = text.to_lowercase().replace('-', "_");
     if text.len() > 64 {
@@ -43,12 +43,12 @@ pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= allowed).then_some(near)
 }
 
-/// Whether to look for the nearest of `known` words, where `mistakes` were found before.
-pub fn is_worth_it(mistakes: usize, known: usize) -> bool {
+/// Whether the budget allows a search among `known` words after `mistakes` findings.
+pub fn is_worth_searching(mistakes: usize, known: usize) -> bool {
     mistakes.saturating_mul(known) <= LOOKED_AT
 }
 
-/// A finding about a name that nothing has, where `mistakes` were found before.
+/// A finding about an unknown name, after `mistakes` findings.
 pub fn unknown_name<'a>(
     what: &str,
     at: Position,
@@ -56,7 +56,7 @@ pub fn unknown_name<'a>(
     mistakes: usize,
     known: impl ExactSizeIterator<Item = &'a str>,
 ) -> Finding {
-    let cure = if is_worth_it(mistakes, known.len()) {
+    let cure = if is_worth_searching(mistakes, known.len()) {
         nearest_of(name, &known.collect::<Vec<_>>())
     } else {
         format!("one of: {}", listed(known))
@@ -65,7 +65,7 @@ pub fn unknown_name<'a>(
         "unknown-name",
         at,
         format!("there is no {what} {name}"),
-        "everything that is named must be described in the same file",
+        "every name must be defined in the same file",
         cure,
     )
 }

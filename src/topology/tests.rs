@@ -1,4 +1,4 @@
-//! What is derived, from where, and what it comes to where several things could be meant.
+//! Derived values: their sources, and the choice among several candidates.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,7 +9,7 @@ use crate::check::examine;
 use crate::finding::Severity;
 use crate::state::Protocol;
 
-/// A topology that must be without an error.
+/// A topology without errors.
 fn topology(text: &str) -> Topology {
     let examined = examine("test.yaml", text);
     let errors: Vec<_> =
@@ -25,7 +25,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A director with two wires, a router, and services as given.
+/// A director on two networks, a router, and the given services.
 fn with_services(director: &str, services: &str) -> String {
     format!(
         "version: 1
@@ -46,7 +46,7 @@ services:
 const TWO_NICS: &str = "interfaces: {eth0: 192.0.2.2/24, eth1: 10.0.0.1/24}, gateway: router";
 
 #[test]
-fn defaults_hold_where_a_service_says_nothing_and_only_there() {
+fn defaults_apply_only_to_keys_that_a_service_lacks() {
     let text = with_services(
         TWO_NICS,
         "  - {vip: 192.0.2.80, real_servers: [rs1, {host: rs2, weight: 5, port: 8080}]}
@@ -103,7 +103,7 @@ fn nat_makes_the_director_the_gateway_and_a_default_gateway_does_not_stand_in_it
     assert_eq!(gateway.interface.as_str(), "eth0");
     let lvs = host(&topology, "lvs").gateways.first().unwrap();
     assert_eq!((lvs.address, lvs.derived), (ip("192.0.2.1"), false));
-    assert_eq!(host(&topology, "router").gateways, [], "nobody is its own gateway");
+    assert_eq!(host(&topology, "router").gateways, [], "no host is its own gateway");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_gateway_is_found_by_name_on_the_network_that_both_are_on() {
 }
 
 #[test]
-fn an_address_that_nobody_in_the_file_has_may_be_a_gateway() {
+fn an_address_of_no_host_in_the_file_may_be_a_gateway() {
     let text = with_services(
         &TWO_NICS.replace("gateway: router", "gateway: 192.0.2.254"),
         "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}",
@@ -134,7 +134,7 @@ fn an_address_that_nobody_in_the_file_has_may_be_a_gateway() {
 }
 
 #[test]
-fn a_prefix_said_once_holds_for_every_service_of_the_vip() {
+fn a_prefix_written_once_holds_for_every_service_of_the_vip() {
     let text = with_services(
         TWO_NICS,
         "  - {vip: 203.0.113.80, real_servers: [rs1, rs2]}
@@ -144,7 +144,7 @@ fn a_prefix_said_once_holds_for_every_service_of_the_vip() {
 }
 
 #[test]
-fn reach_is_what_the_file_says() {
+fn reach_follows_the_file() {
     let text = with_services(TWO_NICS, "  - {vip: 192.0.2.80, real_servers: [rs1, rs2]}")
         .replace("rs1: {", "rs1: {ssh: root@rs1:2222, ")
         .replace("rs2: {", "rs2: {netns: rs2, ")
@@ -160,7 +160,7 @@ fn reach_is_what_the_file_says() {
 }
 
 #[test]
-fn positions_point_at_what_they_name() {
+fn positions_point_at_the_text_of_their_item() {
     let text = std::fs::read_to_string("playbooks/nat-two-nics.yaml").unwrap();
     let topology = topology(&text);
     let at = |p: Position| {

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_request_with_every_kind_of_key_survives() {
-        let request = Request::Look {
+        let request = Request::Observe {
             topology: "dr".parse().unwrap(),
             sysctls: BTreeSet::new(),
             counters: true,

@@ -18,10 +18,10 @@ fn frames() -> Vec<Vec<u8>> {
         Reply::Refused(failure),
         Reply::Answered(BTreeSet::from(["02:00:00:00:00:01".to_owned()])),
         Reply::Fetched(Fetched { answers: counts.clone(), failures: counts }),
-        Reply::Seen(Box::<Observation>::default()),
+        Reply::Observed(Box::<Observation>::default()),
     ];
     let topology = "dr".parse().unwrap();
-    let look = Request::Look { topology, sysctls: BTreeSet::new(), counters: true };
+    let look = Request::Observe { topology, sysctls: BTreeSet::new(), counters: true };
     let mut frames: Vec<Vec<u8>> = replies.iter().map(|r| frame::encode(r).unwrap()).collect();
     frames.push(frame::encode(&look).unwrap());
     frames.push(frames.concat());

@@ -172,14 +172,14 @@ fn place(reach: &Reach, options: &Options) -> Place {
 /// second for each step.
 pub fn call_limit(request: &Request, base: Duration) -> Duration {
     let own = match request {
-        Request::Look { .. }
-        | Request::TakeUp { .. }
-        | Request::Agree { .. }
-        | Request::Settle { .. } => Duration::ZERO,
+        Request::Observe { .. }
+        | Request::Resume { .. }
+        | Request::Vote { .. }
+        | Request::Close { .. } => Duration::ZERO,
         // It is looked at again, and what is written is as long as what will be done.
-        Request::Begin(begin) => Duration::from_millis(100)
+        Request::Prepare(begin) => Duration::from_millis(100)
             .saturating_mul(u32::try_from(begin.journal.steps().count()).unwrap_or(u32::MAX)),
-        Request::Do { steps, .. } => Duration::from_millis(250)
+        Request::Execute { steps, .. } => Duration::from_millis(250)
             .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
         Request::WhoHas { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
         Request::Fetch { count, timeout_ms, .. } => {
@@ -192,12 +192,12 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
 /// The request's name for messages, and whether it changes the host.
 fn kind(request: &Request) -> (&'static str, bool) {
     match request {
-        Request::Look { .. } => ("look", false),
-        Request::Begin(_) => ("begin", true),
-        Request::TakeUp { .. } => ("take up", true),
-        Request::Do { .. } => ("do", true),
-        Request::Agree { .. } => ("agree", true),
-        Request::Settle { .. } => ("settle", true),
+        Request::Observe { .. } => ("observe", false),
+        Request::Prepare(_) => ("prepare", true),
+        Request::Resume { .. } => ("resume", true),
+        Request::Execute { .. } => ("execute", true),
+        Request::Vote { .. } => ("vote", true),
+        Request::Close { .. } => ("close", true),
         Request::WhoHas { .. } => ("who has", false),
         Request::Fetch { .. } => ("fetch", false),
     }

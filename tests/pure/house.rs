@@ -39,10 +39,8 @@ const LAYERS: &[&str] = &[
 
 /// Names that still stand for several types. One that does no longer must leave this list.
 const STILL_TWICE: &[&str] = &[
-    "Answer",
     "Arguments",
     "Asked",
-    "Attributes",
     "Came",
     "Conduct",
     "Content",
@@ -63,8 +61,6 @@ const STILL_TWICE: &[&str] = &[
     "Kind",
     "Line",
     "Link",
-    "Links",
-    "Listener",
     "Mark",
     "Member",
     "Module",
@@ -82,8 +78,6 @@ const STILL_TWICE: &[&str] = &[
     "Question",
     "Read",
     "Reader",
-    "Request",
-    "Result",
     "Said",
     "Seen",
     "Share",

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use lvsprov::check;
 use lvsprov::desired::desired_for;
 use lvsprov::finding::Severity;
-use lvsprov::import::{self, Dialect, Rules, Written, guess};
+use lvsprov::import::{self, Dialect, IpvsRules, WrittenTopology, guess};
 use lvsprov::render;
 use lvsprov::state::{HostState, ServiceFlags, ServiceKey, VirtualService};
 use lvsprov::topology::Role;
@@ -47,7 +47,7 @@ fn sources() -> Vec<PathBuf> {
 }
 
 /// As the command does it.
-fn imported(text: &str, source: &str) -> (Rules, Written) {
+fn imported(text: &str, source: &str) -> (IpvsRules, WrittenTopology) {
     let dialect = Dialect::guess(text).unwrap_or_else(|| panic!("{source}: of no dialect"));
     let rules = dialect.read(text);
     let (draft, more) = guess::draft(&rules, None, "imported".parse().unwrap()).unwrap();
@@ -92,7 +92,7 @@ fn the_topology_leads_to_the_rules_that_were_there() {
 /// The topology leads to `services`, but for what was named. Says how many services that were.
 fn compare(
     services: &BTreeMap<ServiceKey, VirtualService>,
-    written: &Written,
+    written: &WrittenTopology,
     source: &str,
 ) -> usize {
     let table = table(&written.topology);
@@ -153,7 +153,7 @@ fn any_table_becomes_a_topology_that_can_be_read() {
     let mut compared = 0;
     for _ in 0..256 {
         let table = any_tables::one(&mut runner, &strategy);
-        let rules = Rules { services: table, ..Rules::default() };
+        let rules = IpvsRules { services: table, ..IpvsRules::default() };
         let name = "imported".parse().unwrap();
         let (draft, remarks) = guess::draft(&rules, None, name).unwrap();
         let written = import::write(&draft, remarks, "a table");

@@ -5,6 +5,7 @@
 mod check;
 mod cli;
 mod docs;
+mod documents;
 mod house;
 mod import;
 mod large;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         check::cases(),
         cli::cases(),
         docs::cases(),
+        documents::cases(),
         house::cases(),
         import::cases(),
         large::cases(),

@@ -9,7 +9,7 @@ use lvsprov::apply::planning::{self, Direction, Prospect};
 use lvsprov::desired::desired_for;
 use lvsprov::plan::simulate;
 use lvsprov::report;
-use lvsprov::state::Change;
+use lvsprov::state::Edit;
 
 use crate::support::cases::{Case, cases};
 use crate::support::playbooks::{bare, load, playbooks};
@@ -54,7 +54,7 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
             else {
                 panic!("{}: {} cannot be planned", path.display(), host.name)
             };
-            let changes: Vec<Change> = plan
+            let changes: Vec<Edit> = plan
                 .stages
                 .iter()
                 .flat_map(|(_, steps)| steps.iter().map(|step| step.change.clone()))

@@ -9,8 +9,10 @@ use lvsprov::desired::Reasons;
 use lvsprov::plan::journal::touched_by;
 use lvsprov::plan::order::{Steps, steps_between};
 use lvsprov::plan::ownership::Goal;
-use lvsprov::protocol::{Begin, Ending, Hello, Outcome, Reply, Request, RevertAfter};
-use lvsprov::state::{Change, HostState, Item, Observation, Operator, Step, TransactionId};
+use lvsprov::protocol::{Decision, Execution, Hello, Prepare, Reply, Request, RevertAfter};
+use lvsprov::state::{
+    Address, Edit, HostState, Item, Observation, Operator, Route, Step, Sysctl, TransactionId,
+};
 use lvsprov::transport::frame;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,18 +30,16 @@ pub fn paired_netns() -> NetnsHost {
 }
 
 /// Values, an address, a route and a link; one of them moves others along.
-pub fn changes() -> Vec<Change> {
-    let set = |key: &str, before: &str, after: &str| Change::SetSysctl {
-        key: key.parse().unwrap(),
-        before: before.to_owned(),
-        after: after.to_owned(),
+pub fn changes() -> Vec<Edit> {
+    let set = |key: &str, before: &str, after: &str| {
+        Edit::change::<Sysctl>(key.parse().unwrap(), before.to_owned(), after.to_owned())
     };
     vec![
         set("net.ipv4.ip_forward", "0", "1"),
         set("net.ipv4.conf.lo.arp_ignore", "0", "1"),
         set("net.ipv4.conf.lo.arp_announce", "0", "2"),
-        Change::AddAddress { key: address_key("10.9.9.9/32@lo"), address: plain_address() },
-        Change::AddRoute { key: route_key("10.8.0.0/16"), route: via("10.9.0.2", "v0", 0) },
+        Edit::add::<Address>(address_key("10.9.9.9/32@lo"), plain_address()),
+        Edit::add::<Route>(route_key("10.8.0.0/16"), via("10.9.0.2", "v0", 0)),
     ]
 }
 
@@ -57,7 +57,7 @@ pub fn photograph(netns: &NetnsHost) -> String {
 }
 
 /// A plan of `changes` from `seen`, of a topology with two hosts.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Begin {
+pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     let mut begin = crate::support::netns_host::begin(number, changes, seen);
     begin.journal.hosts.insert("b".parse().unwrap());
     begin
@@ -76,11 +76,11 @@ pub fn look() -> Request {
             _ => None,
         })
         .collect();
-    Request::Look { topology: topology(), sysctls, counters: false }
+    Request::Observe { topology: topology(), sysctls, counters: false }
 }
 
 pub fn take_up(number: u64, force: bool) -> Request {
-    Request::TakeUp {
+    Request::Resume {
         topology: topology(),
         transaction: id(number),
         by: Operator { user: "mallory".to_owned(), ..somebody() },
@@ -89,20 +89,25 @@ pub fn take_up(number: u64, force: bool) -> Request {
     }
 }
 
-pub fn do_all(number: u64, changes: Vec<Change>) -> Request {
+pub fn do_all(number: u64, changes: Vec<Edit>) -> Request {
     do_steps(number, steps(changes))
 }
 
 pub fn do_steps(number: u64, steps: Vec<Step>) -> Request {
-    Request::Do { topology: topology(), transaction: id(number), steps, sysctls: BTreeSet::new() }
+    Request::Execute {
+        topology: topology(),
+        transaction: id(number),
+        steps,
+        sysctls: BTreeSet::new(),
+    }
 }
 
 pub fn agree(number: u64) -> Request {
-    Request::Agree { topology: topology(), transaction: id(number) }
+    Request::Vote { topology: topology(), transaction: id(number) }
 }
 
-pub fn settle(number: u64, ending: Ending) -> Request {
-    Request::Settle { topology: topology(), transaction: id(number), ending }
+pub fn settle(number: u64, ending: Decision) -> Request {
+    Request::Close { topology: topology(), transaction: id(number), decision: ending }
 }
 
 /// The way back from `seen`, as a controller plans it.
@@ -187,14 +192,14 @@ impl Agent {
 
     pub fn look(&mut self) -> Observation {
         match self.ask(&look()) {
-            Reply::Seen(seen) => *seen,
+            Reply::Observed(seen) => *seen,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn done(&mut self, request: &Request) -> Outcome {
+    pub fn done(&mut self, request: &Request) -> Execution {
         match self.ask(request) {
-            Reply::Done(outcome) => {
+            Reply::Executed(outcome) => {
                 assert_eq!(outcome.failure, None);
                 *outcome
             }
@@ -225,7 +230,7 @@ impl Drop for Agent {
 /// Stops the timer of a transaction, however slow this machine is: its time goes on, and it does
 /// nothing until [`go_on`].
 pub fn stop_timer(netns: &NetnsHost, number: u64) -> Pid {
-    let begun = netns.folder.path().join("t").join(id(number).as_str()).join("begun.json");
+    let begun = netns.folder.path().join("t").join(id(number).as_str()).join("prepared.json");
     let begun: serde_json::Value = serde_json::from_slice(&std::fs::read(begun).unwrap()).unwrap();
     let pid = begun["timer"]["process"]["pid"].as_i64().unwrap();
     let pid = Pid::from_raw(i32::try_from(pid).unwrap());
@@ -248,13 +253,13 @@ pub fn set_fault(netns: &NetnsHost, fault: &str) -> PathBuf {
 /// Undoes what is unfinished, from another connection, as a controller does.
 pub fn roll_back(netns: &NetnsHost, number: u64) {
     let mut agent = Agent::start(netns);
-    assert_eq!(agent.ask(&take_up(number, false)), Reply::Begun);
+    assert_eq!(agent.ask(&take_up(number, false)), Reply::Prepared);
     let back = way_back(&agent.look());
     if !back.is_empty() {
         let after = agent.done(&do_steps(number, back)).after;
         assert_eq!(way_back(&after), [], "something is left");
     }
-    assert_eq!(agent.ask(&settle(number, Ending::Undone)), Reply::Settled);
+    assert_eq!(agent.ask(&settle(number, Decision::Abort)), Reply::Closed);
 }
 
 /// The part of a sighting that [`changes`] touch.

@@ -14,9 +14,9 @@ use lvsprov::kernel::namespace;
 use lvsprov::names::TopologyName;
 use lvsprov::plan::journal::touched_by;
 use lvsprov::plan::neighbours::owners;
-use lvsprov::protocol::{Begin, Ending, Outcome, Reply, Request};
+use lvsprov::protocol::{Decision, Execution, Prepare, Reply, Request};
 use lvsprov::state::{
-    Address, AddressKey, Change, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
+    Address, AddressKey, Edit, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
     Observation, Operator, Owned, RECEIPT_VERSION, Receipt, Route, RouteKey, Scope, Stage, Step,
     Sysctl, TransactionId,
 };
@@ -129,19 +129,19 @@ impl NetnsHost {
     pub fn look(&self, sysctls: &[&str]) -> Observation {
         let sysctls = sysctls.iter().map(|key| key.parse().unwrap()).collect();
         let topology = "t".parse().unwrap();
-        match self.ask(Request::Look { topology, sysctls, counters: false }) {
-            Reply::Seen(seen) => *seen,
+        match self.ask(Request::Observe { topology, sysctls, counters: false }) {
+            Reply::Observed(seen) => *seen,
             other => panic!("{other:?}"),
         }
     }
 
     /// Changes the host in a transaction of its own, which leaves no receipt.
-    pub fn act(&self, changes: Vec<Change>) -> Outcome {
+    pub fn act(&self, changes: Vec<Edit>) -> Execution {
         self.run(|| act_here(self.folder.path(), changes))
     }
 
     /// All of `changes` must be done.
-    pub fn do_all(&self, changes: Vec<Change>) -> Outcome {
+    pub fn do_all(&self, changes: Vec<Edit>) -> Execution {
         let count = changes.len();
         let outcome = self.act(changes);
         assert_eq!(outcome.failure, None);
@@ -150,7 +150,7 @@ impl NetnsHost {
     }
 
     /// None of it must be done, and the reason must have `says` in it.
-    pub fn fails(&self, change: Change, says: &str) -> Failure {
+    pub fn fails(&self, change: Edit, says: &str) -> Failure {
         let text = change.to_string();
         let outcome = self.act(vec![change]);
         let failure = outcome.failure.unwrap_or_else(|| panic!("{text}: it was done"));
@@ -190,7 +190,7 @@ pub fn ask_here(state_dir: &Path, request: Request) -> Reply {
 }
 
 /// What [`NetnsHost::act`] does, in the namespace of this thread.
-pub fn act_here(state_dir: &Path, changes: Vec<Change>) -> Outcome {
+pub fn act_here(state_dir: &Path, changes: Vec<Edit>) -> Execution {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut host = host(state_dir);
     let mut ask = |request| runtime.block_on(host.answer(request));
@@ -198,35 +198,36 @@ pub fn act_here(state_dir: &Path, changes: Vec<Change>) -> Outcome {
         Item::Sysctl(key) => Some(key),
         _ => None,
     });
-    let look = Request::Look { topology: topology(), sysctls: sysctls.collect(), counters: false };
-    let Reply::Seen(seen) = ask(look.clone()) else { panic!("not seen") };
-    let begin = Begin { settled: None, ..begin(1, changes.clone(), &seen) };
-    assert_eq!(ask(Request::Begin(Box::new(begin))), Reply::Begun);
+    let look =
+        Request::Observe { topology: topology(), sysctls: sysctls.collect(), counters: false };
+    let Reply::Observed(seen) = ask(look.clone()) else { panic!("not seen") };
+    let begin = Prepare { settled: None, ..begin(1, changes.clone(), &seen) };
+    assert_eq!(ask(Request::Prepare(Box::new(begin))), Reply::Prepared);
     let (topology, transaction) = (topology(), TransactionId::from_bits(1));
-    let reply = ask(Request::Do {
+    let reply = ask(Request::Execute {
         topology: topology.clone(),
         transaction: transaction.clone(),
         steps: steps(changes),
         sysctls: BTreeSet::new(),
     });
-    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
-    let ending = Ending::Done;
-    assert_eq!(ask(Request::Settle { topology, transaction, ending }), Reply::Settled);
-    let Reply::Seen(after) = ask(look) else { panic!("not seen") };
-    Outcome { after: *after, ..*outcome }
+    let Reply::Executed(outcome) = reply else { panic!("{reply:?}") };
+    let ending = Decision::Commit;
+    assert_eq!(ask(Request::Close { topology, transaction, decision: ending }), Reply::Closed);
+    let Reply::Observed(after) = ask(look) else { panic!("not seen") };
+    Execution { after: *after, ..*outcome }
 }
 
 pub fn topology() -> TopologyName {
     "t".parse().unwrap()
 }
 
-pub fn steps(changes: Vec<Change>) -> Vec<Step> {
+pub fn steps(changes: Vec<Edit>) -> Vec<Step> {
     changes.into_iter().map(|change| Step { change, why: "a test".to_owned() }).collect()
 }
 
 /// What a plan of `changes` from `seen` asks for, on the only host of its topology. The receipt owns
 /// what is touched.
-pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Begin {
+pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     let steps = steps(changes);
     let mut touched: Owned = touched_by(&steps, &seen.state);
     let unfinished = seen.unfinished.as_deref();
@@ -247,7 +248,7 @@ pub fn begin(number: u64, changes: Vec<Change>, seen: &Observation) -> Begin {
     };
     let receipt_before =
         unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
-    Begin {
+    Prepare {
         expected: Expected {
             receipt: seen.receipt.clone(),
             unfinished: unfinished.map(|there| there.journal.transaction.clone()),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use lvsprov::state::{Change, PacketRule, PacketRules, Protocol, TableName};
+use lvsprov::state::{Edit, KeyedEdit, PacketRule, PacketRules, Protocol, TableName};
 
 use crate::support::netns_host::{NetnsHost, run};
 
@@ -30,9 +30,9 @@ pub fn clamp(source: &str, mss: u16) -> PacketRule {
 }
 
 /// From what is there now.
-pub fn set(netns: &NetnsHost, after: Option<PacketRules>) -> Change {
+pub fn set(netns: &NetnsHost, after: Option<PacketRules>) -> Edit {
     let before = netns.look(&[]).state.tables.remove(&name());
-    Change::SetTable { name: name(), before, after }
+    Edit::Table(KeyedEdit { key: name(), before, after })
 }
 
 /// Sets the table and reads it back.

@@ -54,7 +54,7 @@ impl Line for MemoryLine {
                 None => self.carry_out(request, None),
                 Some(Kind::AgentBefore) => self.die(),
                 Some(Kind::AgentHalfway) => {
-                    if let Request::Do { steps, .. } = &request {
+                    if let Request::Execute { steps, .. } = &request {
                         let half = steps.len() / 2;
                         let _ = self.carry_out(request, Some(half));
                     }
@@ -76,7 +76,7 @@ impl Line for MemoryLine {
                     self.vanish()
                 }
                 Some(Kind::Refusal) => match &request {
-                    Request::Do { steps, .. } => {
+                    Request::Execute { steps, .. } => {
                         let half = steps.len() / 2;
                         self.carry_out(request, Some(half))
                     }

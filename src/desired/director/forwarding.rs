@@ -18,7 +18,7 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
     if others(service).any(|rs| rs.forward == Forward::Nat) {
         let why = format!(
             "NAT: the real servers' replies for {} pass through the director, which must forward them",
-            service.spoken()
+            service.display_name()
         );
         forward(host, service, &why, desired);
         redirects(host, service, desired);
@@ -32,7 +32,7 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
             "{} is director and real server of {}: a request that another director wrapped for it \
              must not be scheduled once more",
             host.name,
-            service.spoken()
+            service.display_name()
         );
         desired.ipvs_setting_unless_said(VsItem::IgnoreTunneled, "1", why);
     }
@@ -108,7 +108,7 @@ fn one_armed(host: &Host, service: &Service) -> Option<IfName> {
 /// `conn_reuse_mode` stays as it is: the second's delay that it caused together with connection
 /// tracking is gone since Linux 5.9 (ip_vs_core.c, `ip_vs_conn_uses_old_conntrack`).
 fn fullnat(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
-    let spoken = service.spoken();
+    let spoken = service.display_name();
     let why = format!(
         "FULLNAT: the real servers' replies for {spoken} come back to the director, which must \
          forward them to the clients"

@@ -20,7 +20,7 @@ pub(super) fn settle(topology: &Topology, service: &Service, desired: &mut Desir
     let why = format!(
         "packets to {ports} of {vip} get the mark {}, by which IPVS knows them as {}",
         mark.mark,
-        service.spoken()
+        service.display_name()
     );
     for protocol in &mark.protocols {
         let rule = PacketRule::Mark {

@@ -2,19 +2,19 @@
 
 use super::super::remark::quote;
 use super::super::words;
-use super::options::{Given, Opt};
-use super::{Reader, Refused};
+use super::options::{CommandLine, Opt};
+use super::{IpvsadmReader, Refused};
 use crate::state::{DaemonRole, SyncDaemon};
 
 /// ipvsadm's default of `--mcast-interface`.
 const INTERFACE: &str = "eth0";
 
-/// The longest timeout that ipvsadm takes: 31 days, in seconds.
+/// ipvsadm's longest timeout: 31 days, in seconds.
 const LONGEST: u32 = 86_400 * 31;
 
-impl Reader {
-    /// Three values: tcp, tcp after a FIN, udp; 0 leaves one as it is.
-    pub(super) fn set_timeouts(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+impl IpvsadmReader {
+    /// Three values: tcp, tcp after a FIN, udp; 0 leaves a timeout unchanged.
+    pub(super) fn set_timeouts(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let words = std::mem::take(&mut given.loose);
         let numbers: Vec<_> = words.iter().map(|word| words::number(word, 0, LONGEST)).collect();
         let [Some(tcp), Some(tcp_fin), Some(udp)] = numbers.as_slice() else {
@@ -42,31 +42,28 @@ impl Reader {
         let role = self.role(role)?;
         match self.rules.daemons.remove(&role) {
             Some(_) => Ok(()),
-            None => self.refuse(
-                format!("--stop-daemon {role}"),
-                "no line before this one started it; there is nothing to take over",
-            ),
+            None => {
+                self.refuse(format!("--stop-daemon {role}"), "no earlier line started it; left out")
+            }
         }
     }
 
     pub(super) fn start_daemon(
         &mut self,
         role: &str,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Result<(), Refused> {
         let role = self.role(role)?;
         let interface = given.value(Opt::McastInterface);
         if interface.is_none() {
             self.remarks.guessed(
                 format!("--start-daemon {role}"),
-                format!("it names no interface; {INTERFACE}, ipvsadm's default, is taken"),
+                format!("it names no interface; {INTERFACE}, ipvsadm's default, is used"),
             );
         }
         let Ok(interface) = interface.unwrap_or(INTERFACE).parse() else {
-            return self.refuse(
-                quote(interface.unwrap_or_default()),
-                "it cannot be the name of an interface",
-            );
+            return self
+                .refuse(quote(interface.unwrap_or_default()), "it is not a valid interface name");
         };
         let mut daemon = SyncDaemon::on(interface);
         let byte = |number: Option<u16>| number.and_then(|number| u8::try_from(number).ok());
@@ -79,7 +76,7 @@ impl Reader {
         if self.rules.daemons.contains_key(&role) {
             return self.refuse(
                 format!("--start-daemon {role}"),
-                "it was started by an earlier line; the kernel would refuse it (EEXIST)",
+                "an earlier line started it; the kernel would refuse it (EEXIST)",
             );
         }
         self.rules.daemons.insert(role, daemon);
@@ -91,26 +88,26 @@ impl Reader {
         opt: Opt,
         low: u32,
         high: u32,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Option<u16> {
         let text = given.value(opt)?;
         let number = words::number(text, low, high).and_then(|n| u16::try_from(n).ok());
         if number.is_none() {
             self.remarks.not_understood(
                 format!("{} {}", opt.spelling(), quote(text)),
-                format!("it is no number, {low}-{high}; it is left out"),
+                format!("it is not a number from {low} to {high}; left out"),
             );
         }
         number
     }
 
-    fn group(&mut self, given: &mut Given<'_>) -> Option<std::net::IpAddr> {
+    fn group(&mut self, given: &mut CommandLine<'_>) -> Option<std::net::IpAddr> {
         let text = given.value(Opt::McastGroup)?;
         let group = words::address(text).filter(std::net::IpAddr::is_multicast);
         if group.is_none() {
             self.remarks.not_understood(
                 format!("--mcast-group {}", quote(text)),
-                "it is no multicast address; it is left out",
+                "it is not a multicast address; left out",
             );
         }
         group

@@ -1,9 +1,9 @@
-//! Reads rules as `ipvsadm -S` and `-Sn` print them, as `ipvsadm -R` reads them, and as people write
-//! them into scripts: one command a line, every spelling of every version.
+//! Reads ipvsadm rules: the output of `ipvsadm -S` and `-Sn`, the input of `ipvsadm -R`, and commands in
+//! scripts. One command on each line, in every spelling of every version.
 //!
-//! The commands are carried out one after the other on an empty table, with ipvsadm's own defaults
-//! (ipvsadm(8)): scheduler wlc, weight 1, direct routing. What ipvsadm or the
-//! kernel would refuse is not taken, and remarked upon.
+//! The commands run one after the other on an empty table, with ipvsadm's own defaults (ipvsadm(8)):
+//! scheduler wlc, weight 1, direct routing. A command that ipvsadm or the kernel would refuse is left out
+//! with a remark.
 
 mod daemons;
 mod listing;
@@ -11,41 +11,41 @@ mod options;
 mod servers;
 mod services;
 
-use options::{Given, Opt, Trouble};
+use options::{CommandLine, Opt, OptionError};
 
 use super::remark::{Remarks, quote};
-use super::rules::Rules;
+use super::rules::IpvsRules;
 
-/// Whether a word only names the program: `ipvsadm -R` skips those too.
+/// Whether a word is the program's name, which `ipvsadm -R` skips too.
 fn is_program(word: &str) -> bool {
     word.rsplit('/').next() == Some("ipvsadm")
 }
 
-/// The first word behind the name of the program.
+/// The first word after the program's name.
 pub(super) fn first_word(line: &str) -> Option<&str> {
     let words = || line.split_whitespace();
     let program = words().take_while(|word| !word.starts_with('#')).position(is_program);
     words().nth(program.map_or(0, |at| at + 1))
 }
 
-/// Whether a line of rules can start with this word.
+/// Whether a line of rules can start with `word`.
 pub(super) fn is_command(word: &str) -> bool {
-    Given::parse(&[word, "-"]).command().is_ok() || listing::starts_with(word)
+    CommandLine::parse(&[word, "-"]).command().is_ok() || listing::starts_with(word)
 }
 
 /// Reads rules. Total: any text gives a result.
-pub fn read(text: &str) -> Rules {
-    let mut reader = Reader::default();
+pub fn read(text: &str) -> IpvsRules {
+    let mut reader = IpvsadmReader::default();
     for (number, line) in logical_lines(text) {
         reader.remarks.line = Some(number);
         reader.line(&line);
     }
-    let Reader { mut rules, remarks } = reader;
+    let IpvsadmReader { mut rules, remarks } = reader;
     rules.remarks = remarks.all;
     rules
 }
 
-/// Lines with their numbers; one that ends in a backslash goes on in the next.
+/// Lines with their numbers; a line that ends in a backslash continues on the next.
 pub(super) fn logical_lines(text: &str) -> Vec<(u32, String)> {
     let mut lines: Vec<(u32, String)> = Vec::new();
     let mut goes_on = false;
@@ -66,24 +66,24 @@ pub(super) fn logical_lines(text: &str) -> Vec<(u32, String)> {
     lines
 }
 
-/// The table while the commands are carried out.
+/// The table while the commands run.
 #[derive(Default)]
-struct Reader {
-    rules: Rules,
+struct IpvsadmReader {
+    rules: IpvsRules,
     remarks: Remarks,
 }
 
-/// A command that could not be carried out; it was remarked upon.
+/// A refused command; a remark has the reason.
 struct Refused;
 
-impl Reader {
+impl IpvsadmReader {
     fn line(&mut self, line: &str) {
         let mut words: Vec<&str> = line
             .split_whitespace()
             .take_while(|word| !word.starts_with('#'))
             .map(|word| word.trim_matches(['"', '\'']))
             .collect();
-        // A prompt, `sudo`, `ip netns exec lvs`: what starts the program is not its business.
+        // Skips a prompt, `sudo` or `ip netns exec lvs` before the program.
         if let Some(at) = words.iter().rposition(|word| is_program(word)) {
             words.drain(..=at);
         }
@@ -92,30 +92,30 @@ impl Reader {
             self.remarks.not_understood(quote(line.trim()), listing::WHY);
             return;
         }
-        let mut given = Given::parse(&words);
+        let mut given = CommandLine::parse(&words);
         let command = match given.command() {
             Ok(command) => command,
             Err(count) => {
                 let why = if count == 0 {
-                    "there is no command of ipvsadm in this line, such as -A or -a"
+                    "this line has no ipvsadm command, such as -A or -a"
                 } else {
-                    "there are several commands in this line; ipvsadm takes one"
+                    "this line has several commands; ipvsadm takes one"
                 };
                 self.remarks.not_understood(quote(line.trim()), why);
                 return;
             }
         };
-        // Where the line as a whole is refused, that has been said.
-        if self.carry_out(command, &mut given).is_ok() {
+        // A refused line already has a remark.
+        if self.execute(command, &mut given).is_ok() {
             self.rules.taken += 1;
             self.leftovers(&given);
         }
     }
 
-    fn carry_out<'a>(
+    fn execute<'a>(
         &mut self,
         (command, value): (Opt, Option<&'a str>),
-        given: &mut Given<'a>,
+        given: &mut CommandLine<'a>,
     ) -> Result<(), Refused> {
         match command {
             Opt::AddService => self.add_service(given),
@@ -132,40 +132,36 @@ impl Reader {
             Opt::StartDaemon => self.start_daemon(value.unwrap_or_default(), given),
             Opt::StopDaemon => self.stop_daemon(value.unwrap_or_default()),
             other => {
-                // They say or count, and leave the table as it is; their options do not matter.
-                *given = Given::default();
-                self.remarks.not_understood(
-                    other.spelling(),
-                    "it changes no rule, so there is nothing to take over from this line",
-                );
+                // These commands print or reset counters: they do not change the table.
+                *given = CommandLine::default();
+                self.remarks.not_understood(other.spelling(), "it changes no rule; left out");
                 Err(Refused)
             }
         }
     }
 
-    /// What the command had no use for.
-    fn leftovers(&mut self, given: &Given<'_>) {
+    /// Reports options and words that the command does not use.
+    fn leftovers(&mut self, given: &CommandLine<'_>) {
         for (opt, value) in given.left() {
             let what = match value {
                 Some(value) => format!("{} {}", opt.spelling(), quote(value)),
                 None => opt.spelling().into_owned(),
             };
-            let why = "it does not belong to this command, or stands here twice; it is left out";
+            let why = "this command does not take it, or the line has it twice; left out";
             self.remarks.not_understood(what, why);
         }
-        for trouble in &given.troubles {
-            match trouble {
-                Trouble::Unknown(word) => self.remarks.not_understood(
-                    quote(word),
-                    "no version of ipvsadm has this option; it is left out",
-                ),
-                Trouble::Bare(opt) => {
-                    self.remarks.not_understood(opt.spelling(), "it needs a value, and has none");
+        for error in &given.errors {
+            match error {
+                OptionError::Unknown(word) => self
+                    .remarks
+                    .not_understood(quote(word), "no version of ipvsadm has this option; left out"),
+                OptionError::Bare(opt) => {
+                    self.remarks.not_understood(opt.spelling(), "it needs a value; left out");
                 }
             }
         }
         for word in &given.loose {
-            self.remarks.not_understood(quote(word), "it belongs to no option; it is left out");
+            self.remarks.not_understood(quote(word), "it belongs to no option; left out");
         }
     }
 

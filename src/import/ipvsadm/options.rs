@@ -1,8 +1,8 @@
-//! The options of ipvsadm, of every version: popt's rules for taking a line apart.
+//! The options of every version of ipvsadm, parsed by popt's rules.
 
 use std::borrow::Cow;
 
-/// Something that can stand in a line of rules.
+/// A command or option of ipvsadm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Opt {
     AddService,
@@ -36,9 +36,9 @@ pub(super) enum Opt {
     Gatewaying,
     Ipip,
     Masquerading,
-    /// What `ipvsadm -S` prints of a destination that bypasses: it has no option for it.
+    /// `(null)`: `ipvsadm -S` prints it for a bypass destination, for which ipvsadm has no option.
     Bypass,
-    /// `-b` behind `-a` in ipvsadm of kernels that were patched for FULLNAT.
+    /// `-b` after `-a`, in ipvsadm for kernels patched with FULLNAT.
     PatchedFullNat,
     Weight,
     Upper,
@@ -54,20 +54,20 @@ pub(super) enum Opt {
     McastPort,
     McastTtl,
     SyncMaxLength,
-    /// Changes only what a listing looks like.
+    /// Changes only the format of a listing.
     Listing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Argument {
+enum OptionArgument {
     No,
     Optional,
     Needed,
 }
 
 /// Long name, short name, argument: ipvsadm.c of 1.20 to 1.31, `parse_options`.
-const TABLE: &[(&str, Option<char>, Argument, Opt)] = {
-    use Argument::{Needed, No, Optional};
+const TABLE: &[(&str, Option<char>, OptionArgument, Opt)] = {
+    use OptionArgument::{Needed, No, Optional};
     &[
         ("add-service", Some('A'), No, Opt::AddService),
         ("edit-service", Some('E'), No, Opt::EditService),
@@ -131,7 +131,7 @@ const TABLE: &[(&str, Option<char>, Argument, Opt)] = {
 };
 
 impl Opt {
-    /// Whether it says what a line does.
+    /// Whether it is a command.
     pub fn is_command(self) -> bool {
         matches!(
             self,
@@ -154,7 +154,7 @@ impl Opt {
         )
     }
 
-    /// How it is written.
+    /// Its short form, else its long form.
     pub fn spelling(self) -> Cow<'static, str> {
         match TABLE.iter().find(|(_, _, _, opt)| *opt == self) {
             Some((_, Some(short), _, _)) => Cow::Owned(format!("-{short}")),
@@ -165,27 +165,27 @@ impl Opt {
     }
 }
 
-/// A line, taken apart.
+/// A parsed line.
 #[derive(Debug, Default)]
-pub(super) struct Given<'a> {
+pub(super) struct CommandLine<'a> {
     options: Vec<(Opt, Option<&'a str>)>,
     /// Words that belong to no option.
     pub loose: Vec<&'a str>,
-    /// What no version of ipvsadm has, or what lacks its argument.
-    pub troubles: Vec<Trouble<'a>>,
+    /// Unknown options, and options without their argument.
+    pub errors: Vec<OptionError<'a>>,
 }
 
-/// A part of a line that is no option.
+/// A word that cannot be parsed.
 #[derive(Debug)]
-pub(super) enum Trouble<'a> {
-    /// No version of ipvsadm has it.
+pub(super) enum OptionError<'a> {
+    /// An option of no version of ipvsadm.
     Unknown(&'a str),
-    /// It needs an argument, and the line ends.
+    /// An option without its argument.
     Bare(Opt),
 }
 
-impl<'a> Given<'a> {
-    /// Takes the words of a line apart.
+impl<'a> CommandLine<'a> {
+    /// Parses the words of a line.
     pub fn parse(words: &[&'a str]) -> Self {
         let mut given = Self::default();
         let mut words = words.iter().copied();
@@ -212,15 +212,15 @@ impl<'a> Given<'a> {
             None => (name, None),
         };
         match TABLE.iter().find(|(long, ..)| *long == name) {
-            None => self.troubles.push(Trouble::Unknown(word)),
-            Some((_, _, Argument::No, _)) if attached.is_some() => {
-                self.troubles.push(Trouble::Unknown(word));
+            None => self.errors.push(OptionError::Unknown(word)),
+            Some((_, _, OptionArgument::No, _)) if attached.is_some() => {
+                self.errors.push(OptionError::Unknown(word));
             }
             Some((_, _, argument, opt)) => self.option(*opt, *argument, attached, rest),
         }
     }
 
-    /// `-At VIP:PORT`, `-w3`, `-w=3`: popt takes them all.
+    /// `-At VIP:PORT`, `-w3`, `-w=3`: popt accepts them all.
     fn short(&mut self, word: &'a str, rest: &mut (impl Iterator<Item = &'a str> + Clone)) {
         let mut at = 1;
         while let Some(letter) = word.get(at..).and_then(|tail| tail.chars().next()) {
@@ -232,10 +232,10 @@ impl<'a> Given<'a> {
             }
             let Some((_, _, argument, opt)) = TABLE.iter().find(|(_, s, ..)| *s == Some(letter))
             else {
-                self.troubles.push(Trouble::Unknown(word));
+                self.errors.push(OptionError::Unknown(word));
                 return;
             };
-            if *argument == Argument::No {
+            if *argument == OptionArgument::No {
                 self.options.push((*opt, None));
                 continue;
             }
@@ -245,11 +245,11 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// ipvsadm 1.27 and older print `pe sip` and `ops` without dashes, and cannot read them back.
+    /// ipvsadm 1.27 and older print `pe sip` and `ops` without dashes, and cannot read their own output.
     fn bare(&mut self, word: &'a str, rest: &mut (impl Iterator<Item = &'a str> + Clone)) {
         match word {
             "ops" => self.options.push((Opt::OnePacket, None)),
-            "pe" => self.option(Opt::Engine, Argument::Needed, None, rest),
+            "pe" => self.option(Opt::Engine, OptionArgument::Needed, None, rest),
             "(null)" => self.options.push((Opt::Bypass, None)),
             _ => self.loose.push(word),
         }
@@ -258,17 +258,17 @@ impl<'a> Given<'a> {
     fn option(
         &mut self,
         opt: Opt,
-        argument: Argument,
+        argument: OptionArgument,
         attached: Option<&'a str>,
         rest: &mut (impl Iterator<Item = &'a str> + Clone),
     ) {
         let value = match argument {
-            Argument::No => None,
-            Argument::Needed => match attached.or_else(|| rest.next()) {
+            OptionArgument::No => None,
+            OptionArgument::Needed => match attached.or_else(|| rest.next()) {
                 Some(value) => Some(value),
-                None => return self.troubles.push(Trouble::Bare(opt)),
+                None => return self.errors.push(OptionError::Bare(opt)),
             },
-            Argument::Optional => attached.or_else(|| {
+            OptionArgument::Optional => attached.or_else(|| {
                 let mut ahead = rest.clone();
                 let next = ahead.next().filter(|next| is_value(next))?;
                 *rest = ahead;
@@ -283,7 +283,7 @@ impl<'a> Given<'a> {
         self.options.iter().any(|(opt, _)| server.contains(opt))
     }
 
-    /// The command of the line; `Err` with how many there are, if that is not one.
+    /// The command of the line; `Err` with their number if not one.
     pub fn command(&mut self) -> Result<(Opt, Option<&'a str>), usize> {
         let commands: Vec<_> =
             self.options.iter().copied().filter(|(opt, _)| opt.is_command()).collect();
@@ -292,29 +292,29 @@ impl<'a> Given<'a> {
         Ok(*command)
     }
 
-    /// Takes an option out, with its argument.
+    /// Removes an option and returns it with its argument.
     pub fn take(&mut self, wanted: Opt) -> Option<(Opt, Option<&'a str>)> {
         let at = self.options.iter().position(|(opt, _)| *opt == wanted)?;
         Some(self.options.remove(at))
     }
 
-    /// Takes an option's argument out.
+    /// Removes an option and returns its argument.
     pub fn value(&mut self, wanted: Opt) -> Option<&'a str> {
         self.take(wanted)?.1
     }
 
-    /// Takes out whether an option is there.
+    /// Removes an option and returns whether it was present.
     pub fn has(&mut self, wanted: Opt) -> bool {
         self.take(wanted).is_some()
     }
 
-    /// What nobody took.
+    /// The options that were not removed.
     pub fn left(&self) -> &[(Opt, Option<&'a str>)] {
         &self.options
     }
 }
 
-/// What popt takes for the argument of an option that can do without.
+/// Whether popt reads `word` as the value of an option with an optional argument.
 fn is_value(word: &str) -> bool {
     !word.starts_with('-') && !matches!(word, "pe" | "ops")
 }

@@ -2,12 +2,12 @@
 
 use super::super::remark::quote;
 use super::super::words;
-use super::options::{Given, Opt};
-use super::{Reader, Refused};
+use super::options::{CommandLine, Opt};
+use super::{IpvsadmReader, Refused};
 use crate::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey, Tunnel};
 
-impl Reader {
-    pub(super) fn add_server(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+impl IpvsadmReader {
+    pub(super) fn add_server(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let (service, key, destination) = self.server(given)?;
         let Some(found) = self.rules.services.get_mut(&service) else {
             return self.unknown(&service);
@@ -15,14 +15,14 @@ impl Reader {
         if found.destinations.contains_key(&key) {
             return self.refuse(
                 format!("{key} of {service}"),
-                "it is there already; the kernel would refuse it (EEXIST). The first one counts",
+                "duplicate; the kernel would refuse it (EEXIST). The first one is used",
             );
         }
         found.destinations.insert(key, destination);
         Ok(())
     }
 
-    pub(super) fn edit_server(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+    pub(super) fn edit_server(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let (service, key, destination) = self.server(given)?;
         match self.rules.services.get_mut(&service).and_then(|s| s.destinations.get_mut(&key)) {
             Some(old) => {
@@ -33,7 +33,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn delete_server(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+    pub(super) fn delete_server(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let service = self.key(given)?;
         let key = self.server_key(&service, given)?;
         match self.rules.services.get_mut(&service).and_then(|s| s.destinations.remove(&key)) {
@@ -45,13 +45,13 @@ impl Reader {
     fn unknown_server(&mut self, service: &ServiceKey, key: DestinationKey) -> Result<(), Refused> {
         self.refuse(
             format!("{key} of {service}"),
-            "no line before this one added that real server; ipvsadm would refuse it",
+            "no earlier line added this real server; ipvsadm would refuse it",
         )
     }
 
     fn server(
         &mut self,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Result<(ServiceKey, DestinationKey, Destination), Refused> {
         let service = self.key(given)?;
         let mut key = self.server_key(&service, given)?;
@@ -64,7 +64,7 @@ impl Reader {
             self.remarks.guessed(
                 format!("{key} of {service}"),
                 format!(
-                    "only NAT maps ports: ipvsadm and the kernel take port {} instead",
+                    "only NAT maps ports: ipvsadm and the kernel use port {} instead",
                     vip.port()
                 ),
             );
@@ -73,7 +73,7 @@ impl Reader {
         if key.0.is_ipv6() != service.is_ipv6() && method != ForwardingMethod::Tunnel {
             return self.refuse(
                 format!("{key} of {service}"),
-                "a real server of the other address family is reached by tunnel only; the kernel refuses it",
+                "a real server of another address family needs a tunnel; the kernel refuses it",
             );
         }
         let weight = self.weight(given);
@@ -85,7 +85,7 @@ impl Reader {
     fn server_key(
         &mut self,
         service: &ServiceKey,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Result<DestinationKey, Refused> {
         let Some(text) = given.value(Opt::RealServer) else {
             return self.refuse("a line without -r", "it names no real server");
@@ -98,20 +98,18 @@ impl Reader {
         Ok(DestinationKey::new(address, port.unwrap_or(default)))
     }
 
-    fn method(&mut self, given: &mut Given<'_>) -> Result<ForwardingMethod, Refused> {
+    fn method(&mut self, given: &mut CommandLine<'_>) -> Result<ForwardingMethod, Refused> {
         if given.has(Opt::PatchedFullNat) {
             self.remarks.guessed(
                 "-b of a real server",
-                "FULLNAT of a patched kernel is taken as NAT; say `forward: fullnat` in the topology, \
-                 which any kernel can do",
+                "FULLNAT of a patched kernel becomes NAT; write `forward: fullnat` in the topology, which every \
+                 kernel supports",
             );
             return Ok(ForwardingMethod::Masquerade);
         }
         if given.has(Opt::Bypass) {
-            self.remarks.not_expressible(
-                "(null)",
-                "the kernel passes packets of this destination by; only the kernel itself makes those",
-            );
+            self.remarks
+                .not_expressible("(null)", "a bypass destination; only the kernel creates them");
             return Err(Refused);
         }
         let methods = [
@@ -127,25 +125,25 @@ impl Reader {
         Ok(ForwardingMethod::DirectRoute)
     }
 
-    fn weight(&mut self, given: &mut Given<'_>) -> u32 {
+    fn weight(&mut self, given: &mut CommandLine<'_>) -> u32 {
         let Some(text) = given.value(Opt::Weight) else { return 1 };
         words::number(text, 0, i32::MAX.cast_unsigned()).unwrap_or_else(|| {
             self.remarks.guessed(
                 format!("-w {}", quote(text)),
-                "it is no weight (0-2147483647); 1, the default, is taken",
+                "it is not a weight (0-2147483647); 1, the default, is used",
             );
             1
         })
     }
 
-    /// Upper and lower.
-    fn thresholds(&mut self, given: &mut Given<'_>) -> (u32, u32) {
+    /// Upper and lower threshold; 0: none.
+    fn thresholds(&mut self, given: &mut CommandLine<'_>) -> (u32, u32) {
         let mut read = |opt| {
             let Some(text) = given.value(opt) else { return 0 };
             words::number(text, 0, u32::MAX).unwrap_or_else(|| {
                 self.remarks.not_understood(
                     format!("{} {}", opt.spelling(), quote(text)),
-                    "it is no number of connections; there is no limit then",
+                    "it is not a number of connections; no limit is set",
                 );
                 0
             })
@@ -154,7 +152,7 @@ impl Reader {
         if lower > upper {
             self.remarks.not_understood(
                 format!("-x {upper} -y {lower}"),
-                "the lower threshold is above the upper one; the kernel refuses that (ERANGE), and both are left out",
+                "the lower threshold is above the upper one; the kernel refuses that (ERANGE); both left out",
             );
             return (0, 0);
         }
@@ -164,7 +162,7 @@ impl Reader {
     fn tunnel(
         &mut self,
         method: ForwardingMethod,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Result<Tunnel, Refused> {
         let kind = given.value(Opt::TunType);
         let port = given.value(Opt::TunPort);
@@ -173,13 +171,12 @@ impl Reader {
             sums.into_iter().filter(|(opt, _)| given.has(*opt)).map(|(_, bits)| bits).collect();
         let any = kind.is_some() || port.is_some() || !flags.is_empty();
         if any && method != ForwardingMethod::Tunnel {
-            return self
-                .refuse("--tun-...", "tunnel options go with -i only; ipvsadm refuses the line");
+            return self.refuse("--tun-...", "tunnel options need -i; ipvsadm refuses the line");
         }
         let flags = match flags.as_slice() {
             [] => 0,
             [one] => *one,
-            _ => return self.refuse("--tun-...csum", "there can be one of them"),
+            _ => return self.refuse("--tun-...csum", "ipvsadm takes one of them"),
         };
         match kind.unwrap_or("ipip") {
             "ipip" if port.is_none() && flags == 0 => Ok(Tunnel::Ipip),
@@ -190,9 +187,9 @@ impl Reader {
             },
             "ipip" | "gre" => self.refuse(
                 format!("--tun-type {}", kind.unwrap_or("ipip")),
-                "it does not go with these --tun options; ipvsadm refuses the line",
+                "it does not take these --tun options; ipvsadm refuses the line",
             ),
-            other => self.refuse(quote(other), "it is no tunnel type: ipip, gue and gre are"),
+            other => self.refuse(quote(other), "it is not a tunnel type: write ipip, gue or gre"),
         }
     }
 }

@@ -3,30 +3,30 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::super::remark::quote;
-use super::super::words::{self, Mask};
-use super::options::{Given, Opt};
-use super::{Reader, Refused};
+use super::super::words::{self, PersistenceMask};
+use super::options::{CommandLine, Opt};
+use super::{IpvsadmReader, Refused};
 use crate::state::{Protocol, ServiceFlags, ServiceKey, VirtualService};
 
-/// What `-p` without a value comes to, in seconds: `IPVS_SVC_PERSISTENT_TIMEOUT` of libipvs.h. The man
-/// page says 300; ipvsadm 1.31 sets 360.
+/// `-p` without a value, in seconds: `IPVS_SVC_PERSISTENT_TIMEOUT` of libipvs.h. The man page says 300;
+/// ipvsadm 1.31 sets 360.
 const PERSISTENCE: u32 = 360;
 
-impl Reader {
-    pub(super) fn add_service(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+impl IpvsadmReader {
+    pub(super) fn add_service(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let key = self.key(given)?;
         let service = self.settings(&key, given)?;
         if self.rules.services.contains_key(&key) {
             return self.refuse(
                 key.to_string(),
-                "it is in the table already; the kernel would refuse it (EEXIST). The first one counts",
+                "duplicate; the kernel would refuse it (EEXIST). The first one is used",
             );
         }
         self.rules.services.insert(key, service);
         Ok(())
     }
 
-    pub(super) fn edit_service(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+    pub(super) fn edit_service(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let key = self.key(given)?;
         let service = self.settings(&key, given)?;
         let Some(old) = self.rules.services.get_mut(&key) else { return self.unknown(&key) };
@@ -35,7 +35,7 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn delete_service(&mut self, given: &mut Given<'_>) -> Result<(), Refused> {
+    pub(super) fn delete_service(&mut self, given: &mut CommandLine<'_>) -> Result<(), Refused> {
         let key = self.key(given)?;
         match self.rules.services.remove(&key) {
             Some(_) => Ok(()),
@@ -46,12 +46,12 @@ impl Reader {
     pub(super) fn unknown<T>(&mut self, key: &ServiceKey) -> Result<T, Refused> {
         self.refuse(
             key.to_string(),
-            "no line before this one added that service, or it was not taken; ipvsadm would refuse it",
+            "no earlier line added this service, or that line was left out; ipvsadm would refuse it",
         )
     }
 
-    /// The service that the line is about.
-    pub(super) fn key(&mut self, given: &mut Given<'_>) -> Result<ServiceKey, Refused> {
+    /// The key of the line's service.
+    pub(super) fn key(&mut self, given: &mut CommandLine<'_>) -> Result<ServiceKey, Refused> {
         let ipv6 = given.has(Opt::Ipv6);
         if let Some(mark) = given.value(Opt::Fwmark) {
             return self.mark(mark, ipv6);
@@ -75,11 +75,11 @@ impl Reader {
             let mark = mark.cast_unsigned();
             self.remarks.guessed(
                 format!("firewall mark {text}"),
-                format!("`ipvsadm -S` prints marks above 2147483647 as negative: {mark} is meant"),
+                format!("`ipvsadm -S` prints marks above 2147483647 as negative numbers: {mark}"),
             );
             return Ok(ServiceKey::Fwmark { v6, mark });
         }
-        self.refuse(quote(text), "a firewall mark is a number, 1-4294967295")
+        self.refuse(quote(text), "a firewall mark is a number from 1 to 4294967295")
     }
 
     /// `ADDRESS[:PORT]`, `[ADDRESS]:PORT`, port by number or name.
@@ -88,7 +88,7 @@ impl Reader {
         let Some(address) = words::address(host) else {
             return self.refuse(
                 quote(text),
-                "it is not an address with a port; host names are not looked up here: \
+                "it is not an address with a port; import does not look up host names: \
                  use the output of `ipvsadm -Sn`",
             );
         };
@@ -98,7 +98,7 @@ impl Reader {
                 Some(port) => Ok((address, Some(port))),
                 None => self.refuse(
                     quote(text),
-                    "its port is neither a number (0-65535) nor a service name that is known here: \
+                    "its port is neither a number (0-65535) nor a known service name: \
                      use the output of `ipvsadm -Sn`",
                 ),
             },
@@ -108,12 +108,12 @@ impl Reader {
     fn settings(
         &mut self,
         key: &ServiceKey,
-        given: &mut Given<'_>,
+        given: &mut CommandLine<'_>,
     ) -> Result<VirtualService, Refused> {
         let scheduler = given.value(Opt::Scheduler).unwrap_or("wlc");
         if !words::is_scheduler_name(scheduler) {
             return self
-                .refuse(quote(scheduler), "it cannot be a scheduler: a name of 1-15 letters");
+                .refuse(quote(scheduler), "it is not a scheduler: a name of 1 to 15 letters");
         }
         let mut service = VirtualService::plain(key, scheduler);
         let mut flags = self.scheduler_flags(scheduler, given);
@@ -136,19 +136,19 @@ impl Reader {
         if port == 0 && !service.flags.has(ServiceFlags::PERSISTENT) {
             return self.refuse(
                 key.to_string(),
-                "a service for every port (port 0) must be persistent; ipvsadm and the kernel refuse it",
+                "a service for every port (port 0) must be persistent; ipvsadm and the kernel refuse it otherwise",
             );
         }
         Ok(service)
     }
 
-    fn scheduler_flags(&mut self, scheduler: &str, given: &mut Given<'_>) -> u32 {
+    fn scheduler_flags(&mut self, scheduler: &str, given: &mut CommandLine<'_>) -> u32 {
         let mut flags = 0;
         let names = given.value(Opt::SchedulerFlags).unwrap_or_default();
         for name in names.split(',').filter(|name| !name.is_empty()) {
             match words::scheduler_flag(name, scheduler) {
                 Ok(bit) => flags |= bit,
-                Err(trouble) => self.remarks.not_understood(quote(name), trouble.why(scheduler)),
+                Err(error) => self.remarks.not_understood(quote(name), error.why(scheduler)),
             }
         }
         flags
@@ -158,32 +158,32 @@ impl Reader {
         let Some(text) = text else {
             self.remarks.guessed(
                 "-p without a timeout",
-                format!("{PERSISTENCE} s, which ipvsadm sets; its man page says 300"),
+                format!("{PERSISTENCE} s, ipvsadm's default; its man page says 300"),
             );
             return PERSISTENCE;
         };
         words::number(text, 1, u32::MAX).unwrap_or_else(|| {
             self.remarks.guessed(
                 format!("-p {}", quote(text)),
-                format!("it is no number of seconds; {PERSISTENCE}, ipvsadm's default, is taken"),
+                format!("it is not a number of seconds; {PERSISTENCE}, ipvsadm's default, is used"),
             );
             PERSISTENCE
         })
     }
 
     fn netmask(&mut self, text: &str, ipv6: bool) -> Option<u32> {
-        let Some(Mask { value, guessed }) = words::mask(text, ipv6) else {
+        let Some(PersistenceMask { value, guessed }) = words::mask(text, ipv6) else {
             let form = if ipv6 { "a prefix length, 1-128" } else { "a mask such as 255.255.255.0" };
             self.remarks.guessed(
                 format!("-M {}", quote(text)),
-                format!("it is not {form}; the default (each client by itself) is taken"),
+                format!("it is not {form}; the default (each client separately) is used"),
             );
             return None;
         };
         if guessed {
             self.remarks.guessed(
                 format!("-M {text}"),
-                "IPv4 has a dotted mask here; taken as a prefix length, not as ipvsadm would (0.0.0.N)",
+                "an IPv4 mask is dotted; read as a prefix length, where ipvsadm would read 0.0.0.N",
             );
         }
         Some(value)
@@ -197,7 +197,7 @@ impl Reader {
             ServiceKey::Address(..) => {
                 self.remarks.not_understood(
                     "-o",
-                    "one-packet scheduling is for UDP only; ipvsadm refuses it here, and it is left out",
+                    "one-packet scheduling works for UDP only, and ipvsadm refuses it here; left out",
                 );
                 0
             }
@@ -205,7 +205,7 @@ impl Reader {
     }
 }
 
-/// Host and port, as far as there is one.
+/// Host, and port if present.
 fn split(text: &str) -> (&str, Option<&str>) {
     if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         return (host, rest.strip_prefix(':').or(Some(rest)).filter(|port| !port.is_empty()));

@@ -1,16 +1,16 @@
-//! `global_defs`: timeouts and the synchronisation daemon.
+//! `global_defs`: timeouts and the sync daemon.
 
 use super::super::remark::quote;
 use super::super::words;
-use super::Reader;
-use super::asides::Topic;
+use super::KeepalivedReader;
+use super::left_out::LeftOutTopic;
 use super::tree::Statement;
 use crate::state::{DaemonRole, SyncDaemon};
 
-/// The longest timeout that keepalived takes: 31 days, in seconds (`LVS_MAX_TIMEOUT`).
+/// keepalived's longest timeout: 31 days, in seconds (`LVS_MAX_TIMEOUT`).
 const LONGEST: u32 = 86_400 * 31;
 
-impl Reader {
+impl KeepalivedReader {
     pub(super) fn global(&mut self, block: &Statement) {
         for statement in block.children() {
             self.remarks.line = Some(statement.line);
@@ -19,11 +19,11 @@ impl Reader {
                 "lvs_sync_daemon" => self.sync_daemon(statement),
                 "lvs_flush" => self.remarks.not_expressible(
                     "lvs_flush",
-                    "keepalived empties the table when it starts; say `ipvs: exclusive` for a table that \
-                     has lvsprov's services only",
+                    "keepalived empties the table at its start; write `ipvs: exclusive` for a table with only \
+                     lvsprov's services",
                 ),
-                word if word.starts_with("vrrp_") => self.asides.leave(Topic::Vrrp, statement),
-                _ => self.asides.leave(Topic::Process, statement),
+                word if word.starts_with("vrrp_") => self.left_out.add(LeftOutTopic::Vrrp, statement),
+                _ => self.left_out.add(LeftOutTopic::Process, statement),
             }
         }
     }
@@ -35,7 +35,7 @@ impl Reader {
             let Some(seconds) = words::number(value, 0, LONGEST) else {
                 self.remarks.not_understood(
                     format!("lvs_timeouts {} {}", quote(name), quote(value)),
-                    "a timeout is a number of seconds, 0-2678400; it is left out",
+                    "a timeout is a number of seconds, 0-2678400; left out",
                 );
                 continue;
             };
@@ -47,12 +47,12 @@ impl Reader {
                 _ => {
                     self.remarks.not_understood(
                         format!("lvs_timeouts {}", quote(name)),
-                        "tcp, tcpfin and udp are known",
+                        "the timeouts are tcp, tcpfin and udp; left out",
                     );
                     continue;
                 }
             };
-            // 0 leaves it as it is.
+            // 0 leaves the timeout unchanged.
             *place = Some(seconds).filter(|seconds| *seconds != 0);
             self.rules.taken += 1;
         }
@@ -70,7 +70,7 @@ impl Reader {
         let mut at = 2;
         while let Some(word) = statement.word(at) {
             let value = statement.word(at + 1).unwrap_or_default();
-            // The older form: instance and number without a word before them.
+            // The older form: instance and number without keywords.
             let old = match at {
                 2 => !KEYWORDS.contains(&word),
                 3 => words::number(word, 0, 255).is_some(),
@@ -84,17 +84,17 @@ impl Reader {
             if daemon_option(&mut daemon, &mut id, word, value).is_none() {
                 self.remarks.not_understood(
                     format!("lvs_sync_daemon {} {}", quote(word), quote(value)),
-                    "inst, id, maxlen, port, ttl and group with a value in range are known; it is left out",
+                    "the options are inst, id, maxlen, port, ttl and group, each with a value in range; left out",
                 );
             }
             at += 2;
         }
         daemon.id = id.and_then(|id| u8::try_from(id).ok()).unwrap_or(0);
         let what = if id.is_none() {
-            "master, with id 0: keepalived sends where it is VRRP master and receives where it is \
-             backup, and takes the virtual_router_id where no id is given"
+            "master, with id 0: keepalived sends as VRRP master and receives as backup, and uses the \
+             virtual_router_id if no id is given"
         } else {
-            "master: keepalived sends where it is VRRP master and receives where it is backup"
+            "master: keepalived sends as VRRP master and receives as backup"
         };
         self.remarks.guessed("lvs_sync_daemon", what);
         self.rules.daemons.insert(DaemonRole::Master, daemon);
@@ -102,10 +102,10 @@ impl Reader {
     }
 }
 
-/// What can follow the interface of `lvs_sync_daemon`.
+/// Options after the interface of `lvs_sync_daemon`.
 const KEYWORDS: &[&str] = &["inst", "id", "maxlen", "port", "ttl", "group"];
 
-/// `None` where it could not be understood.
+/// Sets one option; `None` if it is unknown or out of range.
 fn daemon_option(
     daemon: &mut SyncDaemon,
     id: &mut Option<u32>,

@@ -1,42 +1,41 @@
-//! `virtual_server_group`: several VIPs and marks under one name.
+//! `virtual_server_group`: VIPs and marks under one name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::remark::quote;
 use super::super::words;
-use super::Reader;
+use super::KeepalivedReader;
 use super::tree::Statement;
 
-/// The most addresses that a range is written out to: keepalived says of larger ones itself that they
-/// are too many services.
-const MOST: u128 = 1024;
+/// Maximum number of addresses of a range; keepalived warns about larger ones itself.
+const MAX_RANGE: u128 = 1024;
 
-/// A group.
+/// A `virtual_server_group`.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct ServerGroup {
     pub line: u32,
-    pub members: Vec<Member>,
-    /// A virtual server names it.
+    pub members: Vec<GroupMember>,
+    /// Whether a virtual server uses it.
     pub used: bool,
 }
 
-/// What a virtual server stands for.
+/// An address or firewall mark of a virtual server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Member {
-    /// Port 0: every port.
+pub(super) enum GroupMember {
+    /// Address and port; 0: every port.
     Address(IpAddr, u16),
-    /// The family only where it is said.
-    Mark(u32, Option<Family>),
+    /// A mark, with its address family if given.
+    Mark(u32, Option<AddressFamily>),
 }
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum AddressFamily {
     V4,
     V6,
 }
 
-impl Family {
+impl AddressFamily {
     pub fn named(word: &str) -> Option<Self> {
         match word {
             "inet" => Some(Self::V4),
@@ -46,10 +45,10 @@ impl Family {
     }
 }
 
-impl Reader {
+impl KeepalivedReader {
     pub(super) fn group(&mut self, statement: &Statement) {
         let name = statement.word(1).unwrap_or_default().to_owned();
-        let mut group = Group { line: statement.line, ..Group::default() };
+        let mut group = ServerGroup { line: statement.line, ..ServerGroup::default() };
         for entry in statement.children() {
             self.remarks.line = Some(entry.line);
             match members(entry) {
@@ -65,8 +64,8 @@ impl Reader {
         self.groups.insert(name, group);
     }
 
-    /// What a `virtual_server` statement stands for.
-    pub(super) fn members(&mut self, statement: &Statement) -> Vec<Member> {
+    /// The members of a `virtual_server` statement.
+    pub(super) fn members(&mut self, statement: &Statement) -> Vec<GroupMember> {
         let result = match statement.keyword_of_parameters() {
             "group" => {
                 let name = statement.word(2).unwrap_or_default();
@@ -75,7 +74,7 @@ impl Reader {
                         group.used = true;
                         Ok(group.members.clone())
                     }
-                    None => Err("there is no virtual_server_group of this name".to_owned()),
+                    None => Err("no virtual_server_group has this name; left out".to_owned()),
                 }
             }
             _ => member_of(statement.words.get(1..).unwrap_or_default()).map(|member| vec![member]),
@@ -94,27 +93,27 @@ impl Statement {
 }
 
 /// `ADDRESS [PORT]` or `fwmark N [inet|inet6]`.
-fn member_of(words: &[String]) -> Result<Member, String> {
+fn member_of(words: &[String]) -> Result<GroupMember, String> {
     let first = words.first().map_or("", String::as_str);
     let second = words.get(1).map_or("0", String::as_str);
     if first == "fwmark" {
         let mark = words::number(second, 1, u32::MAX)
-            .ok_or("a firewall mark is a number, 1-4294967295")?;
+            .ok_or("a firewall mark is a number from 1 to 4294967295")?;
         let family = match words.get(2) {
             None => None,
-            Some(word) => Some(Family::named(word).ok_or("a family is inet or inet6")?),
+            Some(word) => Some(AddressFamily::named(word).ok_or("a family is inet or inet6")?),
         };
-        return Ok(Member::Mark(mark, family));
+        return Ok(GroupMember::Mark(mark, family));
     }
     let address =
         words::address(first).ok_or("it is neither an address, nor fwmark N, nor group NAME")?;
     let port =
         words::port(second).ok_or("its port is neither a number (0-65535) nor a known name")?;
-    Ok(Member::Address(address, port))
+    Ok(GroupMember::Address(address, port))
 }
 
-/// An entry of a group, with ranges written out.
-fn members(entry: &Statement) -> Result<Vec<Member>, String> {
+/// The members of an entry; a range becomes one member for each address.
+fn members(entry: &Statement) -> Result<Vec<GroupMember>, String> {
     let first = entry.keyword();
     let Some((first_address, last_address)) = range(first)? else {
         return member_of(&entry.words).map(|member| vec![member]);
@@ -123,19 +122,19 @@ fn members(entry: &Statement) -> Result<Vec<Member>, String> {
     let port =
         words::port(port).ok_or("its port is neither a number (0-65535) nor a known name")?;
     let addresses = between(first_address, last_address).ok_or_else(|| {
-        format!("the range is empty, mixes families, or has more than {MOST} addresses")
+        format!("the range is empty, mixes families, or has more than {MAX_RANGE} addresses")
     })?;
-    Ok(addresses.into_iter().map(|address| Member::Address(address, port)).collect())
+    Ok(addresses.into_iter().map(|address| GroupMember::Address(address, port)).collect())
 }
 
-/// `A.B.C.D-E`, `A.B.C.D-E.F.G.H`, `A.B.C.D/LEN`, and the same for IPv6, where the short end is
-/// hexadecimal.
+/// `A.B.C.D-E`, `A.B.C.D-E.F.G.H`, `A.B.C.D/LEN`, and the same for IPv6, where the short form of the
+/// end is hexadecimal.
 fn range(text: &str) -> Result<Option<(IpAddr, IpAddr)>, String> {
     if let Some((_, bits)) = text.split_once('/') {
         let net: ipnet::IpNet =
-            text.parse().map_err(|_| "it is no subnet: ADDRESS/LENGTH".to_owned())?;
+            text.parse().map_err(|_| "it is not a subnet (ADDRESS/LENGTH)".to_owned())?;
         if bits == "0" || net.addr() != net.network() {
-            return Err("the bits behind a range's length must be 0".to_owned());
+            return Err("the host bits of a range must be 0".to_owned());
         }
         let last = match net {
             ipnet::IpNet::V4(net) => IpAddr::V4(net.broadcast()),
@@ -144,7 +143,7 @@ fn range(text: &str) -> Result<Option<(IpAddr, IpAddr)>, String> {
         return Ok(Some((net.network(), last)));
     }
     let Some((first, last)) = text.split_once('-') else { return Ok(None) };
-    let wrong = || "it is no range: ADDRESS-LAST".to_owned();
+    let wrong = || "it is not a range (ADDRESS-LAST)".to_owned();
     let first = words::address(first).ok_or_else(wrong)?;
     if let Some(last) = words::address(last) {
         return Ok(Some((first, last)));
@@ -167,12 +166,14 @@ fn between(first: IpAddr, last: IpAddr) -> Option<Vec<IpAddr>> {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
             let (first, last) = (first.to_bits(), last.to_bits());
             let count = u128::from(last.checked_sub(first)?);
-            (count < MOST).then(|| (first..=last).map(|n| Ipv4Addr::from_bits(n).into()).collect())
+            (count < MAX_RANGE)
+                .then(|| (first..=last).map(|n| Ipv4Addr::from_bits(n).into()).collect())
         }
         (IpAddr::V6(first), IpAddr::V6(last)) => {
             let (first, last) = (first.to_bits(), last.to_bits());
             let count = last.checked_sub(first)?;
-            (count < MOST).then(|| (first..=last).map(|n| Ipv6Addr::from_bits(n).into()).collect())
+            (count < MAX_RANGE)
+                .then(|| (first..=last).map(|n| Ipv6Addr::from_bits(n).into()).collect())
         }
         _ => None,
     }
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_written_out_as_keepalived_does() {
+    fn ranges_expand_as_in_keepalived() {
         let count = |text: &str| {
             let (first, last) = range(text).unwrap().unwrap();
             between(first, last).map(|all| (all.len(), all.first().copied(), all.last().copied()))

@@ -1,33 +1,32 @@
-//! The text of a keepalived.conf as its parser sees it, line by line: comments gone, definitions
-//! (`$NAME=VALUE`) put in, `~SEQ` and `~LST` lines written out. keepalived.conf(5), "ADVANCED
+//! The lines of a keepalived.conf as its parser sees them: without comments, with definitions
+//! (`$NAME=VALUE`) replaced, and with `~SEQ` and `~LST` expanded. keepalived.conf(5), "ADVANCED
 //! CONFIGURATION".
 //!
-//! What depends on the host that reads the file is not done and remarked upon: `include`, and lines
-//! for one configuration (`@NAME`).
+//! Statements that depend on the host get a remark and are left out: `include`, and lines for one
+//! configuration (`@NAME`).
 
 use std::collections::BTreeMap;
 
 use super::super::remark::{Remarks, quote};
 
-/// A line, and where the text that it came from begins.
+/// A line, with the line number of its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct ConfigLine {
     /// From 1.
     pub number: u32,
-    /// Without comment, blanks at the ends, and known definitions.
+    /// Trimmed, without comment, known definitions replaced.
     pub text: String,
 }
 
-/// What all lines may come to when definitions are put in: more than any real file, and little
-/// enough to be held.
-const MOST_BYTES: usize = 4 << 20;
-const MOST_LINES: usize = 100_000;
-/// How deep definitions may be in one another.
-const DEEPEST: u32 = 32;
+/// Limits of the expanded text: more than any real file, and small enough for memory.
+const MAX_BYTES: usize = 4 << 20;
+const MAX_LINES: usize = 100_000;
+/// Maximum nesting of definitions.
+const MAX_DEPTH: u32 = 32;
 
 /// Reads `text` into lines.
-pub(super) fn lines(text: &str, remarks: &mut Remarks) -> Vec<Line> {
-    let mut reader = Lines {
+pub(super) fn lines(text: &str, remarks: &mut Remarks) -> Vec<ConfigLine> {
+    let mut reader = LineReader {
         definitions: BTreeMap::new(),
         done: Vec::new(),
         bytes: 0,
@@ -38,8 +37,7 @@ pub(super) fn lines(text: &str, remarks: &mut Remarks) -> Vec<Line> {
     let mut source = (1u32..).zip(text.lines()).peekable();
     while let Some((number, line)) = source.next() {
         let mut line = without_comment(line).trim().to_owned();
-        // A definition goes on behind a backslash, and keeps its lines; so does nothing else, but a
-        // backslash there can mean only that.
+        // Only a definition may continue after a backslash; it keeps its line breaks.
         while line.ends_with('\\') && source.peek().is_some() {
             line.pop();
             line.truncate(line.trim_end().len());
@@ -73,21 +71,21 @@ fn without_comment(line: &str) -> &str {
     line
 }
 
-struct Lines<'r> {
+struct LineReader<'r> {
     definitions: BTreeMap<String, String>,
-    done: Vec<Line>,
+    done: Vec<ConfigLine>,
     bytes: usize,
     visits: usize,
     exhausted: bool,
     remarks: &'r mut Remarks,
 }
 
-impl Lines<'_> {
+impl LineReader<'_> {
     fn define(&mut self, name: &str, value: &str) {
         self.definitions.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Takes a line, which can be several after something was put in.
+    /// Expands a line, which can become several lines.
     fn take(&mut self, text: &str, number: u32, depth: u32) {
         let text = text.trim();
         if text.is_empty() || self.is_exhausted(text, depth) {
@@ -107,8 +105,8 @@ impl Lines<'_> {
             let word = text.split_whitespace().next().unwrap_or_default();
             self.remarks.not_understood(
                 quote(word),
-                "this line counts on some hosts only (`keepalived -i`), so it is left out; \
-                 take the mark away where it is meant for this director",
+                "this line applies to some hosts only (`keepalived -i`); left out. \
+                 Remove the prefix if it is for this director",
             );
             return;
         }
@@ -132,32 +130,32 @@ impl Lines<'_> {
         ) {
             self.remarks.not_understood(
                 word,
-                "another file is not read; import it too, or put its content here",
+                "import does not read other files; import that file too, or copy its content here",
             );
             return;
         }
         self.bytes += text.len();
-        self.done.push(Line { number, text: text.to_owned() });
+        self.done.push(ConfigLine { number, text: text.to_owned() });
     }
 
     fn is_exhausted(&mut self, text: &str, depth: u32) -> bool {
         self.visits += 1;
-        let too_much = depth > DEEPEST
-            || self.visits > MOST_LINES
-            || text.len() > MOST_BYTES
-            || self.bytes > MOST_BYTES;
+        let too_much = depth > MAX_DEPTH
+            || self.visits > MAX_LINES
+            || text.len() > MAX_BYTES
+            || self.bytes > MAX_BYTES;
         if too_much && !self.exhausted {
             self.exhausted = true;
             self.remarks.not_understood(
                 "definitions",
-                "they come to more than 100000 lines or 4 MB, or contain themselves; \
-                 the rest of what they stand for is left out",
+                "they expand to more than 100000 lines or 4 MB, or contain themselves; \
+                 the rest of the expansion is left out",
             );
         }
         too_much
     }
 
-    /// The line for each of the bindings.
+    /// Expands the line once for each of the bindings.
     fn repeat(&mut self, bindings: &[Vec<(String, String)>], rest: &str, number: u32, depth: u32) {
         for binding in bindings {
             if self.exhausted {
@@ -168,7 +166,7 @@ impl Lines<'_> {
         }
     }
 
-    /// With the definitions put in that there are; `None` where there is none.
+    /// The line with known definitions replaced; `None` if it has none.
     fn replaced(&self, text: &str) -> Option<String> {
         let mut result = String::new();
         let mut rest = text;
@@ -178,7 +176,7 @@ impl Lines<'_> {
             rest = after;
             let known = reference(after)
                 .and_then(|(name, tail)| Some((self.definitions.get(name)?, tail)))
-                .filter(|(value, _)| result.len() + value.len() <= MOST_BYTES);
+                .filter(|(value, _)| result.len() + value.len() <= MAX_BYTES);
             match known {
                 Some((value, tail)) => {
                     result.push_str(value);
@@ -199,7 +197,7 @@ fn definition(text: &str) -> Option<(&str, &str)> {
     is_name(name).then(|| (name, value.trim()))
 }
 
-/// What is behind a `$`: `NAME` before a blank or the end, or `{NAME}`; and what follows.
+/// A reference after `$`: `NAME` up to a blank or the end, or `{NAME}`; and the rest of the text.
 fn reference(text: &str) -> Option<(&str, &str)> {
     if let Some(inner) = text.strip_prefix('{') {
         return inner.split_once('}').filter(|(name, _)| is_name(name));
@@ -213,7 +211,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Values for the names of a block, in turn.
+/// One value for each name of a block, for each repetition.
 type Bindings = Vec<Vec<(String, String)>>;
 
 /// `~SEQ(NAME, START, STEP, END) REST` and `~LST(NAME, VALUE, ...) REST`.
@@ -246,7 +244,7 @@ fn sequence(arguments: &str, hex: bool) -> Option<Bindings> {
     while (step > 0 && value <= end) || (step < 0 && value >= end) {
         let text = if hex { format!("{value:x}") } else { value.to_string() };
         bindings.push(vec![(name.trim().to_owned(), text)]);
-        if bindings.len() >= MOST_LINES {
+        if bindings.len() >= MAX_LINES {
             break;
         }
         value = value.checked_add(step)?;
@@ -309,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn definitions_are_put_in_when_they_are_used() {
+    fn definitions_are_replaced_where_they_are_used() {
         let text =
             "$BASE=10.2.${SUB}\n$SUB=0\n${BASE}.100/32 # x\n$SUB=10\n${BASE}.100/32\n${NO} $NO\n";
         assert_eq!(read(text), ["10.2.0.100/32", "10.2.10.100/32", "${NO} $NO"]);
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_and_lists_are_written_out() {
+    fn sequences_and_lists_expand() {
         assert_eq!(
             read("~SEQ(N, 0, 2) 10.0.${N}.1\n~SEQ(A,2,-1,1) ~SEQx(B, 9, 10) ${A}.${B}\n"),
             ["10.0.0.1", "10.0.1.1", "10.0.2.1", "2.9", "2.a", "1.9", "1.a"]
@@ -336,11 +334,11 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_without_end_is_cut_off() {
+    fn endless_expansion_is_cut_off() {
         let mut remarks = Remarks::default();
         let bomb = "$A=$B $B\n$B=${C}${C}\n$C=${A} ${A}\n$A\n~SEQ(N,1,4000000000) ~SEQ(M,1,4000000000) x\n";
         let count = lines(bomb, &mut remarks).len();
-        assert!(count <= MOST_LINES, "{count}");
+        assert!(count <= MAX_LINES, "{count}");
         assert!(!remarks.all.is_empty());
     }
 

@@ -1,12 +1,11 @@
-//! Reads a keepalived.conf: its virtual servers, and what it says about the VIPs and the director
-//! besides. keepalived.conf(5) has the words.
+//! Reads a keepalived.conf (keepalived.conf(5)): virtual servers, VIPs, timeouts and the sync daemon.
 //!
-//! What keepalived does over time (health checks, quorum, moving the VIP) has no word in a topology
-//! yet: it is named, once for each kind.
+//! A topology has no keys yet for health checks, quorum and failover: one remark for each topic names
+//! them.
 
-mod asides;
 mod global;
 mod groups;
+mod left_out;
 mod lines;
 mod servers;
 mod tree;
@@ -14,14 +13,14 @@ mod vrrp;
 
 use std::collections::BTreeMap;
 
-use asides::Asides;
-use groups::Group;
+use groups::ServerGroup;
+use left_out::LeftOut;
 use tree::Statement;
 
 use super::remark::Remarks;
-use super::rules::Rules;
+use super::rules::IpvsRules;
 
-/// Keywords at the outermost level, as far as a file can be told by them.
+/// Whether `word` is a top-level keyword that identifies a keepalived.conf.
 pub(super) fn opens_a_block(word: &str) -> bool {
     const WORDS: &[&str] = &[
         "global_defs",
@@ -51,41 +50,41 @@ pub(super) fn opens_a_block(word: &str) -> bool {
 }
 
 /// Reads a configuration. Total: any text gives a result.
-pub fn read(text: &str) -> Rules {
-    let mut reader = Reader::default();
+pub fn read(text: &str) -> IpvsRules {
+    let mut reader = KeepalivedReader::default();
     let lines = lines::lines(text, &mut reader.remarks);
     let statements = tree::tree(&lines, &mut reader.remarks);
     reader.collect_groups(&statements);
     for statement in &statements {
         reader.remarks.line = Some(statement.line);
-        reader.top(statement);
+        reader.top_level(statement);
     }
     reader.finish()
 }
 
-/// What was read so far.
+/// The configuration while it is read.
 #[derive(Default)]
-struct Reader {
-    rules: Rules,
+struct KeepalivedReader {
+    rules: IpvsRules,
     remarks: Remarks,
-    asides: Asides,
-    groups: BTreeMap<String, Group>,
-    vrrp: vrrp::Addresses,
-    /// Members of groups, and real servers of services, written out so far.
-    made: usize,
+    left_out: LeftOut,
+    groups: BTreeMap<String, ServerGroup>,
+    vrrp: vrrp::VrrpAddresses,
+    /// Number of group members and real servers generated so far.
+    generated: usize,
 }
 
-/// Members of groups, and real servers of services, written out of one file at most: a group stands for
-/// many addresses, and each of them gets every real server.
-const MADE: usize = 200_000;
+/// Maximum number of group members and real servers of one file: each address of a group gets every
+/// real server.
+const MAX_GENERATED: usize = 200_000;
 
-impl Reader {
-    /// Whether `more` may be written out; a remark where not.
+impl KeepalivedReader {
+    /// Whether `more` fit into the limit; adds a remark if not.
     fn has_room(&mut self, more: usize, what: &str) -> bool {
-        self.made = self.made.saturating_add(more);
-        let fits = self.made <= MADE;
+        self.generated = self.generated.saturating_add(more);
+        let fits = self.generated <= MAX_GENERATED;
         if !fits {
-            let why = "ranges and groups of this file stand for more than 200000 addresses and real servers: an accident or an attack; split the file";
+            let why = "ranges and groups of this file expand to more than 200000 addresses and real servers: an accident or an attack; split the file";
             self.remarks.not_understood(what, why);
         }
         fits
@@ -98,32 +97,32 @@ impl Reader {
         }
     }
 
-    fn top(&mut self, statement: &Statement) {
+    fn top_level(&mut self, statement: &Statement) {
         match statement.keyword() {
             "virtual_server" => self.virtual_server(statement),
-            // Groups were read before; a block without a keyword was remarked upon.
+            // Groups were read before; a block without a keyword already has a remark.
             "virtual_server_group" | "" => {}
             "global_defs" => self.global(statement),
             "vrrp_instance" => self.vrrp_instance(statement),
             "static_ipaddress" => self.vrrp_addresses(statement, None, "static_ipaddress"),
-            other => self.asides.outermost(other, statement),
+            other => self.left_out.add_top_level(other, statement),
         }
     }
 
-    fn finish(mut self) -> Rules {
+    fn finish(mut self) -> IpvsRules {
         self.addresses_without_service();
-        let Self { mut rules, mut remarks, asides, groups, vrrp: _, made: _ } = self;
+        let Self { mut rules, mut remarks, left_out, groups, vrrp: _, generated: _ } = self;
         for (name, group) in groups.iter().filter(|(_, group)| !group.used) {
             remarks.line = Some(group.line);
             remarks.not_expressible(
                 format!("virtual_server_group {}", super::remark::quote(name)),
-                "no virtual_server uses it, so there is no service to make of it",
+                "no virtual_server uses it; left out",
             );
         }
-        asides.say(&mut remarks);
+        left_out.report(&mut remarks);
         rules.remarks = remarks.all;
         rules.remarks.sort_by_key(|remark| remark.line);
-        // Each member of a group says the same.
+        // Each member of a group adds the same remarks.
         rules.remarks.dedup();
         rules
     }

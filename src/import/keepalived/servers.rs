@@ -1,12 +1,12 @@
-//! `virtual_server` with its `real_server`s.
+//! `virtual_server` and `real_server`.
 
 use std::net::SocketAddr;
 
 use super::super::remark::quote;
-use super::super::words::{self, Mask};
-use super::Reader;
-use super::asides::{Topic, is_health};
-use super::groups::{Family, Member};
+use super::super::words::{self, PersistenceMask};
+use super::KeepalivedReader;
+use super::groups::{AddressFamily, GroupMember};
+use super::left_out::{LeftOutTopic, is_health};
 use super::tree::Statement;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
@@ -16,37 +16,37 @@ use crate::state::{
 /// keepalived's default of `persistence_timeout`, in seconds (`IPVS_SVC_PERSISTENT_TIMEOUT`).
 const PERSISTENCE: u32 = 360;
 
-/// How packets are passed on.
-type Method = (ForwardingMethod, Tunnel);
+/// Forwarding method with its tunnel.
+type ForwardMethod = (ForwardingMethod, Tunnel);
 
-/// What a block says, before it is made a service for each member.
+/// A `virtual_server` block; each of its members becomes one service.
 #[derive(Debug, Default)]
-struct Virtual {
+struct VirtualServerBlock {
     scheduler: Option<String>,
-    method: Option<Method>,
+    method: Option<ForwardMethod>,
     protocol: Option<Protocol>,
     persistence: Option<u32>,
     granularity: Option<(u32, String)>,
     engine: Option<String>,
     one_packet: bool,
     flags: Vec<(u32, String)>,
-    family: Option<Family>,
+    family: Option<AddressFamily>,
     weight: Option<u32>,
-    reals: Vec<Real>,
+    reals: Vec<RealServerBlock>,
 }
 
 #[derive(Debug)]
-struct Real {
+struct RealServerBlock {
     line: u32,
     address: std::net::IpAddr,
     port: u16,
-    method: Option<Method>,
+    method: Option<ForwardMethod>,
     weight: Option<u32>,
     upper: u32,
     lower: u32,
 }
 
-impl Reader {
+impl KeepalivedReader {
     pub(super) fn virtual_server(&mut self, statement: &Statement) {
         let name = quote(&statement.words.get(1..).unwrap_or_default().join(" "));
         self.remarks.line = Some(statement.line);
@@ -54,7 +54,7 @@ impl Reader {
             return;
         }
         let members = self.members(statement);
-        let mut block = Virtual::default();
+        let mut block = VirtualServerBlock::default();
         for inner in statement.children() {
             self.remarks.line = Some(inner.line);
             self.virtual_statement(&mut block, inner);
@@ -66,7 +66,7 @@ impl Reader {
         if block.reals.is_empty() && !members.is_empty() {
             self.remarks.guessed(
                 format!("virtual_server {name}"),
-                "it has no real servers: keepalived would leave it out, here it is a service without any",
+                "it has no real servers: keepalived would leave it out, import keeps the empty service",
             );
         }
         self.fill_in(&mut block, &members, &name);
@@ -79,20 +79,22 @@ impl Reader {
         }
     }
 
-    fn virtual_statement(&mut self, block: &mut Virtual, statement: &Statement) {
+    fn virtual_statement(&mut self, block: &mut VirtualServerBlock, statement: &Statement) {
         let value = statement.word(1).unwrap_or_default();
         match statement.keyword() {
             "lvs_sched" | "lb_algo" => {
                 if words::is_scheduler_name(value) {
                     block.scheduler = Some(value.to_owned());
                 } else {
-                    self.remarks.not_understood(quote(value), "it cannot be a scheduler");
+                    self.remarks.not_understood(quote(value), "it is not a scheduler");
                 }
             }
             "lb_kind" | "lvs_method" => block.method = self.method(statement).or(block.method),
             "protocol" => match value.to_ascii_lowercase().parse() {
                 Ok(protocol) => block.protocol = Some(protocol),
-                Err(()) => self.remarks.not_understood(quote(value), "TCP, UDP and SCTP are protocols"),
+                Err(()) => {
+                    self.remarks.not_understood(quote(value), "the protocols are TCP, UDP and SCTP")
+                }
             },
             "persistence_timeout" => block.persistence = Some(self.persistence(statement.word(1))),
             "persistence_granularity" => {
@@ -100,38 +102,41 @@ impl Reader {
             }
             "persistence_engine" => block.engine = Some(value.to_owned()),
             "ops" => block.one_packet = true,
-            "flag-1" | "flag-2" | "flag-3" | "sh-port" | "sh-fallback" | "mh-port" | "mh-fallback" => {
+            "flag-1" | "flag-2" | "flag-3" | "sh-port" | "sh-fallback" | "mh-port"
+            | "mh-fallback" => {
                 block.flags.push((statement.line, statement.keyword().to_owned()));
             }
-            // The kernel's own mark.
+            // A flag that only the kernel sets.
             "hashed" => {}
-            "ip_family" => match Family::named(value) {
+            "ip_family" => match AddressFamily::named(value) {
                 Some(family) => block.family = Some(family),
                 None => self.remarks.not_understood(quote(value), "a family is inet or inet6"),
             },
-            "weight" => block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight),
+            "weight" => {
+                block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight)
+            }
             "real_server" => block.reals.extend(self.real_server(statement)),
             "sorry_server" => self.remarks.not_expressible(
                 format!("sorry_server {}", quote(value)),
-                "a server that steps in when the others fail: lvsprov does not watch real servers yet",
+                "it takes over when all real servers fail: lvsprov has no health checks yet",
             ),
-            word if is_health(word) => self.asides.leave(Topic::Health, statement),
-            _ => self.asides.leave(Topic::Unknown, statement),
+            word if is_health(word) => self.left_out.add(LeftOutTopic::Health, statement),
+            _ => self.left_out.add(LeftOutTopic::Unknown, statement),
         }
     }
 
-    fn real_server(&mut self, block: &Statement) -> Option<Real> {
+    fn real_server(&mut self, block: &Statement) -> Option<RealServerBlock> {
         let text = block.words.get(1..).unwrap_or_default().join(" ");
         let address = block.word(1).and_then(words::address);
         let port = words::port(block.word(2).unwrap_or("0"));
         let (Some(address), Some(port)) = (address, port) else {
             self.remarks.not_understood(
                 format!("real_server {}", quote(&text)),
-                "it is no address with a port (a number or a known name); this real server is left out",
+                "it is not an address with a port (a number or a known name); left out",
             );
             return None;
         };
-        let mut real = Real {
+        let mut real = RealServerBlock {
             line: block.line,
             address,
             port,
@@ -147,14 +152,14 @@ impl Reader {
                 "lvs_method" | "lb_kind" => real.method = self.method(statement),
                 "uthreshold" => real.upper = self.number(statement, u32::MAX).unwrap_or(0),
                 "lthreshold" => real.lower = self.number(statement, u32::MAX).unwrap_or(0),
-                word if is_health(word) => self.asides.leave(Topic::Health, statement),
-                _ => self.asides.leave(Topic::Unknown, statement),
+                word if is_health(word) => self.left_out.add(LeftOutTopic::Health, statement),
+                _ => self.left_out.add(LeftOutTopic::Unknown, statement),
             }
         }
         if real.lower > real.upper {
             self.remarks.not_understood(
                 format!("uthreshold {} lthreshold {}", real.upper, real.lower),
-                "the lower threshold is above the upper one; the kernel refuses that (ERANGE), and both are left out",
+                "the lower threshold is above the upper one; the kernel refuses that (ERANGE); both left out",
             );
             (real.lower, real.upper) = (0, 0);
         }
@@ -167,7 +172,7 @@ impl Reader {
         if number.is_none() {
             self.remarks.guessed(
                 format!("{} {}", statement.keyword(), quote(text)),
-                format!("it is no number, 0-{high}; the default is taken"),
+                format!("it is not a number from 0 to {high}; the default is used"),
             );
         }
         number
@@ -179,7 +184,7 @@ impl Reader {
             self.remarks.guessed(
                 format!("persistence_timeout {}", quote(text)),
                 format!(
-                    "it is no number of seconds; {PERSISTENCE}, keepalived's default, is taken"
+                    "it is not a number of seconds; {PERSISTENCE}, keepalived's default, is used"
                 ),
             );
             PERSISTENCE
@@ -187,7 +192,7 @@ impl Reader {
     }
 
     /// `NAT`, `DR` or `TUN [type ipip|gue|gre] [port N] [nocsum|csum|remcsum]`.
-    fn method(&mut self, statement: &Statement) -> Option<Method> {
+    fn method(&mut self, statement: &Statement) -> Option<ForwardMethod> {
         match method(statement.words.get(1..).unwrap_or_default()) {
             Ok(method) => Some(method),
             Err(why) => {
@@ -197,20 +202,20 @@ impl Reader {
         }
     }
 
-    /// What keepalived fills in where nothing is said.
-    fn fill_in(&mut self, block: &mut Virtual, members: &[Member], name: &str) {
-        let addresses = members.iter().any(|member| matches!(member, Member::Address(..)));
-        let every_port = members.iter().any(|member| matches!(member, Member::Address(_, 0)));
+    /// Fills in keepalived's defaults.
+    fn fill_in(&mut self, block: &mut VirtualServerBlock, members: &[GroupMember], name: &str) {
+        let addresses = members.iter().any(|member| matches!(member, GroupMember::Address(..)));
+        let every_port = members.iter().any(|member| matches!(member, GroupMember::Address(_, 0)));
         if addresses && block.protocol.is_none() {
             self.remarks.guessed(
                 format!("virtual_server {name} without a protocol"),
-                "udp, as keepalived 2 takes it; keepalived 1 took tcp",
+                "udp, the default of keepalived 2; keepalived 1 had tcp",
             );
         }
         if every_port && block.persistence.is_none() && block.granularity.is_none() {
             self.remarks.guessed(
                 format!("virtual_server {name} without a port"),
-                format!("persistent for {PERSISTENCE} s, as keepalived takes it: every port needs persistence"),
+                format!("persistent for {PERSISTENCE} s, keepalived's default: a service for every port needs persistence"),
             );
             block.persistence = Some(PERSISTENCE);
         }
@@ -226,13 +231,13 @@ impl Reader {
         }
     }
 
-    fn make(&mut self, member: &Member, block: &Virtual) {
+    fn make(&mut self, member: &GroupMember, block: &VirtualServerBlock) {
         let key = match member {
-            Member::Address(address, port) => ServiceKey::Address(
+            GroupMember::Address(address, port) => ServiceKey::Address(
                 block.protocol.unwrap_or(Protocol::Udp),
                 SocketAddr::new(*address, *port),
             ),
-            Member::Mark(mark, family) => {
+            GroupMember::Mark(mark, family) => {
                 ServiceKey::Fwmark { v6: is_ipv6(*family, block), mark: *mark }
             }
         };
@@ -262,21 +267,21 @@ impl Reader {
         if self.rules.services.contains_key(&key) {
             self.remarks.not_understood(
                 key.to_string(),
-                "an earlier virtual_server makes the same service; that one counts",
+                "an earlier virtual_server has the same service; the first one is used",
             );
             return;
         }
         self.rules.services.insert(key, service);
     }
 
-    fn scheduler_flags(&mut self, block: &Virtual, scheduler: &str) -> u32 {
+    fn scheduler_flags(&mut self, block: &VirtualServerBlock, scheduler: &str) -> u32 {
         let mut flags = 0;
         for (line, name) in &block.flags {
             match words::scheduler_flag(name, scheduler) {
                 Ok(bit) => flags |= bit,
-                Err(trouble) => {
+                Err(error) => {
                     self.remarks.line = Some(*line);
-                    self.remarks.not_understood(quote(name), trouble.why(scheduler));
+                    self.remarks.not_understood(quote(name), error.why(scheduler));
                 }
             }
         }
@@ -286,18 +291,18 @@ impl Reader {
     fn granularity(&mut self, text: &str, ipv6: bool) -> Option<u32> {
         let form = if ipv6 { "a prefix length, 1-128" } else { "a mask such as 255.255.255.0" };
         match words::mask(text, ipv6) {
-            Some(Mask { value, guessed: false }) => Some(value),
-            Some(Mask { value, guessed: true }) => {
+            Some(PersistenceMask { value, guessed: false }) => Some(value),
+            Some(PersistenceMask { value, guessed: true }) => {
                 self.remarks.guessed(
                     format!("persistence_granularity {text}"),
-                    "IPv4 has a dotted mask here; taken as a prefix length",
+                    "an IPv4 mask is dotted; read as a prefix length",
                 );
                 Some(value)
             }
             None => {
                 self.remarks.guessed(
                     format!("persistence_granularity {}", quote(text)),
-                    format!("it is not {form}; the default (each client by itself) is taken"),
+                    format!("it is not {form}; the default (each client separately) is used"),
                 );
                 None
             }
@@ -308,7 +313,7 @@ impl Reader {
         if let ServiceKey::Address(Protocol::Tcp | Protocol::Sctp, _) = key {
             self.remarks.not_understood(
                 "ops",
-                "one-packet scheduling is for UDP only; keepalived leaves it out here, and so does this",
+                "one-packet scheduling works for UDP only, and keepalived ignores it here; left out",
             );
             return 0;
         }
@@ -319,8 +324,8 @@ impl Reader {
         &mut self,
         key: &ServiceKey,
         service: &mut VirtualService,
-        real: &Real,
-        block: &Virtual,
+        real: &RealServerBlock,
+        block: &VirtualServerBlock,
     ) {
         let (method, tunnel) =
             real.method.or(block.method).unwrap_or((ForwardingMethod::Masquerade, Tunnel::Ipip));
@@ -328,7 +333,7 @@ impl Reader {
         if real.address.is_ipv6() != key.is_ipv6() && method != ForwardingMethod::Tunnel {
             self.remarks.not_understood(
                 what(),
-                "a real server of the other address family is reached by tunnel only; it is left out",
+                "a real server of another address family needs a tunnel; left out",
             );
             return;
         }
@@ -338,10 +343,8 @@ impl Reader {
         };
         let maps = method == ForwardingMethod::Masquerade;
         if !maps && real.port != 0 && real.port != own {
-            self.remarks.guessed(
-                what(),
-                format!("only NAT maps ports: port {own}, as keepalived resets it"),
-            );
+            self.remarks
+                .guessed(what(), format!("only NAT maps ports: keepalived uses port {own}"));
         }
         let port = if maps && real.port != 0 { real.port } else { own };
         let destination = Destination {
@@ -353,23 +356,21 @@ impl Reader {
         };
         let place = DestinationKey::new(real.address, port);
         if service.destinations.contains_key(&place) {
-            self.remarks.not_understood(
-                what(),
-                "it stands in this virtual_server twice; the first one counts",
-            );
+            self.remarks
+                .not_understood(what(), "this virtual_server has it twice; the first one is used");
             return;
         }
         service.destinations.insert(place, destination);
     }
 }
 
-fn method(words: &[String]) -> Result<Method, &'static str> {
+fn method(words: &[String]) -> Result<ForwardMethod, &'static str> {
     let mut words = words.iter().map(String::as_str);
     let method = match words.next() {
         Some("NAT") => ForwardingMethod::Masquerade,
         Some("DR") => ForwardingMethod::DirectRoute,
         Some("TUN") => ForwardingMethod::Tunnel,
-        _ => return Err("NAT, DR and TUN are methods"),
+        _ => return Err("the methods are NAT, DR and TUN"),
     };
     let (mut kind, mut port, mut flags) = ("ipip", None, 0);
     while let Some(word) = words.next() {
@@ -378,13 +379,13 @@ fn method(words: &[String]) -> Result<Method, &'static str> {
             "port" => {
                 port = words.next().and_then(|text| words::number(text, 1, 65_535));
                 if port.is_none() {
-                    return Err("the port of a gue tunnel is 1-65535");
+                    return Err("the port of a gue tunnel is a number from 1 to 65535");
                 }
             }
             "nocsum" => flags = 0,
             "csum" => flags = 1,
             "remcsum" => flags = 2,
-            _ => return Err("type, port, nocsum, csum and remcsum can follow the method"),
+            _ => return Err("the options of a method are type, port, nocsum, csum and remcsum"),
         }
     }
     let tunnel = match (kind, port, flags) {
@@ -392,17 +393,17 @@ fn method(words: &[String]) -> Result<Method, &'static str> {
         ("gre", None, 0 | 1) => Tunnel::Gre { flags },
         ("gue", Some(port), _) => Tunnel::Gue { port: u16::try_from(port).unwrap_or(0), flags },
         ("gue", None, _) => return Err("a gue tunnel needs a port"),
-        _ => return Err("this tunnel type does not go with these options"),
+        _ => return Err("this tunnel type does not take these options"),
     };
     Ok((method, tunnel))
 }
 
-/// Said, or the family of the real servers that are not reached by tunnel, or of all of them.
-fn is_ipv6(said: Option<Family>, block: &Virtual) -> bool {
-    if let Some(family) = said.or(block.family) {
-        return family == Family::V6;
+/// The given family; else that of the real servers without a tunnel; else that of all of them.
+fn is_ipv6(given: Option<AddressFamily>, block: &VirtualServerBlock) -> bool {
+    if let Some(family) = given.or(block.family) {
+        return family == AddressFamily::V6;
     }
-    let method = |real: &Real| real.method.or(block.method).map(|(method, _)| method);
+    let method = |real: &RealServerBlock| real.method.or(block.method).map(|(method, _)| method);
     let fixed = block.reals.iter().find(|real| method(real) != Some(ForwardingMethod::Tunnel));
     match fixed {
         Some(fixed) => fixed.address.is_ipv6(),

@@ -1,16 +1,16 @@
-//! Lines of a keepalived.conf as blocks in blocks.
+//! The block structure of a keepalived.conf.
 
 use super::super::remark::Remarks;
-use super::lines::Line;
+use super::lines::ConfigLine;
 
 /// A keyword with its parameters, and the block that it opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Statement {
-    /// Where it stands, from 1.
+    /// Line number, from 1.
     pub line: u32,
-    /// The keyword and what follows it; never empty.
+    /// The keyword and its parameters; never empty.
     pub words: Vec<String>,
-    /// What is in its braces; `None` where it has none.
+    /// The statements in its braces; `None` without braces.
     pub body: Option<Vec<Statement>>,
 }
 
@@ -25,17 +25,17 @@ impl Statement {
         self.words.get(index).map(String::as_str)
     }
 
-    /// What is in its block.
+    /// The statements in its block.
     pub fn children(&self) -> &[Self] {
         self.body.as_deref().unwrap_or_default()
     }
 }
 
-/// Blocks in blocks: keepalived itself has five levels.
-const DEEPEST: usize = 32;
+/// Maximum nesting of blocks; keepalived uses five levels.
+const MAX_DEPTH: usize = 32;
 
-/// Builds the blocks.
-pub(super) fn tree(lines: &[Line], remarks: &mut Remarks) -> Vec<Statement> {
+/// Builds the statements.
+pub(super) fn tree(lines: &[ConfigLine], remarks: &mut Remarks) -> Vec<Statement> {
     let mut open: Vec<Vec<Statement>> = vec![Vec::new()];
     let mut too_deep = 0usize;
     for line in lines {
@@ -44,10 +44,10 @@ pub(super) fn tree(lines: &[Line], remarks: &mut Remarks) -> Vec<Statement> {
         for token in tokens(&line.text) {
             match token {
                 Token::Word(word) => words.push(word),
-                Token::Open if open.len() > DEEPEST => {
+                Token::Open if open.len() > MAX_DEPTH => {
                     finish(&mut open, &mut words, line.number);
                     if too_deep == 0 {
-                        remarks.not_understood("{", "blocks are nested deeper than keepalived's");
+                        remarks.not_understood("{", "blocks are nested too deep");
                     }
                     too_deep += 1;
                 }
@@ -65,7 +65,7 @@ pub(super) fn tree(lines: &[Line], remarks: &mut Remarks) -> Vec<Statement> {
                     if too_deep > 0 {
                         too_deep -= 1;
                     } else if !close(&mut open) {
-                        remarks.not_understood("}", "it closes no block; it is left out");
+                        remarks.not_understood("}", "it closes no block; left out");
                     }
                 }
             }
@@ -74,7 +74,7 @@ pub(super) fn tree(lines: &[Line], remarks: &mut Remarks) -> Vec<Statement> {
     }
     remarks.line = None;
     while close(&mut open) {
-        remarks.not_understood("the end of the file", "a block is still open; it is closed there");
+        remarks.not_understood("the end of the file", "a block is still open; closed here");
     }
     open.pop().unwrap_or_default()
 }
@@ -91,7 +91,7 @@ fn push(open: &mut [Vec<Statement>], statement: Statement) {
     }
 }
 
-/// Whether there was a block to close.
+/// Closes the innermost block; false if none is open.
 fn close(open: &mut Vec<Vec<Statement>>) -> bool {
     if open.len() < 2 {
         return false;
@@ -124,7 +124,7 @@ fn tokens(text: &str) -> Vec<Token> {
                 }
             }
             '\\' => word.get_or_insert_default().extend(characters.next()),
-            // A definition that nobody made: it is no block.
+            // A reference to an undefined name: not a block.
             '$' if characters.peek() == Some(&'{') => {
                 let word = word.get_or_insert_default();
                 word.push('$');

@@ -1,4 +1,4 @@
-//! `vrrp_instance`: where the VIPs are, and with which prefix length.
+//! `vrrp_instance`: interface and prefix length of the VIPs.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,23 +8,23 @@ use ipnet::IpNet;
 use super::super::remark::quote;
 use super::super::rules::VipHint;
 use super::super::words;
-use super::Reader;
-use super::asides::Topic;
+use super::KeepalivedReader;
+use super::left_out::LeftOutTopic;
 use super::tree::Statement;
 use crate::names::IfName;
 use crate::state::{DaemonRole, SyncDaemon};
 
-/// The addresses of all instances, and where they stand.
-pub(super) type Addresses = BTreeMap<IpAddr, Place>;
+/// The addresses of all instances.
+pub(super) type VrrpAddresses = BTreeMap<IpAddr, VrrpAddress>;
 
-/// Where an address stands, and what is said about it.
-pub(super) struct Place {
+/// An address of an instance, with its line and hints.
+pub(super) struct VrrpAddress {
     line: u32,
     owner: String,
     hint: VipHint,
 }
 
-impl Reader {
+impl KeepalivedReader {
     pub(super) fn vrrp_instance(&mut self, block: &Statement) {
         let name = format!("vrrp_instance {}", quote(block.word(1).unwrap_or_default()));
         let value = |keyword: &str| {
@@ -43,15 +43,17 @@ impl Reader {
                     self.vrrp_addresses(statement, interface.as_ref(), &name);
                 }
                 "lvs_sync_daemon_interface" => self.old_sync_daemon(statement, side, id),
-                "virtual_routes" | "virtual_rules" => self.asides.leave(Topic::Network, statement),
-                // Only with the addresses does it mean something.
+                "virtual_routes" | "virtual_rules" => {
+                    self.left_out.add(LeftOutTopic::Network, statement)
+                }
+                // Used with the addresses.
                 "interface" => {}
-                _ => self.asides.leave(Topic::Vrrp, statement),
+                _ => self.left_out.add(LeftOutTopic::Vrrp, statement),
             }
         }
     }
 
-    /// `ADDRESS[/LENGTH] [dev NAME] ...`, one a line.
+    /// `ADDRESS[/LENGTH] [dev NAME] ...`, one on each line.
     pub(super) fn vrrp_addresses(
         &mut self,
         block: &Statement,
@@ -60,7 +62,7 @@ impl Reader {
     ) {
         for entry in block.children() {
             self.remarks.line = Some(entry.line);
-            // Before the address there can be the operation of `ip`.
+            // An operation of ip(8) may come before the address.
             let start = usize::from(matches!(entry.keyword(), "add" | "del"));
             let text = entry.word(start).unwrap_or_default();
             let (address, prefix) = match (text.parse::<IpNet>(), words::address(text)) {
@@ -68,19 +70,19 @@ impl Reader {
                 (_, Some(address)) => (address, None),
                 _ => {
                     let what = format!("{} of {owner}", quote(text));
-                    self.remarks.not_understood(what, "it is no address; it is left out");
+                    self.remarks.not_understood(what, "it is not an address; left out");
                     continue;
                 }
             };
             let dev = entry.words.iter().position(|word| word == "dev");
             let dev = dev.and_then(|at| entry.word(at + 1)).and_then(|word| word.parse().ok());
             let hint = VipHint { prefix, interface: dev.or_else(|| interface.cloned()) };
-            let place = Place { line: entry.line, owner: owner.to_owned(), hint };
+            let place = VrrpAddress { line: entry.line, owner: owner.to_owned(), hint };
             self.vrrp.insert(address, place);
         }
     }
 
-    /// Before keepalived 1.3: in the instance, with the instance's id.
+    /// Before keepalived 1.3 the sync daemon is part of the instance and has its id.
     fn old_sync_daemon(&mut self, statement: &Statement, side: DaemonRole, id: Option<u32>) {
         let Some(interface) = statement.word(1).and_then(|word| word.parse().ok()) else {
             self.remarks.not_understood("lvs_sync_daemon_interface", "it names no interface");
@@ -90,7 +92,7 @@ impl Reader {
         self.remarks.guessed(
             "lvs_sync_daemon_interface",
             format!(
-                "a {side} daemon with the instance's id, {id}: keepalived changes sides with VRRP"
+                "a {side} daemon with the instance's id, {id}: keepalived switches its role with VRRP"
             ),
         );
         let daemon = SyncDaemon { id, ..SyncDaemon::on(interface) };
@@ -98,7 +100,7 @@ impl Reader {
         self.rules.taken += 1;
     }
 
-    /// The hints go to the services' VIPs; addresses of none are named.
+    /// Assigns the hints to the services' VIPs; other addresses get a remark.
     pub(super) fn addresses_without_service(&mut self) {
         let vips: std::collections::BTreeSet<IpAddr> = self
             .rules
@@ -109,7 +111,7 @@ impl Reader {
                 crate::state::ServiceKey::Fwmark { .. } => None,
             })
             .collect();
-        for (address, Place { line, owner, hint }) in std::mem::take(&mut self.vrrp) {
+        for (address, VrrpAddress { line, owner, hint }) in std::mem::take(&mut self.vrrp) {
             if vips.contains(&address) {
                 self.rules.vips.insert(address, hint);
                 self.rules.taken += 1;
@@ -118,8 +120,8 @@ impl Reader {
             self.remarks.line = Some(line);
             self.remarks.not_expressible(
                 format!("{address} of {owner}"),
-                "no virtual_server has this address: lvsprov sets the addresses of services only. \
-                 Where a firewall-mark service is meant, give that service `vip: ADDRESS`",
+                "no virtual_server has this address: lvsprov sets the addresses of services only. For a \
+                 firewall-mark service, add `vip: ADDRESS` to it",
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Which addresses of which hosts matter, and which subnets are on one wire.
+//! The addresses of observed hosts that belong into the topology, and their networks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,71 +7,69 @@ use ipnet::IpNet;
 
 use super::super::draft::DraftInterface;
 use super::super::remark::{Remark, RemarkKind};
-use super::Seen;
+use super::ObservedHost;
 use crate::names::{HostName, IfName, NameError, NetworkName};
+use crate::state::silent::is_silent;
 
-/// An address that a host has for itself.
-struct Place {
+/// A host's own address.
+struct HostAddress {
     host: HostName,
     dev: IfName,
     net: IpNet,
 }
 
-/// Where the hosts are.
-pub(super) struct Places {
-    own: Vec<Place>,
-    /// VIPs on directors, and with which prefix length they were found there.
+/// The own addresses and VIPs of all hosts.
+pub(super) struct AddressMap {
+    own: Vec<HostAddress>,
+    /// VIPs on directors, with interface and prefix length.
     vips: BTreeMap<(HostName, IpAddr), (IfName, Option<u8>)>,
-    /// Hosts with a VIP where it does not answer.
-    silent: BTreeSet<HostName>,
-    /// RIPs of nobody that was looked at.
-    strangers: BTreeSet<IpAddr>,
+    /// Hosts with a VIP on lo or a tunnel device.
+    silent_vips: BTreeSet<HostName>,
+    /// RIPs of hosts that were not observed.
+    unobserved: BTreeSet<IpAddr>,
 }
 
-/// Devices inside the host.
-fn is_inside(dev: &IfName) -> bool {
-    let name = dev.as_str();
-    name == "lo" || is_tunnel(name) || name.starts_with("dummy")
+/// lo, tunnel and dummy devices.
+fn is_virtual_device(dev: &IfName) -> bool {
+    let of_layer_2 = |kind: &str| {
+        let rest = dev.as_str().strip_prefix(kind);
+        rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    is_silent(dev) || of_layer_2("gretap") || of_layer_2("erspan")
 }
 
-fn is_tunnel(name: &str) -> bool {
-    ["tunl", "ip6tnl", "sit", "gre", "ip6gre", "gretap", "erspan"].iter().any(|kind| {
-        name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
-    })
-}
-
-fn is_everybodys(address: IpAddr) -> bool {
+fn is_loopback_or_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
     }
 }
 
-impl Places {
+impl AddressMap {
     pub fn of(
-        seen: &[Seen],
+        observed: &[ObservedHost],
         vips: &BTreeSet<IpAddr>,
         rips: &BTreeMap<IpAddr, HostName>,
         remarks: &mut Vec<Remark>,
     ) -> Self {
-        let mut places = Self {
+        let mut addresses = Self {
             own: Vec::new(),
             vips: BTreeMap::new(),
-            silent: BTreeSet::new(),
-            strangers: BTreeSet::new(),
+            silent_vips: BTreeSet::new(),
+            unobserved: BTreeSet::new(),
         };
-        for host in seen {
-            places.add(host, vips, remarks);
+        for host in observed {
+            addresses.add(host, vips, remarks);
         }
-        let looked_at = |name: &HostName| seen.iter().any(|host| host.name == *name);
-        places.strangers =
-            rips.iter().filter(|(_, name)| !looked_at(name)).map(|(rip, _)| *rip).collect();
-        places.drop_what_leads_nowhere(seen, vips, remarks);
-        places
+        let is_observed = |name: &HostName| observed.iter().any(|host| host.name == *name);
+        addresses.unobserved =
+            rips.iter().filter(|(_, name)| !is_observed(name)).map(|(rip, _)| *rip).collect();
+        addresses.drop_isolated(observed, vips, remarks);
+        addresses
     }
 
-    fn add(&mut self, host: &Seen, vips: &BTreeSet<IpAddr>, remarks: &mut Vec<Remark>) {
-        let state = &host.sighting.state;
+    fn add(&mut self, host: &ObservedHost, vips: &BTreeSet<IpAddr>, remarks: &mut Vec<Remark>) {
+        let state = &host.observation.state;
         for key in state.addresses.keys() {
             let (dev, net) = (&key.dev, key.net);
             let host_wide = net.prefix_len() == net.max_prefix_len();
@@ -79,7 +77,7 @@ impl Places {
                 let alone = !state.addresses.keys().any(|other| {
                     other.dev == *dev
                         && !vips.contains(&other.net.addr())
-                        && !is_everybodys(other.net.addr())
+                        && !is_loopback_or_link_local(other.net.addr())
                         && other.net.addr().is_ipv4() == net.addr().is_ipv4()
                 });
                 let serves_it = state.services.keys().any(|service| match service {
@@ -90,98 +88,104 @@ impl Places {
                     let bits = Some(net.prefix_len()).filter(|_| !host_wide && !alone);
                     self.vips.insert((host.name.clone(), net.addr()), (dev.clone(), bits));
                     // The interface's only address: it is the host's own, as under NAT.
-                    if alone && !host_wide && !is_inside(dev) {
-                        self.own.push(Place { host: host.name.clone(), dev: dev.clone(), net });
+                    if alone && !host_wide && !is_virtual_device(dev) {
+                        self.own.push(HostAddress {
+                            host: host.name.clone(),
+                            dev: dev.clone(),
+                            net,
+                        });
                     }
-                } else if is_inside(dev) {
-                    self.silent.insert(host.name.clone());
+                } else if is_virtual_device(dev) {
+                    self.silent_vips.insert(host.name.clone());
                 } else {
                     let mut remark = Remark::general(
                         RemarkKind::NotExpressible,
                         format!("{net} on {dev}"),
-                        "it is a VIP, and answers ARP here beside the director; take it off this interface",
+                        "it is a VIP, and this host answers ARP for it as well as the director; remove it from this interface",
                     );
                     remark.host = Some(host.name.to_string());
                     remarks.push(remark);
                 }
                 continue;
             }
-            if !is_inside(dev) && !is_everybodys(net.addr()) {
-                self.own.push(Place { host: host.name.clone(), dev: dev.clone(), net });
+            if !is_virtual_device(dev) && !is_loopback_or_link_local(net.addr()) {
+                self.own.push(HostAddress { host: host.name.clone(), dev: dev.clone(), net });
             }
         }
     }
 
-    /// Bridges of containers and the like: the same address everywhere, and nobody to talk to.
-    fn drop_what_leads_nowhere(
+    /// Removes addresses without a peer in the import, such as those of container bridges.
+    fn drop_isolated(
         &mut self,
-        seen: &[Seen],
+        observed: &[ObservedHost],
         vips: &BTreeSet<IpAddr>,
         remarks: &mut Vec<Remark>,
     ) {
-        let gateways: BTreeSet<IpAddr> = seen
+        let gateways: BTreeSet<IpAddr> = observed
             .iter()
-            .flat_map(|host| host.sighting.state.routes.values().filter_map(|route| route.gateway))
+            .flat_map(|host| {
+                host.observation.state.routes.values().filter_map(|route| route.gateway)
+            })
             .collect();
-        let leads = |place: &Place| {
-            let near = |address: &IpAddr| place.net.contains(address);
+        let leads = |entry: &HostAddress| {
+            let near = |address: &IpAddr| entry.net.contains(address);
             let to_host = self.own.iter().any(|other| {
-                other.host != place.host
+                other.host != entry.host
                     && near(&other.net.addr())
-                    && other.net.addr() != place.net.addr()
+                    && other.net.addr() != entry.net.addr()
             });
-            let wanted = vips.iter().chain(&gateways).chain(&self.strangers);
+            let wanted = vips.iter().chain(&gateways).chain(&self.unobserved);
             to_host || wanted.into_iter().any(near)
         };
         let keep: Vec<bool> = self.own.iter().map(leads).collect();
         let mut kept = Vec::new();
         let mut known = BTreeSet::new();
-        for (place, leads) in std::mem::take(&mut self.own).into_iter().zip(keep) {
-            if leads && known.insert(place.net.addr()) {
-                kept.push(place);
+        for (entry, leads) in std::mem::take(&mut self.own).into_iter().zip(keep) {
+            if leads && known.insert(entry.net.addr()) {
+                kept.push(entry);
                 continue;
             }
             let why = if leads {
                 "another host has the same address"
             } else {
-                "it leads to no other host of this import, no VIP and no gateway"
+                "no other host of this import, no VIP and no gateway is in its subnet"
             };
-            let what = format!("{} on {}", place.net, place.dev);
+            let what = format!("{} on {}", entry.net, entry.dev);
             let mut remark = Remark::general(RemarkKind::NotExpressible, what, why);
-            remark.host = Some(place.host.to_string());
+            remark.host = Some(entry.host.to_string());
             remarks.push(remark);
         }
         self.own = kept;
     }
 
-    /// Subnets that hear each other: those of one interface, and those that overlap.
+    /// Networks: subnets of one interface, and subnets that overlap, are on one network.
     pub fn networks(&self) -> Result<BTreeMap<NetworkName, BTreeSet<IpNet>>, NameError> {
-        let mut wires: Vec<Wire> = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
         let own =
-            self.own.iter().map(|place| (Some((place.host.clone(), place.dev.clone())), place.net));
-        let strangers = self.strangers.iter().map(|rip| (None, self.guessed_net(*rip)));
-        for (plug, net) in own.chain(strangers) {
+            self.own.iter().map(|entry| (Some((entry.host.clone(), entry.dev.clone())), entry.net));
+        let unobserved = self.unobserved.iter().map(|rip| (None, self.guessed_net(*rip)));
+        for (plug, net) in own.chain(unobserved) {
             let net = net.trunc();
             let (joined, apart): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut wires).into_iter().partition(|(plugs, nets)| {
+                std::mem::take(&mut segments).into_iter().partition(|(plugs, nets)| {
                     plug.as_ref().is_some_and(|plug| plugs.contains(plug))
                         || nets.iter().any(|other| other.contains(&net) || net.contains(other))
                 });
-            wires = apart;
+            segments = apart;
             let mut plugs: BTreeSet<_> = plug.into_iter().collect();
             let mut nets = BTreeSet::from([net]);
             for (more_plugs, more_nets) in joined {
                 plugs.extend(more_plugs);
                 nets.extend(more_nets);
             }
-            wires.push((plugs, nets));
+            segments.push((plugs, nets));
         }
-        wires.sort_by(|(_, a), (_, b)| a.cmp(b));
+        segments.sort_by(|(_, a), (_, b)| a.cmp(b));
         let mut networks = BTreeMap::new();
-        let only = wires.len() == 1;
-        for (number, (_, nets)) in (1..).zip(wires) {
+        let only = segments.len() == 1;
+        for (number, (_, nets)) in (1..).zip(segments) {
             let name = if only { "lan".to_owned() } else { format!("net{number}") };
-            // The widest of those that overlap.
+            // The widest of overlapping subnets.
             let widest =
                 |net: &&IpNet| !nets.iter().any(|other| other != *net && other.contains(*net));
             networks.insert(name.parse()?, nets.iter().filter(widest).copied().collect());
@@ -189,43 +193,43 @@ impl Places {
         Ok(networks)
     }
 
-    /// What `host` is plugged into.
+    /// The interfaces of `host` on a network.
     pub fn interfaces(&self, host: &HostName) -> BTreeMap<IfName, DraftInterface> {
         let mut interfaces: BTreeMap<IfName, DraftInterface> = BTreeMap::new();
-        for place in self.own.iter().filter(|place| place.host == *host) {
-            interfaces.entry(place.dev.clone()).or_default().addresses.push(place.net);
+        for entry in self.own.iter().filter(|entry| entry.host == *host) {
+            interfaces.entry(entry.dev.clone()).or_default().addresses.push(entry.net);
         }
         interfaces
     }
 
     /// Whether `address` is on a subnet of `host`.
     pub fn reaches(&self, host: &HostName, address: IpAddr) -> bool {
-        self.own.iter().any(|place| place.host == *host && place.net.contains(&address))
+        self.own.iter().any(|entry| entry.host == *host && entry.net.contains(&address))
     }
 
-    /// Who has `address` for itself.
+    /// The host with `address` as its own address.
     pub fn owner(&self, address: IpAddr) -> Option<&HostName> {
-        self.own.iter().find(|place| place.net.addr() == address).map(|place| &place.host)
+        self.own.iter().find(|entry| entry.net.addr() == address).map(|entry| &entry.host)
     }
 
-    /// Where a director has a VIP, and with which prefix length if not that of a host.
+    /// The director's interface with a VIP, and the prefix length if not 32 or 128.
     pub fn vip_on(&self, director: &HostName, vip: IpAddr) -> Option<(IfName, Option<u8>)> {
         self.vips.get(&(director.clone(), vip)).cloned()
     }
 
     /// Whether `host` has a VIP on lo or a tunnel device.
     pub fn has_silent_vip(&self, host: &HostName) -> bool {
-        self.silent.contains(host)
+        self.silent_vips.contains(host)
     }
 
-    /// With the prefix length of somebody's subnet that it is in, else the customary one.
+    /// The RIP with the longest prefix of an observed subnet that contains it, else /24 or /64.
     pub fn guessed_net(&self, rip: IpAddr) -> IpNet {
-        let near = self.own.iter().filter(|place| place.net.contains(&rip));
-        let bits = near.map(|place| place.net.prefix_len()).max();
+        let near = self.own.iter().filter(|entry| entry.net.contains(&rip));
+        let bits = near.map(|entry| entry.net.prefix_len()).max();
         let bits = bits.unwrap_or(if rip.is_ipv4() { 24 } else { 64 });
         IpNet::new(rip, bits).unwrap_or_else(|_| IpNet::from(rip))
     }
 }
 
-/// What is plugged into a segment, and the subnets on it.
-type Wire = (BTreeSet<(HostName, IfName)>, BTreeSet<IpNet>);
+/// The interfaces on an L2 segment, and its subnets.
+type Segment = (BTreeSet<(HostName, IfName)>, BTreeSet<IpNet>);

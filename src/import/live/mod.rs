@@ -1,9 +1,9 @@
-//! From running hosts to a draft: what each looked like says what it is for.
+//! Running hosts to a draft: the state of each host determines its roles.
 //!
 //! A host with IPVS services is a director; one with a RIP, or with a VIP on lo or a tunnel device, is
-//! a real server; one that is another's gateway is a router. Interfaces and addresses are taken that
-//! lead to another host of the import, a VIP, a RIP or a gateway; what lvsprov sets itself (VIPs as
-//! host addresses, and all that goes with a method) is left to it. The rest is named.
+//! a real server; another host's gateway is a router. The draft has the interfaces and addresses that
+//! lead to another host of the import, a VIP, a RIP or a gateway. It does not have settings that lvsprov
+//! derives (VIPs as host addresses, settings of a method). Everything else becomes a remark.
 
 mod addresses;
 mod settings;
@@ -13,7 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::draft::{Draft, DraftHost, DraftService};
+use super::draft::{DraftHost, DraftService, DraftTopology};
 use super::guess;
 use super::remark::{Remark, RemarkKind};
 use crate::names::{HostName, IfName, NameError, TopologyName};
@@ -23,51 +23,53 @@ use crate::state::{
 };
 use crate::topology::Role;
 
-use addresses::Places;
+use addresses::AddressMap;
 pub use settings::{differences, sysctls_to_read};
 
-/// A host that was looked at.
+/// An observed host.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ObservedHost {
     /// Its name in the file.
     pub name: HostName,
-    /// How it was reached, as the file says it: a key and its value.
+    /// Its connection as a key and value of the file.
     pub reach: (&'static str, String),
-    /// What it looked like.
-    pub sighting: Observation,
+    /// Its state.
+    pub observation: Observation,
 }
 
-/// Makes a topology of `seen`. `Err` only if a name that is made here is none, which is a fault of
-/// lvsprov.
-pub fn draft(seen: &[Seen], name: TopologyName) -> Result<(Draft, Vec<Remark>), NameError> {
-    let mut live = Live::of(seen);
+/// Builds a topology from `observed`. `Err` only if a generated name is not valid: a bug.
+pub fn draft(
+    observed: &[ObservedHost],
+    name: TopologyName,
+) -> Result<(DraftTopology, Vec<Remark>), NameError> {
+    let mut live = LiveImport::of(observed);
     let rips = live.owners()?;
-    let places = addresses::Places::of(seen, &live.vips, &rips, &mut live.remarks);
-    let networks = places.networks()?;
+    let addresses = addresses::AddressMap::of(observed, &live.vips, &rips, &mut live.remarks);
+    let networks = addresses.networks()?;
     let mut hosts = BTreeMap::new();
-    for host in seen {
-        hosts.insert(host.name.clone(), live.host(host, &places, &rips));
+    for host in observed {
+        hosts.insert(host.name.clone(), live.host(host, &addresses, &rips));
     }
-    live.unseen(&rips, &places, &mut hosts);
-    let services = live.services(&places, &hosts, &rips);
-    Ok((Draft { name, networks, hosts, services, rips }, live.remarks))
+    live.unobserved_hosts(&rips, &addresses, &mut hosts);
+    let services = live.services(&addresses, &hosts, &rips);
+    Ok((DraftTopology { name, networks, hosts, services, rips }, live.remarks))
 }
 
-struct Live<'a> {
-    seen: &'a [Seen],
-    /// Of every service of every director.
+struct LiveImport<'a> {
+    observed: &'a [ObservedHost],
+    /// The VIPs of all services of all directors.
     vips: BTreeSet<IpAddr>,
     remarks: Vec<Remark>,
 }
 
-impl<'a> Live<'a> {
-    fn of(seen: &'a [Seen]) -> Self {
-        let keys = seen.iter().flat_map(|host| host.sighting.state.services.keys());
+impl<'a> LiveImport<'a> {
+    fn of(observed: &'a [ObservedHost]) -> Self {
+        let keys = observed.iter().flat_map(|host| host.observation.state.services.keys());
         let vips = keys.filter_map(|key| match key {
             ServiceKey::Address(_, vip) => Some(vip.ip()),
             ServiceKey::Fwmark { .. } => None,
         });
-        Self { seen, vips: vips.collect(), remarks: Vec::new() }
+        Self { observed, vips: vips.collect(), remarks: Vec::new() }
     }
 
     fn remark(
@@ -82,22 +84,26 @@ impl<'a> Live<'a> {
         self.remarks.push(remark);
     }
 
-    /// Whose each RIP is; one of nobody that was looked at is a host of its own.
+    /// The host of each RIP; a RIP of no observed host becomes a new host.
     fn owners(&mut self) -> Result<BTreeMap<IpAddr, HostName>, NameError> {
         let mut rips = BTreeMap::new();
-        for director in self.seen {
-            for service in director.sighting.state.services.values() {
+        for director in self.observed {
+            for service in director.observation.state.services.values() {
                 for (at, destination) in &service.destinations {
                     let rip = at.0.ip();
                     if rip.is_loopback() || rips.contains_key(&rip) {
                         continue;
                     }
                     let local = destination.method == ForwardingMethod::Local;
-                    let owner = self.seen.iter().find(|host| {
-                        let has =
-                            host.sighting.state.addresses.keys().any(|key| key.net.addr() == rip);
+                    let owner = self.observed.iter().find(|host| {
+                        let has = host
+                            .observation
+                            .state
+                            .addresses
+                            .keys()
+                            .any(|key| key.net.addr() == rip);
                         has && (host.name == director.name || !local)
-                            // A VIP is on many hosts; as a RIP it is the director's.
+                            // A VIP is on many hosts; as a RIP it belongs to the director.
                             && (host.name == director.name || !self.vips.contains(&rip))
                     });
                     let name = match owner {
@@ -113,47 +119,47 @@ impl<'a> Live<'a> {
 
     fn host(
         &mut self,
-        seen: &Seen,
-        places: &Places,
+        observed: &ObservedHost,
+        addresses: &AddressMap,
         rips: &BTreeMap<IpAddr, HostName>,
     ) -> DraftHost {
-        let state = &seen.sighting.state;
-        for topology in seen.sighting.others.keys() {
+        let state = &observed.observation.state;
+        for topology in observed.observation.others.keys() {
             self.remark(
-                Some(&seen.name),
+                Some(&observed.name),
                 RemarkKind::Guessed,
                 format!("topology {topology}"),
-                "lvsprov was here already with that file: go on with it rather than with a second one",
+                "lvsprov already manages this host with that topology: change its file instead of importing a second one",
             );
         }
         let mut host = DraftHost {
-            interfaces: places.interfaces(&seen.name),
-            reach: Some(seen.reach.clone()),
+            interfaces: addresses.interfaces(&observed.name),
+            reach: Some(observed.reach.clone()),
             ..DraftHost::default()
         };
-        host.gateways = self.gateways(seen, places);
+        host.gateways = self.gateways(observed, addresses);
         if !state.services.is_empty() {
             host.roles.insert(Role::Director);
             host.ipvs = settings::ipvs(state);
         } else if state.timeouts.is_some() && !state.daemons.is_empty() {
             self.remark(
-                Some(&seen.name),
+                Some(&observed.name),
                 RemarkKind::NotExpressible,
                 "sync daemon",
-                "this host has no services, and is taken for no director; a second director for the same \
-                 VIP is not set up by lvsprov yet",
+                "this host has no services, so import does not treat it as a director; lvsprov does not set up a \
+                 second director for one VIP yet",
             );
         }
-        let serves = rips.values().any(|owner| *owner == seen.name);
-        if serves || places.has_silent_vip(&seen.name) {
+        let serves = rips.values().any(|owner| *owner == observed.name);
+        if serves || addresses.has_silent_vip(&observed.name) {
             host.roles.insert(Role::RealServer);
         }
-        if !serves && places.has_silent_vip(&seen.name) {
+        if !serves && addresses.has_silent_vip(&observed.name) {
             self.remark(
-                Some(&seen.name),
+                Some(&observed.name),
                 RemarkKind::Guessed,
                 "role real_server",
-                "it has a VIP on lo or a tunnel device, and no service sends to it",
+                "it has a VIP on lo or a tunnel device, but no service forwards to it",
             );
         }
         if host.roles.is_empty() {
@@ -161,93 +167,98 @@ impl<'a> Live<'a> {
             let role = if forwards { Role::Router } else { Role::Client };
             host.roles.insert(role);
             let why = if forwards {
-                "it forwards, and has no part in the services"
+                "it forwards, and no service uses it"
             } else {
-                "it has no part in the services, and does not forward"
+                "no service uses it, and it does not forward"
             };
             let what = if forwards { "role router" } else { "role client" };
-            self.remark(Some(&seen.name), RemarkKind::Guessed, what, why);
+            self.remark(Some(&observed.name), RemarkKind::Guessed, what, why);
         }
         host
     }
 
-    /// The default routes' next hops: by name where the host was looked at.
-    fn gateways(&mut self, seen: &Seen, places: &Places) -> Vec<String> {
-        let routes = &seen.sighting.state.routes;
+    /// Next hops of the default routes, by name if the host was observed.
+    fn gateways(&mut self, observed: &ObservedHost, addresses: &AddressMap) -> Vec<String> {
+        let routes = &observed.observation.state.routes;
         let mut gateways: Vec<String> = Vec::new();
         let mut others = Vec::new();
         for (key, route) in routes {
             let default = key.0.prefix_len() == 0;
             match route.gateway {
-                Some(gateway) if default && places.reaches(&seen.name, gateway) => {
-                    let name = places.owner(gateway).filter(|name| **name != seen.name);
+                Some(gateway) if default && addresses.reaches(&observed.name, gateway) => {
+                    let name = addresses.owner(gateway).filter(|name| **name != observed.name);
                     let text = name.map_or_else(|| gateway.to_string(), ToString::to_string);
                     if !gateways.contains(&text) {
                         gateways.push(text);
                     }
                 }
                 Some(_) => others.push(format!("{key} {route}")),
-                // Of its own subnets, and routes to single addresses that need no next hop.
+                // On-link routes.
                 None => {}
             }
         }
         if !others.is_empty() {
             self.remark(
-                Some(&seen.name),
+                Some(&observed.name),
                 RemarkKind::NotExpressible,
                 format!("{} other route(s): {}", others.len(), others.join("; ")),
-                "a topology has default gateways only; they stay as they are",
+                "a topology has default gateways only; lvsprov does not change these routes",
             );
         }
         gateways
     }
 
-    /// RIPs of hosts that were not looked at.
-    fn unseen(
+    /// Adds a host for each RIP of no observed host.
+    fn unobserved_hosts(
         &mut self,
         rips: &BTreeMap<IpAddr, HostName>,
-        places: &Places,
+        addresses: &AddressMap,
         hosts: &mut BTreeMap<HostName, DraftHost>,
     ) {
         for (rip, name) in rips {
-            if self.seen.iter().any(|host| host.name == *name) {
+            if self.observed.iter().any(|host| host.name == *name) {
                 continue;
             }
             let mut host =
                 DraftHost { roles: BTreeSet::from([Role::RealServer]), ..DraftHost::default() };
             let Ok(interface) = "eth0".parse::<IfName>() else { continue };
-            host.interfaces.entry(interface).or_default().addresses.push(places.guessed_net(*rip));
-            host.guessed = Some("not looked at: its name, interface and prefix length".to_owned());
+            host.interfaces
+                .entry(interface)
+                .or_default()
+                .addresses
+                .push(addresses.guessed_net(*rip));
+            host.guessed =
+                Some("name, interface and prefix length (this host was not observed)".to_owned());
             hosts.insert(name.clone(), host);
             self.remark(
                 None,
                 RemarkKind::Guessed,
                 name.to_string(),
-                format!("nobody that was looked at has {rip}; name that host with --from too"),
+                format!("no observed host has {rip}; add its host with --from"),
             );
         }
     }
 
     fn services(
         &mut self,
-        places: &Places,
+        addresses: &AddressMap,
         hosts: &BTreeMap<HostName, DraftHost>,
         rips: &BTreeMap<IpAddr, HostName>,
     ) -> Vec<DraftService> {
         let mut drafts = Vec::new();
-        for director in self.seen {
-            for (key, service) in &director.sighting.state.services {
+        for director in self.observed {
+            for (key, service) in &director.observation.state.services {
                 let vip = match key {
                     ServiceKey::Address(_, vip) => Some(vip.ip()),
                     ServiceKey::Fwmark { .. } => None,
                 };
-                let place = vip.and_then(|vip| places.vip_on(&director.name, vip));
-                if let (Some(vip), None) = (vip, &place) {
+                let address = vip.and_then(|vip| addresses.vip_on(&director.name, vip));
+                if let (Some(vip), None) = (vip, &address) {
                     self.remark(
                         Some(&director.name),
                         RemarkKind::Guessed,
                         format!("VIP {vip}"),
-                        "the director does not have this address; apply would set it",
+                        "the director does not have this address; apply would add it",
                     );
                 }
                 if let ServiceKey::Fwmark { mark, .. } = key {
@@ -255,23 +266,23 @@ impl<'a> Live<'a> {
                         Some(&director.name),
                         RemarkKind::Guessed,
                         format!("mark {mark}"),
-                        "whoever sets this mark goes on doing so; for lvsprov to set it, give the service \
-                         its vip, port and protocol",
+                        "existing rules keep setting this mark; for lvsprov to set it, add vip, port and protocol to the \
+                         service",
                     );
                 }
                 let interfaces = hosts.get(&director.name).map(|host| &host.interfaces);
                 let several = interfaces.is_some_and(|all| all.len() > 1);
                 let known = |dev: &IfName| interfaces.is_some_and(|all| all.contains_key(dev));
-                let full_nat = self.is_full_nat(director, service, places, rips);
+                let full_nat = self.is_full_nat(director, service, addresses, rips);
                 if full_nat {
                     self.remark(
                         Some(&director.name),
                         RemarkKind::Guessed,
                         format!("forward: fullnat of {key}"),
-                        "conntrack is on, and a real server's gateway is not this director",
+                        "net.ipv4.vs.conntrack is 1, and the gateway of a real server is not this director",
                     );
                 }
-                let (prefix, dev) = place.map_or((None, None), |(dev, bits)| (bits, Some(dev)));
+                let (prefix, dev) = address.map_or((None, None), |(dev, bits)| (bits, Some(dev)));
                 drafts.push(DraftService {
                     director: director.name.clone(),
                     key: key.clone(),
@@ -282,35 +293,34 @@ impl<'a> Live<'a> {
                 });
             }
         }
-        if drafts.is_empty() && !self.seen.is_empty() {
+        if drafts.is_empty() && !self.observed.is_empty() {
             self.remark(
                 None,
                 RemarkKind::NotUnderstood,
                 "no director",
-                "none of the hosts has an IPVS service (or the right to show them)",
+                "no host has an IPVS service, or lvsprov lacks the permission to read them",
             );
         }
         drafts
     }
 
-    /// NAT whose real servers do not send their replies to the director works with SNAT only, and that
-    /// with conntrack.
+    /// NAT to real servers with another gateway than the director needs SNAT, and SNAT needs conntrack.
     fn is_full_nat(
         &self,
-        director: &Seen,
+        director: &ObservedHost,
         service: &VirtualService,
-        places: &Places,
+        addresses: &AddressMap,
         rips: &BTreeMap<IpAddr, HostName>,
     ) -> bool {
         let conntrack = Sysctl::Vs(VsItem::Conntrack);
         let tracked =
-            director.sighting.state.sysctls.get(&conntrack).is_some_and(|value| value == "1");
+            director.observation.state.sysctls.get(&conntrack).is_some_and(|value| value == "1");
         let one_packet = service.flags.has(ServiceFlags::ONE_PACKET);
         let elsewhere = |rip: IpAddr| {
-            let host = self.seen.iter().find(|host| rips.get(&rip) == Some(&host.name))?;
-            let gateway = host.sighting.state.routes.get(&RouteKey::default_for(rip))?.gateway?;
-            let is_director = places.owner(gateway) == Some(&director.name)
-                || places.vip_on(&director.name, gateway).is_some();
+            let host = self.observed.iter().find(|host| rips.get(&rip) == Some(&host.name))?;
+            let gateway = host.observation.state.routes.get(&RouteKey::default_for(rip))?.gateway?;
+            let is_director = addresses.owner(gateway) == Some(&director.name)
+                || addresses.vip_on(&director.name, gateway).is_some();
             Some(!is_director && host.name != director.name)
         };
         tracked

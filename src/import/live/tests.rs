@@ -8,7 +8,7 @@ use crate::import::{self, ipvsadm};
 use crate::state::{Address, HostState, Route, Scope};
 
 /// A host with these addresses (`DEV ADDRESS/LENGTH`), this default gateway and these rules.
-fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> Seen {
+fn observed(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> ObservedHost {
     let mut state = HostState::default();
     for text in addresses {
         let (dev, net) = text.split_once(' ').unwrap();
@@ -25,23 +25,27 @@ fn seen(name: &str, addresses: &[&str], gateway: Option<&str>, rules: &str) -> S
     let rules = ipvsadm::read(rules);
     assert_eq!(rules.remarks, []);
     state.services = rules.services;
-    let sighting = Observation { state, ..Observation::default() };
-    Seen { name: name.parse().unwrap(), reach: ("ssh", format!("root@{name}")), sighting }
+    let observation = Observation { state, ..Observation::default() };
+    ObservedHost {
+        name: name.parse().unwrap(),
+        reach: ("ssh", format!("root@{name}")),
+        observation,
+    }
 }
 
-fn set(host: &mut Seen, key: &str, value: &str) {
-    host.sighting.state.sysctls.insert(key.parse().unwrap(), value.to_owned());
+fn set(host: &mut ObservedHost, key: &str, value: &str) {
+    host.observation.state.sysctls.insert(key.parse().unwrap(), value.to_owned());
 }
 
-/// The file, and what was said; it must pass the checker.
-fn written(hosts: &[Seen]) -> (String, String) {
+/// The file and the remarks; the file must pass `check`.
+fn written(hosts: &[ObservedHost]) -> (String, String) {
     let (draft, remarks) = draft(hosts, "live".parse().unwrap()).unwrap();
     let written = import::write(&draft, remarks, "hosts");
     let findings = check::examine("live.yaml", &written.topology).findings;
     let errors: Vec<_> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     assert!(errors.is_empty(), "{errors:#?}\n{}", written.topology);
-    let said: Vec<_> = written.remarks.iter().map(ToString::to_string).collect();
-    (written.topology, said.join("\n"))
+    let remarks: Vec<_> = written.remarks.iter().map(ToString::to_string).collect();
+    (written.topology, remarks.join("\n"))
 }
 
 fn assert_parts(text: &str, parts: &[&str]) {
@@ -56,12 +60,12 @@ const NAT: &str = "-A -t 198.51.100.8:80 -s wlc\n-a -t 198.51.100.8:80 -r 10.0.0
 #[test]
 fn nat_with_two_networks_and_a_client() {
     let hosts = [
-        seen("client", &["eth0 198.51.100.1/24", "docker0 172.17.0.1/16"], None, ""),
-        seen("lvs", &["ens3 198.51.100.8/24", "ens4 10.0.0.1/24", "lo 127.0.0.1/8"], None, NAT),
-        seen("web1", &["eth0 10.0.0.11/24", "docker0 172.17.0.1/16"], Some("10.0.0.1"), ""),
-        seen("web2", &["eth0 10.0.0.12/24", "eth0 fe80::1/64"], Some("10.0.0.1"), ""),
+        observed("client", &["eth0 198.51.100.1/24", "docker0 172.17.0.1/16"], None, ""),
+        observed("lvs", &["ens3 198.51.100.8/24", "ens4 10.0.0.1/24", "lo 127.0.0.1/8"], None, NAT),
+        observed("web1", &["eth0 10.0.0.11/24", "docker0 172.17.0.1/16"], Some("10.0.0.1"), ""),
+        observed("web2", &["eth0 10.0.0.12/24", "eth0 fe80::1/64"], Some("10.0.0.1"), ""),
     ];
-    let (text, said) = written(&hosts);
+    let (text, remarks) = written(&hosts);
     assert_parts(
         &text,
         &[
@@ -74,23 +78,28 @@ fn nat_with_two_networks_and_a_client() {
             "- {host: web1, port: 8080, weight: 3}",
         ],
     );
-    assert_parts(&said, &["web1: cannot be expressed: 172.17.0.1/16 on docker0", "role client"]);
+    assert_parts(&remarks, &["web1: cannot be expressed: 172.17.0.1/16 on docker0", "role client"]);
 }
 
 #[test]
 fn nat_whose_replies_go_elsewhere_is_fullnat() {
-    let mut lvs =
-        seen("lvs", &["eth0 198.51.100.2/24", "eth0 198.51.100.8/32"], Some("198.51.100.254"), NAT);
+    let mut lvs = observed(
+        "lvs",
+        &["eth0 198.51.100.2/24", "eth0 198.51.100.8/32"],
+        Some("198.51.100.254"),
+        NAT,
+    );
     set(&mut lvs, "net.ipv4.vs.conntrack", "1");
-    let mut router = seen("router", &["eth0 198.51.100.254/24", "eth1 10.0.0.254/24"], None, "");
+    let mut router =
+        observed("router", &["eth0 198.51.100.254/24", "eth1 10.0.0.254/24"], None, "");
     set(&mut router, "net.ipv4.ip_forward", "1");
     let hosts = [
         lvs,
         router,
-        seen("web1", &["eth0 10.0.0.11/24"], Some("10.0.0.254"), ""),
-        seen("web2", &["eth0 10.0.0.12/24"], Some("10.0.0.254"), ""),
+        observed("web1", &["eth0 10.0.0.11/24"], Some("10.0.0.254"), ""),
+        observed("web2", &["eth0 10.0.0.12/24"], Some("10.0.0.254"), ""),
     ];
-    let (text, said) = written(&hosts);
+    let (text, remarks) = written(&hosts);
     assert_parts(
         &text,
         &[
@@ -100,16 +109,16 @@ fn nat_whose_replies_go_elsewhere_is_fullnat() {
             "interfaces: {eth0: 198.51.100.2/24}",
         ],
     );
-    assert_parts(&said, &["forward: fullnat of tcp 198.51.100.8:80", "role router"]);
+    assert_parts(&remarks, &["forward: fullnat of tcp 198.51.100.8:80", "role router"]);
 }
 
 #[test]
-fn what_lvsprov_sets_itself_is_left_to_it() {
+fn settings_that_lvsprov_derives_are_not_imported() {
     let rules = "-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.3 -i\n\
         -A -t [2001:db8::100]:80 -s rr\n-a -t [2001:db8::100]:80 -r [2001:db8::3]:80 -g\n\
         -A -f 8 -s rr\n-a -f 8 -r 192.0.2.9 -g\n";
     let hosts = [
-        seen(
+        observed(
             "lvs",
             &[
                 "eth0 192.0.2.2/24",
@@ -120,7 +129,7 @@ fn what_lvsprov_sets_itself_is_left_to_it() {
             None,
             rules,
         ),
-        seen(
+        observed(
             "web1",
             &[
                 "eth0 192.0.2.3/24",
@@ -131,9 +140,9 @@ fn what_lvsprov_sets_itself_is_left_to_it() {
             Some("192.0.2.254"),
             "",
         ),
-        seen("spare", &["eth0 192.0.2.7/24", "tunl0 192.0.2.100/32"], None, ""),
+        observed("spare", &["eth0 192.0.2.7/24", "tunl0 192.0.2.100/32"], None, ""),
     ];
-    let (text, said) = written(&hosts);
+    let (text, remarks) = written(&hosts);
     assert_parts(
         &text,
         &[
@@ -143,20 +152,20 @@ fn what_lvsprov_sets_itself_is_left_to_it() {
             "- {host: web1, address: 192.0.2.3}",
             "- {host: web1, address: \"2001:db8::3\"}",
             "gateway: 192.0.2.254",
-            "# guessed: not looked at: its name, interface and prefix length",
+            "# guessed: name, interface and prefix length (this host was not observed)",
             "rs-192-0-2-9: {role: real_server, interfaces: {eth0: 192.0.2.9/24}}",
             "- mark: 8\n",
         ],
     );
     assert_parts(
-        &said,
-        &["spare: guessed: role real_server", "mark 8", "nobody that was looked at has 192.0.2.9"],
+        &remarks,
+        &["spare: guessed: role real_server", "mark 8", "no observed host has 192.0.2.9"],
     );
 }
 
 #[test]
-fn without_a_director_there_is_nothing() {
-    let hosts = [seen("web1", &["eth0 192.0.2.3/24"], None, "")];
+fn without_a_director_the_import_is_empty() {
+    let hosts = [observed("web1", &["eth0 192.0.2.3/24"], None, "")];
     let (draft, remarks) = draft(&hosts, "live".parse().unwrap()).unwrap();
     assert!(draft.services.is_empty());
     assert!(remarks.iter().any(|remark| remark.what == "no director"), "{remarks:?}");

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::decode;
-use super::wire::{Attributes, WireError};
+use super::wire::{AttributeList, WireError};
 use crate::state::{Destination, DestinationKey, ServiceKey, Timeouts, Tunnel, VirtualService};
 
 /// `IPVS_GENL_VERSION`.
@@ -109,11 +109,11 @@ pub enum CodecError {
     },
 }
 
-pub(super) type Result<T> = std::result::Result<T, CodecError>;
+pub(super) type CodecResult<T> = std::result::Result<T, CodecError>;
 
 /// What IPVS says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Info {
+pub struct IpvsInfo {
     /// Version: `0x00MMmmpp`.
     pub version: u32,
     /// Size of the connection hash table.
@@ -122,7 +122,7 @@ pub struct Info {
 
 /// What can be asked of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum IpvsRequest {
     /// Add a service. Its destinations are not sent.
     NewService(ServiceKey, VirtualService),
     /// Replace all settings of a service; destinations and connections stay.
@@ -149,7 +149,7 @@ pub enum Request {
     GetInfo,
 }
 
-impl Request {
+impl IpvsRequest {
     /// Its `IPVS_CMD_*`.
     pub fn command(&self) -> u8 {
         match self {
@@ -169,7 +169,7 @@ impl Request {
 
     /// Its attributes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Attributes::default();
+        let mut body = AttributeList::default();
         match self {
             Self::NewService(key, service) | Self::SetService(key, service) => {
                 body.put_nested(top::SERVICE, &service_attributes(key, Some(service)));
@@ -196,8 +196,8 @@ impl Request {
         body.into_bytes()
     }
 
-    /// Reads a request back: the inverse of [`Request::command`] and [`Request::encode`].
-    pub fn decode(command: u8, body: &[u8]) -> Result<Self> {
+    /// Reads a request back: the inverse of [`IpvsRequest::command`] and [`IpvsRequest::encode`].
+    pub fn decode(command: u8, body: &[u8]) -> CodecResult<Self> {
         Ok(match command {
             command::NEW_SERVICE => {
                 let (key, service) = decode::service(body)?;
@@ -255,8 +255,8 @@ fn family_of(v6: bool) -> u16 {
     if v6 { AF_INET6 } else { AF_INET }
 }
 
-fn service_attributes(key: &ServiceKey, settings: Option<&VirtualService>) -> Attributes {
-    let mut list = Attributes::default();
+fn service_attributes(key: &ServiceKey, settings: Option<&VirtualService>) -> AttributeList {
+    let mut list = AttributeList::default();
     list.put_u16(svc::AF, family_of(key.is_ipv6()));
     match key {
         ServiceKey::Fwmark { v6: _, mark } => list.put_u32(svc::FWMARK, *mark),
@@ -288,9 +288,9 @@ fn service_attributes(key: &ServiceKey, settings: Option<&VirtualService>) -> At
     list
 }
 
-fn destination_attributes(key: DestinationKey, settings: Option<&Destination>) -> Attributes {
+fn destination_attributes(key: DestinationKey, settings: Option<&Destination>) -> AttributeList {
     let DestinationKey(address) = key;
-    let mut list = Attributes::default();
+    let mut list = AttributeList::default();
     list.put_u16(dest::ADDR_FAMILY, family_of(address.is_ipv6()));
     list.put(dest::ADDR, &address_bytes(address.ip()));
     list.put(dest::PORT, &address.port().to_be_bytes());

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::codec::{CodecError, Request};
+use super::codec::{CodecError, IpvsRequest};
 use super::socket::IpvsSocket;
-use super::wire::{self, Attributes};
+use super::wire::{self, AttributeList};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
 use crate::names::IfName;
@@ -72,7 +72,7 @@ pub fn set_timeouts(before: Timeouts, after: Timeouts) -> Result<()> {
         let (before, found) = (before.to_string(), found.to_string());
         return Err(Error::changed_since("timeouts of IPVS", &before, &found));
     }
-    let request = Request::SetTimeouts(after);
+    let request = IpvsRequest::SetTimeouts(after);
     socket.ipvs.tell(request.command(), &request.encode())?.map_err(|errno| {
         let error = Error::new(format!("cannot set the timeouts of IPVS to {after}"));
         let limits = "each is 1 to 2147483 s: the kernel counts in ticks, up to 1000 a second";
@@ -143,9 +143,9 @@ fn daemons(ipvs: &mut GenericSocket) -> Result<BTreeMap<DaemonRole, SyncDaemon>>
 }
 
 fn stop(ipvs: &mut GenericSocket, role: DaemonRole) -> Result<()> {
-    let mut inside = Attributes::default();
+    let mut inside = AttributeList::default();
     inside.put_u32(attr::STATE, role.number());
-    let mut body = Attributes::default();
+    let mut body = AttributeList::default();
     body.put_nested(DAEMON, &inside);
     ipvs.tell(DEL_DAEMON, &body.into_bytes())?
         .map_err(|errno| Error::new(format!("cannot stop sync daemon {role}")).because(errno))
@@ -206,7 +206,7 @@ fn not_started(role: DaemonRole, daemon: &SyncDaemon, errno: Errno) -> Error {
 
 fn encode_daemon(role: DaemonRole, daemon: &SyncDaemon) -> Vec<u8> {
     let SyncDaemon { interface, id, max_length, group, port, ttl } = daemon;
-    let mut inside = Attributes::default();
+    let mut inside = AttributeList::default();
     inside.put_u32(attr::STATE, role.number());
     inside.put_text(attr::MCAST_IFN, interface.as_str());
     inside.put_u32(attr::SYNC_ID, u32::from(*id));
@@ -217,7 +217,7 @@ fn encode_daemon(role: DaemonRole, daemon: &SyncDaemon) -> Vec<u8> {
     }
     inside.put_u16(attr::MCAST_PORT, *port);
     inside.put(attr::MCAST_TTL, &[*ttl]);
-    let mut body = Attributes::default();
+    let mut body = AttributeList::default();
     body.put_nested(DAEMON, &inside);
     body.into_bytes()
 }
@@ -335,11 +335,11 @@ mod tests {
 
     #[test]
     fn an_old_kernel_says_less() {
-        let mut inside = Attributes::default();
+        let mut inside = AttributeList::default();
         inside.put_u32(attr::STATE, 2);
         inside.put_text(attr::MCAST_IFN, "eth0");
         inside.put_u32(attr::SYNC_ID, 7);
-        let mut body = Attributes::default();
+        let mut body = AttributeList::default();
         body.put_nested(DAEMON, &inside);
         let expected = SyncDaemon { id: 7, ..SyncDaemon::on("eth0".parse().unwrap()) };
         assert_eq!(decode_daemon(&body.into_bytes()), Ok((DaemonRole::Backup, expected)));

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::codec::{
-    AF_INET, AF_INET6, CodecError, INFO_TABLE_SIZE, INFO_VERSION, Info, Result, STATS_CONNS, dest,
-    svc, top,
+    AF_INET, AF_INET6, CodecError, CodecResult, INFO_TABLE_SIZE, INFO_VERSION, IpvsInfo,
+    STATS_CONNS, dest, svc, top,
 };
 use super::wire::{self, attributes};
 use crate::state::{
@@ -15,7 +15,7 @@ use crate::state::{
 };
 
 /// The value of the attribute `kind` in `body`.
-fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8]> {
+fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> CodecResult<&'a [u8]> {
     for attribute in attributes(body) {
         let (found, value) = attribute?;
         if found == kind {
@@ -25,7 +25,7 @@ fn nested<'a>(body: &'a [u8], kind: u16, what: &'static str) -> Result<&'a [u8]>
     Err(CodecError::Missing { what: "the message", attribute: what })
 }
 
-fn address_from(v6: bool, bytes: &[u8], what: &'static str) -> Result<IpAddr> {
+fn address_from(v6: bool, bytes: &[u8], what: &'static str) -> CodecResult<IpAddr> {
     Ok(if v6 {
         let octets: [u8; 16] = wire::array(bytes, what)?;
         IpAddr::V6(Ipv6Addr::from(octets))
@@ -35,7 +35,7 @@ fn address_from(v6: bool, bytes: &[u8], what: &'static str) -> Result<IpAddr> {
     })
 }
 
-fn is_ipv6(family: u16, what: &'static str) -> Result<bool> {
+fn is_ipv6(family: u16, what: &'static str) -> CodecResult<bool> {
     match family {
         AF_INET => Ok(false),
         AF_INET6 => Ok(true),
@@ -65,7 +65,7 @@ struct RawService<'a> {
 }
 
 impl<'a> RawService<'a> {
-    fn read(inside: &'a [u8]) -> Result<Self> {
+    fn read(inside: &'a [u8]) -> CodecResult<Self> {
         let mut raw = Self::default();
         for attribute in attributes(inside) {
             let (kind, value) = attribute?;
@@ -90,7 +90,7 @@ impl<'a> RawService<'a> {
         Ok(raw)
     }
 
-    fn key(&self) -> Result<ServiceKey> {
+    fn key(&self) -> CodecResult<ServiceKey> {
         let family = required(self.family, SERVICE, "address family")?;
         let v6 = is_ipv6(family, SERVICE)?;
         if let Some(mark) = self.fwmark.filter(|mark| *mark != 0) {
@@ -111,17 +111,17 @@ impl<'a> RawService<'a> {
     }
 }
 
-fn required<T>(value: Option<T>, what: &'static str, attribute: &'static str) -> Result<T> {
+fn required<T>(value: Option<T>, what: &'static str, attribute: &'static str) -> CodecResult<T> {
     value.ok_or(CodecError::Missing { what, attribute })
 }
 
 /// The name of the service that a message is about.
-pub fn service_key(body: &[u8]) -> Result<ServiceKey> {
+pub fn service_key(body: &[u8]) -> CodecResult<ServiceKey> {
     RawService::read(nested(body, top::SERVICE, "service")?)?.key()
 }
 
 /// A service of a dump (or of a request), without its destinations.
-pub fn service(body: &[u8]) -> Result<(ServiceKey, VirtualService)> {
+pub fn service(body: &[u8]) -> CodecResult<(ServiceKey, VirtualService)> {
     let raw = RawService::read(nested(body, top::SERVICE, "service")?)?;
     let key = raw.key()?;
     let (flags, mask) = required(raw.flags, SERVICE, "flags")?;
@@ -163,7 +163,7 @@ struct RawDestination<'a> {
 }
 
 impl<'a> RawDestination<'a> {
-    fn read(inside: &'a [u8]) -> Result<Self> {
+    fn read(inside: &'a [u8]) -> CodecResult<Self> {
         let mut raw = Self::default();
         for attribute in attributes(inside) {
             let (kind, value) = attribute?;
@@ -198,7 +198,7 @@ impl<'a> RawDestination<'a> {
     }
 
     /// Kernels before 3.18 do not say a family: it was the service's.
-    fn key(&self, service: &ServiceKey) -> Result<DestinationKey> {
+    fn key(&self, service: &ServiceKey) -> CodecResult<DestinationKey> {
         let v6 = match self.family {
             Some(family) => is_ipv6(family, DESTINATION)?,
             None => service.is_ipv6(),
@@ -208,7 +208,7 @@ impl<'a> RawDestination<'a> {
         Ok(DestinationKey::new(address, required(self.port, DESTINATION, "port")?))
     }
 
-    fn tunnel(&self) -> Result<Tunnel> {
+    fn tunnel(&self) -> CodecResult<Tunnel> {
         match self.tunnel {
             0 => Ok(Tunnel::Ipip),
             1 => Ok(Tunnel::Gue { port: self.tunnel_port, flags: self.tunnel_flags }),
@@ -223,7 +223,7 @@ impl<'a> RawDestination<'a> {
 }
 
 /// The name of the destination that a message is about.
-pub fn destination_key(body: &[u8], service: &ServiceKey) -> Result<DestinationKey> {
+pub fn destination_key(body: &[u8], service: &ServiceKey) -> CodecResult<DestinationKey> {
     RawDestination::read(nested(body, top::DEST, "destination")?)?.key(service)
 }
 
@@ -232,7 +232,7 @@ pub fn destination_key(body: &[u8], service: &ServiceKey) -> Result<DestinationK
 pub fn destination(
     body: &[u8],
     service: &ServiceKey,
-) -> Result<(DestinationKey, Destination, Counters)> {
+) -> CodecResult<(DestinationKey, Destination, Counters)> {
     let raw = RawDestination::read(nested(body, top::DEST, "destination")?)?;
     let number = required(raw.method, DESTINATION, "forwarding method")?;
     let method = ForwardingMethod::from_number(number).ok_or(CodecError::Unknown {
@@ -256,8 +256,8 @@ pub fn destination(
     Ok((raw.key(service)?, destination, counters))
 }
 
-/// The answer to `Request::GetTimeouts`.
-pub fn timeouts(body: &[u8]) -> Result<Timeouts> {
+/// The answer to `IpvsRequest::GetTimeouts`.
+pub fn timeouts(body: &[u8]) -> CodecResult<Timeouts> {
     let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
     Ok(Timeouts {
         tcp: read(top::TIMEOUT_TCP, "TCP timeout")?,
@@ -266,10 +266,10 @@ pub fn timeouts(body: &[u8]) -> Result<Timeouts> {
     })
 }
 
-/// The answer to `Request::GetInfo`.
-pub fn info(body: &[u8]) -> Result<Info> {
+/// The answer to `IpvsRequest::GetInfo`.
+pub fn info(body: &[u8]) -> CodecResult<IpvsInfo> {
     let read = |kind, what| Ok::<_, CodecError>(wire::read_u32(nested(body, kind, what)?, what)?);
-    Ok(Info {
+    Ok(IpvsInfo {
         version: read(INFO_VERSION, "version")?,
         table_size: read(INFO_TABLE_SIZE, "connection table size")?,
     })

@@ -2,49 +2,54 @@
 
 use nix::errno::Errno;
 
-use super::codec::Request;
+use super::codec::IpvsRequest;
 use crate::kernel::error::Error;
 use crate::state::{Destination, DestinationKey, Protocol, ServiceKey, Tunnel};
 
 /// What was asked, in words.
-fn in_words(request: &Request) -> String {
+fn in_words(request: &IpvsRequest) -> String {
     match request {
-        Request::NewService(key, service) => format!("cannot add service {key} ({service})"),
-        Request::SetService(key, service) => {
+        IpvsRequest::NewService(key, service) => format!("cannot add service {key} ({service})"),
+        IpvsRequest::SetService(key, service) => {
             format!("cannot change service {key} to {service}")
         }
-        Request::DeleteService(key) => format!("cannot remove service {key}"),
-        Request::GetServices => "cannot read the IPVS services".to_owned(),
-        Request::GetService(key) => format!("cannot read service {key}"),
-        Request::NewDestination(service, key, destination) => {
+        IpvsRequest::DeleteService(key) => format!("cannot remove service {key}"),
+        IpvsRequest::GetServices => "cannot read the IPVS services".to_owned(),
+        IpvsRequest::GetService(key) => format!("cannot read service {key}"),
+        IpvsRequest::NewDestination(service, key, destination) => {
             format!("cannot add real server {key} to {service} ({destination})")
         }
-        Request::SetDestination(service, key, destination) => {
+        IpvsRequest::SetDestination(service, key, destination) => {
             format!("cannot change real server {key} of {service} to {destination}")
         }
-        Request::DeleteDestination(service, key) => {
+        IpvsRequest::DeleteDestination(service, key) => {
             format!("cannot remove real server {key} from {service}")
         }
-        Request::GetDestinations(service) => format!("cannot read the real servers of {service}"),
-        Request::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
-        Request::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
-        Request::GetInfo => "cannot ask IPVS for its version".to_owned(),
+        IpvsRequest::GetDestinations(service) => {
+            format!("cannot read the real servers of {service}")
+        }
+        IpvsRequest::GetTimeouts => "cannot read the IPVS timeouts".to_owned(),
+        IpvsRequest::SetTimeouts(_) => "cannot set the IPVS timeouts".to_owned(),
+        IpvsRequest::GetInfo => "cannot ask IPVS for its version".to_owned(),
     }
 }
 
 /// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
 /// family gives no text of its own).
-pub fn explain(request: &Request, errno: Errno) -> Error {
+pub fn explain(request: &IpvsRequest, errno: Errno) -> Error {
     let (meaning, cure) = meaning(request, errno);
     let what = in_words(request);
     let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
     Error::new(message).because(errno).maybe_cure(cure)
 }
 
-fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
+fn meaning(request: &IpvsRequest, errno: Errno) -> (String, Option<String>) {
     let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
     match (request, errno) {
-        (Request::NewService(_, service) | Request::SetService(_, service), Errno::ENOENT) => {
+        (
+            IpvsRequest::NewService(_, service) | IpvsRequest::SetService(_, service),
+            Errno::ENOENT,
+        ) => {
             let name = &service.scheduler;
             let engine = service.engine.as_deref();
             let or = engine.map(|pe| format!(" or no persistence engine {pe:?}"));
@@ -56,29 +61,29 @@ fn meaning(request: &Request, errno: Errno) -> (String, Option<String>) {
                 )),
             )
         }
-        (Request::NewService(..) | Request::NewDestination(..), Errno::EEXIST) => {
+        (IpvsRequest::NewService(..) | IpvsRequest::NewDestination(..), Errno::EEXIST) => {
             ("it is there already".to_owned(), again())
         }
         (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
-        (Request::SetDestination(..) | Request::DeleteDestination(..), Errno::ENOENT) => {
+        (IpvsRequest::SetDestination(..) | IpvsRequest::DeleteDestination(..), Errno::ENOENT) => {
             ("the service has no such real server".to_owned(), again())
         }
-        (Request::NewDestination(..) | Request::SetDestination(..), Errno::ERANGE) => {
+        (IpvsRequest::NewDestination(..) | IpvsRequest::SetDestination(..), Errno::ERANGE) => {
             out_of_range()
         }
-        (Request::NewService(key, _), Errno::EPROTONOSUPPORT) => {
+        (IpvsRequest::NewService(key, _), Errno::EPROTONOSUPPORT) => {
             let protocol = match key {
                 ServiceKey::Address(Protocol::Sctp, _) => "CONFIG_IP_VS_PROTO_SCTP",
                 _ => "its protocol",
             };
             (format!("this kernel's IPVS was built without {protocol}"), None)
         }
-        (Request::NewService(..) | Request::SetService(..), Errno::EAFNOSUPPORT) => {
+        (IpvsRequest::NewService(..) | IpvsRequest::SetService(..), Errno::EAFNOSUPPORT) => {
             ("this kernel's IPVS was built without IPv6".to_owned(), None)
         }
         (
-            Request::NewDestination(_, key, destination)
-            | Request::SetDestination(_, key, destination),
+            IpvsRequest::NewDestination(_, key, destination)
+            | IpvsRequest::SetDestination(_, key, destination),
             Errno::EINVAL,
         ) => invalid_destination(*key, destination),
         (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),

@@ -19,8 +19,8 @@ use std::path::Path;
 
 pub use explain::explain;
 
-pub use codec::{Info, Request};
-pub use socket::{IpvsSocket, Seen};
+pub use codec::{IpvsInfo, IpvsRequest};
+pub use socket::{IpvsObservation, IpvsSocket};
 pub use table::Table;
 
 pub use super::wire;

@@ -1,4 +1,4 @@
-//! Carrying out a run of IPVS changes: each is checked against what is there first, then they go to
+//! Carrying out a run of IPVS edits: each is checked against what is there first, then they go to
 //! the kernel in large batches, and not one is done behind the first that fails.
 //!
 //! The kernel does not stop at an error, so what it did behind one is taken back. To keep that rare
@@ -9,30 +9,30 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use super::codec::Request;
+use super::codec::IpvsRequest as Request;
 use super::explain::explain;
 use super::socket::{self, IpvsSocket};
 use super::table::{self, Table};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::modules;
-use crate::state::{Change, Protocol, ServiceKey, VirtualService};
+use crate::state::{Edit, Protocol, ServiceKey, VirtualService};
 
-/// Does `changes` in their order. How many were done, from the first, and why the next one was not.
+/// Does `edits` in their order. How many were done, from the first, and why the next one was not.
 ///
 /// They are checked against the table first, all of them: what does not fit ends the run before it,
 /// and nothing behind is sent.
-pub fn carry_out(changes: &[&Change]) -> (usize, Option<Error>) {
+pub fn carry_out(edits: &[&Edit]) -> (usize, Option<Error>) {
     let named: BTreeSet<&ServiceKey> =
-        changes.iter().filter_map(|change| service(change)).collect();
+        edits.iter().filter_map(|edit| table::service(edit)).collect();
     let opened = IpvsSocket::open().and_then(|mut ipvs| ipvs.part(&named).map(|part| (ipvs, part)));
     let (mut ipvs, mut table) = match opened {
         Ok(opened) => opened,
         Err(error) => return (0, Some(error)),
     };
-    let mut planned = Vec::with_capacity(changes.len());
+    let mut planned = Vec::with_capacity(edits.len());
     let mut misfit = None;
-    for change in changes {
-        match plan_one(&mut table, change) {
+    for edit in edits {
+        match plan_one(&mut table, edit) {
             Ok(one) => planned.push(one),
             Err(error) => {
                 misfit = Some(error);
@@ -44,36 +44,23 @@ pub fn carry_out(changes: &[&Change]) -> (usize, Option<Error>) {
     (done, failed.or(misfit))
 }
 
-/// The service that `change` names.
-fn service(change: &Change) -> Option<&ServiceKey> {
-    match change {
-        Change::AddService { key: service, .. }
-        | Change::EditService { key: service, .. }
-        | Change::RemoveService { key: service, .. }
-        | Change::AddDestination { service, .. }
-        | Change::EditDestination { service, .. }
-        | Change::RemoveDestination { service, .. } => Some(service),
-        _ => None,
-    }
-}
-
-/// A change with what is asked of the kernel for it.
+/// An edit with what is asked of the kernel for it.
 struct Planned<'a> {
-    change: &'a Change,
+    edit: &'a Edit,
     request: Request,
 }
 
 impl Planned<'_> {
     fn undo(&self) -> Option<Request> {
-        self.change.inverse().as_ref().and_then(table::request)
+        self.edit.inverse().as_ref().and_then(table::request)
     }
 }
 
-fn plan_one<'a>(table: &mut Table, change: &'a Change) -> Result<Planned<'a>> {
-    let not_ipvs = || Error::new(format!("{change}: not a change of IPVS"));
-    let request = table::request(change).ok_or_else(not_ipvs)?;
-    table::apply(table, change)?;
-    Ok(Planned { change, request })
+fn plan_one<'a>(table: &mut Table, edit: &'a Edit) -> Result<Planned<'a>> {
+    let not_ipvs = || Error::new(format!("{edit}: not an edit of IPVS"));
+    let request = table::request(edit).ok_or_else(not_ipvs)?;
+    table::apply(table, edit)?;
+    Ok(Planned { edit, request })
 }
 
 /// What decides whether the kernel can have such a service at all: its scheduler and engine, which
@@ -110,7 +97,7 @@ fn batch(rest: &[Planned<'_>], proven: &BTreeSet<Kind<'_>>) -> usize {
 }
 
 fn send(ipvs: &mut IpvsSocket, planned: &[Planned<'_>]) -> (usize, Option<Error>) {
-    load_parts(planned.iter().map(|one| one.change));
+    load_parts(planned.iter().map(|one| one.edit));
     let mut proven = BTreeSet::new();
     let mut done = 0;
     while done < planned.len() {
@@ -135,22 +122,17 @@ fn send(ipvs: &mut IpvsSocket, planned: &[Planned<'_>]) -> (usize, Option<Error>
     (done, None)
 }
 
-/// Loads what the services are made of that `changes` leave: see [`modules::load_part`].
-pub fn load_parts<'c>(changes: impl Iterator<Item = &'c Change>) {
-    for name in parts(changes) {
+/// Loads what the services are made of that `edits` leave: see [`modules::load_part`].
+pub fn load_parts<'c>(edits: impl Iterator<Item = &'c Edit>) {
+    for name in parts(edits) {
         modules::load_part(&name);
     }
 }
 
-fn parts<'c>(changes: impl Iterator<Item = &'c Change>) -> BTreeSet<String> {
+fn parts<'c>(edits: impl Iterator<Item = &'c Edit>) -> BTreeSet<String> {
     let mut parts = BTreeSet::new();
-    for change in changes {
-        let (Change::AddService { service, .. } | Change::EditService { after: service, .. }) =
-            change
-        else {
-            continue;
-        };
-        let VirtualService { scheduler, engine, .. } = service;
+    let of = |edit: &'c Edit| edit.of::<VirtualService>()?.after.as_ref();
+    for VirtualService { scheduler, engine, .. } in edits.filter_map(of) {
         parts.extend(engine.iter().map(|name| format!("pe_{name}")));
         parts.insert(scheduler.clone());
     }
@@ -158,7 +140,7 @@ fn parts<'c>(changes: impl Iterator<Item = &'c Change>) -> BTreeSet<String> {
 }
 
 fn unknown(count: usize, error: Error) -> Error {
-    Error::new(format!("{error}; which of the next {count} changes were done is not known"))
+    Error::new(format!("{error}; which of the next {count} edits were done is not known"))
         .because(error)
         .cure("plan again: it starts from what is there now")
 }
@@ -167,7 +149,7 @@ fn first_error(results: &[std::result::Result<(), Errno>]) -> Option<(usize, Err
     results.iter().enumerate().find_map(|(at, result)| result.err().map(|errno| (at, errno)))
 }
 
-/// What ran behind `failed` is undone, the last first, so that exactly the changes before it are done.
+/// What ran behind `failed` is undone, the last first, so that exactly the edits before it are done.
 fn take_back(
     ipvs: &mut IpvsSocket,
     batch: &[Planned<'_>],
@@ -202,29 +184,29 @@ fn take_back(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::state::{Destination, DestinationKey, ForwardingMethod};
+    use crate::state::{Destination, DestinationId, DestinationKey, ForwardingMethod};
 
-    fn service(number: u16, scheduler: &str) -> Change {
+    fn service(number: u16, scheduler: &str) -> Edit {
         let key = key(number);
         let service = VirtualService::plain(&key, scheduler);
-        Change::AddService { key, service }
+        Edit::add::<VirtualService>(key, service)
     }
 
     fn key(number: u16) -> ServiceKey {
         format!("tcp 192.0.2.1:{number}").parse().unwrap()
     }
 
-    fn server(number: u16, last: u8) -> Change {
+    fn server(number: u16, last: u8) -> Edit {
         let destination = Destination::plain(ForwardingMethod::DirectRoute, 1);
         let rip = DestinationKey::new([198, 51, 100, last].into(), number);
-        Change::AddDestination { service: key(number), key: rip, destination }
+        Edit::add::<Destination>(DestinationId { service: key(number), key: rip }, destination)
     }
 
     /// The lengths of the batches in which `changes` go out, if all goes well.
-    fn lengths(changes: &[Change]) -> Vec<usize> {
+    fn lengths(changes: &[Edit]) -> Vec<usize> {
         let planned: Vec<_> = changes
             .iter()
-            .map(|change| Planned { change, request: table::request(change).unwrap() })
+            .map(|edit| Planned { edit, request: table::request(edit).unwrap() })
             .collect();
         let mut proven = BTreeSet::new();
         let mut lengths = Vec::new();

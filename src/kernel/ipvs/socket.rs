@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 
-use super::codec::{self, CodecError, Info, Request};
+use super::codec::{self, CodecError, IpvsInfo, IpvsRequest};
 use super::decode;
 use super::explain::explain;
 use super::table::Table;
@@ -31,7 +31,7 @@ const ONE_BY_ONE: usize = 256;
 
 /// The whole table as it was seen.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct IpvsObservation {
     /// Services and destinations.
     pub table: Table,
     /// The connection counters of every destination, if they were asked for.
@@ -39,9 +39,9 @@ pub struct Seen {
 }
 
 /// A destination as the kernel tells of it.
-type Counted = (DestinationKey, Destination, Counters);
+type CountedDestination = (DestinationKey, Destination, Counters);
 
-fn without_counters(all: Vec<Counted>) -> BTreeMap<DestinationKey, Destination> {
+fn without_counters(all: Vec<CountedDestination>) -> BTreeMap<DestinationKey, Destination> {
     all.into_iter().map(|(name, destination, _)| (name, destination)).collect()
 }
 
@@ -65,7 +65,7 @@ impl IpvsSocket {
     /// Dumps; `each` gets the attributes of every answer.
     fn dump<T: Default>(
         &mut self,
-        request: &Request,
+        request: &IpvsRequest,
         each: impl Fn(&mut T, &[u8]) -> std::result::Result<(), CodecError>,
     ) -> Result<T> {
         let answer = self.ipvs.dump(request.command(), &request.encode(), each)?;
@@ -75,7 +75,7 @@ impl IpvsSocket {
     /// Asks for one thing; `None`: it is not there (ESRCH).
     fn ask<T>(
         &mut self,
-        request: &Request,
+        request: &IpvsRequest,
         read: impl Fn(&[u8]) -> std::result::Result<T, CodecError>,
     ) -> Result<Option<T>> {
         let mut answer = None;
@@ -94,8 +94,8 @@ impl IpvsSocket {
     ///
     /// A service of a protocol that IPVS does not balance (the kernel accepts any number) cannot be
     /// named by a topology: it is left out.
-    pub fn look(&mut self, counters: bool) -> Result<Seen> {
-        let mut seen = Seen::default();
+    pub fn look(&mut self, counters: bool) -> Result<IpvsObservation> {
+        let mut seen = IpvsObservation::default();
         for (key, mut service) in self.services()? {
             let destinations = self.destinations(&key)?;
             if counters {
@@ -129,12 +129,12 @@ impl IpvsSocket {
 
     /// One service without its destinations, if it is there.
     fn service(&mut self, key: &ServiceKey) -> Result<Option<VirtualService>> {
-        self.ask(&Request::GetService(key.clone()), |body| Ok(decode::service(body)?.1))
+        self.ask(&IpvsRequest::GetService(key.clone()), |body| Ok(decode::service(body)?.1))
     }
 
     /// All services, without their destinations, in the kernel's order.
     fn services(&mut self) -> Result<Vec<(ServiceKey, VirtualService)>> {
-        self.dump(&Request::GetServices, |all: &mut Vec<_>, body| {
+        self.dump(&IpvsRequest::GetServices, |all: &mut Vec<_>, body| {
             match decode::service(body) {
                 Ok(service) => all.push(service),
                 Err(CodecError::Unknown { attribute: "protocol", number, .. }) => {
@@ -147,8 +147,8 @@ impl IpvsSocket {
     }
 
     /// The destinations of one service; empty if it is not there.
-    fn destinations(&mut self, key: &ServiceKey) -> Result<Vec<Counted>> {
-        let request = Request::GetDestinations(key.clone());
+    fn destinations(&mut self, key: &ServiceKey) -> Result<Vec<CountedDestination>> {
+        let request = IpvsRequest::GetDestinations(key.clone());
         self.dump(&request, |all: &mut Vec<_>, body| {
             all.push(decode::destination(body, key)?);
             Ok(())
@@ -163,19 +163,19 @@ impl IpvsSocket {
 
     /// Reads the connection timeouts.
     pub fn timeouts(&mut self) -> Result<Timeouts> {
-        self.ask(&Request::GetTimeouts, decode::timeouts)?.ok_or_else(says_nothing)
+        self.ask(&IpvsRequest::GetTimeouts, decode::timeouts)?.ok_or_else(says_nothing)
     }
 
     /// Reads IPVS's version and the size of its connection table.
-    pub fn info(&mut self) -> Result<Info> {
-        self.ask(&Request::GetInfo, decode::info)?.ok_or_else(says_nothing)
+    pub fn info(&mut self) -> Result<IpvsInfo> {
+        self.ask(&IpvsRequest::GetInfo, decode::info)?.ok_or_else(says_nothing)
     }
 
     /// Sends all of `requests` (at most [`BATCH`]) at once. The answer has one entry for each:
     /// `Ok` was done, `Err` was not. The kernel does not stop at an error.
     pub fn carry_out<'a>(
         &mut self,
-        requests: impl IntoIterator<Item = &'a Request, IntoIter: ExactSizeIterator>,
+        requests: impl IntoIterator<Item = &'a IpvsRequest, IntoIter: ExactSizeIterator>,
     ) -> Result<Vec<std::result::Result<(), Errno>>> {
         let requests = requests.into_iter();
         let Some(last) = requests.len().checked_sub(1) else { return Ok(Vec::new()) };

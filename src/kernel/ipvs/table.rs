@@ -3,105 +3,99 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::Request;
+use super::codec::IpvsRequest as Request;
 use crate::kernel::error::{Error, Result};
 use crate::state::{
-    Change, Destination, DestinationKey, ForwardingMethod, ServiceKey, VirtualService,
+    Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, KeyedEdit, ServiceKey,
+    VirtualService,
 };
 
 /// Services with their destinations.
 pub type Table = BTreeMap<ServiceKey, VirtualService>;
 
-/// What to ask the kernel for `change`; `None` if it is not one of IPVS's.
-pub fn request(change: &Change) -> Option<Request> {
-    Some(match change {
-        Change::AddService { key, service } => {
-            Request::NewService(key.clone(), without_destinations(service))
+/// What to ask the kernel for `edit`; `None` if it is not one of IPVS's.
+pub fn request(edit: &Edit) -> Option<Request> {
+    match edit {
+        Edit::Service(KeyedEdit { key, before, after }) => match (before, after) {
+            (None, Some(service)) => Some(Request::NewService(key.clone(), service.settings())),
+            (Some(_), Some(after)) => Some(Request::SetService(key.clone(), after.settings())),
+            (Some(_), None) => Some(Request::DeleteService(key.clone())),
+            (None, None) => None,
+        },
+        Edit::Destination(KeyedEdit { key: DestinationId { service, key }, before, after }) => {
+            let service = service.clone();
+            match (before, after) {
+                (None, Some(new)) => Some(Request::NewDestination(service, *key, new.clone())),
+                (Some(_), Some(new)) => Some(Request::SetDestination(service, *key, new.clone())),
+                (Some(_), None) => Some(Request::DeleteDestination(service, *key)),
+                (None, None) => None,
+            }
         }
-        Change::EditService { key, before: _, after } => {
-            Request::SetService(key.clone(), without_destinations(after))
-        }
-        Change::RemoveService { key, service: _ } => Request::DeleteService(key.clone()),
-        Change::AddDestination { service, key, destination } => {
-            Request::NewDestination(service.clone(), *key, destination.clone())
-        }
-        Change::EditDestination { service, key, before: _, after } => {
-            Request::SetDestination(service.clone(), *key, after.clone())
-        }
-        Change::RemoveDestination { service, key, destination: _ } => {
-            Request::DeleteDestination(service.clone(), *key)
-        }
-        Change::LoadModule { .. }
-        | Change::SetSysctl { .. }
-        | Change::SetLink { .. }
-        | Change::AddAddress { .. }
-        | Change::RemoveAddress { .. }
-        | Change::AddRoute { .. }
-        | Change::ReplaceRoute { .. }
-        | Change::RemoveRoute { .. }
-        | Change::SetTimeouts { .. }
-        | Change::SetDaemon { .. }
-        | Change::SetTable { .. }
-        | Change::AddTunnel { .. }
-        | Change::RemoveTunnel { .. }
-        | Change::AddGuePort { .. }
-        | Change::RemoveGuePort { .. } => return None,
-    })
+        _ => None,
+    }
 }
 
-/// Checks `change` against `table` and carries it out there. On an error the table is as before.
-/// What is not a change of IPVS is none of the table's business: that is fine, and does nothing.
-pub fn apply(table: &mut Table, change: &Change) -> Result<()> {
-    match change {
-        Change::AddService { key, service } => {
-            if let Some(there) = table.get(key) {
-                return Err(changed(key, "nothing", &there.to_string()));
+/// The service that `edit` names; `None` if it is not one of IPVS's.
+pub fn service(edit: &Edit) -> Option<&ServiceKey> {
+    match edit {
+        Edit::Service(KeyedEdit { key, .. }) => Some(key),
+        Edit::Destination(KeyedEdit { key, .. }) => Some(&key.service),
+        _ => None,
+    }
+}
+
+/// Checks `edit` against `table` and carries it out there. On an error the table is as before.
+/// An edit of another kind does nothing here.
+pub fn apply(table: &mut Table, edit: &Edit) -> Result<()> {
+    match edit {
+        Edit::Service(edit) => apply_to_service(table, edit),
+        Edit::Destination(edit) => apply_to_destination(table, edit),
+        _ => Ok(()),
+    }
+}
+
+fn apply_to_service(table: &mut Table, edit: &KeyedEdit<VirtualService>) -> Result<()> {
+    let KeyedEdit { key, before, after } = edit;
+    match (before, after) {
+        (None, after) => {
+            if let Some(present) = table.get(key) {
+                return Err(changed(key, "nothing", &present.to_string()));
             }
-            table.insert(key.clone(), without_destinations(service));
+            table.extend(after.iter().map(|service| (key.clone(), service.settings())));
         }
-        Change::EditService { key, before, after } => {
-            let there = service_like(table, key, before)?;
-            let destinations = std::mem::take(&mut there.destinations);
-            *there = VirtualService { destinations, ..after.clone() };
+        (Some(before), Some(after)) => {
+            let present = service_like(table, key, before)?;
+            let destinations = std::mem::take(&mut present.destinations);
+            *present = VirtualService { destinations, ..after.settings() };
         }
-        Change::RemoveService { key, service } => {
-            let there = service_like(table, key, service)?;
-            if !there.destinations.is_empty() {
-                let found = format!("{} of them", there.destinations.len());
+        (Some(before), None) => {
+            let present = service_like(table, key, before)?;
+            if !present.destinations.is_empty() {
+                let found = format!("{} of them", present.destinations.len());
                 return Err(changed(key, "no real servers any more", &found));
             }
             table.remove(key);
         }
-        Change::AddDestination { service, key, destination } => {
-            let there = service_there(table, service)?;
-            if let Some(old) = there.destinations.get(key) {
-                return Err(changed_destination(service, *key, "nothing", &old.to_string()));
-            }
-            there.destinations.insert(*key, destination.clone());
-        }
-        Change::EditDestination { service, key, before, after } => {
-            *destination_like(table, service, *key, before)? = after.clone();
-        }
-        Change::RemoveDestination { service, key, destination } => {
-            destination_like(table, service, *key, destination)?;
-            service_there(table, service)?.destinations.remove(key);
-        }
-        Change::LoadModule { .. }
-        | Change::SetSysctl { .. }
-        | Change::SetLink { .. }
-        | Change::AddAddress { .. }
-        | Change::RemoveAddress { .. }
-        | Change::AddRoute { .. }
-        | Change::ReplaceRoute { .. }
-        | Change::RemoveRoute { .. }
-        | Change::SetTimeouts { .. }
-        | Change::SetDaemon { .. }
-        | Change::SetTable { .. }
-        | Change::AddTunnel { .. }
-        | Change::RemoveTunnel { .. }
-        | Change::AddGuePort { .. }
-        | Change::RemoveGuePort { .. } => {}
     }
+    Ok(())
+}
+
+fn apply_to_destination(table: &mut Table, edit: &KeyedEdit<Destination>) -> Result<()> {
+    let KeyedEdit { key: DestinationId { service, key }, before, after } = edit;
+    let destinations = &mut service_there(table, service)?.destinations;
+    let wrong = |expected: &str, found: &str| changed_destination(service, *key, expected, found);
+    match (before, destinations.get(key)) {
+        (None, Some(present)) => return Err(wrong("nothing", &present.to_string())),
+        (Some(before), None) => return Err(wrong(&before.to_string(), "nothing")),
+        (Some(before), Some(present)) if !same_destination(present, before) => {
+            return Err(wrong(&before.to_string(), &present.to_string()));
+        }
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    match after {
+        Some(after) => destinations.insert(*key, after.clone()),
+        None => destinations.remove(key),
+    };
     Ok(())
 }
 
@@ -114,10 +108,6 @@ fn same_destination(a: &Destination, b: &Destination) -> bool {
         && *upper_threshold == b.upper_threshold
         && *lower_threshold == b.lower_threshold
         && *tunnel == b.tunnel
-}
-
-fn without_destinations(service: &VirtualService) -> VirtualService {
-    VirtualService { destinations: BTreeMap::new(), ..service.clone() }
 }
 
 fn changed(key: &ServiceKey, expected: &str, found: &str) -> Error {
@@ -147,21 +137,5 @@ fn service_like<'a>(
         Ok(there)
     } else {
         Err(changed(key, &expected.to_string(), &there.to_string()))
-    }
-}
-
-fn destination_like<'a>(
-    table: &'a mut Table,
-    service: &ServiceKey,
-    key: DestinationKey,
-    expected: &Destination,
-) -> Result<&'a mut Destination> {
-    let there = service_there(table, service)?.destinations.get_mut(&key);
-    match there {
-        None => Err(changed_destination(service, key, &expected.to_string(), "nothing")),
-        Some(there) if same_destination(there, expected) => Ok(there),
-        Some(there) => {
-            Err(changed_destination(service, key, &expected.to_string(), &there.to_string()))
-        }
     }
 }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::codec::{Request, command};
+use super::codec::{IpvsRequest, command};
 use super::wire::{self, WireError};
 use super::{Table, table};
 use super::{control, decode};
 use crate::state::{
-    Change, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey,
-    Timeouts, Tunnel, VirtualService,
+    Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol, ServiceFlags,
+    ServiceKey, Timeouts, Tunnel, VirtualService,
 };
 use crate::support::fuzz;
 
@@ -60,26 +60,24 @@ fn destination_key() -> impl Strategy<Value = DestinationKey> {
     any::<(IpAddr, u16)>().prop_map(|(ip, port)| DestinationKey::new(ip, port))
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = IpvsRequest> {
     prop_oneof![
-        (service_key(), service()).prop_map(|(k, s)| Request::NewService(k, s)),
-        (service_key(), service()).prop_map(|(k, s)| Request::SetService(k, s)),
-        service_key().prop_map(Request::DeleteService),
-        Just(Request::GetServices),
-        service_key().prop_map(Request::GetService),
+        (service_key(), service()).prop_map(|(k, s)| IpvsRequest::NewService(k, s)),
+        (service_key(), service()).prop_map(|(k, s)| IpvsRequest::SetService(k, s)),
+        service_key().prop_map(IpvsRequest::DeleteService),
+        Just(IpvsRequest::GetServices),
+        service_key().prop_map(IpvsRequest::GetService),
         (service_key(), destination_key(), destination())
-            .prop_map(|(s, k, d)| Request::NewDestination(s, k, d)),
+            .prop_map(|(s, k, d)| IpvsRequest::NewDestination(s, k, d)),
         (service_key(), destination_key(), destination())
-            .prop_map(|(s, k, d)| Request::SetDestination(s, k, d)),
-        (service_key(), destination_key()).prop_map(|(s, k)| Request::DeleteDestination(s, k)),
-        service_key().prop_map(Request::GetDestinations),
-        Just(Request::GetTimeouts),
-        any::<(u32, u32, u32)>().prop_map(|(tcp, tcp_fin, udp)| Request::SetTimeouts(Timeouts {
-            tcp,
-            tcp_fin,
-            udp
-        })),
-        Just(Request::GetInfo),
+            .prop_map(|(s, k, d)| IpvsRequest::SetDestination(s, k, d)),
+        (service_key(), destination_key()).prop_map(|(s, k)| IpvsRequest::DeleteDestination(s, k)),
+        service_key().prop_map(IpvsRequest::GetDestinations),
+        Just(IpvsRequest::GetTimeouts),
+        any::<(u32, u32, u32)>().prop_map(|(tcp, tcp_fin, udp)| IpvsRequest::SetTimeouts(
+            Timeouts { tcp, tcp_fin, udp }
+        )),
+        Just(IpvsRequest::GetInfo),
     ]
 }
 
@@ -92,7 +90,7 @@ fn read_everything(bytes: &[u8]) {
     let _ = decode::info(bytes);
     let _ = control::decode_daemon(bytes);
     for command in 0..=u8::MAX {
-        let _ = Request::decode(command, bytes);
+        let _ = IpvsRequest::decode(command, bytes);
     }
     for message in wire::messages(bytes).flatten() {
         let _ = message.errno();
@@ -103,7 +101,7 @@ fn read_everything(bytes: &[u8]) {
 proptest! {
     #[test]
     fn a_request_survives_its_encoding(request in request()) {
-        let decoded = Request::decode(request.command(), &request.encode()).unwrap();
+        let decoded = IpvsRequest::decode(request.command(), &request.encode()).unwrap();
         prop_assert_eq!(decoded, request);
     }
 
@@ -115,7 +113,7 @@ proptest! {
         let [message] = messages.as_slice() else { panic!("{messages:?}") };
         prop_assert_eq!((message.kind, message.seq, message.flags), (family, seq, 1));
         let (command, body) = message.generic().unwrap();
-        prop_assert_eq!(Request::decode(command, body).unwrap(), request);
+        prop_assert_eq!(IpvsRequest::decode(command, body).unwrap(), request);
     }
 
     #[test]
@@ -147,10 +145,10 @@ proptest! {
         (old, new) in (destination(), destination()),
     ) {
         let steps = [
-            Change::AddService { key: key.clone(), service: before.clone() },
-            Change::EditService { key: key.clone(), before, after },
-            Change::AddDestination { service: key.clone(), key: name, destination: old.clone() },
-            Change::EditDestination { service: key, key: name, before: old, after: new },
+            Edit::add::<VirtualService>(key.clone(), before.clone()),
+            Edit::change::<VirtualService>(key.clone(), before, after),
+            Edit::add::<Destination>(DestinationId { service: key.clone(), key: name }, old.clone()),
+            Edit::change::<Destination>(DestinationId { service: key, key: name }, old, new),
         ];
         let mut table = Table::new();
         let mut seen = Vec::new();
@@ -189,17 +187,17 @@ fn rs(weight: u32) -> Destination {
     Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
-fn add_rs(weight: u32) -> Change {
+fn add_rs(weight: u32) -> Edit {
     let key = "192.0.2.9:80".parse().unwrap();
-    Change::AddDestination { service: web(), key, destination: rs(weight) }
+    Edit::add::<Destination>(DestinationId { service: web(), key }, rs(weight))
 }
 
 #[test]
 fn the_table_is_strict() {
     let plain = VirtualService::plain(&web(), "rr");
-    let add = Change::AddService { key: web(), service: plain.clone() };
+    let add = Edit::add::<VirtualService>(web(), plain.clone());
     let mut table = Table::new();
-    let refused = |table: &mut Table, change: &Change, says: &str| {
+    let refused = |table: &mut Table, change: &Edit, says: &str| {
         let before = table.clone();
         let error = table::apply(table, change).unwrap_err().to_string();
         assert!(error.contains(says), "{change}: {error}");
@@ -214,7 +212,7 @@ fn the_table_is_strict() {
     refused(&mut table, &add.inverse().unwrap(), "expected no real servers any more, found 1");
     refused(&mut table, &add_rs(2).inverse().unwrap(), "expected dr weight 2, found dr weight 1");
     let wlc = VirtualService::plain(&web(), "wlc");
-    let edit = Change::EditService { key: web(), before: wlc, after: plain };
+    let edit = Edit::change::<VirtualService>(web(), wlc, plain);
     refused(&mut table, &edit, "expected wlc, found rr");
 }
 
@@ -222,7 +220,7 @@ fn the_table_is_strict() {
 fn local_is_whatever_was_asked_for() {
     let mut table = Table::new();
     let service = VirtualService::plain(&web(), "rr");
-    table::apply(&mut table, &Change::AddService { key: web(), service }).unwrap();
+    table::apply(&mut table, &Edit::add::<VirtualService>(web(), service)).unwrap();
     table::apply(&mut table, &add_rs(1)).unwrap();
     for service in table.values_mut() {
         for destination in service.destinations.values_mut() {
@@ -245,8 +243,8 @@ fn fuzz_ipvs() {
             let Ok((command, body)) = message.generic() else { continue };
             read_everything(body);
             // What was understood is the same again.
-            if let Ok(request) = Request::decode(command, body) {
-                let again = Request::decode(request.command(), &request.encode());
+            if let Ok(request) = IpvsRequest::decode(command, body) {
+                let again = IpvsRequest::decode(request.command(), &request.encode());
                 assert_eq!(again.unwrap(), request);
             }
         }

@@ -11,13 +11,13 @@ use netlink_packet_route::address::{
 };
 use nix::errno::Errno;
 
-use super::{Links, Net, errno_of, refused};
+use super::{LinksByIndex, Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
 use crate::state::{Address, AddressKey, Scope};
 
 impl Net {
     /// Dumps the addresses.
-    pub async fn addresses(&self, links: &Links) -> Result<BTreeMap<AddressKey, Address>> {
+    pub async fn addresses(&self, links: &LinksByIndex) -> Result<BTreeMap<AddressKey, Address>> {
         let messages = self.address_messages().await?;
         Ok(messages.iter().filter_map(|message| seen(message, links)).collect())
     }
@@ -173,7 +173,10 @@ fn local_net(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
-pub(super) fn seen(message: &AddressMessage, links: &Links) -> Option<(AddressKey, Address)> {
+pub(super) fn seen(
+    message: &AddressMessage,
+    links: &LinksByIndex,
+) -> Option<(AddressKey, Address)> {
     let dev = links.get(&message.header.index)?.name.clone();
     let mut label = None;
     let mut broadcast = None;

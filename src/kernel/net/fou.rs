@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
-use crate::kernel::ipvs::wire::{self, Attributes, WireError};
+use crate::kernel::ipvs::wire::{self, AttributeList, WireError};
 use crate::state::GuePort;
 
 const FAMILY: &str = "fou";
@@ -42,8 +42,8 @@ const AF_INET6: u8 = 10;
 
 /// What a port is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Ours,
+enum FouPortKind {
+    PlainGue,
     Other,
 }
 
@@ -58,10 +58,10 @@ pub fn gue_ports() -> Result<BTreeSet<GuePort>> {
 pub fn add(port: GuePort) -> Result<()> {
     let mut fou = open()?;
     match kind_of(&read(&mut fou)?, port) {
-        Some(Kind::Ours) => {
+        Some(FouPortKind::PlainGue) => {
             return Err(Error::changed_since(&format!("GUE port {port}"), "nothing", "the port"));
         }
-        Some(Kind::Other) => return Err(other(port)),
+        Some(FouPortKind::Other) => return Err(other(port)),
         None => {}
     }
     fou.tell(ADD, &request(port, Some(GUE)))?.map_err(|errno| {
@@ -83,8 +83,8 @@ pub fn add(port: GuePort) -> Result<()> {
 pub fn remove(port: GuePort) -> Result<()> {
     let mut fou = open()?;
     match kind_of(&read(&mut fou)?, port) {
-        Some(Kind::Ours) => {}
-        Some(Kind::Other) => return Err(other(port)),
+        Some(FouPortKind::PlainGue) => {}
+        Some(FouPortKind::Other) => return Err(other(port)),
         None => {
             return Err(Error::changed_since(&format!("GUE port {port}"), "the port", "nothing"));
         }
@@ -105,7 +105,7 @@ fn other(port: GuePort) -> Error {
     Error::changed_since(&format!("GUE port {port}"), "nothing, or one of lvsprov's kind", found)
 }
 
-fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, Kind)>> {
+fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, FouPortKind)>> {
     let cannot = |errno| Error::new("cannot read the ports of fou").because(errno);
     let answer = fou.dump(GET, &[], |ports: &mut Vec<_>, body| {
         ports.extend(decode(body)?);
@@ -115,17 +115,17 @@ fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, Kind)>> {
 }
 
 /// Ours, if there are several: one for every address, and others for a single one each.
-fn kind_of(ports: &[(GuePort, Kind)], port: GuePort) -> Option<Kind> {
+fn kind_of(ports: &[(GuePort, FouPortKind)], port: GuePort) -> Option<FouPortKind> {
     ports.iter().filter(|(there, _)| *there == port).map(|(_, kind)| *kind).min()
 }
 
-fn ours(ports: &[(GuePort, Kind)]) -> BTreeSet<GuePort> {
-    ports.iter().filter(|(_, kind)| *kind == Kind::Ours).map(|(port, _)| *port).collect()
+fn ours(ports: &[(GuePort, FouPortKind)]) -> BTreeSet<GuePort> {
+    ports.iter().filter(|(_, kind)| *kind == FouPortKind::PlainGue).map(|(port, _)| *port).collect()
 }
 
 fn request(port: GuePort, kind: Option<u8>) -> Vec<u8> {
     let GuePort { v6, port } = port;
-    let mut list = Attributes::default();
+    let mut list = AttributeList::default();
     list.put(attr::PORT, &port.to_be_bytes());
     list.put(attr::AF, &[if v6 { AF_INET6 } else { AF_INET }]);
     if let Some(kind) = kind {
@@ -135,9 +135,9 @@ fn request(port: GuePort, kind: Option<u8>) -> Vec<u8> {
 }
 
 /// `None`: without a port, or of a family that is neither IPv4 nor IPv6.
-fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, Kind)>, WireError> {
+fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, FouPortKind)>, WireError> {
     const WHAT: &str = "a port of fou";
-    let (mut port, mut v6, mut kind) = (None, None, Kind::Other);
+    let (mut port, mut v6, mut kind) = (None, None, FouPortKind::Other);
     let mut special = false;
     for attribute in wire::attributes(body) {
         let (number, value) = attribute?;
@@ -150,7 +150,7 @@ fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, Kind)>, WireError
                     _ => None,
                 }
             }
-            attr::TYPE if wire::read_u8(value, WHAT)? == GUE => kind = Kind::Ours,
+            attr::TYPE if wire::read_u8(value, WHAT)? == GUE => kind = FouPortKind::PlainGue,
             attr::REMCSUM_NOPARTIAL => special = true,
             // Newer kernels say these of every port: zero is "any".
             attr::LOCAL_V4
@@ -162,7 +162,7 @@ fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, Kind)>, WireError
             _ => {}
         }
     }
-    let kind = if special { Kind::Other } else { kind };
+    let kind = if special { FouPortKind::Other } else { kind };
     Ok(port.zip(v6).map(|(port, v6)| (GuePort { v6, port }, kind)))
 }
 
@@ -172,8 +172,8 @@ mod tests {
     use super::*;
 
     /// As Linux 6.1 writes it.
-    fn dumped(family: u8, kind: u8, more: impl FnOnce(&mut Attributes)) -> Vec<u8> {
-        let mut list = Attributes::default();
+    fn dumped(family: u8, kind: u8, more: impl FnOnce(&mut AttributeList)) -> Vec<u8> {
+        let mut list = AttributeList::default();
         list.put(attr::AF, &[family]);
         list.put(attr::PORT, &6080_u16.to_be_bytes());
         list.put(attr::PEER_PORT, &[0, 0]);
@@ -187,14 +187,14 @@ mod tests {
     #[test]
     fn only_plain_gue_ports_are_ours() {
         let (v4, v6) = (GuePort { v6: false, port: 6080 }, GuePort { v6: true, port: 6080 });
-        let plain = |_: &mut Attributes| ();
-        assert_eq!(decode(&dumped(2, GUE, plain)), Ok(Some((v4, Kind::Ours))));
-        assert_eq!(decode(&dumped(10, GUE, plain)), Ok(Some((v6, Kind::Ours))));
-        assert_eq!(decode(&dumped(2, 1, plain)), Ok(Some((v4, Kind::Other))));
+        let plain = |_: &mut AttributeList| ();
+        assert_eq!(decode(&dumped(2, GUE, plain)), Ok(Some((v4, FouPortKind::PlainGue))));
+        assert_eq!(decode(&dumped(10, GUE, plain)), Ok(Some((v6, FouPortKind::PlainGue))));
+        assert_eq!(decode(&dumped(2, 1, plain)), Ok(Some((v4, FouPortKind::Other))));
         let bound = dumped(2, GUE, |list| list.put(attr::IFINDEX, &7_i32.to_ne_bytes()));
-        assert_eq!(decode(&bound), Ok(Some((v4, Kind::Other))));
+        assert_eq!(decode(&bound), Ok(Some((v4, FouPortKind::Other))));
         let local = dumped(2, GUE, |list| list.put(attr::LOCAL_V4, &[10, 0, 0, 1]));
-        assert_eq!(decode(&local), Ok(Some((v4, Kind::Other))));
+        assert_eq!(decode(&local), Ok(Some((v4, FouPortKind::Other))));
         assert_eq!(decode(&dumped(1, GUE, plain)), Ok(None));
         assert_eq!(decode(&[]), Ok(None));
     }
@@ -214,7 +214,7 @@ mod tests {
         crate::support::fuzz::target!("fuzz_fou", 5000, seeds.collect(), |bytes| {
             if let Ok(Some((port, _))) = decode(bytes) {
                 let again = decode(&request(port, Some(GUE)));
-                assert_eq!(again, Ok(Some((port, Kind::Ours))));
+                assert_eq!(again, Ok(Some((port, FouPortKind::PlainGue))));
             }
         });
     }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use netlink_packet_core::{NLM_F_DUMP, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::links::{LinkSeen, Links};
+use super::links::{LinksByIndex, ObservedLink};
 use super::{addresses, links, routes, tunnels};
 use crate::state::{Address, AddressKey, Link, Route, RouteKey, Scope, TunnelDevice, TunnelKind};
 use crate::support::fuzz;
 
-fn known() -> Links {
-    let seen = |name: &str| LinkSeen {
+fn known() -> LinksByIndex {
+    let seen = |name: &str| ObservedLink {
         name: name.parse().unwrap(),
         state: Link::Up,
         hardware: None,

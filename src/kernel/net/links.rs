@@ -13,7 +13,7 @@ use crate::state::{Link, Module, TunnelDevice};
 
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkSeen {
+pub struct ObservedLink {
     /// Its name.
     pub name: IfName,
     /// Up or down.
@@ -25,12 +25,12 @@ pub struct LinkSeen {
 }
 
 /// Interfaces by the kernel's number.
-pub type Links = BTreeMap<u32, LinkSeen>;
+pub type LinksByIndex = BTreeMap<u32, ObservedLink>;
 
 impl Net {
     /// Dumps the interfaces. One whose name is none for lvsprov (a blank, a letter beyond ASCII)
     /// cannot be in a topology: it is left out.
-    pub async fn links(&self) -> Result<Links> {
+    pub async fn links(&self) -> Result<LinksByIndex> {
         let messages: Vec<_> = self
             .handle
             .link()
@@ -77,7 +77,7 @@ impl Net {
         self.put_back_after_down(index, &addresses).await
     }
 
-    pub(super) async fn link_named(&self, dev: &IfName) -> Result<(u32, LinkSeen)> {
+    pub(super) async fn link_named(&self, dev: &IfName) -> Result<(u32, ObservedLink)> {
         let links = self.links().await?;
         links.into_iter().find(|(_, link)| link.name == *dev).ok_or_else(|| {
             let error = Error::new(format!("there is no interface {dev} on this host"));
@@ -93,7 +93,7 @@ impl Net {
     }
 }
 
-pub(super) fn seen(message: &LinkMessage) -> Option<LinkSeen> {
+pub(super) fn seen(message: &LinkMessage) -> Option<ObservedLink> {
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => name.parse().ok(),
         _ => None,
@@ -104,7 +104,7 @@ pub(super) fn seen(message: &LinkMessage) -> Option<LinkSeen> {
     });
     let up = message.header.flags.contains(LinkFlags::Up);
     let state = if up { Link::Up } else { Link::Down };
-    Some(LinkSeen { name, state, hardware, tunnel: tunnels::seen(message) })
+    Some(ObservedLink { name, state, hardware, tunnel: tunnels::seen(message) })
 }
 
 /// Ethernet addresses only: that of a tunnel is an IP address, that of lo is all zeroes.

@@ -23,7 +23,7 @@ use super::error::{Error, Result};
 use crate::names::IfName;
 use crate::state::{Address, AddressKey, Link, Route, RouteKey, TunnelDevice};
 
-pub use links::{LinkSeen, Links};
+pub use links::{LinksByIndex, ObservedLink};
 
 /// A connection to the rtnetlink of the network namespace in which it was opened.
 #[derive(Debug)]

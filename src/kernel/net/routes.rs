@@ -12,7 +12,7 @@ use netlink_packet_route::route::{
 };
 use nix::errno::Errno;
 
-use super::{Links, Net, errno_of, refused};
+use super::{LinksByIndex, Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
 use crate::state::{Route, RouteKey, Scope};
 
@@ -23,7 +23,7 @@ const IPV6_DEFAULT_METRIC: u32 = 1024;
 
 impl Net {
     /// Dumps the main table and keeps, of several routes to one destination, the one in use.
-    pub async fn routes(&self, links: &Links) -> Result<BTreeMap<RouteKey, Route>> {
+    pub async fn routes(&self, links: &LinksByIndex) -> Result<BTreeMap<RouteKey, Route>> {
         let mut best = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
@@ -45,13 +45,13 @@ impl Net {
         Ok(best)
     }
 
-    async fn route_there(&self, key: &RouteKey) -> Result<(Links, Option<Route>)> {
+    async fn route_there(&self, key: &RouteKey) -> Result<(LinksByIndex, Option<Route>)> {
         let links = self.links().await?;
         let route = self.routes(&links).await?.remove(key);
         Ok((links, route))
     }
 
-    async fn verify(&self, key: &RouteKey, expected: Option<&Route>) -> Result<Links> {
+    async fn verify(&self, key: &RouteKey, expected: Option<&Route>) -> Result<LinksByIndex> {
         let (links, found) = self.route_there(key).await?;
         if found.as_ref() == expected {
             return Ok(links);
@@ -98,7 +98,7 @@ impl Net {
         &self,
         key: &RouteKey,
         route: &Route,
-        links: &Links,
+        links: &LinksByIndex,
         replace: bool,
     ) -> Result<()> {
         let request = self.handle.route().add(message(key, route, links)?);
@@ -114,7 +114,12 @@ impl Net {
         })
     }
 
-    async fn delete_route(&self, key: &RouteKey, route: &Route, links: &Links) -> Result<()> {
+    async fn delete_route(
+        &self,
+        key: &RouteKey,
+        route: &Route,
+        links: &LinksByIndex,
+    ) -> Result<()> {
         let request = self.handle.route().del(message(key, route, links)?);
         request
             .execute()
@@ -152,7 +157,7 @@ fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route
     }
 }
 
-pub(super) fn seen(message: &RouteMessage, links: &Links) -> Option<(RouteKey, Route)> {
+pub(super) fn seen(message: &RouteMessage, links: &LinksByIndex) -> Option<(RouteKey, Route)> {
     let header = &message.header;
     let v6 = header.address_family == AddressFamily::Inet6;
     let mut destination = unspecified(v6);
@@ -230,7 +235,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-pub(super) fn message(key: &RouteKey, route: &Route, links: &Links) -> Result<RouteMessage> {
+pub(super) fn message(key: &RouteKey, route: &Route, links: &LinksByIndex) -> Result<RouteMessage> {
     let Route { gateway, dev, scope, metric, protocol, source, onlink, unheld } = route;
     if !unheld.is_empty() {
         return Err(Error::new(format!(

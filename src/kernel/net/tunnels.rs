@@ -120,7 +120,7 @@ pub(super) fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage
 
 /// What a device says of itself, whatever its kind.
 #[derive(Default)]
-struct Said {
+struct TunnelFields {
     local: Option<IpAddr>,
     /// Bits of GRE for what comes in, and for what goes out.
     flags: (GreIOFlags, GreIOFlags),
@@ -136,15 +136,15 @@ pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
         _ => None,
     })?;
     let ip6tnl = info.contains(&LinkInfo::Kind(InfoKind::Ip6Tnl));
-    let (kind, said) = info.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::GreTun(data)) => Some((TunnelKind::Gre, said(data))),
-        LinkInfo::Data(InfoData::GreTun6(data)) => Some((TunnelKind::Ip6gre, said6(data))),
+    let (kind, fields) = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::GreTun(data)) => Some((TunnelKind::Gre, gre_fields(data))),
+        LinkInfo::Data(InfoData::GreTun6(data)) => Some((TunnelKind::Ip6gre, gre6_fields(data))),
         LinkInfo::Data(InfoData::IpTunnel(data)) if ip6tnl => {
-            Some((TunnelKind::Ip6tnl, said_by_ip6tnl(data)))
+            Some((TunnelKind::Ip6tnl, ip6tnl_fields(data)))
         }
         _ => None,
     })?;
-    let Said { local, flags: (input, output), special } = said;
+    let TunnelFields { local, flags: (input, output), special } = fields;
     let plain = [GreIOFlags::empty(), GreIOFlags::Checksum];
     if special || input != output || !plain.contains(&input) {
         return None;
@@ -153,56 +153,56 @@ pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
     Some(TunnelDevice { kind, local, checksum: input == GreIOFlags::Checksum })
 }
 
-fn said(data: &[InfoGre]) -> Said {
-    let mut said = Said::default();
+fn gre_fields(data: &[InfoGre]) -> TunnelFields {
+    let mut fields = TunnelFields::default();
     for one in data {
         match one {
-            InfoGre::Local(local) => said.local = Some(IpAddr::V4(*local)),
-            InfoGre::Remote(remote) => said.special |= !remote.is_unspecified(),
-            InfoGre::IFlags(flags) => said.flags.0 = *flags,
-            InfoGre::OFlags(flags) => said.flags.1 = *flags,
-            InfoGre::Link(number) | InfoGre::FwMask(number) => said.special |= *number != 0,
-            InfoGre::EncapType(kind) => said.special |= *kind != GreEncapType::None,
-            InfoGre::CollectMetadata => said.special = true,
+            InfoGre::Local(local) => fields.local = Some(IpAddr::V4(*local)),
+            InfoGre::Remote(remote) => fields.special |= !remote.is_unspecified(),
+            InfoGre::IFlags(flags) => fields.flags.0 = *flags,
+            InfoGre::OFlags(flags) => fields.flags.1 = *flags,
+            InfoGre::Link(number) | InfoGre::FwMask(number) => fields.special |= *number != 0,
+            InfoGre::EncapType(kind) => fields.special |= *kind != GreEncapType::None,
+            InfoGre::CollectMetadata => fields.special = true,
             _ => {}
         }
     }
-    said
+    fields
 }
 
-fn said6(data: &[InfoGre6]) -> Said {
-    let mut said = Said::default();
+fn gre6_fields(data: &[InfoGre6]) -> TunnelFields {
+    let mut fields = TunnelFields::default();
     for one in data {
         match one {
-            InfoGre6::Local(local) => said.local = Some(IpAddr::V6(*local)),
-            InfoGre6::Remote(remote) => said.special |= !remote.is_unspecified(),
-            InfoGre6::IFlags(flags) => said.flags.0 = *flags,
-            InfoGre6::OFlags(flags) => said.flags.1 = *flags,
-            InfoGre6::Link(number) | InfoGre6::FwMask(number) => said.special |= *number != 0,
-            InfoGre6::EncapType(kind) => said.special |= *kind != GreEncapType::None,
-            InfoGre6::CollectMetadata => said.special = true,
+            InfoGre6::Local(local) => fields.local = Some(IpAddr::V6(*local)),
+            InfoGre6::Remote(remote) => fields.special |= !remote.is_unspecified(),
+            InfoGre6::IFlags(flags) => fields.flags.0 = *flags,
+            InfoGre6::OFlags(flags) => fields.flags.1 = *flags,
+            InfoGre6::Link(number) | InfoGre6::FwMask(number) => fields.special |= *number != 0,
+            InfoGre6::EncapType(kind) => fields.special |= *kind != GreEncapType::None,
+            InfoGre6::CollectMetadata => fields.special = true,
             _ => {}
         }
     }
-    said
+    fields
 }
 
-fn said_by_ip6tnl(data: &[InfoIpTunnel]) -> Said {
-    let mut said = Said::default();
+fn ip6tnl_fields(data: &[InfoIpTunnel]) -> TunnelFields {
+    let mut fields = TunnelFields::default();
     for one in data {
         match one {
-            InfoIpTunnel::Local(local) => said.local = Some(*local),
-            InfoIpTunnel::Remote(remote) => said.special |= !remote.is_unspecified(),
-            InfoIpTunnel::Protocol(inside) => said.special |= u8::from(*inside) != 0,
+            InfoIpTunnel::Local(local) => fields.local = Some(*local),
+            InfoIpTunnel::Remote(remote) => fields.special |= !remote.is_unspecified(),
+            InfoIpTunnel::Protocol(inside) => fields.special |= u8::from(*inside) != 0,
             InfoIpTunnel::Link(number) | InfoIpTunnel::FwMark(number) => {
-                said.special |= *number != 0;
+                fields.special |= *number != 0;
             }
-            InfoIpTunnel::EncapType(kind) => said.special |= *kind != TunnelEncapType::None,
-            InfoIpTunnel::CollectMetadata => said.special = true,
+            InfoIpTunnel::EncapType(kind) => fields.special |= *kind != TunnelEncapType::None,
+            InfoIpTunnel::CollectMetadata => fields.special = true,
             _ => {}
         }
     }
-    said
+    fields
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::expr::{self, Expr};
-use crate::kernel::wire::{self, Attributes, WireError};
+use crate::kernel::wire::{self, AttributeList, WireError};
 
 /// The low byte of a message's type.
 pub mod message {
@@ -49,15 +49,15 @@ pub fn kind(message: u8) -> u16 {
 
 /// Names the table of a request. (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE,
 /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE are all 1.)
-pub fn of_table(table: &str) -> Attributes {
-    let mut body = Attributes::default();
+pub fn of_table(table: &str) -> AttributeList {
+    let mut body = AttributeList::default();
     body.put_text(1, table);
     body
 }
 
 /// A new base chain that lets everything through.
-pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Attributes {
-    let mut hooked = Attributes::default();
+pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> AttributeList {
+    let mut hooked = AttributeList::default();
     hooked.put_be32(1, hook);
     hooked.put(2, &priority.to_be_bytes());
     let mut body = of_table(table);
@@ -69,8 +69,8 @@ pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) 
 }
 
 /// A new rule behind those of the chain.
-pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> Attributes {
-    let mut list = Attributes::default();
+pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> AttributeList {
+    let mut list = AttributeList::default();
     for expr in expressions {
         expr.encode(&mut list);
     }
@@ -81,8 +81,8 @@ pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> Attributes {
 }
 
 /// A new set of ports. The kernel replaces `%d` in an anonymous set's name by a number.
-pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> Attributes {
-    let mut description = Attributes::default();
+pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> AttributeList {
+    let mut description = AttributeList::default();
     description.put_be32(1, u32::try_from(size).unwrap_or(u32::MAX));
     let mut body = of_table(table);
     body.put_text(2, name);
@@ -95,12 +95,12 @@ pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> Attributes {
 }
 
 /// Its elements, in as many messages as they need.
-pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> Vec<Attributes> {
+pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> Vec<AttributeList> {
     let ports: Vec<_> = ports.iter().collect();
     let message = |ports: &[&u16]| {
-        let mut list = Attributes::default();
+        let mut list = AttributeList::default();
         for port in ports {
-            let mut key = Attributes::default();
+            let mut key = AttributeList::default();
             key.put(1 | wire::NESTED, &expr::data(&port.to_be_bytes()));
             list.put_nested(expr::LIST_ELEMENT, &key);
         }
@@ -114,7 +114,7 @@ pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> V
 }
 
 /// Asks for the elements of a set.
-pub fn of_set(table: &str, set: &str) -> Attributes {
+pub fn of_set(table: &str, set: &str) -> AttributeList {
     let mut body = of_table(table);
     body.put_text(2, set);
     body
@@ -122,15 +122,15 @@ pub fn of_set(table: &str, set: &str) -> Attributes {
 
 /// The begin of a batch that is refused (ERESTART) if the rules are not those of `generation` any
 /// more (NFNL_BATCH_GENID).
-pub fn batch_of(generation: u32) -> Attributes {
-    let mut body = Attributes::default();
+pub fn batch_of(generation: u32) -> AttributeList {
+    let mut body = AttributeList::default();
     body.put_be32(1, generation);
     body
 }
 
 /// A table, as it is told of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct ObservedTable {
     /// Any bytes but NUL, up to 255.
     pub name: Vec<u8>,
     /// 1: dormant, its chains are not in use; 2: it belongs to a process.
@@ -141,8 +141,8 @@ pub struct Table {
 }
 
 /// Reads a table.
-pub fn table(body: &[u8]) -> Result<Table, WireError> {
-    let mut table = Table::default();
+pub fn table(body: &[u8]) -> Result<ObservedTable, WireError> {
+    let mut table = ObservedTable::default();
     for attribute in wire::attributes(body) {
         match attribute? {
             (1, value) => table.name = name(value),
@@ -156,7 +156,7 @@ pub fn table(body: &[u8]) -> Result<Table, WireError> {
 
 /// A chain, as it is told of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChainSeen {
+pub struct ObservedChain {
     /// The table's name.
     pub table: Vec<u8>,
     /// Its name.
@@ -181,8 +181,8 @@ pub struct Base {
 }
 
 /// Reads a chain.
-pub fn chain(body: &[u8]) -> Result<ChainSeen, WireError> {
-    let mut chain = ChainSeen::default();
+pub fn chain(body: &[u8]) -> Result<ObservedChain, WireError> {
+    let mut chain = ObservedChain::default();
     let mut base = Base::default();
     let mut is_base = false;
     for attribute in wire::attributes(body) {
@@ -217,7 +217,7 @@ pub fn chain(body: &[u8]) -> Result<ChainSeen, WireError> {
 
 /// A rule, as it is told of. A comment on it is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RuleSeen {
+pub struct ObservedRule {
     /// The table's name.
     pub table: Vec<u8>,
     /// The chain's name.
@@ -229,8 +229,8 @@ pub struct RuleSeen {
 }
 
 /// Reads a rule.
-pub fn rule(body: &[u8]) -> Result<RuleSeen, WireError> {
-    let (mut rule, mut all, mut compat) = (RuleSeen::default(), Vec::new(), false);
+pub fn rule(body: &[u8]) -> Result<ObservedRule, WireError> {
+    let (mut rule, mut all, mut compat) = (ObservedRule::default(), Vec::new(), false);
     for attribute in wire::attributes(body) {
         match attribute? {
             (1, value) => rule.table = name(value),
@@ -251,7 +251,7 @@ pub fn rule(body: &[u8]) -> Result<RuleSeen, WireError> {
 
 /// A set, as it is told of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SetSeen {
+pub struct ObservedSet {
     /// The table's name.
     pub table: Vec<u8>,
     /// Its name.
@@ -263,8 +263,8 @@ pub struct SetSeen {
 }
 
 /// Reads a set.
-pub fn set(body: &[u8]) -> Result<SetSeen, WireError> {
-    let (mut set, mut flags, mut length) = (SetSeen::default(), 0, 0);
+pub fn set(body: &[u8]) -> Result<ObservedSet, WireError> {
+    let (mut set, mut flags, mut length) = (ObservedSet::default(), 0, 0);
     for attribute in wire::attributes(body) {
         match attribute? {
             (1, value) => set.table = name(value),

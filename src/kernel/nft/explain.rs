@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::codec::message;
-use super::table::Piece;
+use super::table::BatchMessage;
 use crate::kernel::error::Error;
 use crate::kernel::wire::WireError;
 
@@ -28,7 +28,7 @@ pub(super) fn cannot_read(errno: Errno) -> Error {
     Error::new(format!("cannot read the nftables tables{meaning}")).because(errno).maybe_cure(cure)
 }
 
-pub(super) fn explain(what: &str, piece: Option<&Piece>, errno: Errno) -> Error {
+pub(super) fn explain(what: &str, piece: Option<&BatchMessage>, errno: Errno) -> Error {
     let at = piece.map(|piece| format!(", at {}", piece.what)).unwrap_or_default();
     let chain_or_rule =
         piece.is_some_and(|piece| matches!(piece.message, message::NEWCHAIN | message::NEWRULE));

@@ -2,12 +2,12 @@
 //! attributes (include/uapi/linux/netfilter/nf_tables.h). Pure.
 //!
 //! All of them work on one register (NFT_REG_1, 16 bytes). An expression that says anything else than
-//! we would is [`Expr::Other`]: reading never guesses. Attributes that are zero count as absent,
+//! we would is [`Expr::Other`]: reading never guesses. AttributeList that are zero count as absent,
 //! because the kernel dumps some that nobody set (`flags` of a lookup).
 
 use std::collections::BTreeMap;
 
-use crate::kernel::wire::{self, Attributes, WireError};
+use crate::kernel::wire::{self, AttributeList, WireError};
 
 /// NFT_REG_1.
 const REGISTER: u32 = 1;
@@ -146,12 +146,12 @@ impl Expr {
     }
 
     /// Adds it to a list of expressions.
-    pub fn encode(&self, list: &mut Attributes) {
-        let mut inside = Attributes::default();
+    pub fn encode(&self, list: &mut AttributeList) {
+        let mut inside = AttributeList::default();
         for (kind, value) in self.attributes() {
             inside.put(kind | nested(self, kind), &value);
         }
-        let mut element = Attributes::default();
+        let mut element = AttributeList::default();
         element.put_text(EXPR_NAME, self.name());
         element.put_nested(EXPR_DATA, &inside);
         list.put_nested(LIST_ELEMENT, &element);
@@ -200,7 +200,7 @@ fn nested(expr: &Expr, kind: u16) -> u16 {
 
 /// A constant as nf_tables wraps it.
 pub(super) fn data(value: &[u8]) -> Vec<u8> {
-    let mut inside = Attributes::default();
+    let mut inside = AttributeList::default();
     inside.put(DATA_VALUE, value);
     inside.into_bytes()
 }

@@ -25,7 +25,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use socket::{NftSocket, Seen};
+pub use socket::{NftObservation, NftSocket};
 
 use super::error::Result;
 use super::modules;
@@ -40,8 +40,8 @@ pub fn is_loaded() -> bool {
 
 /// Reads all tables of the network namespace of the calling thread; none where nf_tables is not
 /// there. Loads nothing.
-pub fn look() -> Result<Seen> {
-    if is_loaded() { NftSocket::open()?.read() } else { Ok(Seen::default()) }
+pub fn look() -> Result<NftObservation> {
+    if is_loaded() { NftSocket::open()?.read() } else { Ok(NftObservation::default()) }
 }
 
 /// Makes the table `name` be as `after` says (`None`: not there), in one transaction: no packet sees

@@ -22,9 +22,9 @@ use nix::sys::socket::{
 
 use super::codec::{self, ANY, INET, message};
 use super::explain::{CURE_MISSING, cannot_read, explain, garbled, restless};
-use super::table::{self, Parts, Piece};
+use super::table::{self, BatchMessage, TableContents};
 use crate::kernel::error::{Error, Result};
-use crate::kernel::netlink::{ACK, DUMP, End, NetlinkSocket, REQUEST};
+use crate::kernel::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST};
 use crate::kernel::wire::{self, WireError};
 use crate::state::{PacketRules, TableName};
 
@@ -45,7 +45,7 @@ const SMALL: usize = 64 * 1024;
 
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct NftObservation {
     /// Tables that lvsprov made, for whatever topology.
     pub tables: BTreeMap<TableName, PacketRules>,
     /// All others, by family and name, fit for a terminal: `ip filter`.
@@ -53,13 +53,13 @@ pub struct Seen {
 }
 
 /// Why a read must be done again, or cannot be done.
-enum Trouble {
+enum NftReadError {
     /// Somebody changed the rules meanwhile.
     Changed,
     Failed(Error),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for NftReadError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
@@ -85,7 +85,7 @@ impl NftSocket {
     }
 
     /// Reads all tables.
-    pub fn read(&mut self) -> Result<Seen> {
+    pub fn read(&mut self) -> Result<NftObservation> {
         self.read_with_generation().map(|(seen, _)| seen)
     }
 
@@ -119,21 +119,21 @@ impl NftSocket {
         Err(restless())
     }
 
-    fn read_with_generation(&mut self) -> Result<(Seen, u32)> {
+    fn read_with_generation(&mut self) -> Result<(NftObservation, u32)> {
         for attempt in 1..=TRIES {
             match self.try_to_read() {
                 Ok(all) => return Ok(all),
                 // Whoever writes them writes many at once: give way for longer each time.
-                Err(Trouble::Changed) => std::thread::sleep(PAUSE * attempt),
-                Err(Trouble::Failed(error)) => return Err(error),
+                Err(NftReadError::Changed) => std::thread::sleep(PAUSE * attempt),
+                Err(NftReadError::Failed(error)) => return Err(error),
             }
         }
         Err(restless())
     }
 
-    fn try_to_read(&mut self) -> std::result::Result<(Seen, u32), Trouble> {
+    fn try_to_read(&mut self) -> std::result::Result<(NftObservation, u32), NftReadError> {
         let before = self.generation()?;
-        let mut seen = Seen::default();
+        let mut seen = NftObservation::default();
         let mut ours = Vec::new();
         let tables = self
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
@@ -152,21 +152,21 @@ impl NftSocket {
         }
         let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
         for (name, found) in ours {
-            let in_it = |chain: &&codec::ChainSeen| chain.table == found.name;
+            let in_it = |chain: &&codec::ObservedChain| chain.table == found.name;
             let chains = chains.iter().filter(in_it).cloned().collect();
             let parts = self.parts(&name, found, chains)?;
             seen.tables.insert(name, table::rules_of(&parts));
         }
-        if self.generation()? == before { Ok((seen, before)) } else { Err(Trouble::Changed) }
+        if self.generation()? == before { Ok((seen, before)) } else { Err(NftReadError::Changed) }
     }
 
     /// What is in a table. Old kernels do not dump by table: so what is others' is left out here.
     fn parts(
         &mut self,
         name: &TableName,
-        table: codec::Table,
-        chains: Vec<codec::ChainSeen>,
-    ) -> std::result::Result<Parts, Trouble> {
+        table: codec::ObservedTable,
+        chains: Vec<codec::ObservedChain>,
+    ) -> std::result::Result<TableContents, NftReadError> {
         let text = name.to_string();
         let of_table = codec::of_table(&text).into_bytes();
         let mut rules =
@@ -183,7 +183,7 @@ impl NftSocket {
             };
             sets.push((set, ports));
         }
-        Ok(Parts { table, chains, rules, sets })
+        Ok(TableContents { table, chains, rules, sets })
     }
 
     /// What is in a set, if it is ports and nothing else.
@@ -191,7 +191,7 @@ impl NftSocket {
         &mut self,
         table: &str,
         set: &str,
-    ) -> std::result::Result<Option<BTreeSet<u16>>, Trouble> {
+    ) -> std::result::Result<Option<BTreeSet<u16>>, NftReadError> {
         let request = codec::of_set(table, set).into_bytes();
         let mut ports = BTreeSet::new();
         let plain = self.dump(message::GETSETELEM, INET, &request, |_, body| {
@@ -200,7 +200,7 @@ impl NftSocket {
         Ok(plain.iter().all(|plain| *plain).then_some(ports))
     }
 
-    fn generation(&mut self) -> std::result::Result<u32, Trouble> {
+    fn generation(&mut self) -> std::result::Result<u32, NftReadError> {
         let seq = self.socket.next_seq();
         let kind = codec::kind(message::GETGEN);
         // With an acknowledgement, so that nothing of it is left in the socket.
@@ -211,12 +211,12 @@ impl NftSocket {
             Ok::<_, WireError>(())
         })?;
         match (passing(end), number) {
-            (End::Done, Some(number)) => Ok(number),
-            (End::Done, None) => {
+            (ExchangeEnd::Done, Some(number)) => Ok(number),
+            (ExchangeEnd::Done, None) => {
                 Err(Error::new("the kernel does not say which generation of rules it has").into())
             }
-            (End::Changed, _) => Err(Trouble::Changed),
-            (End::Refused(errno), _) => Err(cannot_read(errno).into()),
+            (ExchangeEnd::Changed, _) => Err(NftReadError::Changed),
+            (ExchangeEnd::Refused(errno), _) => Err(cannot_read(errno).into()),
         }
     }
 
@@ -227,7 +227,7 @@ impl NftSocket {
         family: u8,
         body: &[u8],
         mut each: impl FnMut(u8, &[u8]) -> std::result::Result<T, WireError>,
-    ) -> std::result::Result<Vec<T>, Trouble> {
+    ) -> std::result::Result<Vec<T>, NftReadError> {
         let seq = self.socket.next_seq();
         let kind = codec::kind(message);
         self.socket.send(&wire::frame_of(kind, REQUEST | DUMP, seq, [family, 0, 0, 0], body))?;
@@ -238,10 +238,12 @@ impl NftSocket {
             Ok::<_, WireError>(())
         })?;
         match passing(end) {
-            End::Done => Ok(all),
+            ExchangeEnd::Done => Ok(all),
             // Gone since the tables were dumped.
-            End::Changed | End::Refused(Errno::ENOENT) => Err(Trouble::Changed),
-            End::Refused(errno) => Err(cannot_read(errno).into()),
+            ExchangeEnd::Changed | ExchangeEnd::Refused(Errno::ENOENT) => {
+                Err(NftReadError::Changed)
+            }
+            ExchangeEnd::Refused(errno) => Err(cannot_read(errno).into()),
         }
     }
 
@@ -250,15 +252,15 @@ impl NftSocket {
     fn commit<'a>(
         &mut self,
         generation: u32,
-        pieces: &'a [Piece],
-    ) -> Result<std::result::Result<(), (Option<&'a Piece>, Errno)>> {
+        pieces: &'a [BatchMessage],
+    ) -> Result<std::result::Result<(), (Option<&'a BatchMessage>, Errno)>> {
         let Some(last) = pieces.len().checked_sub(1) else { return Ok(Ok(())) };
         let begin = self.socket.next_seq();
         let body = codec::batch_of(generation).into_bytes();
         let mut frames = wire::frame_of(BATCH_BEGIN, REQUEST, begin, BATCH_HEADER, &body);
         let mut seqs = BTreeMap::new();
         for (at, piece) in pieces.iter().enumerate() {
-            let Piece { message, flags, body, what: _ } = piece;
+            let BatchMessage { message, flags, body, what: _ } = piece;
             let seq = self.socket.next_seq();
             seqs.insert(seq, at);
             let flags = REQUEST | flags | if at == last { ACK } else { 0 };
@@ -303,9 +305,9 @@ impl NftSocket {
 }
 
 /// Others' changes interrupt, also where the kernel does not say so by itself.
-fn passing(end: End) -> End {
+fn passing(end: ExchangeEnd) -> ExchangeEnd {
     match end {
-        End::Refused(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS) => End::Changed,
+        ExchangeEnd::Refused(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS) => ExchangeEnd::Changed,
         end => end,
     }
 }

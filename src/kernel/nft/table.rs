@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::{self, Base, ChainSeen, RuleSeen, SetSeen, message};
+use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message};
 use super::expr::Expr;
 use super::rule::{self, Chain, RuleError, SetName};
-use crate::kernel::wire::Attributes;
+use crate::kernel::wire::AttributeList;
 use crate::state::{PacketRule, PacketRules, TableName};
 
 /// NLM_F_CREATE, NLM_F_EXCL, NLM_F_APPEND (include/uapi/linux/netlink.h).
@@ -15,13 +15,13 @@ const APPEND: u16 = 0x800;
 
 /// One message of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct BatchMessage {
     /// Of [`message`].
     pub message: u8,
     /// NLM_F_*, beyond NLM_F_REQUEST.
     pub flags: u16,
     /// Its attributes.
-    pub body: Attributes,
+    pub body: AttributeList,
     /// What it is about, for a person.
     pub what: String,
 }
@@ -31,11 +31,11 @@ pub fn transaction(
     name: &TableName,
     there: bool,
     after: Option<&PacketRules>,
-) -> Result<Vec<Piece>, RuleError> {
+) -> Result<Vec<BatchMessage>, RuleError> {
     let table = name.to_string();
     let mut all = Vec::new();
     let mut add = |message, flags, body, what: &str| {
-        all.push(Piece { message, flags, body, what: what.to_owned() });
+        all.push(BatchMessage { message, flags, body, what: what.to_owned() });
     };
     if there {
         add(message::DELTABLE, 0, codec::of_table(&table), "the removal of the old table");
@@ -67,20 +67,20 @@ pub fn transaction(
 
 /// Everything that was read of one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Parts {
+pub struct TableContents {
     /// The table itself.
-    pub table: codec::Table,
+    pub table: codec::ObservedTable,
     /// Its chains.
-    pub chains: Vec<ChainSeen>,
+    pub chains: Vec<ObservedChain>,
     /// Its rules, those of a chain in their order.
-    pub rules: Vec<RuleSeen>,
+    pub rules: Vec<ObservedRule>,
     /// Its sets; with their elements if those are ports.
-    pub sets: Vec<(SetSeen, Option<BTreeSet<u16>>)>,
+    pub sets: Vec<(ObservedSet, Option<BTreeSet<u16>>)>,
 }
 
 /// What a table does. What is not exactly ours is [`PacketRule::Unknown`], and everything is told of:
 /// rules, chains, sets, and by their number the parts that were not read (counters, flowtables).
-pub fn rules_of(parts: &Parts) -> PacketRules {
+pub fn rules_of(parts: &TableContents) -> PacketRules {
     let mut all = BTreeSet::new();
     let mut unknown = unknown_around(parts);
     let known: BTreeMap<&[u8], Chain> = parts
@@ -119,8 +119,8 @@ pub fn rules_of(parts: &Parts) -> PacketRules {
 
 /// What is wrong with a table around its rules. Sets are all told of: those that belong to a rule of
 /// ours are taken out again.
-fn unknown_around(parts: &Parts) -> BTreeSet<String> {
-    let Parts { table, chains, rules, sets } = parts;
+fn unknown_around(parts: &TableContents) -> BTreeSet<String> {
+    let TableContents { table, chains, rules, sets } = parts;
     let mut unknown = BTreeSet::new();
     if table.flags != 0 {
         unknown.insert(format!("the table has the flags {:#x}", table.flags));
@@ -148,8 +148,8 @@ fn in_words(what: &str, name: &[u8]) -> String {
 }
 
 /// Which chain of ours it is, if it is one in every respect.
-fn as_ours(seen: &ChainSeen) -> Option<Chain> {
-    let ChainSeen { table: _, name, base, extras } = seen;
+fn as_ours(seen: &ObservedChain) -> Option<Chain> {
+    let ObservedChain { table: _, name, base, extras } = seen;
     let Base { kind, hook, priority, accepts } = base.as_ref()?;
     Chain::ALL.into_iter().find(|chain| {
         chain.name().as_bytes() == name.as_slice()

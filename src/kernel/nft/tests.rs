@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::codec::{self, Base, ChainSeen, RuleSeen, SetSeen, message};
+use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message};
 use super::expr::Expr;
 use super::rule::{self, Chain, SetName};
-use super::table::{self, Parts};
-use crate::kernel::wire::{self, Attributes};
+use super::table::{self, TableContents};
+use crate::kernel::wire::{self, AttributeList};
 use crate::state::{PacketRule, PacketRules, Protocol, TableName};
 use crate::support::fuzz;
 
@@ -52,9 +52,9 @@ fn name() -> TableName {
 
 /// What the kernel would tell after these messages: it names anonymous sets, counts parts, numbers
 /// rules, and forgets the set's number in a rule.
-fn as_told(rules: &PacketRules) -> Parts {
-    let mut parts = Parts::default();
-    let mut sets: BTreeMap<u32, (SetSeen, BTreeSet<u16>)> = BTreeMap::new();
+fn as_told(rules: &PacketRules) -> TableContents {
+    let mut parts = TableContents::default();
+    let mut sets: BTreeMap<u32, (ObservedSet, BTreeSet<u16>)> = BTreeMap::new();
     let mut handle = 0;
     for piece in table::transaction(&name(), true, Some(rules)).unwrap() {
         let body = piece.body.into_bytes();
@@ -73,7 +73,7 @@ fn as_told(rules: &PacketRules) -> Parts {
             }
             message::NEWRULE => {
                 handle += 1;
-                let mut seen = RuleSeen { handle, ..codec::rule(&body).unwrap() };
+                let mut seen = ObservedRule { handle, ..codec::rule(&body).unwrap() };
                 for expr in seen.expressions.iter_mut().flatten() {
                     if let Expr::InSet { set, id } = expr {
                         *set = format!("__set{id}");
@@ -120,7 +120,7 @@ proptest! {
     fn an_expression_survives_its_encoding(rule in packet_rule(), id: u32) {
         let set = SetName { name: "__set7".to_owned(), id };
         for expr in rule::expressions(&rule, &set).unwrap() {
-            let mut list = Attributes::default();
+            let mut list = AttributeList::default();
             expr.encode(&mut list);
             let bytes = list.into_bytes();
             let (kind, element) = wire::attributes(&bytes).next().unwrap().unwrap();
@@ -188,7 +188,7 @@ fn rules(all: impl IntoIterator<Item = PacketRule>) -> PacketRules {
 }
 
 /// What is unknown of `parts`; the rest is `left`.
-fn unknown(parts: &Parts, left: &[PacketRule]) -> Vec<String> {
+fn unknown(parts: &TableContents, left: &[PacketRule]) -> Vec<String> {
     let (mut unknown, mut known) = (Vec::new(), Vec::new());
     for rule in table::rules_of(parts).rules {
         match rule {
@@ -206,7 +206,7 @@ fn what_is_not_exactly_ours_is_told_of() {
     let whole = as_told(&rules([one.clone(), two.clone()]));
     let both = [one.clone(), two.clone()];
     assert!(unknown(&whole, &both).is_empty());
-    let with = |change: &dyn Fn(&mut Parts)| {
+    let with = |change: &dyn Fn(&mut TableContents)| {
         let mut parts = whole.clone();
         change(&mut parts);
         parts
@@ -225,7 +225,7 @@ fn what_is_not_exactly_ours_is_told_of() {
         assert_eq!(unknown(&parts, &[]), gone);
     }
     let doubled = with(&|parts| {
-        let again = RuleSeen { handle: 9, ..parts.rules[1].clone() };
+        let again = ObservedRule { handle: 9, ..parts.rules[1].clone() };
         parts.rules.push(again);
     });
     assert_eq!(unknown(&doubled, &both), ["chain marks handle 9"]);
@@ -239,7 +239,7 @@ fn what_is_not_exactly_ours_is_told_of() {
     assert_eq!(unknown(&dormant, &both), ["the table has the flags 0x1"]);
     let chain = with(&|parts| {
         let name = b"a\x1b[2Jb".to_vec();
-        parts.chains.push(ChainSeen { name, ..parts.chains[0].clone() });
+        parts.chains.push(ObservedChain { name, ..parts.chains[0].clone() });
         parts.table.parts += 1;
     });
     assert_eq!(unknown(&chain, &both), ["chain a\u{fffd}[2Jb"]);
@@ -247,7 +247,7 @@ fn what_is_not_exactly_ours_is_told_of() {
     assert_eq!(unknown(&empty, &[]), ["chain marks without rules"]);
     let set = with(&|parts| {
         let name = b"__set9".to_vec();
-        let seen = SetSeen { table: Vec::new(), name, of_ports: true, anonymous: true };
+        let seen = ObservedSet { table: Vec::new(), name, of_ports: true, anonymous: true };
         parts.sets.push((seen, Some([1].into())));
     });
     assert_eq!(unknown(&set, &both), ["set __set9"]);

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn list(parts: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut list = wire::Attributes::default();
+        let mut list = wire::AttributeList::default();
         for (kind, value) in parts {
             list.put(*kind, value);
         }

@@ -11,7 +11,10 @@ use crate::kernel::act;
 use crate::lab::Lab;
 use crate::names::HostName;
 use crate::plan::simulate;
-use crate::state::{Change, ConfDev, HostState, Item, Sysctl};
+use crate::state::{
+    Address, Destination, Edit, GuePort, HostState, Item, Link, Module, PacketRules, Route,
+    Setting, SyncDaemon, Sysctl, Timeouts, TunnelDevice, effects,
+};
 
 /// Undoes one thing after the other and has it mended.
 pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
@@ -22,7 +25,8 @@ pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
 }
 
 async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
-    let damages = damages(&session.look(false).await)?;
+    let right = session.look(false).await;
+    let damages = damages(&right)?;
     for (host, damage) in &damages {
         break_it(lab, host, damage)?;
         let seen = session.look(false).await;
@@ -38,7 +42,9 @@ async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
         let mut done = done(&report);
-        done.retain(|(at, change)| at != host || !goes_along(damage, change));
+        if let Some(Ok(before)) = right.get(host) {
+            done.retain(|(at, edit)| at != host || !goes_along(damage, edit, &before.state));
+        }
         if done != only_this {
             return Err(format!("after `{damage}` on {host}, apply did {done:?}"));
         }
@@ -49,22 +55,14 @@ async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
     Ok(format!("{} things undone one by one, each mended by itself", damages.len()))
 }
 
-/// Whether `change` mends what went away with `damage`: with a device all that is on it.
-fn goes_along(damage: &Change, change: &Change) -> bool {
-    let Change::RemoveTunnel { dev: gone, .. } = damage else { return false };
-    let dev = match change {
-        Change::SetLink { dev, .. }
-        | Change::SetSysctl { key: Sysctl::Conf(ConfDev::Dev(dev), _), .. }
-        | Change::SetSysctl { key: Sysctl::Conf6(ConfDev::Dev(dev), _), .. } => Some(dev),
-        Change::AddAddress { key, .. } => Some(&key.dev),
-        Change::AddRoute { route, .. } => route.dev.as_ref(),
-        _ => None,
-    };
-    dev == Some(gone)
+/// Whether `edit` mends what went away with `damage` in `before`: with a device all that is on it.
+fn goes_along(damage: &Edit, edit: &Edit, before: &HostState) -> bool {
+    damage.removed::<TunnelDevice>().is_some()
+        && effects::moved_by(damage, before).contains(&edit.item())
 }
 
 /// What was done, on which host.
-fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
+fn done(report: &ClusterReport) -> Vec<(HostName, Edit)> {
     let all = report.hosts.iter().flat_map(|(host, of_host)| {
         of_host
             .steps
@@ -76,7 +74,7 @@ fn done(report: &ClusterReport) -> Vec<(HostName, Change)> {
 }
 
 /// For everything that is ours, the change that takes just it away or alters it.
-fn damages(seen: &Seen) -> Result<Vec<(HostName, Change)>, String> {
+fn damages(seen: &Seen) -> Result<Vec<(HostName, Edit)>, String> {
     let mut all = Vec::new();
     for (host, sighting) in seen {
         let sighting = sighting.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
@@ -92,68 +90,37 @@ fn damages(seen: &Seen) -> Result<Vec<(HostName, Change)>, String> {
     Ok(all)
 }
 
-fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Change> {
-    let change = match item {
-        Item::Module(_) => None,
-        Item::Sysctl(key) => now.sysctls.get(key).and_then(|before| {
-            let after = found.sysctls.get(key)?;
-            (before != after).then(|| Change::SetSysctl {
-                key: key.clone(),
-                before: before.clone(),
-                after: after.clone(),
-            })
-        }),
-        Item::Link(dev) => now.links.get(dev).and_then(|before| {
-            let after = *found.links.get(dev)?;
-            (*before != after).then(|| Change::SetLink { dev: dev.clone(), before: *before, after })
-        }),
-        Item::Address(key) => now
-            .addresses
-            .get(key)
-            .map(|address| Change::RemoveAddress { key: key.clone(), address: address.clone() }),
-        Item::Route(key) => now
-            .routes
-            .get(key)
-            .map(|route| Change::RemoveRoute { key: key.clone(), route: route.clone() }),
-        Item::Timeouts => now.timeouts.and_then(|before| {
-            let after = found.timeouts?;
-            (before != after).then_some(Change::SetTimeouts { before, after })
-        }),
-        Item::Daemon(role) => now.daemons.get(role).map(|daemon| Change::SetDaemon {
-            role: *role,
-            before: Some(daemon.clone()),
-            after: None,
-        }),
-        Item::Table(name) => now.tables.get(name).map(|rules| Change::SetTable {
-            name: name.clone(),
-            before: Some(rules.clone()),
-            after: None,
-        }),
-        Item::Tunnel(dev) => now
-            .tunnels
-            .get(dev)
-            .map(|device| Change::RemoveTunnel { dev: dev.clone(), device: device.clone() }),
-        Item::GuePort(port) => {
-            now.gue_ports.contains(port).then_some(Change::RemoveGuePort { port: *port })
-        }
+fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
+    let edit = match item {
+        Item::Module(key) => take::<Module>(key, now, found),
+        Item::Sysctl(key) => take::<Sysctl>(key, now, found),
+        Item::Link(key) => take::<Link>(key, now, found),
+        Item::Address(key) => take::<Address>(key, now, found),
+        Item::Route(key) => take::<Route>(key, now, found),
+        Item::Timeouts => take::<Timeouts>(&(), now, found),
+        Item::Daemon(key) => take::<SyncDaemon>(key, now, found),
+        Item::Table(key) => take::<PacketRules>(key, now, found),
+        Item::Tunnel(key) => take::<TunnelDevice>(key, now, found),
+        Item::GuePort(key) => take::<GuePort>(key, now, found),
         Item::Service(key) => {
-            let destinations = now.services.get(key).map(|service| &service.destinations);
-            return destinations
-                .into_iter()
-                .flatten()
-                .map(|(at, destination)| Change::RemoveDestination {
-                    service: key.clone(),
-                    key: *at,
-                    destination: destination.clone(),
-                })
-                .collect();
+            let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
+            return ids.filter_map(|id| take::<Destination>(&id, now, found)).collect();
         }
     };
-    change.into_iter().collect()
+    edit.into_iter().collect()
+}
+
+/// The edit that removes a setting; of one that cannot be removed, that gives it the value found before.
+fn take<S: Setting>(key: &S::Key, now: &HostState, found: &HostState) -> Option<Edit> {
+    let present = S::get(now, key)?;
+    if S::VERBS.remove.is_some() {
+        return Some(Edit::remove::<S>(key.clone(), present));
+    }
+    Edit::between::<S>(key.clone(), Some(present), Some(S::get(found, key)?))
 }
 
 /// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.
-fn break_it(lab: &Lab, host: &HostName, damage: &Change) -> Result<(), String> {
+fn break_it(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

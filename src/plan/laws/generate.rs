@@ -11,7 +11,7 @@ use crate::desired::Desired;
 use crate::names::IfName;
 use crate::plan::simulate;
 use crate::state::*;
-use crate::state::{Change, Protocol};
+use crate::state::{Edit, Module, Present, Protocol};
 
 pub(super) fn dev(name: &str) -> IfName {
     name.parse().unwrap()
@@ -185,7 +185,7 @@ pub(super) fn seen_state() -> impl Strategy<Value = HostState> {
             ..HostState::default()
         };
         if let Some((settings, services, timeouts, daemons)) = ipvs {
-            let module = Change::LoadModule { module: Module::IpVs };
+            let module = Edit::add::<Module>(Module::IpVs, Present);
             state = simulate(&state, [&module]).unwrap();
             state.sysctls.extend(settings);
             state.services = services;

@@ -13,8 +13,8 @@ use crate::plan::journal::touched_by;
 use crate::plan::ownership::{Goal, with_modules_of};
 use crate::plan::{order, simulate};
 use crate::state::{
-    Change, Counters, DestinationKey, HostState, Intent, Item, Journal, Observation, Operator,
-    ServiceKey, Stage, Step, TransactionId, Unfinished,
+    Counters, DestinationKey, Edit, HostState, Intent, Item, Journal, Observation, OpenTransaction,
+    Operator, ServiceKey, Stage, Step, TransactionId, VirtualService,
 };
 use crate::support::Cluster;
 use crate::topology::{Forward, Pace, PaceOverride, Scheduler, Service};
@@ -53,7 +53,7 @@ struct Way {
     desired: Desired,
     seen: Observation,
     goal: Goal,
-    plain: Vec<Change>,
+    plain: Vec<Edit>,
     arranged: Arranged,
     /// The steps with other numbers of connections, and with none.
     otherwise_counted: Vec<Vec<(Stage, Vec<Step>)>>,
@@ -64,7 +64,7 @@ impl Way {
         self.arranged.stages.iter().flat_map(|(_, steps)| steps).collect()
     }
 
-    fn changes(&self) -> Vec<Change> {
+    fn changes(&self) -> Vec<Edit> {
         self.steps().into_iter().map(|step| step.change.clone()).collect()
     }
 
@@ -152,7 +152,7 @@ proptest! {
     #[test]
     fn what_is_waited_for_has_weight_0_and_others_take_its_place(way in way()) {
         let drain = way.arranged.stages.iter().find(|(stage, _)| *stage == Stage::Drain);
-        let changes: Vec<Change> =
+        let changes: Vec<Edit> =
             drain.into_iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
         let drained = simulate(&way.seen.state, &changes).unwrap();
         for one in way.arranged.pacing.leaving.iter().filter(|one| one.seconds > 0) {
@@ -160,7 +160,7 @@ proptest! {
         }
         // What stays and was open stays open, unless the operator wants it otherwise.
         let said = way.arranged.pacing.leaving.iter().any(|one| one.seconds == 5);
-        let gone = |key: &ServiceKey| way.plain.iter().any(|change| matches!(change, Change::RemoveService { key: of, .. } if of == key));
+        let gone = |key: &ServiceKey| way.plain.iter().any(|change| change.removed::<VirtualService>().is_some_and(|(of, _)| of == key));
         for key in open(&way.seen.state).into_iter().filter(|key| !said && !gone(key)) {
             prop_assert!(open(&drained).contains(&key), "{key} is shut");
         }
@@ -176,14 +176,14 @@ proptest! {
 
         // Undone by the journal.
         let journal = way.journal();
-        let unfinished = Unfinished {
+        let unfinished = OpenTransaction {
             journal,
             receipt_before: way.seen.receipt.clone(),
-            agreed: false,
+            voted: false,
             holder: None,
             reverts_in_ms: None,
             restarted: false,
-            told: Vec::new(),
+            notes: Vec::new(),
         };
         let undo = Goal::undo(&unfinished, &there);
         let back = simulate(&halfway, &super::changes(&halfway, &undo)).unwrap();

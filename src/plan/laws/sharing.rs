@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::neighbours;
-use crate::state::UnfinishedElsewhere;
+use crate::state::OtherTransaction;
 
 /// A host with its receipts.
 #[derive(Debug, Clone)]
@@ -141,43 +141,6 @@ fn with_arp(value: &str) -> Shared {
     Shared::of(HostState { sysctls, ..HostState::default() })
 }
 
-/// Both receipts as an earlier lvsprov wrote them: the younger found what the older had set.
-fn of_format_1() -> Shared {
-    let mut host = with_arp("0");
-    assert!(host.apply(&named("older"), &wants_arp()));
-    assert!(host.apply(&named("younger"), &wants_arp()));
-    for receipt in host.receipts.values_mut() {
-        receipt.version = 1;
-    }
-    let younger = host.receipts.get_mut(&named("younger")).unwrap();
-    younger.found.sysctls.insert(arp(), "1".to_owned());
-    host
-}
-
-#[test]
-fn a_receipt_of_format_1_is_brought_up_to_date_by_an_apply() {
-    let (older, younger) = (named("older"), named("younger"));
-    let goal = Goal::destroy(&of_format_1().seen(&older)).unwrap();
-    let mut obstacles = Vec::new();
-    let seen = of_format_1().seen(&older);
-    neighbours::shared(&changes(&seen.state, &goal), &goal, &seen, &mut obstacles);
-    assert!(
-        obstacles[0].cure.contains("`lvsprov apply` with the file of younger"),
-        "{obstacles:?}"
-    );
-    for (first, second) in [(&older, &younger), (&younger, &older)] {
-        let mut host = of_format_1();
-        assert!(host.apply(&younger, &wants_arp()) && host.destroy(first));
-        assert_eq!(host.state.sysctls[&arp()], "1");
-        assert!(host.destroy(second));
-        assert_eq!(host.state.sysctls[&arp()], "0");
-    }
-    // The younger could always go first.
-    let mut host = of_format_1();
-    assert!(host.destroy(&younger) && host.destroy(&older));
-    assert_eq!(host.state.sysctls[&arp()], "0");
-}
-
 /// Each would leave it to the other, and nobody would remember how it was.
 #[test]
 fn two_do_not_give_it_up_at_once() {
@@ -187,7 +150,7 @@ fn two_do_not_give_it_up_at_once() {
     let mut seen = host.seen(&younger);
     let goal = Goal::destroy(&seen).unwrap();
     assert_eq!(changes(&seen.state, &goal), []);
-    let theirs = UnfinishedElsewhere {
+    let theirs = OtherTransaction {
         transaction: "0123456789abcdef".parse().unwrap(),
         by: crate::state::Operator { user: "ann".into(), host: "desk".into(), pid: 7 },
         since: 0,

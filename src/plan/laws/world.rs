@@ -11,7 +11,7 @@ use crate::names::{HostName, IfName};
 use crate::plan::ownership::Goal;
 use crate::plan::{order, simulate, stages};
 use crate::state::*;
-use crate::state::{Change, Receipt, Stage};
+use crate::state::{Edit, Receipt, Stage};
 use crate::support::Cluster;
 use crate::topology::Role;
 
@@ -82,7 +82,7 @@ impl World {
         what: &str,
         goals: impl Fn(&Self, &crate::topology::Host) -> Goal,
     ) {
-        let mut turns: BTreeMap<Stage, Vec<(HostName, Vec<Change>)>> = BTreeMap::new();
+        let mut turns: BTreeMap<Stage, Vec<(HostName, Vec<Edit>)>> = BTreeMap::new();
         for host in cluster.topology.hosts.values() {
             let goal = goals(self, host);
             let state = &self.hosts[&host.name];

@@ -1,9 +1,9 @@
-//! What stands under `ipvs`, of the file or of a director: what IPVS has beside its table.
+//! The key `ipvs`, of the file or of a director: IPVS settings outside the table.
 
-use super::super::document::{IpvsDoc, Said};
-use super::super::node::{At, Content, Entry, Node};
+use super::super::document::{Field, IpvsDoc};
+use super::super::node::{At, KeyValue, YamlNode, YamlValue};
 use super::super::scalar;
-use super::{Loader, Table};
+use super::{Loader, Mapping};
 use crate::finding::Finding;
 use crate::names::IfName;
 use crate::state::{SyncDaemon, VsItem};
@@ -12,35 +12,37 @@ const IPVS: &[&str] = &["table", "timeouts", "sync", "settings"];
 const TIMEOUTS: &[&str] = &["tcp", "tcp_fin", "udp"];
 const DAEMON: &[&str] = &["interface", "id", "group", "port", "ttl", "max_length"];
 
-/// The kernel counts in jiffies: what is longer would not fit at 1000 Hz.
+/// Longest timeout in seconds: the kernel counts jiffies in 31 bits, at up to 1000 Hz.
 const LONGEST: u64 = 2_147_483;
 
 impl Loader {
-    pub(super) fn ipvs(&mut self, table: &Table<'_>) -> IpvsDoc {
-        let Some(node) = table.get("ipvs") else { return IpvsDoc::default() };
-        if matches!(node.content, Content::Scalar { .. }) {
-            let exclusive = self.keep(scalar::is_exclusive(node)).map_or(Said::Unclear, Said::This);
+    pub(super) fn ipvs(&mut self, mapping: &Mapping<'_>) -> IpvsDoc {
+        let Some(node) = mapping.get("ipvs") else { return IpvsDoc::default() };
+        if matches!(node.content, YamlValue::Scalar { .. }) {
+            let exclusive =
+                self.accept(scalar::is_exclusive(node)).map_or(Field::Invalid, Field::Value);
             return IpvsDoc { exclusive, ..IpvsDoc::default() };
         }
-        let Some(table) = self.table(node, "`ipvs`", node.at, IPVS) else {
+        let Some(mapping) = self.mapping(node, "`ipvs`", node.at, IPVS) else {
             return IpvsDoc::default();
         };
-        let exclusive = self.said(&table, "table", scalar::is_exclusive);
+        let exclusive = self.field(&mapping, "table", scalar::is_exclusive);
         let mut doc = IpvsDoc { exclusive, ..IpvsDoc::default() };
-        if let Some(node) = table.get("timeouts")
-            && let Some(timeouts) = self.table(node, "`timeouts`", node.at, TIMEOUTS)
+        if let Some(node) = mapping.get("timeouts")
+            && let Some(timeouts) = self.mapping(node, "`timeouts`", node.at, TIMEOUTS)
         {
-            let seconds =
-                |n: &Node| scalar::number_of(n, "number of seconds", "1 to 2147483", (1, LONGEST));
-            doc.tcp = self.said(&timeouts, "tcp", seconds);
-            doc.tcp_fin = self.said(&timeouts, "tcp_fin", seconds);
-            doc.udp = self.said(&timeouts, "udp", seconds);
+            let seconds = |n: &YamlNode| {
+                scalar::number_of(n, "number of seconds", "1 to 2147483", (1, LONGEST))
+            };
+            doc.tcp = self.field(&timeouts, "tcp", seconds);
+            doc.tcp_fin = self.field(&timeouts, "tcp_fin", seconds);
+            doc.udp = self.field(&timeouts, "udp", seconds);
         }
-        if let Some(node) = table.get("sync") {
+        if let Some(node) = mapping.get("sync") {
             let entries = self.map(node, "`sync`").unwrap_or_default();
             doc.daemons = entries.iter().filter_map(|entry| self.daemon(entry)).collect();
         }
-        if let Some(node) = table.get("settings") {
+        if let Some(node) = mapping.get("settings") {
             let entries = self.map(node, "`settings`").unwrap_or_default();
             doc.settings = entries.iter().filter_map(|entry| self.setting(entry)).collect();
         }
@@ -49,29 +51,29 @@ impl Loader {
 
     fn daemon(
         &mut self,
-        Entry { key, value }: &Entry,
+        KeyValue { key, value }: &KeyValue,
     ) -> Option<(At<crate::state::DaemonRole>, SyncDaemon)> {
-        let role = self.keep(scalar::daemon_role(key))?;
+        let role = self.accept(scalar::daemon_role(key))?;
         let what = format!("sync daemon {}", key.value);
         let before = self.findings.len();
-        let table = self.table(value, &what, key.at, DAEMON)?;
+        let mapping = self.mapping(value, &what, key.at, DAEMON)?;
         let interface =
-            self.said(&table, "interface", |n| scalar::name::<IfName>(n, "an interface"));
-        if interface == Said::Nothing {
-            let cure = "add `interface:` with the one whose network both directors are on";
-            self.missing(&table, key.at, "interface", &what, cure);
+            self.field(&mapping, "interface", |n| scalar::name::<IfName>(n, "an interface"));
+        if interface == Field::Missing {
+            let cure = "add `interface:` with an interface on the network of both directors";
+            self.missing(&mapping, key.at, "interface", &what, cure);
         }
-        let number = |n: &Node, (min, max): (u64, u64)| {
+        let number = |n: &YamlNode, (min, max): (u64, u64)| {
             let range = format!("{min} to {max}");
             scalar::number_of::<u16>(n, "number for this", &range, (min, max))
         };
-        let id = self.said(&table, "id", |n| number(n, (0, 255)));
-        let ttl = self.said(&table, "ttl", |n| number(n, (1, 255)));
-        let port = self.said(&table, "port", scalar::port);
-        let length = self.said(&table, "max_length", |n| number(n, (1, 65_507)));
-        let group = self.said(&table, "group", scalar::group);
+        let id = self.field(&mapping, "id", |n| number(n, (0, 255)));
+        let ttl = self.field(&mapping, "ttl", |n| number(n, (1, 255)));
+        let port = self.field(&mapping, "port", scalar::port);
+        let length = self.field(&mapping, "max_length", |n| number(n, (1, 65_507)));
+        let group = self.field(&mapping, "group", scalar::group);
         let usual = SyncDaemon::on(interface.value()?.value.clone());
-        let small = |said: &Said<u16>| said.value().and_then(|n| u8::try_from(n.value).ok());
+        let small = |field: &Field<u16>| field.value().and_then(|n| u8::try_from(n.value).ok());
         let daemon = SyncDaemon {
             id: small(&id).unwrap_or(usual.id),
             ttl: small(&ttl).unwrap_or(usual.ttl),
@@ -83,21 +85,23 @@ impl Loader {
         (self.findings.len() == before).then_some((role, daemon))
     }
 
-    fn setting(&mut self, Entry { key, value }: &Entry) -> Option<(At<VsItem>, At<String>)> {
-        let item = self.keep(scalar::vs_item(key))?;
+    fn setting(&mut self, KeyValue { key, value }: &KeyValue) -> Option<(At<VsItem>, At<String>)> {
+        let item = self.accept(scalar::vs_item(key))?;
         let numbers = match &value.content {
-            Content::List(items) if item.value == VsItem::SyncThreshold => items.as_slice(),
+            YamlValue::List(items) if item.value == VsItem::SyncThreshold => items.as_slice(),
             _ => std::slice::from_ref(value),
         };
         let mut words = Vec::new();
         for number in numbers {
             let text = match item.value {
-                VsItem::EstCpulist => self.keep(scalar::text(number, "a list of CPUs"))?.to_owned(),
-                VsItem::EstNice => self.keep(scalar::nice(number))?,
+                VsItem::EstCpulist => {
+                    self.accept(scalar::text(number, "a list of CPUs"))?.to_owned()
+                }
+                VsItem::EstNice => self.accept(scalar::nice(number))?,
                 _ => {
                     let most = u64::from(i32::MAX.unsigned_abs());
                     let what = "value of a setting";
-                    self.keep(scalar::number(number, what, "0 to 2147483647", most))?.to_string()
+                    self.accept(scalar::number(number, what, "0 to 2147483647", most))?.to_string()
                 }
             };
             words.push(text);
@@ -107,12 +111,12 @@ impl Loader {
                 "wrong-type",
                 value.at,
                 "sync_threshold is two numbers",
-                "the first says after how many packets a connection is sent, the second how often again",
+                "the kernel sends a connection each time its number of packets modulo the second number equals the first",
                 "write `sync_threshold: [3, 50]`",
             ));
             return None;
         }
-        // As /proc shows it.
+        // The kernel separates them with a tab.
         Some((item, At { value: words.join("\t"), at: value.at }))
     }
 }

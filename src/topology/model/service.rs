@@ -1,4 +1,4 @@
-//! Services and their real servers, as a topology has them.
+//! Virtual services and their real servers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,18 +11,18 @@ use crate::finding::Position;
 use crate::names::{HostName, IfName, ServiceName};
 use crate::state::{Protocol, Tunnel};
 
-/// How IPVS passes a packet on to the real server.
+/// How IPVS forwards a packet to the real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Forward {
     /// Rewrites the destination; the reply comes back through the director (`-m`).
     Nat,
-    /// Rewrites the MAC address only; the reply goes straight to the client (`-g`).
+    /// Rewrites the MAC address only; the real server replies directly to the client (`-g`).
     Dr,
-    /// Wraps the packet; the reply goes straight to the client (`-i`).
+    /// Encapsulates the packet; the real server replies directly to the client (`-i`).
     Tun,
     /// Rewrites the destination and the source (`-m`, connection tracking and source NAT): the reply
-    /// comes back to the director's own address, wherever the real server is.
+    /// comes back to the director's own address from any network.
     Fullnat,
 }
 
@@ -30,8 +30,8 @@ impl Forward {
     /// Every method.
     pub const ALL: &[Forward] = &[Self::Nat, Self::Dr, Self::Tun, Self::Fullnat];
 
-    /// Whether the director rewrites addresses: the real server never sees the VIP, may listen on
-    /// another port, and its replies pass through the director.
+    /// Whether the director rewrites addresses. Then the real server does not have the VIP, may listen on
+    /// another port, and replies through the director.
     pub fn rewrites(self) -> bool {
         match self {
             Self::Nat | Self::Fullnat => true,
@@ -68,10 +68,10 @@ macro_rules! schedulers {
         }
 
         impl Scheduler {
-            /// Every scheduler that a kernel can have.
+            /// Every scheduler of the mainline kernel.
             pub const ALL: &[Scheduler] = &[$(Self::$variant),+];
 
-            /// The kernel's name for it; its module is `ip_vs_` and this name.
+            /// The kernel's name; the module is `ip_vs_NAME`.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
@@ -120,24 +120,24 @@ macro_rules! scheduler_flags {
         }
 
         impl SchedulerFlag {
-            /// Every name of a flag.
+            /// Every flag name.
             pub const ALL: &[SchedulerFlag] = &[$(Self::$variant),+];
 
-            /// Its name, as ipvsadm(8) has it.
+            /// Its name in ipvsadm(8).
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
                 }
             }
 
-            /// Its bit.
+            /// Its bit in the service's flags.
             pub fn bit(self) -> u32 {
                 match self {
                     $(Self::$variant => $bit),+
                 }
             }
 
-            /// The scheduler whose flag it is by this name; `None`: any.
+            /// The scheduler that uses this name; `None`: any.
             pub fn of(self) -> Option<Scheduler> {
                 match self {
                     $(Self::$variant => $of),+
@@ -150,9 +150,9 @@ macro_rules! scheduler_flags {
 scheduler_flags! {
     Flag1 "flag-1" 0x8 None, "The first flag, by its number.",
     Flag2 "flag-2" 0x10 None, "The second.",
-    Flag3 "flag-3" 0x20 None, "The third; no scheduler reads it yet.",
-    ShFallback "sh-fallback" 0x8 Some(Scheduler::Sh), "The next real server, if the hashed one has weight 0 or is overloaded.",
-    ShPort "sh-port" 0x10 Some(Scheduler::Sh), "The client's port is hashed too.",
+    Flag3 "flag-3" 0x20 None, "The third; no mainline scheduler reads it.",
+    ShFallback "sh-fallback" 0x8 Some(Scheduler::Sh), "Falls back to the next real server if the hashed one has weight 0 or is overloaded.",
+    ShPort "sh-port" 0x10 Some(Scheduler::Sh), "Hashes the client's port too.",
     MhFallback "mh-fallback" 0x8 Some(Scheduler::Mh), "As `sh-fallback`.",
     MhPort "mh-port" 0x10 Some(Scheduler::Mh), "As `sh-port`.",
 }
@@ -163,7 +163,7 @@ impl fmt::Display for SchedulerFlag {
     }
 }
 
-/// Who decides what belongs to one client (`ip_vs_pe_NAME`).
+/// A persistence engine: it decides which packets belong to one client (`ip_vs_pe_NAME`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Engine {
     /// The Call-ID of SIP over UDP.
@@ -179,27 +179,27 @@ impl Engine {
     }
 }
 
-/// A client stays with its real server.
+/// Persistence: a client stays with its real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Persistence {
-    /// For how long after its last connection ended, in seconds; at least 1.
+    /// Seconds after the client's last connection ended; at least 1.
     pub timeout: u32,
-    /// Which part of its address counts: IPv4: a mask as a number; IPv6: a prefix length, 1-128.
+    /// The part of the client's address that counts. IPv4: a mask as a number; IPv6: a prefix length, 1-128.
     pub netmask: u32,
-    /// Engine, if the address is not what decides.
+    /// Persistence engine; `None`: the client's address decides.
     pub engine: Option<Engine>,
 }
 
 /// A firewall-mark service: packets belong to it by their mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct FirewallMark {
     /// 1-4294967295.
     pub mark: u32,
     /// Packets of these protocols are marked.
     pub protocols: BTreeSet<Protocol>,
     /// Packets to these ports of the VIP are marked, 1-65535; empty: to all.
     pub ports: BTreeSet<u16>,
-    /// Whether lvsprov marks them; else somebody else's rules do.
+    /// Whether lvsprov sets the rules that mark packets; else the operator's own rules do.
     pub ours: bool,
 }
 
@@ -208,88 +208,88 @@ pub struct Mark {
 pub struct Vip {
     /// The address itself.
     pub address: IpAddr,
-    /// Prefix length on the director's interface, if the file gives one. Real servers always get a
-    /// host address.
+    /// Prefix length on the director, if the file has one. Real servers always get a host address.
     pub prefix: Option<u8>,
-    /// The director's interface that has, or gets, it.
+    /// The director's interface for it.
     pub interface: IfName,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }
 
 impl Vip {
-    /// The prefix length that it has on the director: the file's, else that of a host address.
+    /// The prefix length on the director: the file's, else 32 or 128.
     pub fn prefix_on_director(&self) -> u8 {
         self.prefix.unwrap_or(host_prefix(self.address))
     }
 }
 
-/// How slowly real servers of a service are taken out and in.
+/// How slowly lvsprov removes and adds real servers of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// For how long, in seconds, the connections of a real server may come to their end before it is
-    /// removed; 0: no time at all. 0-3600.
+    /// Drain time in seconds: how long connections may finish before a real server is removed. 0-3600;
+    /// 0: no drain.
     pub drain: u32,
-    /// Over how long, in seconds, a new real server is given its share; 0: all of it at once. 0-3600.
+    /// Ramp (slow start) in seconds: how long a new real server takes to reach its weight. 0-3600;
+    /// 0: no ramp.
     pub ramp: u32,
 }
 
 impl Pace {
-    /// `drain` where the file does not say it.
+    /// Default of `drain`, in seconds.
     pub const DRAIN: u32 = 30;
-    /// The most that either may be.
+    /// Maximum of `drain` and `ramp`, in seconds.
     pub const LONGEST: u32 = 3600;
 }
 
-/// What the operator says for one run, about every service.
+/// Command-line options of one run that replace each service's pace. Seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaceOverride {
-    /// Instead of every service's `drain`, and for services that go away as a whole too, which are
-    /// not drained otherwise.
+    /// Replaces every service's `drain`. Also drains removed services, which are otherwise not
+    /// drained.
     #[serde(default)]
     pub drain: Option<u32>,
-    /// Instead of every service's `ramp`.
+    /// Replaces every service's `ramp`.
     #[serde(default)]
     pub ramp: Option<u32>,
 }
 
-/// A virtual service: what clients talk to.
+/// A virtual service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Its name; derived from what identifies it where the file has none.
+    /// The file's name, else derived from protocol, VIP and port or from the mark.
     pub name: ServiceName,
-    /// The VIP; `None` only for a mark that others' rules set, on whatever address they please.
+    /// The VIP; `None` only for a firewall mark that the operator's own rules set.
     pub vip: Option<Vip>,
     /// Whether clients use IPv6.
     pub ipv6: bool,
-    /// 1-65535; 0: every port, which needs persistence; 0 too where there is a mark.
+    /// 1-65535; 0: every port (needs persistence), or a firewall mark.
     pub port: u16,
-    /// tcp, udp or sctp; where there is a mark, the first of its protocols.
+    /// With a firewall mark, the first of its protocols.
     pub protocol: Protocol,
-    /// The firewall mark, if it is that which makes a packet belong to the service.
-    pub mark: Option<Mark>,
-    /// How a real server is chosen.
+    /// The firewall mark that selects packets; `None`: VIP and port select them.
+    pub mark: Option<FirewallMark>,
+    /// Chooses the real server of a new connection.
     pub scheduler: Scheduler,
     /// Flags for the scheduler.
     pub scheduler_flags: BTreeSet<SchedulerFlag>,
-    /// Whether, and how, a client stays with its real server.
+    /// `None`: each connection is scheduled separately.
     pub persistence: Option<Persistence>,
-    /// Every UDP packet is scheduled by itself.
+    /// Each UDP packet is scheduled separately.
     pub one_packet: bool,
-    /// How its real servers are taken out and in.
+    /// Drain and ramp times.
     pub pace: Pace,
     /// The host that runs IPVS for it.
     pub director: HostName,
-    /// In the order of host name and port.
+    /// Sorted by host name and port.
     pub real_servers: Vec<RealServer>,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }
 
 impl Service {
-    /// What a person calls it: the name that the file gives, else `tcp VIP:PORT`, which says all that
-    /// the derived name says and reads better.
-    pub fn spoken(&self) -> String {
+    /// The name for messages: the file's name, else `tcp VIP:PORT` (easier to read than the derived
+    /// name).
+    pub fn display_name(&self) -> String {
         let Self { name, vip, port, protocol, mark, .. } = self;
         if name.as_str() != Self::derived_name(*protocol, vip.as_ref(), *port, mark.as_ref()) {
             return name.to_string();
@@ -304,12 +304,12 @@ impl Service {
         }
     }
 
-    /// The name of a service to which the file gives none.
+    /// The name of a service without a name in the file.
     pub fn derived_name(
         protocol: Protocol,
         vip: Option<&Vip>,
         port: u16,
-        mark: Option<&Mark>,
+        mark: Option<&FirewallMark>,
     ) -> String {
         let address = vip.map_or_else(String::new, |vip| vip.address.to_string().replace(':', "_"));
         match (mark, port) {
@@ -319,17 +319,17 @@ impl Service {
         }
     }
 
-    /// The VIP's address, if there is one.
+    /// The VIP's address; `None` for a mark without a VIP.
     pub fn vip_address(&self) -> Option<IpAddr> {
         self.vip.as_ref().map(|vip| vip.address)
     }
 
-    /// Whether packets to any of its real servers are sent by `method`.
+    /// Whether any real server uses `method`.
     pub fn uses(&self, method: Forward) -> bool {
         self.real_servers.iter().any(|real_server| real_server.forward == method)
     }
 
-    /// The ports that clients use; empty: every one. Those of the mark where there is one.
+    /// The ports that clients use, the mark's ports if it has a mark; empty: every port.
     pub fn ports(&self) -> BTreeSet<u16> {
         match &self.mark {
             Some(mark) => mark.ports.clone(),
@@ -347,24 +347,24 @@ pub fn host_prefix(address: IpAddr) -> u8 {
 /// One real server of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealServer {
-    /// Which host.
+    /// Its host.
     pub host: HostName,
-    /// Its address, as the director sends to it.
+    /// The address that the director sends to.
     pub rip: IpAddr,
-    /// The interface of the real server that has the RIP.
+    /// The real server's interface with the RIP.
     pub interface: IfName,
-    /// Where it listens: the service's port unless NAT maps it. 1-65535; 0: every port.
+    /// The port it listens on: the service's port, unless NAT maps it. 1-65535; 0: every port.
     pub port: u16,
-    /// 0-2147483647; 0 takes no new connections.
+    /// 0-2147483647; 0: no new connections.
     pub weight: u32,
-    /// Connections from which on no new one is given, 0-2147483647; 0: no limit.
+    /// At this number of connections IPVS stops sending new ones. 0-2147483647; 0: no limit.
     pub upper_threshold: u32,
-    /// Connections below which new ones are given again; 0: three quarters of the upper one.
+    /// Below this number of connections IPVS sends new ones again; 0: three quarters of the upper one.
     pub lower_threshold: u32,
-    /// How packets get there.
+    /// Forwarding method.
     pub forward: Forward,
-    /// How they are wrapped, if `forward` is [`Forward::Tun`]; else [`Tunnel::Ipip`].
+    /// Encapsulation if `forward` is [`Forward::Tun`]; else [`Tunnel::Ipip`].
     pub tunnel: Tunnel,
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub at: Position,
 }

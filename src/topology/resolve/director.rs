@@ -7,15 +7,15 @@ use super::Resolver;
 use super::services::lacks_role;
 use crate::finding::Finding;
 use crate::names::{HostName, IfName, NetworkName};
-use crate::topology::document::{Said, ServiceDoc};
+use crate::topology::document::{Field, ServiceDoc};
 use crate::topology::model::{Host, Interface, Role};
 use crate::topology::suggest;
 
 impl Resolver {
     pub(super) fn director(&mut self, doc: &ServiceDoc) -> Option<HostName> {
         match &doc.director {
-            Said::Unclear => None,
-            Said::This(name) => {
+            Field::Invalid => None,
+            Field::Value(name) => {
                 let Some(host) = self.hosts.get(&name.value) else {
                     self.unknown_host(&name.value, name.at);
                     return None;
@@ -27,23 +27,23 @@ impl Resolver {
                 }
                 Some(name.value.clone())
             }
-            Said::Nothing => self.only_director(doc),
+            Field::Missing => self.only_director(doc),
         }
     }
 
     fn only_director(&mut self, doc: &ServiceDoc) -> Option<HostName> {
         let finding = match self.directors.as_slice() {
             [only] => return Some(only.clone()),
-            // Has a finding of its own, once for all services.
+            // `no_director` reports it once for all services.
             [] => return None,
             several => Finding::error(
                 "several-directors",
                 doc.at,
                 format!(
-                    "several hosts are directors ({}), and the service names none",
+                    "several hosts are directors ({}), and the service does not name one",
                     suggest::listed(several)
                 ),
-                "a VIP can be on one machine only",
+                "a VIP can be on one director only",
                 "add `director: NAME` to the service",
             ),
         };
@@ -51,7 +51,7 @@ impl Resolver {
         None
     }
 
-    /// Where the VIP goes on the director: see `derive_vip_interface` for the order.
+    /// The director's interface for the VIP; `derive_vip_interface` has the order.
     pub(super) fn vip_interface(
         &mut self,
         doc: &ServiceDoc,
@@ -62,8 +62,8 @@ impl Resolver {
         let plugged: Vec<&Interface> =
             host.interfaces.values().filter(|i| i.network.is_some()).collect();
         match &doc.vip_interface {
-            Said::Unclear => return None,
-            Said::This(stated) => {
+            Field::Invalid => return None,
+            Field::Value(stated) => {
                 if let Some(found) = plugged.iter().find(|i| i.name == stated.value) {
                     return Some(found.name.clone());
                 }
@@ -74,7 +74,7 @@ impl Resolver {
                 self.findings.extend((!self.unclear.contains(director)).then_some(finding));
                 return None;
             }
-            Said::Nothing => {}
+            Field::Missing => {}
         }
         let found = self.derive_vip_interface(host, &plugged, vip);
         let clear = !self.unclear.contains(director) && !self.unclear_gateways.contains(director);
@@ -84,17 +84,17 @@ impl Resolver {
             self.findings.push(Finding::error(
                 "vip-interface-unclear",
                 at,
-                format!("it is not clear on which interface of {director} {vip} belongs"),
-                "the VIP is in no subnet of the director's networks, and several interfaces could lead to clients",
+                format!("the interface of {director} for {vip} is ambiguous"),
+                "no network of the director has a subnet with the VIP, and several interfaces could lead to clients",
                 format!("add `vip_interface:` to the service, one of: {names}"),
             ));
         }
         found
     }
 
-    /// In this order: the interface that has the VIP already; whose subnet holds it; whose
-    /// network has a subnet that holds it; the only one; the one to the gateway; the only one on
-    /// a network with clients or routers.
+    /// The first match: the interface with the VIP; the interface whose subnet contains it; the only
+    /// interface on a network with a subnet that contains it; the only interface; the interface to the
+    /// gateway; the only interface on a network with clients or routers.
     fn derive_vip_interface(
         &self,
         host: &Host,

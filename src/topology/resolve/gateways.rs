@@ -1,4 +1,4 @@
-//! Gateways: those the file states, those that NAT needs, and the default for the rest, in this order.
+//! Gateways, in this order: those in the file, those that NAT needs, `defaults.gateway` for the rest.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,26 +9,26 @@ use super::Resolver;
 use super::hosts::is_plugged;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, IfName};
-use crate::topology::document::{GatewayDoc, HostDoc, Said};
+use crate::topology::document::{Field, GatewayDoc, HostDoc};
 use crate::topology::model::{Forward, Gateway, Host, Interface};
 use crate::topology::node::At;
 use crate::topology::suggest;
 
-/// The gateways that hosts have in the file.
+/// The gateways that the file sets for hosts.
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
     for doc in hosts {
         let name = &doc.name.value;
         let stated = match &doc.gateway {
-            Said::Nothing => continue,
-            Said::Unclear => &[][..],
-            Said::This(gateways) => gateways.value.as_slice(),
+            Field::Missing => continue,
+            Field::Invalid => &[][..],
+            Field::Value(gateways) => gateways.value.as_slice(),
         };
         let mut clear = !stated.is_empty();
         for gateway in stated {
             match resolver.gateway(name, gateway) {
                 Some(found) => {
                     for one in found {
-                        resolver.one_a_family(name, one);
+                        resolver.add_stated_gateway(name, one);
                     }
                 }
                 None => clear = false,
@@ -40,7 +40,7 @@ pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
     }
 }
 
-/// Real servers behind NAT send everything to the director: without that, no reply is rewritten.
+/// NAT real servers use the director as their gateway: only then does it rewrite their replies.
 pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
     let mut found = Vec::new();
     let mut near: HashMap<(&HostName, &HostName), Vec<(IpAddr, &IfName)>> = HashMap::new();
@@ -71,24 +71,25 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
             }
         }
     }
-    let silent = hosts.iter().filter(|d| d.gateway == Said::Nothing).map(|d| &d.name.value);
-    let silent: HashSet<&HostName> = silent.collect();
+    let without_gateway =
+        hosts.iter().filter(|d| d.gateway == Field::Missing).map(|d| &d.name.value);
+    let without_gateway: HashSet<&HostName> = without_gateway.collect();
     for (name, gateway) in found {
-        if silent.contains(&name) {
+        if without_gateway.contains(&name) {
             resolver.add_gateway(&name, gateway);
         }
     }
 }
 
-/// `defaults.gateway`, for every host that has none yet and shares a subnet with it.
-pub(super) fn default(resolver: &mut Resolver, stated: &Said<GatewayDoc>, hosts: &[HostDoc]) {
-    let Said::This(At { value, at }) = stated else { return };
+/// `defaults.gateway`, for every host without a gateway that shares a subnet with it.
+pub(super) fn default(resolver: &mut Resolver, stated: &Field<GatewayDoc>, hosts: &[HostDoc]) {
+    let Field::Value(At { value, at }) = stated else { return };
     if let GatewayDoc::Host(name) = value
         && !resolver.hosts.contains_key(name)
     {
         return resolver.unknown_host(name, *at);
     }
-    for doc in hosts.iter().filter(|d| d.gateway == Said::Nothing) {
+    for doc in hosts.iter().filter(|d| d.gateway == Field::Missing) {
         let Some(host) = resolver.clear_host(&doc.name.value) else { continue };
         let found: Vec<(IpAddr, IfName)> = match value {
             GatewayDoc::Host(name) => {
@@ -118,7 +119,7 @@ pub(super) fn default(resolver: &mut Resolver, stated: &Said<GatewayDoc>, hosts:
     }
 }
 
-/// Where `address` is on-link for `host` over a wire, unless it is the host's own.
+/// The interface of `host` on a network where `address` is on-link; `None` for the host's own address.
 fn on_link(host: &Host, address: IpAddr) -> Option<(IpAddr, IfName)> {
     if host.interface_with(address).is_some() {
         return None;
@@ -127,7 +128,7 @@ fn on_link(host: &Host, address: IpAddr) -> Option<(IpAddr, IfName)> {
     is_plugged(interface.name.as_str()).then(|| (address, interface.name.clone()))
 }
 
-/// The addresses of `gateway` that are on-link for `host`, and over which of its interfaces.
+/// The addresses of `gateway` that are on-link for `host`, each with the interface of `host`.
 fn candidates<'a>(host: &'a Host, gateway: &Host) -> Vec<(IpAddr, &'a IfName)> {
     let mut found: Vec<(IpAddr, &IfName)> = Vec::new();
     let mut known = HashSet::new();
@@ -149,7 +150,7 @@ fn plugged(host: &Host) -> impl Iterator<Item = (&Interface, IpNet)> {
 }
 
 impl Resolver {
-    /// Adds a gateway, unless the host has one for that family already.
+    /// Adds a gateway, unless the host has one for that family.
     fn add_gateway(&mut self, host: &HostName, gateway: Gateway) {
         if let Some(host) = self.hosts.get_mut(host)
             && host.gateway_for(gateway.address).is_none()
@@ -159,8 +160,8 @@ impl Resolver {
         }
     }
 
-    /// Adds a gateway that the file states, of which there is one a family.
-    fn one_a_family(&mut self, of: &HostName, gateway: Gateway) {
+    /// Adds a gateway from the file. A second one for the same family is an error.
+    fn add_stated_gateway(&mut self, of: &HostName, gateway: Gateway) {
         let there = self.hosts.get(of).and_then(|host| host.gateway_for(gateway.address));
         if let Some(there) = there {
             let finding = Finding::error(
@@ -171,7 +172,7 @@ impl Resolver {
                     there.address, gateway.address
                 ),
                 "lvsprov sets one default route for IPv4 and one for IPv6",
-                "name one of each",
+                "name one for each family",
             );
             self.findings.push(finding);
             self.unclear_gateways.insert(of.clone());
@@ -180,7 +181,7 @@ impl Resolver {
         self.add_gateway(of, gateway);
     }
 
-    /// Who has `address` on a wire.
+    /// The host with `address` on a network.
     fn holder(&self, address: IpAddr) -> Option<&Host> {
         self.hosts.get(self.holders.get(&address)?)
     }
@@ -204,7 +205,7 @@ impl Resolver {
         }
     }
 
-    /// One a family that the two hosts have in common.
+    /// One gateway for each address family that the two hosts share.
     fn gateway_by_name(
         &mut self,
         of: &HostName,
@@ -236,8 +237,8 @@ impl Resolver {
             Finding::error(
                 "gateway-not-on-link",
                 at,
-                format!("{name} has no address in a subnet of {of} on a network they share"),
-                format!("a gateway must be a neighbour; {of} has {ours}, {name} has {theirs}"),
+                format!("{name} has no address in a subnet of {of} on a shared network"),
+                format!("a gateway must be on-link; {of} has {ours}, {name} has {theirs}"),
                 format!(
                     "give both an address in one subnet of one network, or name another gateway for {of}"
                 ),
@@ -251,7 +252,7 @@ impl Resolver {
                 format!("{name} has several addresses next to {of}: {}", suggest::listed(&all)),
                 "a default route has one next hop",
                 format!(
-                    "write the address that is meant: `gateway: {}`",
+                    "name the address: `gateway: {}`",
                     all.first().map_or(String::new(), IpAddr::to_string)
                 ),
             )
@@ -279,8 +280,8 @@ impl Resolver {
                 "gateway-not-on-link",
                 at,
                 format!("{address} is in no subnet of {of}"),
-                "the kernel refuses a gateway that is not a neighbour: network is unreachable",
-                "name an address in one of the host's own subnets",
+                "the kernel refuses a gateway that is not on-link (ENETUNREACH)",
+                format!("name an address in a subnet of {of}"),
             ));
             return None;
         };
@@ -294,8 +295,8 @@ impl Resolver {
                 "{address} is {}'s address on network {theirs}, which {of} is not on",
                 holder.name
             );
-            let why = "nobody on the host's own wire answers ARP for it";
-            let cure = "name a gateway on a network they share";
+            let why = "no host on its own network answers ARP for it";
+            let cure = "name a gateway on a shared network";
             self.findings.push(Finding::error("gateway-not-on-link", at, message, why, cure));
             return None;
         }
@@ -309,7 +310,7 @@ fn own_gateway(of: &HostName, at: Position) -> Finding {
         "own-gateway",
         at,
         format!("{of} is its own gateway"),
-        "a packet would never leave it",
-        "name the next machine on the way out, or leave `gateway` away",
+        "a packet would never leave the host",
+        "name the next router, or remove `gateway`",
     )
 }

@@ -1,4 +1,4 @@
-//! Hosts: their roles, reach, and the network that each interface is plugged into.
+//! Hosts: roles, connection, and the network of each interface.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -9,12 +9,12 @@ use super::Resolver;
 use crate::finding::{Finding, Position};
 use crate::names::NetworkName;
 use crate::state::Module;
-use crate::topology::document::{Document, HostDoc, InterfaceDoc, ReachDoc, Said};
+use crate::topology::document::{Document, Field, HostDoc, InterfaceDoc, ReachDoc};
 use crate::topology::model::{Host, Interface, Reach, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
 
-/// Devices that are plugged into nothing.
+/// Whether the device belongs to a network: false for lo and the kernel's tunnel devices.
 pub(super) fn is_plugged(name: &str) -> bool {
     name != "lo" && Module::ALL.iter().all(|module| module.device() != Some(name))
 }
@@ -47,7 +47,7 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
     same_machine(resolver, hosts);
 }
 
-fn reach(doc: &Said<ReachDoc>) -> Option<Reach> {
+fn reach(doc: &Field<ReachDoc>) -> Option<Reach> {
     Some(match &doc.value()?.value {
         ReachDoc::Ssh(target) => Reach::Ssh(target.clone()),
         ReachDoc::Local => Reach::Local,
@@ -55,7 +55,7 @@ fn reach(doc: &Said<ReachDoc>) -> Option<Reach> {
     })
 }
 
-/// Two hosts of the file that are one machine would undo each other's settings.
+/// Two hosts with one connection are one machine: they would undo each other's settings.
 fn same_machine(resolver: &mut Resolver, hosts: &[HostDoc]) {
     let mut seen: HashMap<String, &HostDoc> = HashMap::new();
     for doc in hosts {
@@ -65,11 +65,11 @@ fn same_machine(resolver: &mut Resolver, hosts: &[HostDoc]) {
                 "same-machine",
                 *at,
                 format!(
-                    "hosts {} and {} are reached the same way",
+                    "hosts {} and {} have the same connection",
                     first.name.value, doc.name.value
                 ),
-                "they are one machine, and would be given two sets of settings",
-                "correct one of them, or make them one host with several roles",
+                "they are one machine, which would get two sets of settings",
+                "correct one of them, or merge them into one host with several roles",
             ));
             continue;
         }
@@ -77,7 +77,7 @@ fn same_machine(resolver: &mut Resolver, hosts: &[HostDoc]) {
     }
 }
 
-/// The same address on two interfaces. VIPs have rules of their own.
+/// One address on two interfaces. VIPs have their own rules in [`crate::check`].
 pub(super) fn duplicate_addresses(
     resolver: &mut Resolver,
     hosts: &[HostDoc],
@@ -105,7 +105,7 @@ pub(super) fn duplicate_addresses(
                         first_at.line,
                         first_at.column
                     ),
-                    "two machines that answer ARP for one address take each other's packets",
+                    "two hosts that answer ARP for one address take each other's packets",
                     "give one of them another address",
                 ));
             }
@@ -114,7 +114,7 @@ pub(super) fn duplicate_addresses(
 }
 
 impl Resolver {
-    /// What is looked up for every service and every host.
+    /// Fills the lookups that every service and host uses.
     fn index(&mut self) {
         for host in self.hosts.values() {
             let name = &host.name;
@@ -157,8 +157,8 @@ impl Resolver {
             self.findings.push(Finding::error(
                 "network-on-lo",
                 network.at,
-                format!("{} is not plugged into any network", doc.name.value),
-                "it is a device inside the host: nothing on a wire hears it",
+                format!("{} cannot be on a network", doc.name.value),
+                "it is a virtual device of the host: no neighbour can reach it",
                 "remove `network:` here",
             ));
         }
@@ -171,21 +171,21 @@ impl Resolver {
                 address.at,
                 format!("{} on {} makes a whole subnet local", address.value, doc.name.value),
                 format!(
-                    "the host would take every address of {} for its own and lose its LAN",
+                    "the host would treat every address of {} as its own and lose its LAN",
                     address.value.trunc()
                 ),
                 format!("write {}", IpNet::from(address.value.addr())),
             ));
         }
-        let sound = doc.network == Said::Nothing && !doc.addresses.iter().any(|a| wide(&a));
+        let sound = doc.network == Field::Missing && !doc.addresses.iter().any(|a| wide(&a));
         sound.then_some(())
     }
 
     fn network_of(&mut self, doc: &InterfaceDoc) -> Option<NetworkName> {
         match &doc.network {
-            Said::This(stated) => self.stated_network(doc, stated),
-            Said::Unclear => None,
-            Said::Nothing => self.derived_network(doc),
+            Field::Value(stated) => self.stated_network(doc, stated),
+            Field::Invalid => None,
+            Field::Missing => self.derived_network(doc),
         }
     }
 
@@ -209,7 +209,7 @@ impl Resolver {
                 "address-outside-network",
                 address.at,
                 format!("{} is in no subnet of network {}", address.value, stated.value),
-                "its neighbours would not find it there",
+                "other hosts on that network would not reach it",
                 format!("add its subnet to network {}, or correct the address", stated.value),
             ));
         }
@@ -226,7 +226,7 @@ impl Resolver {
                 "no-network",
                 doc.at,
                 format!("{what} has neither an address nor a network"),
-                "what is on the same wire is what forwarding methods depend on",
+                "the rules need to know which interfaces share a network",
                 "give it an address, or write {network: NAME}",
             ));
             return None;
@@ -240,11 +240,11 @@ impl Resolver {
                         "two-networks",
                         address.at,
                         format!(
-                            "{} is plugged into one wire, but its addresses are on networks {first} and {network}",
+                            "{} is on one network, but its addresses are in subnets of {first} and {network}",
                             doc.name.value
                         ),
-                        "an L2 segment with several subnets is one network",
-                        format!("put both subnets onto one network, or move {} to another interface", address.value),
+                        "one L2 segment is one network, with any number of subnets",
+                        format!("put both subnets under one network, or move {} to another interface", address.value),
                     ));
                     return None;
                 }
@@ -259,18 +259,18 @@ impl Resolver {
         let mut holding = self.networks.values().filter(|n| n.subnets.iter().any(inside));
         match (holding.next(), holding.next()) {
             (Some(network), None) => Some(network.name.clone()),
-            // Subnets that overlap have their own finding.
+            // The rule `subnets-overlap` reports it.
             (Some(_), Some(_)) => None,
             (None, _) => {
-                // A subnet that could not be read may be the one.
+                // An invalid subnet may be the one.
                 if self.unclear_networks.is_empty() {
                     self.findings.push(Finding::error(
                         "no-network",
                         address.at,
                         format!("{} is in no subnet of any network", address.value),
-                        "what is on the same wire is what forwarding methods depend on",
+                        "the rules need to know which interfaces share a network",
                         format!(
-                            "add {} to the network it is on, or correct the address",
+                            "add {} to its network, or correct the address",
                             address.value.trunc()
                         ),
                     ));

@@ -1,16 +1,16 @@
-//! What a director's IPVS has beside its table: the host's own words, else the file's, key by key.
+//! A director's IPVS settings: for each key the host's value, else the file's.
 
 use std::collections::BTreeMap;
 
 use crate::finding::Finding;
 use crate::state::Timeouts;
-use crate::topology::document::{HostDoc, IpvsDoc, Said};
+use crate::topology::document::{Field, HostDoc, IpvsDoc};
 use crate::topology::model::{IpvsSettings, Role};
 
-/// What `own` says, and what `file` says where it says nothing.
+/// `own` with `file` as its default, key by key.
 pub(super) fn settings(file: &IpvsDoc, own: &IpvsDoc) -> IpvsSettings {
     let IpvsDoc { exclusive, tcp, tcp_fin, udp, daemons, settings } = own;
-    let seconds = |own: &Said<u32>, file: &Said<u32>| own.or(file).value().map(|s| s.value);
+    let seconds = |own: &Field<u32>, file: &Field<u32>| own.or(file).value().map(|s| s.value);
     let [tcp, tcp_fin, udp] =
         [seconds(tcp, &file.tcp), seconds(tcp_fin, &file.tcp_fin), seconds(udp, &file.udp)];
     let timeouts = tcp.or(tcp_fin).or(udp).map(|_| Timeouts {
@@ -21,7 +21,7 @@ pub(super) fn settings(file: &IpvsDoc, own: &IpvsDoc) -> IpvsSettings {
     let both = || file.settings.iter().chain(settings);
     let both_daemons = || file.daemons.iter().chain(daemons);
     IpvsSettings {
-        exclusive: exclusive.or(&file.exclusive).value().is_some_and(|said| said.value),
+        exclusive: exclusive.or(&file.exclusive).value().is_some_and(|field| field.value),
         timeouts,
         daemons: both_daemons().map(|(role, daemon)| (role.value, daemon.clone())).collect(),
         daemons_at: both_daemons().map(|(role, _)| (role.value, role.at)).collect(),
@@ -30,13 +30,13 @@ pub(super) fn settings(file: &IpvsDoc, own: &IpvsDoc) -> IpvsSettings {
     }
 }
 
-/// `ipvs` of a host that is no director: nobody reads it. The file's own is for directors anyway.
+/// `ipvs` under a host that is not a director has no effect. The file's own `ipvs` applies to directors.
 pub(super) fn without_director(doc: &HostDoc) -> Option<Finding> {
     let IpvsDoc { exclusive, tcp, tcp_fin, udp, daemons, settings } = &doc.ipvs;
-    let seconds = [tcp, tcp_fin, udp].into_iter().find_map(|said| said.value().map(|s| s.at));
+    let seconds = [tcp, tcp_fin, udp].into_iter().find_map(|field| field.value().map(|s| s.at));
     let at = exclusive
         .value()
-        .map(|said| said.at)
+        .map(|field| field.at)
         .or(seconds)
         .or_else(|| daemons.first().map(|(role, _)| role.at))
         .or_else(|| settings.first().map(|(item, _)| item.at))?;
@@ -47,8 +47,8 @@ pub(super) fn without_director(doc: &HostDoc) -> Option<Finding> {
     Some(Finding::error(
         "ipvs-without-director",
         at,
-        format!("{name} is no director, and says something about its IPVS"),
-        "IPVS runs on directors only: nothing would come of it",
-        format!("add director to the roles of {name}, or move it to the host that was meant"),
+        format!("{name} has `ipvs`, but it is not a director"),
+        "IPVS runs on directors only: the key would have no effect",
+        format!("add director to the roles of {name}, or move `ipvs` to a director"),
     ))
 }

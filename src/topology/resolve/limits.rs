@@ -1,12 +1,12 @@
-//! How much one file may describe.
+//! Limits on the size of a topology.
 //!
-//! A text of a few MiB can multiply: each port of `ports` is a service of its own with every real server
-//! of the entry, and rules look at ways from every client to every one of them. What would take minutes or
-//! gigabytes is refused before it is made. Clusters that are run are far below: 1,000 services of 10 real
-//! servers, asked by 100 clients, take a hundredth to a half of each limit.
+//! A few MiB of text can describe millions of paths: each port of `ports` is one service with every real
+//! server of the entry, and rules walk from every client to every real server. A topology that would take
+//! minutes or gigabytes is refused before it is resolved. Clusters in production are far below: 1,000
+//! services with 10 real servers and 100 clients use between a hundredth and a half of each limit.
 
 use crate::finding::{Finding, Position};
-use crate::topology::document::{Document, HostDoc, Said, ServiceDoc};
+use crate::topology::document::{Document, Field, HostDoc, ServiceDoc};
 use crate::topology::model::Role;
 
 /// Hosts.
@@ -17,46 +17,46 @@ const ADDRESSES_OF_ONE: usize = 512;
 const ADDRESSES: usize = 50_000;
 /// Subnets of all networks.
 const SUBNETS: usize = 4_096;
-/// Services of IPVS.
+/// IPVS services.
 const SERVICES: usize = 20_000;
-/// Real servers of all services together; those of a mark count once for each of its ports.
+/// Real servers of all services; with a mark, each counts once for each of its ports.
 const DESTINATIONS: usize = 100_000;
-/// Clients, times services and their real servers, times machines that forward.
+/// Clients times (services and real servers) times hosts that forward.
 const WAYS: usize = 20_000_000;
-/// Services with a mark, times services.
+/// Services with a mark times services.
 const MARKS: usize = 4_000_000;
 
-/// What is counted, and where the count stands.
-struct Count {
+/// A count, and the position where it reached that number.
+struct LimitCount {
     at: Position,
     what: &'static str,
     number: usize,
     most: usize,
 }
 
-/// The first limit that the file breaks.
-pub(super) fn broken(document: &Document) -> Option<Finding> {
+/// The first limit that the file exceeds.
+pub(super) fn exceeded(document: &Document) -> Option<Finding> {
     let counts = [subnets(document), hosts(document), services(document)].into_iter().flatten();
-    let Count { at, what, number, most } = counts.into_iter().find(|c| c.number > c.most)?;
+    let LimitCount { at, what, number, most } = counts.into_iter().find(|c| c.number > c.most)?;
     Some(Finding::error(
         "too-large",
         at,
-        format!("the file describes {number} {what} up to here; {most} is the most"),
-        "reading hosts, planning and checking take time and memory for each of them: a file like that is an accident or an attack",
+        format!("the file has {number} {what} up to here; the limit is {most}"),
+        "checks and plans take time and memory for each of them: such a file is an accident or an attack",
         "split the cluster into several files; for many ports of one address write `port: any`, or mark the packets",
     ))
 }
 
-fn count(at: Position, what: &'static str, number: usize, most: usize) -> Count {
-    Count { at, what, number, most }
+fn count(at: Position, what: &'static str, number: usize, most: usize) -> LimitCount {
+    LimitCount { at, what, number, most }
 }
 
-/// Where the sum of what `all` hold first passes `most`, or where it ends.
+/// The position where the sum over `all` first exceeds `most`, or the last one.
 fn sum(
     what: &'static str,
     most: usize,
     all: impl Iterator<Item = (Position, usize)>,
-) -> Option<Count> {
+) -> Option<LimitCount> {
     let mut last = None;
     let mut number = 0_usize;
     for (at, more) in all {
@@ -69,30 +69,30 @@ fn sum(
     last
 }
 
-fn subnets(document: &Document) -> Vec<Count> {
+fn subnets(document: &Document) -> Vec<LimitCount> {
     let all = document.networks.iter().map(|network| (network.name.at, network.subnets.len()));
     sum("subnets", SUBNETS, all).into_iter().collect()
 }
 
-fn hosts(document: &Document) -> Vec<Count> {
+fn hosts(document: &Document) -> Vec<LimitCount> {
     let of = |host: &HostDoc| host.interfaces.iter().map(|i| i.addresses.len().max(1)).sum();
     let all = || document.hosts.iter().map(|host| (host.name.at, of(host)));
-    let mut counts: Vec<Count> =
+    let mut counts: Vec<LimitCount> =
         all().map(|(at, n)| count(at, "addresses of one host", n, ADDRESSES_OF_ONE)).collect();
     counts.extend(sum("addresses", ADDRESSES, all()));
     counts.extend(sum("hosts", HOSTS, document.hosts.iter().map(|host| (host.name.at, 1))));
     counts
 }
 
-/// How many ports an entry names.
+/// Number of ports of an entry; 1 for `any` or a default.
 fn ports(doc: &ServiceDoc) -> usize {
     doc.ports.value().map_or(1, |ports| ports.value.len().max(1))
 }
 
-fn services(document: &Document) -> Vec<Count> {
+fn services(document: &Document) -> Vec<LimitCount> {
     let has =
         |role: Role| document.hosts.iter().filter(move |h| h.roles.iter().any(|r| r.value == role));
-    let has_mark = |doc: &&ServiceDoc| doc.mark != Said::Nothing;
+    let has_mark = |doc: &&ServiceDoc| doc.mark != Field::Missing;
     let made = |doc: &ServiceDoc| if has_mark(&doc) { 1 } else { ports(doc) };
     let destinations = |doc: &ServiceDoc| ports(doc).saturating_mul(doc.real_servers.len());
     let all = || document.services.iter();
@@ -107,7 +107,7 @@ fn services(document: &Document) -> Vec<Count> {
         sum("services", SERVICES, all().map(|doc| (doc.at, made(doc)))),
         sum("real servers of services", DESTINATIONS, all().map(|doc| (doc.at, destinations(doc)))),
         sum(
-            "ways (clients, times services and real servers, times hosts that forward)",
+            "paths (clients times services and real servers times hosts that forward)",
             WAYS,
             all().map(|doc| (doc.at, ways(doc))),
         ),

@@ -1,9 +1,8 @@
-//! The [`Document`] to the [`Topology`]: names looked up, defaults filled in, the rest derived.
+//! The [`Document`] to the [`Topology`]: looks up names, fills in defaults, derives the rest.
 //!
-//! A host of which something could not be understood stays in the result and is named as unclear:
-//! rules conclude nothing from what it lacks, so that one mistake is one finding and not ten. A
-//! service whose key is not known is left out. Whether what results would work is the business of
-//! [`crate::check`].
+//! A host with an invalid value stays in the result and is listed as unclear: rules draw no conclusion
+//! from what it lacks, so one mistake gives one finding. A service without a valid key is left out.
+//! [`crate::check`] tells whether the cluster would work.
 
 mod director;
 mod gateways;
@@ -16,43 +15,43 @@ mod services;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::Unclear;
+use super::UnclearHosts;
 use super::document::{Document, NetworkDoc};
 use super::model::{Host, Network, PaceOverride, Service, Topology};
 use crate::finding::Finding;
 use crate::names::{HostName, NetworkName};
 
-/// What is known so far.
+/// The topology while it is resolved.
 pub(super) struct Resolver {
     networks: BTreeMap<NetworkName, Network>,
-    /// Networks whose subnets are not all known: what follows from them is not clear either.
+    /// Networks whose subnets are not all valid: values derived from them are unclear too.
     unclear_networks: BTreeSet<NetworkName>,
     hosts: BTreeMap<HostName, Host>,
-    /// Hosts whose roles or interfaces are not wholly known.
+    /// Hosts whose roles or interfaces are not all valid.
     unclear: BTreeSet<HostName>,
-    /// Hosts whose gateway is not known.
+    /// Hosts whose gateway is not valid.
     unclear_gateways: BTreeSet<HostName>,
-    /// The first host that has an address on a wire.
+    /// The first host with each address on a network.
     holders: HashMap<IpAddr, HostName>,
     /// Hosts with the role director.
     directors: Vec<HostName>,
-    /// Hosts that come from outside, clients and routers, on each network; two are enough to know.
+    /// Clients and routers on each network; at most two are kept.
     outside: HashMap<NetworkName, Vec<HostName>>,
     services: Vec<Service>,
     findings: Vec<Finding>,
 }
 
-/// What came of it.
+/// The result of [`resolve`].
 pub(super) struct Resolved {
     pub topology: Option<Topology>,
-    pub unclear: Unclear,
+    pub unclear: UnclearHosts,
     pub findings: Vec<Finding>,
 }
 
-/// Resolves what can be resolved.
+/// Resolves the valid part of `document`.
 pub(super) fn resolve(document: &Document) -> Resolved {
-    if let Some(finding) = limits::broken(document) {
-        let (topology, unclear) = (None, Unclear::default());
+    if let Some(finding) = limits::exceeded(document) {
+        let (topology, unclear) = (None, UnclearHosts::default());
         return Resolved { topology, unclear, findings: vec![finding] };
     }
     let mut resolver = Resolver {
@@ -91,8 +90,8 @@ impl Resolver {
         self.overlaps(networks);
     }
 
-    /// Subnets are nested or apart, so in the order of their starts only the last one still open
-    /// can hold the next.
+    /// Two subnets are nested or disjoint. Sorted by start, only the last one that is still open can
+    /// contain the next.
     fn overlaps(&mut self, networks: &[NetworkDoc]) {
         let mut all: Vec<_> = networks
             .iter()
@@ -112,29 +111,29 @@ impl Resolver {
                     "subnets-overlap",
                     at,
                     format!(
-                        "{net} of network {} and {outer} of network {} overlap (the other stands at {}:{})",
+                        "{net} of network {} and {outer} of network {} overlap (the other is at {}:{})",
                         network.name.value, other.name.value, first.line, first.column
                     ),
-                    "a host would look for one network's addresses on the other's wire",
-                    "give each network subnets of its own, or put both onto one network",
+                    "a host would look for addresses of one network on the other",
+                    "give each network its own subnets, or merge the networks",
                 ));
             }
             open.push((net, at, network));
         }
     }
 
-    /// A host whose interfaces are known wholly.
+    /// The host, if its roles and interfaces are all valid.
     fn clear_host(&self, name: &HostName) -> Option<&Host> {
         if self.unclear.contains(name) { None } else { self.hosts.get(name) }
     }
 
     fn finish(self, document: &Document) -> Resolved {
-        // Where the name is not clear there is an error, and nobody will act on this one.
+        // Without a valid name there is an error, which blocks every command that uses the name.
         let name = document.name.value().map(|n| n.value.clone());
         let name = name.or_else(|| "unnamed".parse().ok());
         let anything = !self.hosts.is_empty();
         let Resolver { networks, hosts, services, findings, unclear, unclear_gateways, .. } = self;
-        let unclear = Unclear { hosts: unclear, gateways: unclear_gateways };
+        let unclear = UnclearHosts { hosts: unclear, gateways: unclear_gateways };
         let pace = PaceOverride::default();
         let topology = name.filter(|_| anything).map(|name| Topology {
             name,

@@ -1,4 +1,4 @@
-//! The real servers of a service, and the address of each as the director sends to it.
+//! The real servers of a service, and their RIPs: the addresses that the director sends to.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::services::lacks_role;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, IfName};
 use crate::state::Tunnel;
-use crate::topology::document::{RealServerDoc, Said};
+use crate::topology::document::{Field, RealServerDoc};
 use crate::topology::model::{Forward, Host, Interface, RealServer, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
@@ -19,7 +19,7 @@ impl Resolver {
         &mut self,
         doc: &RealServerDoc,
         director: Option<&HostName>,
-        defaults: &ForAll,
+        defaults: &ServiceDefaults,
     ) -> Option<RealServer> {
         let At { value: name, at } = &doc.host;
         let Some(host) = self.hosts.get(name) else {
@@ -34,9 +34,9 @@ impl Resolver {
         let host = self.hosts.get(name)?;
         let director = self.hosts.get(director?)?;
         let found = match &doc.address {
-            Said::Unclear => return None,
-            Said::This(stated) => stated_rip(host, stated.value, stated.at),
-            Said::Nothing => rip(host, director, defaults.ipv6, *at),
+            Field::Invalid => return None,
+            Field::Value(stated) => stated_rip(host, stated.value, stated.at),
+            Field::Missing => rip(host, director, defaults.ipv6, *at),
         };
         let (rip, interface) = match found {
             Ok(found) => found,
@@ -60,8 +60,8 @@ impl Resolver {
     }
 }
 
-/// What a service says for those of its real servers that say nothing themselves; `None`: not clear.
-pub(super) struct ForAll {
+/// A service's defaults for its real servers; `None`: not valid.
+pub(super) struct ServiceDefaults {
     pub ipv6: bool,
     pub port: Option<u16>,
     pub weight: Option<u32>,
@@ -69,18 +69,18 @@ pub(super) struct ForAll {
     pub tunnel: Option<Tunnel>,
 }
 
-/// What is said here, else what holds for all; `None` where it is not clear.
-fn or<T: Copy>(said: &Said<T>, for_all: Option<T>) -> Option<T> {
-    match said {
-        Said::This(value) => Some(value.value),
-        Said::Nothing => for_all,
-        Said::Unclear => None,
+/// The value, else the default; `None` if not valid.
+fn or<T: Copy>(field: &Field<T>, for_all: Option<T>) -> Option<T> {
+    match field {
+        Field::Value(value) => Some(value.value),
+        Field::Missing => for_all,
+        Field::Invalid => None,
     }
 }
 
-type Rip = Result<(IpAddr, IfName), Box<Finding>>;
+type RipResult = Result<(IpAddr, IfName), Box<Finding>>;
 
-fn stated_rip(host: &Host, address: IpAddr, at: Position) -> Rip {
+fn stated_rip(host: &Host, address: IpAddr, at: Position) -> RipResult {
     let plugged = host.interface_with(address).filter(|(i, _)| i.network.is_some());
     if let Some((interface, _)) = plugged {
         return Ok((address, interface.name.clone()));
@@ -90,17 +90,17 @@ fn stated_rip(host: &Host, address: IpAddr, at: Position) -> Rip {
         "rip-not-its-own",
         at,
         format!("{address} is not an address of {}", host.name),
-        "the director would send packets to a machine that is somebody else or nobody",
+        "the director would send packets to another machine, or to no machine",
         format!("one of: {all}"),
     )))
 }
 
-/// The address of the service's family that the director has on-link; without one, the only or first
-/// of that family; without that, of the other.
-fn rip(host: &Host, director: &Host, ipv6: bool, at: Position) -> Rip {
+/// The address of the service's family that is on-link for the director; else the first of that family;
+/// else of the other family.
+fn rip(host: &Host, director: &Host, ipv6: bool, at: Position) -> RipResult {
     let of_family: Vec<_> =
         plugged_addresses(host).filter(|(_, a)| a.addr().is_ipv6() == ipv6).collect();
-    // A host that has only the other family's addresses can be reached through a tunnel.
+    // A tunnel can carry the other family.
     let usable = if of_family.is_empty() { plugged_addresses(host).collect() } else { of_family };
     let near = |interface: &Interface, address: IpNet| {
         director
@@ -128,7 +128,7 @@ fn rip(host: &Host, director: &Host, ipv6: bool, at: Position) -> Rip {
             "rip-ambiguous",
             at,
             format!("{} could be reached at any of {all}", host.name),
-            "a destination of IPVS is one address",
+            "an IPVS destination has one address",
             format!("write {{host: {}, address: {}}}", host.name, address.addr()),
         )));
     }

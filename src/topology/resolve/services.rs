@@ -1,21 +1,21 @@
-//! Services: one entry of the file to as many services of IPVS as it stands for.
+//! Services: one entry of the file becomes one IPVS service for each port.
 
 #![allow(
     clippy::option_option,
-    reason = "outside: whether it is clear; inside: whether it is there"
+    reason = "outer: whether it is valid; inner: whether the file has it"
 )]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::rips::ForAll;
+use super::rips::ServiceDefaults;
 use super::{Resolver, hosts};
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, ServiceName};
 use crate::state::{Protocol, Tunnel};
-use crate::topology::document::{Defaults, Document, MaskDoc, RealServerDoc, Said, ServiceDoc};
+use crate::topology::document::{Defaults, Document, Field, MaskDoc, RealServerDoc, ServiceDoc};
 use crate::topology::model::{
-    Forward, Host, Mark, Pace, Persistence, RealServer, Role, Scheduler, Service, Vip,
+    FirewallMark, Forward, Host, Pace, Persistence, RealServer, Role, Scheduler, Service, Vip,
 };
 use crate::topology::node::At;
 
@@ -37,10 +37,10 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
     });
 }
 
-/// Services that name no director, and nobody who could be meant.
+/// A service without `director:` in a file without a director.
 fn no_director(resolver: &mut Resolver, document: &Document) {
     let could_be = |h: &Host| h.roles.is_empty() || h.roles.contains(&Role::Director);
-    let first = document.services.iter().find(|s| s.director == Said::Nothing);
+    let first = document.services.iter().find(|s| s.director == Field::Missing);
     let Some(first) = first.filter(|_| !resolver.hosts.is_empty()) else { return };
     if !resolver.hosts.values().any(could_be) {
         resolver.findings.push(Finding::error(
@@ -53,53 +53,53 @@ fn no_director(resolver: &mut Resolver, document: &Document) {
     }
 }
 
-/// The value, or what is missing; `None` where it is not clear.
+/// The value of a required key; reports a missing one. `None` if missing or not valid.
 fn needed<T: Clone>(
     resolver: &mut Resolver,
-    said: &Said<T>,
+    field: &Field<T>,
     key: &str,
     doc: &ServiceDoc,
     cure: &str,
 ) -> Option<T> {
-    if let Said::Nothing = said {
+    if let Field::Missing = field {
         resolver.findings.push(Finding::error(
             "missing-key",
             doc.at,
             format!("this service has no `{key}`"),
-            "neither the service nor `defaults` says it, and nothing else in the file does",
+            "neither the service nor `defaults` sets it, and lvsprov cannot derive it",
             cure,
         ));
     }
-    said.value().map(|v| v.value.clone())
+    field.value().map(|v| v.value.clone())
 }
 
-/// The value or what holds where nothing is said; `None` where it is not clear.
-fn value_or<T: Copy>(said: &Said<T>, otherwise: T) -> Option<T> {
-    match said {
-        Said::This(value) => Some(value.value),
-        Said::Nothing => Some(otherwise),
-        Said::Unclear => None,
+/// The value, or `otherwise` if missing; `None` if not valid.
+fn value_or<T: Copy>(field: &Field<T>, otherwise: T) -> Option<T> {
+    match field {
+        Field::Value(value) => Some(value.value),
+        Field::Missing => Some(otherwise),
+        Field::Invalid => None,
     }
 }
 
 impl Resolver {
-    /// One entry of the file: as many services as it has ports, unless it has a mark.
+    /// One entry of the file: one service for each port, or one for its mark.
     fn service(&mut self, doc: &ServiceDoc, document: &Document) -> Option<Vec<Service>> {
         let defaults = &document.defaults;
         let ports = self.ports(doc, defaults);
-        let says_for_itself = |real: &RealServerDoc| real.forward != Said::Nothing;
+        let says_for_itself = |real: &RealServerDoc| real.forward != Field::Missing;
         let forward = doc.forward.or(&defaults.forward);
-        if *forward == Said::Nothing && !doc.real_servers.iter().all(says_for_itself) {
+        if *forward == Field::Missing && !doc.real_servers.iter().all(says_for_itself) {
             let cure = "add `forward: nat`, `dr`, `tun` or `fullnat` here or under `defaults`";
             needed(self, forward, "forward", doc, cure);
         }
         let director = self.director(doc);
         let vip = self.vip(doc, director.as_ref());
         let ipv6 = doc.vip.value().map_or_else(
-            || doc.ipv6.value().is_some_and(|said| said.value),
+            || doc.ipv6.value().is_some_and(|field| field.value),
             |vip| vip.value.0.is_ipv6(),
         );
-        let base = ForAll {
+        let base = ServiceDefaults {
             ipv6,
             port: None,
             weight: value_or(&defaults.weight, 1),
@@ -112,10 +112,10 @@ impl Resolver {
             _ => vec![0],
         };
         let clear_port = ports.is_some() || matches!(mark, Some(Some(_)));
-        // All of them are looked at, also where the service itself is not clear.
+        // Real servers are resolved even if the service is not valid, for their findings.
         let mut of_port = Vec::new();
         for (turn, port) in entries.iter().enumerate() {
-            let defaults = ForAll { port: clear_port.then_some(*port), ..base };
+            let defaults = ServiceDefaults { port: clear_port.then_some(*port), ..base };
             let before = self.findings.len();
             let real_servers = doc.real_servers.iter();
             let found: Vec<_> = real_servers
@@ -143,10 +143,10 @@ impl Resolver {
             real_servers.sort_by(|a, b| (&a.host, a.port, a.rip).cmp(&(&b.host, b.port, b.rip)));
             let derived = Service::derived_name(protocol, vip.as_ref(), port, mark.as_ref());
             let name = match &doc.name {
-                Said::This(name) if entries.len() > 1 => {
+                Field::Value(name) if entries.len() > 1 => {
                     format!("{}-{port}", name.value).parse().ok()?
                 }
-                Said::This(name) => name.value.clone(),
+                Field::Value(name) => name.value.clone(),
                 _ => derived.parse().ok()?,
             };
             Some(Service {
@@ -172,67 +172,63 @@ impl Resolver {
         of_port.into_iter().map(make).collect()
     }
 
-    /// A tunnel where nothing is tunnelled: the kernel keeps it, and nothing comes of it.
+    /// `tunnel` without `forward: tun` has no effect.
     fn idle_tunnels(&mut self, doc: &ServiceDoc, defaults: &Defaults) {
-        const WHY: &str =
-            "only `forward: tun` wraps packets: the kernel accepts it elsewhere and ignores it";
+        const WHY: &str = "only `forward: tun` encapsulates packets: with other methods the kernel ignores the tunnel";
         let all = doc.forward.or(&defaults.forward);
-        let is_tun = |said: &Said<Forward>| match said {
-            Said::This(forward) => forward.value == Forward::Tun,
-            Said::Nothing | Said::Unclear => true,
+        let is_tun = |field: &Field<Forward>| match field {
+            Field::Value(forward) => forward.value == Forward::Tun,
+            Field::Missing | Field::Invalid => true,
         };
         for real in &doc.real_servers {
-            if let (Said::This(tunnel), forward) = (&real.tunnel, real.forward.or(all))
+            if let (Field::Value(tunnel), forward) = (&real.tunnel, real.forward.or(all))
                 && !is_tun(forward)
             {
-                let message =
-                    format!("{} has a `tunnel`, and is not reached by one", real.host.value);
-                let cure = "write `forward: tun` beside it, or remove `tunnel`";
+                let message = format!("{} has `tunnel`, but not `forward: tun`", real.host.value);
+                let cure = "add `forward: tun`, or remove `tunnel`";
                 self.findings.push(Finding::error("tunnel-unused", tunnel.at, message, WHY, cure));
             }
         }
-        if let Said::This(tunnel) = &doc.tunnel
+        if let Field::Value(tunnel) = &doc.tunnel
             && !doc.real_servers.iter().any(|real| is_tun(real.forward.or(all)))
         {
-            let message =
-                "this service has a `tunnel`, and none of its real servers is reached by one";
-            let cure = "write `forward: tun`, or remove `tunnel`";
+            let message = "this service has `tunnel`, but no real server has `forward: tun`";
+            let cure = "add `forward: tun`, or remove `tunnel`";
             self.findings.push(Finding::error("tunnel-unused", tunnel.at, message, WHY, cure));
         }
     }
 
-    /// The ports of an entry; a mark needs none. `None` where they are not clear.
+    /// The ports of an entry; a mark needs none. `None` if not valid.
     fn ports(&mut self, doc: &ServiceDoc, defaults: &Defaults) -> Option<Vec<u16>> {
         match &doc.ports {
-            Said::Unclear => None,
-            Said::This(ports) => Some(ports.value.iter().map(|port| port.value).collect()),
-            Said::Nothing if doc.mark != Said::Nothing => Some(Vec::new()),
-            Said::Nothing => {
+            Field::Invalid => None,
+            Field::Value(ports) => Some(ports.value.iter().map(|port| port.value).collect()),
+            Field::Missing if doc.mark != Field::Missing => Some(Vec::new()),
+            Field::Missing => {
                 let cure = "add `port:` here or under `defaults`";
                 needed(self, &defaults.port, "port", doc, cure).map(|port| vec![port])
             }
         }
     }
 
-    /// The VIP with its place on the director; `None` where that is not clear, `Some(None)` where
-    /// there is none.
+    /// The VIP with its interface on the director. `None` if not valid, `Some(None)` if the entry has no VIP.
     fn vip(&mut self, doc: &ServiceDoc, director: Option<&HostName>) -> Option<Option<Vip>> {
-        if let (Said::Nothing, Some(at)) = (&doc.vip, doc.vip_interface.value().map(|i| i.at)) {
+        if let (Field::Missing, Some(at)) = (&doc.vip, doc.vip_interface.value().map(|i| i.at)) {
             self.without_vip(at, "vip_interface");
         }
-        if let (Said::This(_), Some(at)) = (&doc.vip, doc.ipv6.value().map(|family| family.at)) {
+        if let (Field::Value(_), Some(at)) = (&doc.vip, doc.ipv6.value().map(|family| family.at)) {
             self.findings.push(Finding::error(
                 "family-of-vip",
                 at,
-                "`family` is said beside a VIP",
-                "the VIP says it already",
+                "this service has both `family` and `vip`",
+                "the VIP determines the address family",
                 "remove `family`",
             ));
         }
         match &doc.vip {
-            Said::Unclear => None,
-            Said::Nothing => Some(None),
-            Said::This(At { value: (address, prefix), at }) => {
+            Field::Invalid => None,
+            Field::Missing => Some(None),
+            Field::Value(At { value: (address, prefix), at }) => {
                 let interface = self.vip_interface(doc, director?, *address)?;
                 Some(Some(Vip { address: *address, prefix: *prefix, interface, at: *at }))
             }
@@ -243,56 +239,56 @@ impl Resolver {
         self.findings.push(Finding::error(
             "without-vip",
             at,
-            format!("`{key}` is said, but there is no `vip`"),
-            "without a VIP lvsprov sets the IPVS service only, and others' rules mark its packets",
+            format!("this service has `{key}`, but no `vip`"),
+            "without a VIP lvsprov sets only the IPVS service, and the operator's own rules mark its packets",
             format!("add `vip:`, or remove `{key}`"),
         ));
     }
 
-    /// The firewall mark; `Some(None)` where the service has none.
+    /// The firewall mark. `None` if not valid, `Some(None)` if the entry has none.
     fn mark(
         &mut self,
         doc: &ServiceDoc,
         defaults: &Defaults,
         ports: Option<&[u16]>,
-    ) -> Option<Option<Mark>> {
+    ) -> Option<Option<FirewallMark>> {
         let Some(At { value: mark, .. }) = (match &doc.mark {
-            Said::Unclear => return None,
-            said => said.value(),
+            Field::Invalid => return None,
+            field => field.value(),
         }) else {
             if let Some(at) = doc.marked_by_us.value().map(|by| by.at) {
                 self.findings.push(Finding::error(
                     "mark-missing",
                     at,
-                    "`marked_by` is said, but there is no `mark`",
+                    "this service has `marked_by`, but no `mark`",
                     "only a firewall-mark service has marked packets",
                     "add `mark: 1`, or remove `marked_by`",
                 ));
             }
-            if let Said::This(all) = &doc.protocols
+            if let Field::Value(all) = &doc.protocols
                 && all.value.len() > 1
             {
                 self.findings.push(Finding::error(
                     "several-protocols",
                     all.at,
                     "only a firewall-mark service can have several protocols",
-                    "a service of IPVS has one protocol, unless a mark names it",
-                    "write one service for each, or add `mark:`",
+                    "an IPVS service has one protocol, unless a firewall mark selects its packets",
+                    "write one service for each protocol, or add `mark:`",
                 ));
                 return None;
             }
             return Some(None);
         };
         let ours = match (&doc.marked_by_us, &doc.vip) {
-            (Said::This(by), Said::Nothing) if by.value => {
+            (Field::Value(by), Field::Missing) if by.value => {
                 self.without_vip(by.at, "marked_by: lvsprov");
                 return None;
             }
-            (Said::This(by), _) => by.value,
-            (Said::Unclear, _) => return None,
-            (Said::Nothing, vip) => *vip != Said::Nothing,
+            (Field::Value(by), _) => by.value,
+            (Field::Invalid, _) => return None,
+            (Field::Missing, vip) => *vip != Field::Missing,
         };
-        Some(Some(Mark {
+        Some(Some(FirewallMark {
             mark: *mark,
             protocols: protocols(doc, defaults)?,
             ports: ports?.iter().copied().filter(|port| *port != 0).collect(),
@@ -301,12 +297,12 @@ impl Resolver {
     }
 
     fn persistence(&mut self, doc: &ServiceDoc, ipv6: bool) -> Option<Option<Persistence>> {
-        let said = match &doc.persistence {
-            Said::Nothing => return Some(None),
-            Said::Unclear => return None,
-            Said::This(said) => &said.value,
+        let field = match &doc.persistence {
+            Field::Missing => return Some(None),
+            Field::Invalid => return None,
+            Field::Value(field) => &field.value,
         };
-        let netmask = match (&said.mask, ipv6) {
+        let netmask = match (&field.mask, ipv6) {
             (None, false) => u32::MAX,
             (None, true) => 128,
             (Some(At { value: MaskDoc::Dotted(mask), .. }), false) => u32::from(*mask),
@@ -318,17 +314,17 @@ impl Resolver {
                 self.findings.push(Finding::error(
                     "mask-of-other-family",
                     *at,
-                    "this mask is not of the VIP's family",
-                    "IPv4 takes a mask such as 255.255.255.0 or a length up to 32, IPv6 a prefix length",
-                    if ipv6 { "write `mask: 64`, say" } else { "write `mask: 255.255.255.0`, say" },
+                    "this mask is not of the VIP's address family",
+                    "an IPv4 mask is 255.255.255.0 or a length up to 32, an IPv6 mask is a prefix length up to 128",
+                    if ipv6 { "write a prefix length, such as `mask: 64`" } else { "write a mask, such as `mask: 255.255.255.0`" },
                 ));
                 return None;
             }
         };
-        Some(Some(Persistence { timeout: said.timeout, netmask, engine: said.engine }))
+        Some(Some(Persistence { timeout: field.timeout, netmask, engine: field.engine }))
     }
 
-    /// A prefix that one service gives its VIP holds for every service of that VIP on that director.
+    /// A VIP's prefix length in one service applies to every service of that VIP on that director.
     fn one_prefix_for_each_vip(&mut self) {
         let mut stated = BTreeMap::new();
         for service in &self.services {
@@ -346,7 +342,7 @@ impl Resolver {
         }
     }
 
-    /// Names are unique. Two services with the same key have a finding of their own.
+    /// Names are unique. The rule `duplicate-service` reports equal keys.
     fn names(&mut self, document: &Document) {
         let mut seen: HashMap<&ServiceName, Position> = HashMap::new();
         for name in document.services.iter().filter_map(|s| s.name.value()) {
@@ -361,28 +357,28 @@ impl Resolver {
                     "two services are named {} (the first at {}:{})",
                     name.value, first.line, first.column
                 ),
-                "commands and reports name services",
-                "rename one of them, or leave `name` away: it is then derived",
+                "commands and reports refer to services by name",
+                "rename one of them, or remove `name`: lvsprov derives one",
             ));
         }
     }
 }
 
-/// The protocols of an entry: one, unless it has a mark. `None` where they are not clear.
+/// The protocols of an entry; several only with a mark. `None` if not valid.
 fn protocols(doc: &ServiceDoc, defaults: &Defaults) -> Option<BTreeSet<Protocol>> {
     match &doc.protocols {
-        Said::Unclear => None,
-        Said::This(all) => Some(all.value.clone()),
-        Said::Nothing => Some(BTreeSet::from([value_or(&defaults.protocol, Protocol::Tcp)?])),
+        Field::Invalid => None,
+        Field::Value(all) => Some(all.value.clone()),
+        Field::Missing => Some(BTreeSet::from([value_or(&defaults.protocol, Protocol::Tcp)?])),
     }
 }
 
-/// The set, or the empty one where nothing is said; `None` where it is not clear.
-fn all_or_none<T: Clone>(said: &Said<BTreeSet<T>>) -> Option<BTreeSet<T>> {
-    match said {
-        Said::Unclear => None,
-        Said::Nothing => Some(BTreeSet::new()),
-        Said::This(all) => Some(all.value.clone()),
+/// The set, empty if missing; `None` if not valid.
+fn all_or_none<T: Clone>(field: &Field<BTreeSet<T>>) -> Option<BTreeSet<T>> {
+    match field {
+        Field::Invalid => None,
+        Field::Missing => Some(BTreeSet::new()),
+        Field::Value(all) => Some(all.value.clone()),
     }
 }
 
@@ -391,7 +387,7 @@ pub(super) fn lacks_role(host: &Host, role: &str, at: Position) -> Finding {
         "role-missing",
         at,
         format!("{} does not have the role {role}", host.name),
-        "what a host gets follows from its roles; this may also be the wrong host",
+        "a host's settings follow from its roles; this may also be the wrong host",
         format!("add {role} to the roles of {}, or name another host", host.name),
     )
 }

@@ -1,54 +1,54 @@
-//! Addresses, prefixes and VIPs: strictly as written, and only those that a machine can have.
+//! Addresses, prefixes and VIPs, in strict notation, and only those that a host can have.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Read, no, text};
+use super::{ScalarResult, refuse, text};
 use crate::finding::Position;
-use crate::topology::node::{At, Node};
+use crate::topology::node::{At, YamlNode};
 
-fn bad_address<T>(at: Position, text: &str, expected: &str) -> Read<T> {
+fn bad_address<T>(at: Position, text: &str, expected: &str) -> ScalarResult<T> {
     let message = format!("{text:?} is not {expected}");
-    let why = "an IPv4 address is four decimal numbers up to 255 without leading zeros, a prefix length \
-               at most 32 (IPv6: 128); `::ffff:192.0.2.1` is written as the IPv4 address that it is";
-    no("bad-address", at, message, why, format!("write {expected}"))
+    let why = "an IPv4 address has four decimal numbers up to 255 without leading zeros, a prefix length is \
+               at most 32 (IPv6: 128); write `::ffff:192.0.2.1` as 192.0.2.1";
+    refuse("bad-address", at, message, why, format!("write {expected}"))
 }
 
-/// Why no machine can be reached at `address`.
+/// Why `address` cannot be a host's address; `None` if it can.
 fn unusable(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => match v4.octets() {
-            [0, ..] => Some("0.0.0.0/8 means this network, not a machine"),
-            [127, ..] => Some("127.0.0.0/8 never leaves a machine"),
+            [0, ..] => Some("0.0.0.0/8 means this network, not a host"),
+            [127, ..] => Some("127.0.0.0/8 never leaves the host"),
             [224..=239, ..] => Some("it is a multicast address"),
             [240..=255, ..] => Some("240.0.0.0/4 is reserved"),
             _ => None,
         },
         IpAddr::V6(v6) if v6.is_unspecified() => Some(":: means no address"),
-        IpAddr::V6(v6) if v6.is_loopback() => Some("::1 never leaves a machine"),
+        IpAddr::V6(v6) if v6.is_loopback() => Some("::1 never leaves the host"),
         IpAddr::V6(v6) if v6.is_multicast() => Some("it is a multicast address"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            Some("a link-local address means another machine on every wire")
+            Some("a link-local address is valid on one link only")
         }
         IpAddr::V6(_) => None,
     }
 }
 
-fn usable(address: IpAddr, at: Position) -> Read<IpAddr> {
+fn usable(address: IpAddr, at: Position) -> ScalarResult<IpAddr> {
     match unusable(address) {
         None => Ok(address),
-        Some(why) => no(
+        Some(why) => refuse(
             "unusable-address",
             at,
-            format!("{address} cannot be a machine's address"),
+            format!("{address} cannot be a host's address"),
             why,
-            "use an address out of one of the networks' subnets",
+            "use an address in a subnet of one of the networks",
         ),
     }
 }
 
-/// An IPv4 address in IPv6 clothes is neither: the kernel treats it as IPv6, people as IPv4.
+/// Refuses IPv4-mapped IPv6 addresses: the kernel treats them as IPv6, operators as IPv4.
 fn parse(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
@@ -56,7 +56,7 @@ fn parse(text: &str) -> Option<IpAddr> {
 }
 
 /// An address without a prefix.
-pub fn address(node: &Node, what: &str) -> Read<At<IpAddr>> {
+pub fn address(node: &YamlNode, what: &str) -> ScalarResult<At<IpAddr>> {
     let text = text(node, what)?;
     match parse(text) {
         Some(address) => Ok(At { value: usable(address, node.at)?, at: node.at }),
@@ -65,9 +65,9 @@ pub fn address(node: &Node, what: &str) -> Read<At<IpAddr>> {
 }
 
 /// An address with its prefix; host bits are kept.
-fn prefix(text: &str, at: Position, expected: &str) -> Read<IpNet> {
+fn prefix(text: &str, at: Position, expected: &str) -> ScalarResult<IpNet> {
     let (address, length) = text.split_once('/').unwrap_or((text, ""));
-    // The standard library's parser refuses leading zeros, which others take for octal.
+    // The standard library's parser refuses leading zeros, which inet_aton(3) reads as octal.
     let plain =
         length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
     let net = match (parse(address), length.parse()) {
@@ -75,10 +75,10 @@ fn prefix(text: &str, at: Position, expected: &str) -> Read<IpNet> {
         _ => None,
     };
     match net {
-        Some(net) if net.prefix_len() == 0 => no(
+        Some(net) if net.prefix_len() == 0 => refuse(
             "bad-address",
             at,
-            format!("{text:?} stands for every address there is"),
+            format!("{text:?} covers every address"),
             "with prefix length 0 all traffic would be local",
             format!("write {expected}"),
         ),
@@ -88,16 +88,16 @@ fn prefix(text: &str, at: Position, expected: &str) -> Read<IpNet> {
 }
 
 /// The subnet of a network: no host bits.
-pub fn subnet(node: &Node) -> Read<At<IpNet>> {
+pub fn subnet(node: &YamlNode) -> ScalarResult<At<IpNet>> {
     let text = text(node, "a subnet")?;
     let net = prefix(text, node.at, "a subnet such as 192.0.2.0/24")?;
     usable(net.network(), node.at)?;
     if net.addr() != net.network() {
-        return no(
+        return refuse(
             "subnet-has-host-bits",
             node.at,
             format!("{net} is an address in a subnet, not a subnet"),
-            "it is not clear whether the address or the prefix length is mistyped",
+            "the address or the prefix length may be mistyped",
             format!("write {}", net.trunc()),
         );
     }
@@ -105,17 +105,17 @@ pub fn subnet(node: &Node) -> Read<At<IpNet>> {
 }
 
 /// The address of an interface with its prefix.
-pub fn interface_address(node: &Node) -> Read<At<IpNet>> {
+pub fn interface_address(node: &YamlNode) -> ScalarResult<At<IpNet>> {
     const EXPECTED: &str = "an address with its prefix length, such as 192.0.2.1/24";
     let text = text(node, "an interface's address")?;
     if let Some(address) = parse(text) {
         let usual = if address.is_ipv4() { 24 } else { 64 };
-        return no(
+        return refuse(
             "prefix-missing",
             node.at,
             format!("{text} has no prefix length"),
-            "without it nobody knows which addresses are on the same wire",
-            format!("write {text}/{usual}, or whatever the subnet has"),
+            "lvsprov needs it to know which addresses are on-link",
+            format!("write {text}/{usual}, or the subnet's prefix length"),
         );
     }
     let net = prefix(text, node.at, EXPECTED)?;
@@ -123,7 +123,7 @@ pub fn interface_address(node: &Node) -> Read<At<IpNet>> {
 }
 
 /// A VIP, with a prefix or without.
-pub fn vip(node: &Node) -> Read<At<(IpAddr, Option<u8>)>> {
+pub fn vip(node: &YamlNode) -> ScalarResult<At<(IpAddr, Option<u8>)>> {
     let text = text(node, "a VIP")?;
     if !text.contains('/') {
         let At { value, at } = address(node, "a VIP")?;
@@ -135,8 +135,8 @@ pub fn vip(node: &Node) -> Read<At<(IpAddr, Option<u8>)>> {
     Ok(At { value, at: node.at })
 }
 
-/// Refuses the first and the last address of a subnet: no machine can have them.
-pub fn not_an_end_of(net: IpNet, at: Position) -> Read<()> {
+/// Refuses the first and the last address of an IPv4 subnet.
+pub fn not_an_end_of(net: IpNet, at: Position) -> ScalarResult<()> {
     let (rule, end) = match net.addr() {
         // In IPv6 the first address is an anycast address of routers, and there is no broadcast.
         _ if net.addr().is_ipv6() || net.prefix_len() >= 31 => return Ok(()),
@@ -144,17 +144,17 @@ pub fn not_an_end_of(net: IpNet, at: Position) -> Read<()> {
         address if address == net.broadcast() => ("broadcast-address", "last"),
         _ => return Ok(()),
     };
-    no(
+    refuse(
         rule,
         at,
         format!("{} is the {end} address of {}", net.addr(), net.trunc()),
-        "the first address of a subnet names the subnet, the last one is its broadcast address",
-        format!("use one in between, or correct the prefix length /{}", net.prefix_len()),
+        "the first address of a subnet is its network address, the last one its broadcast address",
+        format!("use another address, or correct the prefix length /{}", net.prefix_len()),
     )
 }
 
-/// Checks what an interface may have: lo may have 127.0.0.0/8, others no such address.
-pub fn usable_on(net: &At<IpNet>, loopback: bool) -> Read<()> {
+/// Checks an interface's address: only lo may have 127.0.0.0/8.
+pub fn usable_on(net: &At<IpNet>, loopback: bool) -> ScalarResult<()> {
     if loopback && net.value.addr().is_loopback() {
         return Ok(());
     }

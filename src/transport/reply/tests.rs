@@ -103,7 +103,7 @@ fn large(services: u16) -> Reply {
     let state = desired_for(&topology, &topology.hosts[&"director".parse().unwrap()]).state;
     let modules = [(crate::state::Module::IpVs, Capability::Present)].into();
     let facts = HostFacts { modules, ..HostFacts::default() };
-    Reply::Seen(Box::new(Observation { facts, state, ..Observation::default() }))
+    Reply::Observed(Box::new(Observation { facts, state, ..Observation::default() }))
 }
 
 #[test]

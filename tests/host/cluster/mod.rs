@@ -433,7 +433,7 @@ fn killed_anywhere_what_two_topologies_share_is_given_back_by_the_last() {
     let before = cluster.photograph();
     let other = cluster.another("other", "172.25.7.201");
     let fault = cluster.file.with_file_name("fault");
-    for point in ["begin", "journal", "begun", "step 1", "settle", "settled", "closed"] {
+    for point in ["prepare", "journal", "prepared", "step 1", "close", "receipt", "closed"] {
         cluster.expect(&["apply", "--limit", "rs1"], 0);
         NetnsCluster::expect_of(&other, &["apply", "--limit", "rs1"], 0);
         std::fs::write(&fault, format!("{point} kill\n")).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lvsprov::agent::journal;
-use lvsprov::protocol::{Ending, Reply, Request};
+use lvsprov::protocol::{Decision, Reply, Request};
 use lvsprov::state::{JOURNAL_VERSION, Journal};
 use proptest::prelude::*;
 
@@ -52,11 +52,11 @@ fn on_a_disk_that_fills_up_later_it_is_still_finished() {
     with_file_system(&netns, "size=2m,mode=700", |path| {
         let mut agent = agent(path);
         let wish = begin(1, changes(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish.clone()))), Reply::Prepared);
         fill(path);
         agent.done(&do_all(1, changes()));
-        assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
-        assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+        assert_eq!(agent.ask(&agree(1)), Reply::Voted);
+        assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
         assert_eq!(agent.look().receipt, wish.settled);
     });
 }
@@ -67,16 +67,16 @@ fn on_a_disk_that_fills_up_later_it_is_still_undone_by_another() {
     with_file_system(&netns, "size=2m,mode=700", |path| {
         let mut first = agent(path);
         let wish = begin(1, changes(), &first.look());
-        assert_eq!(first.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(first.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         fill(path);
         first.done(&do_all(1, changes()));
         first.kill();
         let mut second = agent(path);
-        assert_eq!(second.ask(&take_up(1, false)), Reply::Begun);
+        assert_eq!(second.ask(&take_up(1, false)), Reply::Prepared);
         let there = second.look();
         assert_eq!(there.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, second.pid());
         second.done(&do_steps(1, way_back(&there)));
-        assert_eq!(second.ask(&settle(1, Ending::Undone)), Reply::Settled);
+        assert_eq!(second.ask(&settle(1, Decision::Abort)), Reply::Closed);
         assert!(!path.join("t").exists());
     });
     assert_eq!(photograph(&netns), before);
@@ -89,7 +89,7 @@ fn on_a_disk_that_fills_up_later_the_timer_still_undoes() {
         let mut agent = agent(path);
         let mut wish = begin(1, changes(), &agent.look());
         wish.revert = Some(revert_after(3000));
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         fill(path);
         agent.done(&do_all(1, changes()));
         agent.kill();
@@ -109,7 +109,7 @@ fn on_a_full_disk_nothing_is_begun() {
         fill(path);
         let mut small = 0;
         // With a little more room each time, until there is enough: it never stops half-way.
-        while let Reply::Refused(failure) = agent.ask(&Request::Begin(Box::new(wish.clone()))) {
+        while let Reply::Refused(failure) = agent.ask(&Request::Prepare(Box::new(wish.clone()))) {
             assert!(failure.to_string().contains("No space left"), "{failure}");
             assert!(failure.cure.unwrap().contains("make room"));
             assert!(!path.join("t").exists(), "something is left");
@@ -119,7 +119,7 @@ fn on_a_full_disk_nothing_is_begun() {
         }
         assert!(small > 5, "{small}");
         assert_eq!(photograph(&netns), before);
-        assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
+        assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     });
 }
 
@@ -133,23 +133,23 @@ fn on_a_disk_that_turns_read_only_it_is_undone_and_settled_once_it_can_be() {
         remount("ro");
         let mut agent = agent(path);
         let wish = begin(1, changes(), &agent.look());
-        let failure = refused(agent.ask(&Request::Begin(Box::new(wish.clone()))));
+        let failure = refused(agent.ask(&Request::Prepare(Box::new(wish.clone()))));
         assert!(failure.to_string().contains("Read-only file system"), "{failure}");
         assert!(failure.cure.unwrap().contains("writable"));
         remount("rw");
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         agent.done(&do_all(1, changes()));
         remount("ro");
         let back = do_steps(1, way_back(&agent.look()));
         agent.done(&back);
         assert_eq!(photograph(&netns), before);
-        for request in [agree(1), settle(1, Ending::Undone), take_up(1, false)] {
+        for request in [agree(1), settle(1, Decision::Abort), take_up(1, false)] {
             let failure = refused(agent.ask(&request));
             assert!(failure.to_string().contains("Read-only file system"), "{failure}");
         }
         assert!(agent.look().unfinished.is_some());
         remount("rw");
-        assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
+        assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     });
 }
 
@@ -160,11 +160,11 @@ fn a_state_folder_that_is_not_there_is_made() {
         let mut agent = agent(&place);
         let wish = begin(1, changes(), &agent.look());
         assert!(!path.join("var").exists(), "looking made something");
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
-        assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
+        assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
         // And one that somebody removes in the midst is told of.
         let wish = begin(2, changes(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         fs::remove_dir_all(path.join("var")).unwrap();
         let failure = refused(agent.ask(&do_all(2, changes())));
         assert!(failure.message.contains("is not here any more"), "{failure}");
@@ -175,7 +175,7 @@ fn a_state_folder_that_is_not_there_is_made() {
 fn begun(netns: &NetnsHost) -> Journal {
     let mut agent = Agent::start(netns);
     let wish = begin(1, changes(), &agent.look());
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish.clone()))), Reply::Prepared);
     agent.kill();
     wish.journal
 }
@@ -202,27 +202,24 @@ fn a_damaged_journal_is_named_with_the_way_out() {
     ] {
         assert_ne!(text, whole);
         fs::write(&path, &text).unwrap();
-        for request in [look(), take_up(1, true), Request::Begin(Box::new(empty(&netns)))] {
+        for request in [look(), take_up(1, true), Request::Prepare(Box::new(empty(&netns)))] {
             let failure = refused(agent.ask(&request));
             assert!(failure.message.contains(says), "{says}: {failure}");
             assert!(failure.cure.is_some());
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "it was overwritten");
     }
-    // One of format 1 is as good.
-    fs::write(&path, whole.replace(&version(JOURNAL_VERSION), &version(1))).unwrap();
-    assert!(agent.look().unfinished.is_some_and(|there| !there.restarted));
     // What the cure says: with the journal away, the receipt goes on from here.
     fs::rename(&path, netns.folder.path().join("away.json")).unwrap();
     let seen = agent.look();
     assert!(seen.receipt.is_some() && seen.unfinished.is_none());
     let wish = begin(3, changes(), &seen);
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
-    assert_eq!(agent.ask(&settle(3, Ending::Undone)), Reply::Settled);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
+    assert_eq!(agent.ask(&settle(3, Decision::Abort)), Reply::Closed);
     assert!(!folder.join(id(1).as_str()).exists(), "what is left of the old one goes");
 }
 
-fn empty(netns: &NetnsHost) -> lvsprov::protocol::Begin {
+fn empty(netns: &NetnsHost) -> lvsprov::protocol::Prepare {
     let other = NetnsHost::new();
     let mut seen = Agent::start(&other).look();
     seen.state = Agent::with(netns, other.folder.path(), &BTreeMap::new()).look().state;
@@ -230,7 +227,7 @@ fn empty(netns: &NetnsHost) -> lvsprov::protocol::Begin {
 }
 
 fn what_of_it_is_missing_or_not_ours_is_told() {
-    for (file, says) in [("begun.json", "is not whole"), ("begun", "is not whole")] {
+    for (file, says) in [("prepared.json", "is not whole"), ("prepared", "is not whole")] {
         let netns = paired_netns();
         begun(&netns);
         fs::remove_file(netns.folder.path().join("t").join(id(1).as_str()).join(file)).unwrap();
@@ -241,11 +238,11 @@ fn what_of_it_is_missing_or_not_ours_is_told() {
     let netns = paired_netns();
     begun(&netns);
     let folder = netns.folder.path().join("t").join(id(1).as_str());
-    for file in ["holder.json", "heard", "told.json"] {
+    for file in ["holder.json", "last_request", "notes.json"] {
         fs::write(folder.join(file), "{ half").unwrap();
     }
     let there = Agent::start(&netns).look().unfinished.unwrap();
-    assert_eq!((there.holder, there.told), (None, Vec::<String>::new()));
+    assert_eq!((there.holder, there.notes), (None, Vec::<String>::new()));
 
     let path = netns.folder.path().join("t/journal.json");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();

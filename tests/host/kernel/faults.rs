@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use lvsprov::agent::process::Process;
-use lvsprov::protocol::{Ending, Reply, Request};
+use lvsprov::protocol::{Decision, Reply, Request};
 
 use super::life::files;
 use crate::support::agents::{
@@ -26,9 +26,9 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Everything that a controller asks until `ending`, up to where the agent ends. Whether it did.
-fn go(agent: &mut Agent, wish: lvsprov::protocol::Begin, agreed: bool, ending: Ending) -> bool {
-    let mut requests = vec![Request::Begin(Box::new(wish))];
-    if ending == Ending::Done {
+fn go(agent: &mut Agent, wish: lvsprov::protocol::Prepare, agreed: bool, ending: Decision) -> bool {
+    let mut requests = vec![Request::Prepare(Box::new(wish))];
+    if ending == Decision::Commit {
         requests.push(do_all(1, changes()));
     }
     if agreed {
@@ -49,16 +49,16 @@ enum Left {
 fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
     let steps = changes().len();
     let mut points = vec![
-        ("begin".to_owned(), Left::Nothing),
+        ("prepare".to_owned(), Left::Nothing),
         ("journal".to_owned(), Left::Unfinished),
-        ("begun".to_owned(), Left::Unfinished),
+        ("prepared".to_owned(), Left::Unfinished),
     ];
     points.extend((0..=steps).map(|step| (format!("step {step}"), Left::Unfinished)));
     points.extend([
-        ("agree".to_owned(), Left::Unfinished),
-        ("agreed".to_owned(), Left::Agreed),
-        ("settle".to_owned(), Left::Agreed),
-        ("settled".to_owned(), Left::Agreed),
+        ("vote".to_owned(), Left::Unfinished),
+        ("voted".to_owned(), Left::Agreed),
+        ("close".to_owned(), Left::Agreed),
+        ("receipt".to_owned(), Left::Agreed),
         ("closed".to_owned(), Left::Settled),
     ]);
     let mut survived = 0;
@@ -67,7 +67,7 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
         let before = photograph(&netns);
         let mut agent = Agent::faulty(&netns, &format!("{point} kill"));
         let wish = begin(1, changes(), &agent.look());
-        assert!(go(&mut agent, wish.clone(), true, Ending::Done), "{point}: it was not killed");
+        assert!(go(&mut agent, wish.clone(), true, Decision::Commit), "{point}: it was not killed");
         agent.ended();
         set_fault(&netns, "");
 
@@ -83,7 +83,7 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
             Left::Unfinished => {
                 let unfinished = unfinished.unwrap_or_else(|| panic!("{point}: nothing is told"));
                 assert_eq!(unfinished.journal, wish.journal, "{point}");
-                assert!(!unfinished.agreed && unfinished.holder.is_none(), "{point}");
+                assert!(!unfinished.voted && unfinished.holder.is_none(), "{point}");
                 assert_eq!(unfinished.receipt_before, None, "{point}");
                 if let Some(count) = point.strip_prefix("step ") {
                     let left = crate::support::agents::way_back(&seen).len();
@@ -96,13 +96,13 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
                 assert_eq!(files(&netns), [""; 0], "{point}");
             }
             Left::Agreed => {
-                assert!(unfinished.unwrap().agreed, "{point}");
-                assert_eq!(other.ask(&take_up(1, false)), Reply::Begun, "{point}");
-                if point != "agreed" {
-                    let late = super::life::refused(other.ask(&settle(1, Ending::Undone)));
+                assert!(unfinished.unwrap().voted, "{point}");
+                assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared, "{point}");
+                if point != "voted" {
+                    let late = super::life::refused(other.ask(&settle(1, Decision::Abort)));
                     assert!(late.message.contains("cannot be undone any more"), "{point}: {late}");
                 }
-                assert_eq!(other.ask(&settle(1, Ending::Done)), Reply::Settled, "{point}");
+                assert_eq!(other.ask(&settle(1, Decision::Commit)), Reply::Closed, "{point}");
                 assert_eq!(other.look().receipt, wish.settled, "{point}");
                 assert_eq!(files(&netns), ["receipt.json"], "{point}");
             }
@@ -118,18 +118,18 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
 
 /// With a receipt before: it is moved back, and there may be none of it in its old place then.
 fn killed_while_it_is_settled_as_undone_it_is_settled_by_the_next() {
-    for point in ["settle", "settled", "closed"] {
+    for point in ["close", "receipt", "closed"] {
         let netns = paired_netns();
         let mut agent = Agent::start(&netns);
         let mut first = begin(9, changes()[..1].to_vec(), &agent.look());
         first.journal.hosts.pop_last();
-        agent.ask(&Request::Begin(Box::new(first.clone())));
-        assert_eq!(agent.ask(&settle(9, Ending::Done)), Reply::Settled);
+        agent.ask(&Request::Prepare(Box::new(first.clone())));
+        assert_eq!(agent.ask(&settle(9, Decision::Commit)), Reply::Closed);
         let before = photograph(&netns);
 
         let mut agent = Agent::faulty(&netns, &format!("{point} kill"));
         let wish = begin(1, changes(), &agent.look());
-        assert!(go(&mut agent, wish, false, Ending::Undone), "{point}: it was not killed");
+        assert!(go(&mut agent, wish, false, Decision::Abort), "{point}: it was not killed");
         agent.ended();
         set_fault(&netns, "");
         let mut other = Agent::start(&netns);
@@ -137,9 +137,9 @@ fn killed_while_it_is_settled_as_undone_it_is_settled_by_the_next() {
         assert_eq!(unfinished.is_some(), point != "closed", "{point}");
         if let Some(unfinished) = unfinished {
             assert_eq!(unfinished.receipt_before, first.settled, "{point}");
-            assert!(!unfinished.agreed, "{point}");
-            assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
-            let late = super::life::refused(other.ask(&settle(1, Ending::Done)));
+            assert!(!unfinished.voted, "{point}");
+            assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
+            let late = super::life::refused(other.ask(&settle(1, Decision::Commit)));
             assert!(late.message.contains("has begun to undo it"), "{point}: {late}");
             drop(other);
             roll_back(&netns, 1);
@@ -152,17 +152,17 @@ fn killed_while_it_is_settled_as_undone_it_is_settled_by_the_next() {
 }
 
 fn killed_in_a_taking_over_either_of_the_two_is_there() {
-    for (point, which) in [("begin", 1), ("journal", 2), ("begun", 2)] {
+    for (point, which) in [("prepare", 1), ("journal", 2), ("prepared", 2)] {
         let netns = paired_netns();
         let before = photograph(&netns);
         let mut agent = Agent::start(&netns);
         let wish = begin(1, changes()[..2].to_vec(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         agent.done(&do_all(1, changes()[..2].to_vec()));
         agent.kill();
         let mut agent = Agent::faulty(&netns, &format!("{point} kill"));
         let wish = begin(2, changes()[2..].to_vec(), &agent.look());
-        assert_eq!(agent.try_ask(&Request::Begin(Box::new(wish))), None);
+        assert_eq!(agent.try_ask(&Request::Prepare(Box::new(wish))), None);
         agent.ended();
         set_fault(&netns, "");
         let unfinished = Agent::start(&netns).look().unfinished.unwrap();
@@ -175,13 +175,13 @@ fn killed_in_a_taking_over_either_of_the_two_is_there() {
 
 /// Nobody comes back: not for an agent that died, and not for one that died in the midst.
 fn the_timer_undoes_by_itself_wherever_the_agent_was_killed() {
-    for point in ["journal", "begun", "step 0", "step 3", "agree"] {
+    for point in ["journal", "prepared", "step 0", "step 3", "vote"] {
         let netns = paired_netns();
         let before = photograph(&netns);
         let mut agent = Agent::faulty(&netns, &format!("{point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
         wish.revert = Some(revert_after(4000));
-        assert!(go(&mut agent, wish, true, Ending::Done), "{point}: it was not killed");
+        assert!(go(&mut agent, wish, true, Decision::Commit), "{point}: it was not killed");
         agent.ended();
         eventually("it is undone", || files(&netns).is_empty());
         assert_eq!(photograph(&netns), before, "{point}");
@@ -191,8 +191,8 @@ fn the_timer_undoes_by_itself_wherever_the_agent_was_killed() {
         let seen = agent.look();
         assert_eq!(seen.reverted.as_ref().map(|what| &what.transaction), Some(&id(1)), "{point}");
         let again = begin(2, changes(), &seen);
-        assert_eq!(agent.ask(&Request::Begin(Box::new(again))), Reply::Begun, "{point}");
-        assert_eq!(agent.ask(&settle(2, Ending::Undone)), Reply::Settled, "{point}");
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(again))), Reply::Prepared, "{point}");
+        assert_eq!(agent.ask(&settle(2, Decision::Abort)), Reply::Closed, "{point}");
         assert_eq!(agent.look().reverted, None, "{point}");
     }
 }
@@ -204,20 +204,20 @@ fn what_was_never_begun_leaves_no_timer() {
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert = Some(revert_after(600_000));
     std::fs::create_dir_all(netns.folder.path().join("t/.journal.json.new/x")).unwrap();
-    let failure = super::life::refused(agent.ask(&Request::Begin(Box::new(wish))));
+    let failure = super::life::refused(agent.ask(&Request::Prepare(Box::new(wish))));
     assert!(failure.message.contains("journal.json"), "{failure}");
     assert_eq!(timers(&netns), Vec::<u32>::new());
     assert_eq!(agent.look().unfinished, None);
 }
 
 fn a_timer_that_is_killed_leaves_it_to_rollback() {
-    for point in ["step 0", "step 2", "settle", "settled", "closed"] {
+    for point in ["step 0", "step 2", "close", "receipt", "closed"] {
         let netns = paired_netns();
         let before = photograph(&netns);
         let mut agent = Agent::faulty(&netns, &format!("revert {point} kill"));
         let mut wish = begin(1, changes(), &agent.look());
         wish.revert = Some(revert_after(3000));
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         let timer = stop_timer(&netns, 1);
         agent.done(&do_all(1, changes()));
         assert_eq!(timers(&netns), [timer.as_raw().cast_unsigned()]);
@@ -228,7 +228,7 @@ fn a_timer_that_is_killed_leaves_it_to_rollback() {
             assert_eq!(Agent::start(&netns).look().unfinished, None);
         } else {
             let unfinished = Agent::start(&netns).look().unfinished.unwrap();
-            assert_eq!((unfinished.reverts_in_ms, unfinished.agreed), (None, false), "{point}");
+            assert_eq!((unfinished.reverts_in_ms, unfinished.voted), (None, false), "{point}");
             roll_back(&netns, 1);
         }
         assert_eq!(photograph(&netns), before, "{point}");

@@ -4,7 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
-use lvsprov::state::{Address, Change, Link, Route, Scope, Sysctl};
+use lvsprov::state::{Address, Edit, Link, Route, Scope, Sysctl};
 use serde_json::{Value, json};
 
 use crate::support::cases::{Case, cases};
@@ -42,17 +42,17 @@ fn nodad() -> Address {
     Address { nodad: true, ..plain_address() }
 }
 
-fn set(key: &str, before: &str, after: &str) -> Change {
+fn set(key: &str, before: &str, after: &str) -> Edit {
     let (before, after) = (before.to_owned(), after.to_owned());
-    Change::SetSysctl { key: key.parse().unwrap(), before, after }
+    Edit::change::<Sysctl>(key.parse().unwrap(), before, after)
 }
 
 fn an_address_without_duplicate_detection_is_there_at_once() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     let (asked, at_once) = (address_key("2001:db8::1/64@v0"), address_key("2001:db8::2/64@v0"));
     let outcome = netns.do_all(vec![
-        Change::AddAddress { key: at_once.clone(), address: nodad() },
-        Change::AddAddress { key: asked.clone(), address: plain_address() },
+        Edit::add::<Address>(at_once.clone(), nodad()),
+        Edit::add::<Address>(asked.clone(), plain_address()),
     ]);
     let seen = |local| in_ip(&netns, "v0", local).unwrap();
     // Duplicates are looked for during a second at least.
@@ -65,9 +65,9 @@ fn an_address_without_duplicate_detection_is_there_at_once() {
     eventually("no duplicate", || seen("2001:db8::1").get("tentative").is_none());
     assert_eq!(netns.look(&[]).state.addresses[&asked], plain_address());
 
-    let other = Change::RemoveAddress { key: at_once.clone(), address: plain_address() };
+    let other = Edit::remove::<Address>(at_once.clone(), plain_address());
     netns.fails(other, "expected scope global, found scope global, nodad");
-    netns.do_all(vec![Change::RemoveAddress { key: at_once, address: nodad() }]);
+    netns.do_all(vec![Edit::remove::<Address>(at_once, nodad())]);
     assert_eq!(in_ip(&netns, "v0", "2001:db8::2"), None);
 }
 
@@ -82,15 +82,15 @@ fn a_deprecated_address_is_never_the_source() {
         routes[0]["prefsrc"].as_str().map(str::to_owned)
     };
     let outcome = netns.do_all(vec![
-        Change::AddAddress { key: own.clone(), address: nodad() },
-        Change::AddAddress { key: vip.clone(), address: deprecated.clone() },
+        Edit::add::<Address>(own.clone(), nodad()),
+        Edit::add::<Address>(vip.clone(), deprecated.clone()),
     ]);
     assert_eq!(outcome.after.state.addresses[&vip], deprecated);
     assert_eq!(in_ip(&netns, "v0", "2001:db8::80").unwrap()["deprecated"], true);
     assert_eq!(source().as_deref(), Some("2001:db8::2"));
     netns.do_all(vec![
-        Change::RemoveAddress { key: vip.clone(), address: deprecated },
-        Change::AddAddress { key: vip, address: nodad() },
+        Edit::remove::<Address>(vip.clone(), deprecated),
+        Edit::add::<Address>(vip, nodad()),
     ]);
     assert_eq!(source().as_deref(), Some("2001:db8::80"), "then this test would prove nothing");
 }
@@ -99,7 +99,7 @@ fn a_scope_that_the_kernel_would_ignore_is_refused() {
     let netns = NetnsHost::with_lo();
     let address = Address { scope: Scope::Host, ..plain_address() };
     let key = address_key("2001:db8::53/128@lo");
-    let failure = netns.fails(Change::AddAddress { key, address }, "cannot have scope host");
+    let failure = netns.fails(Edit::add::<Address>(key, address), "cannot have scope host");
     assert!(failure.cure.unwrap().contains("here global"));
     assert_eq!(in_ip(&netns, "lo", "2001:db8::53"), None);
 }
@@ -109,7 +109,7 @@ fn an_interface_that_goes_down_keeps_its_addresses() {
     netns.ip("address add 2001:db8::1/64 dev v0 nodad");
     netns.ip("address add 2001:db8::2/128 dev v0");
     let dev = || "v0".parse().unwrap();
-    let down = Change::SetLink { dev: dev(), before: Link::Up, after: Link::Down };
+    let down = Edit::change::<Link>(dev(), Link::Up, Link::Down);
     netns.do_all(vec![down.clone()]);
     assert_eq!(in_ip(&netns, "v0", "2001:db8::1").unwrap()["nodad"], true);
     assert_eq!(in_ip(&netns, "v0", "2001:db8::2").unwrap()["prefixlen"], 128);
@@ -168,9 +168,9 @@ fn routes_read_back_as_they_were_asked_for() {
     let on_link = Route { gateway: None, ..via("2001:db8::2", "v0", 0) };
     let (plain, metric) = (via("2001:db8::2", "v0", 0), via("2001:db8::3", "v0", 7));
     let steps = vec![
-        Change::AddRoute { key: host.clone(), route: plain.clone() },
-        Change::AddRoute { key: net.clone(), route: on_link.clone() },
-        Change::AddRoute { key: fallback.clone(), route: metric.clone() },
+        Edit::add::<Route>(host.clone(), plain.clone()),
+        Edit::add::<Route>(net.clone(), on_link.clone()),
+        Edit::add::<Route>(fallback.clone(), metric.clone()),
     ];
     let seen = netns.do_all(steps.clone()).after.state.routes;
     assert_eq!(seen[&host], plain);
@@ -182,9 +182,9 @@ fn routes_read_back_as_they_were_asked_for() {
     assert_eq!(routes(&netns, "default"), gateway("2001:db8::3", 7));
     // 1024 and none are one and the same.
     let before = Route { metric: 1024, ..plain.clone() };
-    let change = Change::ReplaceRoute { key: host.clone(), before, after: metric.clone() };
+    let change = Edit::change::<Route>(host.clone(), before, metric.clone());
     netns.fails(change, "somebody changed it since");
-    let change = Change::ReplaceRoute { key: host, before: plain, after: metric };
+    let change = Edit::change::<Route>(host, plain, metric);
     netns.do_all(vec![change.clone()]);
     assert_eq!(routes(&netns, "2001:db8:1::53"), gateway("2001:db8::3", 7));
     netns.do_all(vec![change.inverse().unwrap()]);
@@ -212,7 +212,7 @@ fn a_route_that_a_router_gave_is_none_of_a_person() {
         eventually("a second", || first.is_none() || left() != first);
         assert_eq!(netns.look(&[]).state.routes[&key], before);
         let after = via("2001:db8::2", "v0", 0);
-        netns.fails(Change::ReplaceRoute { key, before, after }, "could not be put back");
+        netns.fails(Edit::change::<Route>(key, before, after), "could not be put back");
         netns.ip("-6 route del default");
     }
 }

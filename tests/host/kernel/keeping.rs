@@ -8,8 +8,8 @@ use std::process::Command;
 use lvsprov::agent::lock;
 use lvsprov::agent::receipt as receipts;
 use lvsprov::failure::Failure;
-use lvsprov::protocol::{Begin, Reply, Request};
-use lvsprov::state::{Change, Observation};
+use lvsprov::protocol::{Prepare, Reply, Request};
+use lvsprov::state::{Edit, Observation, Sysctl};
 
 use crate::support::agents::{Agent, do_all};
 use crate::support::cases::{Case, cases};
@@ -31,14 +31,14 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn step() -> Change {
+fn step() -> Edit {
     let key = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
-    Change::SetSysctl { key, before: "0".to_owned(), after: "1".to_owned() }
+    Edit::change::<Sysctl>(key, "0".to_owned(), "1".to_owned())
 }
 
-fn bad_step() -> Change {
+fn bad_step() -> Edit {
     let key = "net.ipv4.conf.lo.arp_announce".parse().unwrap();
-    Change::SetSysctl { key, before: "9".to_owned(), after: "1".to_owned() }
+    Edit::change::<Sysctl>(key, "9".to_owned(), "1".to_owned())
 }
 
 fn refused(reply: Reply) -> Failure {
@@ -50,27 +50,28 @@ fn refused(reply: Reply) -> Failure {
 
 fn look() -> Request {
     let topology = "t".parse().unwrap();
-    Request::Look { topology, sysctls: std::collections::BTreeSet::new(), counters: false }
+    Request::Observe { topology, sysctls: std::collections::BTreeSet::new(), counters: false }
 }
 
 /// What a plan of [`step`] asks for, made without looking.
-fn begin_step() -> Begin {
+fn begin_step() -> Prepare {
     let mut seen = Observation::default();
-    let Change::SetSysctl { key, before, .. } = step() else { unreachable!() };
-    seen.state.sysctls.insert(key, before);
-    begin(1, vec![step()], &seen)
+    let step = step();
+    let (key, before, _) = step.changed::<Sysctl>().unwrap();
+    seen.state.sysctls.insert(key.clone(), before.clone());
+    begin(1, vec![step], &seen)
 }
 
 fn act() -> Request {
-    Request::Begin(Box::new(begin_step()))
+    Request::Prepare(Box::new(begin_step()))
 }
 
 fn a_failed_step_leaves_the_receipt_of_the_start() {
     let netns = NetnsHost::new();
     let mut agent = Agent::start(&netns);
     let wish = begin(1, vec![step(), bad_step()], &agent.look());
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
-    let Reply::Done(outcome) = agent.ask(&do_all(1, vec![step(), bad_step()])) else {
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish.clone()))), Reply::Prepared);
+    let Reply::Executed(outcome) = agent.ask(&do_all(1, vec![step(), bad_step()])) else {
         panic!("not done")
     };
     assert_eq!(outcome.done, 1);
@@ -84,7 +85,7 @@ fn looking_makes_nothing() {
     let place = netns.folder.path().join("deeper");
     let before = netns.ip("-d address show");
     let reply = netns.run(|| ask_here(&place, look()));
-    assert!(matches!(reply, Reply::Seen(_)), "{reply:?}");
+    assert!(matches!(reply, Reply::Observed(_)), "{reply:?}");
     assert!(!place.exists());
     assert_eq!(netns.ip("-d address show"), before);
 }
@@ -202,7 +203,7 @@ fn with_no_room_for_the_receipt_of_the_end_nothing_is_touched() {
         large.owned.insert(lvsprov::state::Item::Service(service));
     }
     with_file_system(&netns, "size=128k,mode=700", |path| {
-        let failure = refused(ask_here(path, Request::Begin(Box::new(wish))));
+        let failure = refused(ask_here(path, Request::Prepare(Box::new(wish))));
         assert!(failure.to_string().contains("No space left"), "{failure}");
         assert!(!path.join("t").exists(), "a half receipt is left");
     });
@@ -240,7 +241,7 @@ fn a_receipt_of_another_topology_is_refused() {
     let netns = NetnsHost::new();
     let mut wish = begin_step();
     wish.receipt.topology = "other".parse().unwrap();
-    let failure = refused(netns.ask(Request::Begin(Box::new(wish))));
+    let failure = refused(netns.ask(Request::Prepare(Box::new(wish))));
     assert!(failure.message.contains("the receipt of other"), "{failure}");
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "0");
 }
@@ -254,13 +255,13 @@ fn what_another_topology_has_is_still_so_or_nothing_is_begun() {
     theirs.owned = [step().item()].into();
     let mut counted_on = begin_step();
     counted_on.expected.owners = [(theirs.topology.clone(), theirs.owned.clone())].into();
-    let counted_on = Request::Begin(Box::new(counted_on));
+    let counted_on = Request::Prepare(Box::new(counted_on));
     let moved = |request| {
-        let Reply::Moved(differences) = netns.ask(request) else { panic!("not moved") };
+        let Reply::Changed(differences) = netns.ask(request) else { panic!("not moved") };
         assert_eq!(differences, ["what the topology u has in common with this one here"]);
     };
     moved(counted_on.clone());
     receipts::write(netns.folder.path(), &theirs).unwrap();
     moved(act());
-    assert_eq!(netns.ask(counted_on), Reply::Begun);
+    assert_eq!(netns.ask(counted_on), Reply::Prepared);
 }

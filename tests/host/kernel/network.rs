@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvsprov::state::{Address, Change, Link, Route, Scope};
+use lvsprov::state::{Address, Edit, Link, Route, Scope};
 use serde_json::{Value, json};
 
 use crate::support::cases::{Case, cases};
@@ -53,17 +53,17 @@ fn routes_in_ip(netns: &NetnsHost, which: &str) -> Vec<Value> {
     routes.iter().map(short).collect()
 }
 
-fn vip_on_lo() -> Change {
-    Change::AddAddress {
-        key: address_key("172.18.253.53/32@lo"),
-        address: Address {
+fn vip_on_lo() -> Edit {
+    Edit::add::<Address>(
+        address_key("172.18.253.53/32@lo"),
+        Address {
             scope: Scope::Host,
             label: Some("lo:0".to_owned()),
             broadcast: None,
             nodad: false,
             deprecated: false,
         },
-    }
+    )
 }
 
 fn a_vip_on_lo_has_its_label_scope_and_prefix() {
@@ -75,8 +75,9 @@ fn a_vip_on_lo_has_its_label_scope_and_prefix() {
     assert_eq!(seen["scope"], "host");
     assert_eq!(seen["prefixlen"], 32);
     assert_eq!(seen.get("broadcast"), None);
-    let Change::AddAddress { key, address } = vip_on_lo() else { unreachable!() };
-    assert_eq!(outcome.after.state.addresses.get(&key), Some(&address));
+    let vip = vip_on_lo();
+    let (key, address) = vip.added::<Address>().unwrap();
+    assert_eq!(outcome.after.state.addresses.get(key), Some(address));
 
     netns.fails(vip_on_lo(), "somebody changed it since");
     netns.do_all(vec![vip_on_lo().inverse().unwrap()]);
@@ -90,8 +91,8 @@ fn an_address_gets_exactly_the_broadcast_that_was_asked_for() {
     let with = address_key("198.51.100.1/24@v0");
     let broadcast = Address { broadcast: Some([198, 51, 100, 255].into()), ..plain_address() };
     let outcome = netns.do_all(vec![
-        Change::AddAddress { key: without.clone(), address: plain_address() },
-        Change::AddAddress { key: with.clone(), address: broadcast.clone() },
+        Edit::add::<Address>(without.clone(), plain_address()),
+        Edit::add::<Address>(with.clone(), broadcast.clone()),
     ]);
     let seen = |local| address_in_ip(&netns, "v0", local).unwrap();
     assert_eq!(seen("192.0.2.1").get("broadcast"), None);
@@ -105,7 +106,7 @@ fn an_ipv6_vip_is_added_and_removed() {
     let netns = NetnsHost::new();
     netns.ip("link set lo up");
     let key = address_key("2001:db8::53/128@lo");
-    let change = Change::AddAddress { key: key.clone(), address: plain_address() };
+    let change = Edit::add::<Address>(key.clone(), plain_address());
     let outcome = netns.do_all(vec![change.clone()]);
     assert_eq!(outcome.after.state.addresses[&key], plain_address());
     assert_eq!(address_in_ip(&netns, "lo", "2001:db8::53").unwrap()["prefixlen"], 128);
@@ -126,7 +127,7 @@ fn a_label_that_the_kernel_would_cut_is_refused() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     for (label, why) in [("lo:0", "starts with"), ("v0:0123456789abc", "1 to 15 bytes")] {
         let address = Address { label: Some(label.to_owned()), ..plain_address() };
-        netns.fails(Change::AddAddress { key: address_key("192.0.2.1/32@v0"), address }, why);
+        netns.fails(Edit::add::<Address>(address_key("192.0.2.1/32@v0"), address), why);
     }
 }
 
@@ -137,7 +138,7 @@ fn the_other_addresses_of_a_subnet_stay_when_the_first_is_removed() {
     netns.ip("address add 10.9.0.2/24 broadcast 10.9.0.255 dev v0 label v0:x");
     netns.ip("address add 10.9.0.3/24 dev v0");
     let key = address_key("10.9.0.1/24@v0");
-    let outcome = netns.do_all(vec![Change::RemoveAddress { key, address: plain_address() }]);
+    let outcome = netns.do_all(vec![Edit::remove::<Address>(key, plain_address())]);
     let left: Vec<_> = outcome.after.state.addresses.keys().map(ToString::to_string).collect();
     assert!(left.contains(&"10.9.0.2/24@v0".to_owned()), "{left:?}");
     assert!(left.contains(&"10.9.0.3/24@v0".to_owned()), "{left:?}");
@@ -151,7 +152,7 @@ fn the_other_addresses_of_a_subnet_stay_when_the_first_is_removed() {
 fn a_link_goes_up_and_down() {
     let netns = NetnsHost::new();
     let flags = || netns.ip_json("link show lo")[0]["flags"].as_array().unwrap().clone();
-    let up = |before, after| Change::SetLink { dev: "lo".parse().unwrap(), before, after };
+    let up = |before, after| Edit::change::<Link>("lo".parse().unwrap(), before, after);
     assert!(!flags().contains(&json!("UP")));
     let outcome = netns.do_all(vec![up(Link::Down, Link::Up)]);
     assert!(flags().contains(&json!("UP")));
@@ -160,27 +161,25 @@ fn a_link_goes_up_and_down() {
     netns.do_all(vec![up(Link::Up, Link::Down)]);
     assert!(!flags().contains(&json!("UP")));
     let dev = "tunl0".parse().unwrap();
-    let failure =
-        netns.fails(Change::SetLink { dev, before: Link::Down, after: Link::Up }, "no interface");
+    let failure = netns.fails(Edit::change::<Link>(dev, Link::Down, Link::Up), "no interface");
     assert!(failure.cure.unwrap().contains("ipip"));
 }
 
 fn a_host_route_to_the_vip_comes_and_goes() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
-    let to_vip =
-        Change::AddRoute { key: route_key("172.18.253.53/32"), route: via("10.9.0.2", "v0", 0) };
-    let on_link = Change::AddRoute {
-        key: route_key("203.0.113.0/24"),
-        route: Route {
+    let to_vip = Edit::add::<Route>(route_key("172.18.253.53/32"), via("10.9.0.2", "v0", 0));
+    let on_link = Edit::add::<Route>(
+        route_key("203.0.113.0/24"),
+        Route {
             gateway: None,
             scope: Scope::Link,
             source: Some([10, 9, 0, 1].into()),
             ..via("10.9.0.2", "v0", 0)
         },
-    };
+    );
     let outcome = netns.do_all(vec![to_vip.clone(), on_link.clone()]);
     for change in [&to_vip, &on_link] {
-        let Change::AddRoute { key, route } = change else { unreachable!() };
+        let (key, route) = change.added::<Route>().unwrap();
         assert_eq!(outcome.after.state.routes.get(key), Some(route));
     }
     let seen = routes_in_ip(&netns, "172.18.253.53/32");
@@ -196,12 +195,12 @@ fn a_host_route_to_the_vip_comes_and_goes() {
 fn a_gateway_out_of_reach_is_explained() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     let route = via("192.0.2.1", "v0", 0);
-    let failure = netns.fails(Change::AddRoute { key: route_key("default"), route }, "unreachable");
+    let failure = netns.fails(Edit::add::<Route>(route_key("default"), route), "unreachable");
     assert!(failure.cure.unwrap().contains("none of this host's subnets"));
 }
 
 /// Replaces the default route while `ip monitor` listens; gives what it heard.
-fn heard_while(netns: &NetnsHost, change: Change) -> Vec<String> {
+fn heard_while(netns: &NetnsHost, change: Edit) -> Vec<String> {
     let mut monitor = netns.run(|| {
         Command::new("stdbuf")
             .args(["-oL", "ip", "-o", "monitor", "route"])
@@ -246,12 +245,11 @@ fn the_default_gateway_is_replaced_in_place() {
     netns.ip("route add default via 10.9.0.254 dev v0 metric 100");
     netns.ip("route add default via 10.9.0.253 dev v0 metric 200");
     let key = route_key("default");
-    let change = Change::ReplaceRoute {
-        key: key.clone(),
-        // `ip` says protocol boot.
-        before: Route { protocol: 3, ..via("10.9.0.254", "v0", 100) },
-        after: via("10.9.0.2", "v0", 100),
-    };
+    let change = Edit::change::<Route>(
+        key.clone(),
+        Route { protocol: 3, ..via("10.9.0.254", "v0", 100) },
+        via("10.9.0.2", "v0", 100),
+    );
     let heard = heard_while(&netns, change.clone());
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert!(heard[0].starts_with("default via 10.9.0.2 dev v0"), "{heard:?}");
@@ -267,11 +265,11 @@ fn the_default_gateway_is_replaced_in_place() {
 fn with_another_metric_the_new_gateway_comes_before_the_old_one_goes() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     netns.ip("route add default via 10.9.0.254 dev v0 proto static");
-    let change = Change::ReplaceRoute {
-        key: route_key("default"),
-        before: via("10.9.0.254", "v0", 0),
-        after: via("10.9.0.2", "v0", 50),
-    };
+    let change = Edit::change::<Route>(
+        route_key("default"),
+        via("10.9.0.254", "v0", 0),
+        via("10.9.0.2", "v0", 50),
+    );
     let heard = heard_while(&netns, change);
     assert_eq!(heard.len(), 2, "{heard:?}");
     assert!(heard[0].starts_with("default via 10.9.0.2"), "{heard:?}");
@@ -288,13 +286,13 @@ fn an_ipv6_default_route_without_a_metric_is_one_without_a_metric() {
         let all = netns.ip_json("-6 route show default");
         all.iter().map(|route| json!([route["gateway"], route["metric"]])).collect()
     };
-    netns.do_all(vec![Change::AddRoute { key: key.clone(), route: old.clone() }]);
+    netns.do_all(vec![Edit::add::<Route>(key.clone(), old.clone())]);
     assert_eq!(gateways(), [json!(["2001:db8::fe", 1024])]);
-    let change = Change::ReplaceRoute { key: key.clone(), before: old, after: new.clone() };
+    let change = Edit::change::<Route>(key.clone(), old, new.clone());
     let outcome = netns.do_all(vec![change]);
     assert_eq!(outcome.after.state.routes[&key], new);
     assert_eq!(gateways(), [json!(["2001:db8::2", 1024])]);
-    netns.do_all(vec![Change::RemoveRoute { key, route: new }]);
+    netns.do_all(vec![Edit::remove::<Route>(key, new)]);
     assert!(gateways().is_empty());
 }
 
@@ -308,11 +306,7 @@ fn a_route_that_could_not_be_put_back_is_shown_and_not_replaced() {
         netns.ip(&format!("route add {made}"));
         let before = netns.look(&[]).state.routes[&route_key("default")].clone();
         assert!(before.unheld.join(" ").to_lowercase().contains(shows), "{before:?}");
-        let change = Change::ReplaceRoute {
-            key: route_key("default"),
-            before,
-            after: via("10.9.0.2", "v0", 0),
-        };
+        let change = Edit::change::<Route>(route_key("default"), before, via("10.9.0.2", "v0", 0));
         netns.fails(change, "could not be put back");
         netns.ip("route del default");
     }

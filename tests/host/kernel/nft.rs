@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvsprov::state::{Change, Module, PacketRule, PacketRules, Protocol, TableName};
+use lvsprov::state::{Edit, KeyedEdit, Module, PacketRule, PacketRules, Protocol, TableName};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use serde_json::{Value, json};
 
@@ -122,7 +122,7 @@ fn a_table_is_made_changed_and_removed() {
     assert!(!listed(&netns).contains("chain source"), "a chain that no rule needs");
     put(&netns, &gallery());
     netns.fails(add.inverse().unwrap(), "somebody changed it since it was looked at");
-    let change = Change::SetTable { name: name(), before: Some(gallery()), after: Some(one) };
+    let change = Edit::Table(KeyedEdit { key: name(), before: Some(gallery()), after: Some(one) });
     netns.do_all(vec![change.clone(), change.inverse().unwrap(), change]);
     put(&netns, &PacketRules::default());
     assert_eq!(listed(&netns), "table inet lvsprov-t {\n}\n");
@@ -136,10 +136,8 @@ fn a_table_is_made_changed_and_removed() {
 fn what_is_there_is_touched_only_if_it_is_what_was_expected() {
     let netns = NetnsHost::new();
     let (one, two) = (rules([mark("192.0.2.1", &[80], 8)]), rules([clamp("192.0.2.1", 1400)]));
-    let change = |before: Option<&PacketRules>, after: Option<&PacketRules>| Change::SetTable {
-        name: name(),
-        before: before.cloned(),
-        after: after.cloned(),
+    let change = |before: Option<&PacketRules>, after: Option<&PacketRules>| {
+        Edit::Table(KeyedEdit { key: name(), before: before.cloned(), after: after.cloned() })
     };
     netns.fails(change(Some(&one), Some(&two)), "found no such table");
     netns.fails(change(Some(&one), None), "found no such table");
@@ -227,7 +225,7 @@ fn a_rule_of_ours_that_somebody_else_added_is_seen_as_it_is() {
     );
     let both = rules([mark("192.0.2.1", &[80], 8), mark("192.0.2.1", &[443], 9)]);
     assert_eq!(netns.look(&[]).state.tables[&name()], both);
-    let change = Change::SetTable { name: name(), before: Some(both), after: Some(wanted) };
+    let change = Edit::Table(KeyedEdit { key: name(), before: Some(both), after: Some(wanted) });
     netns.do_all(vec![change]);
 }
 
@@ -308,11 +306,11 @@ fn others_may_write_at_the_same_time() {
         let mut done = 0;
         for _ in 0..40 {
             let next = if now == one { &two } else { &one };
-            let change = Change::SetTable {
-                name: name(),
+            let change = Edit::Table(KeyedEdit {
+                key: name(),
                 before: Some(now.clone()),
                 after: Some(next.clone()),
-            };
+            });
             match netns.act(vec![change]).failure {
                 None => {
                     now = next.clone();

@@ -1,7 +1,7 @@
 //! A network namespace that is deleted and made anew while a transaction is under way in it.
 
-use lvsprov::protocol::{Ending, Reply, Request};
-use lvsprov::state::Change;
+use lvsprov::protocol::{Decision, Reply, Request};
+use lvsprov::state::{Address, Edit};
 
 use crate::support::agents::{
     Agent, begin, changes, do_all, photograph, roll_back, settle, way_back,
@@ -22,14 +22,13 @@ fn a_namespace_that_was_made_anew_is_as_after_a_restart() {
     let mut agent = Agent::start(&netns);
     let mut wish = begin(1, changes(), &agent.look());
     wish.journal.hosts.pop_last();
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish.clone()))), Reply::Prepared);
     agent.done(&do_all(1, changes()));
-    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     // Now takes the VIP away: undoing that alone would put it back without its ARP settings.
-    let vip =
-        Change::RemoveAddress { key: address_key("10.9.9.9/32@lo"), address: plain_address() };
+    let vip = Edit::remove::<Address>(address_key("10.9.9.9/32@lo"), plain_address());
     let second = begin(2, vec![vip.clone()], &agent.look());
-    assert_eq!(agent.ask(&Request::Begin(Box::new(second))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(second))), Reply::Prepared);
     agent.done(&do_all(2, vec![vip]));
     agent.kill();
     let there = Agent::start(&netns).look();

@@ -27,17 +27,17 @@ fn it_tries_again_until_what_stands_in_the_way_is_gone() {
     let mut agent = Agent::faulty(&netns, "revert pause 5");
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert = Some(revert_after(1000));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let timer = stop_timer(&netns, 1);
     agent.done(&do_all(1, changes()));
     agent.kill();
     // What it cannot read it cannot undo.
     let folder = netns.folder.path().join("t").join(id(1).as_str());
-    let (begun, away) = (folder.join("begun.json"), folder.join("away"));
+    let (begun, away) = (folder.join("prepared.json"), folder.join("away"));
     fs::rename(&begun, &away).unwrap();
     go_on(timer);
     let tries = || {
-        let told = fs::read(folder.join("told.json")).unwrap();
+        let told = fs::read(folder.join("notes.json")).unwrap();
         // It may be read half written.
         let told: Vec<String> = serde_json::from_slice(&told).unwrap_or_default();
         let line = told.into_iter().find(|line| line.starts_with("could not undo everything"))?;
@@ -57,19 +57,19 @@ fn one_that_has_tried_and_failed_is_in_nobodys_way() {
     let mut agent = Agent::faulty(&netns, "revert pause 600000");
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert = Some(revert_after(1000));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     // A folder in the place of the last mark: all is undone, and cannot be closed.
-    let mark = netns.folder.path().join("t").join(id(1).as_str()).join("undone");
+    let mark = netns.folder.path().join("t").join(id(1).as_str()).join("aborting");
     fs::create_dir_all(mark.join("x")).unwrap();
     agent.kill();
     let timer = timers(&netns)[0];
     let mut other = Agent::start(&netns);
-    eventually("it has tried", || !other.look().unfinished.unwrap().told.is_empty());
+    eventually("it has tried", || !other.look().unfinished.unwrap().notes.is_empty());
     assert_eq!(timers(&netns), [timer]);
     let seen = other.look();
     assert_eq!(seen.unfinished.as_ref().unwrap().reverts_in_ms, None);
     let wish = begin(2, changes(), &seen);
-    assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(other.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     eventually("it has ended", || timers(&netns).is_empty());
     drop(other);
     roll_back(&netns, 2);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lvsprov::agent::process::boottime_ms;
-use lvsprov::protocol::{Ending, Reply, Request, RevertAfter};
-use lvsprov::state::{Change, Controller};
+use lvsprov::protocol::{Decision, Reply, Request, RevertAfter};
+use lvsprov::state::{Address, Controller, Edit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -49,7 +49,7 @@ fn started(netns: &NetnsHost, build_ms: u32) -> Agent {
     let mut agent = Agent::start(netns);
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert = Some(revert_after(build_ms));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     agent.done(&do_all(1, changes()));
     agent
 }
@@ -62,17 +62,17 @@ fn while_it_is_pending_nobody_begins_and_looking_says_when() {
     let seen = other.look();
     let left = seen.unfinished.as_ref().unwrap().reverts_in_ms.unwrap();
     assert!(left <= speed::millis(600_000).into(), "{left}");
-    let Reply::Busy(busy) = other.ask(&Request::Begin(Box::new(begin(2, Vec::new(), &seen))))
+    let Reply::Busy(busy) = other.ask(&Request::Prepare(Box::new(begin(2, Vec::new(), &seen))))
     else {
         panic!("not busy")
     };
     assert!(busy.holder.is_none() && busy.reverts_in_ms.is_some());
     // It is no hindrance to undoing, and goes on while that is done.
-    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
     assert_eq!(timers(&netns).len(), 1);
     let back = do_steps(1, way_back(&other.look()));
     other.done(&back);
-    assert_eq!(other.ask(&settle(1, Ending::Undone)), Reply::Settled);
+    assert_eq!(other.ask(&settle(1, Decision::Abort)), Reply::Closed);
     eventually("the timer has ended", || timers(&netns).is_empty());
 }
 
@@ -91,10 +91,10 @@ fn what_is_agreed_is_never_undone() {
         });
     }
     let after = photograph(&netns);
-    assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
+    assert_eq!(agent.ask(&agree(1)), Reply::Voted);
     assert_eq!(timers(&netns), Vec::<u32>::new());
     assert_eq!(agent.look().unfinished.unwrap().reverts_in_ms, None);
-    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     assert_eq!(photograph(&netns), after);
 }
 
@@ -106,20 +106,21 @@ fn one_that_wakes_up_too_late_does_nothing() {
     signal(timer, Signal::SIGSTOP);
     agent.kill();
     let mut other = Agent::start(&netns);
-    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
     // Whatever becomes of the process, the mark on the disk counts.
     let open = netns.folder.path().join("t").join(id(1).as_str());
-    fs::rename(open.join("begun"), open.join("agreed")).unwrap();
+    fs::rename(open.join("prepared"), open.join("voted")).unwrap();
     let after = photograph(&netns);
     assert_eq!(other.look().unfinished.unwrap().reverts_in_ms, None);
-    let begun: Value = serde_json::from_slice(&fs::read(open.join("begun.json")).unwrap()).unwrap();
+    let begun: Value =
+        serde_json::from_slice(&fs::read(open.join("prepared.json")).unwrap()).unwrap();
     let due = begun["timer"]["build_at_ms"].as_u64().unwrap();
     eventually("its time is over", || boottime_ms() > due);
     signal(timer, Signal::SIGCONT);
     eventually("it has ended", || timers(&netns).is_empty());
     assert_eq!(photograph(&netns), after);
-    assert!(other.look().unfinished.unwrap().agreed);
-    assert_eq!(other.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert!(other.look().unfinished.unwrap().voted);
+    assert_eq!(other.ask(&settle(1, Decision::Commit)), Reply::Closed);
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -133,22 +134,28 @@ fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert =
         Some(RevertAfter { withdraw_ms: Some(speed::millis(3000)), ..revert_after(600_000) });
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     agent.done(&do_all(1, changes()));
     eventually("it has withdrawn", || {
-        agent.look().unfinished.unwrap().told.iter().any(|line| line.contains("withdrew by itself"))
+        agent
+            .look()
+            .unfinished
+            .unwrap()
+            .notes
+            .iter()
+            .any(|line| line.contains("withdrew by itself"))
     });
     // The address is withdrawn, and the route; the values come with the rest.
     assert!(!netns.ip("-4 -o address show").contains("10.9.9.9"));
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "1");
-    for request in [agree(1), settle(1, Ending::Done), do_all(1, changes()[3..].to_vec())] {
+    for request in [agree(1), settle(1, Decision::Commit), do_all(1, changes()[3..].to_vec())] {
         let failure = refused(agent.ask(&request));
         assert!(failure.message.contains("was not confirmed in time"), "{failure}");
     }
-    assert_eq!(agent.ask(&take_up(1, false)), Reply::Begun);
+    assert_eq!(agent.ask(&take_up(1, false)), Reply::Prepared);
     let back = do_steps(1, way_back(&agent.look()));
     agent.done(&back);
-    assert_eq!(agent.ask(&settle(1, Ending::Undone)), Reply::Settled);
+    assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     assert_eq!(photograph(&netns), before);
     assert_eq!(timers(&netns), Vec::<u32>::new());
 }
@@ -160,7 +167,7 @@ fn where_it_cannot_mark_that_it_is_undone_it_does_not_begin_with_a_part() {
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert =
         Some(RevertAfter { withdraw_ms: Some(speed::millis(2000)), ..revert_after(600_000) });
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let timer = stop_timer(&netns, 1);
     agent.done(&do_all(1, changes()));
     let after = photograph(&netns);
@@ -170,13 +177,13 @@ fn where_it_cannot_mark_that_it_is_undone_it_does_not_begin_with_a_part() {
     go_on(timer);
     let mut told = Vec::new();
     eventually("it says what it does", || {
-        told = agent.look().unfinished.unwrap().told;
+        told = agent.look().unfinished.unwrap().notes;
         told.iter().any(|line| line.contains("later time") || line.contains("withdrew by itself"))
     });
     assert_eq!(photograph(&netns), after, "{told:?}");
     fs::remove_dir_all(&mark).unwrap();
-    assert_eq!(agent.ask(&agree(1)), Reply::Agreed);
-    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert_eq!(agent.ask(&agree(1)), Reply::Voted);
+    assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
 }
 
 /// What is noted of it does not name it any more: the child is ended all the same, not waited for.
@@ -185,13 +192,13 @@ fn a_timer_that_cannot_be_told_is_not_waited_for() {
     let mut agent = started(&netns, 600_000);
     let timer = timers(&netns)[0];
     let folder = netns.folder.path().join("t").join(id(1).as_str());
-    edit(&folder.join("begun.json"), |begun| begun["timer"]["process"]["start"] = 1.into());
+    edit(&folder.join("prepared.json"), |begun| begun["timer"]["process"]["start"] = 1.into());
     agent.send(&agree(1));
     // Were it waited for, it would go on until this is over.
     eventually("it was ended", || timers(&netns).is_empty());
-    assert_eq!(agent.heard(), Some(Reply::Agreed));
+    assert_eq!(agent.heard(), Some(Reply::Voted));
     assert!(!Path::new(&format!("/proc/{timer}")).exists(), "it was waited for");
-    assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+    assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
 }
 
 /// It has the lock, and would have it for ever.
@@ -201,7 +208,7 @@ fn a_holder_that_hangs_in_a_request_is_ended_when_its_time_is_over() {
     let mut agent = Agent::faulty(&netns, "step 2 stop");
     let mut wish = begin(1, changes(), &agent.look());
     wish.revert = Some(revert_after(2000));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let timer = stop_timer(&netns, 1);
     agent.send(&do_all(1, changes()));
     eventually("it has stopped", || is_stopped(agent.pid()));
@@ -219,7 +226,7 @@ fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
     let before = photograph(&netns);
     let agent = started(&netns, 2000);
     agent.kill();
-    let mut other = Agent::faulty(&netns, "begun stop");
+    let mut other = Agent::faulty(&netns, "prepared stop");
     let mut wish = begin(2, Vec::new(), &Agent::start(&netns).look());
     (wish.expected.receipt, wish.expected.unfinished, wish.receipt_before) = (None, None, None);
     wish.journal.topology = "u".parse().unwrap();
@@ -229,17 +236,17 @@ fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
         receipt.owned.clear();
     }
     let timer = stop_timer(&netns, 1);
-    other.send(&Request::Begin(Box::new(wish)));
+    other.send(&Request::Prepare(Box::new(wish)));
     eventually("it has stopped", || is_stopped(other.pid()));
     go_on(timer);
     let mut looking = Agent::start(&netns);
     eventually("the timer waits no longer", || {
-        let told = looking.look().unfinished.unwrap().told;
+        let told = looking.look().unfinished.unwrap().notes;
         told.iter().any(|line| line.contains("could not undo everything"))
     });
     assert!(is_stopped(other.pid()), "it was ended");
     signal(other.pid(), Signal::SIGCONT);
-    assert_eq!(other.heard(), Some(Reply::Begun));
+    assert_eq!(other.heard(), Some(Reply::Prepared));
     eventually("it is undone", || files(&netns).is_empty());
     assert_eq!(photograph(&netns), before);
 }
@@ -279,7 +286,7 @@ fn what_stands_in_the_way_is_told_and_tried_again() {
     netns.give("v0", &elsewhere);
     let mut other = Agent::start(&netns);
     eventually("it says what it could not do", || {
-        other.look().unfinished.is_none_or(|there| !there.told.is_empty())
+        other.look().unfinished.is_none_or(|there| !there.notes.is_empty())
     });
     eventually("it is done at last", || files(&netns).is_empty());
     assert!(!netns.ip("-4 -o address show").contains("10.9.9.9"));
@@ -297,7 +304,7 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
             process[spoil] = if spoil == "start" { 1.into() } else { "another".into() };
         };
         edit(&folder.join("holder.json"), |holder| wrong(&mut holder["process"]));
-        edit(&folder.join("begun.json"), |begun| {
+        edit(&folder.join("prepared.json"), |begun| {
             wrong(&mut begun["timer"]["process"]);
             if spoil == "boot" {
                 begun["boot"] = "another".into();
@@ -309,7 +316,7 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
         assert_eq!(there.restarted, spoil == "boot");
         let mut other = Agent::start(&netns);
         let wish = begin(2, Vec::new(), &other.look());
-        assert_eq!(other.ask(&Request::Begin(Box::new(wish))), Reply::Begun, "{spoil}");
+        assert_eq!(other.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared, "{spoil}");
         signal(timer, Signal::SIGKILL);
     }
 }
@@ -322,21 +329,21 @@ fn after_a_restart_undoing_puts_back_the_receipt_alone() {
         let mut agent = Agent::start(&netns);
         let mut wish = begin(1, changes(), &agent.look());
         wish.journal.hosts.pop_last();
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish.clone()))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish.clone()))), Reply::Prepared);
         agent.done(&do_all(1, changes()));
-        assert_eq!(agent.ask(&settle(1, Ending::Done)), Reply::Settled);
+        assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
         let (old, new) = (address_key("10.9.9.9/32@lo"), address_key("10.9.9.8/32@lo"));
         let exchange = vec![
-            Change::RemoveAddress { key: old, address: plain_address() },
-            Change::AddAddress { key: new, address: plain_address() },
+            Edit::remove::<Address>(old, plain_address()),
+            Edit::add::<Address>(new, plain_address()),
         ];
         let second = begin(2, exchange.clone(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(second))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(second))), Reply::Prepared);
         agent.done(&do_all(2, exchange));
         agent.kill();
 
         let folder = netns.folder.path().join("t").join(id(2).as_str());
-        edit(&folder.join("begun.json"), |begun| {
+        edit(&folder.join("prepared.json"), |begun| {
             let there = &mut begun[spoil];
             assert!(!there.is_null(), "{spoil} is not noted");
             *there = if spoil == "boot" { "another".into() } else { u64::MAX.into() };
@@ -366,12 +373,12 @@ fn an_agent_that_hears_nothing_ends_and_the_next_takes_over() {
     let mut silent = Agent::start(&netns);
     let mut wish = begin(1, changes(), &silent.look());
     wish.idle_limit_s = speed::millis(1000).div_ceil(1000);
-    assert_eq!(silent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(silent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let mut other = Agent::start(&netns);
     eventually("it has ended", || other.look().unfinished.unwrap().holder.is_none());
     assert_eq!(silent.heard(), None);
-    assert_eq!(other.ask(&take_up(1, false)), Reply::Begun);
-    assert_eq!(other.ask(&settle(1, Ending::Undone)), Reply::Settled);
+    assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
+    assert_eq!(other.ask(&settle(1, Decision::Abort)), Reply::Closed);
 }
 
 fn where_it_is_logged_in_from_is_told() {
@@ -385,7 +392,7 @@ fn where_it_is_logged_in_from_is_told() {
     assert_eq!(link_local, Controller::Address("fe80::7".parse().unwrap()));
     let mut agent = from("192.0.2.7 50000 192.0.2.1 22");
     let wish = begin(1, changes(), &agent.look());
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let mut other = Agent::start(&netns);
     let holder = other.look().unfinished.unwrap().holder.unwrap();
     assert_eq!(holder.from, "192.0.2.7".parse().ok());
@@ -401,24 +408,25 @@ fn of_many_who_begin_at_once_one_does() {
         let seen = agents[0].look();
         for (number, agent) in agents.iter_mut().enumerate() {
             let number = 100 * round + number as u64;
-            agent.send(&Request::Begin(Box::new(begin(number, changes(), &seen))));
+            agent.send(&Request::Prepare(Box::new(begin(number, changes(), &seen))));
         }
         let replies: Vec<Reply> = agents.iter_mut().map(|agent| agent.heard().unwrap()).collect();
-        let begun: Vec<usize> = (0..4).filter(|number| replies[*number] == Reply::Begun).collect();
+        let begun: Vec<usize> =
+            (0..4).filter(|number| replies[*number] == Reply::Prepared).collect();
         let [winner] = begun[..] else { panic!("{replies:?}") };
         for (number, reply) in replies.iter().enumerate().filter(|(number, _)| *number != winner) {
             let Reply::Busy(busy) = reply else { panic!("{number}: {reply:?}") };
             assert!(busy.transaction.is_none() || busy.holder.is_some(), "{busy:?}");
         }
         let transaction = 100 * round + winner as u64;
-        assert_eq!(agents[winner].ask(&settle(transaction, Ending::Undone)), Reply::Settled);
+        assert_eq!(agents[winner].ask(&settle(transaction, Decision::Abort)), Reply::Closed);
     }
 }
 
 fn who_is_not_root_is_told() {
     let netns = paired_netns();
     let seen = Agent::start(&netns).look();
-    let request = Request::Begin(Box::new(begin(1, changes(), &seen)));
+    let request = Request::Prepare(Box::new(begin(1, changes(), &seen)));
     let frame = lvsprov::transport::frame::encode(&request).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("request");
@@ -437,7 +445,7 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     let netns = paired_netns();
     let mut first = Agent::faulty(&netns, "step 2 stop");
     let wish = begin(1, changes(), &first.look());
-    assert_eq!(first.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(first.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     first.send(&do_all(1, changes()));
     eventually("it has stopped", || is_stopped(first.pid()));
     let mut other = Agent::start(&netns);
@@ -447,6 +455,6 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     assert_eq!((busy.transaction, busy.holder.unwrap().pid), (None, first.pid()));
     assert_eq!(other.look().receipt, seen.receipt);
     signal(first.pid(), Signal::SIGCONT);
-    let Some(Reply::Done(outcome)) = first.heard() else { panic!("not done") };
+    let Some(Reply::Executed(outcome)) = first.heard() else { panic!("not done") };
     assert_eq!((outcome.done, outcome.failure), (changes().len(), None));
 }

@@ -1,6 +1,6 @@
 //! Values under /proc/sys.
 
-use lvsprov::state::Change;
+use lvsprov::state::{Edit, Sysctl};
 
 use crate::support::cases::{Case, cases};
 use crate::support::netns_host::NetnsHost;
@@ -16,9 +16,9 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn set(key: &str, before: &str, after: &str) -> Change {
+fn set(key: &str, before: &str, after: &str) -> Edit {
     let key = key.parse().unwrap();
-    Change::SetSysctl { key, before: before.to_owned(), after: after.to_owned() }
+    Edit::change::<Sysctl>(key, before.to_owned(), after.to_owned())
 }
 
 fn a_value_is_set_only_if_it_is_what_was_expected() {

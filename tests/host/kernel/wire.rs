@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use lvsprov::kernel::arp::{Listener, Operation};
+use lvsprov::kernel::arp::{ArpListener, Operation};
 use lvsprov::kernel::namespace::{self, EnterError};
 use lvsprov::protocol::{Fetched, Reply, Request};
 use lvsprov::state::Protocol;
@@ -97,7 +97,7 @@ fn who_has_an_ipv6_address_is_named_and_lo_is_silent() {
 fn a_listener_hears_both_sides_from_another_thread() {
     let (a, b) = NetnsHost::two("192.0.2.1/24", "192.0.2.2/24");
     let dev = "v0".parse().unwrap();
-    let at_b = b.run(|| Listener::open(&dev)).unwrap();
+    let at_b = b.run(|| ArpListener::open(&dev)).unwrap();
     assert_eq!(at_b.collect().unwrap(), []);
     let Reply::Answered(macs) = who_has(&a, "192.0.2.2", 300) else { panic!("not answered") };
     let heard = at_b.collect().unwrap();

@@ -28,12 +28,16 @@ fn name() -> HostName {
 }
 
 fn look() -> Request {
-    Request::Look { topology: "test".parse().unwrap(), sysctls: BTreeSet::new(), counters: false }
+    Request::Observe {
+        topology: "test".parse().unwrap(),
+        sysctls: BTreeSet::new(),
+        counters: false,
+    }
 }
 
 async fn seen(connection: &mut Connection) -> Observation {
     match connection.call(look()).await.unwrap() {
-        Reply::Seen(sighting) => *sighting,
+        Reply::Observed(sighting) => *sighting,
         other => panic!("{other:?}"),
     }
 }

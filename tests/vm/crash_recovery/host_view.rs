@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use lvsprov::lab::snapshot::Snapshot;
 use lvsprov::names::IfName;
 use lvsprov::state::{
-    AddressKey, Change, Destination, DestinationKey, ForwardingMethod, Link, Route, RouteKey,
-    ServiceKey, Sysctl, VirtualService,
+    AddressKey, Destination, DestinationId, Edit, ForwardingMethod, KeyedEdit, Link, Route,
+    RouteKey, ServiceKey, Sysctl, VirtualService,
 };
 use serde_json::Value;
 
@@ -50,45 +50,40 @@ impl<'a> HostView<'a> {
     }
 
     /// How many of `changes` are there: of several that change one thing, the last one counts.
-    pub fn count<'c>(&self, changes: impl DoubleEndedIterator<Item = &'c Change>) -> usize {
+    pub fn count<'c>(&self, changes: impl DoubleEndedIterator<Item = &'c Edit>) -> usize {
         let mut last: BTreeMap<String, bool> = BTreeMap::new();
         let mut count = 0;
         for change in changes.rev() {
-            let there = *last.entry(thing(change)).or_insert_with(|| self.is_done(change));
+            let there = *last.entry(change.precise_name()).or_insert_with(|| self.is_done(change));
             count += usize::from(there);
         }
         count
     }
 
-    /// Whether the host is as `change` leaves it.
-    pub fn is_done(&self, change: &Change) -> bool {
-        match change {
+    /// Whether the host is as `edit` leaves it.
+    pub fn is_done(&self, edit: &Edit) -> bool {
+        match edit {
             // A module is the machine's: the test loads all of them before.
-            Change::LoadModule { .. } => true,
-            Change::SetSysctl { key, after, .. } => self.setting(key) == words(after),
-            Change::SetLink { dev, after, .. } => self.is_up(dev) == (*after == Link::Up),
-            Change::AddAddress { key, .. } => self.has_address(key),
-            Change::RemoveAddress { key, .. } => !self.has_address(key),
-            Change::AddRoute { key, route } | Change::ReplaceRoute { key, after: route, .. } => {
-                self.route(key, route).is_some_and(|found| leads_as(found, route))
+            Edit::Module(_) => true,
+            Edit::Sysctl(of) => Some(self.setting(&of.key)) == of.after.as_deref().map(words),
+            Edit::Link(of) => self.is_up(&of.key) == (of.after == Some(Link::Up)),
+            Edit::Address(of) => self.has_address(&of.key) == of.after.is_some(),
+            Edit::Route(KeyedEdit { key, before, after }) => match (before, after) {
+                (_, Some(route)) => self.route(key, route).is_some_and(|r| leads_as(r, route)),
+                (Some(route), None) => self.route(key, route).is_none(),
+                (None, None) => panic!("{edit} does nothing"),
+            },
+            Edit::Service(KeyedEdit { key, after, .. }) => {
+                let wanted = after.as_ref().map(service_words);
+                self.services.get(&name(key)) == wanted.as_ref()
             }
-            Change::RemoveRoute { key, route } => self.route(key, route).is_none(),
-            Change::AddService { key, service }
-            | Change::EditService { key, after: service, .. } => {
-                self.services.get(&name(key)) == Some(&service_words(service))
+            Edit::Destination(KeyedEdit { key: DestinationId { service, key }, after, .. }) => {
+                let wanted = after.as_ref().map(destination_words);
+                self.destinations.get(&(name(service), key.to_string())) == wanted.as_ref()
             }
-            Change::RemoveService { key, .. } => !self.services.contains_key(&name(key)),
-            Change::AddDestination { service, key, destination }
-            | Change::EditDestination { service, key, after: destination, .. } => {
-                let there = self.destinations.get(&(name(service), key.to_string()));
-                there == Some(&destination_words(destination))
-            }
-            Change::RemoveDestination { service, key, .. } => {
-                !self.destinations.contains_key(&(name(service), key.to_string()))
-            }
-            Change::SetTable { name, after, .. } => {
+            Edit::Table(KeyedEdit { key, after, .. }) => {
                 let wanted = after.as_ref().map(|rules| vips_in(&rules.to_string()));
-                self.table(&name.to_string()) == wanted
+                self.table(&key.to_string()) == wanted
             }
             other => panic!("the clusters that are tried need no {other}"),
         }
@@ -185,15 +180,4 @@ fn destination_words(destination: &Destination) -> String {
     let tunnel =
         if destination.method == ForwardingMethod::Tunnel { " --tun-type ipip" } else { "" };
     format!("{method} -w {}{tunnel}", destination.weight)
-}
-
-/// What is changed, so that two changes of one thing are known as such.
-fn thing(change: &Change) -> String {
-    let of = |service: &ServiceKey, key: &DestinationKey| format!("{service} {key}");
-    match change {
-        Change::AddDestination { service, key, .. }
-        | Change::EditDestination { service, key, .. }
-        | Change::RemoveDestination { service, key, .. } => of(service, key),
-        other => format!("{:?}", other.item()),
-    }
 }

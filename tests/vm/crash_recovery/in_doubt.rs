@@ -30,7 +30,7 @@ impl InDoubt {
             let Ok(text) = fs::read_to_string(folder.join("journal.json")) else { continue };
             let journal: Journal = serde_json::from_str(&text).unwrap();
             let mark = |mark: &str| folder.join(journal.transaction.as_str()).join(mark).exists();
-            let agreed = mark("agreed") || mark("done");
+            let agreed = mark("voted") || mark("committing");
             let view = HostView::of(&photo[&host]);
             let changes: Vec<_> = journal.steps().map(|step| &step.change).collect();
             counts.insert(host.clone(), view.count(changes.into_iter()));

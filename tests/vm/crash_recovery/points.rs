@@ -9,7 +9,7 @@ use super::scene_run::SceneRun;
 
 /// Points that every transaction passes on every host, besides its steps.
 const NAMED: [&str; 8] =
-    ["begin", "journal", "begun", "agree", "agreed", "settle", "settled", "closed"];
+    ["prepare", "journal", "prepared", "vote", "voted", "close", "receipt", "closed"];
 /// What is done at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
@@ -95,7 +95,7 @@ pub fn of(run: &SceneRun, to: usize) -> Vec<Point> {
             kind: format!("{} {kind}", role(&host)),
         };
         // One host alone has nobody to agree with.
-        let named = NAMED.into_iter().filter(|name| !(alone && name.starts_with("agree")));
+        let named = NAMED.into_iter().filter(|name| !(alone && name.starts_with("vote")));
         all.extend(named.map(|name| point(name.to_owned(), name)));
         all.push(point("step 0".to_owned(), "step 0"));
         for (nth, step) in of_host.steps.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use lvsprov::kernel::ipvs::codec::command;
-use lvsprov::kernel::ipvs::wire::Attributes;
-use lvsprov::kernel::ipvs::{IpvsSocket, Request};
+use lvsprov::kernel::ipvs::wire::AttributeList;
+use lvsprov::kernel::ipvs::{IpvsRequest as Request, IpvsSocket};
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
     VirtualService,
@@ -68,7 +68,7 @@ fn in_ground<T: Send>(work: impl FnOnce(&mut IpvsSocket) -> T + Send) -> T {
     });
     netns.run(|| {
         let mut ipvs = IpvsSocket::open().unwrap();
-        raw::send(Raw { command: FLUSH, attributes: Attributes::default() }).unwrap();
+        raw::send(Raw { command: FLUSH, attributes: AttributeList::default() }).unwrap();
         for state in [1, 2] {
             // ESRCH where none runs.
             let _ = raw::send(Raw { command: DEL_DAEMON, ..daemon(|d| d.state = state) });
@@ -191,7 +191,7 @@ fn services(rows: &mut Rows) {
 
 /// A service of protocol `protocol`, attribute by attribute; flags with `mask`.
 fn raw_service(protocol: u16, bits: u32, mask: u32) -> Raw {
-    let mut service = Attributes::default();
+    let mut service = AttributeList::default();
     service.put_u16(1, 2);
     service.put_u16(2, protocol);
     service.put(3, &[192, 0, 2, 100, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -200,7 +200,7 @@ fn raw_service(protocol: u16, bits: u32, mask: u32) -> Raw {
     service.put(7, &[bits.to_ne_bytes(), mask.to_ne_bytes()].concat());
     service.put_u32(8, 0);
     service.put(9, &[255; 4]);
-    let mut attributes = Attributes::default();
+    let mut attributes = AttributeList::default();
     attributes.put_nested(1, &service);
     Raw { command: command::NEW_SERVICE, attributes }
 }
@@ -303,12 +303,12 @@ fn tunnels(rows: &mut Rows) {
             let key: ServiceKey = FOUR.parse().unwrap();
             send(ipvs, Request::NewService(key.clone(), VirtualService::plain(&key, "rr")))
                 .unwrap();
-            let mut service = Attributes::default();
+            let mut service = AttributeList::default();
             service.put_u16(1, 2);
             service.put_u16(2, 6);
             service.put(3, &[192, 0, 2, 100, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             service.put(4, &80_u16.to_be_bytes());
-            let mut destination = Attributes::default();
+            let mut destination = AttributeList::default();
             destination.put(1, &[192, 0, 2, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             destination.put(2, &80_u16.to_be_bytes());
             for (kind, value) in [(3, 2), (4, 1), (5, 0), (6, 0)] {
@@ -317,7 +317,7 @@ fn tunnels(rows: &mut Rows) {
             destination.put(13, &[kind]);
             destination.put(14, &port.to_be_bytes());
             destination.put_u16(15, bits);
-            let mut attributes = Attributes::default();
+            let mut attributes = AttributeList::default();
             attributes.put_nested(1, &service);
             attributes.put_nested(2, &destination);
             raw::send(Raw { command: command::NEW_DEST, attributes })
@@ -433,7 +433,7 @@ fn daemon(make: impl FnOnce(&mut Daemon)) -> Raw {
         ttl: None,
     };
     make(&mut said);
-    let mut daemon = Attributes::default();
+    let mut daemon = AttributeList::default();
     daemon.put_u32(1, said.state);
     daemon.put_text(2, said.interface);
     daemon.put_u32(3, said.id);
@@ -452,7 +452,7 @@ fn daemon(make: impl FnOnce(&mut Daemon)) -> Raw {
     if let Some(ttl) = said.ttl {
         daemon.put(8, &[ttl]);
     }
-    let mut attributes = Attributes::default();
+    let mut attributes = AttributeList::default();
     attributes.put_nested(3, &daemon);
     Raw { command: NEW_DAEMON, attributes }
 }

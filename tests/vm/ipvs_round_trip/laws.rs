@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lvsprov::desired::Reasons;
 use lvsprov::kernel::ipvs::Table;
 use lvsprov::plan::steps_between;
-use lvsprov::state::{Change, HostState, Observation};
+use lvsprov::state::{DestinationId, Edit, HostState, KeyedEdit, Observation};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -16,7 +16,7 @@ use crate::support::netns_host::NetnsHost;
 const CASES: u32 = 64;
 
 /// Looks, plans, acts, and gives back the steps and what was seen before and behind them.
-pub fn change(netns: &NetnsHost, wanted: &Table) -> (Observation, Vec<Change>, Observation) {
+pub fn change(netns: &NetnsHost, wanted: &Table) -> (Observation, Vec<Edit>, Observation) {
     let seen = netns.look(&[]);
     let wanted = HostState { services: wanted.clone(), ..seen.state.clone() };
     let mut owned =
@@ -31,18 +31,14 @@ pub fn change(netns: &NetnsHost, wanted: &Table) -> (Observation, Vec<Change>, O
 }
 
 /// The steps name nothing that is the same before and behind them.
-pub fn only_what_differs(changes: &[Change], from: &Table, to: &Table) {
+pub fn only_what_differs(changes: &[Edit], from: &Table, to: &Table) {
     for change in changes {
         let same = match change {
-            Change::AddService { key, .. }
-            | Change::EditService { key, .. }
-            | Change::RemoveService { key, .. } => match (from.get(key), to.get(key)) {
+            Edit::Service(KeyedEdit { key, .. }) => match (from.get(key), to.get(key)) {
                 (Some(from), Some(to)) => from.same_settings(to),
                 _ => false,
             },
-            Change::AddDestination { service, key, .. }
-            | Change::EditDestination { service, key, .. }
-            | Change::RemoveDestination { service, key, .. } => {
+            Edit::Destination(KeyedEdit { key: DestinationId { service, key }, .. }) => {
                 let of = |table: &Table| table.get(service)?.destinations.get(key).cloned();
                 of(from) == of(to)
             }

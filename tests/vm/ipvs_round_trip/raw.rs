@@ -2,7 +2,7 @@
 
 use std::io;
 
-use lvsprov::kernel::ipvs::wire::{self, Attributes};
+use lvsprov::kernel::ipvs::wire::{self, AttributeList};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -10,13 +10,13 @@ use nix::errno::Errno;
 /// What is sent: `IPVS_CMD_*` and its attributes.
 pub struct Raw {
     pub command: u8,
-    pub attributes: Attributes,
+    pub attributes: AttributeList,
 }
 
 /// Sends `raw` to the IPVS of this thread's namespace, and says what came of it.
 pub fn send(raw: Raw) -> Result<(), Errno> {
     let socket = open().unwrap();
-    let mut name = Attributes::default();
+    let mut name = AttributeList::default();
     name.put_text(2, "IPVS");
     // CTRL_CMD_GETFAMILY; its answer has the number as attribute 1.
     socket.send(&wire::frame(16, 1, 1, 3, 1, &name.into_bytes()), 0).unwrap();

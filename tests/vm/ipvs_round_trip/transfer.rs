@@ -110,8 +110,8 @@ fn transfer(mut stream: TcpStream, stop: &AtomicBool, position: &AtomicU64) -> u
 
 fn counters(director: &NetnsHost, address: &str) -> Counters {
     let (topology, sysctls) = ("t".parse().unwrap(), std::collections::BTreeSet::new());
-    match director.ask(Request::Look { topology, sysctls, counters: true }) {
-        Reply::Seen(seen) => seen.counters[&key(address)][&rip()],
+    match director.ask(Request::Observe { topology, sysctls, counters: true }) {
+        Reply::Observed(seen) => seen.counters[&key(address)][&rip()],
         other => panic!("{other:?}"),
     }
 }

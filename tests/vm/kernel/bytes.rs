@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use lvsprov::kernel::ipvs::codec::command;
-use lvsprov::kernel::ipvs::{IpvsSocket, Request, wire};
+use lvsprov::kernel::ipvs::{IpvsRequest as Request, IpvsSocket, wire};
 use lvsprov::state::{
     Destination, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel,
     VirtualService,

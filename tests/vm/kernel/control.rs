@@ -1,7 +1,7 @@
 //! What IPVS has beside its table: timeouts, sync daemons, settings.
 
 use lvsprov::failure::Failure;
-use lvsprov::state::{Change, DaemonRole, SyncDaemon, Timeouts, VsItem};
+use lvsprov::state::{DaemonRole, Edit, KeyedEdit, SyncDaemon, Sysctl, Timeouts, VsItem};
 
 use super::services::ipvsadm;
 use crate::support::netns_host::NetnsHost;
@@ -10,8 +10,8 @@ fn timeouts_line(netns: &NetnsHost) -> String {
     ipvsadm(netns, "-l --timeout").trim().to_owned()
 }
 
-fn set_timeouts(before: Timeouts, after: Timeouts) -> Change {
-    Change::SetTimeouts { before, after }
+fn set_timeouts(before: Timeouts, after: Timeouts) -> Edit {
+    Edit::change::<Timeouts>((), before, after)
 }
 
 pub fn timeouts() {
@@ -38,8 +38,8 @@ pub fn timeouts() {
     assert_eq!(timeouts_line(&netns), "Timeout (tcp tcpfin udp): 7200 30 61");
 }
 
-fn set(role: DaemonRole, before: Option<&SyncDaemon>, after: Option<&SyncDaemon>) -> Change {
-    Change::SetDaemon { role, before: before.cloned(), after: after.cloned() }
+fn set(role: DaemonRole, before: Option<&SyncDaemon>, after: Option<&SyncDaemon>) -> Edit {
+    Edit::Daemon(KeyedEdit { key: role, before: before.cloned(), after: after.cloned() })
 }
 
 fn daemon_lines(netns: &NetnsHost) -> Vec<String> {
@@ -177,10 +177,12 @@ pub fn settings() {
             assert_eq!(there, usual, "{key}");
         }
     }
-    let set = |name: &str, before: &str, after: &str| Change::SetSysctl {
-        key: format!("net.ipv4.vs.{name}").parse().unwrap(),
-        before: before.to_owned(),
-        after: after.to_owned(),
+    let set = |name: &str, before: &str, after: &str| {
+        Edit::change::<Sysctl>(
+            format!("net.ipv4.vs.{name}").parse().unwrap(),
+            before.to_owned(),
+            after.to_owned(),
+        )
     };
     let change = set("sync_threshold", "3 50", "10 100");
     let outcome = netns.do_all(vec![change.clone(), set("expire_nodest_conn", "0", "1")]);

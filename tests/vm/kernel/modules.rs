@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Output};
 
 use lvsprov::kernel::{self, ipvs, namespace};
 use lvsprov::protocol::{Reply, Request};
-use lvsprov::state::{Capability, Change, Link, Module, Observation};
+use lvsprov::state::{Address, Capability, Edit, Link, Module, Observation, Present, Sysctl};
 
 use super::services;
 use crate::support::netns_host::{NetnsHost, address_key, ask_here, begin, plain_address, run};
@@ -54,7 +54,7 @@ pub fn ip_vs_is_loaded() {
     without_modules(|| kernel::modules::load(Module::IpVs)).unwrap();
     assert!(loaded("ip_vs"));
     let netns = NetnsHost::new();
-    let outcome = netns.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+    let outcome = netns.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
     assert_eq!(*outcome.after.facts.capability(Module::IpVs), Capability::Present);
     assert_eq!(outcome.after.state.modules, [Module::IpVs].into());
     let info = netns.run(|| ipvs::IpvsSocket::open().unwrap().info()).unwrap();
@@ -68,7 +68,7 @@ pub fn ip_vs_is_loaded() {
 pub fn ipip_is_loaded_and_brings_tunl0() {
     let netns = NetnsHost::new();
     assert!(!loaded("ipip"));
-    let outcome = netns.do_all(vec![Change::LoadModule { module: Module::Ipip }]);
+    let outcome = netns.do_all(vec![Edit::add::<Module>(Module::Ipip, Present)]);
     assert!(loaded("ipip"));
     assert_eq!(*outcome.after.facts.capability(Module::Ipip), Capability::Present);
     assert_eq!(outcome.after.state.links[&"tunl0".parse().unwrap()], Link::Down);
@@ -83,9 +83,9 @@ pub fn a_vip_on_tunl0() {
     let rp_filter = "net.ipv4.conf.tunl0.rp_filter".parse().unwrap();
     let was = before.sysctls[&rp_filter].clone();
     let steps = vec![
-        Change::SetSysctl { key: rp_filter, before: was, after: "2".to_owned() },
-        Change::AddAddress { key, address: plain_address() },
-        Change::SetLink { dev: "tunl0".parse().unwrap(), before: down, after: up },
+        Edit::change::<Sysctl>(rp_filter, was, "2".to_owned()),
+        Edit::add::<Address>(key, plain_address()),
+        Edit::change::<Link>("tunl0".parse().unwrap(), down, up),
     ];
     netns.do_all(steps.clone());
     let seen = &netns.ip_json("address show dev tunl0")[0];
@@ -105,7 +105,7 @@ pub fn a_vlan_has_its_settings() {
     let key = "net/ipv4/conf/v0.100/rp_filter".parse().unwrap();
     let before = netns.sysctl("conf/v0.100/rp_filter");
     let after = if before == "2" { "1" } else { "2" }.to_owned();
-    netns.do_all(vec![Change::SetSysctl { key, before, after: after.clone() }]);
+    netns.do_all(vec![Edit::change::<Sysctl>(key, before, after.clone())]);
     assert_eq!(netns.sysctl("conf/v0.100/rp_filter"), after);
 }
 
@@ -127,7 +127,7 @@ pub fn child(role: &str, args: &[String]) -> ExitCode {
         },
         ("act", [folder]) => {
             let wish = begin(1, services::plain("rr"), &Observation::default());
-            match ask_here(Path::new(folder), Request::Begin(Box::new(wish))) {
+            match ask_here(Path::new(folder), Request::Prepare(Box::new(wish))) {
                 Reply::Refused(failure) => println!("refused: {failure}: {:?}", failure.cure),
                 other => println!("{other:?}"),
             }
@@ -157,7 +157,7 @@ pub fn a_process_enters_a_namespace() {
 }
 
 pub fn only_root_acts() {
-    NetnsHost::new().do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+    NetnsHost::new().do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let said =

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lvsprov::kernel::nft::NftSocket;
 use lvsprov::state::{
-    Capability, Change, Destination, ForwardingMethod, Module, PacketRule, PacketRules, Protocol,
-    ServiceFlags, VirtualService,
+    Capability, Destination, Edit, ForwardingMethod, Module, PacketRule, PacketRules, Protocol,
+    ServiceFlags, Sysctl, VirtualService,
 };
 
 use super::services::{add, add_rs, dr, service_key};
@@ -118,7 +118,7 @@ impl Cluster {
         let before = self.director.sysctl("vs/conntrack");
         let after = value.to_owned();
         if before != after {
-            self.director.do_all(vec![Change::SetSysctl { key, before, after }]);
+            self.director.do_all(vec![Edit::change::<Sysctl>(key, before, after)]);
         }
     }
 
@@ -234,7 +234,7 @@ pub fn fullnat_loses_the_answers_of_one_packet_services() {
     let flags = ServiceFlags::new(ServiceFlags::ONE_PACKET);
     let service = VirtualService { flags, ..VirtualService::plain(&key, "rr") };
     let nat = Destination { method: ForwardingMethod::Masquerade, ..dr(1) };
-    let service = Change::AddService { key: key.clone(), service };
+    let service = Edit::add::<VirtualService>(key.clone(), service);
     cluster.director.do_all(vec![service, add_rs(&key, RIP, nat)]);
     cluster.conntrack("1");
     put(&cluster.director, &fullnat());

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use lvsprov::kernel::ipvs::{self, IpvsSocket, Request, wire};
+use lvsprov::kernel::ipvs::{self, IpvsRequest as Request, IpvsSocket, wire};
 use lvsprov::protocol::{self, Reply};
 use lvsprov::state::{
-    Change, Counters, Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags,
-    ServiceKey, Tunnel, VirtualService,
+    Counters, Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol,
+    ServiceFlags, ServiceKey, Tunnel, VirtualService,
 };
 use lvsprov::topology::Scheduler;
 use nix::errno::Errno;
@@ -40,18 +40,18 @@ pub fn dr(weight: u32) -> Destination {
     Destination::plain(ForwardingMethod::DirectRoute, weight)
 }
 
-pub fn add(key: &ServiceKey, scheduler: &str) -> Change {
+pub fn add(key: &ServiceKey, scheduler: &str) -> Edit {
     let service = VirtualService::plain(key, scheduler);
-    Change::AddService { key: key.clone(), service }
+    Edit::add::<VirtualService>(key.clone(), service)
 }
 
-pub fn add_rs(service: &ServiceKey, rip: &str, destination: Destination) -> Change {
+pub fn add_rs(service: &ServiceKey, rip: &str, destination: Destination) -> Edit {
     let key = rip.parse().unwrap();
-    Change::AddDestination { service: service.clone(), key, destination }
+    Edit::add::<Destination>(DestinationId { service: service.clone(), key }, destination)
 }
 
 /// One plain service.
-pub fn plain(scheduler: &str) -> Vec<Change> {
+pub fn plain(scheduler: &str) -> Vec<Edit> {
     vec![add(&web(), scheduler)]
 }
 
@@ -83,7 +83,7 @@ pub fn an_unknown_scheduler() {
     assert!(failure.cure.unwrap().contains("ip_vs_nonsense"));
     let service =
         VirtualService { engine: Some("nope".to_owned()), ..VirtualService::plain(&web(), "rr") };
-    netns.fails(Change::AddService { key: web(), service }, "persistence engine \"nope\"");
+    netns.fails(Edit::add::<VirtualService>(web(), service), "persistence engine \"nope\"");
     assert!(saved(&netns).is_empty());
 }
 
@@ -208,16 +208,15 @@ pub fn as_ipvsadm_shows_them() {
     let mut shown = Vec::new();
     let mut wanted = std::collections::BTreeMap::new();
     for (key, service, text) in gallery() {
-        steps.push(Change::AddService { key: key.clone(), service: service.clone() });
+        steps.push(Edit::add::<VirtualService>(key.clone(), service.clone()));
         shown.push(text);
         wanted.insert(key, service);
     }
     for (key, destination, text) in destinations() {
-        steps.push(Change::AddDestination {
-            service: web(),
-            key,
-            destination: destination.clone(),
-        });
+        steps.push(Edit::add::<Destination>(
+            DestinationId { service: web(), key },
+            destination.clone(),
+        ));
         shown.push(format!("-a -t 192.0.2.1:80 -r {key} {text}"));
         wanted.get_mut(&web()).unwrap().destinations.insert(key, destination);
     }
@@ -247,8 +246,8 @@ fn edit_all_of_it(netns: &NetnsHost) {
     let nat = Destination { method: ForwardingMethod::Masquerade, ..dr(9) };
     let rip: DestinationKey = "192.0.2.10:80".parse().unwrap();
     let edits = [
-        Change::EditService { key: web(), before: plain, after: persistent },
-        Change::EditDestination { service: web(), key: rip, before: dr(1), after: nat },
+        Edit::change::<VirtualService>(web(), plain, persistent),
+        Edit::change::<Destination>(DestinationId { service: web(), key: rip }, dr(1), nat),
     ];
     netns.do_all(edits.to_vec());
     let after = saved(netns);
@@ -347,10 +346,10 @@ pub fn counters() {
     assert_eq!(fetched.answers.get("web1"), Some(&3), "{fetched:?}");
     server.join().unwrap();
     let (topology, sysctls) = ("t".parse().unwrap(), std::collections::BTreeSet::new());
-    let look = protocol::Request::Look { topology, sysctls, counters: true };
+    let look = protocol::Request::Observe { topology, sysctls, counters: true };
     // The kernel sums up its counters every two seconds.
     eventually("three connections counted", || {
-        let Reply::Seen(seen) = director.ask(look.clone()) else { panic!("not seen") };
+        let Reply::Observed(seen) = director.ask(look.clone()) else { panic!("not seen") };
         let Counters { active, inactive, persistent, total } =
             seen.counters[&web()][&"192.0.2.1:8080".parse().unwrap()];
         (total, active + inactive, persistent) == (3, 3, 0)

@@ -1,6 +1,8 @@
 //! Acting: what is done of a run of IPVS steps when one of them fails.
 
-use lvsprov::state::{Change, DestinationKey, ServiceKey, VirtualService};
+use lvsprov::state::{
+    Destination, DestinationId, DestinationKey, Edit, ServiceKey, VirtualService,
+};
 
 use super::services::{add, add_rs, dr, ipvsadm, plain, saved, service_key, web};
 use crate::support::netns_host::NetnsHost;
@@ -16,17 +18,17 @@ pub fn strict_before() {
     let (before, after) =
         (VirtualService::plain(&web(), "rr"), VirtualService::plain(&web(), "sh"));
     let key: DestinationKey = "192.0.2.10:80".parse().unwrap();
-    netns.fails(Change::EditService { key: web(), before, after }, "expected rr, found wlc");
+    netns.fails(Edit::change::<VirtualService>(web(), before, after), "expected rr, found wlc");
     netns.fails(
-        Change::EditDestination { service: web(), key, before: dr(1), after: dr(2) },
+        Edit::change::<Destination>(DestinationId { service: web(), key }, dr(1), dr(2)),
         "expected dr weight 1, found dr weight 7",
     );
     netns.fails(
-        Change::RemoveDestination { service: web(), key, destination: dr(1) },
+        Edit::remove::<Destination>(DestinationId { service: web(), key }, dr(1)),
         "somebody changed it since",
     );
     let service = VirtualService::plain(&web(), "wlc");
-    netns.fails(Change::RemoveService { key: web(), service }, "no real servers any more");
+    netns.fails(Edit::remove::<VirtualService>(web(), service), "no real servers any more");
     assert_eq!(saved(&netns), theirs);
 }
 
@@ -36,11 +38,12 @@ pub fn a_failure_in_the_middle_of_a_batch() {
     let netns = NetnsHost::with_lo();
     netns.do_all(vec![add(&service_key("fwmark4 1"), "rr")]);
     let rip = |number: u32| format!("192.0.2.{number}:80");
-    let edit = |number: u32, weight| Change::EditDestination {
-        service: web(),
-        key: rip(number).parse().unwrap(),
-        before: dr(number),
-        after: dr(weight),
+    let edit = |number: u32, weight| {
+        Edit::change::<Destination>(
+            DestinationId { service: web(), key: rip(number).parse().unwrap() },
+            dr(number),
+            dr(weight),
+        )
     };
     let mut steps = plain("wrr");
     steps.extend((10..80).map(|number| add_rs(&web(), &rip(number), dr(number))));
@@ -50,7 +53,7 @@ pub fn a_failure_in_the_middle_of_a_batch() {
     steps.push(add_rs(&web(), &rip(81), dr(1)));
     steps.push(add_rs(&web(), &rip(11), dr(11)).inverse().unwrap());
     let (key, service) = (service_key("fwmark4 1"), VirtualService::plain(&web(), "rr"));
-    steps.push(Change::RemoveService { key, service });
+    steps.push(Edit::remove::<VirtualService>(key, service));
     steps.push(edit(12, 98));
 
     let outcome = netns.act(steps);

@@ -1,8 +1,8 @@
 //! A transaction over IPVS steps that is cut off after each of them.
 
 use lvsprov::agent::process::Process;
-use lvsprov::protocol::{Ending, Reply, Request};
-use lvsprov::state::{Change, Module};
+use lvsprov::protocol::{Decision, Reply, Request};
+use lvsprov::state::{Edit, Module, Present};
 
 use super::services::{add, add_rs, dr, plain, saved, service_key, web};
 use crate::support::agents::{
@@ -10,7 +10,7 @@ use crate::support::agents::{
 };
 use crate::support::netns_host::{NetnsHost, eventually};
 
-fn wanted() -> Vec<Change> {
+fn wanted() -> Vec<Edit> {
     let mark = service_key("fwmark4 7");
     let mut changes = plain("wrr");
     changes.extend((10..15).map(|last| add_rs(&web(), &format!("192.0.2.{last}:80"), dr(last))));
@@ -23,10 +23,10 @@ fn wanted() -> Vec<Change> {
 pub fn killed_after_each_step_of_a_run() {
     for count in 0..=wanted().len() {
         let netns = NetnsHost::with_lo();
-        netns.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+        netns.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
         let mut agent = Agent::faulty(&netns, &format!("step {count} kill"));
         let wish = begin(1, wanted(), &agent.look());
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         assert_eq!(agent.try_ask(&do_all(1, wanted())), None, "step {count}");
         agent.ended();
         set_fault(&netns, "");
@@ -38,18 +38,18 @@ pub fn killed_after_each_step_of_a_run() {
 
 /// A table that somebody changed is put back by the timer, which is itself cut off after each step.
 pub fn the_timer_is_killed_after_each_step() {
-    let removed = |changes: Vec<Change>| -> Vec<Change> {
+    let removed = |changes: Vec<Edit>| -> Vec<Edit> {
         changes.iter().rev().map(|change| change.inverse().unwrap()).collect()
     };
     for count in 0..=wanted().len() {
         let netns = NetnsHost::with_lo();
-        netns.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+        netns.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
         netns.do_all(wanted());
         let before = saved(&netns);
         let mut agent = Agent::faulty(&netns, &format!("revert step {count} kill"));
         let mut wish = begin(1, removed(wanted()), &agent.look());
         wish.revert = Some(revert_after(3000));
-        assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+        assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         let timer = stop_timer(&netns, 1);
         agent.done(&do_all(1, removed(wanted())));
         assert_eq!(saved(&netns), [""; 0]);
@@ -66,19 +66,19 @@ pub fn the_timer_is_killed_after_each_step() {
 /// Nobody comes back, and nobody is killed: the table is as it was, and settled.
 pub fn the_timer_puts_a_table_back() {
     let netns = NetnsHost::with_lo();
-    netns.do_all(vec![Change::LoadModule { module: Module::IpVs }]);
+    netns.do_all(vec![Edit::add::<Module>(Module::IpVs, Present)]);
     netns.do_all(plain("rr"));
     let before = saved(&netns);
     let mut agent = Agent::start(&netns);
-    let changes: Vec<Change> = wanted()[1..].to_vec();
+    let changes: Vec<Edit> = wanted()[1..].to_vec();
     let mut wish = begin(1, changes.clone(), &agent.look());
     wish.revert = Some(revert_after(3000));
-    assert_eq!(agent.ask(&Request::Begin(Box::new(wish))), Reply::Begun);
+    assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let timer = stop_timer(&netns, 1);
     agent.done(&do_all(1, changes));
     go_on(timer);
     // It is still connected; that keeps nothing from being undone.
     eventually("it is undone", || agent.look().unfinished.is_none());
     assert_eq!(saved(&netns), before);
-    assert!(matches!(agent.ask(&settle(1, Ending::Done)), Reply::Refused(_)));
+    assert!(matches!(agent.ask(&settle(1, Decision::Commit)), Reply::Refused(_)));
 }

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use lvsprov::kernel;
-use lvsprov::state::{Capability, Change, GuePort, Link, Module, TunnelDevice, TunnelKind};
+use lvsprov::state::{Capability, Edit, GuePort, Link, Module, Present, TunnelDevice, TunnelKind};
 use serde_json::{Value, json};
 
 use super::modules::loaded;
@@ -32,7 +32,7 @@ pub fn every_module_is_loaded() {
         assert_eq!(*seen.facts.capability(module), expected, "{name}");
         assert!(!loaded(name) || name == "fou", "looking loaded {name}");
         assert!(seen.state.gue_ports.is_empty());
-        let outcome = netns.do_all(vec![Change::LoadModule { module }]);
+        let outcome = netns.do_all(vec![Edit::add::<Module>(module, Present)]);
         assert!(loaded(name), "{name}");
         assert_eq!(*outcome.after.facts.capability(module), Capability::Present);
         assert!(outcome.after.state.modules.contains(&module));
@@ -51,8 +51,8 @@ fn gre(local: &str, checksum: bool) -> TunnelDevice {
     TunnelDevice { kind, local, checksum }
 }
 
-fn add(dev: &str, device: TunnelDevice) -> Change {
-    Change::AddTunnel { dev: dev.parse().unwrap(), device }
+fn add(dev: &str, device: TunnelDevice) -> Edit {
+    Edit::add::<TunnelDevice>(dev.parse().unwrap(), device)
 }
 
 /// What `ip -d link` says of a device: its kind, and its data without what is not set.
@@ -72,7 +72,7 @@ pub fn gre_devices() {
     ];
     let outcome = netns.do_all(steps.clone());
     for step in &steps {
-        let Change::AddTunnel { dev, device } = step else { unreachable!() };
+        let (dev, device) = step.added::<TunnelDevice>().unwrap();
         assert_eq!(outcome.after.state.tunnels[dev], *device);
         assert_eq!(outcome.after.state.links[dev], Link::Down);
         let (kind, data) = in_ip(&netns, dev.as_str());
@@ -123,7 +123,7 @@ pub fn gre_devices_of_others() {
 
 /// Each case can run alone.
 fn load(netns: &NetnsHost, modules: &[Module]) {
-    netns.do_all(modules.iter().map(|module| Change::LoadModule { module: *module }).collect());
+    netns.do_all(modules.iter().map(|module| Edit::add::<Module>(*module, Present)).collect());
 }
 
 const VIP: &str = "172.18.253.53";
@@ -152,7 +152,7 @@ pub fn gre_is_unwrapped() {
         let (down, up) = (Link::Down, Link::Up);
         host.do_all(vec![
             add(dev, gre(local, checksum)),
-            Change::SetLink { dev: dev.parse().unwrap(), before: down, after: up },
+            Edit::change::<Link>(dev.parse().unwrap(), down, up),
         ]);
         host.set_sysctl("conf/all/rp_filter", "0");
         host.set_sysctl(&format!("conf/{dev}/rp_filter"), "0");
@@ -196,8 +196,8 @@ pub fn gue_is_unwrapped() {
         let dev = device.parse().unwrap();
         load(&host, &[Module::Fou6, Module::Ipip, Module::Ip6Tnl]);
         host.do_all(vec![
-            Change::AddGuePort { port: port(port_text) },
-            Change::SetLink { dev, before: Link::Down, after: Link::Up },
+            Edit::add::<GuePort>(port(port_text), Present),
+            Edit::change::<Link>(dev, Link::Down, Link::Up),
         ]);
         host.set_sysctl("conf/all/rp_filter", "0");
         host.set_sysctl(&format!("conf/{device}/rp_filter"), "0");
@@ -227,7 +227,7 @@ fn gue_in_ip(netns: &NetnsHost) -> BTreeSet<String> {
 pub fn gue_ports() {
     let (netns, other) = (NetnsHost::with_lo(), NetnsHost::with_lo());
     load(&netns, &[Module::Fou]);
-    let add = |text: &str| Change::AddGuePort { port: port(text) };
+    let add = |text: &str| Edit::add::<GuePort>(port(text), Present);
     let steps = vec![add("udp4 6080"), add("udp6 6080"), add("udp4 6081")];
     let seen = netns.do_all(steps.clone()).after.state.gue_ports;
     assert_eq!(seen, ["udp4 6080", "udp4 6081", "udp6 6080"].map(port).into());

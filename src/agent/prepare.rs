@@ -3,23 +3,23 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::journal::{self, Open};
-use super::opening::{self, Opening};
+use super::journal::{self, Transaction};
 use super::phase::Phase;
+use super::preparation::{self, Preparation};
 use super::records::Timer;
 use super::transaction::{
-    BEGIN_PATIENCE, Held, busy, busy_now, check_idle_limit, check_operator, holder, root,
+    BEGIN_PATIENCE, HeldTransaction, busy, busy_now, check_idle_limit, check_operator, holder, root,
 };
 use super::{Host, lock, look, process, receipt, revert};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::fault;
 use crate::plan::neighbours;
 use crate::plan::preflight::Obstacle;
-use crate::protocol::{Begin, Busy, Reply, RevertAfter};
+use crate::protocol::{Busy, Prepare, Reply, RevertAfter};
 use crate::state::{Item, JOURNAL_VERSION, Observation, RECEIPT_VERSION, Receipt, Sysctl};
 
-/// See [`crate::protocol::Request::Begin`].
-pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
+/// See [`crate::protocol::Request::Prepare`].
+pub(super) async fn prepare(host: &mut Host, begin: &Prepare) -> Result<Reply> {
     root()?;
     check(begin)?;
     let (state_dir, topology) = (host.state_dir.clone(), &begin.journal.topology);
@@ -34,7 +34,7 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     let seen = look::look(&state_dir, topology, &to_read(begin), false).await?;
     let differences = begin.expected.differences(&seen);
     if !differences.is_empty() {
-        return Ok(Reply::Moved(differences));
+        return Ok(Reply::Changed(differences));
     }
     if let Some(busy) = overlap(&state_dir, begin, &seen)? {
         return Ok(Reply::Busy(Box::new(busy)));
@@ -42,27 +42,27 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
     let owners = neighbours::owners(&begin.receipt, begin.settled.as_ref(), &seen);
     let differences = begin.expected.other_owners(&owners);
     if !differences.is_empty() {
-        return Ok(Reply::Moved(differences));
+        return Ok(Reply::Changed(differences));
     }
     check_before(begin, old.as_ref(), seen.receipt.as_ref())?;
-    fault::at("begin");
+    fault::at("prepare");
 
     let order = begin.revert.map(|after| due(begin, after));
     let armed =
         order.as_ref().map(|order| revert::arm(&host.program, &state_dir, order)).transpose()?;
     let timer = match (order, &armed) {
-        (Some(revert::Order { withdraw_at_ms, build_at_ms, .. }), Some(armed)) => {
+        (Some(revert::RevertOrder { withdraw_at_ms, build_at_ms, .. }), Some(armed)) => {
             Some(Timer { process: armed.process()?, withdraw_at_ms, build_at_ms })
         }
         _ => None,
     };
     let holder = holder(&begin.journal.by, begin.idle_limit_s)?;
     let receipt = seen.receipt.as_ref();
-    let opening = Opening { begin, receipt, old: old.as_ref(), timer, holder: &holder };
-    if let Err(failed) = opening::prepare(&state_dir, &opening)?.commit() {
+    let opening = Preparation { begin, receipt, old: old.as_ref(), timer, holder: &holder };
+    if let Err(failed) = preparation::prepare(&state_dir, &opening)?.commit() {
         if failed.is_there {
             // Whoever began it may close it; its timer ends here, as there is nothing to undo.
-            host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, None));
+            host.held = Some(HeldTransaction::new(&begin.journal, &holder, Phase::Prepared, None));
         }
         return Err(failed.error);
     }
@@ -71,15 +71,15 @@ pub(super) async fn begin(host: &mut Host, begin: &Begin) -> Result<Reply> {
         let _ = timer.process.end();
     }
     let timer = armed.and_then(revert::Armed::release);
-    host.held = Some(Held::new(&begin.journal, &holder, Phase::Begun, timer));
-    fault::at("begun");
-    Ok(Reply::Begun)
+    host.held = Some(HeldTransaction::new(&begin.journal, &holder, Phase::Prepared, timer));
+    fault::at("prepared");
+    Ok(Reply::Prepared)
 }
 
 /// Another topology that may still put back what is to be touched, or relied on. Where nobody works at
 /// that and nothing undoes it, waiting helps nobody: an error says what does.
-fn overlap(state_dir: &Path, begin: &Begin, seen: &Observation) -> Result<Option<Busy>> {
-    let Begin { journal, receipt, settled, .. } = begin;
+fn overlap(state_dir: &Path, begin: &Prepare, seen: &Observation) -> Result<Option<Busy>> {
+    let Prepare { journal, receipt, settled, .. } = begin;
     for (topology, theirs) in &seen.unfinished_elsewhere {
         let (touched, settled) = (&journal.touched, settled.as_ref());
         let mut both = neighbours::overlap(theirs, touched, settled);
@@ -88,8 +88,8 @@ fn overlap(state_dir: &Path, begin: &Begin, seen: &Observation) -> Result<Option
             continue;
         }
         let open = journal::read(state_dir, topology)?;
-        let holder = open.as_ref().and_then(Open::holder);
-        let reverts_in_ms = open.as_ref().and_then(Open::reverts_in_ms);
+        let holder = open.as_ref().and_then(Transaction::holder);
+        let reverts_in_ms = open.as_ref().and_then(Transaction::reverts_in_ms);
         if holder.is_none() && reverts_in_ms.is_none() {
             let Obstacle { message, why, cure } =
                 neighbours::overlaps(topology, theirs, &journal.topology, &both);
@@ -106,10 +106,10 @@ fn overlap(state_dir: &Path, begin: &Begin, seen: &Observation) -> Result<Option
 }
 
 /// When the timer is due, counted from now.
-fn due(begin: &Begin, after: RevertAfter) -> revert::Order {
+fn due(begin: &Prepare, after: RevertAfter) -> revert::RevertOrder {
     let now = process::boottime_ms();
     let RevertAfter { withdraw_ms, build_ms } = after;
-    revert::Order {
+    revert::RevertOrder {
         topology: begin.journal.topology.clone(),
         transaction: begin.journal.transaction.clone(),
         withdraw_at_ms: withdraw_ms.map(|after| now.saturating_add(after.into())),
@@ -118,7 +118,7 @@ fn due(begin: &Begin, after: RevertAfter) -> revert::Order {
 }
 
 /// What must be read to compare the host with what the plan saw, and to undo later.
-fn to_read(begin: &Begin) -> BTreeSet<Sysctl> {
+fn to_read(begin: &Prepare) -> BTreeSet<Sysctl> {
     let named = begin.expected.items.iter().chain(&begin.journal.touched);
     let named = named.filter_map(|item| match item {
         Item::Sysctl(key) => Some(key.clone()),
@@ -128,8 +128,8 @@ fn to_read(begin: &Begin) -> BTreeSet<Sysctl> {
 }
 
 /// Whether what was asked for fits together.
-fn check(begin: &Begin) -> Result<()> {
-    let Begin {
+fn check(begin: &Prepare) -> Result<()> {
+    let Prepare {
         journal,
         expected,
         receipt_before,
@@ -183,7 +183,7 @@ fn check(begin: &Begin) -> Result<()> {
 }
 
 /// What undoing puts back must be what is there: the receipt now, or the one before what is taken over.
-fn check_before(begin: &Begin, old: Option<&Open>, there: Option<&Receipt>) -> Result<()> {
+fn check_before(begin: &Prepare, old: Option<&Transaction>, there: Option<&Receipt>) -> Result<()> {
     let before = old.map_or(there, |old| old.receipt_before.as_ref());
     if begin.receipt_before.as_ref() == before {
         return Ok(());

@@ -1,9 +1,9 @@
-//! From the kernel's terms to the file's: what a service of an IPVS table is in a topology, and what
-//! of it a topology has no words for.
+//! A service of an IPVS table as an entry of a topology file. Properties without a key in the file become
+//! remarks.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::draft::{Draft, DraftService};
+use super::draft::{DraftService, DraftTopology};
 use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
 use crate::names::{HostName, IfName};
@@ -12,10 +12,10 @@ use crate::state::{
 };
 use crate::topology::Scheduler;
 
-/// A service in the file's words.
+/// A service as an entry of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub target: Target,
+pub(super) struct ServiceEntry {
+    pub target: EntryTarget,
     pub director: HostName,
     pub vip_prefix: Option<u8>,
     pub vip_interface: Option<IfName>,
@@ -23,14 +23,14 @@ pub(super) struct Entry {
     pub tunnel: Option<String>,
     pub scheduler: String,
     pub scheduler_flags: Vec<&'static str>,
-    pub persistence: Option<Persistence>,
+    pub persistence: Option<PersistenceEntry>,
     pub one_packet: bool,
-    pub reals: Vec<RealEntry>,
+    pub reals: Vec<RealServerEntry>,
 }
 
-/// What clients ask for.
+/// The key of an entry: address and ports, or a firewall mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum EntryTarget {
     /// Ports in the order of the table; 0 is every port.
     Address {
         vip: IpAddr,
@@ -45,15 +45,15 @@ pub(super) enum Target {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Persistence {
+pub(super) struct PersistenceEntry {
     pub timeout: u32,
     pub mask: Option<String>,
     pub engine: Option<String>,
 }
 
-/// A real server in the file's words; `None` where it is as the service.
+/// A real server as an entry of the file; `None` inherits the service's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RealEntry {
+pub(super) struct RealServerEntry {
     pub host: HostName,
     pub address: Option<IpAddr>,
     pub port: Option<u16>,
@@ -67,7 +67,7 @@ pub(super) struct RealEntry {
 /// The longest timeout of any kind in a topology, in seconds.
 const LONGEST: u32 = 2_147_483;
 
-/// Timeouts that a topology can have.
+/// Timeouts within the limits of a topology.
 pub(super) fn timeouts(given: GivenTimeouts, remarks: &mut Vec<Remark>) -> GivenTimeouts {
     let mut at_most = |name: &str, value: Option<u32>| {
         let value = value?;
@@ -75,7 +75,7 @@ pub(super) fn timeouts(given: GivenTimeouts, remarks: &mut Vec<Remark>) -> Given
             remarks.push(Remark::general(
                 RemarkKind::Guessed,
                 format!("the {name} timeout, {value} s"),
-                format!("a topology has no more than {LONGEST} s, which is written instead"),
+                format!("the limit of a topology is {LONGEST} s, which is written instead"),
             ));
         }
         Some(value.min(LONGEST))
@@ -88,12 +88,12 @@ pub(super) fn timeouts(given: GivenTimeouts, remarks: &mut Vec<Remark>) -> Given
     }
 }
 
-/// The services of `draft`, those that differ in the port only put together.
-pub(super) fn entries(draft: &Draft, remarks: &mut Vec<Remark>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
+/// The services of `draft`; neighbours that differ only in the port become one entry.
+pub(super) fn entries(draft: &DraftTopology, remarks: &mut Vec<Remark>) -> Vec<ServiceEntry> {
+    let mut entries: Vec<ServiceEntry> = Vec::new();
     for service in &draft.services {
-        let Some(entry) = Expression { draft, service, remarks }.entry() else { continue };
-        // Only neighbours: the order of the table is by VIP, then port.
+        let Some(entry) = EntryBuilder { draft, service, remarks }.entry() else { continue };
+        // Neighbours only: the table is sorted by VIP, then port.
         match entries.last_mut().filter(|last| differ_in_port_only(last, &entry)) {
             Some(last) => join(last, entry),
             None => entries.push(entry),
@@ -102,55 +102,59 @@ pub(super) fn entries(draft: &Draft, remarks: &mut Vec<Remark>) -> Vec<Entry> {
     entries
 }
 
-fn differ_in_port_only(first: &Entry, second: &Entry) -> bool {
-    let without = |entry: &Entry| {
+fn differ_in_port_only(first: &ServiceEntry, second: &ServiceEntry) -> bool {
+    let without = |entry: &ServiceEntry| {
         let mut entry = entry.clone();
-        if let Target::Address { ports, .. } = &mut entry.target {
+        if let EntryTarget::Address { ports, .. } = &mut entry.target {
             ports.clear();
         }
         entry
     };
-    let has_port = |entry: &Entry| match &entry.target {
-        Target::Address { ports, .. } => !ports.contains(&0),
-        Target::Mark { .. } => false,
+    let has_port = |entry: &ServiceEntry| match &entry.target {
+        EntryTarget::Address { ports, .. } => !ports.contains(&0),
+        EntryTarget::Mark { .. } => false,
     };
     has_port(first) && has_port(second) && without(first) == without(second)
 }
 
-fn join(into: &mut Entry, other: Entry) {
-    if let (Target::Address { ports, .. }, Target::Address { ports: more, .. }) =
+fn join(into: &mut ServiceEntry, other: ServiceEntry) {
+    if let (EntryTarget::Address { ports, .. }, EntryTarget::Address { ports: more, .. }) =
         (&mut into.target, other.target)
     {
         ports.extend(more);
     }
 }
 
-struct Expression<'a> {
-    draft: &'a Draft,
+struct EntryBuilder<'a> {
+    draft: &'a DraftTopology,
     service: &'a DraftService,
     remarks: &'a mut Vec<Remark>,
 }
 
-impl Expression<'_> {
+impl EntryBuilder<'_> {
     fn remark(&mut self, kind: RemarkKind, what: impl Into<String>, why: impl Into<String>) {
         let mut remark = Remark::general(kind, what, why);
         remark.host = Some(self.service.director.to_string());
         self.remarks.push(remark);
     }
 
-    fn entry(&mut self) -> Option<Entry> {
+    fn entry(&mut self) -> Option<ServiceEntry> {
         let DraftService { director, key, service, vip_prefix, vip_interface, full_nat: _ } =
             self.service;
         let target = match key {
-            ServiceKey::Address(protocol, address) => Target::Address {
+            ServiceKey::Address(protocol, address) => EntryTarget::Address {
                 vip: address.ip(),
                 protocol: *protocol,
                 ports: vec![address.port()],
             },
-            // Single packets and SIP over UDP only: another protocol would make no sense to check.
+            // One-packet scheduling and SIP work with UDP only.
             ServiceKey::Fwmark { v6, mark } => {
                 let one_packet = service.flags.has(ServiceFlags::ONE_PACKET);
-                Target::Mark { mark: *mark, v6: *v6, udp: one_packet || service.engine.is_some() }
+                EntryTarget::Mark {
+                    mark: *mark,
+                    v6: *v6,
+                    udp: one_packet || service.engine.is_some(),
+                }
             }
         };
         let (forward, tunnel) = self.common();
@@ -163,11 +167,11 @@ impl Expression<'_> {
             self.remark(
                 RemarkKind::NotExpressible,
                 key.to_string(),
-                "it has no real servers; a service of a topology has one at least",
+                "it has no real servers; a topology needs at least one for each service",
             );
             return None;
         }
-        Some(Entry {
+        Some(ServiceEntry {
             target,
             director: director.clone(),
             vip_prefix: *vip_prefix,
@@ -188,12 +192,12 @@ impl Expression<'_> {
             ForwardingMethod::Masquerade => Some("nat"),
             ForwardingMethod::DirectRoute => Some("dr"),
             ForwardingMethod::Tunnel => Some("tun"),
-            // Asked for as anything: the kernel makes it local by itself.
+            // The kernel sets this method by itself for local addresses, whatever the requested one.
             ForwardingMethod::Local | ForwardingMethod::Bypass => None,
         }
     }
 
-    /// What most real servers have.
+    /// The most frequent method and tunnel.
     fn common(&self) -> (&'static str, Option<String>) {
         let mut count: Vec<((&'static str, Option<String>), usize)> = Vec::new();
         for destination in self.service.service.destinations.values() {
@@ -214,11 +218,11 @@ impl Expression<'_> {
         destination: &Destination,
         forward: &'static str,
         common_tunnel: Option<&str>,
-    ) -> Option<RealEntry> {
+    ) -> Option<RealServerEntry> {
         let rip = at.0.ip();
         let what = || format!("{at} of {}", self.service.key);
         if destination.method == ForwardingMethod::Bypass {
-            let (what, why) = (what(), "only the kernel itself makes a destination that bypasses");
+            let (what, why) = (what(), "only the kernel creates bypass destinations");
             self.remark(RemarkKind::NotExpressible, what, why);
             return None;
         }
@@ -238,11 +242,11 @@ impl Expression<'_> {
         if let Some(ignored) = port.filter(|_| !maps) {
             let what = what();
             let why = if nat {
-                "a persistent service of several ports keeps the port that the client asked for"
+                "a persistent service for every port keeps the client's destination port"
             } else {
                 "only NAT maps ports"
             };
-            let why = format!("{why}: the kernel ignores port {ignored}, and it is left out");
+            let why = format!("{why}: the kernel ignores port {ignored}; left out");
             self.remark(RemarkKind::Guessed, what, why);
             port = None;
         }
@@ -253,7 +257,7 @@ impl Expression<'_> {
         let addresses = self.draft.hosts.get(&host).map_or(0, |host| {
             host.interfaces.values().map(|interface| interface.addresses.len()).sum::<usize>()
         });
-        Some(RealEntry {
+        Some(RealServerEntry {
             host,
             address: (addresses != 1).then_some(rip),
             port,
@@ -271,9 +275,9 @@ impl Expression<'_> {
             ServiceKey::Fwmark { .. } => false,
         };
         let why = match engine.as_str() {
-            "sip" if other => "it reads UDP packets only, so it has no effect; it is left out",
+            "sip" if other => "it reads UDP packets only, so it has no effect here; left out",
             "sip" => return Some(engine),
-            _ => "sip is the only one that any kernel has",
+            _ => "mainline kernels have sip only",
         };
         self.remark(
             RemarkKind::NotExpressible,
@@ -291,7 +295,7 @@ impl Expression<'_> {
         self.remark(
             RemarkKind::NotExpressible,
             format!("scheduler {scheduler} of {}", self.service.key),
-            "no kernel that is known here has it; wlc, the default, is written",
+            "no kernel known to lvsprov has it; wlc, the default, is written instead",
         );
         "wlc".to_owned()
     }
@@ -309,7 +313,7 @@ impl Expression<'_> {
         set.map(|(_, name)| name).collect()
     }
 
-    fn persistence(&mut self) -> Option<Persistence> {
+    fn persistence(&mut self) -> Option<PersistenceEntry> {
         let service = &self.service.service;
         let mask = match (self.service.key.is_ipv6(), service.netmask) {
             (false, u32::MAX) | (true, 128) => None,
@@ -324,18 +328,18 @@ impl Expression<'_> {
                 self.remark(
                     RemarkKind::Guessed,
                     format!("persistence {timeout} of {}", self.service.key),
-                    format!("a topology has no more than {LONGEST} s, which is written instead"),
+                    format!("the limit of a topology is {LONGEST} s, which is written instead"),
                 );
                 timeout = LONGEST;
             }
-            return Some(Persistence { timeout, mask, engine });
+            return Some(PersistenceEntry { timeout, mask, engine });
         }
         for (what, value) in [("mask", mask), ("engine", engine)] {
             if let Some(value) = value {
                 self.remark(
                     RemarkKind::NotExpressible,
                     format!("persistence {what} {value:?} of {}", self.service.key),
-                    "the service is not persistent, so it has no effect; it is left out",
+                    "the service is not persistent, so it has no effect; left out",
                 );
             }
         }

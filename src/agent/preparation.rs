@@ -5,25 +5,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{cannot_io, make_folder, sync_folder, sync_parent, write_new};
-use super::journal::{self, Open};
+use super::journal::{self, Transaction};
 use super::phase::Phase;
-use super::records::{self, Begun, HolderRecord, Timer};
+use super::records::{self, HolderRecord, PreparedRecord, Timer};
 use super::{process, receipt};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::fault;
 use crate::kernel::namespace::NamespaceId;
-use crate::protocol::Begin;
+use crate::protocol::Prepare;
 use crate::state::Receipt;
 
 /// What is to be written.
 #[derive(Debug)]
-pub(super) struct Opening<'a> {
+pub(super) struct Preparation<'a> {
     /// What was asked for.
-    pub begin: &'a Begin,
+    pub begin: &'a Prepare,
     /// The receipt that is there.
     pub receipt: Option<&'a Receipt>,
     /// What is taken over.
-    pub old: Option<&'a Open>,
+    pub old: Option<&'a Transaction>,
     /// Who undoes it.
     pub timer: Option<Timer>,
     /// Who works at it.
@@ -44,7 +44,7 @@ pub(super) struct Prepared {
 
 /// Why it could not be begun.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct PrepareError {
     /// What went wrong.
     pub error: Error,
     /// Whether the journal lies there all the same: nothing was done, and it is to be settled as undone.
@@ -55,12 +55,12 @@ impl Prepared {
     /// Begins it. If this fails, nothing is begun; or the journal lies there and nothing was done, where
     /// that could not be taken back: another transaction was taken over and is gone, or the receipt may
     /// speak of this one already.
-    pub fn commit(mut self) -> std::result::Result<(), Failed> {
+    pub fn commit(mut self) -> std::result::Result<(), PrepareError> {
         let result = self.try_commit();
         let is_there = self.committed;
         result.map_err(|error| {
             let error = if is_there { error.cure(LEFT) } else { error };
-            Failed { error, is_there }
+            PrepareError { error, is_there }
         })
     }
 
@@ -110,8 +110,8 @@ impl Drop for Prepared {
 }
 
 /// Writes everything to the disk, under names that nobody reads yet.
-pub(super) fn prepare(state_dir: &Path, opening: &Opening<'_>) -> Result<Prepared> {
-    let Opening { begin, receipt: there, old, timer: _, holder: _ } = opening;
+pub(super) fn prepare(state_dir: &Path, opening: &Preparation<'_>) -> Result<Prepared> {
+    let Preparation { begin, receipt: there, old, timer: _, holder: _ } = opening;
     let id = &begin.journal.transaction;
     let topology = &begin.journal.topology;
     if old.is_some_and(|old| old.journal.transaction == *id) {
@@ -144,8 +144,8 @@ pub(super) fn prepare(state_dir: &Path, opening: &Opening<'_>) -> Result<Prepare
 }
 
 /// All files of the transaction's own folder.
-fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<()> {
-    let Opening { begin, receipt: _, old, timer, holder } = opening;
+fn fill(state_dir: &Path, prepared: &Prepared, opening: &Preparation<'_>) -> Result<()> {
+    let Preparation { begin, receipt: _, old, timer, holder } = opening;
     let topology = &begin.journal.topology;
     let folder = &prepared.folder;
     let current = receipt::path(state_dir, topology);
@@ -156,7 +156,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
         keep(&source, &folder.join("before.json"), before)?;
     }
     if let Some(settled) = &begin.settled {
-        let target = folder.join("settled.json");
+        let target = folder.join("committed.json");
         let working = prepared.receipt.as_ref().map_or(current.as_path(), receipt::Prepared::file);
         if *settled == begin.receipt {
             keep(working, &target, settled)?;
@@ -164,7 +164,7 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
             write(&target, &receipt::text(settled).map_err(|e| cannot_io("write", &target, e))?)?;
         }
     }
-    let begun = Begun {
+    let begun = PreparedRecord {
         boot: process::boot_id()?,
         init: process::init_start(),
         namespace: NamespaceId::current().ok(),
@@ -175,11 +175,11 @@ fn fill(state_dir: &Path, prepared: &Prepared, opening: &Opening<'_>) -> Result<
     let told: Vec<String> = Vec::new();
     let text = |text: io::Result<Vec<u8>>| text.map_err(|error| cannot_io("write", folder, error));
     let files = [
-        ("begun.json", text(serde_json::to_vec(&begun).map_err(Into::into))?),
+        ("prepared.json", text(serde_json::to_vec(&begun).map_err(Into::into))?),
         ("holder.json", text(records::padded(holder, records::HOLDER_SIZE))?),
-        ("heard", text(records::padded(&process::boottime_ms(), records::HEARD_SIZE))?),
-        ("told.json", text(records::padded(&told, records::TOLD_SIZE))?),
-        (Phase::Begun.file(), Vec::new()),
+        ("last_request", text(records::padded(&process::boottime_ms(), records::HEARD_SIZE))?),
+        ("notes.json", text(records::padded(&told, records::NOTES_SIZE))?),
+        (Phase::Prepared.file(), Vec::new()),
     ];
     for (name, text) in files {
         write(&folder.join(name), &text)?;
@@ -207,7 +207,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::protocol::Ending;
+    use crate::protocol::Decision;
     use crate::state::RECEIPT_VERSION;
     use crate::state::{
         Expected, HostState, Intent, JOURNAL_VERSION, Journal, Operator, Owned, TransactionId,
@@ -217,7 +217,7 @@ mod tests {
         Operator { user: "ann".to_owned(), host: "desk".to_owned(), pid: 7 }
     }
 
-    fn begin(number: u64) -> Begin {
+    fn begin(number: u64) -> Prepare {
         let topology: crate::names::TopologyName = "t".parse().unwrap();
         let receipt = Receipt {
             version: RECEIPT_VERSION,
@@ -239,7 +239,7 @@ mod tests {
             before: HostState::default(),
         };
         let (items, state) = (Owned::new(), HostState::default());
-        Begin {
+        Prepare {
             journal,
             expected: Expected { receipt: None, unfinished: None, items, state, owners: [].into() },
             receipt_before: None,
@@ -251,7 +251,7 @@ mod tests {
         }
     }
 
-    fn prepared(state_dir: &Path, begin: &Begin) -> Prepared {
+    fn prepared(state_dir: &Path, begin: &Prepare) -> Prepared {
         let old = journal::read(state_dir, &begin.journal.topology).unwrap();
         let holder = HolderRecord {
             process: process::Process::own().unwrap(),
@@ -263,7 +263,8 @@ mod tests {
         };
         let there = receipt::read(state_dir, &begin.journal.topology).unwrap();
         let (old, receipt) = (old.as_ref(), there.as_ref());
-        prepare(state_dir, &Opening { begin, receipt, old, timer: None, holder: &holder }).unwrap()
+        prepare(state_dir, &Preparation { begin, receipt, old, timer: None, holder: &holder })
+            .unwrap()
     }
 
     /// Renaming goes through a symbolic link in the place of the folder, flushing the folder does not.
@@ -316,7 +317,7 @@ mod tests {
         fs::remove_dir(&place).unwrap();
         let open = journal::read(state_dir, topology).unwrap().unwrap();
         assert_eq!(open.journal, first.journal);
-        journal::settle(state_dir, &open, Ending::Undone).unwrap();
+        journal::settle(state_dir, &open, Decision::Abort).unwrap();
         assert!(!state_dir.join("t").exists());
     }
 }
