@@ -12,9 +12,9 @@ TEST = cargo test --locked --config 'target."cfg(all())".runner = ["$(CURDIR)/sc
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
 	@echo "building lvsprov for the lab: one to two minutes on 2 cores, the first time"
-	cargo build --locked --profile lab
+	cargo build --locked
 	@echo "the lab: $(LAB), from bare hosts to answered requests and back; half a minute to two"
-	cargo run --locked --quiet --profile lab -- lab run $(LAB)
+	cargo run --locked --quiet -- lab run $(LAB)
 
 test: # everything; the last part boots virtual machines; at the end stands how long each part took
 	scripts/need test
