@@ -1,4 +1,4 @@
-//! An error as it crosses the line between host and controller, and as a report shows it.
+//! An error as it goes from a host to the controller, and as a report shows it.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ pub struct Failure {
     pub message: String,
     /// What caused it, one level a line.
     pub causes: Vec<String>,
-    /// What to do about it, where that is known.
+    /// What to do, where that is known.
     pub cure: Option<String>,
 }
 

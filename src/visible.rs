@@ -1,10 +1,10 @@
-//! Text from outside, fit for a terminal.
+//! Text from outside, made safe for a terminal.
 //!
-//! Hosts, other operators and files may hold anything: commands for the terminal (clear the screen, write
+//! Text of hosts, other operators and files may have anything in it: commands for the terminal (clear the screen, write
 //! the clipboard), a carriage return that overwrites a line, characters that turn the direction of
 //! writing around or that cannot be seen. Each is replaced by a visible escape: `\x1b`, `\r`, `\u{202e}`.
 //!
-//! It is done once, where text comes in: what ssh and a host say before the agent speaks
+//! It is done once, where text comes in: the output of ssh and of a host before the agent's first frame
 //! ([`crate::transport::greeting`]), every text in every reply ([`crate::transport`]), an operator's name,
 //! a saved plan. A tab stays: the kernel's settings with several values have it. What is
 //! compared with the kernel cannot be changed by this: names of topologies, hosts and interfaces, keys

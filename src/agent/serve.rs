@@ -23,7 +23,7 @@ use nix::unistd;
 use crate::failure::Failure;
 use crate::protocol::{Hello, Reply, Request, STATE_DIR, VERSION};
 use crate::transport::frame::{self, FrameError};
-use crate::transport::greeting::Mark;
+use crate::transport::greeting::GreetingMark;
 
 /// How an agent is started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn serve(
     let machine = nix::sys::utsname::uname()
         .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned());
     let hello = Hello { version: VERSION, uid: unistd::geteuid().as_raw(), machine };
-    let mut first = Mark::Hello.to_string().into_bytes();
+    let mut first = GreetingMark::Hello.to_string().into_bytes();
     first.extend(frame::encode(&hello).map_err(|source| AgentError::Answer { source })?);
     send(output, &first)?;
     loop {
@@ -226,7 +226,7 @@ fn complain(output: Option<&mut Patient>, error: &AgentError) -> ExitCode {
             | AgentError::Runtime { .. }
     );
     if let Some(output) = output.filter(|_| before_hello) {
-        let mark = Mark::Failed { reason: failure.to_string().replace('\n', " ") };
+        let mark = GreetingMark::Failed { reason: failure.to_string().replace('\n', " ") };
         // Nobody listens any more: the exit code says it too.
         let _ = output.write_all(mark.to_string().as_bytes());
     }
@@ -243,7 +243,7 @@ mod tests {
     use crate::protocol::Fetched;
 
     fn replies(output: &[u8]) -> Vec<Reply> {
-        let mark = Mark::Hello.to_string();
+        let mark = GreetingMark::Hello.to_string();
         let mut rest = output.strip_prefix(mark.as_bytes()).unwrap();
         let hello: Hello = frame::read_blocking(&mut rest).unwrap().unwrap();
         assert_eq!(hello.version, VERSION);

@@ -76,7 +76,7 @@ pub(super) struct Open {
     journal: Journal,
     receipt_before: Option<Receipt>,
     settled: Option<Receipt>,
-    pub agreed: bool,
+    pub voted: bool,
     /// Whether whoever works at it knows that it is agreed, and may go back all the same.
     knows: bool,
     /// Which line works at it.
@@ -124,7 +124,7 @@ impl Serves {
 
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
-    pub sighting: Observation,
+    pub observation: Observation,
     pub open: Option<Open>,
     pub reached: bool,
     /// What a connection that is gone is still at.
@@ -162,7 +162,7 @@ pub(super) struct World {
 impl World {
     pub fn bare(topology: &Topology) -> Self {
         let machine = |name: &HostName| Machine {
-            sighting: bare(topology, name),
+            observation: bare(topology, name),
             open: None,
             reached: true,
             late: None,
@@ -254,27 +254,27 @@ impl World {
         let mut inner = self.inner.lock().unwrap();
         for stage in [Stage::Withdraw, Stage::Ground, Stage::Live] {
             for (name, machine) in &mut inner.hosts {
-                let Some(open) = machine.open.as_ref().filter(|o| !o.agreed && o.revert.is_some())
+                let Some(open) = machine.open.as_ref().filter(|o| !o.voted && o.revert.is_some())
                 else {
                     continue;
                 };
                 let unfinished = open.told(false);
-                let goal = Goal::undo(&unfinished, &machine.sighting);
-                let state = &machine.sighting.state;
+                let goal = Goal::undo(&unfinished, &machine.observation);
+                let state = &machine.observation.state;
                 let steps =
                     steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
                 for (of, steps) in stages::stage(&topology.hosts[name], steps) {
                     if of == stage {
                         let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
-                        machine.sighting.state =
-                            simulate(&machine.sighting.state, &changes).unwrap();
+                        machine.observation.state =
+                            simulate(&machine.observation.state, &changes).unwrap();
                     }
                 }
             }
         }
         for machine in inner.hosts.values_mut() {
-            if let Some(open) = machine.open.take_if(|o| !o.agreed && o.revert.is_some()) {
-                machine.sighting.receipt = open.receipt_before;
+            if let Some(open) = machine.open.take_if(|o| !o.voted && o.revert.is_some()) {
+                machine.observation.receipt = open.receipt_before;
             }
         }
     }
@@ -285,9 +285,9 @@ impl Open {
         OpenTransaction {
             journal: self.journal.clone(),
             receipt_before: self.receipt_before.clone(),
-            voted: self.agreed,
+            voted: self.voted,
             holder: alive.then(|| self.holder()),
-            reverts_in_ms: self.revert.filter(|_| !self.agreed).map(|after| after.build_ms.into()),
+            reverts_in_ms: self.revert.filter(|_| !self.voted).map(|after| after.build_ms.into()),
             restarted: false,
             notes: Vec::new(),
         }
@@ -310,10 +310,10 @@ impl Inner {
 
     fn look(&self, host: &HostName) -> Observation {
         let machine = &self.hosts[host];
-        let mut sighting = machine.sighting.clone();
-        sighting.unfinished =
+        let mut observation = machine.observation.clone();
+        observation.unfinished =
             machine.open.as_ref().map(|open| Box::new(open.told(self.alive.contains(&open.line))));
-        sighting
+        observation
     }
 
     fn answer(
@@ -331,17 +331,17 @@ impl Inner {
             Request::Observe { .. } => Reply::Observed(Box::new(self.look(host))),
             Request::Prepare(begin) => self.begin(host, line, *begin),
             Request::Resume { transaction, by, force, .. } => {
-                self.take_up(host, line, &transaction, by, force)
+                self.resume(host, line, &transaction, by, force)
             }
             Request::Execute { transaction, steps, .. } => {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
                 let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
-                if open.agreed && !open.knows {
+                if open.voted && !open.knows {
                     return Reply::Refused(failure("it is agreed"));
                 }
-                open.agreed = false;
+                open.voted = false;
                 self.all_have_begun(host, &transaction);
                 let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
                 self.work(host, &changes, at_most)
@@ -350,7 +350,7 @@ impl Inner {
                 if let Err(refused) = self.is_at_work(host, line, &transaction) {
                     return refused;
                 }
-                self.hosts.get_mut(host).unwrap().open.as_mut().unwrap().agreed = true;
+                self.hosts.get_mut(host).unwrap().open.as_mut().unwrap().voted = true;
                 Reply::Voted
             }
             Request::Close { transaction, decision: ending, .. } => {
@@ -358,10 +358,10 @@ impl Inner {
                     return refused;
                 }
                 let open = self.hosts[host].open.as_ref().unwrap();
-                if ending == Decision::Abort && open.agreed && !open.knows {
+                if ending == Decision::Abort && open.voted && !open.knows {
                     return Reply::Refused(failure("it is agreed"));
                 }
-                if ending == Decision::Commit && !open.agreed && open.journal.hosts.len() > 1 {
+                if ending == Decision::Commit && !open.voted && open.journal.hosts.len() > 1 {
                     return Reply::Refused(failure("it is not agreed"));
                 }
                 self.settle(host, ending)
@@ -376,11 +376,11 @@ impl Inner {
 
     fn who_has(&self, target: IpAddr) -> BTreeSet<String> {
         let has = |machine: &&Machine| {
-            let mut keys = machine.sighting.state.addresses.keys();
+            let mut keys = machine.observation.state.addresses.keys();
             keys.any(|key| key.net.addr() == target && key.dev.as_str() == "eth0")
         };
         let macs = self.hosts.values().filter(has);
-        macs.flat_map(|machine| machine.sighting.facts.hardware.values().cloned()).collect()
+        macs.flat_map(|machine| machine.observation.facts.hardware.values().cloned()).collect()
     }
 
     fn busy(&self, host: &HostName) -> Option<Reply> {
@@ -389,14 +389,14 @@ impl Inner {
             topology: open.journal.topology.clone(),
             transaction: Some(open.journal.transaction.clone()),
             holder: self.alive.contains(&open.line).then(|| open.holder()),
-            reverts_in_ms: open.revert.filter(|_| !open.agreed).map(|after| after.build_ms.into()),
+            reverts_in_ms: open.revert.filter(|_| !open.voted).map(|after| after.build_ms.into()),
         })))
     }
 
     fn begin(&mut self, host: &HostName, line: u64, begin: Prepare) -> Reply {
         if let Some(open) = &self.hosts[host].open {
             let held = self.alive.contains(&open.line) && open.line != line;
-            if held || (open.revert.is_some() && !open.agreed) {
+            if held || (open.revert.is_some() && !open.voted) {
                 return self.busy(host).unwrap();
             }
         }
@@ -411,16 +411,16 @@ impl Inner {
             journal: begin.journal,
             receipt_before: begin.receipt_before,
             settled: begin.settled,
-            agreed: false,
+            voted: false,
             knows: false,
             line,
             revert: begin.revert,
         });
-        machine.sighting.receipt = Some(begin.receipt);
+        machine.observation.receipt = Some(begin.receipt);
         Reply::Prepared
     }
 
-    fn take_up(
+    fn resume(
         &mut self,
         host: &HostName,
         line: u64,
@@ -440,7 +440,7 @@ impl Inner {
         let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
         open.line = line;
         open.by = by;
-        open.knows = open.agreed;
+        open.knows = open.voted;
         Reply::Prepared
     }
 
@@ -460,8 +460,8 @@ impl Inner {
                 break;
             }
             let machine = self.hosts.get_mut(host).unwrap();
-            match simulate(&machine.sighting.state, [change]) {
-                Ok(state) => machine.sighting.state = state,
+            match simulate(&machine.observation.state, [change]) {
+                Ok(state) => machine.observation.state = state,
                 Err(error) => {
                     refused = Some(failure(&error.to_string()));
                     break;
@@ -479,12 +479,12 @@ impl Inner {
             Decision::Commit => {
                 self.all_agree(host, &open);
                 self.done.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().sighting.receipt = open.settled;
+                self.hosts.get_mut(host).unwrap().observation.receipt = open.settled;
             }
             Decision::Abort => {
                 self.is_as_before(host, &open);
                 self.undone.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().sighting.receipt = open.receipt_before;
+                self.hosts.get_mut(host).unwrap().observation.receipt = open.receipt_before;
             }
         }
         Reply::Closed
@@ -505,7 +505,7 @@ impl Inner {
         let id = &open.journal.transaction;
         for other in open.journal.hosts.iter().filter(|other| *other != host) {
             let there = self.hosts[other].open.as_ref();
-            let agreed = there.is_some_and(|o| o.journal.transaction == *id && o.agreed);
+            let agreed = there.is_some_and(|o| o.journal.transaction == *id && o.voted);
             if !agreed && !self.done.contains(&(id.clone(), other.clone())) {
                 self.broken.push(format!("{host} is settled, and {other} has not agreed"));
             }
@@ -514,8 +514,8 @@ impl Inner {
 
     /// Nobody forgets what was there before it is there again.
     fn is_as_before(&mut self, host: &HostName, open: &Open) {
-        let state = &self.hosts[host].sighting.state;
-        let goal = Goal::undo(&open.told(false), &self.hosts[host].sighting);
+        let state = &self.hosts[host].observation.state;
+        let goal = Goal::undo(&open.told(false), &self.hosts[host].observation);
         let left = steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
         if !left.into_all().is_empty() {
             self.broken.push(format!("{host} is settled as undone, and is not as before"));

@@ -1,35 +1,39 @@
-//! All hosts of a topology through the story in parallel: connect, look, plan, act, verify.
+//! The controller's half: one change of all hosts of a topology.
 //!
-//! [`session`] holds the connections and asks; [`planning`] decides what each host must do, and
-//! [`transaction`] how that becomes one change of all (both pure); [`acting`] goes through the stages,
-//! in which [`turns`] decides who acts and [`recording`] says what came of it (both pure), and [`waiting`] lets connections end;
-//! [`confirming`] sees whether it may stay, [`undoing`] takes it back, [`recovering`] does either with
-//! what somebody else left; [`proving`] asks the network itself, by ARP and by [`requests`]. What comes of it are the plain types of
-//! [`outcome`], which [`crate::report`] renders.
+//! | module | what |
+//! | --- | --- |
+//! | [`session`] | the connections to all hosts; asks and observes them |
+//! | [`requests`] | the requests of a transaction and what their answers mean |
+//! | [`cluster_plan`] | observed hosts -> the steps of each host, in stages |
+//! | [`saved_plan`] | a plan in a file, with the state it was made from |
+//! | [`transaction`] | the two-phase commit over all hosts, phase after phase: |
+//! | [`prepare`] | who takes part, what goes into each journal |
+//! | `execute` | the stages ([`stage_work`], [`drain`]), then the state of each host |
+//! | `confirm` | the network answers, or the operator says yes ([`traffic`], [`verify`]) |
+//! | `commit` | the votes and the one decision; abort is a [`rollback`] of every host |
+//! | [`open_transactions`], [`recover`] | transactions of earlier runs: what each is, `rollback` and `confirm` |
+//! | [`operator`] | who runs this controller, and their console |
+//! | [`outcome`], [`status`] | results as plain types, which [`crate::report`] renders |
 
-pub mod acting;
-pub mod asking;
-mod beginning;
-mod closing;
-mod confirming;
-mod judging;
+pub mod cluster_plan;
+mod commit;
+mod confirm;
+pub mod drain;
+mod execute;
+pub mod open_transactions;
 pub mod operator;
 pub mod outcome;
-pub mod planning;
-pub mod proving;
-pub mod recording;
-pub mod recovering;
+pub mod prepare;
+pub mod recover;
 pub mod requests;
-pub mod saved;
+pub mod rollback;
+pub mod saved_plan;
 pub mod session;
+pub mod stage_work;
+pub mod status;
+pub mod traffic;
 pub mod transaction;
-pub mod turns;
-pub mod undoing;
-pub mod unfinished;
-pub mod views;
-pub mod waiting;
-pub mod watch;
-mod working;
+pub mod verify;
 
 #[cfg(test)]
 mod memory;
@@ -37,4 +41,4 @@ mod memory;
 mod tests;
 
 pub use outcome::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
-pub use session::{Session, Settings};
+pub use session::{ConnectionSettings, Session};

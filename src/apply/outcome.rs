@@ -1,11 +1,11 @@
-//! What came of a command, host by host: plain data for the reports. The JSON form is stable:
-//! members are only ever added.
+//! What a command came to, host by host: plain data for the reports. The JSON form is stable: members are
+//! only ever added, so members keep their names where a Rust name changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::views::Proof;
+use super::verify::Verification;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::Foreign;
@@ -17,19 +17,19 @@ use crate::state::{Edit, Holder, Intent, Reverted, Stage, TransactionId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Nothing is changed; the steps are what `apply` would do.
+    /// Changes nothing; the steps are what `apply` would execute.
     Plan,
-    /// The steps were done.
+    /// Executed the steps.
     Apply,
-    /// The steps were done, backwards.
+    /// Executed the steps, backwards.
     Destroy,
-    /// Nothing is changed; the steps are what `destroy` would do.
+    /// Changes nothing; the steps are what `destroy` would execute.
     PlanDestroy,
-    /// What an unfinished transaction did was undone.
+    /// Rolled open transactions back.
     Rollback,
-    /// Nothing is changed; what `rollback` would do.
+    /// Changes nothing; what `rollback` would do.
     PlanRollback,
-    /// A transaction that waited for the operator was confirmed.
+    /// Committed a transaction that waited for the operator.
     Confirm,
 }
 
@@ -40,62 +40,63 @@ pub struct ClusterReport {
     pub action: Action,
     /// The topology's name.
     pub topology: String,
-    /// By name of the host.
+    /// By host name.
     pub hosts: BTreeMap<HostName, HostReport>,
-    /// The transaction that this command began, or closed; `None` where none was needed.
+    /// The transaction of this command; `None`: it needed none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction: Option<TransactionReport>,
-    /// Transactions that were found unfinished, and what can be done with each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unfinished: Vec<Found>,
-    /// What the network itself said after an apply, and what of it was not asked; empty where it did not
-    /// come to that.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub proofs: Vec<Proof>,
-    /// What a plan was made from, in 64 hexadecimal digits; only in a plan towards the file.
+    /// The open transactions that were found, and what each command would do with them.
+    #[serde(default, rename = "unfinished", skip_serializing_if = "Vec::is_empty")]
+    pub open_transactions: Vec<OpenTransactionReport>,
+    /// ARP and requests after an apply, and what of it was not tried; empty where the apply failed before.
+    #[serde(default, rename = "proofs", skip_serializing_if = "Vec::is_empty")]
+    pub verifications: Vec<Verification>,
+    /// SHA-256 of what a plan was made from, in 64 hexadecimal digits; only in a plan towards the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 }
 
-/// A transaction of this command.
+/// The transaction of this command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransactionReport {
     /// Its name.
     pub id: TransactionId,
     /// How it ended.
-    pub ended: Ended,
-    /// Why it did not end well: the host and what happened there.
+    pub ended: TransactionEnd,
+    /// Why it was not committed: the host and what happened there.
     pub because: Option<String>,
 }
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    /// Everything was done, on every host that took part.
-    Done,
-    /// Every host that took part is as it was before.
-    Undone,
+pub enum TransactionEnd {
+    /// Every participant has closed it as done.
+    #[serde(rename = "done")]
+    Committed,
+    /// Every participant is as it was before.
+    #[serde(rename = "undone")]
+    Aborted,
     /// At least one host still has its journal.
-    Unfinished,
+    #[serde(rename = "unfinished")]
+    Open,
 }
 
-/// A transaction that was found unfinished, over all hosts.
+/// An open transaction over all hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct OpenTransactionReport {
     /// Its name.
     pub id: TransactionId,
-    /// Which way it was to go.
+    /// Apply or destroy.
     pub intent: Intent,
-    /// Who began it, by the word of that controller.
+    /// The operator who started it, as that controller names them.
     pub by: String,
-    /// When, in seconds since 1970 by that controller's clock.
+    /// When it was prepared, in seconds since 1970 by that controller's clock.
     pub since: u64,
-    /// Where it is unfinished.
+    /// Hosts with its journal.
     pub hosts: BTreeSet<HostName>,
-    /// Hosts that take part in it and no longer, or not yet, know of it.
+    /// Participants without its journal.
     pub elsewhere: BTreeSet<HostName>,
-    /// Hosts that take part in it and could not be asked.
+    /// Participants that could not be observed.
     pub unknown: BTreeSet<HostName>,
     /// What `apply` would do with it.
     pub apply: String,
@@ -105,55 +106,74 @@ pub struct Found {
     pub confirm: String,
 }
 
-/// What one host has of an unfinished transaction.
+/// An open transaction on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnfinishedView {
+pub struct HostTransactionReport {
     /// Its name.
     pub id: TransactionId,
     /// How many steps it has here.
     pub steps: usize,
-    /// How many of them are as they were wanted, now.
+    /// How many of its steps match the host now.
     pub as_wanted: usize,
-    /// How many things differ now from how they were before it.
+    /// How many items differ from before the transaction.
     pub differs: usize,
-    /// Whether all hosts were found right: it is only to be settled.
-    pub agreed: bool,
-    /// Who works at it now.
+    /// Whether this host has voted: its part is verified, and it waits for the decision.
+    #[serde(rename = "agreed")]
+    pub voted: bool,
+    /// The controller that works at it now.
     pub holder: Option<Holder>,
-    /// Seconds until the host undoes it by itself.
+    /// Seconds until the host reverts it.
     pub reverts_in_s: Option<u64>,
-    /// Whether the host was restarted since.
+    /// Whether the host restarted since.
     pub restarted: bool,
-    /// What the revert timer did or could not do.
-    pub told: Vec<String>,
+    /// What the revert timer did or could not do, a line each.
+    #[serde(rename = "told")]
+    pub timer_log: Vec<String>,
 }
 
-/// What undoing did on one host.
+/// A rollback on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Undoing {
+pub struct HostRollback {
     /// Its steps, in their order.
     pub steps: Vec<StepReport>,
-    /// What came of it.
-    pub end: UndoEnd,
+    /// What it came to.
+    pub end: RollbackEnd,
 }
 
-/// What came of undoing on one host.
+impl HostRollback {
+    /// Without steps.
+    pub fn without_steps(end: RollbackEnd) -> Self {
+        Self { steps: Vec::new(), end }
+    }
+}
+
+/// What a rollback came to on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum UndoEnd {
+pub enum RollbackEnd {
     /// The host is as it was before.
-    Undone,
-    /// It was right already, and was only closed.
-    Settled,
-    /// It would be undone (`--dry-run`).
+    #[serde(rename = "undone")]
+    RolledBack,
+    /// All hosts had voted, so the journal was closed as done.
+    #[serde(rename = "settled")]
+    Committed,
+    /// It would be rolled back (`--dry-run`).
+    #[serde(rename = "planned")]
     Planned,
-    /// It is not, or nobody knows; its journal is still there.
-    Left {
+    /// The journal is still there: the host is not rolled back, or in an unknown state.
+    #[serde(rename = "left")]
+    Open {
         /// Why.
         failure: Failure,
-        /// Seconds until it undoes everything by itself, where its timer was armed.
+        /// Seconds until the host reverts by itself, where its timer is armed.
         reverts_in_s: Option<u64>,
     },
+}
+
+impl RollbackEnd {
+    /// The journal stays; the revert timer is not known.
+    pub fn open(failure: Failure) -> Self {
+        Self::Open { failure, reverts_in_s: None }
+    }
 }
 
 /// One host.
@@ -163,28 +183,28 @@ pub struct HostReport {
     pub status: HostStatus,
     /// In their order.
     pub steps: Vec<StepReport>,
-    /// What stands in the way.
+    /// What prevents a change.
     pub obstacles: Vec<Obstacle>,
     /// What went wrong.
     pub failure: Option<Failure>,
     /// What else a person should know: modules that stay, for one.
     pub notes: Vec<String>,
-    /// What somebody else made on it; left alone.
+    /// Items that lvsprov did not make and leaves alone.
     #[serde(default)]
     pub foreign: Vec<Foreign>,
-    /// What was found there of a transaction that is not finished.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unfinished: Option<UnfinishedView>,
-    /// What it undid by itself, if nothing was begun there since.
+    /// The open transaction that was found there.
+    #[serde(default, rename = "unfinished", skip_serializing_if = "Option::is_none")]
+    pub open_transaction: Option<HostTransactionReport>,
+    /// The transaction that the host reverted by itself, if none was prepared there since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
-    /// What undoing did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub undoing: Option<Undoing>,
+    /// What a rollback did.
+    #[serde(default, rename = "undoing", skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<HostRollback>,
 }
 
 impl HostReport {
-    /// A host of which there is only a status to tell.
+    /// A host with a status alone.
     pub fn bare(status: HostStatus) -> Self {
         Self {
             status,
@@ -193,9 +213,9 @@ impl HostReport {
             failure: None,
             notes: Vec::new(),
             foreign: Vec::new(),
-            unfinished: None,
+            open_transaction: None,
             reverted: None,
-            undoing: None,
+            rollback: None,
         }
     }
 
@@ -203,41 +223,47 @@ impl HostReport {
     pub fn failed(status: HostStatus, failure: Failure) -> Self {
         Self { failure: Some(failure), ..Self::bare(status) }
     }
+
+    /// Its obstacles and its failure, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        let obstacles = self.obstacles.iter().map(ToString::to_string);
+        obstacles.chain(self.failure.iter().map(ToString::to_string)).collect()
+    }
 }
 
-/// How a host fared.
+/// What a command came to on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostStatus {
-    /// It is as it should be.
+    /// It is as the file wants it.
     Unchanged,
-    /// There are steps to do.
+    /// It has steps to execute.
     Pending,
-    /// All steps were done and what was read afterwards is right.
+    /// All steps are done, and the state read afterwards matches.
     Changed,
-    /// All steps were done, but what was read afterwards is not what was wanted.
+    /// All steps are done, and the state read afterwards does not match.
     Unverified,
     /// A step failed.
     Failed,
     /// It could not be reached or did not answer.
     Unreachable,
-    /// It answered, and refused or failed to say how it stands; nothing was touched.
+    /// It answered, and refused or could not be observed; nothing was changed.
     Refused,
-    /// Something stands in the way; nothing was touched.
+    /// An obstacle prevents the change; nothing was changed.
     Obstructed,
     /// Another host had to go first and failed.
     NotAttempted {
         /// Which, and why it matters.
         because: String,
     },
-    /// Its steps were done, and undone again: it is as it was before.
+    /// Its steps were done and rolled back: it is as it was before.
     Undone {
         /// Which host failed, and why.
         because: String,
     },
-    /// The file does not say how it is reached: it is not ours to touch.
+    /// The file does not say how to reach it.
     Unmanaged,
-    /// It was left out by `--limit`.
+    /// `--limit` leaves it out.
     LeftOut,
 }
 
@@ -262,7 +288,7 @@ impl HostStatus {
 /// One step of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepReport {
-    /// Its turn across hosts.
+    /// When it is executed, across hosts.
     pub stage: Stage,
     /// In one line, with before and after.
     pub text: String,
@@ -270,30 +296,30 @@ pub struct StepReport {
     pub change: Edit,
     /// Why.
     pub why: String,
-    /// Whether it was done.
+    /// Whether it was executed.
     pub state: StepState,
     /// What it costs in live connections.
     #[serde(flatten)]
     pub cost: Cost,
 }
 
-/// What a step costs in live connections: those that are established (TCP, SCTP), or all that IPVS
-/// remembers (UDP). Nothing where the step cuts none.
+/// What a step costs in live connections: established ones (TCP, SCTP), or all that IPVS remembers (UDP).
+/// All members are absent where the step cuts none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// How many there were when the host was looked at; absent where they were not counted.
+    /// Connections when the host was observed; absent where they were not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
-    /// For how many seconds they may come to their end before; absent: they are cut at once.
+    /// Seconds that they have to end before the step; absent: the step cuts them at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<u32>,
-    /// How many were left when it was done, and so were cut; absent where that is not known.
+    /// Connections that the step cut; absent where that is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_cut: Option<u64>,
 }
 
 impl Cost {
-    /// What `change` costs as far as `pacing` knows.
+    /// What `change` costs as far as `pacing` says.
     pub fn of(pacing: &Pacing, change: &Edit) -> Self {
         let Some(leaving) = pacing.leaving_by(change) else { return Self::default() };
         Self {
@@ -304,7 +330,7 @@ impl Cost {
     }
 }
 
-/// Whether a step was done.
+/// Whether a step was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepState {
@@ -312,13 +338,13 @@ pub enum StepState {
     Planned,
     /// It was.
     Done,
-    /// It was, and was undone again.
+    /// It was, and was rolled back.
     Undone,
     /// It failed, and changed nothing.
     Failed,
-    /// It was not reached.
+    /// The transaction ended before it.
     NotDone,
-    /// The connection broke while the host was at it: some of these may have been done.
+    /// The connection broke during the steps: it may have been executed.
     Unknown,
 }
 
@@ -330,12 +356,12 @@ impl ClusterReport {
 
     /// Whether any host failed.
     pub fn has_failures(&self) -> bool {
-        let is_done = |of: &TransactionReport| of.ended == Ended::Done;
+        let is_done = |of: &TransactionReport| of.ended == TransactionEnd::Committed;
         self.hosts.values().any(|host| host.status.is_failure())
             || !self.transaction.as_ref().is_none_or(is_done)
     }
 
-    /// Whether any step is still to be done.
+    /// Whether any step is planned.
     pub fn has_pending(&self) -> bool {
         self.count(StepState::Planned) > 0
     }

@@ -1,364 +1,220 @@
-//! Requests through the services, from the clients of the file: who sends them where, what the answers
-//! prove, and when they are sent again.
+//! The requests of a transaction, sent to many hosts at once, and what their answers mean.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use tokio::time::{Instant, sleep};
+use super::prepare;
+use super::session::{Session, disconnected};
+use crate::failure::Failure;
+use crate::names::HostName;
+use crate::protocol::{Busy, Decision, Execution, Prepare, Reply, Request};
+use crate::state::{Holder, Operator, TransactionId};
 
-use super::session::{Absent, NoAnswer, Session, unexpected};
-use super::views::{Excuse, Proof, Verdict};
-use crate::desired::service_key;
-use crate::names::{HostName, ServiceName};
-use crate::protocol::{Fetched, Reply, Request};
-use crate::state::Protocol;
-use crate::topology::{Host, Role, Service, Topology};
-
-/// How long one request may take, in milliseconds: TCP has sent its first packet twice by then.
-const FETCH_TIMEOUT_MS: u32 = 3000;
-/// Between a request that was not answered and the next try.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How many requests are sent in one go at most: none of them can be called back.
-const AT_ONCE: u32 = 8;
-
-/// How the network is asked.
-#[derive(Debug, Clone, Default)]
-pub struct Manner {
-    /// Hosts that are not as the file says, and why: such a director or client proves nothing.
-    pub unfit: BTreeMap<HostName, String>,
-    /// Services that were answered shortly before the change: a refusal is no excuse there.
-    pub in_use: BTreeSet<ServiceName>,
-    /// For how long requests that fail are sent again: a moved VIP is still in neighbours' caches, a
-    /// switch learns, a server warms up.
-    pub settle: Duration,
-    /// What is not tried after so long is not tried at all; `None`: everything is.
-    pub limit: Option<Duration>,
-    /// Whether the first claim that condemns the change is the last one.
-    pub stops: bool,
+/// A host that did not do what it was asked. All but [`RequestError::Lost`] changed nothing on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestError {
+    /// Another connection holds the host's lock.
+    Busy(Box<Busy>),
+    /// The host no longer is what the plan was made from; the differences.
+    Changed(Vec<String>),
+    /// The host says why not.
+    Refused(Failure),
+    /// The connection broke: how far the host came is unknown.
+    Lost(Failure),
 }
 
-/// One client, one address.
-struct Question<'a> {
-    client: &'a HostName,
-    service: &'a Service,
-    protocol: Protocol,
-    at: SocketAddr,
-}
-
-/// Every client that can sends requests to every service.
-pub async fn prove(session: &mut Session<'_>, manner: &Manner) -> Vec<Proof> {
-    let topology = session.topology;
-    let absent = session.absent().clone();
-    let started = Instant::now();
-    let mut proofs = Vec::new();
-    for service in &topology.services {
-        let clients = match clients(topology, service, &absent, &manner.unfit) {
-            Ok(clients) => clients,
-            Err(why) => {
-                proofs.push(untried(service, &why));
-                continue;
-            }
-        };
-        let targets = targets(service);
-        let pairs = clients.iter().flat_map(|client| targets.iter().map(move |at| (client, at)));
-        for (client, (protocol, at)) in pairs {
-            if session.watch().wants_to_stop() {
-                return proofs;
-            }
-            if let Some(limit) = manner.limit.filter(|limit| started.elapsed() >= *limit) {
-                let seconds = limit.as_secs();
-                proofs.push(untried(service, &format!("the {seconds} s for it were over")));
-                break;
-            }
-            let question = Question { client, service, protocol: *protocol, at: *at };
-            let proof = question.settled(session, manner, started + manner.settle).await;
-            let last = manner.stops && proof.condemns();
-            proofs.push(proof);
-            if last {
-                return proofs;
-            }
+impl RequestError {
+    /// Splits a reply that says no from all others.
+    ///
+    /// # Errors
+    /// The host says no.
+    pub fn check(reply: Reply) -> Result<Reply, Self> {
+        match reply {
+            Reply::Busy(busy) => Err(Self::Busy(busy)),
+            Reply::Changed(differences) => Err(Self::Changed(differences)),
+            Reply::Refused(failure) => Err(Self::Refused(failure)),
+            other => Ok(other),
         }
     }
-    proofs
-}
 
-/// No request is sent at all: every service, with the reason.
-pub fn none(topology: &Topology, why: &str) -> Vec<Proof> {
-    topology.services.iter().map(|service| untried(service, why)).collect()
-}
+    /// Whether the host may have done it all the same.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
 
-fn untried(service: &Service, why: &str) -> Proof {
-    Proof {
-        claim: format!("a client is answered by {}", called(service)),
-        verdict: Verdict::NotChecked,
-        evidence: why.to_owned(),
-        service: Some(service.display_name()),
-        excuse: None,
-    }
-}
-
-/// Who sends requests to `service`.
-///
-/// # Errors
-/// Nobody; why.
-pub(super) fn clients<'t>(
-    topology: &'t Topology,
-    service: &Service,
-    absent: &BTreeMap<HostName, Absent>,
-    unfit: &BTreeMap<HostName, String>,
-) -> Result<Vec<&'t HostName>, String> {
-    if targets(service).is_empty() {
-        return Err(no_target(service).to_owned());
-    }
-    if active(service) == 0 {
-        return Err("all of its real servers have weight 0".to_owned());
-    }
-    if let Some(why) = unfit.get(&service.director) {
-        return Err(format!("{} {why}", service.director));
-    }
-    let mut able = Vec::new();
-    let mut unable = Vec::new();
-    for client in topology.with_role(Role::Client) {
-        match why_unable(client, service, absent, unfit) {
-            None => able.push(&client.name),
-            Some(why) => unable.push(format!("{} {why}", client.name)),
+    /// For a report.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Busy(busy) => Failure {
+                message: describe_busy(&busy),
+                causes: Vec::new(),
+                cure: Some(cure_of_busy(&busy).to_owned()),
+            },
+            Self::Changed(differences) => Failure {
+                message: "the host has changed since it was looked at".to_owned(),
+                causes: differences,
+                cure: Some("look at the plan again, then run the same command again".to_owned()),
+            },
+            Self::Refused(failure) | Self::Lost(failure) => failure,
         }
     }
-    if !able.is_empty() {
-        return Ok(able);
-    }
-    if unable.is_empty() {
-        return Err("the file has no client to send requests from".to_owned());
-    }
-    let more = unable.len().saturating_sub(3);
-    unable.truncate(3);
-    let more = if more > 0 { format!(", and so on for {more} more") } else { String::new() };
-    Err(format!("no client can send requests: {}{more}", unable.join(", ")))
 }
 
-/// Why `client` sends no requests to `service`; `None`: it can.
-fn why_unable(
-    client: &Host,
-    service: &Service,
-    absent: &BTreeMap<HostName, Absent>,
-    unfit: &BTreeMap<HostName, String>,
-) -> Option<String> {
-    match absent.get(&client.name) {
-        Some(Absent::Unmanaged) => {
-            return Some("has no `ssh`, `local` or `netns` in the file".to_owned());
-        }
-        Some(Absent::LeftOut) => return Some("is left out by --limit".to_owned()),
-        Some(Absent::Unreachable(_)) => return Some("could not be reached".to_owned()),
-        None => {}
-    }
-    if let Some(why) = unfit.get(&client.name) {
-        return Some(why.clone());
-    }
-    // Its packets do not go the way of a client's: on a real server the VIP is its own, and under DR and
-    // TUN a director drops replies from its own address.
-    if client.name == service.director {
-        return Some("is its director".to_owned());
-    }
-    if service.real_servers.iter().any(|server| server.host == client.name) {
-        return Some("is one of its real servers".to_owned());
-    }
-    let vip = service.vip_address()?;
-    let mut addresses = client.interfaces.values().flat_map(|i| &i.addresses).peekable();
-    let unknown = addresses.peek().is_none();
-    let has = addresses.any(|net| net.addr().is_ipv6() == vip.is_ipv6());
-    let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
-    (!unknown && !has).then(|| format!("has no {family} address"))
-}
-
-/// Where requests can be sent for `service`: every port that the file names, over protocols that an
-/// agent speaks. None where the file names no VIP or no port: which of a host's ports answers when all
-/// are passed on is nothing that a file says.
-pub(crate) fn targets(service: &Service) -> Vec<(Protocol, SocketAddr)> {
-    let Some(vip) = service.vip_address() else { return Vec::new() };
-    let protocols = match &service.mark {
-        Some(mark) => mark.protocols.clone(),
-        None => BTreeSet::from([service.protocol]),
+/// Who holds a host, since when, and until when, in one line.
+pub fn describe_busy(busy: &Busy) -> String {
+    let Busy { topology, transaction, holder, reverts_in_ms } = busy;
+    let what = match transaction {
+        Some(id) => format!("transaction {id} of {topology}"),
+        None => format!("a request of {topology}"),
     };
-    let spoken = protocols.into_iter().filter(|protocol| *protocol != Protocol::Sctp);
-    let ports = service.ports();
-    spoken
-        .flat_map(|protocol| ports.iter().map(move |port| (protocol, SocketAddr::new(vip, *port))))
-        .collect()
-}
-
-fn no_target(service: &Service) -> &'static str {
-    if service.vip.is_none() {
-        "the file does not say to which address requests go: others' rules set the mark"
-    } else if service.ports().is_empty() {
-        "the file does not say which of all ports answers"
-    } else {
-        "lvsprov sends TCP and UDP requests only"
+    let who = match holder {
+        Some(holder) => format!("{} is at work: {what}", describe_holder(holder)),
+        None => format!("{what} is under way, and no controller works at it"),
+    };
+    match reverts_in_ms {
+        Some(ms) => format!("{who}; unless it is confirmed the host undoes it in {} s", ms / 1000),
+        None => who,
     }
 }
 
-/// `web (tcp 192.0.2.1:80)`, or only the latter where the file gives no name.
-fn called(service: &Service) -> String {
-    let (spoken, key) = (service.display_name(), service_key(service).to_string());
-    if spoken == key { key } else { format!("{spoken} ({key})") }
+/// The controller that works at a transaction, in a few words.
+pub fn describe_holder(holder: &Holder) -> String {
+    let Holder { by, from, pid: _, for_s, idle_s, idle_limit_s } = holder;
+    let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+    format!(
+        "{by}{from}, for {for_s} s (last request {idle_s} s ago, given up after {idle_limit_s} s)"
+    )
 }
 
-/// How many real servers get new connections.
-fn active(service: &Service) -> u32 {
-    let active = service.real_servers.iter().filter(|server| server.weight > 0).count();
-    u32::try_from(active).unwrap_or(u32::MAX)
-}
-
-/// Enough that every real server gets its turn twice under round robin; at most 50.
-pub(super) fn requests_for(service: &Service) -> u32 {
-    active(service).saturating_mul(2).clamp(2, 50)
-}
-
-/// Whether more requests can tell more: those that fail slowly are not repeated for nothing.
-fn goes_on(all: &Fetched, sent: u32, service: &Service) -> bool {
-    all.failures.keys().all(|reason| match reason.as_str() {
-        Fetched::REFUSED | Fetched::RESET => true,
-        // Each takes its whole time: real servers once, a few of them.
-        Fetched::SILENT => sent < active(service).min(AT_ONCE),
-        _ => false,
-    })
-}
-
-impl Question<'_> {
-    /// Asks until it holds, cannot be decided by asking again, or `until`.
-    async fn settled(&self, session: &mut Session<'_>, manner: &Manner, until: Instant) -> Proof {
-        loop {
-            let answer = self.ask(session).await;
-            let gone = answer.is_err();
-            let proof = self.judge(answer, manner);
-            let stop = session.watch().wants_to_stop();
-            if !proof.condemns() || gone || stop || Instant::now() + AGAIN >= until {
-                return proof;
-            }
-            sleep(AGAIN).await;
+fn cure_of_busy(busy: &Busy) -> &'static str {
+    match (&busy.holder, busy.reverts_in_ms) {
+        (Some(_), _) => {
+            "wait for it (`--wait SECONDS`); if it hangs for good, `lvsprov rollback --force` takes it over"
         }
+        (None, Some(_)) => {
+            "`lvsprov confirm` keeps it, `lvsprov rollback` undoes it now; or wait until the host does"
+        }
+        (None, None) => "run the same command again",
     }
+}
 
-    /// Sends requests, few at first.
-    async fn ask(&self, session: &mut Session<'_>) -> Result<Fetched, String> {
-        let count = requests_for(self.service);
-        let mut all = Fetched::default();
-        let (mut sent, mut next) = (0, 1);
-        while sent < count && goes_on(&all, sent, self.service) {
-            let part = next.min(count - sent);
-            let request = Request::Fetch {
-                target: self.at,
-                protocol: self.protocol,
-                count: part,
-                timeout_ms: FETCH_TIMEOUT_MS,
-            };
-            let asked = BTreeMap::from([(self.client.clone(), request)]);
-            let fetched = match session.ask(asked).await.remove(self.client) {
-                Some(Ok(Reply::Fetched(fetched))) => fetched,
-                Some(Ok(other)) => return Err(unexpected(&other).to_string()),
-                Some(Err(NoAnswer::Refused(why) | NoAnswer::Lost(why))) => {
-                    return Err(why.to_string());
-                }
-                None => return Err(session.why_absent(self.client).to_string()),
-            };
-            for (of, from) in
-                [(&mut all.answers, fetched.answers), (&mut all.failures, fetched.failures)]
-            {
-                for (what, times) in from {
-                    let count: &mut u32 = of.entry(what).or_default();
-                    *count = count.saturating_add(times);
-                }
-            }
-            sent += part;
-            next = (next * 2).min(AT_ONCE);
-            if session.watch().wants_to_stop() {
-                break;
-            }
-        }
-        Ok(all)
+/// A reply that does not belong to the request.
+pub fn unexpected(reply: &Reply) -> Failure {
+    let kind = match reply {
+        Reply::Observed(_) => "observed",
+        Reply::Executed(_) => "executed",
+        Reply::Prepared => "prepared",
+        Reply::Busy(_) => "busy",
+        Reply::Changed(_) => "changed",
+        Reply::Voted => "voted",
+        Reply::Closed => "closed",
+        Reply::Answered(_) => "answered",
+        Reply::Fetched(_) => "fetched",
+        Reply::Refused(_) => "refused",
+    };
+    Failure {
+        message: format!("the agent answered {kind:?}, which does not fit the question"),
+        causes: Vec::new(),
+        cure: Some("this is a fault of lvsprov: please report it".to_owned()),
     }
+}
 
-    fn judge(&self, answer: Result<Fetched, String>, manner: &Manner) -> Proof {
-        let Self { client, service, protocol, at } = self;
-        let mut claim = format!("{client} is answered by {}", called(service));
-        // A service with several ports is told with each.
-        if service.mark.is_some() {
-            let _ = write!(claim, " on {protocol} {at}");
-        }
-        let service_name = Some(service.display_name());
-        let fetched = match answer {
-            Ok(fetched) => fetched,
-            Err(why) => {
-                let (verdict, evidence) = (Verdict::Fails, format!("{client}: {why}"));
-                return Proof { claim, verdict, evidence, service: service_name, excuse: None };
-            }
+/// What a host executed; `None`: it was not asked, because its connection broke earlier.
+pub fn executed(answer: Option<Result<Reply, RequestError>>) -> Result<Execution, RequestError> {
+    match answer {
+        Some(Ok(Reply::Executed(outcome))) => Ok(*outcome),
+        Some(Ok(other)) => Err(RequestError::Lost(unexpected(&other))),
+        Some(Err(error)) => Err(error),
+        None => Err(RequestError::Refused(disconnected())),
+    }
+}
+
+/// Sends all requests and expects `wanted` from each host. Hosts without a connection have an entry too.
+async fn ask_all(
+    session: &mut Session<'_>,
+    requests: BTreeMap<HostName, Request>,
+    wanted: &Reply,
+) -> BTreeMap<HostName, Result<(), RequestError>> {
+    let names: Vec<HostName> = requests.keys().cloned().collect();
+    let mut answers = session.ask(requests).await;
+    let read = names.into_iter().map(|name| {
+        let answer = match answers.remove(&name) {
+            Some(Ok(reply)) if reply == *wanted => Ok(()),
+            Some(Ok(other)) => Err(RequestError::Lost(unexpected(&other))),
+            Some(Err(error)) => Err(error),
+            None => Err(RequestError::Refused(disconnected())),
         };
-        let answered: u32 = fetched.answers.values().sum();
-        let failed: u32 = fetched.failures.values().sum();
-        let mut evidence = format!("{answered} of {} requests answered", answered + failed);
-        for (reason, count) in &fetched.failures {
-            let _ = write!(evidence, "; {count} failed: {reason}");
-            if let Some(meaning) = meaning(reason, *protocol) {
-                let _ = write!(evidence, " ({meaning})");
-            }
-        }
-        if failed == 0 && answered > 0 {
-            let verdict = Verdict::Holds;
-            return Proof { claim, verdict, evidence, service: service_name, excuse: None };
-        }
-        let used = manner.in_use.contains(&service.name);
-        let excuse = excuse(service, *protocol, &fetched);
-        if used && excuse == Some(Excuse::Replied) {
-            evidence.push_str("; clients were answered shortly before this change");
-        }
-        let excuse = excuse.filter(|excuse| !(used && *excuse == Excuse::Replied));
-        Proof { claim, verdict: Verdict::Fails, evidence, service: service_name, excuse }
-    }
+        (name, answer)
+    });
+    read.collect()
 }
 
-/// What speaks for the cluster although nothing was answered. Where something was, every real server is
-/// to answer.
-///
-/// A real server that refuses does so from the VIP (`tcp_v4_send_reset` and `icmp_send` answer from the
-/// address that was asked), under NAT after the director has rewritten it: what comes back has gone the
-/// whole way. The director itself refuses too where IPVS does not take a packet; it takes all to an
-/// address and port that it has, but others' rules may not have set a mark.
-fn excuse(service: &Service, protocol: Protocol, fetched: &Fetched) -> Option<Excuse> {
-    let reasons = || fetched.failures.keys().map(String::as_str);
-    if fetched.answers.values().sum::<u32>() > 0 || fetched.failures.is_empty() {
-        return None;
-    }
-    let replied =
-        |reason: &str| matches!(reason, Fetched::REFUSED | Fetched::RESET | Fetched::SILENT);
-    let certain = service.mark.as_ref().is_none_or(|mark| mark.ours);
-    if certain && reasons().all(replied) {
-        return Some(Excuse::Replied);
-    }
-    let datagrams = protocol == Protocol::Udp && reasons().all(|r| r == Fetched::TIMED_OUT);
-    datagrams.then_some(Excuse::Datagrams)
+/// Prepares each host: its journal goes to the disk.
+pub async fn prepare(
+    session: &mut Session<'_>,
+    requests: BTreeMap<HostName, Prepare>,
+) -> BTreeMap<HostName, Result<(), RequestError>> {
+    let prepare = |(name, prepare)| (name, Request::Prepare(Box::new(prepare)));
+    let requests = requests.into_iter().map(prepare).collect();
+    ask_all(session, requests, &Reply::Prepared).await
 }
 
-/// What a reason says of the way; `None` where it says it itself.
-fn meaning(reason: &str, protocol: Protocol) -> Option<&'static str> {
-    Some(match reason {
-        Fetched::TIMED_OUT if protocol == Protocol::Udp => {
-            "nothing came back; an application need not answer what it does not understand"
-        }
-        Fetched::TIMED_OUT => "nothing came back: packets are dropped on the way there or back",
-        Fetched::SILENT => "the way works; the application did not answer in time",
-        Fetched::REFUSED => "the way works; nothing listens there on the real server",
-        Fetched::RESET => "the way works; the application ended the connection",
-        Fetched::NO_ROUTE => "the client has no route to the VIP",
-        Fetched::UNREACHABLE => "nobody answers for the next hop, or a router knows no way",
-        // IPVS does so where no real server takes a connection (`ip_vs_leave`), and most firewalls do.
-        _ if reason.starts_with(Fetched::REJECTED_BY) => {
-            "ICMP: a firewall rejects it, or IPVS has no real server to give it to"
-        }
-        _ => return None,
-    })
+/// Resumes the transaction of each host. An earlier connection of this operator that has not ended yet is
+/// displaced; `force` displaces any other controller too.
+pub async fn resume(
+    session: &mut Session<'_>,
+    ids: &BTreeMap<HostName, TransactionId>,
+    by: &Operator,
+    force: bool,
+) -> BTreeMap<HostName, Result<(), RequestError>> {
+    let topology = session.topology.name.clone();
+    let request = |id: &TransactionId, force| Request::Resume {
+        topology: topology.clone(),
+        transaction: id.clone(),
+        by: by.clone(),
+        idle_limit_s: prepare::idle_limit_s(),
+        force,
+    };
+    let requests = ids.iter().map(|(name, id)| (name.clone(), request(id, force))).collect();
+    let mut answers = ask_all(session, requests, &Reply::Prepared).await;
+    let ours = |error: &RequestError| match error {
+        RequestError::Busy(busy) => busy.holder.as_ref().is_some_and(|holder| holder.by == *by),
+        _ => false,
+    };
+    let again: BTreeMap<HostName, Request> = answers
+        .iter()
+        .filter(|(_, answer)| answer.as_ref().is_err_and(ours))
+        .filter_map(|(name, _)| Some((name.clone(), request(ids.get(name)?, true))))
+        .collect();
+    answers.extend(ask_all(session, again, &Reply::Prepared).await);
+    answers
 }
 
-#[cfg(test)]
-#[path = "requests_tests.rs"]
-mod tests;
+/// Asks each host for its vote on its transaction.
+pub async fn vote(
+    session: &mut Session<'_>,
+    ids: &BTreeMap<HostName, TransactionId>,
+) -> BTreeMap<HostName, Result<(), RequestError>> {
+    let topology = session.topology.name.clone();
+    let request = |(name, id): (&HostName, &TransactionId)| {
+        let vote = Request::Vote { topology: topology.clone(), transaction: id.clone() };
+        (name.clone(), vote)
+    };
+    let requests = ids.iter().map(request).collect();
+    ask_all(session, requests, &Reply::Voted).await
+}
+
+/// Closes the transaction of each host by the decision taken.
+pub async fn close(
+    session: &mut Session<'_>,
+    ids: &BTreeMap<HostName, TransactionId>,
+    decision: Decision,
+) -> BTreeMap<HostName, Result<(), RequestError>> {
+    let topology = session.topology.name.clone();
+    let request = |(name, id): (&HostName, &TransactionId)| {
+        let close =
+            Request::Close { topology: topology.clone(), transaction: id.clone(), decision };
+        (name.clone(), close)
+    };
+    let requests = ids.iter().map(request).collect();
+    ask_all(session, requests, &Reply::Closed).await
+}

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use super::cluster_plan::{self, ClusterPlan, Direction, HostPlanResult};
 use super::outcome::{
-    Action, ClusterReport, Ended, HostReport, HostStatus, StepState, TransactionReport,
+    Action, ClusterReport, HostReport, HostStatus, StepState, TransactionEnd, TransactionReport,
 };
-use super::planning::{self, ClusterPlan, Direction, Prospect};
-use super::recording;
-use super::session::{Absent, NoAnswer};
-use super::turns::{self, Turn};
+use super::requests::RequestError;
+use super::session::HostAbsence;
+use super::stage_work::{self, StageWork};
 use crate::desired::desired_for;
 use crate::failure::Failure;
 use crate::names::HostName;
@@ -25,9 +25,9 @@ use crate::support::Cluster;
 use crate::topology::{Forward, Topology};
 
 /// Makes one host unfit.
-type Spoil = fn(&mut Seen, &HostName);
+type Spoil = fn(&mut Observations, &HostName);
 /// How a turn ends without an answer.
-type End = fn(Failure) -> NoAnswer;
+type End = fn(Failure) -> RequestError;
 
 const APPLY: Direction = Direction::Apply { now: 7 };
 
@@ -77,16 +77,16 @@ pub(super) fn mac(topology: &Topology, name: &HostName) -> String {
     format!("02:00:00:00:00:{at:02x}")
 }
 
-pub(super) type Seen = BTreeMap<HostName, Result<Observation, Failure>>;
+pub(super) type Observations = BTreeMap<HostName, Result<Observation, Failure>>;
 
-pub(super) fn all_bare(topology: &Topology) -> Seen {
+pub(super) fn all_bare(topology: &Topology) -> Observations {
     topology.hosts.keys().map(|name| (name.clone(), Ok(bare(topology, name)))).collect()
 }
 
 pub(super) fn plan(
     topology: &Topology,
-    seen: &Seen,
-    absent: &BTreeMap<HostName, Absent>,
+    observed: &Observations,
+    absent: &BTreeMap<HostName, HostAbsence>,
     direction: Direction,
 ) -> ClusterPlan {
     let desired = topology
@@ -94,27 +94,28 @@ pub(super) fn plan(
         .values()
         .map(|host| (host.name.clone(), desired_for(topology, host)))
         .collect();
-    planning::plan(topology, &desired, seen, absent, direction)
+    cluster_plan::plan(topology, &desired, observed, absent, direction)
 }
 
-/// Everybody after an apply in which all went well.
-pub(super) fn applied(topology: &Topology) -> Seen {
-    let mut seen = all_bare(topology);
-    let plan = plan(topology, &seen, &BTreeMap::new(), APPLY);
-    for (name, prospect) in plan.hosts {
-        let Prospect::Plan(plan) = prospect else { panic!("{name}: {prospect:?}") };
-        let sighting = seen.get_mut(&name).unwrap().as_mut().unwrap();
+/// All hosts after an apply that succeeded.
+pub(super) fn applied(topology: &Topology) -> Observations {
+    let mut observed = all_bare(topology);
+    let plan = plan(topology, &observed, &BTreeMap::new(), APPLY);
+    for (name, result) in plan.hosts {
+        let HostPlanResult::Plan(plan) = result else { panic!("{name}: {result:?}") };
+        let observation = observed.get_mut(&name).unwrap().as_mut().unwrap();
         let changes: Vec<Edit> =
             plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.change.clone()).collect();
-        sighting.state = simulate(&sighting.state, &changes).unwrap();
-        sighting.receipt = plan.goal.settled;
+        observation.state = simulate(&observation.state, &changes).unwrap();
+        observation.receipt = plan.goal.settled;
     }
-    seen
+    observed
 }
 
-fn receipts(seen: &Seen) -> BTreeMap<HostName, Receipt> {
-    let with =
-        seen.iter().filter_map(|(name, s)| Some((name.clone(), s.as_ref().ok()?.receipt.clone()?)));
+fn receipts(observed: &Observations) -> BTreeMap<HostName, Receipt> {
+    let with = observed
+        .iter()
+        .filter_map(|(name, s)| Some((name.clone(), s.as_ref().ok()?.receipt.clone()?)));
     with.collect()
 }
 
@@ -122,28 +123,28 @@ fn receipts(seen: &Seen) -> BTreeMap<HostName, Receipt> {
 fn act(
     topology: &Topology,
     plan: &ClusterPlan,
-    seen: &Seen,
-    outcome: impl Fn(&HostName, Stage, &Turn) -> Result<Execution, NoAnswer>,
+    observed: &Observations,
+    outcome: impl Fn(&HostName, Stage, &StageWork) -> Result<Execution, RequestError>,
 ) -> (ClusterReport, Vec<(Stage, HostName)>) {
     let mut report = plan.report(topology);
     let mut acted = Vec::new();
     for stage in Stage::ALL {
-        let due = turns::due(topology, plan, &receipts(seen), stage, &mut report);
-        for (name, turn) in due {
+        let due = stage_work::due(topology, plan, &receipts(observed), stage, &mut report);
+        for (name, work) in due {
             acted.push((stage, name.clone()));
             let host = report.hosts.get_mut(&name).unwrap();
-            match outcome(&name, stage, &turn) {
-                Ok(outcome) => recording::answered(host, stage, &outcome),
-                Err(no_answer) => recording::unanswered(host, stage, no_answer),
+            match outcome(&name, stage, &work) {
+                Ok(outcome) => stage_work::record(host, stage, usize::MAX, &outcome),
+                Err(no_answer) => stage_work::record_error(host, stage, usize::MAX, no_answer),
             }
         }
     }
     (report, acted)
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a turn")]
-fn all_done(_: &HostName, _: Stage, turn: &Turn) -> Result<Execution, NoAnswer> {
-    Ok(outcome(turn.steps.len(), None))
+#[allow(clippy::unnecessary_wraps, reason = "one of several ways to end a work")]
+fn all_done(_: &HostName, _: Stage, work: &StageWork) -> Result<Execution, RequestError> {
+    Ok(outcome(work.steps.len(), None))
 }
 
 fn outcome(done: usize, failure: Option<Failure>) -> Execution {
@@ -173,17 +174,17 @@ fn acted(acted: &[(Stage, HostName)]) -> Vec<(Stage, &str)> {
 #[test]
 fn real_servers_go_before_the_director_and_after_it_on_the_way_back() {
     let topology = dr();
-    let seen = all_bare(&topology);
-    let there = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let (report, order) = act(&topology, &there, &seen, all_done);
+    let observed = all_bare(&topology);
+    let there = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    let (report, order) = act(&topology, &there, &observed, all_done);
     assert!(!report.has_failures());
     let order: Vec<_> =
         acted(&order).into_iter().filter(|(_, h)| *h != "rs3" && *h != "client").collect();
     assert_eq!(order, [(Stage::Ground, "rs1"), (Stage::Ground, "rs2"), (Stage::Live, "director")]);
 
-    let seen = applied(&topology);
-    let back = plan(&topology, &seen, &BTreeMap::new(), Direction::Destroy);
-    let (_, order) = act(&topology, &back, &seen, all_done);
+    let observed = applied(&topology);
+    let back = plan(&topology, &observed, &BTreeMap::new(), Direction::Destroy);
+    let (_, order) = act(&topology, &back, &observed, all_done);
     let order: Vec<_> = acted(&order).into_iter().filter(|(_, h)| *h != "rs3").collect();
     // Its settings are put back once nothing needs them any more.
     assert_eq!(
@@ -202,19 +203,19 @@ fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() 
     let topology = dr();
     let rs1 = host("rs1");
     let cases: [(&str, Spoil); 2] = [
-        ("it refused", |seen, rs1| {
-            seen.insert(rs1.clone(), Err(failure("no answer")));
+        ("it refused", |observed, rs1| {
+            observed.insert(rs1.clone(), Err(failure("no answer")));
         }),
-        ("something stands in its way", |seen, rs1| {
-            let sighting = seen.get_mut(rs1).unwrap().as_mut().unwrap();
-            sighting.state.links.insert("eth0".parse().unwrap(), Link::Down);
+        ("something stands in its way", |observed, rs1| {
+            let observation = observed.get_mut(rs1).unwrap().as_mut().unwrap();
+            observation.state.links.insert("eth0".parse().unwrap(), Link::Down);
         }),
     ];
     for (plight, spoil) in cases {
-        let mut seen = all_bare(&topology);
-        spoil(&mut seen, &rs1);
-        let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-        let (report, order) = act(&topology, &plan, &seen, all_done);
+        let mut observed = all_bare(&topology);
+        spoil(&mut observed, &rs1);
+        let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+        let (report, order) = act(&topology, &plan, &observed, all_done);
         assert_eq!(
             because(&report, "director"),
             format!("rs1 is not ready: {plight}, and requests sent to it would be lost")
@@ -229,12 +230,12 @@ fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() 
 #[test]
 fn a_host_that_answers_and_refuses_is_not_called_unreachable() {
     let topology = dr();
-    let mut seen = all_bare(&topology);
-    seen.insert(host("rs1"), Err(failure("the receipt is damaged")));
-    seen.insert(host("rs2"), Err(failure("the connection broke")));
-    let lost = Absent::Unreachable(failure("the connection broke"));
+    let mut observed = all_bare(&topology);
+    observed.insert(host("rs1"), Err(failure("the receipt is damaged")));
+    observed.insert(host("rs2"), Err(failure("the connection broke")));
+    let lost = HostAbsence::Unreachable(failure("the connection broke"));
     let absent = BTreeMap::from([(host("rs2"), lost)]);
-    let report = plan(&topology, &seen, &absent, APPLY).report(&topology);
+    let report = plan(&topology, &observed, &absent, APPLY).report(&topology);
     assert_eq!(report.hosts[&host("rs1")].status, HostStatus::Refused);
     let text = anstream::adapter::strip_str(&report::cluster::text(&report)).to_string();
     assert!(text.contains("rs1  not touched: it refused"), "{text}");
@@ -245,7 +246,7 @@ fn a_host_that_answers_and_refuses_is_not_called_unreachable() {
 fn a_host_that_failed_in_a_rollback_is_counted_once() {
     let topology = dr();
     let mut hosts = BTreeMap::new();
-    let failed = Prospect::Failed(HostStatus::Failed, failure("no"));
+    let failed = HostPlanResult::Failed(HostStatus::Failed, failure("no"));
     hosts.insert(host("rs1"), failed);
     let plan = ClusterPlan { action: Action::Rollback, hosts };
     let text = report::cluster::text(&plan.report(&topology));
@@ -256,13 +257,13 @@ fn a_host_that_failed_in_a_rollback_is_counted_once() {
 #[test]
 fn the_director_waits_for_one_that_fails_in_its_turn() {
     let topology = dr();
-    let seen = all_bare(&topology);
-    let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let (report, _) = act(&topology, &plan, &seen, |name, stage, turn| {
+    let observed = all_bare(&topology);
+    let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    let (report, _) = act(&topology, &plan, &observed, |name, stage, work| {
         if name.as_str() == "rs2" {
             return Ok(outcome(1, Some(failure("no"))));
         }
-        all_done(name, stage, turn)
+        all_done(name, stage, work)
     });
     let rs2 = &report.hosts[&host("rs2")];
     assert_eq!(rs2.status, HostStatus::Failed);
@@ -276,10 +277,10 @@ fn the_director_waits_for_one_that_fails_in_its_turn() {
 #[test]
 fn a_real_server_that_no_service_names_does_not_hold_the_director_up() {
     let topology = dr();
-    let mut seen = all_bare(&topology);
-    seen.insert(host("rs3"), Err(failure("no answer")));
-    let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let (report, order) = act(&topology, &plan, &seen, all_done);
+    let mut observed = all_bare(&topology);
+    observed.insert(host("rs3"), Err(failure("no answer")));
+    let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    let (report, order) = act(&topology, &plan, &observed, all_done);
     assert!(acted(&order).contains(&(Stage::Live, "director")));
     assert!(report.has_failures(), "rs3 itself still failed");
 }
@@ -287,11 +288,11 @@ fn a_real_server_that_no_service_names_does_not_hold_the_director_up() {
 #[test]
 fn nothing_is_taken_from_a_real_server_while_its_director_may_still_send_to_it() {
     let topology = dr();
-    let mut seen = applied(&topology);
-    seen.insert(host("director"), Err(failure("no answer")));
-    let gone = BTreeMap::from([(host("director"), Absent::Unreachable(failure("no answer")))]);
-    let back = plan(&topology, &seen, &gone, Direction::Destroy);
-    let (report, order) = act(&topology, &back, &seen, all_done);
+    let mut observed = applied(&topology);
+    observed.insert(host("director"), Err(failure("no answer")));
+    let gone = BTreeMap::from([(host("director"), HostAbsence::Unreachable(failure("no answer")))]);
+    let back = plan(&topology, &observed, &gone, Direction::Destroy);
+    let (report, order) = act(&topology, &back, &observed, all_done);
     assert!(acted(&order).is_empty(), "{order:?}");
     let because_of = because(&report, "rs1");
     assert!(
@@ -303,16 +304,16 @@ fn nothing_is_taken_from_a_real_server_while_its_director_may_still_send_to_it()
 /// The file does not name it any more, the director's table still does.
 #[test]
 fn a_real_server_taken_out_of_the_file_keeps_its_vip_until_the_director_has_withdrawn_it() {
-    let seen = {
-        let mut seen = applied(&dr());
-        seen.insert(host("director"), Err(failure("no answer")));
-        seen
+    let observed = {
+        let mut observed = applied(&dr());
+        observed.insert(host("director"), Err(failure("no answer")));
+        observed
     };
     let smaller = Cluster::of(&[(Forward::Dr, 80, vec![1])]).topology;
-    let plan = plan(&smaller, &seen, &BTreeMap::new(), APPLY);
-    let Prospect::Plan(rs2) = &plan.hosts[&host("rs2")] else { panic!() };
+    let plan = plan(&smaller, &observed, &BTreeMap::new(), APPLY);
+    let HostPlanResult::Plan(rs2) = &plan.hosts[&host("rs2")] else { panic!() };
     assert!(!rs2.stages.is_empty(), "rs2 has something to give back");
-    let (report, order) = act(&smaller, &plan, &seen, all_done);
+    let (report, order) = act(&smaller, &plan, &observed, all_done);
     assert!(acted(&order).is_empty(), "{order:?}");
     assert!(because(&report, "rs2").starts_with("director may still send requests here"));
 }
@@ -326,24 +327,24 @@ fn a_vip_does_not_come_up_on_a_second_director_while_the_first_may_have_it() {
     let eth0 = spare.interfaces.values_mut().next().unwrap();
     eth0.addresses = vec!["10.0.0.7/24".parse().unwrap()];
     first.hosts.insert(spare.name.clone(), spare);
-    let seen = applied(&first);
+    let observed = applied(&first);
     let mut second = first.clone();
     for service in &mut second.services {
         service.director = host("spare");
     }
-    let plan = plan(&second, &seen, &BTreeMap::new(), APPLY);
+    let plan = plan(&second, &observed, &BTreeMap::new(), APPLY);
     let withdrawn = |fails: bool| {
-        act(&second, &plan, &seen, move |name, stage, turn| {
+        act(&second, &plan, &observed, move |name, stage, work| {
             if fails && name.as_str() == "director" {
                 return Ok(outcome(0, Some(failure("no"))));
             }
-            all_done(name, stage, turn)
+            all_done(name, stage, work)
         })
     };
     let (report, order) = withdrawn(false);
     assert!(!report.has_failures());
     let order = acted(&order);
-    let at = |turn| order.iter().position(|one| *one == turn).unwrap();
+    let at = |work| order.iter().position(|one| *one == work).unwrap();
     assert!(at((Stage::Withdraw, "director")) < at((Stage::Live, "spare")));
 
     let (report, _) = withdrawn(true);
@@ -356,16 +357,16 @@ fn a_vip_does_not_come_up_on_a_second_director_while_the_first_may_have_it() {
 #[test]
 fn a_lost_connection_leaves_steps_unknown_and_a_refusal_leaves_them_undone() {
     let topology = dr();
-    let seen = all_bare(&topology);
-    let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
+    let observed = all_bare(&topology);
+    let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
     let cases: [(End, StepState); 2] =
-        [(NoAnswer::Lost, StepState::Unknown), (NoAnswer::Refused, StepState::NotDone)];
+        [(RequestError::Lost, StepState::Unknown), (RequestError::Refused, StepState::NotDone)];
     for (no_answer, state) in cases {
-        let (report, _) = act(&topology, &plan, &seen, |name, stage, turn| {
+        let (report, _) = act(&topology, &plan, &observed, |name, stage, work| {
             if name.as_str() == "rs1" {
                 return Err(no_answer(failure("gone")));
             }
-            all_done(name, stage, turn)
+            all_done(name, stage, work)
         });
         let rs1 = &report.hosts[&host("rs1")];
         assert_eq!(rs1.status, HostStatus::Failed);
@@ -378,11 +379,11 @@ fn a_lost_connection_leaves_steps_unknown_and_a_refusal_leaves_them_undone() {
 #[test]
 fn a_receipt_that_fails_after_the_last_step_fails_no_step() {
     let larger = Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 81, vec![1])]).topology;
-    let seen = applied(&larger);
+    let observed = applied(&larger);
     let other = Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 83, vec![1])]).topology;
-    let plan = plan(&other, &seen, &BTreeMap::new(), APPLY);
-    let (report, order) = act(&other, &plan, &seen, |_, _, turn| {
-        Ok(outcome(turn.steps.len(), Some(failure("the disk is full"))))
+    let plan = plan(&other, &observed, &BTreeMap::new(), APPLY);
+    let (report, order) = act(&other, &plan, &observed, |_, _, work| {
+        Ok(outcome(work.steps.len(), Some(failure("the disk is full"))))
     });
     assert_eq!(acted(&order)[0], (Stage::Withdraw, "director"));
     for step in &report.hosts[&host("director")].steps {
@@ -397,9 +398,10 @@ fn a_receipt_that_fails_after_the_last_step_fails_no_step() {
 #[test]
 fn what_limit_leaves_out_is_no_failure_but_is_said() {
     let topology = dr();
-    let mut seen = all_bare(&topology);
-    let director = seen.remove(&host("director")).unwrap();
-    let absent: BTreeMap<_, _> = seen.keys().map(|h| (h.clone(), Absent::LeftOut)).collect();
+    let mut observed = all_bare(&topology);
+    let director = observed.remove(&host("director")).unwrap();
+    let absent: BTreeMap<_, _> =
+        observed.keys().map(|h| (h.clone(), HostAbsence::LeftOut)).collect();
     let only_director = BTreeMap::from([(host("director"), director)]);
     let plan_ = plan(&topology, &only_director, &absent, APPLY);
     let (report, order) = act(&topology, &plan_, &only_director, all_done);
@@ -413,11 +415,11 @@ fn what_limit_leaves_out_is_no_failure_but_is_said() {
         ]
     );
 
-    let mut seen = applied(&topology);
-    seen.retain(|name, _| name.as_str() == "rs1");
-    let absent = BTreeMap::from([(host("director"), Absent::LeftOut)]);
-    let back = plan(&topology, &seen, &absent, Direction::Destroy);
-    let (report, order) = act(&topology, &back, &seen, all_done);
+    let mut observed = applied(&topology);
+    observed.retain(|name, _| name.as_str() == "rs1");
+    let absent = BTreeMap::from([(host("director"), HostAbsence::LeftOut)]);
+    let back = plan(&topology, &observed, &absent, Direction::Destroy);
+    let (report, order) = act(&topology, &back, &observed, all_done);
     assert_eq!(acted(&order), [(Stage::Ground, "rs1")]);
     let note = &report.hosts[&host("rs1")].notes[0];
     assert!(note.contains("director (left out by --limit)"), "{note}");
@@ -426,29 +428,29 @@ fn what_limit_leaves_out_is_no_failure_but_is_said() {
 #[test]
 fn who_only_has_a_receipt_to_write_gets_one_turn_without_steps() {
     let topology = dr();
-    let mut seen = applied(&topology);
-    for sighting in seen.values_mut() {
-        sighting.as_mut().unwrap().receipt = None;
+    let mut observed = applied(&topology);
+    for observation in observed.values_mut() {
+        observation.as_mut().unwrap().receipt = None;
     }
-    let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let (report, order) = act(&topology, &plan, &seen, |_, _, turn| {
-        assert_eq!(*turn, Turn { steps: vec![], is_last: true });
+    let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    let (report, order) = act(&topology, &plan, &observed, |_, _, work| {
+        assert_eq!(*work, StageWork { steps: vec![], is_last: true });
         Ok(outcome(0, None))
     });
     assert_eq!(report.count(StepState::Done), 0);
     assert!(acted(&order).contains(&(Stage::Ground, "rs1")));
     assert!(acted(&order).contains(&(Stage::Live, "director")));
-    // And where it is there already, nobody has a turn.
-    let seen = applied(&topology);
-    let plan = self::plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    assert!(act(&topology, &plan, &seen, all_done).1.is_empty());
+    // Where the receipt is present already no host has work.
+    let observed = applied(&topology);
+    let plan = self::plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    assert!(act(&topology, &plan, &observed, all_done).1.is_empty());
 }
 
 #[test]
 fn nothing_of_ours_on_a_host_is_nothing_to_destroy() {
     let topology = dr();
-    let seen = all_bare(&topology);
-    let back = plan(&topology, &seen, &BTreeMap::new(), Direction::Destroy);
+    let observed = all_bare(&topology);
+    let back = plan(&topology, &observed, &BTreeMap::new(), Direction::Destroy);
     let report = back.report(&topology);
     assert_eq!(report.action, Action::PlanDestroy);
     assert!(report.hosts.values().all(|h| h.status == HostStatus::Unchanged && h.steps.is_empty()));
@@ -457,18 +459,18 @@ fn nothing_of_ours_on_a_host_is_nothing_to_destroy() {
 #[test]
 fn the_report_says_where_a_failed_apply_leaves_the_hosts_and_the_two_ways_on() {
     let topology = dr();
-    let seen = all_bare(&topology);
-    let plan = plan(&topology, &seen, &BTreeMap::new(), APPLY);
-    let (mut report, _) = act(&topology, &plan, &seen, |name, stage, turn| {
+    let observed = all_bare(&topology);
+    let plan = plan(&topology, &observed, &BTreeMap::new(), APPLY);
+    let (mut report, _) = act(&topology, &plan, &observed, |name, stage, work| {
         if name.as_str() == "rs2" {
             return Ok(outcome(1, Some(failure("it is in use"))));
         }
-        all_done(name, stage, turn)
+        all_done(name, stage, work)
     });
     report.action = Action::Apply;
     report.transaction = Some(TransactionReport {
         id: TransactionId::from_bits(1),
-        ended: Ended::Unfinished,
+        ended: TransactionEnd::Open,
         because: Some("rs2: it is in use".to_owned()),
     });
     let text = crate::report::cluster::text(&report);
@@ -478,7 +480,7 @@ fn the_report_says_where_a_failed_apply_leaves_the_hosts_and_the_two_ways_on() {
         "error: it is in use",
         "director  not attempted, because rs2 is not ready: it failed",
         "left unfinished on director, rs1, rs2, rs3, because rs2: it is in use; `lvsprov plan` says how",
-        "to finish:  mend what is said above, then `lvsprov apply` again: it goes on from what is there",
+        "to finish:  mend what is shown above, then `lvsprov apply` again: it goes on from the present state",
         "to go back: `lvsprov rollback` undoes what this did, on every host that it reaches",
     ] {
         assert!(text.contains(line), "{line:?} is not in:\n{text}");

@@ -1,10 +1,11 @@
-//! What can be said on the command line.
+//! The command line, as clap reads it.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::conduct::{Conduct, Verify};
+use super::change_arguments::ChangeArguments;
+use crate::apply::transaction::VerifyBy;
 use crate::import::guess::GivenDirector;
 use crate::lab::story::Over;
 use crate::lab::vm::Kvm;
@@ -18,14 +19,14 @@ use crate::topology::{Pace, PaceOverride};
 /// real traffic on this machine without touching any host.
 #[derive(Debug, Parser)]
 #[command(name = "lvsprov", version, max_term_width = 100, after_help = EXIT_CODES)]
-pub struct Arguments {
-    /// What to do.
+pub struct ProgramArguments {
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
     /// For every command.
     #[command(flatten)]
-    pub common: Common,
-    /// Say more on standard error; twice or three times for more still
+    pub common: CommonArguments,
+    /// Print more on standard error; twice or three times for more still
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 }
@@ -49,18 +50,18 @@ const PLAN_EXAMPLES: &str = "Examples:
 const APPLY_EXAMPLES: &str = "Examples:
   lvsprov apply cluster.yaml
   lvsprov apply cluster.yaml --confirm-within 2m    # every host undoes it unless it proves right
-  lvsprov apply cluster.yaml --confirm manual       # and you have the last word
+  lvsprov apply cluster.yaml --confirm manual       # and you decide at the end
   lvsprov apply cluster.yaml --verify state         # keep it though no request is answered yet
   lvsprov apply cluster.yaml --on-error keep        # leave a failure as it is, to look at it
   lvsprov apply monday.plan                         # just what `plan --out` has shown
 
-Ctrl-C undoes what was begun; once more ends at once, and says what is left to whom.";
+Ctrl-C undoes what was begun; a second one ends at once, and names the hosts that are left unfinished.";
 
 const ROLLBACK_EXAMPLES: &str = "Examples:
   lvsprov plan cluster.yaml              # what is unfinished, and where
   lvsprov rollback cluster.yaml --dry-run
   lvsprov rollback cluster.yaml
-  lvsprov rollback cluster.yaml --force  # although somebody is at work";
+  lvsprov rollback cluster.yaml --force  # although a controller is at work";
 
 const CONFIRM_EXAMPLES: &str = "Examples:
   lvsprov apply cluster.yaml --confirm manual --confirm-within 5m    # on one machine
@@ -78,22 +79,22 @@ What lvsprov does not own stays. Modules that were loaded stay loaded.";
 
 /// For every command.
 #[derive(Debug, Clone, Args)]
-pub struct Common {
-    /// How to say the result
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
-    pub format: Format,
+pub struct CommonArguments {
+    /// Output format
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text, global = true)]
+    pub format: OutputFormat,
 }
 
-/// How to say the result.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     /// For a person.
     Text,
     /// For a program: one JSON document on standard output, with a `schema` member.
     Json,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Find everything that is wrong with a file; touch no host
@@ -104,20 +105,21 @@ pub enum Command {
     },
     /// Show what apply would do, step by step and why; change nothing
     ///
-    /// Tells too of what somebody left unfinished, and what apply, rollback and confirm would do with it.
+    /// Also lists transactions that earlier runs left unfinished, and what apply, rollback and confirm would do
+    /// with each.
     #[command(after_long_help = PLAN_EXAMPLES)]
     Plan {
         /// Which hosts.
         #[command(flatten)]
-        target: Target,
-        /// What others made.
+        hosts: HostArguments,
+        /// Items that lvsprov did not make.
         #[command(flatten)]
-        adoption: Adoption,
+        adopt: AdoptArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
         /// Save the plan to this file, for `lvsprov apply FILE`: that does just this, and refuses with the
-        /// differences once the hosts have moved on
+        /// differences once a host has changed
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         /// Replace the file of --out
@@ -126,45 +128,46 @@ pub enum Command {
     },
     /// Bring the hosts to what the file says; a second run changes nothing
     ///
-    /// All of it or nothing: before a host changes anything, what will be done and what was there is on
-    /// its disk; when anything fails, every host goes back to what was there. FILE may be a plan that was
+    /// All of it or nothing: before a host changes anything, its steps and its present state are on its
+    /// disk; when anything fails, every host goes back to that state. FILE may be a plan that was
     /// saved with `plan --out`. Verification sends requests through the services where a client of the
     /// file is reached (see --verify).
     #[command(after_long_help = APPLY_EXAMPLES)]
     Apply {
         /// Which hosts.
         #[command(flatten)]
-        target: Target,
-        /// What others made.
+        hosts: HostArguments,
+        /// Items that lvsprov did not make.
         #[command(flatten)]
-        adoption: Adoption,
+        adopt: AdoptArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
         /// How it goes.
         #[command(flatten)]
-        conduct: Conduct,
+        change: ChangeArguments,
         /// What must be right before the change is kept: the state of each host, or also traffic
         ///
         /// traffic: every client of the file that is reached sends requests through every service, and
         /// one host of the VIP's network asks by ARP who has it. What is not answered undoes the change
         /// like any failure. A refusal does not, if nothing was answered and the service was not in use:
         /// it came back through the VIP, so the way works and the application is not there yet; it is a
-        /// warning. Nor does the silence of a UDP service. One line lists the services that no client can try, with the reason.
+        /// warning. Nor does the silence of a UDP service. One line lists the services that no
+        /// client can try, with the reason.
         /// Where nothing was changed nothing is sent.
         #[arg(long, value_enum, value_name = "state|traffic", default_value = "traffic")]
-        verify: Verify,
+        verify: VerifyBy,
     },
     /// Undo what an apply or destroy left unfinished, from any machine
     ///
-    /// Every host goes back to what was there before. What all hosts have agreed to is closed instead:
-    /// it was found right, and is only to be settled.
+    /// Every host goes back to its state before. A transaction that all hosts have agreed to was verified
+    /// already: it is closed as done instead.
     #[command(after_long_help = ROLLBACK_EXAMPLES)]
     Rollback {
         /// Which hosts.
         #[command(flatten)]
-        target: Target,
-        /// Also what somebody else is at work at, and what some host may have kept as done
+        hosts: HostArguments,
+        /// Also transactions at which a controller works, and those that some host may have kept as done
         #[arg(long)]
         force: bool,
         /// Show what would be undone; change nothing
@@ -173,17 +176,17 @@ pub enum Command {
     },
     /// Keep a change that waits for you (`apply --confirm manual`), from any machine
     #[command(after_long_help = CONFIRM_EXAMPLES)]
-    Confirm(Target),
-    /// Prove that it works: state, who answers ARP for the VIP, requests from the clients
-    Verify(Target),
+    Confirm(HostArguments),
+    /// Verify that it works: state, who answers ARP for the VIP, requests from the clients
+    Verify(HostArguments),
     /// Show what is running: services, real servers, connections, and what differs from the file
-    Status(Target),
+    Status(HostArguments),
     /// Put every host back as it was before the first apply
     #[command(after_long_help = DESTROY_EXAMPLES)]
     Destroy {
         /// Which hosts.
         #[command(flatten)]
-        target: Target,
+        hosts: HostArguments,
         /// Show what would be done; change nothing
         #[arg(long)]
         dry_run: bool,
@@ -192,9 +195,9 @@ pub enum Command {
         drain: DrainArgument,
         /// How it goes.
         #[command(flatten)]
-        conduct: Conduct,
+        change: ChangeArguments,
     },
-    /// Make a topology file of rules that exist: from ipvsadm, keepalived, or running hosts
+    /// Make a topology file of existing rules: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
     /// Write what a file says for other programs
     #[command(subcommand)]
@@ -211,7 +214,7 @@ pub enum Command {
         /// Where receipts are kept
         #[arg(long)]
         state_dir: Option<PathBuf>,
-        /// Undo a transaction when its time has come, instead of serving anybody
+        /// Revert a transaction when its time has come, instead of serving a controller
         #[arg(long)]
         revert: Option<String>,
     },
@@ -219,7 +222,7 @@ pub enum Command {
 
 /// Which hosts, and how they are reached.
 #[derive(Debug, Clone, Args)]
-pub struct Target {
+pub struct HostArguments {
     /// The topology file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -231,7 +234,7 @@ pub struct Target {
     ///
     /// The others are not looked at and count as no failure. A director that is named goes live even
     /// where its real servers are left out, and a real server that is named gives its VIP back even
-    /// where its director is left out: the report says who was not looked at.
+    /// where its director is left out: the report names the hosts that were not looked at.
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub limit: Vec<HostName>,
     /// Another ssh_config than the user's own
@@ -248,7 +251,7 @@ pub struct DrainArgument {
     /// How long connections to a real server may take to end before it is removed
     ///
     /// Instead of every service's `drain`; 0: they are cut at once. Also for services that go away as a
-    /// whole, and where nobody could take the new connections meanwhile, which are not drained otherwise.
+    /// whole, and where no other real server could take the new connections, which are not drained otherwise.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(Pace::LONGEST)))]
     pub drain: Option<u32>,
 }
@@ -268,21 +271,21 @@ pub struct PaceArguments {
 
 impl DrainArgument {
     /// For the plan.
-    pub fn said(self) -> PaceOverride {
+    pub fn to_override(self) -> PaceOverride {
         PaceOverride { drain: self.drain, ramp: None }
     }
 }
 
 impl PaceArguments {
     /// For the plan.
-    pub fn said(self) -> PaceOverride {
-        PaceOverride { ramp: self.ramp, ..self.drain.said() }
+    pub fn to_override(self) -> PaceOverride {
+        PaceOverride { ramp: self.ramp, ..self.drain.to_override() }
     }
 }
 
-/// What to do with things that the file names and that others made.
+/// What to do with items that the file names and lvsprov did not make.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Adoption {
+pub struct AdoptArgument {
     /// Take over what the file names and lvsprov did not make
     ///
     /// IPVS services, addresses, routes and tables of the hosts that match what the file names become
@@ -302,10 +305,10 @@ pub struct ImportArguments {
     /// Read running hosts instead: directors, real servers, routers
     ///
     /// IPVS, VIPs, addresses, gateways and settings are read, nothing is changed. A host that is not
-    /// named here is guessed from what the others say of it.
+    /// named here is guessed from the configuration of the named ones.
     #[arg(long, value_name = "[USER@]HOST[:PORT]|local|netns:NAME", num_args = 1.., value_delimiter = ',')]
     pub from: Vec<String>,
-    /// What FILE is; guessed from its content if it is not said
+    /// What FILE is; without it guessed from its content
     #[arg(long, value_enum, value_name = "ipvsadm|keepalived", conflicts_with = "from")]
     pub format_of: Option<FormatOf>,
     /// The director's name and addresses, which such a FILE does not have
@@ -333,10 +336,10 @@ const IMPORT_EXAMPLES: &str = "Examples:
   lvsprov import /etc/keepalived/keepalived.conf > cluster.yaml
   lvsprov import --from root@lvs root@web1 root@web2 --out cluster.yaml
 
-What a source does not say is guessed, and each guess is a comment in the file. What a topology
-cannot say is named at its end, and on standard error. No host is changed.";
+What the source lacks is guessed, and each guess is a comment in the file. What a topology cannot
+express is listed at its end, and on standard error. No host is changed.";
 
-/// What a file is written in.
+/// The language of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FormatOf {
     /// Rules as `ipvsadm -S` prints them.
@@ -350,8 +353,8 @@ pub enum FormatOf {
 pub enum RenderCommand {
     /// The rules of a director, for `ipvsadm -R`
     ///
-    /// What such rules cannot hold (addresses, settings, packet rules) is said on standard error, one
-    /// line each.
+    /// What such rules cannot express (addresses, settings, packet rules) goes to standard error, one line
+    /// each.
     Ipvsadm {
         /// The topology file
         #[arg(value_name = "FILE")]
@@ -384,8 +387,8 @@ pub struct LabRun {
     #[arg(long, value_enum, default_value_t = Over::Local)]
     pub over: Over,
     /// Where to run: `auto` takes the running kernel if it can
-    #[arg(long = "in", value_enum, default_value_t = Place::Auto)]
-    pub place: Place,
+    #[arg(long = "in", value_enum, default_value_t = LabPlace::Auto)]
+    pub place: LabPlace,
     /// Also write the result as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
@@ -402,7 +405,7 @@ pub struct LabRun {
 
 /// Where the lab runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Place {
+pub enum LabPlace {
     /// Here if the kernel can, else in the virtual machine.
     Auto,
     /// On the running kernel, or not at all.

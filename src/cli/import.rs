@@ -9,13 +9,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 
-use super::arguments::{Common, Format, FormatOf, ImportArguments};
-use super::commands::Outcome;
-use super::exit::{self, Exit};
-use super::output;
-use super::progress::Progress;
-use crate::apply::session::unexpected;
-use crate::apply::watch::{Phase, Watch as _};
+use super::arguments::{CommonArguments, FormatOf, ImportArguments, OutputFormat};
+use super::console::Console;
+use super::output::{self, CommandResult, Exit};
+use crate::apply::operator::{Activity, OperatorConsole as _};
+use crate::apply::requests::unexpected;
 use crate::check;
 use crate::failure::Failure;
 use crate::finding::{Finding, Severity};
@@ -28,10 +26,10 @@ use crate::topology::{self, Reach, SshTarget};
 use crate::transport::{Connection, Options};
 use crate::{desired, plan, report};
 
-/// Why nothing came of an import.
+/// Why an import failed.
 #[derive(Debug, thiserror::Error)]
 enum ImportError {
-    #[error("{0} is there already; --force overwrites it")]
+    #[error("{0} exists already; --force overwrites it")]
     Exists(PathBuf),
     #[error("cannot write {path}", path = .path.display())]
     Write {
@@ -40,57 +38,57 @@ enum ImportError {
         source: io::Error,
     },
     #[error(
-        "{0} is neither rules of ipvsadm nor a keepalived.conf, as far as can be told; say which with \
+        "{0} is neither rules of ipvsadm nor a keepalived.conf, as far as lvsprov can tell; name it with \
          --format-of"
     )]
     UnknownDialect(String),
     #[error("--from {text}: {why}")]
-    Target { text: String, why: String },
+    BadTarget { text: String, why: String },
     #[error("{host}: {failure}")]
     Host { host: HostName, failure: Failure },
 }
 
-/// What an import came to.
+/// The result of an import.
 struct Imported {
     written: WrittenTopology,
-    /// Whether there is anything in it.
+    /// Whether it has any rules.
     anything: bool,
     /// Hosts that could not be read.
     failed: Vec<ImportError>,
 }
 
 /// `import`.
-pub fn command(arguments: &ImportArguments, common: &Common) -> Outcome {
+pub fn import(arguments: &ImportArguments, common: &CommonArguments) -> CommandResult {
     if let Some(path) = arguments.out.as_ref().filter(|path| path.exists() && !arguments.force) {
-        exit::report(&ImportError::Exists(path.clone()), common)?;
+        output::print_error(&ImportError::Exists(path.clone()), common)?;
         return Ok(Exit::Usage);
     }
     let mut result = match &arguments.file {
         Some(file) => match from_file(arguments, file)? {
             Ok(result) => result,
             Err(error) => {
-                exit::report(&error, common)?;
+                output::print_error(&error, common)?;
                 return Ok(Exit::Findings);
             }
         },
         None => match targets(&arguments.from) {
             Ok(targets) => from_hosts(arguments, common, &targets)?,
             Err(error) => {
-                exit::report(&error, common)?;
+                output::print_error(&error, common)?;
                 return Ok(Exit::Usage);
             }
         },
     };
     for error in &result.failed {
-        exit::say(error);
+        output::print_error_message(error);
     }
     if !result.anything {
-        nothing(&result, common)?;
+        print_nothing(&result, common)?;
         let hosts = !result.failed.is_empty();
         return Ok(if hosts { Exit::HostFailed } else { Exit::Findings });
     }
-    examine(&mut result.written);
-    say(&result.written, arguments, common)?;
+    add_findings(&mut result.written);
+    print_import(&result.written, arguments, common)?;
     Ok(if result.failed.is_empty() { Exit::Ok } else { Exit::HostFailed })
 }
 
@@ -101,11 +99,11 @@ fn from_file(
     let stdin = file == Path::new("-");
     let text = topology::read_file(if stdin { Path::new("/dev/stdin") } else { file })?;
     let source = if stdin { "standard input".to_owned() } else { file.display().to_string() };
-    let said = arguments.format_of.map(|format| match format {
+    let given = arguments.format_of.map(|format| match format {
         FormatOf::Ipvsadm => Dialect::Ipvsadm,
         FormatOf::Keepalived => Dialect::Keepalived,
     });
-    let Some(dialect) = said.or_else(|| Dialect::guess(&text)) else {
+    let Some(dialect) = given.or_else(|| Dialect::guess(&text)) else {
         return Ok(Err(ImportError::UnknownDialect(source)));
     };
     let mut rules = dialect.read(&text);
@@ -116,18 +114,19 @@ fn from_file(
     Ok(Ok(Imported { written, anything: rules.taken > 0, failed: Vec::new() }))
 }
 
-/// A host to be read, under the name that it gets.
-struct Target {
+/// A host to read, and its name in the topology.
+struct ImportTarget {
     name: HostName,
     reach: Reach,
-    said: (&'static str, String),
+    /// Key and value of the host in the topology file.
+    field: (&'static str, String),
 }
 
-fn targets(texts: &[String]) -> Result<Vec<Target>, ImportError> {
-    let mut targets: Vec<Target> = Vec::new();
+fn targets(texts: &[String]) -> Result<Vec<ImportTarget>, ImportError> {
+    let mut targets: Vec<ImportTarget> = Vec::new();
     for text in texts {
-        let wrong = |why: String| ImportError::Target { text: text.clone(), why };
-        let (stem, reach, said) = if text == "local" {
+        let wrong = |why: String| ImportError::BadTarget { text: text.clone(), why };
+        let (stem, reach, field) = if text == "local" {
             ("local".to_owned(), Reach::Local, ("local", "true".to_owned()))
         } else if let Some(name) = text.strip_prefix("netns:") {
             let path = if name.starts_with('/') {
@@ -147,7 +146,7 @@ fn targets(texts: &[String]) -> Result<Vec<Target>, ImportError> {
             .find(|name| !taken(name))
             .unwrap_or_default();
         let name = name.parse().map_err(|error| wrong(format!("{error}")))?;
-        targets.push(Target { name, reach, said });
+        targets.push(ImportTarget { name, reach, field });
     }
     Ok(targets)
 }
@@ -163,8 +162,8 @@ fn stem_of(host: &str) -> String {
 
 fn from_hosts(
     arguments: &ImportArguments,
-    common: &Common,
-    targets: &[Target],
+    common: &CommonArguments,
+    targets: &[ImportTarget],
 ) -> Result<Imported, Box<dyn std::error::Error>> {
     let options = Options {
         connect_timeout: Duration::from_secs(arguments.connect_timeout),
@@ -173,19 +172,20 @@ fn from_hosts(
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let progress = Progress::new(common.format);
+    let console = Console::new(common.format);
     runtime.block_on(async {
-        let mut hosts = look(targets, &options, &arguments.name, &progress).await;
+        let mut hosts = observe_all(targets, &options, &arguments.name, &console).await;
         let failed = hosts.iter_mut().filter_map(|host| host.failed.take()).collect::<Vec<_>>();
         hosts.retain(|host| host.connection.is_some());
-        let seen: Vec<ObservedHost> = hosts.iter().filter_map(|host| host.seen.clone()).collect();
-        let (draft, remarks) = live::draft(&seen, arguments.name.clone())?;
+        let observed: Vec<ObservedHost> =
+            hosts.iter().filter_map(|host| host.observed.clone()).collect();
+        let (draft, remarks) = live::draft(&observed, arguments.name.clone())?;
         let anything = !draft.services.is_empty();
         let names: Vec<_> = targets.iter().map(|target| target.name.to_string()).collect();
         let source = format!("the hosts {}", names.join(", "));
         let first = import::write(&draft, remarks.clone(), &source);
         let mut remarks = remarks;
-        remarks.extend(second_look(&mut hosts, &first.topology, &arguments.name).await);
+        remarks.extend(observe_settings(&mut hosts, &first.topology, &arguments.name).await);
         let written = import::write(&draft, remarks, &source);
         for host in hosts {
             if let Some(connection) = host.connection {
@@ -196,54 +196,58 @@ fn from_hosts(
     })
 }
 
-/// A host on the way to being read.
-struct Asked {
+/// A host that was observed, or why not.
+struct ImportedHost {
     connection: Option<Connection>,
-    seen: Option<ObservedHost>,
+    observed: Option<ObservedHost>,
     failed: Option<ImportError>,
 }
 
-/// Opens every host and looks at it, all at once.
-async fn look(
-    targets: &[Target],
+/// Connects to every host and observes it, all at once.
+async fn observe_all(
+    targets: &[ImportTarget],
     options: &Options,
     name: &TopologyName,
-    progress: &Progress,
-) -> Vec<Asked> {
+    console: &Console,
+) -> Vec<ImportedHost> {
     let mut awaited: BTreeSet<HostName> =
         targets.iter().map(|target| target.name.clone()).collect();
-    progress.awaited(Phase::Looking, &awaited);
+    console.show_awaited(Activity::Observing, &awaited);
     let asking = targets.iter().enumerate().map(|(number, target)| async move {
-        (number, &target.name, look_at(target, options, name).await)
+        (number, &target.name, observe_target(target, options, name).await)
     });
     let mut asking: FuturesUnordered<_> = asking.collect();
     let mut all = Vec::new();
     while let Some((number, host, asked)) = asking.next().await {
         awaited.remove(host);
-        progress.awaited(Phase::Looking, &awaited);
+        console.show_awaited(Activity::Observing, &awaited);
         all.push((number, asked));
     }
     all.sort_by_key(|(number, _)| *number);
     all.into_iter().map(|(_, asked)| asked).collect()
 }
 
-async fn look_at(target: &Target, options: &Options, name: &TopologyName) -> Asked {
+async fn observe_target(
+    target: &ImportTarget,
+    options: &Options,
+    name: &TopologyName,
+) -> ImportedHost {
     let failed = |failure| {
         let failed = Some(ImportError::Host { host: target.name.clone(), failure });
-        Asked { connection: None, seen: None, failed }
+        ImportedHost { connection: None, observed: None, failed }
     };
     let mut connection = match Connection::open(&target.name, &target.reach, options).await {
         Ok(connection) => connection,
         Err(error) => return failed(Failure::from(&error)),
     };
-    match sight(&mut connection, name, live::sysctls_to_read()).await {
-        Ok(sighting) => {
-            let seen = ObservedHost {
+    match observe(&mut connection, name, live::sysctls_to_read()).await {
+        Ok(observation) => {
+            let observed = ObservedHost {
                 name: target.name.clone(),
-                reach: target.said.clone(),
-                observation: sighting,
+                reach: target.field.clone(),
+                observation,
             };
-            Asked { connection: Some(connection), seen: Some(seen), failed: None }
+            ImportedHost { connection: Some(connection), observed: Some(observed), failed: None }
         }
         Err(failure) => {
             connection.close().await;
@@ -252,40 +256,44 @@ async fn look_at(target: &Target, options: &Options, name: &TopologyName) -> Ask
     }
 }
 
-async fn sight(
+async fn observe(
     connection: &mut Connection,
     name: &TopologyName,
     sysctls: BTreeSet<Sysctl>,
 ) -> Result<Observation, Failure> {
     let request = Request::Observe { topology: name.clone(), sysctls, counters: false };
     match connection.call(request).await {
-        Ok(Reply::Observed(sighting)) => Ok(*sighting),
+        Ok(Reply::Observed(observation)) => Ok(*observation),
         Ok(Reply::Refused(failure)) => Err(failure),
         Ok(other) => Err(unexpected(&other)),
         Err(error) => Err(Failure::from(&error)),
     }
 }
 
-/// What the topology would change of the hosts' settings: only now is it known which those are.
-async fn second_look(hosts: &mut [Asked], text: &str, name: &TopologyName) -> Vec<Remark> {
+/// Observes the settings that the topology would change, which only the first topology shows.
+async fn observe_settings(
+    hosts: &mut [ImportedHost],
+    text: &str,
+    name: &TopologyName,
+) -> Vec<Remark> {
     let Some(topology) = check::examine("the import", text).topology else { return Vec::new() };
-    let mut seen = Vec::new();
+    let mut observed = Vec::new();
     for asked in hosts {
-        let (Some(connection), Some(first)) = (&mut asked.connection, &asked.seen) else {
+        let (Some(connection), Some(first)) = (&mut asked.connection, &asked.observed) else {
             continue;
         };
         let Some(host) = topology.hosts.get(&first.name) else { continue };
         let wanted = desired::desired_for(&topology, host).state;
         let sysctls = plan::ownership::sysctls_to_read(&wanted);
-        if let Ok(sighting) = sight(connection, name, sysctls).await {
-            seen.push(ObservedHost { observation: sighting, ..first.clone() });
+        if let Ok(observation) = observe(connection, name, sysctls).await {
+            observed.push(ObservedHost { observation, ..first.clone() });
         }
     }
-    live::differences(&topology, &seen)
+    live::differences(&topology, &observed)
 }
 
-/// What the checker says of the result belongs to what a person must know of it: one remark a rule.
-fn examine(written: &mut WrittenTopology) {
+/// Adds the checker's errors to the remarks, one a rule.
+fn add_findings(written: &mut WrittenTopology) {
     let mut rules: Vec<(Finding, usize)> = Vec::new();
     for finding in check::examine("the import", &written.topology).findings {
         match rules.iter_mut().find(|(first, _)| first.rule == finding.rule) {
@@ -302,57 +310,57 @@ fn examine(written: &mut WrittenTopology) {
     }
 }
 
-/// There is nothing to write: what was found instead.
-fn nothing(result: &Imported, common: &Common) -> Result<(), output::Unsaid> {
-    // There was nothing to guess for.
-    let told = |remark: &&Remark| remark.kind != RemarkKind::Guessed;
-    let remarks: Vec<_> = result.written.remarks.iter().filter(told).collect();
+/// Prints why there is no topology.
+fn print_nothing(result: &Imported, common: &CommonArguments) -> Result<(), output::OutputError> {
+    // Guesses are of no use without a topology.
+    let kept = |remark: &&Remark| remark.kind != RemarkKind::Guessed;
+    let remarks: Vec<_> = result.written.remarks.iter().filter(kept).collect();
     for remark in &remarks {
-        output::complain(&format!("{remark}\n"));
+        output::print_message(&format!("{remark}\n"));
     }
-    output::complain(
+    output::print_message(
         "nothing was imported: there is no service, timeout or daemon that could be taken over\n",
     );
     match common.format {
-        Format::Text => Ok(()),
-        Format::Json => output::document(&report::with_schema(
+        OutputFormat::Text => Ok(()),
+        OutputFormat::Json => output::print_json(&report::with_schema(
             "import",
             &json!({ "topology": null, "remarks": remarks }),
         )),
     }
 }
 
-fn say(
+fn print_import(
     written: &WrittenTopology,
     arguments: &ImportArguments,
-    common: &Common,
+    common: &CommonArguments,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let WrittenTopology { topology, remarks } = written;
     if let Some(path) = &arguments.out {
         write(path, topology, arguments.force)?;
     }
-    if common.format == Format::Json {
-        output::document(&report::with_schema(
+    if common.format == OutputFormat::Json {
+        output::print_json(&report::with_schema(
             "import",
             &json!({ "topology": topology, "remarks": remarks }),
         ))?;
         return Ok(());
     }
     for remark in remarks {
-        output::complain(&format!("{remark}\n"));
+        output::print_message(&format!("{remark}\n"));
     }
     let guessed = remarks.iter().filter(|remark| remark.kind == RemarkKind::Guessed).count();
     let summary = format!("{guessed} guessed, {} not taken over\n", remarks.len() - guessed);
     if let Some(path) = &arguments.out {
-        output::say(&format!("{} written: {summary}", path.display()))?;
+        output::print(&format!("{} written: {summary}", path.display()))?;
     } else {
-        output::complain(&summary);
-        output::say(topology)?;
+        output::print_message(&summary);
+        output::print(topology)?;
     }
     Ok(())
 }
 
-/// All of the file or nothing of it.
+/// Writes the whole file or nothing.
 fn write(path: &Path, text: &str, force: bool) -> Result<(), ImportError> {
     let failed = |source| ImportError::Write { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::arguments::{Format, LabRun, Place};
-use super::{Exit, file, output};
+use super::arguments::{LabPlace, LabRun, OutputFormat};
+use super::cluster::load;
+use super::output::{self, CommandResult, Exit};
 use crate::desired::desired_for;
 use crate::kernel::modules;
 use crate::lab::story::{self, Over, Setting};
@@ -20,30 +21,28 @@ use crate::topology::Topology;
 /// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
 const VM_LIMIT: Duration = Duration::from_hours(1);
 
-type Failure = Box<dyn std::error::Error>;
-
-/// Reads the files, finds the place, runs the story of each.
-pub fn command(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+/// `lab run`: reads the files, finds the place, and runs each.
+pub fn run(run: &LabRun, format: OutputFormat) -> CommandResult {
     let mut topologies = Vec::new();
     for path in &run.files {
-        match file::load(path, format)? {
-            file::Loaded::Good(topology) => topologies.push((path.clone(), *topology)),
-            file::Loaded::Bad => return Ok(Exit::Findings),
+        match load(path, format)? {
+            Some(topology) => topologies.push((path.clone(), topology)),
+            None => return Ok(Exit::Findings),
         }
     }
     let lacks = lacking(&topologies);
     match (run.place, lacks.as_slice()) {
-        (Place::Here | Place::Auto, []) => here(run, format, &topologies),
-        (Place::Here, lacks) => Err(format!(
+        (LabPlace::Here | LabPlace::Auto, []) => here(run, format, &topologies),
+        (LabPlace::Here, lacks) => Err(format!(
             "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
             summary(lacks)
         )
         .into()),
-        (Place::Auto, lacks) => {
+        (LabPlace::Auto, lacks) => {
             anstream::eprintln!("{}: running in a virtual machine", summary(lacks));
             in_vm(run, format)
         }
-        (Place::Vm, _) => in_vm(run, format),
+        (LabPlace::Vm, _) => in_vm(run, format),
     }
 }
 
@@ -54,7 +53,7 @@ enum Lack {
     Module(Module),
 }
 
-/// Why the running kernel will not do; where each module was looked for is told under `-v`.
+/// What the running kernel lacks; `-v` shows where each module was looked for.
 fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<Lack> {
     if !nix::unistd::geteuid().is_root() {
         return vec![Lack::Root];
@@ -69,7 +68,7 @@ fn lacking(topologies: &[(PathBuf, Topology)]) -> Vec<Lack> {
     lacks
 }
 
-/// In one line: what the kernel lacks, by kind and not by module.
+/// What the kernel lacks, by kind and not by module, in one line.
 fn summary(lacks: &[Lack]) -> String {
     if lacks.contains(&Lack::Root) {
         return "network namespaces with IPVS need root".to_owned();
@@ -101,12 +100,12 @@ fn modules_of(topologies: &[(PathBuf, Topology)]) -> BTreeSet<Module> {
         hosts.flat_map(|host| desired_for(topology, host).state.modules).collect::<Vec<_>>()
     };
     let all = topologies.iter().flat_map(|(_, topology)| of(topology));
-    // The lab looks at connection counts even where nobody asks for IPVS.
+    // The lab reads connection counters even where no host needs IPVS.
     all.chain([Module::IpVs]).collect()
 }
 
-/// The same command once more, inside.
-fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
+/// Runs the same command in the virtual machine.
+fn in_vm(run: &LabRun, format: OutputFormat) -> CommandResult {
     let mut arguments: Vec<OsString> = vec!["lab".into(), "run".into()];
     arguments.extend(["--in".into(), "here".into()]);
     arguments.extend([
@@ -119,8 +118,8 @@ fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
     arguments.extend([
         "--format".into(),
         match format {
-            Format::Text => "text".into(),
-            Format::Json => "json".into(),
+            OutputFormat::Text => "text".into(),
+            OutputFormat::Json => "json".into(),
         },
     ]);
     arguments.extend(["--requests".into(), run.requests.to_string().into()]);
@@ -145,10 +144,10 @@ fn in_vm(run: &LabRun, format: Format) -> Result<Exit, Failure> {
     Ok(Exit::from_code(exit.code))
 }
 
-/// On the running kernel, in a network of our own.
-fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Result<Exit, Failure> {
-    // Modules are loaded before: the bare hosts are to be compared with, and some bring a device or
-    // settings into every namespace.
+/// On the running kernel, in a network of its own.
+fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) -> CommandResult {
+    // Modules are loaded first, because some add a device or settings to every namespace, and the bare hosts
+    // are compared with at the end.
     for module in modules_of(topologies) {
         modules::load(module)?;
     }
@@ -160,15 +159,15 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
     let interrupted = runtime.block_on(async {
         for (path, topology) in topologies {
             let playbook = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-            // What cannot be written, to a full disk or a closed pipe, is still in the result: the summary
-            // that cannot be written either is the error.
+            // A line that cannot be written (full disk, closed pipe) is in the result too: the summary, which
+            // cannot be written either, is the error.
             let say = |text: &str| {
-                if format == Format::Text {
-                    let _ = output::say(text);
+                if format == OutputFormat::Text {
+                    let _ = output::print(text);
                 }
             };
             tokio::select! {
-                // In this order: a signal must be listened for before the story begins.
+                // In this order: signals must be caught before the first case.
                 biased;
                 () = interruption() => return true,
                 cases = story::tell(&playbook, topology, &setting, &say) => results.extend(cases),
@@ -185,13 +184,13 @@ fn here(run: &LabRun, format: Format, topologies: &[(PathBuf, Topology)]) -> Res
     }
     let good = results.iter().all(|case| case.ok);
     match format {
-        Format::Json => output::document(&report::lab::json(&results))?,
-        Format::Text => output::say(&report::lab::summary(&results))?,
+        OutputFormat::Json => output::print_json(&report::lab::json(&results))?,
+        OutputFormat::Text => output::print(&report::lab::summary(&results))?,
     }
     Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
 }
 
-/// Ctrl-C, or a polite request to end.
+/// SIGINT or SIGTERM.
 async fn interruption() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut ctrl_c), Ok(mut terminate)) =
@@ -210,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_lacks_is_said_in_one_line() {
+    fn what_the_kernel_lacks_fits_one_line() {
         let every: Vec<Lack> = Module::ALL.iter().copied().map(Lack::Module).collect();
         let line = summary(&every);
         assert_eq!(line, "this kernel has no IPVS, no FTP for IPVS, no tunnels and no nftables");

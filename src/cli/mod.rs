@@ -1,19 +1,16 @@
-//! The command line: one function a subcommand, each a short story; what they say is rendered by
-//! [`crate::report`].
+//! The command line: one function a subcommand; [`crate::report`] renders the results.
 
 pub mod arguments;
-pub mod changing;
-pub mod commands;
-pub mod conduct;
-pub mod exit;
-pub mod file;
+pub mod change;
+pub mod change_arguments;
+mod cluster;
+pub mod console;
 pub mod import;
+pub mod inspect;
 mod lab;
 pub mod output;
-pub mod progress;
+mod plan_file;
 pub mod render;
-mod saved;
-mod survey;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -24,49 +21,45 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use arguments::{Arguments, Command, LabCommand, RenderCommand};
-pub use exit::Exit;
+use arguments::{Command, LabCommand, ProgramArguments, RenderCommand};
+pub use output::Exit;
 
-/// Parses `arguments`, does what they say, and returns the exit code.
+/// Parses `arguments`, runs the subcommand, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-            // Nothing can be done if the terminal is gone.
-            let _ = error.print();
-            return code.into();
-        }
-    };
-    watch(arguments.verbose);
-    dispatch(arguments)
-}
-
-fn dispatch(arguments: Arguments) -> ExitCode {
-    let Arguments { command, common, verbose: _ } = arguments;
-    let outcome = match command {
-        Command::Check { files } => commands::check(&files, &common),
-        Command::Plan { target, adoption, pace, out, force } => {
+    let ProgramArguments { command, common, verbose } =
+        match ProgramArguments::try_parse_from(arguments) {
+            Ok(line) => line,
+            Err(error) => {
+                let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+                // A closed terminal cannot show it.
+                let _ = error.print();
+                return code.into();
+            }
+        };
+    log_to_stderr(verbose);
+    let result = match command {
+        Command::Check { files } => inspect::check(&files, &common),
+        Command::Plan { hosts, adopt, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            commands::plan(&target, adoption, pace.said(), out, &common)
+            inspect::plan(&hosts, adopt, pace.to_override(), out, &common)
         }
-        Command::Apply { target, adoption, pace, conduct, verify } => {
-            changing::apply(&target, adoption, pace.said(), &conduct, verify.into(), &common)
+        Command::Apply { hosts, adopt, pace, change, verify } => {
+            change::apply(&hosts, adopt, pace.to_override(), &change, verify, &common)
         }
-        Command::Rollback { target, force, dry_run } => {
-            changing::rollback(&target, force, dry_run, &common)
+        Command::Rollback { hosts, force, dry_run } => {
+            change::rollback(&hosts, force, dry_run, &common)
         }
-        Command::Confirm(target) => changing::confirm(&target, &common),
-        Command::Verify(target) => commands::verify(&target, &common),
-        Command::Status(target) => commands::status(&target, &common),
-        Command::Destroy { target, dry_run, drain, conduct } => {
-            changing::destroy(&target, dry_run, drain.said(), &conduct, &common)
+        Command::Confirm(hosts) => change::confirm(&hosts, &common),
+        Command::Verify(hosts) => inspect::verify(&hosts, &common),
+        Command::Status(hosts) => inspect::status(&hosts, &common),
+        Command::Destroy { hosts, dry_run, drain, change } => {
+            change::destroy(&hosts, dry_run, drain.to_override(), &change, &common)
         }
-        Command::Import(import) => import::command(&import, &common),
+        Command::Import(import) => import::import(&import, &common),
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)
         }
-        Command::Lab(LabCommand::Run(run)) => lab::command(&run, common.format),
+        Command::Lab(LabCommand::Run(run)) => lab::run(&run, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
@@ -79,28 +72,28 @@ fn dispatch(arguments: Arguments) -> ExitCode {
             });
         }
     };
-    match outcome {
+    match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            // The exit code says it too.
-            let _ = exit::report(error.as_ref(), &common);
+            // The exit code reports it even where the message cannot be written.
+            let _ = output::print_error(error.as_ref(), &common);
             Exit::Error.into()
         }
     }
 }
 
-/// Diagnostics go to standard error, and only when asked for.
-fn watch(verbose: u8) {
+/// Diagnostics go to standard error: warnings, and more with `-v`.
+fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "lvsprov=info",
         2 => "lvsprov=debug",
         _ => "trace",
     };
-    // `TARGET=LEVEL,...`, as in RUST_LOG; what cannot be read counts as not given.
-    let asked: Option<Targets> =
+    // `TARGET=LEVEL,...`, as in RUST_LOG; a text that cannot be read counts as not given.
+    let given: Option<Targets> =
         std::env::var("LVSPROV_LOG").ok().and_then(|text| text.parse().ok());
-    let filter = asked.or_else(|| level.parse().ok()).unwrap_or_default();
+    let filter = given.or_else(|| level.parse().ok()).unwrap_or_default();
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(colours)

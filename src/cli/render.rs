@@ -4,48 +4,48 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::arguments::{Common, Format};
-use super::commands::Outcome;
-use super::exit::{self, Exit};
-use super::file::{self, Loaded};
-use super::output;
+use super::arguments::{CommonArguments, OutputFormat};
+use super::cluster::load;
+use super::output::{self, CommandResult, Exit};
 use crate::desired::desired_for;
 use crate::names::HostName;
 use crate::topology::{Host, Role, Topology};
 use crate::{render, report};
 
-/// It is not clear whose rules are meant.
+/// Why `--director` names no director.
 #[derive(Debug, thiserror::Error)]
 enum WhichDirector {
-    #[error("--director {name}: it is no director of the file; those are: {}", .known.join(", "))]
+    #[error("--director {name}: it is no director of the file, which has: {}", .known.join(", "))]
     None { name: HostName, known: Vec<String> },
-    #[error("the file has several directors, and rules are of one: say --director with one of {}", .known.join(", "))]
+    #[error("the file has several directors, and rules belong to one: add --director with one of {}", .known.join(", "))]
     Several { known: Vec<String> },
     #[error("the file has no director, so there are no rules")]
-    Nobody,
+    NoDirector,
 }
 
 /// `render ipvsadm`.
-pub fn ipvsadm(path: &Path, director: Option<&HostName>, common: &Common) -> Outcome {
-    let Loaded::Good(topology) = file::load(path, common.format)? else {
-        return Ok(Exit::Findings);
-    };
+pub fn ipvsadm(
+    path: &Path,
+    director: Option<&HostName>,
+    common: &CommonArguments,
+) -> CommandResult {
+    let Some(topology) = load(path, common.format)? else { return Ok(Exit::Findings) };
     let host = match find(&topology, director) {
         Ok(host) => host,
         Err(error) => {
-            exit::report(&error, common)?;
+            output::print_error(&error, common)?;
             return Ok(Exit::Usage);
         }
     };
     let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
     match common.format {
-        Format::Text => {
+        OutputFormat::Text => {
             for unheld in &rendered.unheld {
-                output::complain(&format!("{}: {unheld}\n", host.name));
+                output::print_message(&format!("{}: {unheld}\n", host.name));
             }
-            output::say(&rendered.text)?;
+            output::print(&rendered.text)?;
         }
-        Format::Json => output::document(&report::with_schema(
+        OutputFormat::Json => output::print_json(&report::with_schema(
             "render",
             &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unheld }),
         ))?,
@@ -63,7 +63,7 @@ fn find<'a>(topology: &'a Topology, name: Option<&HostName>) -> Result<&'a Host,
             .copied()
             .ok_or_else(|| WhichDirector::None { name: name.clone(), known: known() }),
         (None, [only]) => Ok(only),
-        (None, []) => Err(WhichDirector::Nobody),
+        (None, []) => Err(WhichDirector::NoDirector),
         (None, _) => Err(WhichDirector::Several { known: known() }),
     }
 }

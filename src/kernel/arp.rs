@@ -1,6 +1,6 @@
-//! ARP on one interface: asking who has an address, and listening to who says what.
+//! ARP on one interface: finding the hosts that have an address, and recording all ARP frames.
 //!
-//! Only Ethernet. The frames are RFC 826's: everything that is not a whole one is dropped.
+//! Only Ethernet. Frames that are not complete ARP for IPv4 (RFC 826) are dropped.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +20,7 @@ use super::error::{Error, Result};
 use super::sys;
 use crate::names::IfName;
 
-/// A hardware address, shown as everybody writes it: `aa:bb:cc:dd:ee:ff`.
+/// An Ethernet address, displayed as `aa:bb:cc:dd:ee:ff`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
@@ -31,19 +31,19 @@ impl fmt::Display for Mac {
 }
 
 const BROADCAST: Mac = Mac([0xff; 6]);
-/// Ethernet header and ARP packet.
+/// Bytes: Ethernet header and ARP packet.
 pub(crate) const FRAME: usize = 14 + 28;
 /// PACKET_OUTGOING (include/uapi/linux/if_packet.h).
 const OUTGOING: u8 = 4;
-/// How often is asked: a frame can get lost.
-const ASKS: u32 = 3;
+/// Requests per query: a frame can get lost.
+const REQUESTS: u32 = 3;
 
-/// What a frame is.
+/// `ar_op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// 1: who has the target address?
+    /// 1: asks for the hardware address of the target address.
     Request,
-    /// 2: the sender has the sender's address.
+    /// 2: announces the sender's hardware address.
     Reply,
     /// Anything else.
     Other(u16),
@@ -54,18 +54,18 @@ pub enum Operation {
 pub struct ArpFrame {
     /// Request or reply.
     pub operation: Operation,
-    /// Who sent it, as the ARP packet says.
+    /// Sender hardware address in the ARP packet; the Ethernet header may have another.
     pub sender_mac: Mac,
-    /// Which address the sender says is its own; 0.0.0.0 in a probe.
+    /// Sender protocol address; 0.0.0.0 in a probe (RFC 5227).
     pub sender_ip: Ipv4Addr,
-    /// Which address it asks for; the sender's own in an announcement (RFC 5227).
+    /// Target protocol address; equal to the sender's in an announcement (RFC 5227).
     pub target_ip: Ipv4Addr,
-    /// Sent by the interface that is listened on, and not received by it.
+    /// This host sent it (PACKET_OUTGOING).
     pub outgoing: bool,
 }
 
 impl ArpFrame {
-    /// From the bytes of an Ethernet frame; `None` if they are no ARP for IPv4 over Ethernet.
+    /// Parses an Ethernet frame; `None` if it is not ARP for IPv4 over Ethernet.
     pub fn parse(frame: &[u8], outgoing: bool) -> Option<Self> {
         let frame: &[u8; FRAME] = frame.first_chunk()?;
         // EtherType ARP; hardware Ethernet, protocol IPv4, lengths 6 and 4.
@@ -96,16 +96,16 @@ fn request_frame(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
     frame
 }
 
-/// What a listener reads next.
+/// The result of one read.
 enum Received {
     Frame(ArpFrame),
-    /// Something that is no ARP.
-    Noise,
-    /// Nothing more is there now.
-    Silence,
+    /// A packet that is not ARP.
+    OtherPacket,
+    /// No packet is queued.
+    NoPacket,
 }
 
-/// Hears every ARP frame of an interface from the moment it is opened.
+/// Records every ARP frame of an interface from its opening on, received and sent.
 ///
 /// It belongs to the network namespace of the thread that opens it; any thread may collect.
 #[derive(Debug)]
@@ -120,15 +120,15 @@ impl ArpListener {
         Ok(Self { socket: sys::open_arp_socket(index)? })
     }
 
-    /// What was heard since it was opened or last asked; does not wait. An error if frames were
-    /// lost: what was not heard proves nothing.
+    /// The frames since the last call or the opening; does not wait. An error if the kernel dropped frames:
+    /// then the absence of a frame proves nothing.
     pub fn collect(&self) -> io::Result<Vec<ArpFrame>> {
         let mut frames = Vec::new();
         loop {
             match self.next()? {
                 Received::Frame(frame) => frames.push(frame),
-                Received::Noise => {}
-                Received::Silence => break,
+                Received::OtherPacket => {}
+                Received::NoPacket => break,
             }
         }
         match sys::packets_lost(&self.socket)? {
@@ -145,35 +145,38 @@ impl ArpListener {
                     let outgoing = from.is_some_and(|from| from.pkttype() == OUTGOING);
                     let frame = bytes.get(..length).unwrap_or_default();
                     let frame = ArpFrame::parse(frame, outgoing);
-                    return Ok(frame.map_or(Received::Noise, Received::Frame));
+                    return Ok(frame.map_or(Received::OtherPacket, Received::Frame));
                 }
-                Err(Errno::EAGAIN) => return Ok(Received::Silence),
+                Err(Errno::EAGAIN) => return Ok(Received::NoPacket),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// Waits until something can be collected; `false` if nothing came in time.
+    /// Waits until a packet is queued; `false` after `patience`.
     pub fn wait(&self, patience: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up, so that it never spins.
-            let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut watched, timeout) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        readable_before(&self.socket, Instant::now() + patience)
+    }
+}
+
+/// Waits until `socket` has something to receive; `false` if it has nothing at `deadline`.
+pub(super) fn readable_before(socket: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up to milliseconds, so that the loop never spins.
+        let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }
 
-/// Our own side of an interface.
+/// The addresses of an interface of this host.
 struct InterfaceIdentity {
     mac: Mac,
     addresses: Vec<Ipv4Net>,
@@ -198,22 +201,21 @@ fn identity_of(dev: &IfName) -> Result<InterfaceIdentity> {
             addresses.extend(Ipv4Net::with_netmask(v4.ip(), mask));
         }
     }
-    let flags =
-        flags.ok_or_else(|| Error::new(format!("there is no interface {dev} on this host")))?;
+    let flags = flags.ok_or_else(|| Error::new(format!("this host has no interface {dev}")))?;
     if !flags.contains(InterfaceFlags::IFF_UP) {
-        return Err(Error::new(format!("interface {dev} is down: nobody can be asked over it")));
+        return Err(Error::new(format!("interface {dev} is down: no host can be reached over it")));
     }
     match mac {
         Some(mac) if !flags.contains(InterfaceFlags::IFF_NOARP) => {
             Ok(InterfaceIdentity { mac, addresses })
         }
-        _ => Err(Error::new(format!("interface {dev} does not speak ARP: it is no Ethernet"))),
+        _ => Err(Error::new(format!("interface {dev} does not speak ARP: it is not Ethernet"))),
     }
 }
 
-/// With which address is asked: one of the interface, best of the target's own subnet. A host
-/// address or the target itself is none that a neighbour should learn from us: then it is a probe
-/// (RFC 5227), which names no sender.
+/// The sender address of a request: one of the interface, preferably in the target's subnet. Never a host
+/// address (a VIP) or the target itself, as neighbours learn the sender: without another address the request
+/// is a probe (RFC 5227), which has no sender.
 fn sender_for(addresses: &[Ipv4Net], target: Ipv4Addr) -> Ipv4Addr {
     let usable = || addresses.iter().filter(|net| net.prefix_len() < 32 && net.addr() != target);
     usable()
@@ -222,7 +224,7 @@ fn sender_for(addresses: &[Ipv4Net], target: Ipv4Addr) -> Ipv4Addr {
         .map_or(Ipv4Addr::UNSPECIFIED, Ipv4Net::addr)
 }
 
-/// Somebody is being asked for.
+/// A query for the hosts that have an address.
 #[derive(Debug)]
 pub struct ArpQuery {
     listener: ArpListener,
@@ -231,26 +233,27 @@ pub struct ArpQuery {
 }
 
 impl ArpQuery {
-    /// Gets ready to ask over `dev`, in the network namespace of the calling thread.
+    /// Opens the socket on `dev`, in the network namespace of the calling thread.
     pub fn prepare(dev: &IfName, target: Ipv4Addr) -> Result<Self> {
         let InterfaceIdentity { mac, addresses } = identity_of(dev)?;
         let listener = ArpListener::open(dev).map_err(|error| {
             let denied = error.kind() == io::ErrorKind::PermissionDenied;
             Error::new(format!("cannot open a packet socket on {dev}"))
                 .because(error)
-                .maybe_cure(denied.then_some("root with CAP_NET_RAW is needed"))
+                .maybe_cure(denied.then_some("it needs root with CAP_NET_RAW"))
         })?;
         let frame = request_frame(mac, sender_for(&addresses, target), target);
         Ok(Self { listener, frame, target })
     }
 
-    /// Asks three times within `wait`, and names everybody who answers. Blocks; any thread may.
-    pub fn ask(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
+    /// Sends three requests within `wait` and returns the hardware address of each host that answers. Blocks;
+    /// any thread may call it.
+    pub fn run(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
         let start = Instant::now();
         let mut answers = BTreeSet::new();
-        for round in 1..=ASKS {
+        for round in 1..=REQUESTS {
             nix::unistd::write(&self.listener.socket, &self.frame)?;
-            let until = start + wait * round / ASKS;
+            let until = start + wait * round / REQUESTS;
             while self.listener.wait(until.saturating_duration_since(Instant::now()))? {
                 if let Received::Frame(frame) = self.listener.next()? {
                     answers.extend(self.answer(&frame));
@@ -271,12 +274,12 @@ impl ArpQuery {
     }
 }
 
-/// Asks over `dev` who has `target`, and names everybody who answers within `wait`. The machine's
-/// own answer is not among them: nobody answers himself. Blocks.
+/// The hardware addresses of the hosts on the link of `dev` that answer for `target` within `wait`. This host
+/// does not receive its own requests, so it is never among them. Blocks.
 pub fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> Result<BTreeSet<Mac>> {
     ArpQuery::prepare(dev, target)?
-        .ask(wait)
-        .map_err(|error| Error::new(format!("cannot ask for {target} over {dev}")).because(error))
+        .run(wait)
+        .map_err(|error| Error::new(format!("cannot query {target} over {dev}")).because(error))
 }
 
 #[cfg(test)]
@@ -289,7 +292,7 @@ mod tests {
     const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
     #[test]
-    fn a_request_says_what_it_asks() {
+    fn a_request_survives_its_encoding() {
         let (sender, target) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 9));
         let frame = ArpFrame::parse(&request_frame(US, sender, target), true).unwrap();
         let expected = ArpFrame {
@@ -303,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn a_hardware_address_is_written_as_everybody_does() {
+    fn a_hardware_address_is_hexadecimal_with_colons() {
         assert_eq!(Mac([2, 0, 10, 255, 1, 16]).to_string(), "02:00:0a:ff:01:10");
     }
 
     #[test]
-    fn what_is_cut_short_is_nothing_and_padding_does_not_matter() {
+    fn a_truncated_frame_is_dropped_and_padding_does_not_matter() {
         let (sender, target) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 9));
         let mut frame = request_frame(US, sender, target).to_vec();
         let whole = ArpFrame::parse(&frame, false);
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_with_an_address_of_the_targets_subnet_and_never_with_a_vip() {
+    fn the_sender_is_in_the_targets_subnet_and_never_a_vip() {
         let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
         let target = Ipv4Addr::new(192, 0, 2, 9);
         let all = [net("198.51.100.1/24"), net("192.0.2.7/32"), net("192.0.2.1/24")];
@@ -349,7 +352,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_arp_is_dropped(at in 12_usize..20, flip in 1_u8..) {
+        fn other_packets_are_dropped(at in 12_usize..20, flip in 1_u8..) {
             let mut frame = request_frame(US, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST);
             frame[at] ^= flip;
             prop_assert_eq!(ArpFrame::parse(&frame, false), None);

@@ -1,6 +1,6 @@
-//! Ending this process at a point of its own choosing, for tests: only in debug builds.
+//! Fault injection for tests: ends or stops this process at a named point. Only in debug builds.
 //!
-//! The environment variable `LVSPROV_FAULT` names a file. At each point that file is read anew; if a
+//! The environment variable `LVSPROV_FAULT` names a file, which is read again at each point; if a
 //! line of it is `POINT kill` or `POINT stop`, the process sends itself SIGKILL or SIGSTOP there. In the
 //! revert timer's process all points have `revert ` before their name.
 //!
@@ -10,7 +10,7 @@
 //! `close` (the decision is on the disk, the receipt is the old one), `receipt` (it is the new one, the
 //! journal still exists), `closed` (before the answer).
 //!
-//! A line `revert pause N` has the timer wait N milliseconds between its tries.
+//! With a line `revert pause N` the timer waits N milliseconds between its tries.
 
 #[cfg(debug_assertions)]
 mod armed {
@@ -22,12 +22,12 @@ mod armed {
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     static REVERTING: AtomicBool = AtomicBool::new(false);
 
-    /// From here on all points are the revert timer's.
+    /// From now on all points are those of the revert timer.
     pub fn reverting() {
         REVERTING.store(true, Ordering::Relaxed);
     }
 
-    /// Ends or stops here, if the file says so.
+    /// Ends or stops the process if the file has a line for `point`.
     pub fn at(point: &str) {
         let named = prefixed(point);
         let Some(text) = text() else { return };
@@ -37,7 +37,7 @@ mod armed {
                 Some("stop") => Signal::SIGSTOP,
                 _ => continue,
             };
-            // There is nobody to tell, and a test that waits for it fails by itself.
+            // A failure needs no report: the test waits for the signal, and fails.
             let _ = raise(signal);
         }
     }
@@ -49,7 +49,7 @@ mod armed {
         }
     }
 
-    /// So many more steps were done.
+    /// Counts `count` more steps that were done.
     pub fn stepped(count: usize) {
         let all = STEPS.fetch_add(count, Ordering::Relaxed) + count;
         if count > 0 {
@@ -57,8 +57,8 @@ mod armed {
         }
     }
 
-    /// Of the next `count` steps that would be done as one, how many may be, so that none of the
-    /// points between them is passed unseen.
+    /// How many of the next `count` steps may be done as one batch, so that the batch ends at the next point
+    /// that the file names.
     pub fn run_length(count: usize) -> usize {
         let Some(text) = text() else { return count };
         let done = STEPS.load(Ordering::Relaxed);
@@ -70,11 +70,11 @@ mod armed {
         next.map_or(count, |point| count.min(point - done))
     }
 
-    /// How long the timer waits before it tries again, where it would wait for `pause`.
+    /// The timer's pause between tries: that of the file, else `pause`.
     pub fn pause(pause: Duration) -> Duration {
         let text = text().unwrap_or_default();
-        let said = text.lines().find_map(|line| line.trim().strip_prefix("revert pause "));
-        said.and_then(|ms| ms.trim().parse().ok()).map_or(pause, Duration::from_millis)
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("revert pause "));
+        line.and_then(|ms| ms.trim().parse().ok()).map_or(pause, Duration::from_millis)
     }
 
     fn prefixed(point: &str) -> String {
@@ -92,19 +92,19 @@ pub use armed::{at, before_steps, pause, reverting, run_length, stepped};
 
 #[cfg(not(debug_assertions))]
 mod unarmed {
-    /// Nothing, in a release build.
+    /// Does nothing in a release build.
     pub fn reverting() {}
-    /// Nothing, in a release build.
+    /// Does nothing in a release build.
     pub fn at(_: &str) {}
-    /// Nothing, in a release build.
+    /// Does nothing in a release build.
     pub fn before_steps() {}
-    /// Nothing, in a release build.
+    /// Does nothing in a release build.
     pub fn stepped(_: usize) {}
-    /// As it is, in a release build.
+    /// Returns `pause` in a release build.
     pub fn pause(pause: std::time::Duration) -> std::time::Duration {
         pause
     }
-    /// All of them, in a release build.
+    /// Returns `count` in a release build.
     pub fn run_length(count: usize) -> usize {
         count
     }

@@ -1,5 +1,5 @@
-//! What is read from the kernel and from the wire, damaged. The decoders that only their own
-//! module sees have their target there: `fuzz_ipvs`, `fuzz_nft`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
+//! Fuzz targets for decoders of the kernel's answers and of packets. Private decoders have their target in
+//! their own module: `fuzz_ipvs`, `fuzz_nft`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
 #![allow(clippy::unwrap_used)]
 
 use super::arp::ArpFrame;

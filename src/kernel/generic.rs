@@ -1,13 +1,13 @@
-//! A plain exchange with a generic netlink family: one request, and all that the kernel answers.
+//! Exchanges with a generic netlink family: one request and its answers.
 //!
-//! IPVS's own table has a socket that sends in batches on top of it ([`super::ipvs::socket`]).
+//! [`super::ipvs::socket`] sends batches on top of it.
 
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
 use super::error::{Error, Result};
 use super::ipvs::wire::{self, AttributeList};
-use super::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST, garbled};
+use super::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST, undecodable};
 
 /// GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME
 /// (include/uapi/linux/genetlink.h).
@@ -16,24 +16,25 @@ const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 
-/// The kernel answers at once or not at all.
+/// Seconds to wait for an answer: the kernel answers within the system call that sends the request, once the
+/// family's lock is free.
 const PATIENCE_S: i64 = 10;
-/// How often a dump is tried that the kernel says was interrupted.
+/// How often a dump is tried while NLM_F_DUMP_INTR marks it as interrupted.
 const DUMP_TRIES: u32 = 5;
 
-/// What the kernel says, or its refusal.
+/// The kernel's answer, or the errno with which it refused.
 pub type ErrnoResult<T> = std::result::Result<T, Errno>;
 
 /// A socket to one family, in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct GenericSocket {
-    /// Beneath.
+    /// The netlink socket below it.
     pub socket: NetlinkSocket,
     family: u16,
     version: u8,
 }
 
-/// The number of a family, as the controller says it.
+/// The family's number in an answer of the controller.
 pub(super) fn family_of(body: &[u8]) -> std::result::Result<Option<u16>, wire::WireError> {
     let mut family = None;
     for attribute in wire::attributes(body) {
@@ -46,9 +47,9 @@ pub(super) fn family_of(body: &[u8]) -> std::result::Result<Option<u16>, wire::W
 }
 
 impl GenericSocket {
-    /// Opens it. `None`: there is no such family. Asking **loads the module** that has the family in
-    /// its aliases, where the kernel can (net/netlink/genetlink.c, `ctrl_getfamily`): to look without
-    /// a change make sure first that it is there.
+    /// Opens a socket to the family `name`. `None`: this kernel has no such family. The request **loads the
+    /// module** that has the family among its aliases (net/netlink/genetlink.c, `ctrl_getfamily`): a caller
+    /// that must not change the host checks first that the module is loaded.
     pub fn open(name: &'static str, version: u8) -> Result<Option<Self>> {
         let socket = NetlinkSocket::open(NETLINK_GENERIC, name, PATIENCE_S)
             .map_err(|error| Error::new("cannot open a netlink socket").because(error))?;
@@ -56,7 +57,7 @@ impl GenericSocket {
         let mut body = AttributeList::default();
         body.put_text(FAMILY_NAME, name);
         let mut family = None;
-        let found = open.ask(GET_FAMILY, &body.into_bytes(), |body| {
+        let found = open.query(GET_FAMILY, &body.into_bytes(), |body| {
             family = family_of(body)?.or(family);
             Ok::<_, wire::WireError>(())
         })?;
@@ -64,20 +65,20 @@ impl GenericSocket {
             (Ok(()), Some(family)) => Ok(Some(Self { family, version, ..open })),
             (Ok(()), None) | (Err(Errno::ENOENT), _) => Ok(None),
             (Err(errno), _) => {
-                let what = format!("the kernel does not say where {name} is");
+                let what = format!("cannot look up the generic netlink family {name}");
                 Err(Error::new(what).because(errno))
             }
         }
     }
 
-    /// A request ready to be sent, and its number.
+    /// The bytes of a request, and its sequence number.
     pub fn frame(&mut self, flags: u16, command: u8, body: &[u8]) -> (u32, Vec<u8>) {
         let seq = self.socket.next_seq();
         (seq, wire::frame(self.family, REQUEST | flags, seq, command, self.version, body))
     }
 
-    /// One request with the attributes `body`; `each` gets the attributes of every answer.
-    pub fn ask<E>(
+    /// Sends one request with the attributes `body`; `each` gets the attributes of each answer.
+    pub fn query<E>(
         &mut self,
         command: u8,
         body: &[u8],
@@ -89,18 +90,18 @@ impl GenericSocket {
         let end = self.exchange(ACK, command, body, each)?;
         Ok(match end {
             ExchangeEnd::Done => Ok(()),
-            ExchangeEnd::Changed => Err(Errno::EAGAIN),
+            ExchangeEnd::Incomplete => Err(Errno::EAGAIN),
             ExchangeEnd::Refused(errno) => Err(errno),
         })
     }
 
-    /// One request to which the kernel says yes or no.
-    pub fn tell(&mut self, command: u8, body: &[u8]) -> Result<ErrnoResult<()>> {
-        self.ask(command, body, |_| Ok::<_, wire::WireError>(()))
+    /// Sends one request that is answered by an acknowledgement or an error.
+    pub fn command(&mut self, command: u8, body: &[u8]) -> Result<ErrnoResult<()>> {
+        self.query(command, body, |_| Ok::<_, wire::WireError>(()))
     }
 
-    /// A dump; `each` gets the attributes of every answer. Tried again, from a new `T`, if the kernel
-    /// says that something changed under it.
+    /// Dumps; `each` gets the attributes of each answer. Starts again, from a new `T`, if the dumped objects
+    /// changed during the dump.
     pub fn dump<T: Default, E>(
         &mut self,
         command: u8,
@@ -114,13 +115,13 @@ impl GenericSocket {
             let mut all = T::default();
             match self.exchange(DUMP, command, body, |body| each(&mut all, body))? {
                 ExchangeEnd::Done => return Ok(Ok(all)),
-                ExchangeEnd::Changed | ExchangeEnd::Refused(Errno::EAGAIN) => {}
+                ExchangeEnd::Incomplete | ExchangeEnd::Refused(Errno::EAGAIN) => {}
                 ExchangeEnd::Refused(errno) => return Ok(Err(errno)),
             }
         }
         let peer = self.socket.peer();
-        Err(Error::new(format!("what {peer} has changes faster than it can be read")).cure(
-            "something else (for IPVS: keepalived, kube-proxy) rewrites it all the time: stop that",
+        Err(Error::new(format!("{peer} changes faster than it can be read")).cure(
+            "another program (for IPVS: keepalived, kube-proxy) rewrites it all the time: stop that program",
         ))
     }
 
@@ -137,16 +138,16 @@ impl GenericSocket {
         let peer = self.socket.peer();
         let (seq, frame) = self.frame(flags, command, body);
         self.socket.send(&frame)?;
-        let mut unclear = None;
+        let mut undecoded = None;
         let end = self.socket.receive(seq, |message| {
             let (_, body) = message.generic()?;
-            if unclear.is_none() {
-                unclear = each(body).err();
+            if undecoded.is_none() {
+                undecoded = each(body).err();
             }
             Ok::<_, wire::WireError>(())
         })?;
-        match unclear {
-            Some(error) => Err(garbled(peer, error)),
+        match undecoded {
+            Some(error) => Err(undecodable(peer, error)),
             None => Ok(end),
         }
     }

@@ -1,10 +1,10 @@
 //! The kernel edge: netlink, /proc/sys and modules. It obeys and decides nothing.
 //!
-//! [`observe`] reads the kernel, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] try it. Below them [`net`]
-//! (rtnetlink), [`ipvs`] and [`nft`] (netlink in our own words, framed by [`wire`], carried by
-//! [`netlink`]), [`sysctls`] and [`modules`]. [`namespace`] chooses where all of that happens: everything here
-//! works in the network namespace of the thread that calls it. [`sys`] holds the only unsafe code.
-//! Files that lvsprov keeps on a host, and transactions, are the business of [`crate::agent`].
+//! [`observe`] reads the kernel's state, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] test it with packets.
+//! Below them: [`net`] (rtnetlink), [`ipvs`] and [`nft`] (lvsprov's own codecs, framed by [`wire`], sent by
+//! [`netlink`]), [`sysctls`] and [`modules`]. All functions work in the network namespace of the calling thread,
+//! which [`namespace`] chooses. [`sys`] holds the only unsafe code. [`crate::agent`] has the files that lvsprov
+//! keeps on a host, and transactions.
 
 pub mod act;
 pub mod arp;
@@ -34,26 +34,26 @@ use crate::names::IfName;
 
 pub use error::{Error, Result};
 
-/// Every hardware address that answers for `target` on the link of `dev`, by ARP or neighbour discovery.
+/// The hardware addresses that answer for `target` on the link of `dev`, by ARP or neighbour discovery.
 ///
-/// The socket is opened here, in the right namespace; only the waiting goes to another thread.
+/// The socket is opened in the calling thread's namespace; another thread waits.
 pub async fn who_has(
     dev: &IfName,
     target: IpAddr,
     wait: Duration,
 ) -> error::Result<BTreeSet<String>> {
-    let ask: Box<dyn FnOnce() -> std::io::Result<_> + Send> = match target {
+    let run: Box<dyn FnOnce() -> std::io::Result<_> + Send> = match target {
         IpAddr::V4(target) => {
             let query = arp::ArpQuery::prepare(dev, target)?;
-            Box::new(move || query.ask(wait))
+            Box::new(move || query.run(wait))
         }
         IpAddr::V6(target) => {
             let query = ndp::NeighbourQuery::prepare(dev, target)?;
-            Box::new(move || query.ask(wait))
+            Box::new(move || query.run(wait))
         }
     };
-    let failed = || Error::new(format!("cannot ask for {target} over {dev}"));
-    let answers = tokio::task::spawn_blocking(ask)
+    let failed = || Error::new(format!("cannot query {target} over {dev}"));
+    let answers = tokio::task::spawn_blocking(run)
         .await
         .map_err(|error| failed().because(error))?
         .map_err(|error| failed().because(error))?;

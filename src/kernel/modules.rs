@@ -1,9 +1,10 @@
-//! Kernel modules: whether one is there, whether it could be, and loading it.
+//! Kernel modules: whether one is present or can be loaded, and loading it.
 //!
-//! A module may be built in, and then has no folder under /sys/module unless it has parameters; so
-//! what it brings is looked for as well: ip_vs its file under /proc/net, ipip the device tunl0. What
-//! brings nothing that can be seen (fou6, nf_tables) and is in no list of modules is looked for among
-//! the kernel's own symbols. Asking the kernel for it by its use would load it.
+//! A built-in module has a folder under /sys/module only if it has parameters. So its effects count as well:
+//! ip_vs makes a file under /proc/net, ipip the device tunl0. A module without a visible effect (fou6,
+//! nf_tables) that is in no list of modules is found among the kernel's symbols. Using it instead would load it.
+//!
+//! `modprobe --show-depends` was tried in place of the lists and not taken (docs/libraries.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,7 +21,7 @@ use super::error::{Error, Result};
 use super::ipvs;
 use crate::state::{Capability, Module};
 
-/// What to do where IPVS is missing.
+/// The cure where IPVS is missing.
 pub const CURE_IP_VS: &str = "install the kernel's full set of modules (Ubuntu: \
      linux-modules-extra-$(uname -r); Debian: linux-image-amd64 and not the cloud kernel) and boot \
      that kernel; in a container the machine's own kernel must have it: `modprobe ip_vs` there";
@@ -36,7 +37,7 @@ fn cure(module: Module) -> String {
     )
 }
 
-/// Where modprobe may lie. Never $PATH: this runs as root.
+/// Paths of modprobe. Never $PATH: this runs as root.
 const MODPROBE: [&str; 4] =
     ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"];
 
@@ -46,13 +47,13 @@ pub fn capability(module: Module) -> Capability {
         return Capability::Present;
     }
     match from_lists(module) {
-        // A kernel that somebody built without installing its list of modules.
+        // A self-built kernel, whose list of modules is not installed.
         Capability::Missing(_) if built_in().contains(&module) => Capability::Present,
         found => found,
     }
 }
 
-/// What `depmod` wrote down of the running kernel's modules.
+/// The capability by the lists that depmod(8) wrote for the running kernel.
 fn from_lists(module: Module) -> Capability {
     let folder = match folder() {
         Ok(folder) => folder,
@@ -72,13 +73,13 @@ fn from_lists(module: Module) -> Capability {
     let file = folder.join(file);
     if !file.exists() {
         return Capability::Missing(format!(
-            "{} is listed in modules.dep, but it is not there",
+            "modules.dep lists {}, but this file does not exist",
             file.display()
         ));
     }
     if fs::read("/proc/sys/kernel/modules_disabled").is_ok_and(|value| value.starts_with(b"1")) {
         return Capability::Missing(format!(
-            "{} is there, but kernel.modules_disabled is 1: no module can be loaded until the next \
+            "{} exists, but kernel.modules_disabled is 1: no module can be loaded until the next \
              boot",
             file.display()
         ));
@@ -91,13 +92,13 @@ fn works_now(module: Module) -> bool {
     if module == Module::IpVs {
         return in_sys || ipvs::is_loaded();
     }
-    // Never ask for an interface by its name (SIOCGIFINDEX, if_nametoindex): that loads ipip,
-    // whose alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`), and others likewise.
+    // Never look up an interface by its name (SIOCGIFINDEX, if_nametoindex): for tunl0 that loads ipip, whose
+    // alias is netdev-tunl0 (net/core/dev_ioctl.c, `dev_load`); other modules likewise.
     let conf = Path::new("/proc/sys/net/ipv4/conf");
     in_sys || module.device().is_some_and(|dev| conf.join(dev).is_dir())
 }
 
-/// A function of each module that is not inlined: something points to it.
+/// A function of each module that the compiler does not inline, because its address is taken.
 fn symbol(module: Module) -> &'static str {
     match module {
         Module::IpVs => "ip_vs_conn_in_get",
@@ -113,7 +114,7 @@ fn symbol(module: Module) -> &'static str {
     }
 }
 
-/// The modules that are part of the kernel itself, by its symbols: that cannot change while it runs.
+/// The built-in modules, by the kernel's symbols. Read once: they do not change while the kernel runs.
 fn built_in() -> &'static BTreeSet<Module> {
     static BUILT_IN: OnceLock<BTreeSet<Module>> = OnceLock::new();
     BUILT_IN.get_or_init(|| {
@@ -122,8 +123,8 @@ fn built_in() -> &'static BTreeSet<Module> {
     })
 }
 
-/// Lines are `ADDRESS TYPE NAME`, and `\t[MODULE]` behind it where a module brought the symbol
-/// (kernel/kallsyms.c, `s_show`). The kernel's own come first.
+/// Lines are `ADDRESS TYPE NAME`, followed by `\t[MODULE]` for a symbol of a loaded module (kernel/kallsyms.c,
+/// `s_show`). The kernel's own symbols come first.
 fn among_symbols(mut symbols: impl BufRead) -> BTreeSet<Module> {
     let mut found = BTreeSet::new();
     let mut line = Vec::new();
@@ -145,21 +146,25 @@ fn folder() -> std::result::Result<PathBuf, String> {
     if folder.is_dir() {
         Ok(folder)
     } else {
-        Err(format!("{} is not there: no modules are installed for this kernel", folder.display()))
+        Err(format!(
+            "{} does not exist: no modules are installed for this kernel",
+            folder.display()
+        ))
     }
 }
 
-/// Where the files of the modules that we know lie, by the lists in the folder of a kernel.
+/// The entries of modules.dep and modules.builtin that lvsprov uses.
 #[derive(Debug, Default)]
 struct ModuleLists {
     built_in: BTreeMap<Module, PathBuf>,
     files: BTreeMap<Module, PathBuf>,
+    /// IPVS's schedulers and persistence engines, without `ip_vs_`.
     parts: BTreeSet<String>,
 }
 
 impl ModuleLists {
-    /// Reads them, once as long as they do not change: modules.dep has thousands of lines, and every
-    /// look asks for every module.
+    /// Reads the lists in `folder`; again only after they changed. modules.dep has thousands of lines, and
+    /// each observation checks each module.
     fn of(folder: &Path) -> Arc<Self> {
         static LAST: Mutex<Option<(ListStamp, Arc<ModuleLists>)>> = Mutex::new(None);
         let stamp = ListStamp::of(folder);
@@ -167,45 +172,48 @@ impl ModuleLists {
         if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
             return Arc::clone(lists);
         }
-        let mut schedulers = BTreeSet::new();
+        let mut parts = BTreeSet::new();
         let mut read = |file: &str| {
             let bytes = fs::read(folder.join(file)).unwrap_or_default();
-            schedulers.extend(parts_in_list(&bytes));
+            parts.extend(parts_in_list(&bytes));
             modules_in_list(&bytes)
         };
         let (built_in, files) = (read("modules.builtin"), read("modules.dep"));
-        let lists = Arc::new(Self { built_in, files, parts: schedulers });
+        let lists = Arc::new(Self { built_in, files, parts });
         *last = Some((stamp, Arc::clone(&lists)));
         lists
     }
 }
 
-/// Tells a folder's lists from others, or from the same ones later: device, inode, length and time of
-/// modules.dep, which depmod(8) makes anew.
+/// Identifies a version of a folder's lists: device, inode, length and time of modules.dep, which depmod(8)
+/// replaces.
 #[derive(Debug, PartialEq, Eq)]
 struct ListStamp(PathBuf, Option<[u64; 3]>, Option<SystemTime>);
 
 impl ListStamp {
     fn of(folder: &Path) -> Self {
-        let found = fs::metadata(folder.join("modules.dep")).ok();
-        let numbers = found.as_ref().map(|found| [found.dev(), found.ino(), found.len()]);
-        Self(folder.to_owned(), numbers, found.and_then(|found| found.modified().ok()))
+        let file = fs::metadata(folder.join("modules.dep")).ok();
+        let numbers = file.as_ref().map(|file| [file.dev(), file.ino(), file.len()]);
+        Self(folder.to_owned(), numbers, file.and_then(|file| file.modified().ok()))
     }
 }
 
-/// The files of the modules that we know in the text of modules.dep or modules.builtin (depmod(8)):
-/// lines start with `kernel/.../NAME.ko`, maybe compressed, maybe followed by a colon and what it
-/// needs. A name has `_` or `-`, which mean the same.
+/// The module files in the text of modules.dep or modules.builtin (depmod(8)), as name and path. Lines start
+/// with `kernel/.../NAME.ko`, compressed or not; in modules.dep a colon and the dependencies follow.
+fn module_files(list: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    list.split(|byte| *byte == b'\n').filter_map(|line| {
+        let file = line.split(|byte| *byte == b':').next()?;
+        let base = file.rsplit(|byte| *byte == b'/').next()?;
+        let name = base.split(|byte| *byte == b'.').next()?;
+        base[name.len()..].starts_with(b".ko").then_some((name, file))
+    })
+}
+
+/// The files of the modules that lvsprov knows. A name has `_` or `-`, which are equal.
 fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
     let mut found = BTreeMap::new();
-    for line in list.split(|byte| *byte == b'\n') {
-        let file = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        let base = file.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let stem = base.split(|byte| *byte == b'.').next().unwrap_or_default();
-        if !base[stem.len()..].starts_with(b".ko") {
-            continue;
-        }
-        let known = Module::ALL.iter().find(|module| same_name(stem, module.as_str().as_bytes()));
+    for (name, file) in module_files(list) {
+        let known = Module::ALL.iter().find(|module| same_name(name, module.as_str().as_bytes()));
         if let Some(module) = known {
             found.entry(*module).or_insert_with(|| PathBuf::from(OsStr::from_bytes(file)));
         }
@@ -213,22 +221,14 @@ fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
     found
 }
 
-/// IPVS's schedulers and engines in the same text, as they are named without `ip_vs_`.
-fn parts_in_list(list: &[u8]) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for line in list.split(|byte| *byte == b'\n') {
-        let file = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        let base = file.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let stem = base.split(|byte| *byte == b'.').next().unwrap_or_default();
-        if let Some(part) = stem.strip_prefix(b"ip_vs_").filter(|_| base.len() > stem.len()) {
-            found.insert(String::from_utf8_lossy(part).into_owned());
-        }
-    }
-    found
+/// IPVS's schedulers and persistence engines in the same text, without `ip_vs_`.
+fn parts_in_list(list: &[u8]) -> impl Iterator<Item = String> {
+    let parts = module_files(list).filter_map(|(name, _)| name.strip_prefix(b"ip_vs_"));
+    parts.map(|part| String::from_utf8_lossy(part).into_owned())
 }
 
-/// Schedulers and persistence engines that are loaded, built in, or lie on disk. `None` where nothing
-/// lists the modules of the running kernel: then nobody knows before it is tried.
+/// Schedulers and persistence engines that are loaded, built in, or on disk. `None` where no list of the
+/// running kernel's modules is installed: then only a try shows whether one exists.
 pub fn available_parts() -> Option<BTreeSet<String>> {
     let mut parts = ModuleLists::of(&folder().ok()?).parts.clone();
     if parts.is_empty() {
@@ -246,7 +246,7 @@ fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| plain(*a) == plain(*b))
 }
 
-/// Loads `module` and makes sure that it is there.
+/// Loads `module` and verifies that it is present.
 pub fn load(module: Module) -> Result<()> {
     let present = || capability(module) == Capability::Present;
     if present() {
@@ -256,7 +256,7 @@ pub fn load(module: Module) -> Result<()> {
     if present() {
         return Ok(());
     }
-    // The kernel calls modprobe itself when somebody asks for the family: also from a container.
+    // The kernel runs modprobe itself when a socket looks up the family: also for a container.
     if module == Module::IpVs && ipvs::IpvsSocket::open().is_ok() && present() {
         return Ok(());
     }
@@ -265,34 +265,38 @@ pub fn load(module: Module) -> Result<()> {
         Err(why) => error.because(why),
         Ok(()) => match capability(module) {
             Capability::Missing(why) => error.because(why),
-            _ => error.because("modprobe says that it did, but it is not there"),
+            _ => error.because(
+                "modprobe succeeded, but the module is not present (modprobe.d may replace it)",
+            ),
         },
     };
     Err(error.cure(cure(module)))
 }
 
-/// Loads the module of an IPVS scheduler (`ip_vs_NAME`) or persistence engine (`ip_vs_pe_NAME`), if
-/// it is not there and can be found. Whether it exists is for the kernel to say, when it is used.
+/// Loads the module of an IPVS scheduler (`ip_vs_NAME`) or persistence engine (`ip_vs_pe_NAME`), if it is not
+/// loaded. No error if it does not exist: the kernel refuses the service then.
 ///
-/// The kernel would load it by itself, but under the lock of the IPVS table (ip_vs_ctl.c,
-/// `__ip_vs_mutex`). Seen on Linux 6.1: that of lblc and lblcr then waits for a network namespace
-/// that is just being removed, which waits for this lock (`ip_vs_service_nets_cleanup`), and IPVS
-/// hangs for ever.
+/// The kernel would load it by itself, but under the lock of the IPVS table (ip_vs_ctl.c, `__ip_vs_mutex`).
+/// Observed on Linux 6.1: the module of lblc or lblcr then waits for a network namespace that is being
+/// removed, which waits for this lock (`ip_vs_service_nets_cleanup`): IPVS deadlocks.
 pub fn load_part(name: &str) {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let module = format!("ip_vs_{name}");
-    let there = Path::new("/sys/module").join(module.replace('-', "_")).is_dir();
-    if name.is_empty() || !name.chars().all(plain) || there {
+    let loaded = Path::new("/sys/module").join(module.replace('-', "_")).is_dir();
+    if name.is_empty() || !name.chars().all(plain) || loaded {
         return;
     }
     if let Err(why) = modprobe(&module) {
-        tracing::debug!(why, "left to the kernel");
+        tracing::debug!(
+            why,
+            "modprobe failed: the kernel loads the module, or refuses the service"
+        );
     }
 }
 
 fn modprobe(module: &str) -> std::result::Result<(), String> {
     let Some(program) = MODPROBE.iter().find(|path| Path::new(path).exists()) else {
-        return Err(format!("there is no modprobe: looked for {}", MODPROBE.join(", ")));
+        return Err(format!("this host has no modprobe: none of {} exists", MODPROBE.join(", ")));
     };
     let done = Command::new(program)
         .arg(module)
@@ -302,9 +306,9 @@ fn modprobe(module: &str) -> std::result::Result<(), String> {
     if done.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&done.stderr);
-    let said = said.lines().next().unwrap_or("it says nothing");
-    Err(format!("{program} {module}: {}: {said}", done.status))
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    let reason = stderr.lines().next().unwrap_or("no message");
+    Err(format!("{program} {module}: {}: {reason}", done.status))
 }
 
 #[cfg(test)]
@@ -326,9 +330,9 @@ mod tests {
         ];
         assert_eq!(found, expected.map(|(module, file)| (module, file.into())).into());
         assert!(modules_in_list(b"\n:\n/\n.ko\n\xff\xfe").is_empty());
-        assert_eq!(parts_in_list(list), ["rr".to_owned()].into());
+        assert!(parts_in_list(list).eq(["rr"]));
         let engine = b"kernel/net/netfilter/ipvs/ip_vs_pe_sip.ko: a/ip_vs_x.ko\nip_vs_\n";
-        assert_eq!(parts_in_list(engine), ["pe_sip".to_owned()].into());
+        assert!(parts_in_list(engine).eq(["pe_sip"]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Network namespaces: making one, working in one, and moving the whole process into one.
 //!
-//! A thread is in a namespace, not a process, and a socket stays for ever in that of the thread which
-//! opened it (setns(2), network_namespaces(7)). So whoever works in another namespace gets a thread
-//! of its own that never comes back: it is impossible to forget to return.
+//! Each thread has its own namespace, and a socket stays in that of the thread which opened it (setns(2),
+//! network_namespaces(7)). So work in another namespace gets a thread of its own, which ends with the work: no
+//! thread has to return to its namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,28 +24,28 @@ pub fn current() -> io::Result<OwnedFd> {
     Ok(File::open("/proc/thread-self/ns/net")?.into())
 }
 
-/// The inode that tells one namespace from another (namespaces(7)).
+/// The inode of a namespace: unique among those that exist (namespaces(7)).
 pub fn identity(namespace: impl AsFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(namespace)?.st_ino)
 }
 
-/// What tells a network namespace from every other, one that was deleted included. The inode alone does
-/// not: the next namespace gets the number of one that is gone (`ida_alloc` takes the lowest that is free).
+/// Identifies a network namespace among all of this boot, deleted ones included. The inode alone does not: a
+/// new namespace gets the number of a deleted one (`ida_alloc` takes the lowest free number).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceId {
     /// The file system of the inode.
     pub device: u64,
-    /// See [`identity`].
+    /// Its number there: see [`identity`].
     pub inode: u64,
     /// See [`sys::namespace_cookie`]; `None` before Linux 5.14.
     pub cookie: Option<u64>,
-    /// See [`lo_node`]; looked for where there is no cookie, `None` where sysfs cannot be mounted.
+    /// See [`lo_node`]. Read only without a cookie; `None` where sysfs cannot be mounted.
     pub lo: Option<u64>,
 }
 
 impl NamespaceId {
-    /// That of the calling thread's.
+    /// Identifies the namespace of the calling thread.
     pub fn current() -> io::Result<Self> {
         let found = nix::sys::stat::fstat(current()?)?;
         let cookie = sys::namespace_cookie(&UnixDatagram::unbound()?).ok();
@@ -53,7 +53,7 @@ impl NamespaceId {
         Ok(Self { device: found.st_dev, inode: found.st_ino, cookie, lo })
     }
 
-    /// Whether it is surely another one than `other`: by what is known of both.
+    /// Whether it certainly is another namespace than `other`: only fields that both have are compared.
     pub fn differs(&self, other: &Self) -> bool {
         let differ = |a: Option<u64>, b: Option<u64>| a.zip(b).is_some_and(|(a, b)| a != b);
         (self.device, self.inode) != (other.device, other.inode)
@@ -62,26 +62,26 @@ impl NamespaceId {
     }
 }
 
-/// The inode number that `lo` has in sysfs. `lo` comes and goes with its namespace, and sysfs counts its
-/// inodes up (`idr_alloc_cyclic` in `__kernfs_new_node`), so that none is used twice. A mount of sysfs shows
-/// the interfaces of the namespace in which it was mounted: this is one of its own, which ends with its thread.
+/// The inode number of `lo` in sysfs. Each namespace has its own `lo`, and sysfs counts its inode numbers up
+/// (`idr_alloc_cyclic` in `__kernfs_new_node`), so that none is used twice. A mount of sysfs shows the
+/// interfaces of the namespace in which it was mounted: this function mounts its own, which ends with its thread.
 fn lo_node() -> io::Result<u64> {
     on_a_thread(|| {
         let none = None::<&str>;
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        // Any folder would do but /sys: where this very sysfs is mounted, it cannot be once more.
+        // Over /proc, as the kernel refuses to mount the same sysfs over itself at /sys.
         let as_is = |flags| mount(Some("lvsprov"), "/proc", Some("sysfs"), quiet | flags, none);
-        // One that is mounted already is read-only or not, and refuses to be the other (EBUSY).
+        // The kernel refuses (EBUSY) a mount that is writable where another is read-only, and vice versa.
         as_is(MsFlags::empty()).or_else(|_| as_is(MsFlags::MS_RDONLY))?;
         Ok(fs::metadata("/proc/class/net/lo")?.ino())
     })?
 }
 
-/// Makes a namespace without a name. It lives as long as the descriptor, a thread or a socket in it.
+/// Makes a namespace without a name. It exists as long as the descriptor, a thread or a socket in it.
 ///
-/// It has a `lo` that is down and nothing else.
+/// Its only interface is a `lo` that is down.
 pub fn create() -> io::Result<OwnedFd> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
@@ -91,8 +91,8 @@ pub fn create() -> io::Result<OwnedFd> {
 
 /// Runs `work` on a thread of its own inside `namespace`, and waits for it.
 ///
-/// Sockets that `work` opens and returns stay in that namespace. The threads that it starts are in
-/// there too: a runtime made by `work` is wholly inside.
+/// Sockets that `work` opens and returns stay in that namespace. Threads that it starts are in it too: so is a
+/// runtime that it makes.
 pub fn run_in<T: Send>(namespace: impl AsFd, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let namespace = namespace.as_fd();
     on_a_thread(move || {
@@ -101,7 +101,7 @@ pub fn run_in<T: Send>(namespace: impl AsFd, work: impl FnOnce() -> T + Send) ->
     })?
 }
 
-/// Scoped: borrows are fine, and a panic of `work` goes on in the caller.
+/// `work` may borrow; its panic continues in the caller.
 fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work)?;
@@ -112,53 +112,53 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-/// Why the process is not where it should be.
+/// Why a process did not enter a namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
-    /// Nothing is at the path.
+    /// The path does not exist.
     #[error("there is no network namespace at {path}: `ip netns add NAME` makes /run/netns/NAME")]
     Absent {
-        /// Where it was looked for.
+        /// The path.
         path: PathBuf,
     },
-    /// Something is there, but no namespace.
+    /// The path is not a namespace.
     #[error(
-        "{path} is not a network namespace: what is left when a namespace was deleted is a plain \
-         file; remove it and make the namespace again"
+        "{path} is not a network namespace, perhaps the plain file that is left of a deleted one: \
+         remove it and make the namespace again"
     )]
     NotANamespace {
-        /// What was opened.
+        /// The path.
         path: PathBuf,
     },
-    /// The kernel says no.
+    /// The kernel refuses.
     #[error("cannot enter the network namespace {path}: root (CAP_SYS_ADMIN) is needed")]
     Denied {
-        /// What was opened.
+        /// The path.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Too late: threads that exist already would stay outside.
+    /// The process has other threads, which would stay outside.
     #[error(
         "this process has {threads} threads already: entering a network namespace would move one \
          of them only"
     )]
     Threads {
-        /// How many.
+        /// Number of threads.
         threads: usize,
     },
-    /// Something else.
+    /// Another error.
     #[error("cannot open the network namespace {path}")]
     Open {
-        /// What was opened.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The kernel's error when opening it.
         source: io::Error,
     },
 }
 
-/// Moves this process into the namespace at `path`. For the start of a process: it must have one
-/// thread only, from which all later ones inherit.
+/// Moves this process into the namespace at `path`. The process must have only one thread, from which later
+/// threads inherit the namespace.
 pub fn enter_process(path: &Path) -> Result<(), EnterError> {
     let at = || path.to_owned();
     let threads = fs::read_dir("/proc/self/task")
@@ -183,7 +183,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Those of two namespaces of which the first was gone before the second was made.
+    /// The value of `read` in two namespaces, of which the first was deleted before the second was made.
     fn two<T: Send>(read: impl Fn() -> io::Result<T> + Sync) -> [T; 2] {
         let one = || {
             let namespace = create().unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_told_from_one_that_was_deleted_and_stays_the_same() {
+    fn a_namespace_differs_from_a_deleted_one_and_not_from_itself() {
         let [first, second] = two(NamespaceId::current);
         assert!(first.differs(&second), "{first:?} {second:?}");
         let namespace = create().unwrap();
@@ -204,9 +204,9 @@ mod tests {
         assert!(then.differs(&here()));
     }
 
-    /// What a kernel before 5.14 is asked for.
+    /// The identity on kernels before 5.14.
     #[test]
-    fn lo_tells_one_from_another_as_well() {
+    fn the_inode_of_lo_differs_too() {
         let [first, second] = two(lo_node);
         assert_ne!(first, second);
         let namespace = create().unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_of_both_is_no_difference() {
+    fn a_field_that_one_side_lacks_is_no_difference() {
         let id = |cookie, lo| NamespaceId { device: 4, inode: 7, cookie, lo };
         assert!(!id(Some(1), None).differs(&id(None, Some(2))));
         assert!(!id(None, None).differs(&id(Some(1), Some(2))));

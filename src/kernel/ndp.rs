@@ -1,41 +1,40 @@
-//! Neighbour discovery on one interface: asking who has an IPv6 address (RFC 4861). What [`super::arp`]
-//! is for IPv4.
+//! Neighbour discovery on one interface: finding the hosts that have an IPv6 address (RFC 4861), as
+//! [`super::arp`] does for IPv4.
 //!
-//! A raw ICMPv6 socket does: the kernel adds checksum and source address, and gives it a copy of each
-//! advertisement that comes in (net/ipv6/raw.c).
+//! It uses a raw ICMPv6 socket: the kernel adds checksum and source address, and delivers a copy of each
+//! received advertisement (net/ipv6/raw.c).
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv, sendmsg,
     setsockopt, socket, sockopt,
 };
 
-use super::arp::Mac;
+use super::arp::{Mac, readable_before};
 use super::error::{Error, Result};
 use crate::names::IfName;
 
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// Options: the link-layer address of whoever sends a solicitation, and of whom an advertisement is for.
+/// Options: the link-layer address of a solicitation's sender, and of an advertisement's target.
 const SOURCE_LINK_ADDRESS: u8 = 1;
 const TARGET_LINK_ADDRESS: u8 = 2;
-/// Type, code, checksum, flags, target address.
+/// Bytes: type, code, checksum, flags, target address.
 const HEADER: usize = 24;
-/// Any other is not heard: it could come from beyond the link.
+/// Hosts ignore neighbour discovery with another hop limit: a router could have forwarded it (RFC 4861, 7.1).
 const HOP_LIMIT: i32 = 255;
-/// How often is asked: a packet can get lost.
-const ASKS: u32 = 3;
+/// Solicitations per query: a packet can get lost.
+const SOLICITATIONS: u32 = 3;
 
-/// The group that everybody with an address that ends like `target` listens to (RFC 4291, 2.7.1).
+/// The solicited-node multicast address of `target` (RFC 4291, 2.7.1).
 fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = target.octets();
     let last = u16::from_be_bytes([b, c]);
@@ -50,14 +49,14 @@ fn solicitation(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
     message
 }
 
-/// Who says in `message` that it has `target`; `None` if nobody does.
+/// The target link-layer address, if `message` is an advertisement of `target`.
 fn advertiser(message: &[u8], target: Ipv6Addr) -> Option<Mac> {
     let (head, mut options) = message.split_at_checked(HEADER)?;
     if head.first() != Some(&ADVERTISEMENT) || head.get(8..) != Some(target.octets().as_slice()) {
         return None;
     }
     while let [kind, length, ..] = options {
-        // In units of 8 bytes; 0 is not allowed and would never end.
+        // In units of 8 bytes; 0 is not allowed, and the loop would not end.
         let length = usize::from(*length) * 8;
         let (option, rest) = options.split_at_checked(length).filter(|_| length > 0)?;
         if *kind == TARGET_LINK_ADDRESS
@@ -70,7 +69,7 @@ fn advertiser(message: &[u8], target: Ipv6Addr) -> Option<Mac> {
     None
 }
 
-/// Somebody is being asked for.
+/// A query for the hosts that have an address.
 #[derive(Debug)]
 pub struct NeighbourQuery {
     socket: OwnedFd,
@@ -80,32 +79,34 @@ pub struct NeighbourQuery {
 }
 
 impl NeighbourQuery {
-    /// Gets ready to ask over `dev`, in the network namespace of the calling thread.
+    /// Opens the socket on `dev`, in the network namespace of the calling thread.
     pub fn prepare(dev: &IfName, target: Ipv6Addr) -> Result<Self> {
         let mac = mac_of(dev)?;
         let socket = open(dev).map_err(|errno| {
-            let cure = (errno == Errno::EPERM).then_some("root with CAP_NET_RAW is needed");
+            let cure = (errno == Errno::EPERM).then_some("it needs root with CAP_NET_RAW");
             Error::new(format!("cannot open an ICMPv6 socket on {dev}"))
                 .because(io::Error::from(errno))
                 .maybe_cure(cure)
         })?;
-        // Not by its name: see `modules`. The interface is there, since it has a hardware address.
-        let index = nix::net::if_::if_nametoindex(dev.as_str())
-            .map_err(|errno| Error::new(format!("there is no interface {dev}")).because(errno))?;
+        // A lookup by name can load a module (see `modules`); not here, where the interface exists.
+        let index = nix::net::if_::if_nametoindex(dev.as_str()).map_err(|errno| {
+            Error::new(format!("this host has no interface {dev}")).because(errno)
+        })?;
         let to = SocketAddrV6::new(solicited_node(target), 0, 0, index);
         Ok(Self { socket, message: solicitation(mac, target), to: to.into(), target })
     }
 
-    /// Asks three times within `wait`, and names everybody who answers. Blocks; any thread may.
-    pub fn ask(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
+    /// Sends three solicitations within `wait` and returns the hardware address of each host that answers.
+    /// Blocks; any thread may call it.
+    pub fn run(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
         let start = Instant::now();
         let mut answers = BTreeSet::new();
-        for round in 1..=ASKS {
+        for round in 1..=SOLICITATIONS {
             let message = [IoSlice::new(&self.message)];
             let none = MsgFlags::empty();
             sendmsg(self.socket.as_raw_fd(), &message, &[], none, Some(&self.to))?;
-            let until = start + wait * round / ASKS;
-            while self.wait(until)? {
+            let until = start + wait * round / SOLICITATIONS;
+            while readable_before(&self.socket, until)? {
                 let mut bytes = [0; 1280];
                 match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
                     Ok(length) => {
@@ -122,22 +123,6 @@ impl NeighbourQuery {
         }
         Ok(answers)
     }
-
-    /// Waits for a message; `false` if none came until then.
-    fn wait(&self, until: Instant) -> io::Result<bool> {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // Rounded up, so that it never spins.
-            let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut watched, timeout) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
 }
 
 fn open(dev: &IfName) -> nix::Result<OwnedFd> {
@@ -148,7 +133,7 @@ fn open(dev: &IfName) -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The hardware address of an interface that can be asked over.
+/// The hardware address of `dev`; an error unless it is up and has one.
 fn mac_of(dev: &IfName) -> Result<Mac> {
     let all = getifaddrs().map_err(|errno| {
         Error::new("cannot read the interfaces").because(io::Error::from(errno))
@@ -163,12 +148,12 @@ fn mac_of(dev: &IfName) -> Result<Mac> {
         mac = mac.or(bytes.filter(|bytes| *bytes != [0; 6]).map(Mac));
     }
     match (up, mac) {
-        (None, _) => Err(Error::new(format!("there is no interface {dev} on this host"))),
+        (None, _) => Err(Error::new(format!("this host has no interface {dev}"))),
         (Some(false), _) => {
-            Err(Error::new(format!("interface {dev} is down: nobody can be asked over it")))
+            Err(Error::new(format!("interface {dev} is down: no host can be reached over it")))
         }
         (Some(true), None) => Err(Error::new(format!(
-            "interface {dev} has no hardware address: nobody can be asked over it"
+            "interface {dev} has no hardware address: no host can be reached over it"
         ))),
         (Some(true), Some(mac)) => Ok(mac),
     }
@@ -192,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_listens_to_the_group_of_the_address() {
+    fn the_solicited_node_address_ends_like_the_target() {
         assert_eq!(solicited_node(VIP).to_string(), "ff02::1:ff34:5678");
     }
 
     #[test]
     fn only_an_advertisement_of_the_address_is_an_answer() {
-        let said = [TARGET_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7];
-        let good = advertisement(VIP, &said);
+        let link_address = [TARGET_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7];
+        let good = advertisement(VIP, &link_address);
         assert_eq!(advertiser(&good, VIP), Some(MAC));
         assert_eq!(advertiser(&good, Ipv6Addr::LOCALHOST), None);
         assert_eq!(advertiser(&solicitation(MAC, VIP), VIP), None);
@@ -207,11 +192,17 @@ mod tests {
         for length in 0..good.len() {
             assert_eq!(advertiser(&good[..length], VIP), None, "{length} bytes");
         }
-        // Behind another option (a nonce, RFC 3971), and behind one that says it has no length.
+        // After another option (a nonce, RFC 3971), and after one of length 0.
         let nonce = [14, 1, 9, 9, 9, 9, 9, 9];
-        assert_eq!(advertiser(&advertisement(VIP, &[nonce, said].concat()), VIP), Some(MAC));
         assert_eq!(
-            advertiser(&advertisement(VIP, &[[14, 0, 9, 9, 9, 9, 9, 9], said].concat()), VIP),
+            advertiser(&advertisement(VIP, &[nonce, link_address].concat()), VIP),
+            Some(MAC)
+        );
+        assert_eq!(
+            advertiser(
+                &advertisement(VIP, &[[14, 0, 9, 9, 9, 9, 9, 9], link_address].concat()),
+                VIP
+            ),
             None
         );
     }

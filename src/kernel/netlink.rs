@@ -1,12 +1,13 @@
-//! A netlink socket as this program uses each of them: requests by sequence number, and all that the
-//! kernel answers, datagram by datagram.
+//! A netlink socket: requests by sequence number, and the kernel's answers, datagram by datagram.
 //!
-//! What is in the messages is for others: [`super::generic`] and [`super::ipvs::socket`] speak generic
-//! netlink, [`super::nft`] nf_tables. (rtnetlink has a crate that does all of this.)
+//! It does not look into the messages: [`super::generic`] and [`super::ipvs::socket`] speak generic netlink,
+//! [`super::nft`] speaks nf_tables. For rtnetlink the crate of that name does all of this.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use netlink_packet_core::NLM_F_DUMP_INTR as DUMP_INTERRUPTED;
+pub use netlink_packet_core::{NLM_F_ACK as ACK, NLM_F_DUMP as DUMP, NLM_F_REQUEST as REQUEST};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::ReceiveTimeout};
@@ -15,23 +16,15 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::error::{Error, Result};
 use super::wire::{self, Message, MessageIter};
 
-/// NLM_F_REQUEST (include/uapi/linux/netlink.h): every request has it.
-pub const REQUEST: u16 = 0x1;
-/// NLM_F_ACK: say also that it was done.
-pub const ACK: u16 = 0x4;
-/// NLM_F_DUMP: all there are.
-pub const DUMP: u16 = 0x300;
-/// NLM_F_DUMP_INTR.
-const DUMP_INTERRUPTED: u16 = 0x10;
-
-/// The kernel fills at most 32 KiB at a time.
+/// Bytes for one datagram: the kernel fills at most 32 KiB at a time (net/netlink/af_netlink.c,
+/// `netlink_recvmsg`).
 const BUFFER: usize = 64 * 1024;
 
 /// A socket in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NetlinkSocket {
     socket: Socket,
-    /// Who answers, for messages: `IPVS`.
+    /// The part of the kernel that answers, for messages: `IPVS`.
     peer: &'static str,
     patience_s: i64,
     seq: u32,
@@ -41,32 +34,33 @@ pub struct NetlinkSocket {
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeEnd {
-    /// All was said.
+    /// The answer is complete.
     Done,
-    /// What was dumped changed meanwhile, or answers found no room (ENOBUFS): ask again.
-    Changed,
-    /// The kernel refuses.
+    /// The dumped objects changed during the dump (NLM_F_DUMP_INTR), or the socket's buffer overflowed
+    /// (ENOBUFS): the answer is incomplete.
+    Incomplete,
+    /// The kernel refused the request.
     Refused(Errno),
 }
 
 impl NetlinkSocket {
-    /// Opens it. `patience_s`: after how many seconds without an answer the kernel is given up.
+    /// Opens it. `patience_s`: seconds to wait for a datagram.
     pub fn open(protocol: isize, peer: &'static str, patience_s: i64) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Errors need not repeat the request; old kernels (before 4.3) do it anyway.
+        // Errors need not repeat the request; kernels before 4.3 do it anyway.
         let _ = socket.set_cap_ack(true);
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(patience_s))?;
         Ok(Self { socket, peer, patience_s, seq: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Who answers.
+    /// The part of the kernel that answers.
     pub fn peer(&self) -> &'static str {
         self.peer
     }
 
-    /// A number for the next request; never 0, which the kernel uses itself.
+    /// The next sequence number; never 0, which the kernel uses for messages of its own.
     pub fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1).max(1);
         self.seq
@@ -77,7 +71,12 @@ impl NetlinkSocket {
         loop {
             match self.socket.send(bytes, 0) {
                 Ok(sent) if sent == bytes.len() => return Ok(()),
-                Ok(_) => return Err(Error::new("the kernel took only a part of a request")),
+                Ok(sent) => {
+                    let length = bytes.len();
+                    let peer = self.peer;
+                    let what = format!("{peer} accepted {sent} of {length} bytes of a request");
+                    return Err(Error::new(what));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let length = bytes.len();
@@ -88,8 +87,8 @@ impl NetlinkSocket {
         }
     }
 
-    /// Gives every answer to `seq` to `each`, up to the end: an error, an acknowledgement, or the end of
-    /// a dump. What is left of older exchanges is dropped.
+    /// Passes each answer to request `seq` to `each`, until an error, an acknowledgement or the end of a
+    /// dump. Drops answers to earlier requests.
     pub fn receive<E>(
         &mut self,
         seq: u32,
@@ -101,28 +100,28 @@ impl NetlinkSocket {
         let peer = self.peer;
         let mut interrupted = false;
         loop {
-            let Some(messages) = self.datagram()? else { return Ok(ExchangeEnd::Changed) };
+            let Some(messages) = self.datagram()? else { return Ok(ExchangeEnd::Incomplete) };
             for message in messages {
-                let message = message.map_err(|error| garbled(peer, error))?;
+                let message = message.map_err(|error| undecodable(peer, error))?;
                 if message.seq != seq {
                     continue;
                 }
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 if matches!(message.kind, wire::ERROR | wire::DONE) {
-                    let code = message.errno().map_err(|error| garbled(peer, error))?;
+                    let code = message.errno().map_err(|error| undecodable(peer, error))?;
                     return Ok(match (code, interrupted) {
                         (0, false) => ExchangeEnd::Done,
-                        (0, true) => ExchangeEnd::Changed,
+                        (0, true) => ExchangeEnd::Incomplete,
                         (code, _) => ExchangeEnd::Refused(Errno::from_raw(code)),
                     });
                 }
-                each(&message).map_err(|error| garbled(peer, error))?;
+                each(&message).map_err(|error| undecodable(peer, error))?;
             }
         }
     }
 
-    /// The messages of the next datagram. `None`: answers were lost, because the socket's buffer was
-    /// full (ENOBUFS).
+    /// The messages of the next datagram. `None`: the kernel dropped answers, because the socket's buffer
+    /// was full (ENOBUFS).
     pub fn datagram(&mut self) -> Result<Option<MessageIter<'_>>> {
         let peer = self.peer;
         loop {
@@ -132,16 +131,18 @@ impl NetlinkSocket {
                 }
                 Ok(length) => {
                     return Err(Error::new(format!(
-                        "{peer} answers with {length} bytes at once, {BUFFER} were expected at most"
+                        "{peer} answered with {length} bytes in one datagram, more than {BUFFER}"
                     )));
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::ENOBUFS) => return Ok(None),
                 Err(Errno::EAGAIN) => {
                     let patience = self.patience_s;
-                    return Err(Error::new(format!("{peer} says nothing for {patience} s")));
+                    return Err(Error::new(format!("no answer from {peer} in {patience} s")));
                 }
-                Err(errno) => return Err(Error::new(format!("cannot hear {peer}")).because(errno)),
+                Err(errno) => {
+                    return Err(Error::new(format!("cannot receive from {peer}")).because(errno));
+                }
             }
         }
     }
@@ -153,7 +154,7 @@ impl AsFd for NetlinkSocket {
     }
 }
 
-/// What `peer` answers makes no sense.
-pub fn garbled(peer: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(format!("what {peer} answers cannot be understood")).because(error)
+/// An answer of `peer` that cannot be decoded.
+pub fn undecodable(peer: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(format!("cannot decode an answer of {peer}")).because(error)
 }

@@ -1,4 +1,4 @@
-//! Reading the kernel: everything a plan needs. Changes nothing, loads no module.
+//! Reads the kernel's state that a plan needs. Changes nothing, loads no module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,18 +13,18 @@ use crate::state::{
     ServiceKey, Sysctl,
 };
 
-/// What the kernel of this host, in the network namespace of the calling thread, holds now.
+/// The state of the network namespace of the calling thread, and facts of the host.
 #[derive(Debug, Clone, Default)]
 pub struct KernelState {
-    /// What the host is, beyond what can be set.
+    /// Facts that a plan does not change.
     pub facts: HostFacts,
-    /// All links, addresses, routes and services; of the sysctls those that were asked for.
+    /// All links, addresses, routes and services; the requested sysctls.
     pub state: HostState,
-    /// Connection counters, if asked for.
+    /// Connection counters; empty unless they were requested.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }
 
-/// Reads the kernel. `wanted` names the sysctls to read, given the links; one that does not exist is left out.
+/// Reads the state. `wanted` names the sysctls to read, given the links; one that does not exist is left out.
 pub async fn read(
     wanted: impl FnOnce(&BTreeMap<IfName, Link>) -> BTreeSet<Sysctl>,
     counters: bool,
@@ -32,13 +32,13 @@ pub async fn read(
     let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         let mut socket = IpvsSocket::open()?;
-        (socket.look(counters)?, control::read(&mut socket)?)
+        (socket.observe(counters)?, control::read(&mut socket)?)
     } else {
         (ipvs::IpvsObservation::default(), Control::default())
     };
-    let nft = nft::look()?;
-    let facts = HostFacts { foreign_tables: nft.foreign, ..facts(hardware) };
-    // Asking for the family would load the module.
+    let nft = nft::observe()?;
+    let facts = HostFacts { foreign_tables: nft.unmanaged, ..facts(hardware) };
+    // A request for the family of a module that is not loaded could load it.
     let gue_ports = match facts.capability(Module::Fou) {
         Capability::Present => fou::gue_ports()?,
         _ => BTreeSet::new(),
@@ -81,13 +81,13 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
     }
 }
 
-/// From where the controller is logged in, where that is known.
+/// The controller's address, if the agent was started over SSH.
 pub fn controller() -> Option<std::net::IpAddr> {
     std::env::var("SSH_CONNECTION").ok().and_then(|text| client_of(&text))
 }
 
-/// `SSH_CONNECTION` is "client address, client port, server address, server port" (ssh(1)). A link-local
-/// address has its zone behind it (`fe80::1%eth0`), which is no part of the address.
+/// `SSH_CONNECTION` is "client address, client port, server address, server port" (ssh(1)). The zone after a
+/// link-local address (`fe80::1%eth0`) is dropped.
 fn client_of(connection: &str) -> Option<std::net::IpAddr> {
     let address = connection.split(' ').next()?;
     address.split_once('%').map_or(address, |(address, _)| address).parse().ok()
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_controller_is_the_first_of_what_sshd_says() {
+    fn the_controller_is_the_first_field_of_ssh_connection() {
         assert_eq!(client_of("192.0.2.7 50000 192.0.2.1 22"), "192.0.2.7".parse().ok());
         let link_local = client_of("fe80::1%eth0 50000 fe80::2%eth0 22");
         assert_eq!(link_local, "fe80::1".parse().ok());

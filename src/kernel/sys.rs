@@ -1,77 +1,54 @@
-//! The only unsafe code: what AF_PACKET and network namespaces need and no crate in use offers safely.
+//! The only unsafe code: calls for AF_PACKET and network namespaces that no crate in use offers safely.
 //!
-//! Three system calls on a packet socket: attach a filter, bind it to an interface, and ask how many
-//! packets it lost; and one on any socket, which names its network namespace. Everything else (opening, sending, receiving) goes through `nix`.
+//! Three calls: bind a packet socket to an interface, read its number of dropped packets, and read the cookie
+//! of a socket's network namespace. All else (opening, filtering, sending, receiving) goes through `nix` and
+//! `socket2`.
 
 #![allow(unsafe_code)] // audited here, denied everywhere else
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use socket2::{SockFilter, SockRef};
 
 /// ETH_P_ARP (include/uapi/linux/if_ether.h).
 const ETH_P_ARP: u16 = 0x0806;
 
-/// An AF_PACKET socket that sees every ARP frame of the interface, also those the machine sends
-/// itself, and nothing else. Non-blocking; frames start with their Ethernet header.
+/// An AF_PACKET socket that receives each ARP frame of the interface, including those that this host sends, and
+/// no other packet. Non-blocking; frames start with their Ethernet header.
 ///
-/// It belongs to the network namespace of the calling thread from then on.
+/// It belongs to the network namespace of the calling thread.
 pub fn open_arp_socket(ifindex: u32) -> io::Result<OwnedFd> {
     let ifindex = i32::try_from(ifindex)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "interface index out of range"))?;
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no pointer is passed. Protocol 0 receives nothing until it is bound, so that no frame
-    // gets past the filter.
-    let raw = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `raw` is a descriptor that was just made and that nobody else owns.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    attach_arp_filter(&socket)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    // Without a protocol the socket receives nothing until it is bound, so that no frame passes the filter.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    SockRef::from(&socket).attach_filter(&arp_filter())?;
     bind_to(&socket, ifindex)?;
     Ok(socket)
 }
 
-/// Classic BPF: keep the frame if its EtherType is ARP.
-fn attach_arp_filter(socket: &OwnedFd) -> io::Result<()> {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).unwrap_or_default(),
-        jt,
-        jf,
-        k,
-    };
-    let mut filter = [
+/// Classic BPF: accept a frame if its EtherType is ARP.
+fn arp_filter() -> [SockFilter; 4] {
+    let instruction =
+        |code: u32, jt, jf, k| SockFilter::new(u16::try_from(code).unwrap_or_default(), jt, jf, k);
+    [
         instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 12),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(ETH_P_ARP)),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).unwrap_or_default(),
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: `program` points to `filter`, which outlives the call, and gives its true length; the
-    // kernel copies both.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            length_of::<libc::sock_fprog>(),
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    ]
 }
 
 fn bind_to(socket: &OwnedFd, ifindex: i32) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain numbers: all zeroes is a valid value.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
-    // ETH_P_ALL and not ETH_P_ARP: only then the machine's own frames are seen too.
+    // ETH_P_ALL, not ETH_P_ARP: only then the socket also gets the frames that this host sends.
     address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
     address.sll_ifindex = ifindex;
     // SAFETY: `address` is a whole sockaddr_ll and its true length is given.
@@ -85,7 +62,7 @@ fn bind_to(socket: &OwnedFd, ifindex: i32) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// How many frames the socket lost since this was last asked (PACKET_STATISTICS clears it).
+/// Number of frames that the socket dropped since the last call (PACKET_STATISTICS resets it).
 pub fn packets_lost(socket: &impl AsFd) -> io::Result<u32> {
     // SAFETY: `tpacket_stats` is plain numbers: all zeroes is a valid value.
     let mut statistics: libc::tpacket_stats = unsafe { zeroed() };
@@ -103,8 +80,8 @@ pub fn packets_lost(socket: &impl AsFd) -> io::Result<u32> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
 }
 
-/// The number of the network namespace that the socket belongs to. The kernel gives none twice while it
-/// runs (SO_NETNS_COOKIE, Linux 5.14; an older kernel answers ENOPROTOOPT).
+/// The number of the socket's network namespace. The kernel never uses one twice in a boot
+/// (SO_NETNS_COOKIE, Linux 5.14; an older kernel answers ENOPROTOOPT).
 pub fn namespace_cookie(socket: &impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = length_of::<u64>();

@@ -1,13 +1,13 @@
 //! Values under /proc/sys, through the `sysctl` crate where it can name them.
 //!
-//! The crate turns every dot into a slash, so the settings of an interface `eth0.100` are out of its
-//! reach: those go by their path. It also calls every failure to open "not found": after an error
-//! the kernel is asked once more for the true reason.
+//! The crate turns each dot into a slash, so it cannot name the settings of an interface `eth0.100`: those go
+//! by their path. It also reports each failure to open as "not found": after an error the file is opened
+//! again by its path, for the true errno.
 //!
 //! /proc/sys/net shows the network namespace of the thread that opens a file in it.
 //!
-//! Canonical is what the kernel prints, without the line feed; of several numbers (`sync_threshold`)
-//! with one tab between them, whatever blanks somebody wrote.
+//! The canonical form is the kernel's output without its line feed; several numbers (`sync_threshold`) have
+//! one tab between them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use sysctl::{Ctl, Sysctl as _, SysctlError};
 use super::error::{Error, Result};
 use crate::state::{ConfDev, Sysctl, VsItem};
 
-/// What is there; `None` if this kernel or this namespace has no such setting.
+/// The present value; `None` if this kernel or this namespace has no such setting.
 pub fn read(key: &Sysctl) -> Result<Option<String>> {
     match read_raw(key) {
         Ok(value) => Ok(Some(canonical(key, &value))),
@@ -27,21 +27,17 @@ pub fn read(key: &Sysctl) -> Result<Option<String>> {
     }
 }
 
-/// See the head of this file.
+/// See the module.
 fn canonical(key: &Sysctl, value: &str) -> String {
     match key {
         Sysctl::Vs(VsItem::SyncThreshold) => {
             value.split_whitespace().collect::<Vec<_>>().join("\t")
         }
-        Sysctl::IpForward
-        | Sysctl::Conf(..)
-        | Sysctl::Conf6(..)
-        | Sysctl::Ip6Forward
-        | Sysctl::Vs(_) => value.trim_end().to_owned(),
+        _ => value.trim_end().to_owned(),
     }
 }
 
-/// Writes `after` if `before` is there now, and reads it back.
+/// Writes `after`, and reads it back; an error if the present value is not `before`.
 pub fn change(key: &Sysctl, before: &str, after: &str) -> Result<()> {
     let what = key.to_string();
     let (before, after) = (&*canonical(key, before), &*canonical(key, after));
@@ -56,22 +52,23 @@ pub fn change(key: &Sysctl, before: &str, after: &str) -> Result<()> {
     match read(key)? {
         Some(now) if now == after => Ok(()),
         now => {
-            let now = now.unwrap_or_else(|| "nothing".to_owned());
+            let now = now.map_or_else(|| "it is gone".to_owned(), |now| format!("it is {now:?}"));
             Err(Error::new(format!(
-                "{key}: the kernel took {after:?} without an error, but {now:?} is there now"
+                "{key}: the kernel accepted {after:?} without an error, but {now} afterwards"
             ))
-            .cure("something else on this host writes it too (a network manager?), or the value is out of its range"))
+            .cure("another program on this host writes it too (a network manager?), or the value is out of its range"))
         }
     }
 }
 
 fn absent(key: &Sysctl) -> Error {
-    let error = Error::new(format!("{key}: there is no such setting ({})", key.path().display()));
+    let error =
+        Error::new(format!("{key}: this host has no such setting ({})", key.path().display()));
     match key {
         Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)
             if !conf_dir_exists("ipv4", dev.as_str()) =>
         {
-            error.cure(format!("there is no interface {dev} here: is its name right?"))
+            error.cure(format!("this host has no interface {dev}: check its name"))
         }
         Sysctl::Conf6(..) | Sysctl::Ip6Forward if !conf_dir_exists("ipv6", "all") => {
             error.cure("this kernel has no IPv6, or it is off (ipv6.disable=1)")
@@ -80,9 +77,9 @@ fn absent(key: &Sysctl) -> Error {
             error.cure(format!("{dev} has no IPv6: its MTU is below 1280"))
         }
         Sysctl::Vs(_) if !Path::new("/proc/sys/net/ipv4/vs").is_dir() => {
-            error.cure("it comes with the module ip_vs: modprobe ip_vs")
+            error.cure("the module ip_vs makes it: modprobe ip_vs")
         }
-        _ => error.cure("this kernel does not have it"),
+        _ => error.cure("this kernel's version or configuration lacks it"),
     }
 }
 
@@ -94,30 +91,20 @@ fn refused(key: &Sysctl, value: &str, error: io::Error) -> Error {
     use nix::libc::{EACCES, EINVAL, ENOENT, EPERM, ERANGE, EROFS};
     let cure = match error.raw_os_error() {
         Some(ENOENT) => return absent(key),
-        Some(EINVAL | ERANGE) => "the kernel does not accept this value for it",
+        Some(EINVAL | ERANGE) => "take a value that the kernel accepts for this setting",
         Some(EACCES | EPERM | EROFS) => {
-            "/proc/sys is read-only here: that is so in most containers; run on the host itself, or \
-             let the container's runtime make the setting"
+            "/proc/sys is read-only here, as in most containers: run on the host itself, or let the \
+             container's runtime make the setting"
         }
         _ => return Error::new(format!("cannot set {key} to {value:?}")).because(error),
     };
     Error::new(format!("cannot set {key} to {value:?}")).because(error).cure(cure)
 }
 
-/// The crate's name for it, if it has one.
+/// The crate's name of the setting; `None` if the crate cannot name it.
 fn crate_name(key: &Sysctl) -> Option<String> {
-    match key {
-        Sysctl::Conf(ConfDev::Dev(dev), _) | Sysctl::Conf6(ConfDev::Dev(dev), _)
-            if dev.as_str().contains('.') =>
-        {
-            None
-        }
-        Sysctl::Conf(..)
-        | Sysctl::Conf6(..)
-        | Sysctl::IpForward
-        | Sysctl::Ip6Forward
-        | Sysctl::Vs(_) => Some(key.to_string()),
-    }
+    let dotted = key.device().is_some_and(|dev| dev.as_str().contains('.'));
+    (!dotted).then(|| key.to_string())
 }
 
 fn read_raw(key: &Sysctl) -> io::Result<String> {

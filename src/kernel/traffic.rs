@@ -1,5 +1,5 @@
-//! Test traffic: connections or datagrams to one address, one after the other, each from a port of
-//! its own, counted by who answers.
+//! Test traffic: connections or datagrams to one address, one after the other, each from its own port,
+//! counted by the server that answers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,16 +20,16 @@ use super::error::{Error, Result};
 use crate::protocol::Fetched;
 use crate::state::Protocol;
 
-/// What a TCP server is asked.
+/// Sent to a TCP server.
 const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-/// What a UDP server is sent.
+/// Sent to a UDP server.
 const DATAGRAM: &[u8] = b"lvsprov\n";
-/// How much of an answer is read.
+/// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 16 * 1024;
-/// How long a line of an answer may get in the report.
+/// Characters of an answer's line in the report at most.
 const LINE_LIMIT: usize = 200;
 
-/// Fetches `count` times from `target`; each may take `patience`.
+/// Fetches `count` times from `target`, each within `patience`.
 pub async fn fetch(
     target: SocketAddr,
     protocol: Protocol,
@@ -37,8 +37,8 @@ pub async fn fetch(
     patience: Duration,
 ) -> Result<Fetched> {
     if protocol == Protocol::Sctp {
-        return Err(Error::new("sctp cannot be tried from here: lvsprov sends tcp and udp")
-            .cure("test an sctp service with a client of your own"));
+        return Err(Error::new("lvsprov sends test traffic over tcp and udp, not over sctp")
+            .cure("test an sctp service with another client"));
     }
     let mut fetched = Fetched::default();
     for _ in 0..count {
@@ -59,6 +59,7 @@ fn add(counts: &mut BTreeMap<String, u32>, what: String) {
     *count = count.saturating_add(1);
 }
 
+/// The line that tells which server answered, or the reason for no answer.
 type ExchangeResult = std::result::Result<String, String>;
 
 async fn over_tcp(target: SocketAddr, patience: Duration) -> ExchangeResult {
@@ -77,30 +78,30 @@ async fn over_tcp(target: SocketAddr, patience: Duration) -> ExchangeResult {
     }
 }
 
-/// Connects. A refusal by ICMP is told from one by the application's host.
+/// Connects. The error of a refusal by ICMP names the sender of the ICMP message.
 async fn connect(target: SocketAddr) -> std::result::Result<TcpStream, String> {
-    let told = |error: io::Error| reason(&error);
+    let describe = |error: io::Error| reason(&error);
     let socket = match target {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
-    let socket = socket.map_err(told)?;
-    // Both, where they can be set: without them a refusal is a refusal.
+    let socket = socket.map_err(describe)?;
+    // Without these options a refusal by ICMP counts as one by the server.
     let _ = match target {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
     };
-    let errors = socket.as_fd().try_clone_to_owned().map_err(told)?;
+    let errors = socket.as_fd().try_clone_to_owned().map_err(describe)?;
     socket.connect(target).await.map_err(|error| match rejected_by(&errors) {
-        Some(who) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("{} {who}", Fetched::REJECTED_BY)
+        Some(sender) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("{} {sender}", Fetched::REJECTED_BY)
         }
-        _ => told(error),
+        _ => describe(error),
     })
 }
 
-/// Who sent the ICMP error that ended an attempt to connect. `None` where none did; kernels before 5.8 do
-/// not say it of TCP (`tcp_v4_err` queues errors of the handshake since 45af29ca761c).
+/// The sender of the ICMP error that ended an attempt to connect. `None` without one, and on kernels before 5.8
+/// (`tcp_v4_err` queues errors of the handshake since 45af29ca761c).
 fn rejected_by(socket: &OwnedFd) -> Option<IpAddr> {
     let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let mut bytes = [0; 256];
@@ -121,14 +122,14 @@ fn rejected_by(socket: &OwnedFd) -> Option<IpAddr> {
     })
 }
 
-/// Reads until the telling line is complete, the server ends, or it is enough.
+/// Reads until the telling line is complete, the server closes, or [`ANSWER_LIMIT`] is reached.
 async fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
         let length = match stream.read(&mut chunk).await {
             Ok(length) => length,
-            // A server may reset once it has said everything.
+            // A server may reset the connection after a complete answer.
             Err(_) if telling_line(&bytes, true).is_some_and(|line| !line.is_empty()) => 0,
             Err(error) => return Err(error),
         };
@@ -143,7 +144,7 @@ async fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
-/// The first line of the body of an HTTP answer, else the first line. `None`: not complete yet.
+/// The first line of the body of an HTTP answer, or the first line of another answer. `None`: incomplete.
 fn telling_line(bytes: &[u8], ended: bool) -> Option<String> {
     const HTTP: &[u8] = b"HTTP/";
     let maybe_http = bytes.iter().zip(HTTP).all(|(a, b)| a == b);
@@ -178,7 +179,7 @@ fn first_line(bytes: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// A server's text goes to a terminal: no control characters, and not too much of it.
+/// `line` fit for a terminal: without control characters, at most [`LINE_LIMIT`] characters.
 fn printable(line: &[u8]) -> String {
     String::from_utf8_lossy(line)
         .trim()
@@ -195,7 +196,7 @@ async fn over_udp(target: SocketAddr, patience: Duration) -> ExchangeResult {
     };
     let exchange = async {
         let socket = UdpSocket::bind((any, 0)).await?;
-        // Connected: only answers from the VIP itself count, and ICMP errors are heard.
+        // A connected socket receives only answers from the VIP, and gets ICMP errors.
         socket.connect(target).await?;
         socket.send(DATAGRAM).await?;
         let mut bytes = [0; 2048];
@@ -208,7 +209,7 @@ async fn over_udp(target: SocketAddr, patience: Duration) -> ExchangeResult {
     }
 }
 
-/// Few words, the same for the same reason, so that they can be counted.
+/// A short reason, equal for equal errors, so that reasons can be counted.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Fetched::REFUSED.to_owned(),

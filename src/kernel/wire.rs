@@ -1,51 +1,44 @@
-//! Netlink's framing, as far as IPVS and nftables need it: messages, the short header of a family
+//! Netlink's framing, as far as IPVS and nftables need it: messages, the 4-byte header of a family
 //! behind netlink's own, and attributes.
 //!
-//! Pure. Numbers are in the host's byte order (netlink(7)); what is in network order says so. Bytes
-//! that do not add up are a [`WireError`], never a panic.
+//! Pure. Numbers are in the host's byte order (netlink(7)); a function for network order has `be` in its
+//! name. Malformed bytes are a [`WireError`], never a panic. Constants are netlink-packet-core's; its
+//! reader was tried and not taken (docs/libraries.md).
+
+pub use netlink_packet_core::{NLA_F_NESTED as NESTED, NLMSG_DONE as DONE, NLMSG_ERROR as ERROR};
+use netlink_packet_core::{NLA_HEADER_SIZE as ATTRIBUTE_HEADER, NLA_TYPE_MASK as TYPE_MASK};
 
 /// `struct nlmsghdr`: length u32, type u16, flags u16, sequence u32, port u32.
 const HEADER: usize = 16;
 /// `struct genlmsghdr`: command u8, version u8, two reserved bytes; and `struct nfgenmsg`: address
 /// family u8, version u8, resource u16.
 const FAMILY_HEADER: usize = 4;
-/// `struct nlattr`: length u16, type u16.
-const ATTRIBUTE_HEADER: usize = 4;
-/// NLA_TYPE_MASK: without the bits "nested" and "network byte order".
-const TYPE_MASK: u16 = 0x3fff;
-/// NLA_F_NESTED: there are attributes inside.
-pub const NESTED: u16 = 0x8000;
 
-/// NLMSG_ERROR: an error, or with 0 an acknowledgement.
-pub const ERROR: u16 = 2;
-/// NLMSG_DONE: the end of a dump.
-pub const DONE: u16 = 3;
-
-/// Bytes that are no netlink.
+/// Bytes that are not netlink.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Fewer bytes than the frame itself says, or than the value has.
-    #[error("{what} is cut short: {needed} bytes are needed, {present} are there")]
+    /// Fewer bytes than the length field gives, or than the type of the value needs.
+    #[error("{what} is truncated: {present} of {needed} bytes")]
     Truncated {
-        /// What was read.
+        /// The element, with its article: `a netlink message`.
         what: &'static str,
-        /// How many bytes it has.
+        /// Its length in bytes.
         needed: usize,
-        /// How many there are.
+        /// Bytes received.
         present: usize,
     },
     /// A length that is smaller than the header it counts.
-    #[error("{what} says that it is {length} bytes long, less than its own header")]
+    #[error("{what} has length {length}, less than its own header")]
     Length {
-        /// What was read.
+        /// The element.
         what: &'static str,
-        /// What it says.
+        /// Its length field, in bytes.
         length: usize,
     },
-    /// A text without its NUL or with bytes that are no text.
-    #[error("{what} is no text")]
+    /// A text without its NUL, or not UTF-8.
+    #[error("{what} is not NUL-terminated UTF-8")]
     Text {
-        /// What was read.
+        /// The element.
         what: &'static str,
     },
 }
@@ -64,17 +57,18 @@ pub fn array<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N]
     })
 }
 
-/// A list of attributes that is being written.
+/// Attributes in the order in which they were put. Always padded to 4 bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttributeList(Vec<u8>);
 
 impl AttributeList {
-    /// The bytes so far, padded to 4.
+    /// The bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
-    /// One attribute. A value has at most 65531 bytes: what we write is far below.
+    /// Appends one attribute. A value longer than 65531 bytes is cut there; lvsprov writes none
+    /// above 16 KB.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let value = &value[..value.len().min(usize::from(u16::MAX) - ATTRIBUTE_HEADER)];
         let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
@@ -84,35 +78,35 @@ impl AttributeList {
         self.0.resize(aligned(self.0.len()), 0);
     }
 
-    /// A number.
+    /// Appends a number.
     pub fn put_u16(&mut self, kind: u16, value: u16) {
         self.put(kind, &value.to_ne_bytes());
     }
 
-    /// A number.
+    /// Appends a number.
     pub fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_ne_bytes());
     }
 
-    /// A number in network order.
+    /// Appends a number in network order.
     pub fn put_be32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
 
-    /// A text with its NUL.
+    /// Appends a text with its NUL.
     pub fn put_text(&mut self, kind: u16, text: &str) {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(0);
         self.put(kind, &bytes);
     }
 
-    /// AttributeList within an attribute.
+    /// Appends an attribute that holds attributes.
     pub fn put_nested(&mut self, kind: u16, inside: &Self) {
         self.put(kind | NESTED, &inside.0);
     }
 }
 
-/// Reads attributes one after the other; ends after the first error.
+/// Iterates over attributes; ends after the first error.
 #[derive(Debug, Clone)]
 pub struct AttributeIter<'a>(&'a [u8]);
 
@@ -153,53 +147,53 @@ fn split_attribute(bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), WireError> {
     Ok((kind, value, bytes.get(aligned(length)..).unwrap_or_default()))
 }
 
-/// A number of 8 bits.
+/// An 8-bit number at the start of `value`. `what`: for the error.
 pub fn read_u8(value: &[u8], what: &'static str) -> Result<u8, WireError> {
     array(value, what).map(u8::from_ne_bytes)
 }
 
-/// A number of 16 bits.
+/// A 16-bit number at the start of `value`.
 pub fn read_u16(value: &[u8], what: &'static str) -> Result<u16, WireError> {
     array(value, what).map(u16::from_ne_bytes)
 }
 
-/// A number of 16 bits in network order.
+/// A 16-bit number in network order.
 pub fn read_be16(value: &[u8], what: &'static str) -> Result<u16, WireError> {
     array(value, what).map(u16::from_be_bytes)
 }
 
-/// A number of 32 bits.
+/// A 32-bit number.
 pub fn read_u32(value: &[u8], what: &'static str) -> Result<u32, WireError> {
     array(value, what).map(u32::from_ne_bytes)
 }
 
-/// A number of 32 bits in network order.
+/// A 32-bit number in network order.
 pub fn read_be32(value: &[u8], what: &'static str) -> Result<u32, WireError> {
     array(value, what).map(u32::from_be_bytes)
 }
 
-/// A number of 64 bits in network order.
+/// A 64-bit number in network order.
 pub fn read_be64(value: &[u8], what: &'static str) -> Result<u64, WireError> {
     array(value, what).map(u64::from_be_bytes)
 }
 
-/// A number of 64 bits.
+/// A 64-bit number.
 pub fn read_u64(value: &[u8], what: &'static str) -> Result<u64, WireError> {
     array(value, what).map(u64::from_ne_bytes)
 }
 
-/// A text that ends with a NUL.
+/// The text up to the first NUL.
 pub fn read_text(value: &[u8], what: &'static str) -> Result<String, WireError> {
     let text = std::ffi::CStr::from_bytes_until_nul(value).map_err(|_| WireError::Text { what })?;
     text.to_str().map(str::to_owned).map_err(|_| WireError::Text { what })
 }
 
-/// A whole generic request: netlink header, generic header, attributes.
+/// A complete request to a generic netlink family: both headers and the attributes `body`.
 pub fn frame(family: u16, flags: u16, seq: u32, command: u8, version: u8, body: &[u8]) -> Vec<u8> {
     frame_of(family, flags, seq, [command, version, 0, 0], body)
 }
 
-/// A whole request: netlink header, the family's header, attributes.
+/// A complete request: netlink header, the family's header (`struct genlmsghdr` or `nfgenmsg`), attributes.
 pub fn frame_of(
     kind: u16,
     flags: u16,
@@ -220,34 +214,34 @@ pub fn frame_of(
     frame
 }
 
-/// One message that was received.
+/// One received message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Its type: [`ERROR`], [`DONE`] or a family.
+    /// `nlmsg_type`: [`ERROR`], [`DONE`] or a family's number.
     pub kind: u16,
-    /// Its flags.
+    /// `NLM_F_*`.
     pub flags: u16,
-    /// To which request it is the answer.
+    /// The sequence number of the request that it answers.
     pub seq: u32,
     payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// Of a generic message: the command, and the attributes.
+    /// The command and the attributes of a generic netlink message.
     pub fn generic(&self) -> Result<(u8, &'a [u8]), WireError> {
         let ([command, _, _, _], body) = self.family()?;
         Ok((command, body))
     }
 
-    /// The family's header, and the attributes.
+    /// The family's header and the attributes.
     pub fn family(&self) -> Result<([u8; FAMILY_HEADER], &'a [u8]), WireError> {
         let header = array(self.payload, "the header of a netlink family")?;
         Ok((header, self.payload.get(FAMILY_HEADER..).unwrap_or_default()))
     }
 
-    /// Of [`ERROR`] or [`DONE`]: the errno; 0 is no error.
+    /// The errno, positive, of an [`ERROR`] or [`DONE`] message; 0 acknowledges.
     pub fn errno(&self) -> Result<i32, WireError> {
-        // A dump's end may have no number: that is 0.
+        // The kernel may end a dump without a number: that counts as 0.
         if self.kind == DONE && self.payload.is_empty() {
             return Ok(0);
         }
@@ -256,7 +250,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Reads messages one after the other; ends after the first error.
+/// Iterates over the messages of a datagram; ends after the first error.
 #[derive(Debug, Clone)]
 pub struct MessageIter<'a>(&'a [u8]);
 

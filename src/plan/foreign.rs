@@ -114,14 +114,8 @@ pub fn can_be_adopted(item: &Item, seen: &HostState) -> bool {
     /// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h), which lvsprov sets.
     const STATIC: u8 = 4;
     match item {
-        Item::Address(_)
-        | Item::Service(_)
-        | Item::Daemon(_)
-        | Item::Table(_)
-        | Item::Tunnel(_)
-        | Item::GuePort(_) => true,
         Item::Route(key) => seen.routes.get(key).is_some_and(|there| there.protocol == STATIC),
-        Item::Module(_) | Item::Sysctl(_) | Item::Link(_) | Item::Timeouts => false,
+        _ => item.verbs().add.is_some() && item.verbs().remove.is_some(),
     }
 }
 

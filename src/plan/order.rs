@@ -19,8 +19,8 @@ use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
 use crate::state::{
     Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
-    Owned, PacketRules, Present, Route, ServiceKey, Setting, Step, SyncDaemon, Sysctl, Timeouts,
-    TunnelDevice, VirtualService, VsItem,
+    Owned, PacketRules, Present, Route, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl,
+    Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
@@ -79,13 +79,13 @@ impl Draft<'_> {
     }
 
     /// The edit that gives `key` its wanted value, if it may be changed and has another.
-    fn edit<S: Setting>(&self, key: &S::Key) -> Option<Edit> {
+    fn edit<S: SettingKind>(&self, key: &S::Key) -> Option<Edit> {
         let edit = Edit::between_states::<S>(key, &self.state, self.wanted)?;
         self.owned.contains(&S::item(key)).then_some(edit)
     }
 
     /// Removes what is owned of a kind and not wanted, or cannot be changed in place and is wanted otherwise.
-    fn withdraw_all<S: Setting>(&mut self) -> Result<(), SimulateError> {
+    fn withdraw_all<S: SettingKind>(&mut self) -> Result<(), SimulateError> {
         for key in S::keys(&self.state) {
             let wanted = S::get(self.wanted, &key);
             let present = S::get(&self.state, &key).filter(|_| self.owned.contains(&S::item(&key)));
@@ -98,7 +98,7 @@ impl Draft<'_> {
     }
 
     /// Gives everything of a kind that is owned and wanted its wanted value.
-    fn build_all<S: Setting>(&mut self) -> Result<(), SimulateError> {
+    fn build_all<S: SettingKind>(&mut self) -> Result<(), SimulateError> {
         for key in S::keys(self.wanted) {
             if let Some(edit) = self.edit::<S>(&key) {
                 self.push(edit)?;

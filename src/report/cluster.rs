@@ -1,12 +1,12 @@
-//! Plans and what came of them.
+//! Plans and their results.
 
 use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
 use super::transaction;
-use crate::apply::outcome::{Action, Ended, UndoEnd};
-use crate::apply::views::Proof;
+use crate::apply::outcome::{Action, RollbackEnd, TransactionEnd};
+use crate::apply::verify::Verification;
 use crate::apply::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
 use crate::state::{Edit, EditVerb};
 
@@ -55,27 +55,27 @@ pub fn text(report: &ClusterReport) -> String {
             let _ = writeln!(text, "    note: {note}");
         }
         let is_over = matches!(
-            host.undoing.as_ref().map(|undoing| &undoing.end),
-            Some(UndoEnd::Undone | UndoEnd::Settled)
+            host.rollback.as_ref().map(|rollback| &rollback.end),
+            Some(RollbackEnd::RolledBack | RollbackEnd::Committed)
         );
-        if let Some(view) = host.unfinished.as_ref().filter(|_| !is_over) {
-            text.push_str(&transaction::view(view));
+        if let Some(open) = host.open_transaction.as_ref().filter(|_| !is_over) {
+            text.push_str(&transaction::host_transaction(open));
         }
-        // Where nothing is to be done any more nobody wonders about it.
+        // Without steps it explains nothing.
         if let Some(reverted) = host.reverted.as_ref().filter(|_| !host.steps.is_empty()) {
             text.push_str(&transaction::reverted(reverted));
         }
-        if let Some(undoing) = &host.undoing {
-            text.push_str(&transaction::undoing(undoing, report));
+        if let Some(rollback) = &host.rollback {
+            text.push_str(&transaction::rollback(rollback, report));
         }
         text.push_str(&super::foreign(&host.foreign));
     }
     let _ = writeln!(text, "\n{}", summary(report));
     text.push_str(&super::costs::summary(report));
-    text.push_str(&super::network::summary(&report.proofs));
+    text.push_str(&super::verify::summary(&report.verifications));
     let closes = matches!(report.action, Action::Rollback | Action::Confirm);
     if !closes || report.has_failures() {
-        text.push_str(&transaction::found(&report.unfinished));
+        text.push_str(&transaction::open_transactions(&report.open_transactions));
     }
     if let Some(fingerprint) = &report.fingerprint {
         let short: String = fingerprint.chars().take(12).collect();
@@ -85,8 +85,7 @@ pub fn text(report: &ClusterReport) -> String {
     text
 }
 
-/// After an apply or destroy that did not come to its end: where that leaves the hosts, and the ways
-/// on. Empty where all went well.
+/// After an apply or destroy that failed: the state of the hosts, and what to do. Empty after a success.
 fn what_next(report: &ClusterReport) -> String {
     let (again, back) = match report.action {
         Action::Plan
@@ -107,8 +106,8 @@ fn what_next(report: &ClusterReport) -> String {
     if let Some(of) = &report.transaction {
         let because = of.because.as_deref().unwrap_or_default();
         match of.ended {
-            Ended::Done => {}
-            Ended::Undone => {
+            TransactionEnd::Committed => {}
+            TransactionEnd::Aborted => {
                 let any = report.count(StepState::Undone) > 0;
                 let done = if any { "undone" } else { "nothing was done" };
                 let _ = writeln!(
@@ -118,25 +117,25 @@ fn what_next(report: &ClusterReport) -> String {
                 );
                 back = "nothing is to be done for that";
             }
-            Ended::Unfinished => {
-                let left: Vec<&str> = transaction::left(report);
+            TransactionEnd::Open => {
+                let open: Vec<&str> = transaction::open_hosts(report);
                 let _ = writeln!(
                     text,
                     "{} unfinished on {}, because {because}; `lvsprov plan` says how each stands",
                     "left".red(),
-                    left.join(", ")
+                    open.join(", ")
                 );
                 back = "`lvsprov rollback` undoes what this did, on every host that it reaches";
             }
         }
     }
-    if report.proofs.iter().any(Proof::condemns) {
+    if report.verifications.iter().any(Verification::requires_abort) {
         text.push_str("to keep it: `lvsprov apply --verify state` sends no requests\n");
     }
     let _ = writeln!(
         text,
-        "to finish:  mend what is said above, then `lvsprov {again}` again: it goes on from what is \
-         there\nto go back: {back}"
+        "to finish:  mend what is shown above, then `lvsprov {again}` again: it goes on from the present \
+         state\nto go back: {back}"
     );
     text
 }
@@ -179,16 +178,16 @@ fn status(host: &HostReport, report: &ClusterReport) -> String {
     }
 }
 
-/// Whether nobody has said yet that what was done may stay.
+/// Whether the transaction is executed and neither committed nor aborted.
 fn is_left_open(report: &ClusterReport) -> bool {
-    report.transaction.as_ref().is_some_and(|of| of.ended == Ended::Unfinished)
+    report.transaction.as_ref().is_some_and(|of| of.ended == TransactionEnd::Open)
 }
 
 fn count(host: &HostReport, state: StepState) -> usize {
     host.steps.iter().filter(|step| step.state == state).count()
 }
 
-/// Where a host that failed stands now.
+/// How far a host that failed came.
 fn how_far(host: &HostReport) -> String {
     let (all, done) = (host.steps.len(), count(host, StepState::Done));
     match count(host, StepState::Undone) {
@@ -239,7 +238,7 @@ fn plural(count: usize, noun: &str) -> String {
 fn summary(report: &ClusterReport) -> String {
     let name = &report.topology;
     let failed = match report.action {
-        // Their own words say it.
+        // Their summary counts failures itself.
         Action::Rollback | Action::PlanRollback | Action::Confirm => 0,
         Action::Plan | Action::PlanDestroy | Action::Apply | Action::Destroy => {
             report.hosts.values().filter(|host| host.status.is_failure()).count()

@@ -1,27 +1,27 @@
-//! What a change costs in live connections, in words.
+//! What a change costs in live connections.
 
 use std::fmt::Write as _;
 
 use crate::apply::outcome::Cost;
 use crate::apply::{ClusterReport, StepReport, StepState};
 
-/// What one step cuts, or has cut; empty where that is nothing, or not known.
+/// What one step cuts, or has cut; empty where it cuts none, or where that is unknown.
 pub fn of(step: &StepReport) -> String {
     let Cost { connections, drain_seconds, connections_cut } = step.cost;
     if step.state == StepState::Done {
         return match connections_cut {
             None | Some(0) => String::new(),
-            Some(cut) => format!("cut {}", told(cut)),
+            Some(cut) => format!("cut {}", count_of(cut)),
         };
     }
     match (connections, drain_seconds) {
         (None | Some(0), _) => String::new(),
-        (Some(all), None) => format!("cuts {}", told(all)),
-        (Some(all), Some(seconds)) => format!("{}, up to {seconds} s to end", told(all)),
+        (Some(all), None) => format!("cuts {}", count_of(all)),
+        (Some(all), Some(seconds)) => format!("{}, up to {seconds} s to end", count_of(all)),
     }
 }
 
-/// All of them in one line; empty where there is nothing to tell.
+/// The costs of all steps; empty where no connection is cut.
 pub fn summary(report: &ClusterReport) -> String {
     let steps = || report.hosts.values().flat_map(|host| &host.steps);
     let planned = || steps().filter(|step| step.state == StepState::Planned);
@@ -50,7 +50,7 @@ pub fn summary(report: &ClusterReport) -> String {
     text
 }
 
-fn told(count: u64) -> String {
+fn count_of(count: u64) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
@@ -109,8 +109,8 @@ mod tests {
             )]
             .into(),
             transaction: None,
-            unfinished: Vec::new(),
-            proofs: Vec::new(),
+            open_transactions: Vec::new(),
+            verifications: Vec::new(),
             fingerprint: None,
         };
         let planned = |cost| step(StepState::Planned, cost);

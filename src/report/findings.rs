@@ -19,7 +19,7 @@ const SHOWN: usize = 100;
 /// [`WIDTH`], but looks at the whole line for it: some hundred times too slow for a file of one line.
 const AROUND: usize = 200;
 /// Characters shown of one message, reason or cure: each may quote the file.
-const SAID: usize = 600;
+const QUOTED: usize = 600;
 
 /// At most [`SHOWN`] findings with file, line, column, the line itself, the reason and the cure; then
 /// how many there are, and how many are not shown. Empty if there are none.
@@ -73,11 +73,11 @@ fn shown(findings: &[Finding]) -> Vec<&Finding> {
     worst.into_iter().map(|(_, finding)| finding).collect()
 }
 
-/// The finding, with what it says cut to [`SAID`].
+/// The finding, with what it says cut to [`QUOTED`].
 fn short(finding: &Finding) -> Finding {
     let Finding { severity, rule, at, message, why, cure } = finding;
     let [message, why, cure] =
-        [message, why, cure].map(|text| match text.char_indices().nth(SAID) {
+        [message, why, cure].map(|text| match text.char_indices().nth(QUOTED) {
             Some((end, _)) => format!("{}...", &text[..end]),
             None => text.clone(),
         });
@@ -98,7 +98,7 @@ fn rendered(renderer: &Renderer, name: &str, lines: &[&str], finding: &Finding) 
     let cut;
     let group: Group<'_> = match source {
         Some(source) => {
-            let Place { before, marked, behind } = place(source, *at);
+            let SourceRange { before, marked, behind } = place(source, *at);
             let whole = before.start == 0 && behind.end == source.len();
             let snippet = Snippet::source(if whole {
                 *source
@@ -128,14 +128,14 @@ fn rendered(renderer: &Renderer, name: &str, lines: &[&str], finding: &Finding) 
 }
 
 /// Bytes of a line: what a position means, and as much around it as is shown.
-struct Place {
+struct SourceRange {
     before: Range<usize>,
     marked: Range<usize>,
     behind: Range<usize>,
 }
 
 /// Never splits a character.
-fn place(line: &str, at: Position) -> Place {
+fn place(line: &str, at: Position) -> SourceRange {
     let from = |start: usize, chars: usize| {
         let rest = &line[start..];
         rest.char_indices().nth(chars).map_or(line.len(), |(byte, _)| start + byte)
@@ -145,7 +145,7 @@ fn place(line: &str, at: Position) -> Place {
     let start = from(0, column);
     let end = from(start, length);
     let left = line[..start].char_indices().nth_back(AROUND - 1).map_or(0, |(byte, _)| byte);
-    Place { before: left..start, marked: start..end, behind: end..from(end, AROUND) }
+    SourceRange { before: left..start, marked: start..end, behind: end..from(end, AROUND) }
 }
 
 fn counts(findings: &[Finding]) -> [usize; 3] {

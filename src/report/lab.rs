@@ -1,21 +1,21 @@
-//! What the lab proved.
+//! The results of the lab.
 
 use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseResult {
     /// The playbook that it belongs to: the suite.
     pub playbook: String,
-    /// What it proves.
+    /// What it verifies.
     pub name: String,
-    /// Whether it did.
+    /// Whether it is true.
     pub ok: bool,
-    /// How long it took, in seconds. What is no duration (negative, not a number) counts as 0.
+    /// Duration in seconds. A negative value, and one that is not a number, count as 0.
     pub seconds: f64,
-    /// What was seen; where it failed, the first line stands out as the message.
+    /// What was observed; the first line is the message of a failure.
     pub detail: String,
 }
 
@@ -39,7 +39,7 @@ pub fn title(playbook: &str, topology: &str) -> String {
     format!("\n{}  {topology}", playbook.bold())
 }
 
-/// Of a detail, on a terminal.
+/// The most lines of a detail on a terminal.
 const MOST_LINES: usize = 20;
 
 /// One case, as it ends.

@@ -1,18 +1,17 @@
-//! What came of a command, as text for a person and JSON for a program. Output only: nothing here
-//! decides anything.
+//! The result of a command, as text for people and JSON for programs. It decides nothing.
 //!
-//! Text has ANSI colours in it; whoever prints it takes them out where there is no terminal.
+//! Text has ANSI colours; the caller removes them where there is no terminal.
 
 pub mod cluster;
 pub mod costs;
 pub mod findings;
 pub mod lab;
-mod network;
-pub mod proofs;
+pub mod status;
 pub mod table;
 mod transaction;
+pub mod verify;
 
-/// What is not ours on a host, a line each, aligned.
+/// Items of a host that lvsprov did not make, a line each, aligned.
 fn foreign(all: &[crate::plan::Foreign]) -> String {
     let row = |foreign: &crate::plan::Foreign| {
         vec![
@@ -25,8 +24,8 @@ fn foreign(all: &[crate::plan::Foreign]) -> String {
     table::aligned(&all.iter().map(row).collect::<Vec<_>>(), 4)
 }
 
-/// The `schema` member of every JSON document: what it is, and a number that counts up only when a
-/// member changes its meaning or goes away.
+/// Adds the `schema` member of every JSON document: its kind, and a number that counts up only when a member
+/// changes its meaning or is removed.
 pub fn with_schema<T: serde::Serialize>(kind: &str, value: &T) -> serde_json::Value {
     let mut document = serde_json::json!({ "schema": format!("lvsprov/{kind}/1") });
     match (serde_json::to_value(value), document.as_object_mut()) {

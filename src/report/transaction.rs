@@ -1,36 +1,38 @@
-//! Of transactions: what was found unfinished, what undoing did, and what each command would do.
+//! Transactions: open ones with what each command would do, and rollbacks.
 
 use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
 use super::cluster::{done, mark};
-use crate::apply::asking::describe_holder;
-use crate::apply::outcome::{Action, Found, UndoEnd, Undoing, UnfinishedView};
+use crate::apply::outcome::{
+    Action, HostRollback, HostTransactionReport, OpenTransactionReport, RollbackEnd,
+};
+use crate::apply::requests::describe_holder;
 use crate::apply::{ClusterReport, HostReport, HostStatus};
 use crate::state::Reverted;
 
-/// What a host has of an unfinished transaction.
-pub(super) fn view(view: &UnfinishedView) -> String {
-    let UnfinishedView {
+/// The open transaction of a host.
+pub(super) fn host_transaction(transaction: &HostTransactionReport) -> String {
+    let HostTransactionReport {
         id,
         steps,
         as_wanted,
         differs,
-        agreed,
+        voted,
         holder,
         reverts_in_s,
         restarted,
-        told,
-    } = view;
+        timer_log,
+    } = transaction;
     let mut text = format!(
-        "    {} transaction {id}: {as_wanted} of {steps} steps are as it wanted them, {differs} {} \
-         from before it",
+        "    {} transaction {id}: {as_wanted} of {steps} steps applied, {differs} {} \
+         from before",
         "unfinished:".yellow(),
-        if *differs == 1 { "thing differs" } else { "things differ" }
+        if *differs == 1 { "item differs" } else { "items differ" }
     );
-    if *agreed {
-        text.push_str("; all hosts were found right, and it was not closed yet");
+    if *voted {
+        text.push_str("; this host is verified, and waits for the decision");
     }
     if *restarted {
         text.push_str("; the host was restarted since, so undoing puts back its receipt alone");
@@ -42,39 +44,39 @@ pub(super) fn view(view: &UnfinishedView) -> String {
         let _ = write!(text, "; the host undoes it by itself in {seconds} s");
     }
     text.push('\n');
-    for line in told {
+    for line in timer_log {
         let _ = writeln!(text, "        its timer: {line}");
     }
     text
 }
 
-/// What a host undid by itself.
+/// The transaction that a host reverted by itself.
 pub(super) fn reverted(reverted: &Reverted) -> String {
     let Reverted { transaction, intent, by, at } = reverted;
     format!(
-        "    {} this host undid transaction {transaction} ({intent} by {by}) by itself {} ago: nobody \
-         had confirmed it in time\n",
+        "    {} this host undid transaction {transaction} ({intent} by {by}) by itself {} ago: it was \
+         not confirmed in time\n",
         "reverted:".yellow(),
-        super::proofs::age(*at)
+        super::status::age(*at)
     )
 }
 
-/// What undoing did on a host.
-pub(super) fn undoing(undoing: &Undoing, report: &ClusterReport) -> String {
-    let Undoing { steps, end } = undoing;
+/// The rollback of a host.
+pub(super) fn rollback(rollback: &HostRollback, report: &ClusterReport) -> String {
+    let HostRollback { steps, end } = rollback;
     let mut text = String::new();
     let because = report.transaction.as_ref().and_then(|of| of.because.as_deref());
     let because = because.map(|because| format!(", because {because}")).unwrap_or_default();
     match end {
-        UndoEnd::Settled | UndoEnd::Planned if steps.is_empty() => {}
-        UndoEnd::Undone if steps.is_empty() => {
+        RollbackEnd::Committed | RollbackEnd::Planned if steps.is_empty() => {}
+        RollbackEnd::RolledBack if steps.is_empty() => {
             text.push_str("    nothing had to be undone here\n");
         }
-        UndoEnd::Undone | UndoEnd::Settled => {
+        RollbackEnd::RolledBack | RollbackEnd::Committed => {
             let _ = writeln!(text, "    {}{because}", "undone".yellow());
         }
-        UndoEnd::Planned => text.push_str("    would be undone\n"),
-        UndoEnd::Left { failure, reverts_in_s } => {
+        RollbackEnd::Planned => text.push_str("    would be undone\n"),
+        RollbackEnd::Open { failure, reverts_in_s } => {
             let _ = writeln!(text, "    {} {}", "not undone:".red(), failure.message);
             for cause in &failure.causes {
                 let _ = writeln!(text, "        {cause}");
@@ -101,12 +103,22 @@ pub(super) fn undoing(undoing: &Undoing, report: &ClusterReport) -> String {
     text
 }
 
-/// What was found unfinished over all hosts, and what can be done.
-pub(super) fn found(all: &[Found]) -> String {
+/// The open transactions over all hosts, and what each command would do.
+pub(super) fn open_transactions(all: &[OpenTransactionReport]) -> String {
     let mut text = String::new();
-    for found in all {
-        let Found { id, intent, by, since, hosts, elsewhere, unknown, apply, rollback, confirm } =
-            found;
+    for transaction in all {
+        let OpenTransactionReport {
+            id,
+            intent,
+            by,
+            since,
+            hosts,
+            elsewhere,
+            unknown,
+            apply,
+            rollback,
+            confirm,
+        } = transaction;
         let names = |hosts: &std::collections::BTreeSet<crate::names::HostName>| {
             hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
@@ -114,7 +126,7 @@ pub(super) fn found(all: &[Found]) -> String {
             text,
             "{} transaction {id}: {intent} by {by}, {}, on {}",
             "unfinished".yellow(),
-            format_args!("begun {} ago", super::proofs::age(*since)),
+            format_args!("begun {} ago", super::status::age(*since)),
             names(hosts)
         );
         if !elsewhere.is_empty() {
@@ -124,16 +136,16 @@ pub(super) fn found(all: &[Found]) -> String {
             let _ = writeln!(text, "  not known of {}", names(unknown));
         }
         let _ = writeln!(text, "  `lvsprov apply`    {apply}");
-        let _ = writeln!(text, "  `lvsprov rollback` {}", rollback.trim_start());
+        let _ = writeln!(text, "  `lvsprov rollback` {rollback}");
         let _ = writeln!(text, "  `lvsprov confirm`  {confirm}");
     }
     text
 }
 
-/// Hosts on which a transaction of this command is left.
-pub(super) fn left(report: &ClusterReport) -> Vec<&str> {
-    let is_left = |host: &HostReport| {
-        let Some(undoing) = &host.undoing else {
+/// Hosts on which the transaction of this command is still open.
+pub(super) fn open_hosts(report: &ClusterReport) -> Vec<&str> {
+    let is_open = |host: &HostReport| {
+        let Some(rollback) = &host.rollback else {
             let untouched = matches!(
                 host.status,
                 HostStatus::Unreachable
@@ -144,41 +156,43 @@ pub(super) fn left(report: &ClusterReport) -> Vec<&str> {
             );
             return !untouched && !host.steps.is_empty();
         };
-        matches!(undoing.end, UndoEnd::Left { .. })
+        matches!(rollback.end, RollbackEnd::Open { .. })
     };
-    let hosts = report.hosts.iter().filter(|(_, host)| is_left(host));
+    let hosts = report.hosts.iter().filter(|(_, host)| is_open(host));
     hosts.map(|(name, _)| name.as_str()).collect()
 }
 
-/// How a host fared in a rollback or a confirmation; `None` in any other command.
+/// The status of a host after a rollback or confirm; `None` for any other command.
 pub(super) fn status(host: &HostReport, action: Action) -> Option<String> {
-    let end = host.undoing.as_ref().map(|undoing| &undoing.end);
+    let end = host.rollback.as_ref().map(|rollback| &rollback.end);
     match action {
         Action::Rollback | Action::PlanRollback | Action::Confirm => {}
         Action::Plan | Action::PlanDestroy | Action::Apply | Action::Destroy => return None,
     }
     match (&host.status, end) {
         (HostStatus::Unchanged, _) => Some("nothing is unfinished here".green().to_string()),
-        (_, Some(UndoEnd::Undone)) => Some("undone: it is as it was before".green().to_string()),
-        (_, Some(UndoEnd::Settled)) => Some("kept, and closed".green().to_string()),
-        (_, Some(UndoEnd::Planned)) => Some("unfinished".yellow().to_string()),
+        (_, Some(RollbackEnd::RolledBack)) => {
+            Some("undone: it is as it was before".green().to_string())
+        }
+        (_, Some(RollbackEnd::Committed)) => Some("kept, and closed".green().to_string()),
+        (_, Some(RollbackEnd::Planned)) => Some("unfinished".yellow().to_string()),
         (HostStatus::Failed, _) => Some("left as it is".red().to_string()),
         _ => None,
     }
 }
 
-/// One line.
+/// One line for all hosts.
 pub(super) fn summary(report: &ClusterReport) -> String {
-    let count = |wanted: fn(&UndoEnd) -> bool| {
-        let ends = report.hosts.values().filter_map(|host| host.undoing.as_ref());
-        ends.filter(|undoing| wanted(&undoing.end)).count()
+    let count = |wanted: fn(&RollbackEnd) -> bool| {
+        let ends = report.hosts.values().filter_map(|host| host.rollback.as_ref());
+        ends.filter(|rollback| wanted(&rollback.end)).count()
     };
     let name = &report.topology;
-    let undone = count(|end| *end == UndoEnd::Undone);
-    let settled = count(|end| *end == UndoEnd::Settled);
-    let planned = count(|end| *end == UndoEnd::Planned);
+    let undone = count(|end| *end == RollbackEnd::RolledBack);
+    let settled = count(|end| *end == RollbackEnd::Committed);
+    let planned = count(|end| *end == RollbackEnd::Planned);
     let failed = report.hosts.values().filter(|host| host.status.is_failure()).count();
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     for (count, what) in [
         (undone, "undone"),
         (settled, "kept and closed"),
@@ -187,11 +201,11 @@ pub(super) fn summary(report: &ClusterReport) -> String {
     ] {
         if count > 0 {
             let hosts = if count == 1 { "host" } else { "hosts" };
-            said.push(format!("{count} {hosts} {what}"));
+            parts.push(format!("{count} {hosts} {what}"));
         }
     }
-    if said.is_empty() {
+    if parts.is_empty() {
         return format!("{name}: nothing is unfinished");
     }
-    format!("{name}: {}", said.join(", "))
+    format!("{name}: {}", parts.join(", "))
 }

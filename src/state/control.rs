@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::edit::{JsonNames, KeyedEdit, Setting, Verbs, in_map};
+use super::edit::{JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use super::{HostState, Item};
 use crate::names::IfName;
 
@@ -120,7 +120,7 @@ impl fmt::Display for SyncDaemon {
     }
 }
 
-impl Setting for Timeouts {
+impl SettingKind for Timeouts {
     type Key = ();
     type Value = Self;
     const VERBS: Verbs = Verbs::SET;
@@ -143,7 +143,7 @@ impl Setting for Timeouts {
     }
 }
 
-impl Setting for SyncDaemon {
+impl SettingKind for SyncDaemon {
     type Key = DaemonRole;
     type Value = Self;
     const VERBS: Verbs =

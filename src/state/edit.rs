@@ -1,6 +1,6 @@
 //! One edit of one setting: its key, its value before and its value after.
 //!
-//! [`Setting`] says what a kind of setting is; all else follows from it: the inverse of an edit, whether a
+//! [`SettingKind`] says what a kind of setting is; all else follows from it: the inverse of an edit, whether a
 //! state has it, whether it fits a state, its line for people and its JSON. [`super::settings`] lists the kinds.
 
 use std::fmt::{self, Debug, Display};
@@ -12,7 +12,7 @@ use super::HostState;
 use super::settings::{Edit, Item};
 
 /// A kind of setting, named by its value or its key.
-pub trait Setting: InEdit {
+pub trait SettingKind: InEdit {
     /// Names one setting of this kind on a host.
     type Key: Clone + PartialEq + Debug + Serialize + DeserializeOwned;
     /// The value, without the key. Of a kind that has none: [`Present`].
@@ -35,7 +35,7 @@ pub trait Setting: InEdit {
     /// The item that `key` belongs to.
     fn item(key: &Self::Key) -> Item;
 
-    /// Names `key` for people; finer than [`Setting::item`] where that has several keys.
+    /// Names `key` for people; finer than [`SettingKind::item`] where that has several keys.
     fn precise_name(key: &Self::Key) -> String {
         Self::item(key).to_string()
     }
@@ -66,22 +66,22 @@ pub trait Setting: InEdit {
     }
 }
 
-/// The place of a [`Setting`] in the closed set of edits; written by the list of kinds.
+/// The place of a [`SettingKind`] in the closed set of edits; written by the list of kinds.
 pub trait InEdit: Clone + PartialEq + Eq + Debug + 'static {
     /// `edit` as one of the closed set.
     fn into_edit(edit: KeyedEdit<Self>) -> Edit
     where
-        Self: Setting;
+        Self: SettingKind;
 
     /// `edit`, if it is of this kind.
     fn from_edit(edit: &Edit) -> Option<&KeyedEdit<Self>>
     where
-        Self: Setting;
+        Self: SettingKind;
 
     /// The same, to change it.
     fn from_edit_mut(edit: &mut Edit) -> Option<&mut KeyedEdit<Self>>
     where
-        Self: Setting;
+        Self: SettingKind;
 }
 
 /// The value of a setting that has none beside its key.
@@ -148,7 +148,7 @@ pub struct JsonNames {
 
 /// One edit of a setting of kind `S`. `before` and `after` are not both `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyedEdit<S: Setting> {
+pub struct KeyedEdit<S: SettingKind> {
     /// Names the setting.
     pub key: S::Key,
     /// The value that must be present; `None`: absent.
@@ -172,7 +172,7 @@ pub enum Misfit {
     Impossible,
 }
 
-impl<S: Setting> KeyedEdit<S> {
+impl<S: SettingKind> KeyedEdit<S> {
     /// What it does.
     pub fn verb(&self) -> EditVerb {
         match (&self.before, &self.after) {
@@ -218,7 +218,7 @@ impl<S: Setting> KeyedEdit<S> {
     }
 }
 
-impl<S: Setting> Display for KeyedEdit<S> {
+impl<S: SettingKind> Display for KeyedEdit<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         S::write(self, f)
     }
@@ -226,22 +226,22 @@ impl<S: Setting> Display for KeyedEdit<S> {
 
 impl Edit {
     /// From absent to `value`.
-    pub fn add<S: Setting>(key: S::Key, value: S::Value) -> Self {
+    pub fn add<S: SettingKind>(key: S::Key, value: S::Value) -> Self {
         S::into_edit(KeyedEdit { key, before: None, after: Some(value) })
     }
 
     /// From one value to another.
-    pub fn change<S: Setting>(key: S::Key, before: S::Value, after: S::Value) -> Self {
+    pub fn change<S: SettingKind>(key: S::Key, before: S::Value, after: S::Value) -> Self {
         S::into_edit(KeyedEdit { key, before: Some(before), after: Some(after) })
     }
 
     /// From `value` to absent.
-    pub fn remove<S: Setting>(key: S::Key, value: S::Value) -> Self {
+    pub fn remove<S: SettingKind>(key: S::Key, value: S::Value) -> Self {
         S::into_edit(KeyedEdit { key, before: Some(value), after: None })
     }
 
     /// From `before` to `after`; `None` where they are equal.
-    pub fn between<S: Setting>(
+    pub fn between<S: SettingKind>(
         key: S::Key,
         before: Option<S::Value>,
         after: Option<S::Value>,
@@ -250,7 +250,7 @@ impl Edit {
     }
 
     /// From the value of `key` in one state to its value in another; `None` where they are equal.
-    pub fn between_states<S: Setting>(
+    pub fn between_states<S: SettingKind>(
         key: &S::Key,
         from: &HostState,
         to: &HostState,
@@ -259,17 +259,17 @@ impl Edit {
     }
 
     /// This edit, if it is of kind `S`.
-    pub fn of<S: Setting>(&self) -> Option<&KeyedEdit<S>> {
+    pub fn of<S: SettingKind>(&self) -> Option<&KeyedEdit<S>> {
         S::from_edit(self)
     }
 
     /// The same, to change it.
-    pub fn of_mut<S: Setting>(&mut self) -> Option<&mut KeyedEdit<S>> {
+    pub fn of_mut<S: SettingKind>(&mut self) -> Option<&mut KeyedEdit<S>> {
         S::from_edit_mut(self)
     }
 
     /// Key and value, if it adds one of kind `S`.
-    pub fn added<S: Setting>(&self) -> Option<(&S::Key, &S::Value)> {
+    pub fn added<S: SettingKind>(&self) -> Option<(&S::Key, &S::Value)> {
         match self.of::<S>()? {
             KeyedEdit { key, before: None, after: Some(value) } => Some((key, value)),
             _ => None,
@@ -277,7 +277,7 @@ impl Edit {
     }
 
     /// Key, value before and value after, if it changes one of kind `S`.
-    pub fn changed<S: Setting>(&self) -> Option<(&S::Key, &S::Value, &S::Value)> {
+    pub fn changed<S: SettingKind>(&self) -> Option<(&S::Key, &S::Value, &S::Value)> {
         match self.of::<S>()? {
             KeyedEdit { key, before: Some(before), after: Some(after) } => {
                 Some((key, before, after))
@@ -287,7 +287,7 @@ impl Edit {
     }
 
     /// Key and value, if it removes one of kind `S`.
-    pub fn removed<S: Setting>(&self) -> Option<(&S::Key, &S::Value)> {
+    pub fn removed<S: SettingKind>(&self) -> Option<(&S::Key, &S::Value)> {
         match self.of::<S>()? {
             KeyedEdit { key, before: Some(value), after: None } => Some((key, value)),
             _ => None,
@@ -295,7 +295,7 @@ impl Edit {
     }
 }
 
-/// [`Setting::get`], [`Setting::put`], [`Setting::keys`] and [`Setting::item`] of a kind that a map of
+/// [`SettingKind::get`], [`SettingKind::put`], [`SettingKind::keys`] and [`SettingKind::item`] of a kind that a map of
 /// [`HostState`] holds.
 macro_rules! in_map {
     ($field:ident, $item:ident) => {

@@ -8,7 +8,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::edit::{EditVerb, JsonNames, KeyedEdit, Setting};
+use super::edit::{EditVerb, JsonNames, KeyedEdit, SettingKind};
 
 const BEFORE: &str = "before";
 const AFTER: &str = "after";
@@ -35,9 +35,9 @@ impl JsonNames {
 }
 
 /// What stands behind the tag.
-struct EditBody<'a, S: Setting>(&'a KeyedEdit<S>);
+struct EditBody<'a, S: SettingKind>(&'a KeyedEdit<S>);
 
-impl<S: Setting> Serialize for EditBody<'_, S> {
+impl<S: SettingKind> Serialize for EditBody<'_, S> {
     fn serialize<T: Serializer>(&self, serializer: T) -> Result<T::Ok, T::Error> {
         let Self(KeyedEdit { key, before, after }) = self;
         let mut members = serializer.serialize_map(None)?;
@@ -66,7 +66,7 @@ impl<S: Setting> Serialize for EditBody<'_, S> {
 }
 
 /// Writes `{TAG: MEMBERS}`.
-pub(super) fn write<S: Setting, T: Serializer>(
+pub(super) fn write<S: SettingKind, T: Serializer>(
     edit: &KeyedEdit<S>,
     serializer: T,
 ) -> Result<T::Ok, T::Error> {
@@ -76,7 +76,7 @@ pub(super) fn write<S: Setting, T: Serializer>(
 }
 
 /// Reads what stands behind `tag`, which is one of `S`.
-pub(super) fn read<S: Setting>(
+pub(super) fn read<S: SettingKind>(
     tag: &str,
     mut members: Map<String, Value>,
 ) -> Result<KeyedEdit<S>, serde_json::Error> {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::edit::{EditVerb, JsonNames, KeyedEdit, Misfit, Setting};
+use super::edit::{EditVerb, JsonNames, KeyedEdit, Misfit, SettingKind};
 use super::{Destination, DestinationId, HostState, Item, ServiceKey, VirtualService};
 
 /// An edit of a service has no destinations in `before` and `after`.
-impl Setting for VirtualService {
+impl SettingKind for VirtualService {
     type Key = ServiceKey;
     type Value = Self;
     const JSON: JsonNames = JsonNames {
@@ -56,7 +56,7 @@ impl Setting for VirtualService {
     }
 }
 
-impl Setting for Destination {
+impl SettingKind for Destination {
     type Key = DestinationId;
     type Value = Self;
     const JSON: JsonNames = JsonNames {

@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use control::{DaemonRole, SyncDaemon, Timeouts};
-pub use edit::{EditVerb, KeyedEdit, Misfit, Present, Setting};
+pub use edit::{EditVerb, KeyedEdit, Misfit, Present, SettingKind};
 pub use expected::Expected;
 pub use ipvs::{
     Destination, DestinationId, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel,

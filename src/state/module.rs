@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::edit::{JsonNames, KeyedEdit, Present, Setting, Verbs, in_set};
+use super::edit::{JsonNames, KeyedEdit, Present, SettingKind, Verbs, in_set};
 
 macro_rules! modules {
     ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
@@ -62,7 +62,7 @@ impl fmt::Display for Module {
     }
 }
 
-impl Setting for Module {
+impl SettingKind for Module {
     type Key = Self;
     type Value = Present;
     const VERBS: Verbs = Verbs { add: Some("load"), change: None, remove: None };

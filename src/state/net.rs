@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::edit::{EditVerb, JsonNames, KeyedEdit, Setting, Verbs, in_map};
+use super::edit::{EditVerb, JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use crate::names::IfName;
 
 /// Whether an interface is administratively up (IFF_UP).
@@ -271,7 +271,7 @@ impl fmt::Display for Address {
     }
 }
 
-impl Setting for Link {
+impl SettingKind for Link {
     type Key = IfName;
     type Value = Self;
     const VERBS: Verbs = Verbs::SET;
@@ -279,7 +279,7 @@ impl Setting for Link {
     in_map!(links, Link);
 }
 
-impl Setting for Address {
+impl SettingKind for Address {
     type Key = AddressKey;
     type Value = Self;
     const VERBS: Verbs = Verbs::ADDED_REMOVED;
@@ -295,7 +295,7 @@ impl Setting for Address {
     }
 }
 
-impl Setting for Route {
+impl SettingKind for Route {
     type Key = RouteKey;
     type Value = Self;
     const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::edit::{JsonNames, KeyedEdit, Setting, Verbs, in_map};
+use super::edit::{JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use crate::names::TopologyName;
 use crate::state::Protocol;
 
@@ -132,7 +132,7 @@ impl fmt::Display for PacketRules {
     }
 }
 
-impl Setting for PacketRules {
+impl SettingKind for PacketRules {
     type Key = TableName;
     type Value = Self;
     const VERBS: Verbs = Verbs { change: Some("replace"), ..Verbs::ADDED_CHANGED_REMOVED };

@@ -1,13 +1,13 @@
 //! The kinds of settings: one list, from which the closed sets of edits and items follow.
 //!
-//! A new kind needs a line here, a field of [`HostState`], and a [`Setting`] beside its type.
+//! A new kind needs a line here, a field of [`HostState`], and a [`SettingKind`] beside its type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::edit::{EditVerb, InEdit, KeyedEdit, Misfit, Setting};
+use super::edit::{EditVerb, InEdit, KeyedEdit, Misfit, SettingKind, Verbs};
 use super::{
     Address, AddressKey, DaemonRole, Destination, GuePort, HostState, Link, Module, PacketRules,
     Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice,
@@ -62,11 +62,34 @@ macro_rules! settings {
             }
         }
 
+        impl Item {
+            /// What the kernel can do with it.
+            pub fn verbs(&self) -> Verbs {
+                match self {
+                    $(Self::$item $(($key))? => {
+                        $(let _ = $key;)?
+                        <$setting as SettingKind>::VERBS
+                    })+
+                }
+            }
+        }
+
+        impl Edit {
+            /// The edit that gives `item` its value in `to`; `None` where that is its value in `from`.
+            pub fn of_item(item: &Item, from: &HostState, to: &HostState) -> Option<Self> {
+                match item {
+                    $(Item::$item $(($key))? => {
+                        Self::between_states::<$setting>(&key_or_unit!($($key)?), from, to)
+                    })+
+                }
+            }
+        }
+
         impl HostState {
             /// Everything that this state speaks of.
             pub fn items(&self) -> Owned {
                 let mut all = Owned::new();
-                $(all.extend(<$setting as Setting>::keys(self).iter().map(<$setting as Setting>::item));)+
+                $(all.extend(<$setting as SettingKind>::keys(self).iter().map(<$setting as SettingKind>::item));)+
                 all
             }
 
@@ -74,7 +97,7 @@ macro_rules! settings {
             pub fn copy_item(&mut self, item: &Item, other: &Self) {
                 match item {
                     $(Item::$item $(($key))? => {
-                        <$setting as Setting>::copy(self, &key_or_unit!($($key)?), other);
+                        <$setting as SettingKind>::copy(self, &key_or_unit!($($key)?), other);
                     })+
                 }
             }
@@ -83,7 +106,7 @@ macro_rules! settings {
             pub fn told(&self, item: &Item) -> String {
                 let text = match item {
                     $(Item::$item $(($key))? => {
-                        <$setting as Setting>::describe(self, &key_or_unit!($($key)?))
+                        <$setting as SettingKind>::describe(self, &key_or_unit!($($key)?))
                     })+
                 };
                 text.unwrap_or_else(|| "absent".to_owned())
@@ -94,8 +117,8 @@ macro_rules! settings {
             /// The item that it is about. A destination is part of its service.
             pub fn item(&self) -> Item {
                 match self {
-                    $(Self::$item(edit) => <$setting as Setting>::item(&edit.key),)+
-                    $(Self::$part(edit) => <$part_setting as Setting>::item(&edit.key),)*
+                    $(Self::$item(edit) => <$setting as SettingKind>::item(&edit.key),)+
+                    $(Self::$part(edit) => <$part_setting as SettingKind>::item(&edit.key),)*
                 }
             }
 
@@ -103,8 +126,8 @@ macro_rules! settings {
             /// right while the destination is not.
             pub fn precise_name(&self) -> String {
                 match self {
-                    $(Self::$item(edit) => <$setting as Setting>::precise_name(&edit.key),)+
-                    $(Self::$part(edit) => <$part_setting as Setting>::precise_name(&edit.key),)*
+                    $(Self::$item(edit) => <$setting as SettingKind>::precise_name(&edit.key),)+
+                    $(Self::$part(edit) => <$part_setting as SettingKind>::precise_name(&edit.key),)*
                 }
             }
 
@@ -170,10 +193,10 @@ macro_rules! settings {
 
         impl Edit {
             fn read(tag: &str, members: JsonMembers) -> Result<Self, serde_json::Error> {
-                $(if <$setting as Setting>::JSON.has(tag) {
+                $(if <$setting as SettingKind>::JSON.has(tag) {
                     return edit_json::read(tag, members).map(Self::$item);
                 })+
-                $(if <$part_setting as Setting>::JSON.has(tag) {
+                $(if <$part_setting as SettingKind>::JSON.has(tag) {
                     return edit_json::read(tag, members).map(Self::$part);
                 })*
                 Err(de::Error::custom(format!("unknown edit `{tag}`")))

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::edit::{JsonNames, Setting, Verbs, in_map};
+use super::edit::{JsonNames, SettingKind, Verbs, in_map};
 use crate::names::IfName;
 
 /// One value. The order is the order in which they must be written: see [`Sysctl::IpForward`].
@@ -192,7 +192,7 @@ impl Sysctl {
     pub fn conf_dev(&self) -> Option<&ConfDev> {
         match self {
             Self::Conf(dev, _) | Self::Conf6(dev, _) => Some(dev),
-            Self::IpForward | Self::Ip6Forward | Self::Vs(_) => None,
+            _ => None,
         }
     }
 
@@ -201,7 +201,7 @@ impl Sysctl {
         match self {
             Self::Conf(_, item) => Some(Self::Conf(dev, *item)),
             Self::Conf6(_, item) => Some(Self::Conf6(dev, *item)),
-            Self::IpForward | Self::Ip6Forward | Self::Vs(_) => None,
+            _ => None,
         }
     }
 
@@ -279,7 +279,7 @@ fn conf_dev(text: &str, dev: &str) -> Result<ConfDev, String> {
 
 super::ipvs::text_form!(Sysctl);
 
-impl Setting for Sysctl {
+impl SettingKind for Sysctl {
     type Key = Self;
     type Value = String;
     const VERBS: Verbs = Verbs::SET;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::edit::{EditVerb, JsonNames, KeyedEdit, Present, Setting, Verbs, in_map, in_set};
+use super::edit::{EditVerb, JsonNames, KeyedEdit, Present, SettingKind, Verbs, in_map, in_set};
 use crate::names::IfName;
 
 /// A device that takes wrapped packets from anybody to one address of the host.
@@ -100,7 +100,7 @@ impl TunnelKind {
     }
 }
 
-impl Setting for TunnelDevice {
+impl SettingKind for TunnelDevice {
     type Key = IfName;
     type Value = Self;
     const VERBS: Verbs = Verbs::ADDED_REMOVED;
@@ -109,7 +109,7 @@ impl Setting for TunnelDevice {
     in_map!(tunnels, Tunnel);
 }
 
-impl Setting for GuePort {
+impl SettingKind for GuePort {
     type Key = Self;
     type Value = Present;
     const VERBS: Verbs = Verbs::ADDED_REMOVED;

@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use super::Trouble;
+use super::TransportErrorKind;
 use super::local::hex;
 
 /// How hard to pack: beyond this a local network carries the bytes faster than they are squeezed out.
@@ -37,7 +37,7 @@ pub(super) struct Binary {
 type Known = HashMap<PathBuf, Arc<OnceCell<Arc<Binary>>>>;
 
 /// The program at `path`; read once a process.
-pub(super) async fn load(path: &Path) -> Result<Arc<Binary>, Trouble> {
+pub(super) async fn load(path: &Path) -> Result<Arc<Binary>, TransportErrorKind> {
     static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let cell = {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +64,7 @@ pub(super) fn beside(binary: &Path, machine: &str) -> PathBuf {
 
 impl Binary {
     /// The bytes, packed by gzip.
-    pub async fn packed(&self) -> Result<Arc<[u8]>, Trouble> {
+    pub async fn packed(&self) -> Result<Arc<[u8]>, TransportErrorKind> {
         let pack = || async {
             let path = self.path.clone();
             on_thread(&self.path, move || pack(&path)).await
@@ -81,10 +81,10 @@ impl Binary {
 async fn on_thread<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Trouble> {
+) -> Result<T, TransportErrorKind> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|panic| Err(io::Error::other(panic)))
-        .map_err(|source| Trouble::Binary { path: path.to_owned(), source })
+        .map_err(|source| TransportErrorKind::Binary { path: path.to_owned(), source })
 }
 
 fn examine(path: PathBuf) -> io::Result<Binary> {

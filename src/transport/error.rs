@@ -1,7 +1,7 @@
-//! What can go wrong between a controller and a host: which host, what, why, and what to do about it.
+//! Errors between a controller and a host: which host, what, why, and what to do.
 //!
-//! Every trouble that a person would mend in another way is a variant of its own. What `ssh` and the
-//! host themselves said is kept and shown: it is the source of truth.
+//! Errors with different cures are different variants. The messages of `ssh` and of the host are kept and
+//! shown: they are the source of truth.
 
 use std::error::Error;
 use std::fmt;
@@ -14,21 +14,21 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::visible::visible;
 
-/// A [`Trouble`] with a host.
+/// A [`TransportErrorKind`] with a host.
 #[derive(Debug)]
 pub struct TransportError(Box<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     host: HostName,
-    place: Place,
-    trouble: Trouble,
-    said: String,
+    place: HostLocation,
+    kind: TransportErrorKind,
+    stderr: String,
 }
 
 /// Where a host is.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct HostLocation {
     /// In words.
     pub to: String,
     /// How a person would log in there.
@@ -37,7 +37,7 @@ pub(super) struct Place {
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum TransportErrorKind {
     /// A program of this machine could not be started.
     #[error("cannot start {}", program.display())]
     Start {
@@ -73,7 +73,7 @@ pub enum Trouble {
     /// There is no way there.
     #[error("there is no route to it")]
     NoRoute,
-    /// The host does not answer, or answers and then says nothing.
+    /// The host does not answer, or stops during the login.
     #[error("no ssh login within {} s", limit.as_secs_f32())]
     LoginTimeout {
         /// How long was waited.
@@ -86,21 +86,21 @@ pub enum Trouble {
     #[error("its host key is not known")]
     UnknownHostKey,
     /// The host's key is another than in known_hosts.
-    #[error("its host key has changed: somebody else may be answering in its place")]
+    #[error("its host key has changed: another machine may be answering in its place")]
     ChangedHostKey,
     /// The host does not let the user in.
     #[error("the login was refused")]
     LoginRefused,
-    /// OpenSSH does not like its own configuration.
+    /// OpenSSH does not accept its own configuration.
     #[error("ssh does not accept its configuration")]
     SshConfig,
-    /// ssh failed in a way of its own.
+    /// ssh failed for an unknown reason.
     #[error("ssh failed")]
     Ssh,
     /// The connection stands, but the host opens no session on it.
     #[error("the host opens no session on the connection")]
     NoSession {
-        /// What the ssh client says.
+        /// The error of the ssh client.
         #[source]
         source: openssh::Error,
     },
@@ -119,7 +119,7 @@ pub enum Trouble {
         ours: String,
         /// Our binary.
         binary: PathBuf,
-        /// What would have been taken had it been there.
+        /// Where a build for that machine would be found.
         beside: PathBuf,
     },
     /// The login user is not root and there is no sudo.
@@ -146,7 +146,7 @@ pub enum Trouble {
         /// Effective user id there.
         uid: u32,
     },
-    /// Somebody else than root could put a program of his own in the agent's place.
+    /// A user other than root could replace the agent's program.
     #[error("{path} on the host does not belong to root alone")]
     UnsafeFolder {
         /// What.
@@ -182,8 +182,8 @@ pub enum Trouble {
         /// How long was waited.
         limit: Duration,
     },
-    /// The other side ended without a word of the agent.
-    #[error("the command ended ({how}) before the agent said a word")]
+    /// The other side ended before the agent's first mark.
+    #[error("the command ended ({how}) before the agent's first word")]
     NoHello {
         /// Its exit status, in words.
         how: String,
@@ -198,13 +198,13 @@ pub enum Trouble {
         /// What was printed instead.
         chatter: String,
     },
-    /// The other side talks, but not as our agent.
+    /// The other side prints, but is not lvsprov's agent.
     #[error("something else than the agent answers")]
     NotAnAgent {
         /// What it printed.
         chatter: String,
     },
-    /// The other side says nothing.
+    /// The other side sends nothing.
     #[error("the agent did not answer within {} s", limit.as_secs_f32())]
     HelloTimeout {
         /// How long was waited.
@@ -212,7 +212,7 @@ pub enum Trouble {
         /// What was printed meanwhile.
         chatter: String,
     },
-    /// The agent is of another make.
+    /// The agent is another build.
     #[error("the agent speaks version {theirs} of the protocol, this program {ours}")]
     Version {
         /// Ours.
@@ -240,7 +240,7 @@ pub enum Trouble {
         /// Whether the request changes the host.
         acting: bool,
     },
-    /// The agent's bytes make no sense.
+    /// The agent's frame cannot be read.
     #[error("the agent's answer to '{request}' cannot be read{}", changes(*acting))]
     BadFrame {
         /// Which request, or `hello`.
@@ -260,7 +260,7 @@ fn changes(acting: bool) -> &'static str {
     if acting { "; some of the steps may have been done" } else { "" }
 }
 
-/// What a shell's exit status says of a program that it could not start (POSIX, 2.8.2).
+/// What a shell's exit status means for a program that it could not start (POSIX, 2.8.2).
 fn why_not(how: &str) -> &'static str {
     match how.strip_prefix("exit status: ") {
         Some("126") => ": the host may not execute it",
@@ -270,9 +270,14 @@ fn why_not(how: &str) -> &'static str {
 }
 
 impl TransportError {
-    /// `said` is what ssh or the host printed.
-    pub(super) fn new(host: &HostName, place: &Place, trouble: Trouble, said: String) -> Self {
-        Self(Box::new(Inner { host: host.clone(), place: place.clone(), trouble, said }))
+    /// `stderr` is what ssh or the host printed.
+    pub(super) fn new(
+        host: &HostName,
+        place: &HostLocation,
+        kind: TransportErrorKind,
+        stderr: String,
+    ) -> Self {
+        Self(Box::new(Inner { host: host.clone(), place: place.clone(), kind, stderr }))
     }
 
     /// Which host of the topology.
@@ -281,56 +286,58 @@ impl TransportError {
     }
 
     /// What went wrong.
-    pub fn trouble(&self) -> &Trouble {
-        &self.0.trouble
+    pub fn kind(&self) -> &TransportErrorKind {
+        &self.0.kind
     }
 
     /// What ssh or the host printed about it, line by line; may be empty.
-    pub fn said(&self) -> &str {
-        &self.0.said
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
     }
 
     /// What to do about it, where that is known.
     pub fn cure(&self) -> Option<String> {
-        self.0.trouble.cure(&self.0.place.by_hand)
+        self.0.kind.cure(&self.0.place.by_hand)
     }
 }
 
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { host, place: Place { to, by_hand: _ }, trouble, said: _ } = &*self.0;
-        write!(f, "cannot talk to {host} ({to}): {trouble}")
+        let Inner { host, place: HostLocation { to, by_hand: _ }, kind, stderr: _ } = &*self.0;
+        write!(f, "cannot talk to {host} ({to}): {kind}")
     }
 }
 
 impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.trouble.source()
+        self.0.kind.source()
     }
 }
 
 impl From<&TransportError> for Failure {
     fn from(error: &TransportError) -> Self {
         let mut failure = Self::from_error(error);
-        // What libraries say may quote the other side.
+        // Errors of libraries may quote the other side.
         for cause in &mut failure.causes {
             *cause = visible(cause).into_owned();
         }
-        let chatter = match error.trouble() {
-            Trouble::NoHello { chatter, .. }
-            | Trouble::NotStarted { chatter, .. }
-            | Trouble::NotAnAgent { chatter }
-            | Trouble::HelloTimeout { chatter, .. } => chatter.as_str(),
+        let chatter = match error.kind() {
+            TransportErrorKind::NoHello { chatter, .. }
+            | TransportErrorKind::NotStarted { chatter, .. }
+            | TransportErrorKind::NotAnAgent { chatter }
+            | TransportErrorKind::HelloTimeout { chatter, .. } => chatter.as_str(),
             _ => "",
         };
         failure.causes.extend(chatter.lines().map(|line| format!("it printed: {line}")));
-        failure.causes.extend(error.said().lines().map(|line| format!("it said: {line}")));
+        failure
+            .causes
+            .extend(error.stderr().lines().map(|line| format!("on standard error: {line}")));
         failure.cure = error.cure();
         failure
     }
 }
 
-impl Trouble {
+impl TransportErrorKind {
     fn cure(&self, by_hand: &str) -> Option<String> {
         let cure = match self {
             Self::Start { program, .. } if program.as_os_str() == "ssh" => {

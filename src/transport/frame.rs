@@ -1,4 +1,4 @@
-//! Frames: how one message is told from the next on a byte stream.
+//! Frames: how a byte stream is divided into messages.
 //!
 //! A frame is its length as a 32-bit big-endian number, then that many bytes of JSON. This module
 //! knows nothing of what the messages mean ([`crate::protocol`]) nor of who carries the bytes.

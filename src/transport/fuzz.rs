@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::frame;
-use super::greeting::{Heard, Listener, Mark};
-use super::reply::{self, Share};
+use super::greeting::{GreetingMark, MarkScanner, ScanResult};
+use super::reply::{self, MemoryShare};
 use crate::failure::Failure;
 use crate::protocol::{Fetched, Hello, Reply, Request};
 use crate::state::Observation;
@@ -46,7 +46,7 @@ fn fuzz_frame() {
 fn fuzz_reply() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let read = |mut bytes: &[u8]| {
-        runtime.block_on(reply::read::<Reply, _>(&mut bytes, &mut Share::default()))
+        runtime.block_on(reply::read::<Reply, _>(&mut bytes, &mut MemoryShare::default()))
     };
     fuzz::target!("fuzz_reply", 5000, frames(), |bytes| {
         if let Ok(Some(reply)) = read(bytes) {
@@ -60,25 +60,25 @@ fn fuzz_reply() {
 #[test]
 fn fuzz_greeting() {
     let marks = [
-        Mark::Hello,
-        Mark::NoSudo,
-        Mark::Have { machine: "x86_64".to_owned() },
-        Mark::User { uid: 0 },
-        Mark::Unsafe { path: "/root".to_owned() },
+        GreetingMark::Hello,
+        GreetingMark::NoSudo,
+        GreetingMark::Have { machine: "x86_64".to_owned() },
+        GreetingMark::User { uid: 0 },
+        GreetingMark::Unsafe { path: "/root".to_owned() },
     ];
     let seeds = marks.iter().map(|mark| format!("Welcome\r\n{mark}").into_bytes()).collect();
     fuzz::target!("fuzz_greeting", 5000, seeds, |bytes| {
         let size = bytes.first().map_or(1, |first| usize::from(*first) + 1);
-        let (mut listener, mut taken) = (Listener::default(), 0);
+        let (mut scanner, mut taken) = (MarkScanner::default(), 0);
         for piece in bytes.chunks(size) {
-            match listener.hear(piece) {
-                Heard::Nothing => taken += piece.len(),
-                Heard::Mark(_, more) => return assert!(more <= piece.len()),
-                Heard::TooMuch => return,
+            match scanner.scan(piece) {
+                ScanResult::Nothing => taken += piece.len(),
+                ScanResult::Mark(_, more) => return assert!(more <= piece.len()),
+                ScanResult::TooMuch => return,
             }
         }
         assert_eq!(taken, bytes.len());
         let obeyed = |c: char| c != '\n' && crate::visible::is_hidden(c);
-        assert!(!listener.chatter().chars().any(obeyed));
+        assert!(!scanner.chatter().chars().any(obeyed));
     });
 }

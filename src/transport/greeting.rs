@@ -1,8 +1,8 @@
-//! What comes before the first frame: how an agent, or the script that starts it, makes itself heard
-//! on a stream on which a login shell may have said anything.
+//! The marks before the first frame: how an agent, or the script that starts it, is recognised on a stream on
+//! which a login shell may have printed anything.
 //!
 //! A mark is [`TOKEN`], a blank, words, and a line feed. It counts wherever it stands: start-up files
-//! print without a line feed too. The frames begin right behind the mark [`Mark::Hello`]. Pure.
+//! print without a line feed too. The frames begin right behind the mark [`GreetingMark::Hello`]. Pure.
 
 use std::fmt;
 
@@ -21,9 +21,9 @@ const MARK_LIMIT: usize = 1024;
 /// How much of the chatter is kept for an error message, in bytes.
 const KEPT: usize = 600;
 
-/// One thing said before the frames begin.
+/// A mark before the frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mark {
+pub enum GreetingMark {
     /// Frames follow.
     Hello,
     /// The login user is not root; sudo is asked.
@@ -52,14 +52,14 @@ pub enum Mark {
         /// What.
         path: String,
     },
-    /// It could not be done.
+    /// The script or the agent failed.
     Failed {
         /// Why, in words.
         reason: String,
     },
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for GreetingMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{TOKEN} ")?;
         match self {
@@ -77,7 +77,7 @@ impl fmt::Display for Mark {
     }
 }
 
-impl Mark {
+impl GreetingMark {
     fn parse(words: &str) -> Option<Self> {
         let (word, rest) = words.split_once(' ').unwrap_or((words, ""));
         Some(match word {
@@ -110,8 +110,8 @@ impl Mark {
 
 /// Finds marks in a stream that is handed over piece by piece.
 #[derive(Debug, Default)]
-pub struct Listener {
-    /// What came since the last mark and is not yet decided on.
+pub struct MarkScanner {
+    /// Bytes since the last mark that are not yet decided on.
     pending: Vec<u8>,
     /// The end of what was skipped.
     chatter: Vec<u8>,
@@ -119,20 +119,20 @@ pub struct Listener {
     skipped: usize,
 }
 
-/// What a piece brought.
+/// What a piece of the stream has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing yet: the whole piece was taken.
+pub enum ScanResult {
+    /// No mark yet: the whole piece was taken.
     Nothing,
     /// A mark; only so many bytes of the piece were taken, what follows was not looked at.
-    Mark(Mark, usize),
-    /// More than [`CHATTER_LIMIT`] without a mark: this is not our agent.
+    Mark(GreetingMark, usize),
+    /// More than [`CHATTER_LIMIT`] without a mark: this is not lvsprov's agent.
     TooMuch,
 }
 
-impl Listener {
+impl MarkScanner {
     /// Takes bytes up to the end of the first mark in them.
-    pub fn hear(&mut self, piece: &[u8]) -> Heard {
+    pub fn scan(&mut self, piece: &[u8]) -> ScanResult {
         let mut taken = 0;
         for part in piece.split_inclusive(|&b| b == b'\n') {
             taken += part.len();
@@ -140,14 +140,14 @@ impl Listener {
             if part.ends_with(b"\n")
                 && let Some(mark) = self.line()
             {
-                return Heard::Mark(mark, taken);
+                return ScanResult::Mark(mark, taken);
             }
             if self.skipped + self.pending.len() > CHATTER_LIMIT {
                 self.skip();
-                return Heard::TooMuch;
+                return ScanResult::TooMuch;
             }
         }
-        Heard::Nothing
+        ScanResult::Nothing
     }
 
     /// The end of what was skipped, fit for a terminal.
@@ -157,8 +157,8 @@ impl Listener {
         visible_lines(&String::from_utf8_lossy(tail))
     }
 
-    /// Decides on a whole line: a mark stands at its end or it is chatter.
-    fn line(&mut self) -> Option<Mark> {
+    /// Decides on a whole line: a mark stands at its end, or it is chatter.
+    fn line(&mut self) -> Option<GreetingMark> {
         let token = TOKEN.as_bytes();
         let line = self.pending.strip_suffix(b"\n").unwrap_or(&self.pending);
         let mark = line
@@ -167,7 +167,7 @@ impl Listener {
             .map(|at| &line[at + token.len()..])
             .filter(|rest| rest.len() <= MARK_LIMIT)
             .and_then(|rest| std::str::from_utf8(rest).ok())
-            .and_then(|rest| Mark::parse(rest.strip_prefix(' ')?));
+            .and_then(|rest| GreetingMark::parse(rest.strip_prefix(' ')?));
         match mark {
             Some(_) => self.pending.clear(),
             None => self.skip(),
@@ -190,32 +190,32 @@ mod tests {
 
     use super::*;
 
-    fn mark() -> impl Strategy<Value = Mark> {
+    fn mark() -> impl Strategy<Value = GreetingMark> {
         let word = "[A-Za-z0-9_]{1,20}";
         prop_oneof![
-            Just(Mark::Hello),
-            Just(Mark::NoSudo),
-            any::<u32>().prop_map(|uid| Mark::User { uid }),
-            word.prop_map(|machine| Mark::Have { machine }),
-            (word, word, any::<bool>()).prop_map(|(system, machine, gzip)| Mark::Need {
+            Just(GreetingMark::Hello),
+            Just(GreetingMark::NoSudo),
+            any::<u32>().prop_map(|uid| GreetingMark::User { uid }),
+            word.prop_map(|machine| GreetingMark::Have { machine }),
+            (word, word, any::<bool>()).prop_map(|(system, machine, gzip)| GreetingMark::Need {
                 system,
                 machine,
                 gzip
             }),
-            "[ -~]{0,80}".prop_map(|path| Mark::Unsafe { path }),
-            "[ -~]{0,80}".prop_map(|reason| Mark::Failed { reason }),
+            "[ -~]{0,80}".prop_map(|path| GreetingMark::Unsafe { path }),
+            "[ -~]{0,80}".prop_map(|reason| GreetingMark::Failed { reason }),
         ]
     }
 
     /// Feeds `stream` in pieces of `size`; the first mark and what follows it.
-    fn first(stream: &[u8], size: usize) -> (Option<Mark>, usize) {
-        let mut listener = Listener::default();
+    fn first(stream: &[u8], size: usize) -> (Option<GreetingMark>, usize) {
+        let mut scanner = MarkScanner::default();
         let mut at = 0;
         for piece in stream.chunks(size) {
-            match listener.hear(piece) {
-                Heard::Nothing => at += piece.len(),
-                Heard::Mark(mark, taken) => return (Some(mark), at + taken),
-                Heard::TooMuch => return (None, at),
+            match scanner.scan(piece) {
+                ScanResult::Nothing => at += piece.len(),
+                ScanResult::Mark(mark, taken) => return (Some(mark), at + taken),
+                ScanResult::TooMuch => return (None, at),
             }
         }
         (None, at)
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mark_is_heard_behind_any_chatter_and_nothing_behind_it_is_taken(
+        fn a_mark_is_found_behind_any_chatter_and_nothing_behind_it_is_taken(
             chatter in "[^@]{0,200}",
             mark in mark(),
             after in prop::collection::vec(any::<u8>(), 0..50),
@@ -244,26 +244,26 @@ mod tests {
 
     #[test]
     fn endless_chatter_is_given_up() {
-        let mut listener = Listener::default();
-        let heard: Vec<Heard> = (0..200)
-            .map(|_| listener.hear(&[b'x'; 1000]))
-            .filter(|h| *h != Heard::Nothing)
+        let mut scanner = MarkScanner::default();
+        let results: Vec<ScanResult> = (0..200)
+            .map(|_| scanner.scan(&[b'x'; 1000]))
+            .filter(|h| *h != ScanResult::Nothing)
             .collect();
-        assert!(heard.iter().all(|h| *h == Heard::TooMuch));
-        assert_eq!(heard.len(), 200 - CHATTER_LIMIT / 1000);
+        assert!(results.iter().all(|h| *h == ScanResult::TooMuch));
+        assert_eq!(results.len(), 200 - CHATTER_LIMIT / 1000);
     }
 
     #[test]
-    fn what_was_skipped_is_told_without_terminal_codes() {
-        let mut listener = Listener::default();
-        listener.hear(b"Welcome\r\n\x1b[31mto web1\n\nbye");
-        assert_eq!(listener.chatter(), "Welcome\n\\x1b[31mto web1\nbye");
+    fn what_was_skipped_is_shown_without_terminal_codes() {
+        let mut scanner = MarkScanner::default();
+        scanner.scan(b"Welcome\r\n\x1b[31mto web1\n\nbye");
+        assert_eq!(scanner.chatter(), "Welcome\n\\x1b[31mto web1\nbye");
     }
 
     #[test]
     fn a_command_line_that_is_echoed_back_is_no_mark() {
-        let mut listener = Listener::default();
+        let mut scanner = MarkScanner::default();
         let echoed = b"This account is restricted: sh -c echo $M have sh lvsprov@ 0123 456 have\n";
-        assert_eq!(listener.hear(echoed), Heard::Nothing);
+        assert_eq!(scanner.scan(echoed), ScanResult::Nothing);
     }
 }

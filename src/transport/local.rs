@@ -9,46 +9,53 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::greeting::Mark;
-use super::link::{Link, Process};
-use super::{Fault, Options, Trouble, greet, silence};
+use super::agent_stream::{AgentProcess, AgentStream};
+use super::greeting::GreetingMark;
+use super::{HostlessError, Options, TransportErrorKind, greet, no_greeting};
 use crate::protocol::STATE_DIR;
 
 /// Starts an agent and waits for its hello.
-pub(super) async fn open(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {
-    let mut link = start(netns, options)?;
-    match timeout(options.hello_timeout, first_word(&mut link)).await {
-        Ok(Ok(())) => Ok(link),
-        Ok(Err(trouble)) => {
-            link.kill_unheard();
-            // Its reason is what it says on standard error as well, sooner or later.
-            let said = match trouble {
-                Trouble::AgentFailed { .. } => String::new(),
-                _ => link.said().await,
+pub(super) async fn open(
+    netns: Option<&Path>,
+    options: &Options,
+) -> Result<AgentStream, HostlessError> {
+    let mut agent = start(netns, options)?;
+    match timeout(options.hello_timeout, first_word(&mut agent)).await {
+        Ok(Ok(())) => Ok(agent),
+        Ok(Err(kind)) => {
+            agent.kill_unheard();
+            // It prints the same reason on standard error, sooner or later.
+            let stderr = match kind {
+                TransportErrorKind::AgentFailed { .. } => String::new(),
+                _ => agent.stderr().await,
             };
-            Err(Fault { trouble, said })
+            Err(HostlessError { kind, stderr })
         }
         Err(_) => {
-            link.kill_unheard();
-            let trouble =
-                Trouble::HelloTimeout { limit: options.hello_timeout, chatter: link.chatter() };
-            Err(Fault { trouble, said: link.said().await })
+            agent.kill_unheard();
+            let kind = TransportErrorKind::HelloTimeout {
+                limit: options.hello_timeout,
+                chatter: agent.chatter(),
+            };
+            Err(HostlessError { kind, stderr: agent.stderr().await })
         }
     }
 }
 
-async fn first_word(link: &mut Link) -> Result<(), Trouble> {
-    match link.mark().await {
-        Ok(Mark::Hello) => greet(link).await.map(drop),
-        Ok(Mark::Failed { reason }) => Err(Trouble::AgentFailed { reason }),
-        Ok(other) => Err(Trouble::NotAnAgent { chatter: other.to_string().trim_end().to_owned() }),
-        Err(none) => Err(silence(link, none).await),
+async fn first_word(agent: &mut AgentStream) -> Result<(), TransportErrorKind> {
+    match agent.mark().await {
+        Ok(GreetingMark::Hello) => greet(agent).await.map(drop),
+        Ok(GreetingMark::Failed { reason }) => Err(TransportErrorKind::AgentFailed { reason }),
+        Ok(other) => {
+            Err(TransportErrorKind::NotAnAgent { chatter: other.to_string().trim_end().to_owned() })
+        }
+        Err(none) => Err(no_greeting(agent, none).await),
     }
 }
 
-fn start(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {
+fn start(netns: Option<&Path>, options: &Options) -> Result<AgentStream, HostlessError> {
     let program = options.agent_binary.clone().unwrap_or_else(|| "/proc/self/exe".into());
-    let failed = |source| Trouble::Start { program: program.clone(), source };
+    let failed = |source| TransportErrorKind::Start { program: program.clone(), source };
     let mut child = Command::new(&program)
         .args(arguments(netns, options))
         .stdin(Stdio::piped())
@@ -63,7 +70,7 @@ fn start(netns: Option<&Path>, options: &Options) -> Result<Link, Fault> {
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed(io::Error::other("it has no pipes")).into());
     };
-    Ok(Link::new(Process::Child(Box::new(child)), stdin, stdout, stderr))
+    Ok(AgentStream::new(AgentProcess::Child(Box::new(child)), stdin, stdout, stderr))
 }
 
 fn arguments(netns: Option<&Path>, options: &Options) -> Vec<OsString> {
@@ -112,11 +119,11 @@ mod tests {
         let of = |path: &str| state_dir_of(base, Path::new(path));
         assert_eq!(of("/run/netns/web1"), base.join("netns/web1"));
         assert_eq!(of("/var/run/netns/web1"), base.join("netns/web1"));
-        let others =
+        let paths =
             ["/run/netns", "/run/netns/../x", "/run/netns/a/b", "/proc/7/fd/3", "/proc/7/fd/4"];
-        for (at, one) in others.iter().enumerate() {
+        for (at, one) in paths.iter().enumerate() {
             assert!(of(one).starts_with(base.join("netns-by-path")), "{one}");
-            for other in &others[at + 1..] {
+            for other in &paths[at + 1..] {
                 assert_ne!(of(one), of(other));
             }
         }

@@ -1,17 +1,17 @@
-//! How a controller talks to the agent on each host.
+//! Connections of a controller to the agent on each host.
 //!
 //! A [`Connection`] is one running agent: on this machine, in a network namespace of it, or at the
 //! far end of an ssh connection. All three are a process with pipes that speaks the same frames, so
-//! that everything above sees one kind of host. What the messages mean is in [`crate::protocol`];
-//! who is asked what, and how many hosts at a time, is the caller's business.
+//! that everything above sees one kind of host. What the messages mean is in [`crate::protocol`]; the caller
+//! decides which host is asked what, and how many at a time.
 
+mod agent_stream;
 mod binary;
 mod error;
 pub mod frame;
 #[cfg(test)]
 mod fuzz;
 pub mod greeting;
-mod link;
 mod local;
 mod reply;
 mod ssh;
@@ -23,15 +23,15 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-pub use error::{TransportError, Trouble};
+pub use error::{TransportError, TransportErrorKind};
 
 use crate::names::HostName;
 use crate::protocol::{Hello, Reply, Request, VERSION};
 use crate::topology::{Reach, SshTarget};
-use error::Place;
+use agent_stream::{AgentStream, NoGreeting};
+use error::HostLocation;
 use frame::FrameError;
-use link::{Link, Silence};
-use reply::Share;
+use reply::MemoryShare;
 
 /// How long an agent may take to end once its input is closed.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -79,8 +79,8 @@ impl Default for Options {
 /// A running agent on one host.
 pub struct Connection {
     host: HostName,
-    place: Place,
-    link: Option<Link>,
+    place: HostLocation,
+    agent: Option<AgentStream>,
     call_timeout: Duration,
 }
 
@@ -99,60 +99,64 @@ impl Connection {
         };
         let place = place(reach, options);
         match opened {
-            Ok(link) => Ok(Self {
+            Ok(agent) => Ok(Self {
                 host: host.clone(),
                 place,
-                link: Some(link),
+                agent: Some(agent),
                 call_timeout: options.call_timeout,
             }),
-            Err(Fault { trouble, said }) => Err(TransportError::new(host, &place, trouble, said)),
+            Err(HostlessError { kind, stderr }) => {
+                Err(TransportError::new(host, &place, kind, stderr))
+            }
         }
     }
 
-    /// Asks one thing and waits for the answer, no longer than [`call_limit`]. After an error the
-    /// connection is of no more use.
+    /// Sends one request and waits for its reply, no longer than [`call_limit`]. After an error the connection
+    /// is unusable.
     pub async fn call(&mut self, request: Request) -> Result<Reply, TransportError> {
-        // Taken out: whoever drops this future half-way leaves a connection that says so, not one
-        // whose next answer belongs to the request before.
-        let Some(mut link) = self.link.take() else {
-            return Err(self.fail(Trouble::GivenUp, String::new()));
+        // Taken out: a caller that drops this future half-way leaves a connection that fails, rather than one
+        // whose next reply belongs to the request before.
+        let Some(mut agent) = self.agent.take() else {
+            return Err(self.fail(TransportErrorKind::GivenUp, String::new()));
         };
-        let (name, acting) = kind(&request);
+        let (name, acting) = name_of(&request);
         let limit = call_limit(&request, self.call_timeout);
-        let exchanged = timeout(limit, exchange(&mut link, &request)).await;
-        let trouble = match exchanged {
+        let exchanged = timeout(limit, exchange(&mut agent, &request)).await;
+        let kind = match exchanged {
             Ok(Ok(Some(reply))) => {
-                self.link = Some(link);
+                self.agent = Some(agent);
                 return Ok(reply);
             }
-            Ok(Ok(None)) => Trouble::Cut { request: name, how: link.ended().await, acting },
-            Ok(Err(source)) if is_cut(&source) => {
-                Trouble::Cut { request: name, how: link.ended().await, acting }
+            Ok(Ok(None)) => {
+                TransportErrorKind::Cut { request: name, how: agent.ended().await, acting }
             }
-            Ok(Err(source)) => Trouble::BadFrame { request: name, source, acting },
-            Err(_) => Trouble::CallTimeout { request: name, limit, acting },
+            Ok(Err(source)) if is_cut(&source) => {
+                TransportErrorKind::Cut { request: name, how: agent.ended().await, acting }
+            }
+            Ok(Err(source)) => TransportErrorKind::BadFrame { request: name, source, acting },
+            Err(_) => TransportErrorKind::CallTimeout { request: name, limit, acting },
         };
-        let said = link.said().await;
-        Err(self.fail(trouble, said))
+        let stderr = agent.stderr().await;
+        Err(self.fail(kind, stderr))
     }
 
     /// Ends the agent, and waits for that (at most two seconds) where it is a process of this
     /// machine. Dropping a connection ends the agent too, without waiting.
     pub async fn close(self) {
-        if let Some(link) = self.link {
-            link.close(CLOSING).await;
+        if let Some(agent) = self.agent {
+            agent.close(CLOSING).await;
         }
     }
 
-    fn fail(&self, trouble: Trouble, said: String) -> TransportError {
-        TransportError::new(&self.host, &self.place, trouble, said)
+    fn fail(&self, kind: TransportErrorKind, stderr: String) -> TransportError {
+        TransportError::new(&self.host, &self.place, kind, stderr)
     }
 }
 
-fn place(reach: &Reach, options: &Options) -> Place {
+fn place(reach: &Reach, options: &Options) -> HostLocation {
     match reach {
-        Reach::Local => Place { to: "this machine".to_owned(), by_hand: "sh -c".to_owned() },
-        Reach::Netns(path) => Place {
+        Reach::Local => HostLocation { to: "this machine".to_owned(), by_hand: "sh -c".to_owned() },
+        Reach::Netns(path) => HostLocation {
             to: format!("network namespace {}", path.display()),
             by_hand: format!("nsenter --net={}", path.display()),
         },
@@ -163,22 +167,21 @@ fn place(reach: &Reach, options: &Options) -> Place {
             let user = user.as_ref().map(|user| format!("-l {user}"));
             let words = ["ssh".to_owned()].into_iter().chain(config).chain(port).chain(user);
             let by_hand: Vec<String> = words.chain([host.clone()]).collect();
-            Place { to: target.to_string(), by_hand: by_hand.join(" ") }
+            HostLocation { to: target.to_string(), by_hand: by_hand.join(" ") }
         }
     }
 }
 
-/// How long `request` may take: `base`, and what it says itself that it will wait; a quarter of a
-/// second for each step.
+/// How long `request` may take: `base`, the time that the request itself waits, and 250 ms for each step.
 pub fn call_limit(request: &Request, base: Duration) -> Duration {
     let own = match request {
         Request::Observe { .. }
         | Request::Resume { .. }
         | Request::Vote { .. }
         | Request::Close { .. } => Duration::ZERO,
-        // It is looked at again, and what is written is as long as what will be done.
-        Request::Prepare(begin) => Duration::from_millis(100)
-            .saturating_mul(u32::try_from(begin.journal.steps().count()).unwrap_or(u32::MAX)),
+        // The host is observed again, and the journal is as long as its steps.
+        Request::Prepare(prepare) => Duration::from_millis(100)
+            .saturating_mul(u32::try_from(prepare.journal.steps().count()).unwrap_or(u32::MAX)),
         Request::Execute { steps, .. } => Duration::from_millis(250)
             .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
         Request::WhoHas { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
@@ -190,7 +193,7 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
 }
 
 /// The request's name for messages, and whether it changes the host.
-fn kind(request: &Request) -> (&'static str, bool) {
+fn name_of(request: &Request) -> (&'static str, bool) {
     match request {
         Request::Observe { .. } => ("observe", false),
         Request::Prepare(_) => ("prepare", true),
@@ -203,19 +206,19 @@ fn kind(request: &Request) -> (&'static str, bool) {
     }
 }
 
-async fn exchange(link: &mut Link, request: &Request) -> Result<Option<Reply>, FrameError> {
+async fn exchange(agent: &mut AgentStream, request: &Request) -> Result<Option<Reply>, FrameError> {
     let frame = frame::encode(request)?;
     let write = async {
-        link.writer.write_all(&frame).await?;
-        link.writer.flush().await
+        agent.writer.write_all(&frame).await?;
+        agent.writer.flush().await
     };
     write.await.map_err(|source| FrameError::Stream { source })?;
     // What the last reply took is free for this one.
-    link.share = Share::default();
-    reply::read(&mut link.reader, &mut link.share).await
+    agent.share = MemoryShare::default();
+    reply::read(&mut agent.reader, &mut agent.share).await
 }
 
-/// Whether the other side went away, rather than said something wrong.
+/// Whether the connection broke, rather than carried a wrong message.
 fn is_cut(error: &FrameError) -> bool {
     match error {
         FrameError::Truncated { .. } => true,
@@ -230,44 +233,44 @@ fn is_cut(error: &FrameError) -> bool {
     }
 }
 
-/// A trouble without the host, for the parts of this module that do not know its name.
+/// A [`TransportError`] without the host, for the parts of this module that do not know its name.
 #[derive(Debug)]
-struct Fault {
-    trouble: Trouble,
-    said: String,
+struct HostlessError {
+    kind: TransportErrorKind,
+    stderr: String,
 }
 
-impl From<Trouble> for Fault {
-    fn from(trouble: Trouble) -> Self {
-        Self { trouble, said: String::new() }
+impl From<TransportErrorKind> for HostlessError {
+    fn from(kind: TransportErrorKind) -> Self {
+        Self { kind, stderr: String::new() }
     }
 }
 
-/// Reads the frame behind the mark `hello` and sees that agent and controller fit together.
-async fn greet(link: &mut Link) -> Result<Hello, Trouble> {
+/// Reads the frame behind the mark `hello` and checks that agent and controller fit together.
+async fn greet(agent: &mut AgentStream) -> Result<Hello, TransportErrorKind> {
     let request = "hello";
-    let hello = match reply::hello(&mut link.reader).await {
+    let hello = match reply::hello(&mut agent.reader).await {
         Ok(Some(hello)) => hello,
-        Ok(None) => return Err(silence(link, Silence::Ended).await),
-        Err(source) if is_cut(&source) => return Err(silence(link, Silence::Ended).await),
-        Err(source) => return Err(Trouble::BadFrame { request, source, acting: false }),
+        Ok(None) => return Err(no_greeting(agent, NoGreeting::Ended).await),
+        Err(source) if is_cut(&source) => return Err(no_greeting(agent, NoGreeting::Ended).await),
+        Err(source) => return Err(TransportErrorKind::BadFrame { request, source, acting: false }),
     };
     let Hello { version, uid, machine: _ } = hello;
     if version != VERSION {
-        return Err(Trouble::Version { ours: VERSION, theirs: version });
+        return Err(TransportErrorKind::Version { ours: VERSION, theirs: version });
     }
     if uid != 0 {
-        return Err(Trouble::NotRoot { uid });
+        return Err(TransportErrorKind::NotRoot { uid });
     }
     Ok(hello)
 }
 
-/// What it means that no mark came.
-async fn silence(link: &mut Link, silence: Silence) -> Trouble {
-    let chatter = link.chatter();
+/// The error where no mark came.
+async fn no_greeting(agent: &mut AgentStream, silence: NoGreeting) -> TransportErrorKind {
+    let chatter = agent.chatter();
     match silence {
-        Silence::Babble => Trouble::NotAnAgent { chatter },
-        Silence::Ended => Trouble::NoHello { how: link.ended().await, chatter },
+        NoGreeting::Babble => TransportErrorKind::NotAnAgent { chatter },
+        NoGreeting::Ended => TransportErrorKind::NoHello { how: agent.ended().await, chatter },
     }
 }
 

@@ -4,7 +4,7 @@
 //! explains (each becomes a value in memory, many times its size), or a text that no agent sends, is
 //! refused; so is one that all hosts together leave no room for. What a terminal would obey is
 //! replaced in every text ([`crate::visible`]), before the text becomes a field: no field can be forgotten.
-//! Long answers are decoded on a thread of their own, so that whoever waits can stop waiting.
+//! Long answers are decoded on a thread of their own, so that a waiting task can be cancelled.
 
 use std::mem;
 
@@ -37,18 +37,18 @@ const SHORT: usize = 64 << 10;
 
 /// What one host's answer takes of the room for all of them; dropped, it gives that back.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct MemoryShare {
     room: &'static Semaphore,
     taken: Option<SemaphorePermit<'static>>,
 }
 
-impl Default for Share {
+impl Default for MemoryShare {
     fn default() -> Self {
         Self { room: &ROOM, taken: None }
     }
 }
 
-impl Share {
+impl MemoryShare {
     /// Takes so much more, in bytes. Does not wait for others to give back: they may be waiting too.
     fn grow(&mut self, bytes: usize) -> Result<(), FrameError> {
         let full = || FrameError::Budget { limit: BUDGET << 10 };
@@ -66,14 +66,17 @@ impl Share {
 pub(super) async fn hello<R: AsyncRead + Unpin>(
     stream: &mut R,
 ) -> Result<Option<Hello>, FrameError> {
-    let Some(body) = body(stream, HELLO_LIMIT, &mut Share::default()).await? else {
+    let Some(body) = body(stream, HELLO_LIMIT, &mut MemoryShare::default()).await? else {
         return Ok(None);
     };
     decode(body).map(Some)
 }
 
 /// The next answer; `None`: the stream ended where one could have begun. `share` is what it takes.
-pub(super) async fn read<T, R>(stream: &mut R, share: &mut Share) -> Result<Option<T>, FrameError>
+pub(super) async fn read<T, R>(
+    stream: &mut R,
+    share: &mut MemoryShare,
+) -> Result<Option<T>, FrameError>
 where
     T: DeserializeOwned + Send + 'static,
     R: AsyncRead + Unpin,
@@ -95,7 +98,7 @@ where
 async fn body<R: AsyncRead + Unpin>(
     stream: &mut R,
     limit: usize,
-    share: &mut Share,
+    share: &mut MemoryShare,
 ) -> Result<Option<Vec<u8>>, FrameError> {
     let failed = |source| FrameError::Stream { source };
     let mut header = Vec::with_capacity(HEADER);

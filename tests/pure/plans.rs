@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lvsprov::apply::planning::{self, Direction, Prospect};
+use lvsprov::apply::cluster_plan::{self, Direction, HostPlanResult};
 use lvsprov::desired::desired_for;
 use lvsprov::plan::simulate;
 use lvsprov::report;
@@ -32,7 +32,7 @@ fn every_playbook_has_the_plan_that_was_read_and_found_right() {
         let seen =
             topology.hosts.values().map(|host| (host.name.clone(), Ok(bare(host)))).collect();
         let direction = Direction::Apply { now: 0 };
-        let plan = planning::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
+        let plan = cluster_plan::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
         let text = report::cluster::text(&plan.report(&topology));
         let shown = anstream::adapter::strip_str(&text).to_string();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
@@ -49,8 +49,8 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
             let desired = desired_for(&topology, host);
             let mut seen = bare(host);
             let direction = Direction::Apply { now: 0 };
-            let Prospect::Plan(plan) =
-                planning::plan_host(&topology, host, &desired, &seen, direction)
+            let HostPlanResult::Plan(plan) =
+                cluster_plan::plan_host(&topology, host, &desired, &seen, direction)
             else {
                 panic!("{}: {} cannot be planned", path.display(), host.name)
             };
@@ -61,8 +61,10 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
                 .collect();
             seen.state = simulate(&seen.state, &changes).unwrap();
             seen.receipt.clone_from(&plan.goal.settled);
-            let again = planning::plan_host(&topology, host, &desired, &seen, direction);
-            let Prospect::Plan(again) = again else { panic!("{}: no second plan", host.name) };
+            let again = cluster_plan::plan_host(&topology, host, &desired, &seen, direction);
+            let HostPlanResult::Plan(again) = again else {
+                panic!("{}: no second plan", host.name)
+            };
             assert_eq!(again.stages, vec![], "{}: {}", path.display(), host.name);
         }
     }

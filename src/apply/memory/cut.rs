@@ -1,12 +1,12 @@
 //! A transaction that is cut off at every request, in every way, and what leads out of it.
 
-use super::super::outcome::{Ended, UndoEnd};
-use super::super::planning::{self, Direction};
-use super::super::recovering::{self, Rollback};
+use super::super::cluster_plan::{self, Direction};
+use super::super::outcome::{RollbackEnd, TransactionEnd};
+use super::super::recover::{self, RollbackOptions};
 use super::super::session::Session;
-use super::super::transaction::{Conduct, ConfirmWithin};
+use super::super::transaction::{ConfirmWithin, TransactionPolicy};
 use super::super::{ClusterReport, operator};
-use super::laws::{APPLY, Silent, conduct, larger, run, runtime, small};
+use super::laws::{APPLY, Silent, larger, policy, run, runtime, small};
 use super::*;
 use crate::support::Cluster;
 use crate::topology::Forward;
@@ -24,8 +24,8 @@ async fn ways() -> Vec<Way> {
     let way = async |name, first: Option<Topology>, topology: Topology, direction| {
         let start = World::bare(&topology);
         if let Some(first) = first {
-            let came = run(&start, &first, APPLY, &conduct()).await;
-            assert_eq!(came.report.transaction.unwrap().ended, Ended::Done);
+            let came = run(&start, &first, APPLY, &policy()).await;
+            assert_eq!(came.report.transaction.unwrap().ended, TransactionEnd::Committed);
         }
         Way { name, start: start.copy(), topology, direction }
     };
@@ -53,18 +53,19 @@ fn courses() -> Vec<Vec<Kind>> {
 
 /// Every place at which something can go wrong, until nothing does any more.
 async fn everywhere(
-    conduct: &Conduct,
+    policy: &TransactionPolicy,
     then: impl AsyncFn(&Way, &World, Fault, Option<ClusterReport>),
 ) {
     let mut tried = 0;
     for way in ways().await {
-        for course in courses() {
-            let kind = course[0];
+        for transaction in courses() {
+            let kind = transaction[0];
             for at in 0.. {
                 let world = way.start.copy();
-                let faults = course.iter().zip(at..).map(|(kind, at)| Fault { at, kind: *kind });
+                let faults =
+                    transaction.iter().zip(at..).map(|(kind, at)| Fault { at, kind: *kind });
                 world.fail_all(faults.collect());
-                let acting = run(&world, &way.topology, way.direction, conduct);
+                let acting = run(&world, &way.topology, way.direction, policy);
                 let report = world.until_killed(acting).await.map(|came| came.report);
                 if world.asked() <= at {
                     assert!(at > 5, "{}: nothing was asked", way.name);
@@ -73,7 +74,7 @@ async fn everywhere(
                 tried += 1;
                 then(&way, &world, Fault { at, kind }, report).await;
                 let broken = world.broken();
-                assert!(broken.is_empty(), "{} {course:?} at {at}: {broken:?}", way.name);
+                assert!(broken.is_empty(), "{} {transaction:?} at {at}: {broken:?}", way.name);
             }
         }
     }
@@ -84,11 +85,11 @@ async fn everywhere(
 fn is_as_before(way: &Way, world: &World, what: &str) {
     let before = way.start.hosts();
     for (name, machine) in world.hosts() {
-        let was = &before[&name].sighting;
+        let was = &before[&name].observation;
         let what = format!("{}: {what}: {name}", way.name);
         assert!(machine.open.is_none(), "{what} has a journal");
-        assert_eq!(machine.sighting.receipt, was.receipt, "{what}: the receipt");
-        let now = essence(&machine.sighting.state, &was.state);
+        assert_eq!(machine.observation.receipt, was.receipt, "{what}: the receipt");
+        let now = essence(&machine.observation.state, &was.state);
         assert!(now == was.state, "{what} is not as before: {:?}", difference(&now, &was.state));
     }
 }
@@ -97,15 +98,15 @@ fn is_as_before(way: &Way, world: &World, what: &str) {
 fn others_are_as_before(way: &Way, world: &World, what: &str) {
     let (before, hosts) = (way.start.hosts(), world.hosts());
     let lost = |name: &HostName| !hosts[name].reached;
-    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.agreed));
+    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.voted));
     let done = !world.inner.lock().unwrap().done.is_empty();
     if agreed || done || lost(&"director".parse().unwrap()) || !hosts.keys().any(lost) {
         return;
     }
     for (name, machine) in hosts.iter().filter(|(name, _)| !lost(name)) {
         assert!(machine.open.is_none(), "{}: {what}: {name} has a journal", way.name);
-        let was = &before[name].sighting.state;
-        let now = essence(&machine.sighting.state, was);
+        let was = &before[name].observation.state;
+        let now = essence(&machine.observation.state, was);
         assert!(now == *was, "{}: {what}: {name}: {:?}", way.name, difference(&now, was));
     }
 }
@@ -119,10 +120,15 @@ fn difference(now: &HostState, was: &HostState) -> Vec<String> {
 /// Nothing is left to do, and no journal is left.
 async fn is_reached(way: &Way, world: &World, what: &str) {
     let what = format!("{}: {what}", way.name);
-    let mut session = Session::watched(&way.topology, world, &Silent).await;
-    let seen = session.look(false).await;
-    let plan =
-        planning::plan(&way.topology, &session.desired, &seen, session.absent(), way.direction);
+    let mut session = Session::open_with_console(&way.topology, world, &Silent).await;
+    let observed = session.observe(false).await;
+    let plan = cluster_plan::plan(
+        &way.topology,
+        &session.desired,
+        &observed,
+        session.absent(),
+        way.direction,
+    );
     let report = plan.report(&way.topology);
     assert!(!report.has_failures() && !report.has_pending(), "{what}: {report:#?}");
     for (name, machine) in world.hosts() {
@@ -131,24 +137,25 @@ async fn is_reached(way: &Way, world: &World, what: &str) {
 }
 
 async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
-    let mut session = Session::watched(&way.topology, world, &Silent).await;
-    let seen = session.look(false).await;
-    let plan = planning::plan(&way.topology, &session.desired, &seen, session.absent(), APPLY);
-    let how = Rollback { by: operator::here(), force, dry_run: false };
-    recovering::rollback(&mut session, &plan, &seen, &how).await
+    let mut session = Session::open_with_console(&way.topology, world, &Silent).await;
+    let observed = session.observe(false).await;
+    let plan =
+        cluster_plan::plan(&way.topology, &session.desired, &observed, session.absent(), APPLY);
+    let how = RollbackOptions { by: operator::here(), force, dry_run: false };
+    recover::rollback(&mut session, &plan, &observed, &how).await
 }
 
 #[test]
 fn cut_off_anywhere_the_report_is_true_and_one_more_apply_reaches_the_goal() {
     runtime().block_on(async {
-        everywhere(&conduct(), async |way, world, fault, report| {
+        everywhere(&policy(), async |way, world, fault, report| {
             let what = format!("{fault:?}");
             if let Some(report) = report {
                 let ended = report.transaction.as_ref().map(|of| of.ended);
                 match ended {
-                    Some(Ended::Done) => is_reached(way, world, &what).await,
-                    Some(Ended::Undone) => is_as_before(way, world, &what),
-                    Some(Ended::Unfinished) | None => {
+                    Some(TransactionEnd::Committed) => is_reached(way, world, &what).await,
+                    Some(TransactionEnd::Aborted) => is_as_before(way, world, &what),
+                    Some(TransactionEnd::Open) | None => {
                         assert!(report.has_failures(), "{what}: {report:#?}");
                         let open = world.hosts().values().any(|m| m.open.is_some() || !m.reached);
                         assert!(open, "{}: {what}: nothing is left of it: {report:#?}", way.name);
@@ -157,7 +164,7 @@ fn cut_off_anywhere_the_report_is_true_and_one_more_apply_reaches_the_goal() {
                 }
             }
             world.heal();
-            let came = run(world, &way.topology, way.direction, &conduct()).await;
+            let came = run(world, &way.topology, way.direction, &policy()).await;
             assert!(!came.report.has_failures(), "{}: {what}: {:#?}", way.name, came.report);
             is_reached(way, world, &what).await;
         })
@@ -168,7 +175,7 @@ fn cut_off_anywhere_the_report_is_true_and_one_more_apply_reaches_the_goal() {
 #[test]
 fn cut_off_anywhere_rollback_restores_every_host_or_finds_it_done_on_all() {
     runtime().block_on(async {
-        everywhere(&conduct(), async |way, world, fault, _| {
+        everywhere(&policy(), async |way, world, fault, _| {
             let what = format!("{fault:?}");
             world.heal();
             let mut report = roll_back(way, world, false).await;
@@ -179,10 +186,9 @@ fn cut_off_anywhere_rollback_restores_every_host_or_finds_it_done_on_all() {
                 report = roll_back(way, world, true).await;
             }
             assert!(!report.has_failures(), "{}: {what}: {report:#?}", way.name);
-            let settled = report
-                .hosts
-                .values()
-                .any(|host| host.undoing.as_ref().is_some_and(|u| u.end == UndoEnd::Settled));
+            let settled = report.hosts.values().any(|host| {
+                host.rollback.as_ref().is_some_and(|u| u.end == RollbackEnd::Committed)
+            });
             let done = !world.inner.lock().unwrap().done.is_empty();
             if settled || done {
                 is_reached(way, world, &what).await;
@@ -198,16 +204,21 @@ fn cut_off_anywhere_rollback_restores_every_host_or_finds_it_done_on_all() {
 fn what_all_have_agreed_to_is_closed_before_anything_else_begins() {
     let closed = std::cell::Cell::new(0);
     runtime().block_on(async {
-        everywhere(&conduct(), async |way, world, fault, _| {
+        everywhere(&policy(), async |way, world, fault, _| {
             let what = format!("{fault:?}");
             world.heal();
-            let mut session = Session::watched(&way.topology, world, &Silent).await;
-            let seen = session.look(false).await;
+            let mut session = Session::open_with_console(&way.topology, world, &Silent).await;
+            let observed = session.observe(false).await;
             let absent = BTreeMap::new();
-            let plan =
-                planning::plan(&way.topology, &session.desired, &seen, &absent, way.direction);
+            let plan = cluster_plan::plan(
+                &way.topology,
+                &session.desired,
+                &observed,
+                &absent,
+                way.direction,
+            );
             let by = operator::here();
-            if recovering::close_agreed(&mut session, &plan, &seen, &by).await {
+            if recover::commit_voted(&mut session, &plan, &observed, &by).await {
                 is_reached(way, world, &what).await;
                 closed.set(closed.get() + 1);
             }
@@ -220,20 +231,20 @@ fn what_all_have_agreed_to_is_closed_before_anything_else_begins() {
 #[test]
 fn with_a_timer_every_host_ends_as_before_or_done_though_nobody_comes_back() {
     let within = ConfirmWithin::Always(std::time::Duration::from_mins(1));
-    let conduct = Conduct { within, ..conduct() };
+    let policy = TransactionPolicy { within, ..policy() };
     runtime().block_on(async {
-        everywhere(&conduct, async |way, world, fault, _| {
+        everywhere(&policy, async |way, world, fault, _| {
             let what = format!("{fault:?}");
             world.time_is_over(&way.topology);
             world.heal();
             let hosts = world.hosts();
-            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.agreed));
+            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.voted));
             let done = !world.inner.lock().unwrap().done.is_empty();
             if !agreed && !done {
                 is_as_before(way, world, &what);
             }
             // And whatever it was, it can be finished.
-            let came = run(world, &way.topology, way.direction, &super::laws::conduct()).await;
+            let came = run(world, &way.topology, way.direction, &super::laws::policy()).await;
             assert!(!came.report.has_failures(), "{}: {what}: {:#?}", way.name, came.report);
             is_reached(way, world, &what).await;
         })

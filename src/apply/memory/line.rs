@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
-use super::super::session::{Dial, Line};
+use super::super::session::{AgentConnection, HostConnector};
 use super::*;
 
 struct MemoryLine {
@@ -17,16 +17,16 @@ impl Drop for MemoryLine {
     }
 }
 
-impl Dial for World {
-    fn knows(&self, _: &Host) -> bool {
+impl HostConnector for World {
+    fn reaches(&self, _: &Host) -> bool {
         true
     }
 
-    fn dial<'d>(
+    fn connect<'d>(
         &'d self,
         host: &'d Host,
         _: bool,
-    ) -> BoxFuture<'d, Result<Box<dyn Line>, Failure>> {
+    ) -> BoxFuture<'d, Result<Box<dyn AgentConnection>, Failure>> {
         Box::pin(async move {
             let mut inner = self.inner.lock().unwrap();
             if !inner.hosts[&host.name].reached {
@@ -36,12 +36,12 @@ impl Dial for World {
             let id = inner.next;
             inner.alive.insert(id);
             let line = MemoryLine { world: self.clone(), host: host.name.clone(), id };
-            Ok(Box::new(line) as Box<dyn Line>)
+            Ok(Box::new(line) as Box<dyn AgentConnection>)
         })
     }
 }
 
-impl Line for MemoryLine {
+impl AgentConnection for MemoryLine {
     fn ask(&mut self, request: Request) -> BoxFuture<'_, Result<Reply, Failure>> {
         Box::pin(async move {
             let kind = self.world.inner.lock().unwrap().fault_of(&request);
@@ -95,7 +95,7 @@ impl Line for MemoryLine {
         })
     }
 
-    fn hang_up(self: Box<Self>) -> BoxFuture<'static, ()> {
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         drop(self);
         Box::pin(async {})
     }

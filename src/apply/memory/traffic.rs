@@ -5,15 +5,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::super::acting::{Came, transact};
+use super::super::cluster_plan::{self, Direction};
 use super::super::operator;
-use super::super::outcome::{ClusterReport, Ended};
-use super::super::planning::{self, Direction};
-use super::super::recovering::{self, Rollback};
-use super::super::session::{Dial, Line, Session};
-use super::super::transaction::{Conduct, OnError, VerifyBy};
-use super::super::views::{Excuse, Verdict};
-use super::laws::{APPLY, Silent, conduct, larger, run, runtime, small};
+use super::super::outcome::{ClusterReport, TransactionEnd};
+use super::super::recover::{self, RollbackOptions};
+use super::super::session::{AgentConnection, HostConnector, Session};
+use super::super::transaction::{self, TransactionOutcome};
+use super::super::transaction::{OnError, TransactionPolicy, VerifyBy};
+use super::super::verify::{Excuse, Verdict};
+use super::laws::{APPLY, Silent, larger, policy, run, runtime, small};
 use super::*;
 use crate::state::Counters;
 use crate::support::Cluster;
@@ -26,32 +26,36 @@ struct Without<'w> {
     left_out: bool,
 }
 
-impl Dial for Without<'_> {
-    fn knows(&self, host: &Host) -> bool {
+impl HostConnector for Without<'_> {
+    fn reaches(&self, host: &Host) -> bool {
         host.name.as_str() != self.host
     }
 
-    fn leaves_out(&self, host: &Host) -> bool {
-        self.left_out && !self.knows(host)
+    fn excludes(&self, host: &Host) -> bool {
+        self.left_out && !self.reaches(host)
     }
 
-    fn dial<'d>(
+    fn connect<'d>(
         &'d self,
         host: &'d Host,
         fresh: bool,
-    ) -> BoxFuture<'d, Result<Box<dyn Line>, Failure>> {
-        self.world.dial(host, fresh)
+    ) -> BoxFuture<'d, Result<Box<dyn AgentConnection>, Failure>> {
+        self.world.connect(host, fresh)
     }
 }
 
-async fn apply(dial: &dyn Dial, topology: &Topology, conduct: &Conduct) -> Came {
-    let mut session = Session::watched(topology, dial, &Silent).await;
-    let seen = session.look(true).await;
-    let plan = planning::plan(topology, &session.desired, &seen, session.absent(), APPLY);
-    transact(&mut session, &plan, &seen, APPLY, conduct).await
+async fn apply(
+    dial: &dyn HostConnector,
+    topology: &Topology,
+    policy: &TransactionPolicy,
+) -> TransactionOutcome {
+    let mut session = Session::open_with_console(topology, dial, &Silent).await;
+    let observed = session.observe(true).await;
+    let plan = cluster_plan::plan(topology, &session.desired, &observed, session.absent(), APPLY);
+    transaction::run(&mut session, &plan, &observed, APPLY, policy).await
 }
 
-fn ended(report: &ClusterReport) -> (Ended, String) {
+fn ended(report: &ClusterReport) -> (TransactionEnd, String) {
     let of = report.transaction.as_ref().unwrap();
     (of.ended, of.because.clone().unwrap_or_default())
 }
@@ -63,9 +67,9 @@ fn text(report: &ClusterReport) -> String {
 fn is_as_it_was(world: &World, was: &BTreeMap<HostName, Machine>) {
     for (name, machine) in world.hosts() {
         assert!(machine.open.is_none(), "{name}");
-        let was = &was[&name].sighting;
-        assert_eq!(machine.sighting.receipt, was.receipt, "{name}");
-        assert_eq!(essence(&machine.sighting.state, &was.state), was.state, "{name}");
+        let was = &was[&name].observation;
+        assert_eq!(machine.observation.receipt, was.receipt, "{name}");
+        assert_eq!(essence(&machine.observation.state, &was.state), was.state, "{name}");
     }
     assert_eq!(world.broken(), Vec::<String>::new());
 }
@@ -78,9 +82,9 @@ fn a_cluster_that_answers_nobody_is_undone_and_says_why() {
         let was = world.hosts();
         world.serve(Serves::Drops);
         let started = Instant::now();
-        let came = apply(&world, &topology, &conduct()).await;
+        let came = apply(&world, &topology, &policy()).await;
         let (end, because) = ended(&came.report);
-        assert_eq!(end, Ended::Undone, "{:#?}", came.report);
+        assert_eq!(end, TransactionEnd::Aborted, "{:#?}", came.report);
         assert!(because.contains("client is answered by"), "{because}");
         assert!(because.contains("timed out (nothing came back"), "{because}");
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
@@ -91,9 +95,9 @@ fn a_cluster_that_answers_nobody_is_undone_and_says_why() {
         is_as_it_was(&world, &was);
 
         // Left open on demand, like any failure.
-        let keep = Conduct { on_error: OnError::Keep, ..conduct() };
+        let keep = TransactionPolicy { on_error: OnError::Keep, ..policy() };
         let came = apply(&world, &topology, &keep).await;
-        assert_eq!(ended(&came.report).0, Ended::Unfinished);
+        assert_eq!(ended(&came.report).0, TransactionEnd::Open);
         assert!(world.hosts().values().any(|machine| machine.open.is_some()));
     });
 }
@@ -104,9 +108,9 @@ fn with_state_alone_no_request_is_sent_and_that_is_told() {
     runtime().block_on(async {
         let world = World::bare(&topology);
         world.serve(Serves::Drops);
-        let state = Conduct { verify: VerifyBy::State, ..conduct() };
+        let state = TransactionPolicy { verify: VerifyBy::State, ..policy() };
         let came = apply(&world, &topology, &state).await;
-        assert_eq!(ended(&came.report), (Ended::Done, String::new()));
+        assert_eq!(ended(&came.report), (TransactionEnd::Committed, String::new()));
         assert_eq!(world.fetched(), 0);
         let text = text(&came.report);
         assert!(
@@ -126,10 +130,10 @@ fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
     runtime().block_on(async {
         let world = World::bare(&topology);
         world.serve(Serves::Refuses);
-        let came = apply(&world, &topology, &conduct()).await;
-        assert_eq!(ended(&came.report), (Ended::Done, String::new()));
+        let came = apply(&world, &topology, &policy()).await;
+        assert_eq!(ended(&came.report), (TransactionEnd::Committed, String::new()));
         assert!(!came.report.has_failures());
-        let refused = came.report.proofs.iter().find(|proof| proof.service.is_some()).unwrap();
+        let refused = came.report.verifications.iter().find(|verification| verification.service.is_some()).unwrap();
         assert_eq!((refused.verdict, refused.excuse), (Verdict::Fails, Some(Excuse::Replied)));
         let text = text(&came.report);
         let warning = "warning: not true yet: client is answered by s80 (tcp 10.0.0.100:80): 0 of 4 requests \
@@ -141,23 +145,23 @@ fn a_refusal_is_a_warning_unless_the_service_was_in_use() {
         let key = crate::desired::service_key(&topology.services[0]);
         let lvs = "director".parse().unwrap();
         world.change(&lvs, |director| {
-            let at = director.sighting.state.services[&key].destinations.keys().next().unwrap();
-            director.sighting.counters = [(key.clone(), [(*at, counted(3, 0))].into())].into();
+            let at = director.observation.state.services[&key].destinations.keys().next().unwrap();
+            director.observation.counters = [(key.clone(), [(*at, counted(3, 0))].into())].into();
         });
         let world_of_refused = world.copy();
         world_of_refused.serve(Serves::Refuses);
-        let came = apply(&world_of_refused, &other, &conduct()).await;
-        assert_eq!(ended(&came.report).0, Ended::Done, "{:#?}", came.report);
+        let came = apply(&world_of_refused, &other, &policy()).await;
+        assert_eq!(ended(&came.report).0, TransactionEnd::Committed, "{:#?}", came.report);
 
         // Clients use it, and after the change it refuses: the change took it away from them.
         world.change(&lvs, |director| {
-            let at = director.sighting.state.services[&key].destinations.keys().next().unwrap();
-            director.sighting.counters = [(key, [(*at, counted(3, 1))].into())].into();
+            let at = director.observation.state.services[&key].destinations.keys().next().unwrap();
+            director.observation.counters = [(key, [(*at, counted(3, 1))].into())].into();
         });
         let was = world.hosts();
-        let came = apply(&world, &other, &conduct()).await;
+        let came = apply(&world, &other, &policy()).await;
         let (end, because) = ended(&came.report);
-        assert_eq!(end, Ended::Undone, "{:#?}", came.report);
+        assert_eq!(end, TransactionEnd::Aborted, "{:#?}", came.report);
         assert!(because.ends_with("clients were answered shortly before this change"), "{because}");
         is_as_it_was(&world, &was);
     });
@@ -169,8 +173,8 @@ fn what_is_answered_a_moment_later_is_kept() {
     runtime().block_on(async {
         let world = World::bare(&topology);
         world.serve(Serves::DropsFirst(3));
-        let came = apply(&world, &topology, &conduct()).await;
-        assert_eq!(ended(&came.report), (Ended::Done, String::new()));
+        let came = apply(&world, &topology, &policy()).await;
+        assert_eq!(ended(&came.report), (TransactionEnd::Committed, String::new()));
         let text = text(&came.report);
         assert!(text.ends_with("requests: answered by s80\n"), "{text}");
         assert_eq!(world.fetched(), 3 + 4);
@@ -188,8 +192,8 @@ fn where_no_client_is_reached_the_change_is_kept_and_says_which_services_were_no
             let world = World::bare(&topology);
             world.serve(Serves::Drops);
             let without = Without { world: &world, host: "client", left_out };
-            let came = apply(&without, &topology, &conduct()).await;
-            assert_eq!(ended(&came.report), (Ended::Done, String::new()));
+            let came = apply(&without, &topology, &policy()).await;
+            assert_eq!(ended(&came.report), (TransactionEnd::Committed, String::new()));
             assert!(!came.report.has_failures());
             assert_eq!(world.fetched(), 0);
             let text = text(&came.report);
@@ -202,8 +206,8 @@ fn where_no_client_is_reached_the_change_is_kept_and_says_which_services_were_no
         // Nothing can be said of services whose director is left out either.
         let world = World::bare(&topology);
         let without = Without { world: &world, host: "director", left_out: true };
-        let came = apply(&without, &topology, &conduct()).await;
-        assert_eq!(ended(&came.report).0, Ended::Done);
+        let came = apply(&without, &topology, &policy()).await;
+        assert_eq!(ended(&came.report).0, TransactionEnd::Committed);
         assert!(text(&came.report).contains("(director is left out by --limit)"));
         assert_eq!(world.fetched(), 0);
     });
@@ -214,20 +218,20 @@ fn where_nothing_changes_nothing_is_sent() {
     let topology = small();
     runtime().block_on(async {
         let world = World::bare(&topology);
-        let came = apply(&world, &topology, &conduct()).await;
-        assert_eq!(ended(&came.report).0, Ended::Done);
+        let came = apply(&world, &topology, &policy()).await;
+        assert_eq!(ended(&came.report).0, TransactionEnd::Committed);
         let sent = world.fetched();
         assert!(sent > 0);
         world.serve(Serves::Drops);
-        let again = apply(&world, &topology, &conduct()).await;
+        let again = apply(&world, &topology, &policy()).await;
         assert_eq!(again.report.transaction, None);
         assert!(!again.report.has_failures());
         let text = text(&again.report);
         assert!(text.contains("(nothing was changed; `lvsprov verify` sends requests)"), "{text}");
         // A service that is taken away has nothing to answer with.
-        let back = run(&world, &topology, Direction::Destroy, &conduct()).await;
-        assert_eq!(ended(&back.report).0, Ended::Done);
-        assert!(back.report.proofs.is_empty());
+        let back = run(&world, &topology, Direction::Destroy, &policy()).await;
+        assert_eq!(ended(&back.report).0, TransactionEnd::Committed);
+        assert!(back.report.verifications.is_empty());
         assert_eq!(world.fetched(), sent);
     });
 }
@@ -241,8 +245,8 @@ fn killed_while_requests_are_sent_it_can_be_finished_or_undone() {
         let cut_off = async || {
             let world = World::bare(&topology);
             world.serve(Serves::Kills);
-            let conduct = conduct();
-            let acting = apply(&world, &topology, &conduct);
+            let policy = policy();
+            let acting = apply(&world, &topology, &policy);
             assert!(world.until_killed(acting).await.is_none());
             let open = world.hosts().values().filter(|machine| machine.open.is_some()).count();
             assert!(open > 1, "{open}");
@@ -251,18 +255,19 @@ fn killed_while_requests_are_sent_it_can_be_finished_or_undone() {
         let world = cut_off().await;
         world.serve(Serves::Answers);
         let sent = world.fetched();
-        let came = apply(&world, &topology, &conduct()).await;
-        assert_eq!(ended(&came.report), (Ended::Done, String::new()));
+        let came = apply(&world, &topology, &policy()).await;
+        assert_eq!(ended(&came.report), (TransactionEnd::Committed, String::new()));
         assert!(world.fetched() > sent, "what was never tried was kept");
         assert!(world.hosts().values().all(|machine| machine.open.is_none()));
         assert_eq!(world.broken(), Vec::<String>::new());
 
         let world = cut_off().await;
-        let mut session = Session::watched(&topology, &world, &Silent).await;
-        let seen = session.look(false).await;
-        let plan = planning::plan(&topology, &session.desired, &seen, session.absent(), APPLY);
-        let how = Rollback { by: operator::here(), force: false, dry_run: false };
-        let report = recovering::rollback(&mut session, &plan, &seen, &how).await;
+        let mut session = Session::open_with_console(&topology, &world, &Silent).await;
+        let observed = session.observe(false).await;
+        let plan =
+            cluster_plan::plan(&topology, &session.desired, &observed, session.absent(), APPLY);
+        let how = RollbackOptions { by: operator::here(), force: false, dry_run: false };
+        let report = recover::rollback(&mut session, &plan, &observed, &how).await;
         assert!(!report.has_failures(), "{report:#?}");
         is_as_it_was(&world, &World::bare(&topology).hosts());
     });

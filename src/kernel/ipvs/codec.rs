@@ -1,10 +1,9 @@
-//! IPVS's own language on generic netlink: what is asked. What it answers is read in
-//! [`super::decode`].
+//! Requests to IPVS over generic netlink. [`super::decode`] reads its answers.
 //!
 //! Pure: `decode(encode(x)) == x`, and no bytes make it panic. Numbers of commands and attributes are
-//! those of include/uapi/linux/ip_vs.h; what the kernel takes was read in
+//! those of include/uapi/linux/ip_vs.h; which attributes the kernel requires was read in
 //! net/netfilter/ipvs/ip_vs_ctl.c (`ip_vs_genl_parse_service`, `ip_vs_genl_parse_dest`).
-//! What IPVS knows besides (sync daemons, ZERO, FLUSH) is not spoken here: nothing uses it.
+//! [`super::control`] encodes sync daemons. lvsprov uses neither ZERO nor FLUSH.
 
 use std::net::IpAddr;
 
@@ -83,18 +82,26 @@ pub(super) const INFO_TABLE_SIZE: u16 = 2;
 pub(super) const AF_INET: u16 = 2;
 pub(super) const AF_INET6: u16 = 10;
 
-/// A message that is well-formed netlink, but says what we do not know or leaves out what is needed.
+/// A message that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// Not even netlink.
+    /// It is not well-formed netlink.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// An attribute that must be there is not.
+    /// A required attribute is missing.
     #[error("{what} has no {attribute}")]
     Missing {
         /// What was read.
         what: &'static str,
-        /// Which.
+        /// The attribute's name.
+        attribute: &'static str,
+    },
+    /// A text that lvsprov does not accept.
+    #[error("{what} has an invalid {attribute}")]
+    Invalid {
+        /// The element.
+        what: &'static str,
+        /// The attribute's name.
         attribute: &'static str,
     },
     /// A number that lvsprov does not know.
@@ -102,7 +109,7 @@ pub enum CodecError {
     Unknown {
         /// What was read.
         what: &'static str,
-        /// Which attribute.
+        /// The attribute's name.
         attribute: &'static str,
         /// Its value.
         number: u32,
@@ -111,27 +118,27 @@ pub enum CodecError {
 
 pub(super) type CodecResult<T> = std::result::Result<T, CodecError>;
 
-/// What IPVS says of itself.
+/// IPVS's version and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpvsInfo {
-    /// Version: `0x00MMmmpp`.
+    /// `0x00MMmmpp`: major, minor, patch.
     pub version: u32,
-    /// Size of the connection hash table.
+    /// Buckets of the connection hash table.
     pub table_size: u32,
 }
 
-/// What can be asked of IPVS.
+/// A request to IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IpvsRequest {
     /// Add a service. Its destinations are not sent.
     NewService(ServiceKey, VirtualService),
     /// Replace all settings of a service; destinations and connections stay.
     SetService(ServiceKey, VirtualService),
-    /// Remove a service with all its destinations.
+    /// Remove a service and all its destinations.
     DeleteService(ServiceKey),
     /// Dump all services.
     GetServices,
-    /// One service: ESRCH if it is not there.
+    /// Read one service; ESRCH if it does not exist.
     GetService(ServiceKey),
     /// Add a destination.
     NewDestination(ServiceKey, DestinationKey, Destination),
@@ -139,7 +146,7 @@ pub enum IpvsRequest {
     SetDestination(ServiceKey, DestinationKey, Destination),
     /// Remove a destination.
     DeleteDestination(ServiceKey, DestinationKey),
-    /// Dump the destinations of one service; empty if the service is not there.
+    /// Dump the destinations of one service; empty if the service does not exist.
     GetDestinations(ServiceKey),
     /// Read the timeouts.
     GetTimeouts,
@@ -240,7 +247,7 @@ impl IpvsRequest {
     }
 }
 
-/// An address as IPVS has it: 16 bytes, of which IPv4 uses the first 4.
+/// 16 bytes, of which IPv4 uses the first 4.
 fn address_bytes(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V6(v6) => v6.octets(),
@@ -273,7 +280,7 @@ fn service_attributes(key: &ServiceKey, settings: Option<&VirtualService>) -> At
         if let Some(engine) = engine {
             list.put_text(svc::PE_NAME, engine);
         }
-        // struct ip_vs_flags {flags, mask}: what is not in the mask is silently ignored.
+        // struct ip_vs_flags {flags, mask}: the kernel ignores flags outside the mask.
         let mut both = flags.bits().to_ne_bytes().to_vec();
         both.extend_from_slice(&u32::MAX.to_ne_bytes());
         list.put(svc::FLAGS, &both);

@@ -1,9 +1,8 @@
-//! What IPVS has beside its table: the timeouts of connections and the sync daemons. Reading them,
-//! and changing one after a look whether it is what the plan expects.
+//! IPVS's connection timeouts and sync daemons: reading them, and changing one after a check that it has
+//! the value that the plan expects.
 //!
-//! The language is that of [`super::codec`] (include/uapi/linux/ip_vs.h; net/netfilter/ipvs/ip_vs_ctl.c,
-//! `ip_vs_genl_new_daemon` and `ip_vs_genl_fill_daemon`); what a daemon may be is decided in
-//! ip_vs_sync.c, `start_sync_thread`.
+//! Attributes: include/uapi/linux/ip_vs.h; net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_genl_new_daemon` and
+//! `ip_vs_genl_fill_daemon`. Which daemons the kernel starts: ip_vs_sync.c, `start_sync_thread`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,7 +26,7 @@ const GET_DAEMON: u8 = 11;
 /// `IPVS_CMD_ATTR_DAEMON`.
 const DAEMON: u16 = 3;
 
-/// `IPVS_DAEMON_ATTR_*`. Unlike every other port of IPVS this one is in the host's order.
+/// `IPVS_DAEMON_ATTR_*`. The port is in the host's byte order, unlike all others of IPVS.
 mod attr {
     pub const STATE: u16 = 1;
     pub const MCAST_IFN: u16 = 2;
@@ -39,23 +38,23 @@ mod attr {
     pub const MCAST_TTL: u16 = 8;
 }
 
-/// The shortest message that a backup daemon is made for (ip_vs_sync.c, `start_sync_thread`).
+/// Bytes: the least message length of a backup daemon (ip_vs_sync.c, `start_sync_thread`).
 const BACKUP_SHORTEST: u16 = 1024;
-/// The longest message of all: 65535 bytes without the headers of IP and UDP.
+/// Bytes: the greatest message length, 65535 less the headers of IP and UDP.
 const LONGEST_V4: u16 = 65_507;
 const LONGEST_V6: u16 = 65_487;
-/// How often a daemon is started that could run a moment later: 4 seconds together.
+/// Tries to start a daemon that the kernel can start a moment later: 4 s together.
 const START_TRIES: u32 = 200;
 const START_PAUSE: Duration = Duration::from_millis(20);
 
 const WHAT: &str = "a sync daemon";
 
-/// What there is.
+/// IPVS's settings beside its table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Control {
-    /// The timeouts.
+    /// `None` where ip_vs is not loaded.
     pub timeouts: Option<Timeouts>,
-    /// The daemons that run.
+    /// The running daemons.
     pub daemons: BTreeMap<DaemonRole, SyncDaemon>,
 }
 
@@ -64,7 +63,7 @@ pub fn read(socket: &mut IpvsSocket) -> Result<Control> {
     Ok(Control { timeouts: Some(socket.timeouts()?), daemons: daemons(&mut socket.ipvs)? })
 }
 
-/// Sets the timeouts, if they are `before`.
+/// Sets the timeouts; an error if they are not `before`.
 pub fn set_timeouts(before: Timeouts, after: Timeouts) -> Result<()> {
     let mut socket = IpvsSocket::open()?;
     let found = socket.timeouts()?;
@@ -73,14 +72,14 @@ pub fn set_timeouts(before: Timeouts, after: Timeouts) -> Result<()> {
         return Err(Error::changed_since("timeouts of IPVS", &before, &found));
     }
     let request = IpvsRequest::SetTimeouts(after);
-    socket.ipvs.tell(request.command(), &request.encode())?.map_err(|errno| {
+    socket.ipvs.command(request.command(), &request.encode())?.map_err(|errno| {
         let error = Error::new(format!("cannot set the timeouts of IPVS to {after}"));
         let limits = "each is 1 to 2147483 s: the kernel counts in ticks, up to 1000 a second";
         error.because(errno).maybe_cure((errno == Errno::EINVAL).then_some(limits))
     })
 }
 
-/// Starts, stops or restarts a daemon, if it is as `before` says.
+/// Starts, stops or restarts a daemon; an error if it does not run as `before`.
 pub fn set_daemon(
     role: DaemonRole,
     before: Option<&SyncDaemon>,
@@ -95,7 +94,7 @@ pub fn set_daemon(
     };
     if !expected {
         let text = |daemon: Option<&SyncDaemon>| {
-            daemon.map_or_else(|| "that it does not run".to_owned(), ToString::to_string)
+            daemon.map_or_else(|| "not running".to_owned(), ToString::to_string)
         };
         return Err(Error::changed_since(
             &format!("sync daemon {role}"),
@@ -108,21 +107,20 @@ pub fn set_daemon(
     }
     let Some(after) = after else { return Ok(()) };
     let Err(error) = start(&mut ipvs, role, after) else { return Ok(()) };
-    // Half of a step must not stay: the old one runs again.
+    // A step is done whole or not at all: the old daemon is started again.
     match found.map(|old| start(&mut ipvs, role, &old)) {
         None | Some(Ok(())) => Err(error),
         Some(Err(lost)) => Err(Error::new(format!(
-            "{error}; and the one that ran before cannot be started again: {lost}"
+            "{error}; and the daemon that ran before cannot be started again: {lost}"
         ))
         .because(error)
-        .cure("plan again: it starts from what is there now")),
+        .cure("plan again: the new plan starts from the present daemons")),
     }
 }
 
-/// Whether the kernel reports `found` of a daemon that was started as `wanted`: it puts a length in
-/// the place of 0 (1472 for a master whatever the MTU, the MTU's for a backup, but 1472 at least; 20
-/// less where the group is IPv6), gives a backup room for 1024 bytes at least, and none more than
-/// 65507 (ip_vs_sync.c, `start_sync_thread`).
+/// Whether `found` is the kernel's report of a daemon that was started as `wanted`. The kernel replaces the
+/// length 0 (by 1472 for a master whatever the MTU; for a backup by the MTU's, at least 1472; 20 less if the
+/// group is IPv6), raises a backup's to 1024, and limits both to 65507 (ip_vs_sync.c, `start_sync_thread`).
 pub fn is_report_of(role: DaemonRole, wanted: &SyncDaemon, found: &SyncDaemon) -> bool {
     let longest = if wanted.group.is_ipv6() { LONGEST_V6 } else { LONGEST_V4 };
     let max_length = match (role, wanted.max_length) {
@@ -147,19 +145,19 @@ fn stop(ipvs: &mut GenericSocket, role: DaemonRole) -> Result<()> {
     inside.put_u32(attr::STATE, role.number());
     let mut body = AttributeList::default();
     body.put_nested(DAEMON, &inside);
-    ipvs.tell(DEL_DAEMON, &body.into_bytes())?
+    ipvs.command(DEL_DAEMON, &body.into_bytes())?
         .map_err(|errno| Error::new(format!("cannot stop sync daemon {role}")).because(errno))
 }
 
-/// The kernel waits itself until a daemon that was told to stop has ended; should one take its time
-/// on another kernel (EEXIST), a new one is tried again. So it is where the group is IPv6 and the
-/// interface's own address is looked for elsewhere: that takes 1 to 2 seconds after it came up.
+/// Tries again after two errors that pass. EEXIST: the stopped daemon has not ended yet; known kernels wait
+/// for its end themselves. EADDRNOTAVAIL with an IPv6 group: duplicate address detection of the interface's
+/// own address runs for 1 to 2 seconds after it came up.
 fn start(ipvs: &mut GenericSocket, role: DaemonRole, daemon: &SyncDaemon) -> Result<()> {
     let body = encode_daemon(role, daemon);
     let mut tries = 0;
     loop {
         tries += 1;
-        match ipvs.tell(NEW_DAEMON, &body)? {
+        match ipvs.command(NEW_DAEMON, &body)? {
             Ok(()) => return Ok(()),
             Err(errno) if tries < START_TRIES && passes(daemon, errno) => {
                 std::thread::sleep(START_PAUSE);
@@ -176,20 +174,20 @@ fn passes(daemon: &SyncDaemon, errno: Errno) -> bool {
 fn not_started(role: DaemonRole, daemon: &SyncDaemon, errno: Errno) -> Error {
     let SyncDaemon { interface, group, .. } = daemon;
     let cure = match errno {
-        Errno::ENODEV => Some(format!("there is no interface {interface} on this host")),
+        Errno::ENODEV => Some(format!("this host has no interface {interface}")),
         Errno::EADDRNOTAVAIL if group.is_ipv6() => {
             Some(format!("{interface} has no usable IPv6 address: ip -6 address show {interface}"))
         }
         Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EHOSTUNREACH => {
-            Some(format!("set {interface} up first: nothing can be sent to {group} over it"))
+            Some(format!("set {interface} up first: {group} cannot be reached over it"))
         }
-        Errno::EEXIST => Some("one runs already: plan again".to_owned()),
+        Errno::EEXIST => Some("a daemon of this role runs already: plan again".to_owned()),
         Errno::EINVAL if !group.is_multicast() => {
-            Some(format!("{group} is no multicast address: 224.0.0.81 is usual"))
+            Some(format!("{group} is not a multicast address: 224.0.0.81 is usual"))
         }
         Errno::EINVAL => Some(
-            "while a service sends to real servers of the other address family (through tunnels) \
-             no daemon can run: their connections do not fit into its messages"
+            "no daemon can run while a service has real servers of the other address family (through \
+             tunnels): the sync messages have no room for such connections"
                 .to_owned(),
         ),
         Errno::EAFNOSUPPORT => Some("this kernel's IPVS was built without IPv6".to_owned()),
@@ -222,7 +220,7 @@ fn encode_daemon(role: DaemonRole, daemon: &SyncDaemon) -> Vec<u8> {
     body.into_bytes()
 }
 
-/// Kernels before 4.3 say only state, interface and id: the rest is what they always do.
+/// Kernels before 4.3 report only state, interface and id; the other values are constants there.
 pub(super) fn decode_daemon(
     body: &[u8],
 ) -> std::result::Result<(DaemonRole, SyncDaemon), CodecError> {
@@ -264,7 +262,7 @@ pub(super) fn decode_daemon(
     let interface: IfName = interface
         .ok_or_else(|| missing("interface"))?
         .parse()
-        .map_err(|_| wire::WireError::Text { what: "the interface of a sync daemon" })?;
+        .map_err(|_| CodecError::Invalid { what: WHAT, attribute: "interface name" })?;
     let id = id.unwrap_or_default();
     let id = u8::try_from(id).map_err(|_| unknown("sync id", id))?;
     let usual = SyncDaemon::on(interface.clone());
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_says_less() {
+    fn an_old_kernel_reports_less() {
         let mut inside = AttributeList::default();
         inside.put_u32(attr::STATE, 2);
         inside.put_text(attr::MCAST_IFN, "eth0");

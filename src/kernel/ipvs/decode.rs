@@ -1,6 +1,6 @@
-//! What IPVS says: services, destinations and numbers out of the attributes of a message.
+//! IPVS's answers: services, destinations and numbers from the attributes of a message.
 //!
-//! Pure, and for bytes from anywhere: what does not add up is a [`CodecError`].
+//! Pure. Arbitrary bytes give a value or a [`CodecError`], never a panic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -49,7 +49,7 @@ fn is_ipv6(family: u16, what: &'static str) -> CodecResult<bool> {
 const SERVICE: &str = "an IPVS service";
 const DESTINATION: &str = "an IPVS destination";
 
-/// What a service says, attribute by attribute.
+/// The attributes of a service, before they are checked.
 #[derive(Default)]
 struct RawService<'a> {
     family: Option<u16>,
@@ -115,12 +115,12 @@ fn required<T>(value: Option<T>, what: &'static str, attribute: &'static str) ->
     value.ok_or(CodecError::Missing { what, attribute })
 }
 
-/// The name of the service that a message is about.
+/// The key of the service that a message names.
 pub fn service_key(body: &[u8]) -> CodecResult<ServiceKey> {
     RawService::read(nested(body, top::SERVICE, "service")?)?.key()
 }
 
-/// A service of a dump (or of a request), without its destinations.
+/// A service in an answer or a request, without its destinations.
 pub fn service(body: &[u8]) -> CodecResult<(ServiceKey, VirtualService)> {
     let raw = RawService::read(nested(body, top::SERVICE, "service")?)?;
     let key = raw.key()?;
@@ -142,7 +142,7 @@ pub fn service(body: &[u8]) -> CodecResult<(ServiceKey, VirtualService)> {
     Ok((key, service))
 }
 
-/// What a destination says, attribute by attribute.
+/// The attributes of a destination, before they are checked.
 #[derive(Default)]
 struct RawDestination<'a> {
     family: Option<u16>,
@@ -197,7 +197,7 @@ impl<'a> RawDestination<'a> {
         Ok(raw)
     }
 
-    /// Kernels before 3.18 do not say a family: it was the service's.
+    /// Kernels before 3.18 send no family: it is the service's.
     fn key(&self, service: &ServiceKey) -> CodecResult<DestinationKey> {
         let v6 = match self.family {
             Some(family) => is_ipv6(family, DESTINATION)?,
@@ -222,13 +222,13 @@ impl<'a> RawDestination<'a> {
     }
 }
 
-/// The name of the destination that a message is about.
+/// The key of the destination that a message names.
 pub fn destination_key(body: &[u8], service: &ServiceKey) -> CodecResult<DestinationKey> {
     RawDestination::read(nested(body, top::DEST, "destination")?)?.key(service)
 }
 
-/// A destination of a dump (or of a request) of `service`, with its connection counters. The kernel
-/// sums up `total` every two seconds only; the others are of this moment.
+/// A destination of `service` in an answer or a request, with its connection counters. The kernel updates
+/// `total` every 2 seconds; the other counters are current.
 pub fn destination(
     body: &[u8],
     service: &ServiceKey,

@@ -1,4 +1,4 @@
-//! What the kernel means by an error number: IPVS gives no text of its own.
+//! The meaning of error numbers: IPVS sends no text.
 
 use nix::errno::Errno;
 
@@ -6,8 +6,8 @@ use super::codec::IpvsRequest;
 use crate::kernel::error::Error;
 use crate::state::{Destination, DestinationKey, Protocol, ServiceKey, Tunnel};
 
-/// What was asked, in words.
-fn in_words(request: &IpvsRequest) -> String {
+/// The request that failed.
+fn describe(request: &IpvsRequest) -> String {
     match request {
         IpvsRequest::NewService(key, service) => format!("cannot add service {key} ({service})"),
         IpvsRequest::SetService(key, service) => {
@@ -34,17 +34,19 @@ fn in_words(request: &IpvsRequest) -> String {
     }
 }
 
-/// What the kernel means by `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c; the
-/// family gives no text of its own).
+/// The error for `errno` in answer to `request` (net/netfilter/ipvs/ip_vs_ctl.c).
 pub fn explain(request: &IpvsRequest, errno: Errno) -> Error {
     let (meaning, cure) = meaning(request, errno);
-    let what = in_words(request);
+    let what = describe(request);
     let message = if meaning.is_empty() { what } else { format!("{what}: {meaning}") };
     Error::new(message).because(errno).maybe_cure(cure)
 }
 
 fn meaning(request: &IpvsRequest, errno: Errno) -> (String, Option<String>) {
-    let again = || Some("somebody changed the table meanwhile: plan again".to_owned());
+    let again = || {
+        let cure = "another program changed the IPVS table after it was observed: plan again";
+        Some(cure.to_owned())
+    };
     match (request, errno) {
         (
             IpvsRequest::NewService(_, service) | IpvsRequest::SetService(_, service),
@@ -62,9 +64,9 @@ fn meaning(request: &IpvsRequest, errno: Errno) -> (String, Option<String>) {
             )
         }
         (IpvsRequest::NewService(..) | IpvsRequest::NewDestination(..), Errno::EEXIST) => {
-            ("it is there already".to_owned(), again())
+            ("it exists already".to_owned(), again())
         }
-        (_, Errno::ESRCH) => ("there is no such service".to_owned(), again()),
+        (_, Errno::ESRCH) => ("the service does not exist".to_owned(), again()),
         (IpvsRequest::SetDestination(..) | IpvsRequest::DeleteDestination(..), Errno::ENOENT) => {
             ("the service has no such real server".to_owned(), again())
         }
@@ -86,16 +88,16 @@ fn meaning(request: &IpvsRequest, errno: Errno) -> (String, Option<String>) {
             | IpvsRequest::SetDestination(_, key, destination),
             Errno::EINVAL,
         ) => invalid_destination(*key, destination),
-        (_, Errno::EINVAL) => ("the kernel finds a value invalid".to_owned(), None),
+        (_, Errno::EINVAL) => ("a value is invalid".to_owned(), None),
         (_, Errno::EPERM | Errno::EACCES) => (
-            "the kernel does not allow it".to_owned(),
+            "not permitted".to_owned(),
             Some(
-                "IPVS is for root of the machine's own user namespace: in a container or in \
-                 `unshare -U` it is refused even to root"
+                "IPVS needs root of the initial user namespace: in an unprivileged container or in \
+                 `unshare -U` the kernel refuses it even to root"
                     .to_owned(),
             ),
         ),
-        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel is out of memory".to_owned(), None),
+        (_, Errno::ENOMEM | Errno::ENOBUFS) => ("the kernel has no memory for it".to_owned(), None),
         _ => (String::new(), None),
     }
 }
@@ -111,7 +113,7 @@ fn out_of_range() -> (String, Option<String>) {
     )
 }
 
-/// EINVAL has several meanings here, which the request itself tells apart.
+/// EINVAL has several meanings here: the request decides which.
 fn invalid_destination(key: DestinationKey, destination: &Destination) -> (String, Option<String>) {
     const LARGEST: u32 = i32::MAX.unsigned_abs();
     let Destination { method: _, weight: _, upper_threshold, lower_threshold, tunnel } =
@@ -123,11 +125,11 @@ fn invalid_destination(key: DestinationKey, destination: &Destination) -> (Strin
         return ("a GUE tunnel needs a port".to_owned(), Some("1 to 65535".to_owned()));
     }
     (
-        format!("the kernel says that {} is no unicast address", key.0.ip()),
+        format!("the kernel does not accept {} as a unicast address", key.0.ip()),
         Some(
             "multicast and broadcast addresses cannot be real servers, and IPv4 and IPv6 can be \
-             mixed only in a tunnel; in a network namespace that has no address at all none counts \
-             as unicast: set lo up"
+             mixed only in a tunnel; in a network namespace without any address no address counts as \
+             unicast: set lo up"
                 .to_owned(),
         ),
     )

@@ -1,8 +1,9 @@
-//! IPVS over generic netlink, in our own words: no published crate speaks all of it correctly.
+//! IPVS over generic netlink, with lvsprov's own codec: no published crate encodes all of it correctly
+//! (docs/libraries.md).
 //!
-//! [`codec`] and [`decode`] are the language and pure, [`wire`] the framing below it; [`socket`]
-//! carries it, and [`mod@explain`] says what an error number means. [`table`] decides strictly, in
-//! memory, whether a change fits what is there, and [`run`] carries out changes that do.
+//! [`codec`] and [`decode`] are pure, [`wire`] is the framing below them; [`socket`] sends and receives, and
+//! [`mod@explain`] gives the meaning of error numbers. [`table`] checks a change strictly, in memory, against
+//! the table that was read, and [`run`] carries out changes that fit.
 
 pub mod codec;
 pub mod control;
@@ -25,8 +26,8 @@ pub use table::Table;
 
 pub use super::wire;
 
-/// Whether IPVS is there now. Asking the kernel for the family instead would load the module, and
-/// looking must not change a host: so this looks for the file that ip_vs makes in each namespace.
+/// Whether ip_vs is loaded or built in: it makes a file in each network namespace. A request for the family
+/// would load the module, and observing must not change a host.
 pub fn is_loaded() -> bool {
     Path::new("/proc/thread-self/net/ip_vs").exists()
 }

@@ -1,13 +1,13 @@
-//! Carries IPVS requests to the kernel: the family's number, dumps, and batches.
+//! The socket to IPVS: dumps, and batches of requests.
 //!
-//! **Batches.** Up to 256 requests go out in one send, and only the last asks for an
-//! acknowledgement: errors come back by sequence number all the same, and a netlink socket works
-//! its messages off in order (net/netlink/af_netlink.c, `netlink_rcv_skb`). What stands behind a
-//! failing request runs too; [`IpvsSocket::carry_out`] says which ones did.
+//! **Batches.** Up to 256 requests go out in one send, and only the last asks for an acknowledgement: errors
+//! carry the sequence number of their request, and the kernel handles the messages of a send in order
+//! (net/netlink/af_netlink.c, `netlink_rcv_skb`). It also handles those after one that fails;
+//! [`IpvsSocket::carry_out`] returns the result of each.
 //!
-//! **Dumps.** Only one can run on a socket: a second is refused with EBUSY until the first was read
-//! to its end (`__netlink_dump_start`). So the destinations of N services are N exchanges of one
-//! send and two receives, one after the other.
+//! **Dumps.** A socket runs one at a time: the kernel refuses a second with EBUSY until the first was read
+//! to its end (`__netlink_dump_start`). So the destinations of N services are N exchanges of one send and
+//! two receives, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,25 +20,25 @@ use super::table::Table;
 use super::wire;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::generic::GenericSocket;
-use crate::kernel::netlink::{ACK, garbled};
+use crate::kernel::netlink::{ACK, undecodable};
 use crate::state::{Counters, Destination, DestinationKey, ServiceKey, Timeouts, VirtualService};
 
-/// How many requests go out at once: about 45 kB. Should each of them fail, the answers find room
-/// in the default buffer (276 do).
+/// Requests in one send: about 45 kB. If each of them fails, the answers fit into the default receive
+/// buffer (276 do).
 pub const BATCH: usize = 256;
-/// Up to how many services are asked for by name; to read more, all of them are.
+/// The most services that are read one by one; for more the whole table is dumped.
 const ONE_BY_ONE: usize = 256;
 
-/// The whole table as it was seen.
+/// The IPVS table of a network namespace.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct IpvsObservation {
     /// Services and destinations.
     pub table: Table,
-    /// The connection counters of every destination, if they were asked for.
+    /// The connection counters of each destination; empty unless they were requested.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }
 
-/// A destination as the kernel tells of it.
+/// A destination in a dump.
 type CountedDestination = (DestinationKey, Destination, Counters);
 
 fn without_counters(all: Vec<CountedDestination>) -> BTreeMap<DestinationKey, Destination> {
@@ -52,8 +52,8 @@ pub struct IpvsSocket {
 }
 
 impl IpvsSocket {
-    /// Opens it, and **loads ip_vs** where the kernel can: asking for the family does that.
-    /// To look without a change ask [`super::is_loaded`] first.
+    /// Opens it, and **loads ip_vs** where the kernel can. A caller that must not change the host checks
+    /// [`super::is_loaded`] first.
     pub fn open() -> Result<Self> {
         let ipvs = GenericSocket::open("IPVS", codec::VERSION)?.ok_or_else(|| {
             Error::new("this kernel has no IPVS: the module ip_vs is not loaded")
@@ -62,7 +62,7 @@ impl IpvsSocket {
         Ok(Self { ipvs })
     }
 
-    /// Dumps; `each` gets the attributes of every answer.
+    /// Dumps; `each` gets the attributes of each answer.
     fn dump<T: Default>(
         &mut self,
         request: &IpvsRequest,
@@ -72,14 +72,14 @@ impl IpvsSocket {
         answer.map_err(|errno| explain(request, errno))
     }
 
-    /// Asks for one thing; `None`: it is not there (ESRCH).
-    fn ask<T>(
+    /// Reads one object; `None`: it does not exist (ESRCH).
+    fn get<T>(
         &mut self,
         request: &IpvsRequest,
         read: impl Fn(&[u8]) -> std::result::Result<T, CodecError>,
     ) -> Result<Option<T>> {
         let mut answer = None;
-        let end = self.ipvs.ask(request.command(), &request.encode(), |body| {
+        let end = self.ipvs.query(request.command(), &request.encode(), |body| {
             answer = Some(read(body)?);
             Ok::<_, CodecError>(())
         })?;
@@ -90,25 +90,25 @@ impl IpvsSocket {
         }
     }
 
-    /// Reads the whole table, and the counters if they are asked for.
+    /// Reads the whole table; the counters if `counters`.
     ///
-    /// A service of a protocol that IPVS does not balance (the kernel accepts any number) cannot be
-    /// named by a topology: it is left out.
-    pub fn look(&mut self, counters: bool) -> Result<IpvsObservation> {
-        let mut seen = IpvsObservation::default();
+    /// The kernel accepts services of any protocol number. One that IPVS does not balance has no
+    /// [`ServiceKey`] and is left out.
+    pub fn observe(&mut self, counters: bool) -> Result<IpvsObservation> {
+        let mut observation = IpvsObservation::default();
         for (key, mut service) in self.services()? {
             let destinations = self.destinations(&key)?;
             if counters {
                 let counts = destinations.iter().map(|(name, _, counts)| (*name, *counts));
-                seen.counters.insert(key.clone(), counts.collect());
+                observation.counters.insert(key.clone(), counts.collect());
             }
             service.destinations = without_counters(destinations);
-            seen.table.insert(key, service);
+            observation.table.insert(key, service);
         }
-        Ok(seen)
+        Ok(observation)
     }
 
-    /// Reads the services that `named` has, as far as they are there.
+    /// Reads those services of `named` that exist.
     pub fn part(&mut self, named: &BTreeSet<&ServiceKey>) -> Result<Table> {
         let mut found = Vec::new();
         if named.len() > ONE_BY_ONE {
@@ -127,18 +127,18 @@ impl IpvsSocket {
         Ok(part)
     }
 
-    /// One service without its destinations, if it is there.
+    /// One service without its destinations, if it exists.
     fn service(&mut self, key: &ServiceKey) -> Result<Option<VirtualService>> {
-        self.ask(&IpvsRequest::GetService(key.clone()), |body| Ok(decode::service(body)?.1))
+        self.get(&IpvsRequest::GetService(key.clone()), |body| Ok(decode::service(body)?.1))
     }
 
-    /// All services, without their destinations, in the kernel's order.
+    /// All services without their destinations, in the order of the kernel's hash table.
     fn services(&mut self) -> Result<Vec<(ServiceKey, VirtualService)>> {
         self.dump(&IpvsRequest::GetServices, |all: &mut Vec<_>, body| {
             match decode::service(body) {
                 Ok(service) => all.push(service),
                 Err(CodecError::Unknown { attribute: "protocol", number, .. }) => {
-                    tracing::warn!(number, "an IPVS service of an unknown protocol is left out");
+                    tracing::warn!(number, "left out an IPVS service of an unknown protocol");
                 }
                 Err(error) => return Err(error),
             }
@@ -146,7 +146,7 @@ impl IpvsSocket {
         })
     }
 
-    /// The destinations of one service; empty if it is not there.
+    /// The destinations of one service; empty if it does not exist.
     fn destinations(&mut self, key: &ServiceKey) -> Result<Vec<CountedDestination>> {
         let request = IpvsRequest::GetDestinations(key.clone());
         self.dump(&request, |all: &mut Vec<_>, body| {
@@ -155,24 +155,23 @@ impl IpvsSocket {
         })
     }
 
-    /// Whether there is such a service. (A dump of its destinations would not tell: that of a
-    /// missing service is empty and a success.)
+    /// Whether the service exists. (A dump of the destinations of a missing service is empty, and no error.)
     pub fn has_service(&mut self, key: &ServiceKey) -> Result<bool> {
         Ok(self.service(key)?.is_some())
     }
 
     /// Reads the connection timeouts.
     pub fn timeouts(&mut self) -> Result<Timeouts> {
-        self.ask(&IpvsRequest::GetTimeouts, decode::timeouts)?.ok_or_else(says_nothing)
+        self.get(&IpvsRequest::GetTimeouts, decode::timeouts)?.ok_or_else(empty_answer)
     }
 
     /// Reads IPVS's version and the size of its connection table.
     pub fn info(&mut self) -> Result<IpvsInfo> {
-        self.ask(&IpvsRequest::GetInfo, decode::info)?.ok_or_else(says_nothing)
+        self.get(&IpvsRequest::GetInfo, decode::info)?.ok_or_else(empty_answer)
     }
 
-    /// Sends all of `requests` (at most [`BATCH`]) at once. The answer has one entry for each:
-    /// `Ok` was done, `Err` was not. The kernel does not stop at an error.
+    /// Sends all of `requests` (at most [`BATCH`]) in one send. The result has one entry for each: `Err` was
+    /// not done. The kernel does not stop at an error.
     pub fn carry_out<'a>(
         &mut self,
         requests: impl IntoIterator<Item = &'a IpvsRequest, IntoIter: ExactSizeIterator>,
@@ -193,24 +192,24 @@ impl IpvsSocket {
         Ok(results)
     }
 
-    /// Reads answers until that to the last of `seqs` is there.
+    /// Receives until the answer to the last of `seqs`.
     fn collect(
         &mut self,
         seqs: &[u32],
         results: &mut [std::result::Result<(), Errno>],
     ) -> Result<()> {
-        let unclear = |error: wire::WireError| garbled("IPVS", error);
+        let undecodable = |error: wire::WireError| undecodable("IPVS", error);
         loop {
             let Some(messages) = self.ipvs.socket.datagram()? else {
-                return Err(Error::new("cannot hear IPVS").because(Errno::ENOBUFS));
+                return Err(Error::new("cannot receive from IPVS").because(Errno::ENOBUFS));
             };
             for message in messages {
-                let message = message.map_err(unclear)?;
+                let message = message.map_err(undecodable)?;
                 let Some(at) = seqs.iter().position(|seq| *seq == message.seq) else { continue };
                 if message.kind != wire::ERROR {
                     continue;
                 }
-                let code = message.errno().map_err(unclear)?;
+                let code = message.errno().map_err(undecodable)?;
                 if let Some(result) = results.get_mut(at).filter(|_| code != 0) {
                     *result = Err(Errno::from_raw(code));
                 }
@@ -222,6 +221,6 @@ impl IpvsSocket {
     }
 }
 
-fn says_nothing() -> Error {
-    Error::new("IPVS gives an empty answer")
+fn empty_answer() -> Error {
+    Error::new("IPVS sent an empty answer")
 }

@@ -151,30 +151,27 @@ proptest! {
             Edit::change::<Destination>(DestinationId { service: key, key: name }, old, new),
         ];
         let mut table = Table::new();
-        let mut seen = Vec::new();
+        let mut states = Vec::new();
         for step in &steps {
-            seen.push(table.clone());
+            states.push(table.clone());
             table::apply(&mut table, step).unwrap();
         }
         for step in steps.iter().rev() {
             table::apply(&mut table, &step.inverse().unwrap()).unwrap();
-            let before = seen.pop();
+            let before = states.pop();
             prop_assert_eq!(Some(&table), before.as_ref());
         }
     }
 }
 
 #[test]
-fn a_frame_that_was_cut_says_so() {
+fn a_truncated_frame_is_an_error() {
     let bytes = wire::frame(30, 1, 1, command::GET_SERVICE, 1, &[0; 8]);
     let cut = wire::messages(&bytes[..20]).next().unwrap();
     let expected = WireError::Truncated { what: "a netlink message", needed: 28, present: 20 };
     assert_eq!(cut, Err(expected.clone()));
-    assert_eq!(
-        expected.to_string(),
-        "a netlink message is cut short: 28 bytes are needed, 20 are there"
-    );
-    // After an error there is no more.
+    assert_eq!(expected.to_string(), "a netlink message is truncated: 20 of 28 bytes");
+    // Iteration ends after an error.
     let mut all = wire::messages(&bytes[..20]);
     assert!(all.next().is_some_and(|first| first.is_err()) && all.next().is_none());
 }
@@ -197,13 +194,13 @@ fn the_table_is_strict() {
     let plain = VirtualService::plain(&web(), "rr");
     let add = Edit::add::<VirtualService>(web(), plain.clone());
     let mut table = Table::new();
-    let refused = |table: &mut Table, change: &Edit, says: &str| {
+    let refused = |table: &mut Table, change: &Edit, part: &str| {
         let before = table.clone();
         let error = table::apply(table, change).unwrap_err().to_string();
-        assert!(error.contains(says), "{change}: {error}");
+        assert!(error.contains(part), "{change}: {error}");
         assert_eq!(*table, before, "{change} was refused and still did something");
     };
-    refused(&mut table, &add_rs(1), "service tcp 192.0.2.1:80: somebody changed it since");
+    refused(&mut table, &add_rs(1), "service tcp 192.0.2.1:80 changed after it was observed");
     refused(&mut table, &add.inverse().unwrap(), "found nothing");
     table::apply(&mut table, &add).unwrap();
     refused(&mut table, &add, "expected nothing, found rr");
@@ -217,7 +214,7 @@ fn the_table_is_strict() {
 }
 
 #[test]
-fn local_is_whatever_was_asked_for() {
+fn the_method_local_stands_for_any_method() {
     let mut table = Table::new();
     let service = VirtualService::plain(&web(), "rr");
     table::apply(&mut table, &Edit::add::<VirtualService>(web(), service)).unwrap();
@@ -242,7 +239,7 @@ fn fuzz_ipvs() {
         for message in wire::messages(bytes).flatten() {
             let Ok((command, body)) = message.generic() else { continue };
             read_everything(body);
-            // What was understood is the same again.
+            // A decoded request survives its encoding.
             if let Ok(request) = IpvsRequest::decode(command, body) {
                 let again = IpvsRequest::decode(request.command(), &request.encode());
                 assert_eq!(again.unwrap(), request);

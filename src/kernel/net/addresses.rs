@@ -1,4 +1,4 @@
-//! Addresses: reading them as the canonical type has them, adding and removing one.
+//! Addresses: reading them in canonical form, adding and removing one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ impl Net {
     /// Dumps the addresses.
     pub async fn addresses(&self, links: &LinksByIndex) -> Result<BTreeMap<AddressKey, Address>> {
         let messages = self.address_messages().await?;
-        Ok(messages.iter().filter_map(|message| seen(message, links)).collect())
+        Ok(messages.iter().filter_map(|message| observed(message, links)).collect())
     }
 
     pub(super) async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
@@ -32,7 +32,7 @@ impl Net {
             .map_err(|error| refused("cannot read the addresses".to_owned(), error))
     }
 
-    /// Adds an address that is not there.
+    /// Adds an address; an error if the interface has it.
     pub async fn add_address(&self, key: &AddressKey, address: &Address) -> Result<()> {
         let (index, _) = self.link_named(&key.dev).await?;
         let mut request = self.handle.address().add(index, key.net.addr(), key.net.prefix_len());
@@ -48,16 +48,16 @@ impl Net {
         })
     }
 
-    /// Removes an address that is there as `address` says.
+    /// Removes an address; an error if it is not equal to `address`.
     ///
-    /// With the first address of a subnet on an interface the kernel removes the others of that
-    /// subnet too, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`). They
-    /// are not ours: those that went along are put back as they were.
+    /// With the primary address of a subnet the kernel removes the secondary addresses of that subnet on the
+    /// interface, unless `promote_secondaries` is set (net/ipv4/devinet.c, `__inet_del_ifa`). This function
+    /// adds them again, with their settings.
     pub async fn remove_address(&self, key: &AddressKey, address: &Address) -> Result<()> {
         let links = self.links().await?;
         let before = self.address_messages().await?;
         let found = before.iter().find_map(|message| {
-            let (name, found) = seen(message, &links)?;
+            let (name, found) = observed(message, &links)?;
             (name == *key).then(|| (message.clone(), found))
         });
         let what = format!("address {key}");
@@ -90,12 +90,12 @@ impl Net {
         if removed.header.family != AddressFamily::Inet || candidates.is_empty() {
             return Ok(());
         }
-        let why = "along with the first address of its subnet";
+        let why = "together with the primary address of its subnet";
         self.put_back_lost(&candidates, why).await
     }
 
-    /// Puts back what an interface lost as it went down: IPv6 addresses that somebody had set. Those
-    /// of the link and those that a router gave it come back by themselves.
+    /// Adds the static IPv6 addresses again that an interface lost as it went down. The kernel restores
+    /// link-local addresses and those from router advertisements.
     pub(super) async fn put_back_after_down(
         &self,
         index: u32,
@@ -116,30 +116,33 @@ impl Net {
         self.put_back_lost(&candidates, "as the interface went down").await
     }
 
-    /// Adds those of `candidates` that are gone.
+    /// Adds those of `candidates` that the host no longer has.
     async fn put_back_lost(&self, candidates: &[&AddressMessage], why: &str) -> Result<()> {
         let left = self.address_messages().await?;
-        let there = |wanted: &AddressMessage| {
+        let is_present = |wanted: &AddressMessage| {
             left.iter().any(|other| {
                 other.header.index == wanted.header.index && local_net(other) == local_net(wanted)
             })
         };
-        for lost in candidates.iter().filter(|candidate| !there(candidate)) {
+        for lost in candidates.iter().filter(|candidate| !is_present(candidate)) {
             let Some(net) = local_net(lost) else { continue };
             let mut request =
                 self.handle.address().add(lost.header.index, net.addr(), net.prefix_len());
             *request.message_mut() = as_request(lost);
             request.execute().await.map_err(|error| {
-                refused(format!("the kernel removed {net} {why}, and it cannot be put back"), error)
-                    .cure(format!("put it back: ip address add {net} dev INTERFACE"))
+                refused(
+                    format!("the kernel removed {net} {why}, and lvsprov cannot add it again"),
+                    error,
+                )
+                .cure(format!("add it by hand: ip address add {net} dev INTERFACE"))
             })?;
         }
         Ok(())
     }
 }
 
-/// Whether it is one that sit0 gets as it comes up and loses as it goes down: each IPv4 address of the
-/// host behind 96 zeroes (net/ipv6/addrconf.c, `sit_add_v4_addrs`).
+/// Whether the kernel adds and removes it together with sit0 going up and down: each IPv4 address of the
+/// host after 96 zero bits (net/ipv6/addrconf.c, `sit_add_v4_addrs`).
 fn comes_with_sit0(net: IpNet) -> bool {
     match net {
         IpNet::V4(_) => false,
@@ -147,7 +150,7 @@ fn comes_with_sit0(net: IpNet) -> bool {
     }
 }
 
-/// A dumped address as a request to make it again: the kernel decides about "secondary".
+/// A request to add a dumped address again. Without the flag "secondary": the kernel sets it.
 fn as_request(dumped: &AddressMessage) -> AddressMessage {
     let mut message = dumped.clone();
     message.header.flags.remove(AddressHeaderFlags::Secondary);
@@ -159,7 +162,7 @@ fn as_request(dumped: &AddressMessage) -> AddressMessage {
     message
 }
 
-/// The address itself. IPv4 says it in IFA_LOCAL; IPv6 in IFA_ADDRESS, unless there is a peer.
+/// The address with its prefix length: IFA_LOCAL in IPv4; in IPv6 IFA_ADDRESS, or IFA_LOCAL if it has a peer.
 fn local_net(message: &AddressMessage) -> Option<IpNet> {
     let mut local = None;
     let mut address = None;
@@ -173,7 +176,7 @@ fn local_net(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
-pub(super) fn seen(
+pub(super) fn observed(
     message: &AddressMessage,
     links: &LinksByIndex,
 ) -> Option<(AddressKey, Address)> {
@@ -214,7 +217,9 @@ pub(super) fn message(index: u32, key: &AddressKey, address: &Address) -> Result
             message.attributes.push(AddressAttribute::Broadcast(*v4));
         }
         (Some(other), _) => {
-            return Err(Error::new(format!("address {key} cannot have the broadcast {other}")));
+            return Err(Error::new(format!(
+                "address {key} cannot have the broadcast address {other}"
+            )));
         }
     }
     if *deprecated {
@@ -234,25 +239,25 @@ pub(super) fn message(index: u32, key: &AddressKey, address: &Address) -> Result
     Ok(message)
 }
 
-/// The kernel ignores the scope that is asked for an IPv6 address: it follows from the address
-/// (net/ipv6/addrconf.c, `rt_scope`). Another one would never be there.
+/// An error for an IPv6 address with another scope than the kernel gives it: it ignores the scope of the request
+/// and derives it from the address (net/ipv6/addrconf.c, `rt_scope`).
 fn check_scope(key: &AddressKey, scope: Scope) -> Result<()> {
     let IpAddr::V6(ip) = key.net.addr() else { return Ok(()) };
-    let its_own = match ip.segments()[0] {
+    let derived = match ip.segments()[0] {
         _ if ip.is_loopback() => Scope::Host,
         0xfe80..=0xfebf => Scope::Link,
         0xfec0..=0xfeff => Scope::Site,
         _ => Scope::Global,
     };
-    if scope == its_own {
+    if scope == derived {
         return Ok(());
     }
     Err(Error::new(format!("address {key} cannot have scope {scope}"))
-        .cure(format!("the scope of an IPv6 address follows from the address: here {its_own}")))
+        .cure(format!("the scope of an IPv6 address follows from the address: here {derived}")))
 }
 
-/// IFA_LABEL has room for 15 bytes; `ifconfig` understands only those that start with the name of
-/// the interface. IPv6 has no labels.
+/// IFA_LABEL has at most 15 bytes; `ifconfig` reads only labels that start with the interface's name. IPv6
+/// addresses have none.
 fn check_label(key: &AddressKey, label: &str) -> Result<()> {
     let wrong = |why: &str| Err(Error::new(format!("label {label:?} of address {key}: {why}")));
     if key.net.addr().is_ipv6() {

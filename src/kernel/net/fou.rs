@@ -1,8 +1,8 @@
-//! Ports where the kernel unwraps GUE packets: the generic netlink family `fou`
+//! UDP ports where the kernel decapsulates GUE: the generic netlink family `fou`
 //! (include/uapi/linux/fou.h, net/ipv4/fou.c; since Linux 6.3 net/ipv4/fou_core.c).
 //!
-//! A port may also unwrap another protocol, or only packets to one address or over one interface:
-//! such a port is none of ours, and is left out.
+//! A port may also decapsulate another protocol, or only packets to one address or over one interface.
+//! lvsprov makes no such port and leaves it out.
 
 use std::collections::BTreeSet;
 
@@ -40,69 +40,71 @@ const GUE: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// What a port is.
+/// Whether a port is one that lvsprov could have made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum FouPortKind {
+    /// GUE, from any address on any interface.
     PlainGue,
     Other,
 }
 
-/// Reads them; none where fou is not loaded. Asking for the family makes the kernel look for a module
-/// that has it (Linux 6.1's fou does not say so, others may): look whether it is there first.
+/// Reads the GUE ports; none where fou is not loaded. The request makes the kernel look for a module with this
+/// family (Linux 6.1's fou has no such alias, other versions may): a caller that must not change the host
+/// checks first that fou is loaded.
 pub fn gue_ports() -> Result<BTreeSet<GuePort>> {
     let Some(mut fou) = GenericSocket::open(FAMILY, VERSION)? else { return Ok(BTreeSet::new()) };
-    Ok(ours(&read(&mut fou)?))
+    Ok(plain_gue(&read(&mut fou)?))
 }
 
-/// Opens a port that is not there.
+/// Opens a port; an error if it is open.
 pub fn add(port: GuePort) -> Result<()> {
     let mut fou = open()?;
     match kind_of(&read(&mut fou)?, port) {
         Some(FouPortKind::PlainGue) => {
             return Err(Error::changed_since(&format!("GUE port {port}"), "nothing", "the port"));
         }
-        Some(FouPortKind::Other) => return Err(other(port)),
+        Some(FouPortKind::Other) => return Err(not_plain_gue(port)),
         None => {}
     }
-    fou.tell(ADD, &request(port, Some(GUE)))?.map_err(|errno| {
-        let error = Error::new(format!("cannot unwrap GUE on {port}")).because(errno);
+    fou.command(ADD, &request(port, Some(GUE)))?.map_err(|errno| {
+        let error = Error::new(format!("cannot decapsulate GUE on {port}")).because(errno);
         error.maybe_cure(match errno {
             Errno::EADDRINUSE => {
-                Some("another program or tunnel of this host has that UDP port: take another port")
+                Some("another program or tunnel of this host uses that UDP port: take another port")
             }
             Errno::EAFNOSUPPORT | Errno::EPFNOSUPPORT => Some("this kernel has no IPv6"),
             Errno::EPERM | Errno::EACCES => {
-                Some("root with CAP_NET_ADMIN in this network namespace is needed")
+                Some("it needs root with CAP_NET_ADMIN in this network namespace")
             }
             _ => None,
         })
     })
 }
 
-/// Closes a port that is there.
+/// Closes a port; an error if it is not open.
 pub fn remove(port: GuePort) -> Result<()> {
     let mut fou = open()?;
     match kind_of(&read(&mut fou)?, port) {
         Some(FouPortKind::PlainGue) => {}
-        Some(FouPortKind::Other) => return Err(other(port)),
+        Some(FouPortKind::Other) => return Err(not_plain_gue(port)),
         None => {
             return Err(Error::changed_since(&format!("GUE port {port}"), "the port", "nothing"));
         }
     }
-    fou.tell(DEL, &request(port, None))?
-        .map_err(|errno| Error::new(format!("cannot stop to unwrap GUE on {port}")).because(errno))
+    fou.command(DEL, &request(port, None))?
+        .map_err(|errno| Error::new(format!("cannot close GUE port {port}")).because(errno))
 }
 
 fn open() -> Result<GenericSocket> {
     GenericSocket::open(FAMILY, VERSION)?.ok_or_else(|| {
-        Error::new("this kernel does not unwrap GUE: the module fou is not loaded")
+        Error::new("this kernel does not decapsulate GUE: the module fou is not loaded")
             .cure("modprobe fou, or install the kernel's full set of modules")
     })
 }
 
-fn other(port: GuePort) -> Error {
-    let found = "one that somebody set up for something else (ip fou show)";
-    Error::changed_since(&format!("GUE port {port}"), "nothing, or one of lvsprov's kind", found)
+fn not_plain_gue(port: GuePort) -> Error {
+    let found = "a port of another protocol, address or interface (ip fou show)";
+    Error::changed_since(&format!("GUE port {port}"), "nothing, or a plain GUE port", found)
 }
 
 fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, FouPortKind)>> {
@@ -114,12 +116,12 @@ fn read(fou: &mut GenericSocket) -> Result<Vec<(GuePort, FouPortKind)>> {
     answer.map_err(cannot)
 }
 
-/// Ours, if there are several: one for every address, and others for a single one each.
+/// `PlainGue` if one of several entries of this port is: the others are each for a single address.
 fn kind_of(ports: &[(GuePort, FouPortKind)], port: GuePort) -> Option<FouPortKind> {
-    ports.iter().filter(|(there, _)| *there == port).map(|(_, kind)| *kind).min()
+    ports.iter().filter(|(found, _)| *found == port).map(|(_, kind)| *kind).min()
 }
 
-fn ours(ports: &[(GuePort, FouPortKind)]) -> BTreeSet<GuePort> {
+fn plain_gue(ports: &[(GuePort, FouPortKind)]) -> BTreeSet<GuePort> {
     ports.iter().filter(|(_, kind)| *kind == FouPortKind::PlainGue).map(|(port, _)| *port).collect()
 }
 
@@ -134,7 +136,7 @@ fn request(port: GuePort, kind: Option<u8>) -> Vec<u8> {
     list.into_bytes()
 }
 
-/// `None`: without a port, or of a family that is neither IPv4 nor IPv6.
+/// `None`: it has no port, or a family other than IPv4 and IPv6.
 fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, FouPortKind)>, WireError> {
     const WHAT: &str = "a port of fou";
     let (mut port, mut v6, mut kind) = (None, None, FouPortKind::Other);
@@ -152,7 +154,7 @@ fn decode(body: &[u8]) -> std::result::Result<Option<(GuePort, FouPortKind)>, Wi
             }
             attr::TYPE if wire::read_u8(value, WHAT)? == GUE => kind = FouPortKind::PlainGue,
             attr::REMCSUM_NOPARTIAL => special = true,
-            // Newer kernels say these of every port: zero is "any".
+            // Newer kernels send these for every port: zero stands for any.
             attr::LOCAL_V4
             | attr::LOCAL_V6
             | attr::PEER_V4
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_gue_ports_are_ours() {
+    fn only_a_gue_port_for_any_address_is_plain() {
         let (v4, v6) = (GuePort { v6: false, port: 6080 }, GuePort { v6: true, port: 6080 });
         let plain = |_: &mut AttributeList| ();
         assert_eq!(decode(&dumped(2, GUE, plain)), Ok(Some((v4, FouPortKind::PlainGue))));
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_an_error() {
+    fn a_truncated_answer_is_an_error() {
         let whole = dumped(2, GUE, |_| ());
         // Every attribute here has a head of 4 bytes and up to 4 behind it.
         for end in (0..whole.len()).filter(|end| (1..=4).contains(&(end % 8))) {

@@ -1,4 +1,4 @@
-//! Dumps of rtnetlink, damaged.
+//! Fuzzes the readers of rtnetlink dumps with damaged messages.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use crate::state::{Address, AddressKey, Link, Route, RouteKey, Scope, TunnelDevi
 use crate::support::fuzz;
 
 fn known() -> LinksByIndex {
-    let seen = |name: &str| ObservedLink {
+    let observed = |name: &str| ObservedLink {
         name: name.parse().unwrap(),
         state: Link::Up,
         hardware: None,
         tunnel: None,
     };
-    BTreeMap::from([(1, seen("lo")), (2, seen("eth0"))])
+    BTreeMap::from([(1, observed("lo")), (2, observed("eth0"))])
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -69,13 +69,13 @@ fn fuzz_rtnetlink() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { return };
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
-                let _ = links::seen(&message);
+                let _ = links::observed(&message);
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
-                let _ = addresses::seen(&message, &known());
+                let _ = addresses::observed(&message, &known());
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => {
-                let _ = routes::seen(&message, &known());
+                let _ = routes::observed(&message, &known());
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Interfaces: what they are called, whether they are up, and setting them up or down.
+//! Interfaces: reading them, and setting one up or down.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,22 @@ use crate::state::{Link, Module, TunnelDevice};
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedLink {
-    /// Its name.
+    /// IFLA_IFNAME.
     pub name: IfName,
-    /// Up or down.
+    /// Administratively up or down (IFF_UP).
     pub state: Link,
-    /// Its hardware address in text (`aa:bb:cc:dd:ee:ff`), if it has a real one.
+    /// Its hardware address (`aa:bb:cc:dd:ee:ff`); `None` where it has no Ethernet address.
     pub hardware: Option<String>,
-    /// The GRE device that it is, if it is one that takes packets from anybody to one address.
+    /// Its tunnel settings, if it is a tunnel device that accepts packets from any source to one address.
     pub tunnel: Option<TunnelDevice>,
 }
 
-/// Interfaces by the kernel's number.
+/// Interfaces by `ifi_index`.
 pub type LinksByIndex = BTreeMap<u32, ObservedLink>;
 
 impl Net {
-    /// Dumps the interfaces. One whose name is none for lvsprov (a blank, a letter beyond ASCII)
-    /// cannot be in a topology: it is left out.
+    /// Dumps the interfaces. One whose name a topology cannot have (a blank, a letter beyond ASCII) is left
+    /// out.
     pub async fn links(&self) -> Result<LinksByIndex> {
         let messages: Vec<_> = self
             .handle
@@ -41,15 +41,15 @@ impl Net {
             .map_err(|error| refused("cannot read the interfaces".to_owned(), error))?;
         Ok(messages
             .iter()
-            .filter_map(|message| Some((message.header.index, seen(message)?)))
+            .filter_map(|message| Some((message.header.index, observed(message)?)))
             .collect())
     }
 
-    /// Sets an interface up or down, if it is `before` now.
+    /// Sets an interface up or down; an error if it is not `before`.
     ///
-    /// With an interface that goes down the kernel removes its IPv6 addresses, unless
-    /// `keep_addr_on_down` is set (net/ipv6/addrconf.c, `addrconf_ifdown`), and lets IPv4's stay. They
-    /// are put back: an interface that is down can have them.
+    /// The kernel removes the IPv6 addresses of an interface that goes down, unless `keep_addr_on_down` is
+    /// set (net/ipv6/addrconf.c, `addrconf_ifdown`), and keeps the IPv4 addresses. This function adds them
+    /// again: an interface that is down can have them.
     pub async fn set_link(&self, dev: &IfName, before: Link, after: Link) -> Result<()> {
         let (index, found) = self.link_named(dev).await?;
         if found.state != before {
@@ -80,12 +80,12 @@ impl Net {
     pub(super) async fn link_named(&self, dev: &IfName) -> Result<(u32, ObservedLink)> {
         let links = self.links().await?;
         links.into_iter().find(|(_, link)| link.name == *dev).ok_or_else(|| {
-            let error = Error::new(format!("there is no interface {dev} on this host"));
+            let error = Error::new(format!("this host has no interface {dev}"));
             let brings = |module: &&Module| module.device() == Some(dev.as_str());
             match Module::ALL.iter().find(brings) {
                 Some(module) => error.cure(format!(
-                    "{dev} comes with the module {module}; in a network namespace it is missing \
-                     where net.core.fb_tunnels_only_for_init_net is not 0"
+                    "the module {module} makes {dev}; a network namespace lacks it where \
+                     net.core.fb_tunnels_only_for_init_net is not 0"
                 )),
                 None => error,
             }
@@ -93,7 +93,7 @@ impl Net {
     }
 }
 
-pub(super) fn seen(message: &LinkMessage) -> Option<ObservedLink> {
+pub(super) fn observed(message: &LinkMessage) -> Option<ObservedLink> {
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => name.parse().ok(),
         _ => None,
@@ -104,10 +104,10 @@ pub(super) fn seen(message: &LinkMessage) -> Option<ObservedLink> {
     });
     let up = message.header.flags.contains(LinkFlags::Up);
     let state = if up { Link::Up } else { Link::Down };
-    Some(ObservedLink { name, state, hardware, tunnel: tunnels::seen(message) })
+    Some(ObservedLink { name, state, hardware, tunnel: tunnels::observed(message) })
 }
 
-/// Ethernet addresses only: that of a tunnel is an IP address, that of lo is all zeroes.
+/// `None` for an IP address (of a tunnel) and for all zeroes (lo).
 fn hardware_text(bytes: &[u8]) -> Option<String> {
     let bytes: [u8; 6] = bytes.try_into().ok()?;
     (bytes != [0; 6]).then(|| crate::kernel::arp::Mac(bytes).to_string())

@@ -1,8 +1,8 @@
-//! Links, tunnel devices, addresses and routes over rtnetlink: reading all, and changing one thing at
-//! a time. Beside them, over generic netlink, [`fou`]: the ports where tunnels end.
+//! Links, tunnel devices, addresses and routes over rtnetlink: reading all, and changing one at a time.
+//! Also [`fou`], over generic netlink: the ports where GUE tunnels end.
 //!
-//! Each change first looks whether what it expects is there, and touches nothing if it is not: the
-//! kernel itself would replace or delete without a word.
+//! Each change first compares the present value with the expected one, and fails without a change if they
+//! differ: the kernel itself would replace or delete any value.
 
 mod addresses;
 pub mod fou;
@@ -38,23 +38,23 @@ impl Drop for Net {
     }
 }
 
-/// All of it.
+/// The network state of a namespace.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NetState {
     /// Interfaces.
     pub links: BTreeMap<IfName, Link>,
     /// Hardware address of each interface that has one.
     pub hardware: BTreeMap<IfName, String>,
-    /// GRE devices that take packets from anybody to one address.
+    /// Tunnel devices that accept packets from any source to one local address.
     pub tunnels: BTreeMap<IfName, TunnelDevice>,
-    /// Addresses.
+    /// Addresses of all interfaces.
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The route in use to each destination.
     pub routes: BTreeMap<RouteKey, Route>,
 }
 
 impl Net {
-    /// Opens it in the namespace of the calling thread. Must run inside a tokio runtime.
+    /// Opens a socket in the namespace of the calling thread. Needs a tokio runtime.
     pub fn open() -> Result<Self> {
         let (connection, handle, _messages) = rtnetlink::new_connection().map_err(|error| {
             Error::new("cannot open a netlink socket (NETLINK_ROUTE)").because(error)
@@ -62,7 +62,7 @@ impl Net {
         Ok(Self { handle, driver: tokio::spawn(connection) })
     }
 
-    /// Reads everything.
+    /// Reads links, addresses and routes.
     pub async fn read(&self) -> Result<NetState> {
         let links = self.links().await?;
         let addresses = self.addresses(&links).await?;
@@ -91,17 +91,17 @@ fn errno_of(error: &rtnetlink::Error) -> Option<Errno> {
     }
 }
 
-/// `what` failed; the error number in words, and the cure where this layer knows one.
+/// The error for `what`, with the meaning of its errno, and the cure where this layer knows one.
 fn refused(what: String, error: rtnetlink::Error) -> Error {
     let Some(errno) = errno_of(&error) else { return Error::new(what).because(error) };
     let cure = match errno {
         Errno::EPERM | Errno::EACCES => Some(
-            "root with CAP_NET_ADMIN in this network namespace is needed: an unprivileged container \
+            "it needs root with CAP_NET_ADMIN in this network namespace: an unprivileged container \
              does not have it",
         ),
         Errno::ENETUNREACH => Some(
-            "the gateway is on none of this host's subnets: give the host an address in the \
-             gateway's subnet first, or name another gateway",
+            "the gateway is in no subnet of this host: give the host an address in the gateway's \
+             subnet first, or name another gateway",
         ),
         Errno::EHOSTUNREACH => Some("the gateway cannot be reached over that interface"),
         Errno::ENETDOWN => Some("the interface is down: set it up first"),

@@ -1,4 +1,4 @@
-//! Routes of the main table: reading the one in use to each destination, adding, replacing, removing.
+//! Routes of the main table: reading the route in use to each destination, adding, replacing, removing.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -16,13 +16,12 @@ use super::{LinksByIndex, Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
 use crate::state::{Route, RouteKey, Scope};
 
-/// `IP6_RT_PRIO_USER`: what the kernel makes of "no metric" in IPv6, and reports in its place. The
-/// canonical form is 0: who asks for no metric, for 0 or for 1024 means the same route, and it reads
-/// back as 0. In IPv4 0 is a metric like any other, and 1024 is 1024.
+/// `IP6_RT_PRIO_USER`: the metric that the kernel gives an IPv6 route without one. Its canonical form is 0:
+/// a route without metric, with 0 or with 1024 is the same. In IPv4 0 and 1024 are different metrics.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
 
 impl Net {
-    /// Dumps the main table and keeps, of several routes to one destination, the one in use.
+    /// Dumps the main table. Of several routes to one destination it keeps the one in use.
     pub async fn routes(&self, links: &LinksByIndex) -> Result<BTreeMap<RouteKey, Route>> {
         let mut best = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -36,8 +35,8 @@ impl Net {
                 .try_collect()
                 .await
                 .map_err(|error| refused("cannot read the routes".to_owned(), error))?;
-            for message in messages.iter().filter(|message| is_ours(message, family)) {
-                if let Some((key, route)) = seen(message, links) {
+            for message in messages.iter().filter(|message| in_main_table(message, family)) {
+                if let Some((key, route)) = observed(message, links) {
                     keep_better(&mut best, key, route);
                 }
             }
@@ -45,14 +44,15 @@ impl Net {
         Ok(best)
     }
 
-    async fn route_there(&self, key: &RouteKey) -> Result<(LinksByIndex, Option<Route>)> {
+    async fn present_route(&self, key: &RouteKey) -> Result<(LinksByIndex, Option<Route>)> {
         let links = self.links().await?;
         let route = self.routes(&links).await?.remove(key);
         Ok((links, route))
     }
 
+    /// An error if the present route is not `expected`.
     async fn verify(&self, key: &RouteKey, expected: Option<&Route>) -> Result<LinksByIndex> {
-        let (links, found) = self.route_there(key).await?;
+        let (links, found) = self.present_route(key).await?;
         if found.as_ref() == expected {
             return Ok(links);
         }
@@ -62,27 +62,26 @@ impl Net {
         Err(Error::changed_since(&what, &text(expected), &text(found.as_ref())))
     }
 
-    /// Adds a route where none leads to the destination.
+    /// Adds a route; an error if the destination has one.
     pub async fn add_route(&self, key: &RouteKey, route: &Route) -> Result<()> {
         let links = self.verify(key, None).await?;
         self.new_route(key, route, &links, false).await
     }
 
-    /// Removes the route that is there as `route` says.
+    /// Removes a route; an error if it is not equal to `route`.
     pub async fn remove_route(&self, key: &RouteKey, route: &Route) -> Result<()> {
         let links = self.verify(key, Some(route)).await?;
         self.delete_route(key, route, &links).await
     }
 
-    /// Replaces `before` by `after` without a moment in which there is none.
+    /// Replaces `before` by `after`; the destination has a route at each moment.
     ///
-    /// The kernel replaces in place only what has the same metric (net/ipv4/fib_trie.c,
-    /// `fib_table_insert`). Where the metric changes, the new route is added first and the old one
-    /// removed then: there are two for a moment, never none.
+    /// The kernel replaces in place only a route of the same metric (net/ipv4/fib_trie.c,
+    /// `fib_table_insert`). Where the metric changes, the new route is added before the old one is removed.
     pub async fn replace_route(&self, key: &RouteKey, before: &Route, after: &Route) -> Result<()> {
         if !before.unheld.is_empty() {
             return Err(Error::new(format!(
-                "route {key} ({before}) has settings that could not be put back: it is not replaced"
+                "route {key} ({before}) has settings that lvsprov could not restore: it is not replaced"
             ))
             .cure("replace or remove it by hand, then plan again"));
         }
@@ -106,10 +105,10 @@ impl Net {
         let verb = if replace { "replace" } else { "add" };
         request.execute().await.map_err(|error| match errno_of(&error) {
             Some(Errno::EEXIST) => Error::new(format!(
-                "cannot {verb} route {key} {route}: another route to it has metric {} already",
+                "cannot {verb} route {key} {route}: another route to this destination has metric {}",
                 route.metric
             ))
-            .cure("give this one another metric, or remove the other"),
+            .cure("give this route another metric, or remove the other route"),
             _ => refused(format!("cannot {verb} route {key} {route}"), error),
         })
     }
@@ -128,8 +127,9 @@ impl Net {
     }
 }
 
-/// Main table, and no cache entry (RTM_F_CLONED). A kernel without IPv6 answers with other families.
-fn is_ours(message: &RouteMessage, family: AddressFamily) -> bool {
+/// Whether it is a route of `family` in the main table, and not a cache entry (RTM_F_CLONED). A kernel without
+/// IPv6 answers with other families.
+fn in_main_table(message: &RouteMessage, family: AddressFamily) -> bool {
     let table = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
@@ -140,8 +140,8 @@ fn is_ours(message: &RouteMessage, family: AddressFamily) -> bool {
         && !header.flags.contains(RouteFlags::Cloned)
 }
 
-/// The lowest metric wins; of equal ones the first of the dump, as in the kernel's own lookup. One
-/// for a single type of service loses against one for all.
+/// Keeps the route that the kernel uses: the lowest metric; of equal metrics the first of the dump. A route
+/// for a single TOS ranks below one for all.
 fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
     let for_one_tos = |route: &Route| route.unheld.iter().any(|text| text.starts_with("tos "));
     match best.entry(key) {
@@ -157,7 +157,7 @@ fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route
     }
 }
 
-pub(super) fn seen(message: &RouteMessage, links: &LinksByIndex) -> Option<(RouteKey, Route)> {
+pub(super) fn observed(message: &RouteMessage, links: &LinksByIndex) -> Option<(RouteKey, Route)> {
     let header = &message.header;
     let v6 = header.address_family == AddressFamily::Inet6;
     let mut destination = unspecified(v6);
@@ -190,9 +190,8 @@ pub(super) fn seen(message: &RouteMessage, links: &LinksByIndex) -> Option<(Rout
                 Some(link) => route.dev = Some(link.name.clone()),
                 None => route.unheld.push(format!("interface number {index}")),
             },
-            // Not a setting: the table is known, and IPv6 always adds its cache's numbers and the
-            // default preference. A route that ends some day was given by a router; not even the
-            // time that is left is a setting, as it is another one at each look.
+            // Table, cache numbers and the default preference are not settings. A route that expires comes
+            // from a router advertisement; the remaining time is not a setting, as it differs at each read.
             RouteAttribute::CacheInfo(cache) if cache.expires != 0 => {
                 route.unheld.push("expires".to_owned());
             }
@@ -214,7 +213,7 @@ pub(super) fn seen(message: &RouteMessage, links: &LinksByIndex) -> Option<(Rout
     Some((RouteKey(net.trunc()), route))
 }
 
-/// `Mtu(1400)` as a person writes it: `mtu 1400`. The library has no other text for these.
+/// `Mtu(1400)` as `mtu 1400`: netlink-packet-route has only `Debug` for these.
 fn words(debug: &str) -> String {
     debug.replace('(', " ").replace(')', "").to_lowercase()
 }
@@ -239,7 +238,7 @@ pub(super) fn message(key: &RouteKey, route: &Route, links: &LinksByIndex) -> Re
     let Route { gateway, dev, scope, metric, protocol, source, onlink, unheld } = route;
     if !unheld.is_empty() {
         return Err(Error::new(format!(
-            "route {key} ({route}) has settings that cannot be written: {}",
+            "route {key} ({route}) has settings that lvsprov does not write: {}",
             unheld.join(", ")
         )));
     }
@@ -271,9 +270,8 @@ pub(super) fn message(key: &RouteKey, route: &Route, links: &LinksByIndex) -> Re
     }
     if let Some(dev) = dev {
         let index = links.iter().find_map(|(index, link)| (link.name == *dev).then_some(*index));
-        let index = index.ok_or_else(|| {
-            Error::new(format!("route {key}: there is no interface {dev} on this host"))
-        })?;
+        let index = index
+            .ok_or_else(|| Error::new(format!("route {key}: this host has no interface {dev}")))?;
         list.push(RouteAttribute::Oif(index));
     }
     let metric = if v6 && *metric == 0 { IPV6_DEFAULT_METRIC } else { *metric };

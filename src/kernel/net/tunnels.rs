@@ -1,4 +1,5 @@
-//! Tunnel devices: reading those that take packets from anybody to one address, making and removing one.
+//! Tunnel devices that accept packets from any source to one local address: reading, making and removing
+//! them.
 
 use std::net::IpAddr;
 
@@ -14,12 +15,12 @@ use crate::names::IfName;
 use crate::state::{TunnelDevice, TunnelKind};
 
 impl Net {
-    /// Makes a device that is not there; it is down.
+    /// Makes a device; it is down. An error if an interface has this name.
     pub async fn add_tunnel(&self, dev: &IfName, device: &TunnelDevice) -> Result<()> {
         let request = message(dev, device)?;
-        if let Some(there) = self.links().await?.into_values().find(|link| link.name == *dev) {
-            let found = there.tunnel.map_or_else(
-                || "an interface of that name that is something else".to_owned(),
+        if let Some(link) = self.links().await?.into_values().find(|link| link.name == *dev) {
+            let found = link.tunnel.map_or_else(
+                || "an interface of another kind".to_owned(),
                 |tunnel| tunnel.to_string(),
             );
             return Err(Error::changed_since(&format!("tunnel {dev}"), "nothing", &found));
@@ -28,7 +29,7 @@ impl Net {
             let what = format!("cannot add tunnel {dev} ({device})");
             let cure = match errno_of(&error) {
                 Some(Errno::EEXIST) => format!(
-                    "another {} device takes what is sent to {} already (ip -d link): remove that one",
+                    "another {} device accepts packets to {} already (ip -d link): remove that device",
                     device.kind, device.local
                 ),
                 Some(Errno::EOPNOTSUPP) => format!(
@@ -42,7 +43,7 @@ impl Net {
         })
     }
 
-    /// Removes a device that is as `device` says.
+    /// Removes a device; an error if it is not equal to `device`.
     pub async fn remove_tunnel(&self, dev: &IfName, device: &TunnelDevice) -> Result<()> {
         let links = self.links().await?;
         let found = links.into_iter().find(|(_, link)| link.name == *dev);
@@ -53,7 +54,7 @@ impl Net {
             None => return Err(changed("nothing")),
             Some((index, link)) if link.tunnel.as_ref() == Some(device) => index,
             Some((_, link)) => {
-                let other = || "an interface that is something else".to_owned();
+                let other = || "an interface of another kind".to_owned();
                 return Err(changed(&link.tunnel.map_or_else(other, |tunnel| tunnel.to_string())));
             }
         };
@@ -79,8 +80,8 @@ pub(super) fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage
     let flags = if *checksum { GreIOFlags::Checksum } else { GreIOFlags::empty() };
     let (kind, data) = match (kind, local) {
         _ if local.is_unspecified() || local.is_multicast() => {
-            let what = format!("tunnel {dev}: its local address cannot be {local}");
-            return Err(Error::new(what).cure("an address of the host"));
+            let what = format!("tunnel {dev}: {local} cannot be its local address");
+            return Err(Error::new(what).cure("take an address of the host"));
         }
         (TunnelKind::Gre, IpAddr::V4(local)) => (
             InfoKind::GreTun,
@@ -99,14 +100,17 @@ pub(super) fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage
             ]),
         ),
         (TunnelKind::Ip6tnl, IpAddr::V6(_)) if *checksum => {
-            return Err(Error::new(format!("tunnel {dev}: {} has no checksum", device.kind)));
+            return Err(Error::new(format!(
+                "tunnel {dev}: {} has no checksum setting",
+                device.kind
+            )));
         }
-        // No protocol: what is inside is IPv4 or IPv6.
+        // Without a protocol the device carries both IPv4 and IPv6.
         (TunnelKind::Ip6tnl, local @ IpAddr::V6(_)) => {
             (InfoKind::Ip6Tnl, InfoData::IpTunnel(vec![InfoIpTunnel::Local(*local)]))
         }
         (kind, local) => {
-            let what = format!("tunnel {dev}: {local} is not of the address family of {kind}");
+            let what = format!("tunnel {dev}: {local} has not the address family of {kind}");
             return Err(Error::new(what));
         }
     };
@@ -118,19 +122,19 @@ pub(super) fn message(dev: &IfName, device: &TunnelDevice) -> Result<LinkMessage
     Ok(message)
 }
 
-/// What a device says of itself, whatever its kind.
+/// The settings in a dump, common to all kinds of tunnel devices.
 #[derive(Default)]
 struct TunnelFields {
     local: Option<IpAddr>,
-    /// Bits of GRE for what comes in, and for what goes out.
+    /// GRE flags of received and of sent packets.
     flags: (GreIOFlags, GreIOFlags),
-    /// Something that `TunnelDevice` cannot say: it takes less than everything to its address.
+    /// It has a setting that `TunnelDevice` lacks: it does not accept all packets to its address.
     special: bool,
 }
 
-/// The tunnel that an interface is. `None`: it is none, or none of our kind: one without a local
-/// address (`gre0`), with a remote one, with a key, bound to another interface, within UDP.
-pub(super) fn seen(message: &LinkMessage) -> Option<TunnelDevice> {
+/// The tunnel settings of an interface. `None`: it is not a tunnel, or one that lvsprov does not make: without
+/// a local address (`gre0`), with a remote address or a key, bound to another interface, or within UDP.
+pub(super) fn observed(message: &LinkMessage) -> Option<TunnelDevice> {
     let info = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(info) => Some(info),
         _ => None,
@@ -215,19 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_seen_as_it_was_asked_for() {
+    fn a_device_survives_its_encoding() {
         for device in [
             device(TunnelKind::Gre, "192.0.2.1", false),
             device(TunnelKind::Gre, "192.0.2.1", true),
             device(TunnelKind::Ip6gre, "2001:db8::1", true),
             device(TunnelKind::Ip6tnl, "2001:db8::1", false),
         ] {
-            assert_eq!(seen(&message(&"g".parse().unwrap(), &device).unwrap()), Some(device));
+            assert_eq!(observed(&message(&"g".parse().unwrap(), &device).unwrap()), Some(device));
         }
     }
 
     #[test]
-    fn no_device_is_asked_for_that_cannot_be() {
+    fn an_impossible_device_is_an_error() {
         for (kind, local) in [
             (TunnelKind::Gre, "2001:db8::1"),
             (TunnelKind::Ip6gre, "192.0.2.1"),
@@ -240,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_takes_less_is_none_of_ours() {
+    fn a_device_with_other_settings_is_left_out() {
         let with = |more: Vec<InfoGre>| {
             let mut message = LinkMessage::default();
             let mut data = vec![InfoGre::Local([192, 0, 2, 1].into())];
             data.extend(more);
             message.attributes =
                 vec![LinkAttribute::LinkInfo(vec![LinkInfo::Data(InfoData::GreTun(data))])];
-            seen(&message)
+            observed(&message)
         };
         assert!(with(vec![InfoGre::Remote([0; 4].into()), InfoGre::Link(0)]).is_some());
         for special in [

@@ -1,14 +1,14 @@
-//! The messages of nf_tables that we use (include/uapi/linux/netfilter/nf_tables.h): what we ask for,
-//! and what the kernel tells of tables, chains, rules and sets. Pure.
+//! The messages of nf_tables that lvsprov uses (include/uapi/linux/netfilter/nf_tables.h): requests, and
+//! the tables, chains, rules and sets in the kernel's answers. Pure.
 //!
-//! Numbers in the attributes are in network order, unlike everywhere else in netlink.
+//! Numbers in the attributes are in network order, unlike in most of netlink.
 
 use std::collections::BTreeSet;
 
 use super::expr::{self, Expr};
 use crate::kernel::wire::{self, AttributeList, WireError};
 
-/// The low byte of a message's type.
+/// `NFT_MSG_*`: the low byte of a message's type.
 pub mod message {
     #![allow(missing_docs)] // the kernel's own names
     pub const NEWTABLE: u8 = 0;
@@ -37,17 +37,17 @@ const ACCEPT: u32 = 1;
 /// NFT_SET_ANONYMOUS; and with NFT_SET_CONSTANT.
 const SET_ANONYMOUS: u32 = 0x1;
 const SET_FLAGS: u32 = 0x3;
-/// What `nft` calls inet_service; the kernel only keeps it.
+/// `nft`'s type inet_service; the kernel only stores it.
 const TYPE_PORT: u32 = 13;
-/// How many elements go into one message: 16 bytes each, far below the 64 KiB of an attribute.
+/// Set elements in one message: 16 bytes each, together below the 64 KiB of an attribute.
 const ELEMENTS: usize = 1000;
 
-/// The type of a message.
+/// `nlmsg_type` of a message.
 pub fn kind(message: u8) -> u16 {
     u16::from_be_bytes([SUBSYSTEM, message])
 }
 
-/// Names the table of a request. (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE,
+/// Attributes that name the table of a request. (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE,
 /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE are all 1.)
 pub fn of_table(table: &str) -> AttributeList {
     let mut body = AttributeList::default();
@@ -55,7 +55,7 @@ pub fn of_table(table: &str) -> AttributeList {
     body
 }
 
-/// A new base chain that lets everything through.
+/// A new base chain with policy accept.
 pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> AttributeList {
     let mut hooked = AttributeList::default();
     hooked.put_be32(1, hook);
@@ -68,7 +68,7 @@ pub fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) 
     body
 }
 
-/// A new rule behind those of the chain.
+/// A new rule after those of the chain.
 pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> AttributeList {
     let mut list = AttributeList::default();
     for expr in expressions {
@@ -80,7 +80,7 @@ pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> AttributeList
     body
 }
 
-/// A new set of ports. The kernel replaces `%d` in an anonymous set's name by a number.
+/// A new set of `size` ports. The kernel replaces `%d` in an anonymous set's name by a number.
 pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> AttributeList {
     let mut description = AttributeList::default();
     description.put_be32(1, u32::try_from(size).unwrap_or(u32::MAX));
@@ -94,7 +94,7 @@ pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> AttributeList {
     body
 }
 
-/// Its elements, in as many messages as they need.
+/// The elements of a set, in as many messages as they need.
 pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> Vec<AttributeList> {
     let ports: Vec<_> = ports.iter().collect();
     let message = |ports: &[&u16]| {
@@ -113,30 +113,30 @@ pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> V
     ports.chunks(ELEMENTS).map(message).collect()
 }
 
-/// Asks for the elements of a set.
+/// Attributes that name a set.
 pub fn of_set(table: &str, set: &str) -> AttributeList {
     let mut body = of_table(table);
     body.put_text(2, set);
     body
 }
 
-/// The begin of a batch that is refused (ERESTART) if the rules are not those of `generation` any
-/// more (NFNL_BATCH_GENID).
+/// The start of a batch that the kernel refuses (ERESTART) if the ruleset's generation is no longer
+/// `generation` (NFNL_BATCH_GENID).
 pub fn batch_of(generation: u32) -> AttributeList {
     let mut body = AttributeList::default();
     body.put_be32(1, generation);
     body
 }
 
-/// A table, as it is told of.
+/// A table in the kernel's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedTable {
     /// Any bytes but NUL, up to 255.
     pub name: Vec<u8>,
-    /// 1: dormant, its chains are not in use; 2: it belongs to a process.
+    /// `NFT_TABLE_F_*`. 1: dormant, its chains are not in use; 2: a process owns it.
     pub flags: u32,
-    /// How many chains, sets, stateful objects and flowtables are in it. Anonymous sets do not count
-    /// once their rule is there (nf_tables_api.c, `nf_tables_commit`).
+    /// Number of chains, sets, stateful objects and flowtables in it. Anonymous sets do not count once
+    /// their rule is committed (nf_tables_api.c, `nf_tables_commit`).
     pub parts: u32,
 }
 
@@ -154,16 +154,16 @@ pub fn table(body: &[u8]) -> Result<ObservedTable, WireError> {
     Ok(table)
 }
 
-/// A chain, as it is told of.
+/// A chain in the kernel's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedChain {
     /// The table's name.
     pub table: Vec<u8>,
     /// Its name.
     pub name: Vec<u8>,
-    /// If it is a base chain.
+    /// Present if it is a base chain.
     pub base: Option<Base>,
-    /// It counts packets, is bound to devices or is meant for hardware: nothing of that is ours.
+    /// It counts packets, is bound to devices or is offloaded: lvsprov makes no such chain.
     pub extras: bool,
 }
 
@@ -176,7 +176,7 @@ pub struct Base {
     pub hook: u32,
     /// Lower is earlier.
     pub priority: i32,
-    /// Whether packets pass that no rule decides on.
+    /// Whether its policy is accept.
     pub accepts: bool,
 }
 
@@ -206,7 +206,7 @@ pub fn chain(body: &[u8]) -> Result<ObservedChain, WireError> {
             (7, value) => base.kind = name(value),
             // NFTA_CHAIN_COUNTERS
             (8, _) => chain.extras = true,
-            // NFTA_CHAIN_FLAGS: NFT_CHAIN_BASE says nothing new.
+            // NFTA_CHAIN_FLAGS: NFT_CHAIN_BASE is redundant.
             (10, value) => chain.extras |= wire::read_be32(value, "a chain's flags")? & !1 != 0,
             _ => {}
         }
@@ -215,16 +215,16 @@ pub fn chain(body: &[u8]) -> Result<ObservedChain, WireError> {
     Ok(chain)
 }
 
-/// A rule, as it is told of. A comment on it is passed over.
+/// A rule in the kernel's answer. Its comment is ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedRule {
     /// The table's name.
     pub table: Vec<u8>,
     /// The chain's name.
     pub chain: Vec<u8>,
-    /// Its number, unique within the table.
+    /// Unique within the table.
     pub handle: u64,
-    /// What it does; `None`: it was made by iptables.
+    /// `None` if iptables made it.
     pub expressions: Option<Vec<Expr>>,
 }
 
@@ -249,16 +249,16 @@ pub fn rule(body: &[u8]) -> Result<ObservedRule, WireError> {
     Ok(rule)
 }
 
-/// A set, as it is told of.
+/// A set in the kernel's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedSet {
     /// The table's name.
     pub table: Vec<u8>,
     /// Its name.
     pub name: Vec<u8>,
-    /// Whether it is as [`new_set`] makes them: anonymous, constant, of two bytes, nothing else.
+    /// Whether it has exactly the properties that [`new_set`] gives: anonymous, constant, keys of 2 bytes.
     pub of_ports: bool,
-    /// Whether it is a part of a rule.
+    /// Whether it belongs to a rule.
     pub anonymous: bool,
 }
 
@@ -279,7 +279,7 @@ pub fn set(body: &[u8]) -> Result<ObservedSet, WireError> {
     Ok(set)
 }
 
-/// Reads elements of a set of ports into `ports`. `false`: there is one that is no port.
+/// Reads elements of a set of ports into `ports`. `false`: an element is not a port.
 pub fn elements(body: &[u8], ports: &mut BTreeSet<u16>) -> Result<bool, WireError> {
     let mut plain = true;
     for attribute in wire::attributes(body) {
@@ -304,7 +304,7 @@ pub fn elements(body: &[u8], ports: &mut BTreeSet<u16>) -> Result<bool, WireErro
     Ok(plain)
 }
 
-/// Reads the number of the present generation of all rules.
+/// Reads the generation of the namespace's ruleset.
 pub fn generation(body: &[u8]) -> Result<Option<u32>, WireError> {
     for attribute in wire::attributes(body) {
         if let (1, value) = attribute? {
@@ -314,7 +314,7 @@ pub fn generation(body: &[u8]) -> Result<Option<u32>, WireError> {
     Ok(None)
 }
 
-/// Without the NUL. Whoever made it chose the bytes: they need not be text.
+/// A name without its NUL. The process that made the object chose the bytes: they need not be UTF-8.
 fn name(value: &[u8]) -> Vec<u8> {
     value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }

@@ -1,4 +1,4 @@
-//! What the kernel means by an error number: nf_tables gives hardly any text of its own.
+//! The meaning of error numbers: nf_tables sends hardly any text.
 
 use nix::errno::Errno;
 
@@ -7,33 +7,33 @@ use super::table::BatchMessage;
 use crate::kernel::error::Error;
 use crate::kernel::wire::WireError;
 
-/// What to do where nf_tables is missing.
+/// The cure where nf_tables is missing.
 pub(super) const CURE_MISSING: &str = "packet rules need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): \
      install the kernel's full set of modules and boot that kernel; in a container the machine's own \
      kernel must have it: `modprobe nf_tables` there";
 
-pub(super) fn garbled(error: WireError) -> Error {
-    Error::new("what nf_tables answers cannot be understood").because(error)
+pub(super) fn undecodable(error: WireError) -> Error {
+    Error::new("cannot decode an answer of nf_tables").because(error)
 }
 
-pub(super) fn restless() -> Error {
+pub(super) fn keeps_changing() -> Error {
     Error::new("the nftables rules change faster than they can be read")
-        .cure("something else (a firewall, kube-proxy) rewrites them all the time: stop that, or try again")
+        .cure("another program (a firewall, kube-proxy) rewrites them all the time: stop it, or try again")
 }
 
 pub(super) fn cannot_read(errno: Errno) -> Error {
-    // Nobody feels responsible for the message (`nfnetlink_rcv_msg`).
+    // No module has registered for the message (`nfnetlink_rcv_msg`).
     let errno = if errno == Errno::EINVAL { Errno::EPROTONOSUPPORT } else { errno };
     let (meaning, cure) = meaning(errno, false);
     Error::new(format!("cannot read the nftables tables{meaning}")).because(errno).maybe_cure(cure)
 }
 
-pub(super) fn explain(what: &str, piece: Option<&BatchMessage>, errno: Errno) -> Error {
-    let at = piece.map(|piece| format!(", at {}", piece.what)).unwrap_or_default();
-    let chain_or_rule =
-        piece.is_some_and(|piece| matches!(piece.message, message::NEWCHAIN | message::NEWRULE));
+pub(super) fn explain(what: &str, refused: Option<&BatchMessage>, errno: Errno) -> Error {
+    let at = refused.map(|refused| format!(", at {}", refused.what)).unwrap_or_default();
+    let chain_or_rule = refused
+        .is_some_and(|refused| matches!(refused.message, message::NEWCHAIN | message::NEWRULE));
     let (meaning, cure) = meaning(errno, chain_or_rule);
-    Error::new(format!("cannot write {what}{at}{meaning}; nothing of it was done"))
+    Error::new(format!("cannot write {what}{at}{meaning}; nothing of it was written"))
         .because(errno)
         .maybe_cure(cure)
 }
@@ -44,8 +44,8 @@ fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static 
         Errno::EPERM | Errno::EACCES => (
             ": not allowed, or the table belongs to another process (flag owner)",
             Some(
-                "it needs root with CAP_NET_ADMIN in the network namespace; `nft list tables` says \
-                 whose a table is",
+                "it needs root with CAP_NET_ADMIN in the network namespace; `nft list tables` shows the \
+                 owner of a table",
             ),
         ),
         Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT if chain_or_rule => (
@@ -59,8 +59,8 @@ fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static 
         Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
             (": this kernel has no nftables", Some(CURE_MISSING))
         }
-        Errno::EBUSY => (": something still uses a part of it", None),
-        Errno::EMSGSIZE => (": too much for one transaction", None),
+        Errno::EBUSY => (": a part of it is still in use", None),
+        Errno::EMSGSIZE => (": too large for one transaction", None),
         _ => ("", None),
     }
 }

@@ -1,9 +1,9 @@
-//! What a rule is made of: the few expressions of nf_tables that our rules use, with their exact
-//! attributes (include/uapi/linux/netfilter/nf_tables.h). Pure.
+//! The expressions of nf_tables that lvsprov's rules consist of, with their exact attributes
+//! (include/uapi/linux/netfilter/nf_tables.h). Pure.
 //!
-//! All of them work on one register (NFT_REG_1, 16 bytes). An expression that says anything else than
-//! we would is [`Expr::Other`]: reading never guesses. AttributeList that are zero count as absent,
-//! because the kernel dumps some that nobody set (`flags` of a lookup).
+//! All of them use one register (NFT_REG_1, 16 bytes). An expression with other attributes than lvsprov
+//! writes is [`Expr::Other`]. Attributes that are zero count as absent, because the kernel dumps some
+//! that the request did not have (`flags` of a lookup).
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const META_PROTOCOL: u32 = 16;
 /// NFT_CT_DST_IP, NFT_CT_DST_IP6: since Linux 4.17, for tables of family inet.
 const CT_DESTINATION: u32 = 20;
 const CT_DESTINATION6: u32 = 22;
-/// NFT_EXTHDR_OP_TCPOPT; the option TCPOPT_MAXSEG (RFC 9293, 3.2), its value and how long it is.
+/// NFT_EXTHDR_OP_TCPOPT; the option TCPOPT_MAXSEG (RFC 9293, 3.2); offset and length of its value in bytes.
 const EXTHDR_TCP_OPTION: u32 = 1;
 const OPTION_MSS: u8 = 2;
 const MSS_OFFSET: u32 = 2;
@@ -37,7 +37,7 @@ pub enum Expr {
     LoadFamily,
     /// Loads the transport protocol's number, one byte.
     LoadProtocol,
-    /// Loads a piece of the packet.
+    /// Loads bytes of the packet.
     LoadPacket {
         /// The header from whose start `offset` counts: NFT_PAYLOAD_NETWORK_HEADER or _TRANSPORT_.
         base: u32,
@@ -46,32 +46,32 @@ pub enum Expr {
         /// In bytes, 1-16.
         length: u32,
     },
-    /// Loads the destination that the connection was made to, as connection tracking knows it.
+    /// Loads the original destination of the connection, from connection tracking.
     LoadOriginalDestination {
         /// IPv6.
         v6: bool,
     },
-    /// Goes on if what is loaded equals this.
+    /// Continues if the register equals this.
     Equal(Vec<u8>),
-    /// Goes on if what is loaded is an element of a set.
+    /// Continues if the register is an element of a set.
     InSet {
         /// The set's name.
         set: String,
-        /// Its number within a transaction; 0 in what the kernel dumps.
+        /// Its number within a transaction; 0 in a dump.
         id: u32,
     },
-    /// Keeps these bits of what is loaded.
+    /// Masks the register with these bits.
     Keep(Vec<u8>),
     /// Loads a constant.
     Constant(Vec<u8>),
-    /// What is loaded (a number in the host's order) becomes the packet's mark.
+    /// Sets the packet's mark to the register (host byte order).
     StoreMark,
-    /// What is loaded (two bytes, network order) becomes the MSS that the segment says, if it says
-    /// one and that is greater (net/netfilter/nft_exthdr.c, `nft_exthdr_tcp_set_eval`).
+    /// Sets the segment's MSS option to the register (2 bytes, network order), if it has one that is
+    /// greater (net/netfilter/nft_exthdr.c, `nft_exthdr_tcp_set_eval`).
     StoreMss,
-    /// The source becomes an address of the interface through which the packet leaves.
+    /// Source NAT to an address of the outgoing interface.
     Masquerade,
-    /// Something else, by its name.
+    /// Any other expression, by its name.
     Other(String),
 }
 
@@ -96,7 +96,7 @@ impl Expr {
         }
     }
 
-    /// Its attributes, as bytes. The numbers are those of `enum nft_NAME_attributes`.
+    /// Its attributes, numbered by `enum nft_NAME_attributes`.
     fn attributes(&self) -> Vec<(u16, Vec<u8>)> {
         let number = |number: u32| number.to_be_bytes().to_vec();
         let register = || number(REGISTER);
@@ -159,31 +159,31 @@ impl Expr {
 
     /// Reads one element of a list of expressions.
     pub fn decode(element: &[u8]) -> Result<Self, WireError> {
-        let (mut name, mut there) = (String::new(), BTreeMap::new());
+        let (mut name, mut found) = (String::new(), BTreeMap::new());
         for attribute in wire::attributes(element) {
             match attribute? {
                 (EXPR_NAME, value) => name = wire::read_text(value, "an expression's name")?,
                 (EXPR_DATA, value) => {
-                    there = wire::attributes(value).collect::<Result<_, WireError>>()?;
+                    found = wire::attributes(value).collect::<Result<_, WireError>>()?;
                 }
                 _ => {}
             }
         }
-        Ok(match guess(&name, &there) {
-            Some(candidate) if candidate.is(&there) => candidate,
+        Ok(match candidate(&name, &found) {
+            Some(candidate) if candidate.is(&found) => candidate,
             _ => Self::Other(name),
         })
     }
 
-    /// Whether exactly its own attributes are there.
-    fn is(&self, there: &BTreeMap<u16, &[u8]>) -> bool {
+    /// Whether `found` are exactly its attributes.
+    fn is(&self, found: &BTreeMap<u16, &[u8]>) -> bool {
         let own: BTreeMap<u16, Vec<u8>> = self.attributes().into_iter().collect();
         let is_zero = |value: &[u8]| value.iter().all(|byte| *byte == 0);
-        let all_there = own.iter().all(|(kind, value)| match there.get(kind) {
-            Some(found) => found == value,
+        let all_present = own.iter().all(|(kind, value)| match found.get(kind) {
+            Some(present) => present == value,
             None => is_zero(value) && matches!(self, Self::InSet { .. }),
         });
-        all_there && there.iter().all(|(kind, value)| own.contains_key(kind) || is_zero(value))
+        all_present && found.iter().all(|(kind, value)| own.contains_key(kind) || is_zero(value))
     }
 }
 
@@ -198,14 +198,14 @@ fn nested(expr: &Expr, kind: u16) -> u16 {
     if holds_data { wire::NESTED } else { 0 }
 }
 
-/// A constant as nf_tables wraps it.
+/// A constant in `NFTA_DATA_VALUE`.
 pub(super) fn data(value: &[u8]) -> Vec<u8> {
     let mut inside = AttributeList::default();
     inside.put(DATA_VALUE, value);
     inside.into_bytes()
 }
 
-/// The constant in it, if it is one (and not a verdict).
+/// The constant in `NFTA_DATA_VALUE`; `None` for a verdict.
 pub(super) fn value_in(bytes: &[u8]) -> Option<&[u8]> {
     wire::attributes(bytes).find_map(|attribute| match attribute {
         Ok((DATA_VALUE, value)) => Some(value),
@@ -213,10 +213,10 @@ pub(super) fn value_in(bytes: &[u8]) -> Option<&[u8]> {
     })
 }
 
-/// What it might be, with the parts of it that vary.
-fn guess(name: &str, there: &BTreeMap<u16, &[u8]>) -> Option<Expr> {
-    let number = |kind: u16| wire::read_be32(there.get(&kind)?, "a number").ok();
-    let value = |kind: u16| value_in(there.get(&kind)?).map(<[u8]>::to_vec);
+/// The expression with the variable attributes of `found`; the caller compares the constant ones.
+fn candidate(name: &str, found: &BTreeMap<u16, &[u8]>) -> Option<Expr> {
+    let number = |kind: u16| wire::read_be32(found.get(&kind)?, "a number").ok();
+    let value = |kind: u16| value_in(found.get(&kind)?).map(<[u8]>::to_vec);
     Some(match name {
         "meta" => match number(2)? {
             META_FAMILY => Expr::LoadFamily,
@@ -228,7 +228,7 @@ fn guess(name: &str, there: &BTreeMap<u16, &[u8]>) -> Option<Expr> {
         "ct" => Expr::LoadOriginalDestination { v6: number(2)? == CT_DESTINATION6 },
         "cmp" => Expr::Equal(value(3)?),
         "lookup" => {
-            let set = wire::read_text(there.get(&1)?, "a set's name").ok()?;
+            let set = wire::read_text(found.get(&1)?, "a set's name").ok()?;
             Expr::InSet { set, id: number(4).unwrap_or(0) }
         }
         "bitwise" => Expr::Keep(value(4)?),

@@ -1,4 +1,4 @@
-//! Our rules as expressions and back, and the base chains that they stand in. Pure.
+//! [`PacketRule`] to expressions and back, and the base chains of the rules. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use crate::state::{PacketRule, Protocol};
 /// NFPROTO_IPV4, NFPROTO_IPV6 (include/uapi/linux/netfilter.h).
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
-/// The bit SYN, and in which byte of a TCP header it is (RFC 9293, 3.1).
+/// The bit SYN, in byte 13 of a TCP header (RFC 9293, 3.1).
 const SYN: u8 = 0x02;
 const TCP_FLAGS: Expr = Expr::LoadPacket { base: TRANSPORT, offset: 13, length: 1 };
-/// TCP, UDP and SCTP have it at the same place.
+/// At the same offset in TCP, UDP and SCTP.
 const DESTINATION_PORT: Expr = Expr::LoadPacket { base: TRANSPORT, offset: 2, length: 2 };
 
-/// The base chains of a table of ours. Each is there if a rule needs it.
+/// The base chains of a table of lvsprov. A table has those that its rules need.
 ///
-/// They are named so that what `nft list ruleset` prints can be read by `nft -f` again: `mark` and
-/// `masquerade` are words of its language.
+/// `nft -f` reads these names in the output of `nft list ruleset`; it would not read `mark` and
+/// `masquerade`, which are keywords.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chain {
     /// For [`PacketRule::Mark`].
@@ -30,10 +30,10 @@ pub enum Chain {
 }
 
 impl Chain {
-    /// Every one.
+    /// In the order of the hooks.
     pub const ALL: [Self; 3] = [Self::Marks, Self::Mss, Self::Source];
 
-    /// The chain of `rule`; `None`: it is not ours.
+    /// The chain of `rule`; `None` for [`PacketRule::Unknown`].
     pub fn of(rule: &PacketRule) -> Option<Self> {
         match rule {
             PacketRule::Mark { .. } => Some(Self::Marks),
@@ -43,7 +43,7 @@ impl Chain {
         }
     }
 
-    /// Its name.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Marks => "marks",
@@ -52,7 +52,7 @@ impl Chain {
         }
     }
 
-    /// What nf_tables calls its type.
+    /// Its type in nf_tables.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Marks | Self::Mss => "filter",
@@ -78,23 +78,23 @@ impl Chain {
     }
 }
 
-/// A set of ports within a transaction, or as the kernel named it.
+/// Names a set of ports, in a transaction or in a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetName {
-    /// Its name.
+    /// `__set%d` in a transaction: the kernel puts a number there.
     pub name: String,
-    /// Its number within a transaction; 0: none.
+    /// Its number within a transaction, from 1; 0 in a dump.
     pub id: u32,
 }
 
 /// Why a rule cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// It is not one of ours.
+    /// lvsprov makes no such rule.
     #[error("{0:?} is not a rule that lvsprov makes")]
     Unknown(String),
-    /// An IPv4 address and an IPv6 one.
-    #[error("{vip} and {rip} are of two families: source NAT stays within one")]
+    /// `vip` and `rip` are of different address families.
+    #[error("{vip} and {rip} are of two families: source NAT needs one address family")]
     Families {
         /// The address of the service.
         vip: IpAddr,
@@ -111,7 +111,7 @@ pub fn set_of(rule: &PacketRule) -> Option<&BTreeSet<u16>> {
     }
 }
 
-/// `rule` as the kernel gets it, with `set` for the ports of [`set_of`].
+/// The expressions of `rule`, with `set` for the ports of [`set_of`].
 pub fn expressions(rule: &PacketRule, set: &SetName) -> Result<Vec<Expr>, RuleError> {
     let mut all = Vec::new();
     match rule {
@@ -160,7 +160,7 @@ fn to(all: &mut Vec<Expr>, destination: IpAddr, protocol: Protocol) {
     addressed(all, destination, if destination.is_ipv6() { 24 } else { 16 }, protocol);
 }
 
-/// The packet has `address` at `offset` of its IP header, and is of `protocol`.
+/// Matches packets with `address` at byte `offset` of the IP header, and of `protocol`.
 fn addressed(all: &mut Vec<Expr>, address: IpAddr, offset: u32, protocol: Protocol) {
     let (family, length) = if address.is_ipv6() { (IPV6, 16) } else { (IPV4, 4) };
     all.extend([
@@ -173,7 +173,7 @@ fn addressed(all: &mut Vec<Expr>, address: IpAddr, offset: u32, protocol: Protoc
     ]);
 }
 
-/// One byte in the IP header.
+/// The byte in the IP header.
 fn protocol_number(protocol: Protocol) -> u8 {
     u8::try_from(protocol.number()).unwrap_or_default()
 }
@@ -201,25 +201,25 @@ fn number(octets: &[u8]) -> Option<u16> {
     <[u8; 2]>::try_from(octets).ok().map(u16::from_be_bytes)
 }
 
-/// The rule that these expressions in `chain` are, if they are exactly one of ours. `sets`: what is
-/// in the sets of the table.
+/// The rule that `found` in `chain` encodes; `None` unless [`expressions`] would write exactly `found`.
+/// `sets`: the elements of the table's sets.
 pub fn recognise(
     chain: Chain,
-    seen: &[Expr],
+    found: &[Expr],
     sets: &BTreeMap<String, BTreeSet<u16>>,
 ) -> Option<PacketRule> {
-    let (rule, set) = guess(chain, seen, sets)?;
-    // The guess looked only at what varies.
-    let exact = expressions(&rule, &set).is_ok_and(|own| own == seen);
+    let (rule, set) = candidate(chain, found, sets)?;
+    // The candidate comes from the variable expressions only: the constant ones are compared here.
+    let exact = expressions(&rule, &set).is_ok_and(|own| own == found);
     exact.then_some(rule)
 }
 
-fn guess(
+fn candidate(
     chain: Chain,
-    seen: &[Expr],
+    found: &[Expr],
     sets: &BTreeMap<String, BTreeSet<u16>>,
 ) -> Option<(PacketRule, SetName)> {
-    let [_, _, _, Expr::Equal(ip), _, Expr::Equal(protocol), rest @ ..] = seen else {
+    let [_, _, _, Expr::Equal(ip), _, Expr::Equal(protocol), rest @ ..] = found else {
         return None;
     };
     let ip = address(ip)?;

@@ -1,13 +1,12 @@
-//! Carries nf_tables' messages to the kernel: consistent reads, and transactions.
+//! The socket to nf_tables: consistent reads, and transactions.
 //!
-//! **Reads.** Tables, chains, rules, sets and elements are dumps of their own. The kernel counts the
-//! generations of all rules of a namespace; what was read counts only if the generation was the same
-//! before and after.
+//! **Reads.** Tables, chains, rules, sets and elements are separate dumps. The kernel numbers the
+//! generations of a namespace's ruleset; a read is valid if the generation is the same before and after.
 //!
-//! **Transactions.** All messages of a batch go out in one send, because the kernel takes what is in
-//! one as a whole or not at all (net/netfilter/nfnetlink.c, `nfnetlink_rcv_batch`). The batch names
-//! the generation that was read, and is refused with ERESTART if there is a newer one. Only the last
-//! message asks for an acknowledgement; any error is told of by its sequence number.
+//! **Transactions.** All messages of a batch go out in one send, because the kernel applies the messages
+//! of one send as a whole or not at all (net/netfilter/nfnetlink.c, `nfnetlink_rcv_batch`). The batch names
+//! the generation that was read, and the kernel refuses it with ERESTART after a newer one. Only the last
+//! message asks for an acknowledgement; an error carries the sequence number of its message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,7 +20,7 @@ use nix::sys::socket::{
 };
 
 use super::codec::{self, ANY, INET, message};
-use super::explain::{CURE_MISSING, cannot_read, explain, garbled, restless};
+use super::explain::{CURE_MISSING, cannot_read, explain, keeps_changing, undecodable};
 use super::table::{self, BatchMessage, TableContents};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST};
@@ -31,31 +30,31 @@ use crate::state::{PacketRules, TableName};
 /// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END (include/uapi/linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-/// The header of those: family, version, and the subsystem that the batch is for.
+/// `struct nfgenmsg` of both: family, version, and the subsystem of the batch.
 const BATCH_HEADER: [u8; 4] = [ANY, 0, 0, codec::SUBSYSTEM];
 
-/// The kernel answers at once; loading modules for a chain takes longer.
+/// Seconds to wait for an answer: a new chain may load modules.
 const PATIENCE_S: i64 = 30;
-/// How often something is tried that others' changes interrupt.
+/// How often a read or a transaction is tried that changes by other processes interrupt.
 const TRIES: u32 = 10;
-/// How long to wait then, times the number of tries: half a second in all.
+/// The pause before try N is N times this: 0.5 s together.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A batch beyond this needs a larger send buffer than the usual 208 KiB, of which it counts double.
+/// Bytes. A larger batch needs a larger send buffer than the usual 208 KiB, in which it counts double.
 const SMALL: usize = 64 * 1024;
 
-/// What was read.
+/// The nftables tables of a network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NftObservation {
-    /// Tables that lvsprov made, for whatever topology.
+    /// Tables that lvsprov made, for any topology.
     pub tables: BTreeMap<TableName, PacketRules>,
-    /// All others, by family and name, fit for a terminal: `ip filter`.
-    pub foreign: BTreeSet<String>,
+    /// Family and name of all other tables, fit for a terminal: `ip filter`.
+    pub unmanaged: BTreeSet<String>,
 }
 
-/// Why a read must be done again, or cannot be done.
+/// Why a read gave no result.
 enum NftReadError {
-    /// Somebody changed the rules meanwhile.
-    Changed,
+    /// The ruleset changed during the read: it can be tried again.
+    Interrupted,
     Failed(Error),
 }
 
@@ -72,8 +71,8 @@ pub struct NftSocket {
 }
 
 impl NftSocket {
-    /// Opens it, and **loads nfnetlink** where the kernel can; the first message loads nf_tables. To
-    /// look without a change ask [`super::is_loaded`] first.
+    /// Opens it, and **loads nfnetlink** where the kernel can; the first message loads nf_tables. A caller
+    /// that must not change the host checks [`super::is_loaded`] first.
     pub fn open() -> Result<Self> {
         let failed = |error: io::Error| {
             let missing = matches!(error.raw_os_error(), Some(nix::libc::EPROTONOSUPPORT));
@@ -86,7 +85,7 @@ impl NftSocket {
 
     /// Reads all tables.
     pub fn read(&mut self) -> Result<NftObservation> {
-        self.read_with_generation().map(|(seen, _)| seen)
+        self.read_with_generation().map(|(observation, _)| observation)
     }
 
     /// See [`super::set`].
@@ -97,70 +96,74 @@ impl NftSocket {
         after: Option<&PacketRules>,
     ) -> Result<()> {
         let what = format!("nftables table inet {name}");
-        let in_words = |rules: Option<&PacketRules>| match rules {
+        let describe = |rules: Option<&PacketRules>| match rules {
             None => "no such table".to_owned(),
             Some(rules) if rules.rules.is_empty() => "an empty table".to_owned(),
             Some(rules) => rules.to_string(),
         };
         for _ in 0..TRIES {
-            let (seen, generation) = self.read_with_generation()?;
-            let there = seen.tables.get(name);
-            if there != before {
-                return Err(Error::changed_since(&what, &in_words(before), &in_words(there)));
+            let (observation, generation) = self.read_with_generation()?;
+            let found = observation.tables.get(name);
+            if found != before {
+                return Err(Error::changed_since(&what, &describe(before), &describe(found)));
             }
-            let pieces = table::transaction(name, there.is_some(), after)
+            let messages = table::transaction(name, found.is_some(), after)
                 .map_err(|error| Error::new(format!("cannot write {what}")).because(error))?;
-            match self.commit(generation, &pieces)? {
+            match self.commit(generation, &messages)? {
                 Ok(()) => return Ok(()),
                 Err((_, Errno::ERESTART)) => {}
-                Err((piece, errno)) => return Err(explain(&what, piece, errno)),
+                Err((refused, errno)) => return Err(explain(&what, refused, errno)),
             }
         }
-        Err(restless())
+        Err(keeps_changing())
     }
 
     fn read_with_generation(&mut self) -> Result<(NftObservation, u32)> {
         for attempt in 1..=TRIES {
             match self.try_to_read() {
                 Ok(all) => return Ok(all),
-                // Whoever writes them writes many at once: give way for longer each time.
-                Err(NftReadError::Changed) => std::thread::sleep(PAUSE * attempt),
+                // A program that writes rules mostly writes many: each pause is longer.
+                Err(NftReadError::Interrupted) => std::thread::sleep(PAUSE * attempt),
                 Err(NftReadError::Failed(error)) => return Err(error),
             }
         }
-        Err(restless())
+        Err(keeps_changing())
     }
 
     fn try_to_read(&mut self) -> std::result::Result<(NftObservation, u32), NftReadError> {
         let before = self.generation()?;
-        let mut seen = NftObservation::default();
-        let mut ours = Vec::new();
+        let mut observation = NftObservation::default();
+        let mut managed = Vec::new();
         let tables = self
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
         for (family, found) in tables {
             let name = std::str::from_utf8(&found.name).ok().filter(|_| family == INET);
             if let Some(name) = name.and_then(|name| name.parse::<TableName>().ok()) {
-                ours.push((name, found));
+                managed.push((name, found));
             } else {
                 let name = table::printable(&found.name);
-                seen.foreign.insert(format!("{} {name}", table::family(family)));
+                observation.unmanaged.insert(format!("{} {name}", table::family(family)));
             }
         }
-        if ours.is_empty() {
-            // One dump, and the kernel says itself if that was interrupted.
-            return Ok((seen, before));
+        if managed.is_empty() {
+            // A single dump: the kernel itself marks an interrupted one.
+            return Ok((observation, before));
         }
         let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
-        for (name, found) in ours {
+        for (name, found) in managed {
             let in_it = |chain: &&codec::ObservedChain| chain.table == found.name;
             let chains = chains.iter().filter(in_it).cloned().collect();
             let parts = self.parts(&name, found, chains)?;
-            seen.tables.insert(name, table::rules_of(&parts));
+            observation.tables.insert(name, table::rules_of(&parts));
         }
-        if self.generation()? == before { Ok((seen, before)) } else { Err(NftReadError::Changed) }
+        if self.generation()? == before {
+            Ok((observation, before))
+        } else {
+            Err(NftReadError::Interrupted)
+        }
     }
 
-    /// What is in a table. Old kernels do not dump by table: so what is others' is left out here.
+    /// The contents of a table. Old kernels dump those of all tables: the others are dropped here.
     fn parts(
         &mut self,
         name: &TableName,
@@ -186,7 +189,7 @@ impl NftSocket {
         Ok(TableContents { table, chains, rules, sets })
     }
 
-    /// What is in a set, if it is ports and nothing else.
+    /// The elements of a set, if all are ports.
     fn ports(
         &mut self,
         table: &str,
@@ -203,24 +206,24 @@ impl NftSocket {
     fn generation(&mut self) -> std::result::Result<u32, NftReadError> {
         let seq = self.socket.next_seq();
         let kind = codec::kind(message::GETGEN);
-        // With an acknowledgement, so that nothing of it is left in the socket.
+        // With an acknowledgement, so that no answer stays in the socket.
         self.socket.send(&wire::frame_of(kind, REQUEST | ACK, seq, [ANY, 0, 0, 0], &[]))?;
         let mut number = None;
         let end = self.socket.receive(seq, |message| {
             number = codec::generation(message.family()?.1)?;
             Ok::<_, WireError>(())
         })?;
-        match (passing(end), number) {
+        match (with_interruptions(end), number) {
             (ExchangeEnd::Done, Some(number)) => Ok(number),
             (ExchangeEnd::Done, None) => {
-                Err(Error::new("the kernel does not say which generation of rules it has").into())
+                Err(Error::new("the kernel sent no generation of its nftables ruleset").into())
             }
-            (ExchangeEnd::Changed, _) => Err(NftReadError::Changed),
+            (ExchangeEnd::Incomplete, _) => Err(NftReadError::Interrupted),
             (ExchangeEnd::Refused(errno), _) => Err(cannot_read(errno).into()),
         }
     }
 
-    /// Dumps; `each` gets the family and the attributes of every answer.
+    /// Dumps; `each` gets the family and the attributes of each answer.
     fn dump<T>(
         &mut self,
         message: u8,
@@ -237,30 +240,30 @@ impl NftSocket {
             all.push(each(family, body)?);
             Ok::<_, WireError>(())
         })?;
-        match passing(end) {
+        match with_interruptions(end) {
             ExchangeEnd::Done => Ok(all),
-            // Gone since the tables were dumped.
-            ExchangeEnd::Changed | ExchangeEnd::Refused(Errno::ENOENT) => {
-                Err(NftReadError::Changed)
+            // ENOENT: removed since the tables were dumped.
+            ExchangeEnd::Incomplete | ExchangeEnd::Refused(Errno::ENOENT) => {
+                Err(NftReadError::Interrupted)
             }
             ExchangeEnd::Refused(errno) => Err(cannot_read(errno).into()),
         }
     }
 
-    /// Sends `pieces` as one transaction. Not done: the piece that the kernel refuses (`None`: the
-    /// transaction itself), and why.
+    /// Sends `batch` as one transaction. The inner error: the message that the kernel refused (`None`:
+    /// the batch itself), and the errno. Then the kernel did none of them.
     fn commit<'a>(
         &mut self,
         generation: u32,
-        pieces: &'a [BatchMessage],
+        batch: &'a [BatchMessage],
     ) -> Result<std::result::Result<(), (Option<&'a BatchMessage>, Errno)>> {
-        let Some(last) = pieces.len().checked_sub(1) else { return Ok(Ok(())) };
+        let Some(last) = batch.len().checked_sub(1) else { return Ok(Ok(())) };
         let begin = self.socket.next_seq();
         let body = codec::batch_of(generation).into_bytes();
         let mut frames = wire::frame_of(BATCH_BEGIN, REQUEST, begin, BATCH_HEADER, &body);
         let mut seqs = BTreeMap::new();
-        for (at, piece) in pieces.iter().enumerate() {
-            let BatchMessage { message, flags, body, what: _ } = piece;
+        for (at, one) in batch.iter().enumerate() {
+            let BatchMessage { message, flags, body, what: _ } = one;
             let seq = self.socket.next_seq();
             seqs.insert(seq, at);
             let flags = REQUEST | flags | if at == last { ACK } else { 0 };
@@ -273,41 +276,43 @@ impl NftSocket {
         self.make_room_for(frames.len());
         self.socket.send(&frames)?;
         loop {
-            let Some(messages) = self.socket.datagram()? else {
-                // Errors did not find room: there were some, and no acknowledgement after that.
+            let Some(answers) = self.socket.datagram()? else {
+                // The kernel dropped errors (ENOBUFS), so the batch failed: those that are left name a message.
                 continue;
             };
-            for message in messages {
-                let message = message.map_err(garbled)?;
-                let at = seqs.get(&message.seq).copied();
-                if message.kind != wire::ERROR || (at.is_none() && message.seq != begin) {
+            for answer in answers {
+                let answer = answer.map_err(undecodable)?;
+                let at = seqs.get(&answer.seq).copied();
+                if answer.kind != wire::ERROR || (at.is_none() && answer.seq != begin) {
                     continue;
                 }
-                match (message.errno().map_err(garbled)?, at) {
+                match (answer.errno().map_err(undecodable)?, at) {
                     (0, Some(at)) if at == last => return Ok(Ok(())),
                     (0, _) => {}
                     (code, at) => {
-                        let piece = at.and_then(|at| pieces.get(at));
-                        return Ok(Err((piece, Errno::from_raw(code))));
+                        let refused = at.and_then(|at| batch.get(at));
+                        return Ok(Err((refused, Errno::from_raw(code))));
                     }
                 }
             }
         }
     }
 
-    /// A batch must be one send, and the kernel refuses (EMSGSIZE) what is more than the send buffer.
+    /// A batch must be one send, and the kernel refuses (EMSGSIZE) one that exceeds the send buffer.
     fn make_room_for(&self, length: usize) {
         if length > SMALL && setsockopt(&self.socket, SndBufForce, &(2 * length)).is_err() {
-            // Root of a user namespace only: as much as net.core.wmem_max allows.
+            // Without CAP_NET_ADMIN in the initial user namespace net.core.wmem_max is the limit.
             let _ = setsockopt(&self.socket, SndBuf, &(2 * length));
         }
     }
 }
 
-/// Others' changes interrupt, also where the kernel does not say so by itself.
-fn passing(end: ExchangeEnd) -> ExchangeEnd {
+/// Counts errnos that stand for an interruption by another process as one.
+fn with_interruptions(end: ExchangeEnd) -> ExchangeEnd {
     match end {
-        ExchangeEnd::Refused(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS) => ExchangeEnd::Changed,
+        ExchangeEnd::Refused(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS) => {
+            ExchangeEnd::Incomplete
+        }
         end => end,
     }
 }

@@ -1,6 +1,10 @@
-//! A table of ours as [`PacketRules`]: what is to be sent for it, and what was read of it. Pure.
+//! [`PacketRules`] to a transaction, and a dumped table to [`PacketRules`]. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_core::{
+    NLM_F_APPEND as APPEND, NLM_F_CREATE as CREATE, NLM_F_EXCL as EXCLUSIVE,
+};
 
 use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message};
 use super::expr::Expr;
@@ -8,28 +12,23 @@ use super::rule::{self, Chain, RuleError, SetName};
 use crate::kernel::wire::AttributeList;
 use crate::state::{PacketRule, PacketRules, TableName};
 
-/// NLM_F_CREATE, NLM_F_EXCL, NLM_F_APPEND (include/uapi/linux/netlink.h).
-const CREATE: u16 = 0x400;
-const EXCLUSIVE: u16 = 0x200;
-const APPEND: u16 = 0x800;
-
 /// One message of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMessage {
-    /// Of [`message`].
+    /// One of [`message`].
     pub message: u8,
     /// NLM_F_*, beyond NLM_F_REQUEST.
     pub flags: u16,
     /// Its attributes.
     pub body: AttributeList,
-    /// What it is about, for a person.
+    /// What it makes or removes, for error messages.
     pub what: String,
 }
 
-/// What makes a table be as `after` says: the old one, if there is one, goes, and the new one comes.
+/// The messages that replace the table `name` by `after`. `exists`: an old table has to be removed.
 pub fn transaction(
     name: &TableName,
-    there: bool,
+    exists: bool,
     after: Option<&PacketRules>,
 ) -> Result<Vec<BatchMessage>, RuleError> {
     let table = name.to_string();
@@ -37,7 +36,7 @@ pub fn transaction(
     let mut add = |message, flags, body, what: &str| {
         all.push(BatchMessage { message, flags, body, what: what.to_owned() });
     };
-    if there {
+    if exists {
         add(message::DELTABLE, 0, codec::of_table(&table), "the removal of the old table");
     }
     let Some(PacketRules { rules }) = after else { return Ok(all) };
@@ -65,75 +64,76 @@ pub fn transaction(
     Ok(all)
 }
 
-/// Everything that was read of one table.
+/// The dumps of one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableContents {
     /// The table itself.
     pub table: codec::ObservedTable,
     /// Its chains.
     pub chains: Vec<ObservedChain>,
-    /// Its rules, those of a chain in their order.
+    /// Its rules; those of a chain in the order of evaluation.
     pub rules: Vec<ObservedRule>,
-    /// Its sets; with their elements if those are ports.
+    /// Its sets; with the elements if all are ports.
     pub sets: Vec<(ObservedSet, Option<BTreeSet<u16>>)>,
 }
 
-/// What a table does. What is not exactly ours is [`PacketRule::Unknown`], and everything is told of:
-/// rules, chains, sets, and by their number the parts that were not read (counters, flowtables).
+/// The rules of a table. Each rule, chain or set that lvsprov would not write is a [`PacketRule::Unknown`];
+/// objects that were not read (counters, flowtables) are one, with their number.
 pub fn rules_of(parts: &TableContents) -> PacketRules {
     let mut all = BTreeSet::new();
-    let mut unknown = unknown_around(parts);
+    let mut unknown = unknown_beside_rules(parts);
     let known: BTreeMap<&[u8], Chain> = parts
         .chains
         .iter()
-        .filter_map(|seen| Some((seen.name.as_slice(), as_ours(seen)?)))
+        .filter_map(|found| Some((found.name.as_slice(), known_chain(found)?)))
         .collect();
-    let with_ports = parts.sets.iter().filter_map(|(seen, elements)| {
-        let name = String::from_utf8(seen.name.clone()).ok()?;
+    let with_ports = parts.sets.iter().filter_map(|(found, elements)| {
+        let name = String::from_utf8(found.name.clone()).ok()?;
         Some((name, elements.clone()?))
     });
     let sets: BTreeMap<String, BTreeSet<u16>> = with_ports.collect();
     let mut last: BTreeMap<Chain, PacketRule> = BTreeMap::new();
-    for seen in &parts.rules {
-        let chain = known.get(seen.chain.as_slice()).copied();
-        let ours = chain.zip(seen.expressions.as_deref()).and_then(|(chain, expressions)| {
-            let rule = rule::recognise(chain, expressions, &sets)?;
-            // Twice, or not in our order: of marks the last one wins, so the order counts.
-            if last.get(&chain).is_some_and(|before| *before >= rule) {
-                return None;
-            }
-            last.insert(chain, rule.clone());
-            if let Some(set) = set_in(expressions) {
-                unknown.remove(&in_words("set", set.as_bytes()));
-            }
-            Some(rule)
-        });
-        all.insert(ours.unwrap_or_else(|| {
-            let chain = in_words("chain", &seen.chain);
-            PacketRule::Unknown(format!("{chain} handle {}", seen.handle))
+    for found in &parts.rules {
+        let chain = known.get(found.chain.as_slice()).copied();
+        let known_rule =
+            chain.zip(found.expressions.as_deref()).and_then(|(chain, expressions)| {
+                let rule = rule::recognise(chain, expressions, &sets)?;
+                // Twice, or not in the order of `PacketRules`: of marks the last one wins, so the order counts.
+                if last.get(&chain).is_some_and(|before| *before >= rule) {
+                    return None;
+                }
+                last.insert(chain, rule.clone());
+                if let Some(set) = set_in(expressions) {
+                    unknown.remove(&described("set", set.as_bytes()));
+                }
+                Some(rule)
+            });
+        all.insert(known_rule.unwrap_or_else(|| {
+            let chain = described("chain", &found.chain);
+            PacketRule::Unknown(format!("{chain} handle {}", found.handle))
         }));
     }
     all.extend(unknown.into_iter().map(PacketRule::Unknown));
     PacketRules { rules: all }
 }
 
-/// What is wrong with a table around its rules. Sets are all told of: those that belong to a rule of
-/// ours are taken out again.
-fn unknown_around(parts: &TableContents) -> BTreeSet<String> {
+/// What lvsprov would not write beside the rules. Names all sets: the caller removes those that a known
+/// rule uses.
+fn unknown_beside_rules(parts: &TableContents) -> BTreeSet<String> {
     let TableContents { table, chains, rules, sets } = parts;
     let mut unknown = BTreeSet::new();
     if table.flags != 0 {
         unknown.insert(format!("the table has the flags {:#x}", table.flags));
     }
-    for seen in chains {
-        let name = in_words("chain", &seen.name);
-        if as_ours(seen).is_none() {
+    for found in chains {
+        let name = described("chain", &found.name);
+        if known_chain(found).is_none() {
             unknown.insert(name);
-        } else if rules.iter().all(|rule| rule.chain != seen.name) {
+        } else if rules.iter().all(|rule| rule.chain != found.name) {
             unknown.insert(format!("{name} without rules"));
         }
     }
-    unknown.extend(sets.iter().map(|(seen, _)| in_words("set", &seen.name)));
+    unknown.extend(sets.iter().map(|(found, _)| described("set", &found.name)));
     let named = sets.iter().filter(|(set, _)| !set.anonymous).count();
     let read = u32::try_from(chains.len() + named).unwrap_or(u32::MAX);
     if table.parts != read {
@@ -143,13 +143,13 @@ fn unknown_around(parts: &TableContents) -> BTreeSet<String> {
     unknown
 }
 
-fn in_words(what: &str, name: &[u8]) -> String {
+fn described(what: &str, name: &[u8]) -> String {
     format!("{what} {}", printable(name))
 }
 
-/// Which chain of ours it is, if it is one in every respect.
-fn as_ours(seen: &ObservedChain) -> Option<Chain> {
-    let ObservedChain { table: _, name, base, extras } = seen;
+/// The chain of lvsprov with exactly these properties.
+fn known_chain(found: &ObservedChain) -> Option<Chain> {
+    let ObservedChain { table: _, name, base, extras } = found;
     let Base { kind, hook, priority, accepts } = base.as_ref()?;
     Chain::ALL.into_iter().find(|chain| {
         chain.name().as_bytes() == name.as_slice()
@@ -168,7 +168,7 @@ fn set_in(expressions: &[Expr]) -> Option<&str> {
     })
 }
 
-/// Somebody else chose these bytes: nothing in them may move a terminal's cursor.
+/// `name` without control characters: another program chose it, and a terminal must not obey it.
 pub fn printable(name: &[u8]) -> String {
     let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     String::from_utf8_lossy(name).chars().map(visible).collect()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message};
+use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message as kind};
 use super::expr::Expr;
 use super::rule::{self, Chain, SetName};
 use super::table::{self, TableContents};
@@ -50,39 +50,39 @@ fn name() -> TableName {
     "lvsprov-t".parse().unwrap()
 }
 
-/// What the kernel would tell after these messages: it names anonymous sets, counts parts, numbers
-/// rules, and forgets the set's number in a rule.
-fn as_told(rules: &PacketRules) -> TableContents {
+/// What the kernel dumps after these messages: it names anonymous sets, counts parts, numbers
+/// rules, and drops the set's number from a rule.
+fn as_dumped(rules: &PacketRules) -> TableContents {
     let mut parts = TableContents::default();
     let mut sets: BTreeMap<u32, (ObservedSet, BTreeSet<u16>)> = BTreeMap::new();
     let mut handle = 0;
-    for piece in table::transaction(&name(), true, Some(rules)).unwrap() {
-        let body = piece.body.into_bytes();
-        let id = || number_at(&body, if piece.message == message::NEWSET { 10 } else { 4 });
-        match piece.message {
-            message::NEWTABLE => parts.table = codec::table(&body).unwrap(),
-            message::NEWCHAIN => parts.chains.push(codec::chain(&body).unwrap()),
-            message::NEWSET => {
-                let mut seen = codec::set(&body).unwrap();
-                seen.name = format!("__set{}", id()).into_bytes();
-                sets.insert(id(), (seen, BTreeSet::new()));
+    for message in table::transaction(&name(), true, Some(rules)).unwrap() {
+        let body = message.body.into_bytes();
+        let id = || number_at(&body, if message.message == kind::NEWSET { 10 } else { 4 });
+        match message.message {
+            kind::NEWTABLE => parts.table = codec::table(&body).unwrap(),
+            kind::NEWCHAIN => parts.chains.push(codec::chain(&body).unwrap()),
+            kind::NEWSET => {
+                let mut observed = codec::set(&body).unwrap();
+                observed.name = format!("__set{}", id()).into_bytes();
+                sets.insert(id(), (observed, BTreeSet::new()));
             }
-            message::NEWSETELEM => {
+            kind::NEWSETELEM => {
                 let (_, elements) = sets.get_mut(&id()).unwrap();
                 assert!(codec::elements(&body, elements).unwrap());
             }
-            message::NEWRULE => {
+            kind::NEWRULE => {
                 handle += 1;
-                let mut seen = ObservedRule { handle, ..codec::rule(&body).unwrap() };
-                for expr in seen.expressions.iter_mut().flatten() {
+                let mut observed = ObservedRule { handle, ..codec::rule(&body).unwrap() };
+                for expr in observed.expressions.iter_mut().flatten() {
                     if let Expr::InSet { set, id } = expr {
                         *set = format!("__set{id}");
                         *id = 0;
                     }
                 }
-                parts.rules.push(seen);
+                parts.rules.push(observed);
             }
-            message::DELTABLE => assert!(parts.table.name.is_empty(), "the old table goes first"),
+            kind::DELTABLE => assert!(parts.table.name.is_empty(), "the old table goes first"),
             other => panic!("message {other}"),
         }
     }
@@ -113,7 +113,7 @@ fn read_everything(bytes: &[u8]) {
 proptest! {
     #[test]
     fn a_table_survives_its_encoding(rules in packet_rules()) {
-        prop_assert_eq!(table::rules_of(&as_told(&rules)), rules);
+        prop_assert_eq!(table::rules_of(&as_dumped(&rules)), rules);
     }
 
     #[test]
@@ -167,8 +167,8 @@ proptest! {
         with: u8,
         cut: prop::sample::Index,
     ) {
-        for piece in table::transaction(&name(), true, Some(&rules)).unwrap() {
-            let mut bytes = piece.body.into_bytes();
+        for message in table::transaction(&name(), true, Some(&rules)).unwrap() {
+            let mut bytes = message.body.into_bytes();
             let at = at.index(bytes.len());
             bytes[at] = with;
             read_everything(&bytes);
@@ -201,9 +201,9 @@ fn unknown(parts: &TableContents, left: &[PacketRule]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_not_exactly_ours_is_told_of() {
+fn what_lvsprov_does_not_write_is_reported_as_unknown() {
     let (one, two) = (mark(80, 1), mark(443, 2));
-    let whole = as_told(&rules([one.clone(), two.clone()]));
+    let whole = as_dumped(&rules([one.clone(), two.clone()]));
     let both = [one.clone(), two.clone()];
     assert!(unknown(&whole, &both).is_empty());
     let with = |change: &dyn Fn(&mut TableContents)| {
@@ -247,8 +247,8 @@ fn what_is_not_exactly_ours_is_told_of() {
     assert_eq!(unknown(&empty, &[]), ["chain marks without rules"]);
     let set = with(&|parts| {
         let name = b"__set9".to_vec();
-        let seen = ObservedSet { table: Vec::new(), name, of_ports: true, anonymous: true };
-        parts.sets.push((seen, Some([1].into())));
+        let observed = ObservedSet { table: Vec::new(), name, of_ports: true, anonymous: true };
+        parts.sets.push((observed, Some([1].into())));
     });
     assert_eq!(unknown(&set, &both), ["set __set9"]);
 }
@@ -270,16 +270,16 @@ fn many_ports_go_out_in_several_messages() {
     let ports: BTreeSet<u16> = (1..=u16::MAX).collect();
     let vip = "192.0.2.1".parse().unwrap();
     let all = rules([PacketRule::Mark { vip, protocol: Protocol::Udp, ports, mark: 7 }]);
-    assert_eq!(table::rules_of(&as_told(&all)), all);
+    assert_eq!(table::rules_of(&as_dumped(&all)), all);
 }
 
 #[test]
 fn fuzz_nft() {
     let mut seeds = Vec::new();
     for rules in fuzz::samples(&packet_rules(), 50) {
-        for piece in table::transaction(&name(), true, Some(&rules)).unwrap() {
-            let body = piece.body.into_bytes();
-            seeds.push(wire::frame_of(codec::kind(piece.message), 1, 7, [1, 0, 0, 0], &body));
+        for message in table::transaction(&name(), true, Some(&rules)).unwrap() {
+            let body = message.body.into_bytes();
+            seeds.push(wire::frame_of(codec::kind(message.message), 1, 7, [1, 0, 0, 0], &body));
             seeds.push(body);
         }
     }

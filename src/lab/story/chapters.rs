@@ -10,10 +10,10 @@ use super::super::snapshot::{self, Snapshot};
 use super::super::targets::{self, Target};
 use super::super::watch::{self, Watch};
 use super::{Proof, Stage, Teller, drift, service};
+use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::outcome::{ClusterReport, HostStatus, StepState};
-use crate::apply::planning::{self, ClusterPlan, Direction};
-use crate::apply::views::Verdict;
-use crate::apply::{Session, acting, proving, requests};
+use crate::apply::verify::Verdict;
+use crate::apply::{Session, traffic, transaction, verify};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::state::{Module, Observation, Protocol};
@@ -147,8 +147,9 @@ async fn survey<'s>(
     direction: Direction,
 ) -> (Session<'s>, Seen, ClusterPlan) {
     let mut session = Session::open(stage.topology, &stage.settings).await;
-    let seen = session.look(false).await;
-    let plan = planning::plan(stage.topology, &session.desired, &seen, session.absent(), direction);
+    let seen = session.observe(false).await;
+    let plan =
+        cluster_plan::plan(stage.topology, &session.desired, &seen, session.absent(), direction);
     (session, seen, plan)
 }
 
@@ -158,7 +159,7 @@ pub(super) fn towards() -> Direction {
 
 async fn run(stage: &Stage<'_>, direction: Direction) -> ClusterReport {
     let (mut session, seen, plan) = survey(stage, direction).await;
-    let report = acting::act(&mut session, &plan, &seen, direction).await;
+    let report = transaction::run_plain(&mut session, &plan, &seen, direction).await;
     session.close().await;
     report
 }
@@ -297,20 +298,20 @@ fn asked_for(stage: &Stage<'_>, vip: IpAddr) -> bool {
 
 async fn verified(stage: &Stage<'_>) -> Proof {
     let (mut session, seen, plan) = survey(stage, towards()).await;
-    let report = proving::verify(&mut session, &plan, &seen).await;
+    let report = verify::verify(&mut session, &plan, &seen).await;
     session.close().await;
     let told = |verdict: Verdict| -> Vec<String> {
-        let those = report.proofs.iter().filter(|proof| proof.verdict == verdict);
+        let those = report.verifications.iter().filter(|proof| proof.verdict == verdict);
         those.map(|proof| format!("{}: {}", proof.claim, proof.evidence)).collect()
     };
     let (failed, unchecked) = (told(Verdict::Fails), told(Verdict::NotChecked));
     // What it cannot try and says so: those services, and no other claim.
     let cannot =
-        stage.topology.services.iter().filter(|service| requests::targets(service).is_empty());
+        stage.topology.services.iter().filter(|service| traffic::targets(service).is_empty());
     if !failed.is_empty() || unchecked.len() != cannot.count() {
         return Err([failed, unchecked].concat().join("\n"));
     }
-    let held = report.proofs.len() - unchecked.len();
+    let held = report.verifications.len() - unchecked.len();
     Ok(format!("{held} claims hold; {} cannot be checked from outside", unchecked.len()))
 }
 

@@ -3,17 +3,16 @@
 
 use super::chapters::{Seen, succeeded, towards};
 use super::{Proof, Stage};
-use crate::apply::acting::transact;
 use crate::apply::outcome::{ClusterReport, StepState};
-use crate::apply::transaction::{Conduct, VerifyBy};
-use crate::apply::{Session, operator, planning};
+use crate::apply::transaction;
+use crate::apply::transaction::{TransactionPolicy, VerifyBy};
+use crate::apply::{Session, cluster_plan, operator};
 use crate::kernel::act;
 use crate::lab::Lab;
 use crate::names::HostName;
 use crate::plan::simulate;
 use crate::state::{
-    Address, Destination, Edit, GuePort, HostState, Item, Link, Module, PacketRules, Route,
-    Setting, SyncDaemon, Sysctl, Timeouts, TunnelDevice, effects,
+    Destination, DestinationId, Edit, EditVerb, HostState, Item, SettingKind, TunnelDevice, effects,
 };
 
 /// Undoes one thing after the other and has it mended.
@@ -25,19 +24,24 @@ pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
 }
 
 async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
-    let right = session.look(false).await;
+    let right = session.observe(false).await;
     let damages = damages(&right)?;
     for (host, damage) in &damages {
         break_it(lab, host, damage)?;
-        let seen = session.look(false).await;
-        let plan =
-            planning::plan(session.topology, &session.desired, &seen, session.absent(), towards());
+        let seen = session.observe(false).await;
+        let plan = cluster_plan::plan(
+            session.topology,
+            &session.desired,
+            &seen,
+            session.absent(),
+            towards(),
+        );
         // What requests show was proven before: here it is the steps that count.
-        let conduct = Conduct {
+        let conduct = TransactionPolicy {
             verify: VerifyBy::State,
-            ..Conduct::plain(operator::here(), operator::now())
+            ..TransactionPolicy::plain(operator::here(), operator::now())
         };
-        let report = transact(session, &plan, &seen, towards(), &conduct).await.report;
+        let report = transaction::run(session, &plan, &seen, towards(), &conduct).await.report;
         succeeded(&report)?;
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
@@ -90,33 +94,20 @@ fn damages(seen: &Seen) -> Result<Vec<(HostName, Edit)>, String> {
     Ok(all)
 }
 
+/// The edits that remove `item`; of what cannot be removed, the one that gives it the value found before.
 fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
-    let edit = match item {
-        Item::Module(key) => take::<Module>(key, now, found),
-        Item::Sysctl(key) => take::<Sysctl>(key, now, found),
-        Item::Link(key) => take::<Link>(key, now, found),
-        Item::Address(key) => take::<Address>(key, now, found),
-        Item::Route(key) => take::<Route>(key, now, found),
-        Item::Timeouts => take::<Timeouts>(&(), now, found),
-        Item::Daemon(key) => take::<SyncDaemon>(key, now, found),
-        Item::Table(key) => take::<PacketRules>(key, now, found),
-        Item::Tunnel(key) => take::<TunnelDevice>(key, now, found),
-        Item::GuePort(key) => take::<GuePort>(key, now, found),
-        Item::Service(key) => {
-            let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
-            return ids.filter_map(|id| take::<Destination>(&id, now, found)).collect();
-        }
-    };
-    edit.into_iter().collect()
-}
-
-/// The edit that removes a setting; of one that cannot be removed, that gives it the value found before.
-fn take<S: Setting>(key: &S::Key, now: &HostState, found: &HostState) -> Option<Edit> {
-    let present = S::get(now, key)?;
-    if S::VERBS.remove.is_some() {
-        return Some(Edit::remove::<S>(key.clone(), present));
+    if let Item::Service(key) = item {
+        let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
+        let remove = |id: DestinationId| {
+            let present = Destination::get(now, &id)?;
+            Some(Edit::remove::<Destination>(id, present))
+        };
+        return ids.filter_map(remove).collect();
     }
-    Edit::between::<S>(key.clone(), Some(present), Some(S::get(found, key)?))
+    let (nothing, removable) = (HostState::default(), item.verbs().remove.is_some());
+    let back = if removable { &nothing } else { found };
+    let edit = Edit::of_item(item, now, back);
+    edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
 }
 
 /// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.

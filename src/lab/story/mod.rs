@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::sshd::Sshds;
 use super::{Lab, network::Management, targets};
-use crate::apply::Settings;
+use crate::apply::ConnectionSettings;
 use crate::names::HostName;
 use crate::report::lab::CaseResult;
 use crate::state::Protocol;
@@ -46,7 +46,7 @@ type Proof = Result<String, String>;
 struct Stage<'a> {
     topology: &'a Topology,
     lab: Lab,
-    settings: Settings,
+    settings: ConnectionSettings,
     requests: u32,
     /// Whether the running kernel speaks SCTP, as far as it was asked.
     sctp: bool,
@@ -124,7 +124,7 @@ impl<'a> Stage<'a> {
                 sshds = Some(started);
             }
         }
-        let settings = Settings { transport, reach, ..Settings::default() };
+        let settings = ConnectionSettings { transport, reach, ..ConnectionSettings::default() };
         Ok(Self {
             topology,
             lab,

@@ -273,7 +273,7 @@ async fn connections(stage: &Stage<'_>, service: &Service) -> Result<expect::Bef
     let mut session = Session::open(stage.topology, &stage.settings).await;
     let deadline = tokio::time::Instant::now() + SETTLED;
     let counted = loop {
-        let seen = session.look(true).await;
+        let seen = session.observe(true).await;
         let director = match seen.get(&service.director) {
             Some(Ok(sighting)) => sighting,
             Some(Err(failure)) => break Err(failure.to_string()),

@@ -1,11 +1,11 @@
-//! What ssh's own words mean. OpenSSH's exit status is 255 for everything, its messages are stable
+//! What the messages of ssh mean. OpenSSH's exit status is 255 for everything, its messages are stable
 //! since version 7 and not translated. Pure.
 
 use std::time::Duration;
 
-use super::super::Trouble;
+use super::super::TransportErrorKind;
 
-/// From the most telling to the least: behind a jump host ssh first says why the jump failed, then
+/// From the most specific to the least: behind a jump host ssh first says why the jump failed, then
 /// that the connection was closed.
 const WORDS: &[(&str, Meaning)] = &[
     ("Bad configuration option", Meaning::Config),
@@ -45,36 +45,37 @@ enum Meaning {
     ClosedEarly,
 }
 
-/// The trouble behind what ssh said before it gave up; `limit` is what it had for the login.
-pub(super) fn trouble(said: &str, limit: Duration) -> Trouble {
-    let meaning = WORDS.iter().find(|(words, _)| said.contains(words)).map(|(_, meaning)| *meaning);
+/// The error that ssh's messages describe; `limit`: the time that it had for the login.
+pub(super) fn login_error(stderr: &str, limit: Duration) -> TransportErrorKind {
+    let meaning =
+        WORDS.iter().find(|(words, _)| stderr.contains(words)).map(|(_, meaning)| *meaning);
     match meaning {
-        Some(Meaning::Config) => Trouble::SshConfig,
-        Some(Meaning::Unresolved) => Trouble::Unresolved,
-        Some(Meaning::ChangedHostKey) => Trouble::ChangedHostKey,
-        Some(Meaning::UnknownHostKey) => Trouble::UnknownHostKey,
-        Some(Meaning::Refused) => Trouble::Refused,
-        Some(Meaning::NoRoute) => Trouble::NoRoute,
-        Some(Meaning::Timeout) => Trouble::LoginTimeout { limit },
-        Some(Meaning::LoginRefused) => Trouble::LoginRefused,
-        Some(Meaning::ClosedEarly) => Trouble::ClosedEarly,
-        None => Trouble::Ssh,
+        Some(Meaning::Config) => TransportErrorKind::SshConfig,
+        Some(Meaning::Unresolved) => TransportErrorKind::Unresolved,
+        Some(Meaning::ChangedHostKey) => TransportErrorKind::ChangedHostKey,
+        Some(Meaning::UnknownHostKey) => TransportErrorKind::UnknownHostKey,
+        Some(Meaning::Refused) => TransportErrorKind::Refused,
+        Some(Meaning::NoRoute) => TransportErrorKind::NoRoute,
+        Some(Meaning::Timeout) => TransportErrorKind::LoginTimeout { limit },
+        Some(Meaning::LoginRefused) => TransportErrorKind::LoginRefused,
+        Some(Meaning::ClosedEarly) => TransportErrorKind::ClosedEarly,
+        None => TransportErrorKind::Ssh,
     }
 }
 
-/// Whether sshd turned the connection away before it said anything: with MaxStartups (10:30:100 by
+/// Whether sshd turned the connection away before its first message: with MaxStartups (10:30:100 by
 /// default, sshd_config(5)) it does so at random when many log in at once, through a jump host say.
-pub(super) fn was_turned_away(said: &str) -> bool {
-    said.contains("exchange_identification")
-        && (said.contains("Connection closed") || said.contains("Connection reset"))
+pub(super) fn was_turned_away(stderr: &str) -> bool {
+    stderr.contains("exchange_identification")
+        && (stderr.contains("Connection closed") || stderr.contains("Connection reset"))
 }
 
-/// What sudo's refusal means.
-pub(super) fn sudo_trouble(said: &str, uid: u32) -> Trouble {
-    if said.contains("a password is required") || said.contains("a terminal is required") {
-        Trouble::SudoPassword { uid }
+/// The error that sudo's messages describe.
+pub(super) fn sudo_error(stderr: &str, uid: u32) -> TransportErrorKind {
+    if stderr.contains("a password is required") || stderr.contains("a terminal is required") {
+        TransportErrorKind::SudoPassword { uid }
     } else {
-        Trouble::SudoRefused { uid }
+        TransportErrorKind::SudoRefused { uid }
     }
 }
 
@@ -84,10 +85,10 @@ mod tests {
 
     /// Texts as OpenSSH 9.2 prints them.
     #[test]
-    fn each_message_has_its_trouble() {
+    fn each_message_has_its_error() {
         let limit = Duration::from_secs(3);
-        let name = |said| format!("{:?}", trouble(said, limit));
-        for (said, wanted) in [
+        let name = |stderr| format!("{:?}", login_error(stderr, limit));
+        for (stderr, wanted) in [
             (
                 "ssh: Could not resolve hostname nowhere.invalid: Name or service not known",
                 "Unresolved",
@@ -125,7 +126,7 @@ mod tests {
             ("something new", "Ssh"),
             ("", "Ssh"),
         ] {
-            assert_eq!(name(said), wanted, "{said}");
+            assert_eq!(name(stderr), wanted, "{stderr}");
         }
     }
 
@@ -138,12 +139,12 @@ mod tests {
     #[test]
     fn sudo_that_asks_differs_from_sudo_that_refuses() {
         assert!(matches!(
-            sudo_trouble("sudo: a password is required", 1000),
-            Trouble::SudoPassword { uid: 1000 }
+            sudo_error("sudo: a password is required", 1000),
+            TransportErrorKind::SudoPassword { uid: 1000 }
         ));
         assert!(matches!(
-            sudo_trouble("ops is not in the sudoers file.", 1000),
-            Trouble::SudoRefused { uid: 1000 }
+            sudo_error("ops is not in the sudoers file.", 1000),
+            TransportErrorKind::SudoRefused { uid: 1000 }
         ));
     }
 }

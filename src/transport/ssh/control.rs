@@ -1,9 +1,10 @@
 //! Where the sockets of kept ssh connections lie, and what they are called.
 //!
-//! Whoever can open such a socket is root on the host behind it: the folder belongs to the user
-//! alone, and every folder above it to the user or root, or it is not used. After `su` without `-`
-//! XDG_RUNTIME_DIR is still that of the other user, who could put a folder of their own in its place. A socket's name is a digest of everything that decides where the connection
-//! goes, so that another target, or a changed configuration, never meets an old connection.
+//! A user who can open such a socket is root on the host behind it. So a folder is used only if it belongs to
+//! the present user alone, and every folder above it to that user or root. After `su` without `-`
+//! XDG_RUNTIME_DIR still is that of the other user, who could replace the folder. A socket's name is a digest
+//! of everything that decides where the connection goes, so that another target, or a changed configuration,
+//! never uses an old connection.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -18,7 +19,7 @@ use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::super::local::hex;
-use super::super::{Options, Trouble};
+use super::super::{Options, TransportErrorKind};
 use crate::topology::SshTarget;
 
 /// A socket's path has at most 107 bytes (`sun_path` in unix(7), less its NUL). Behind the folder
@@ -30,16 +31,16 @@ const SWEEP_AGE: Duration = Duration::from_mins(2);
 
 /// The sockets of one target.
 #[derive(Debug, Clone)]
-pub(super) struct Sockets {
+pub(super) struct ControlSockets {
     /// Where a kept connection of this target is found.
     pub kept: PathBuf,
     folder: PathBuf,
     name: String,
 }
 
-impl Sockets {
+impl ControlSockets {
     /// Finds, or makes, the folder, and gives the names.
-    pub fn of(target: &SshTarget, options: &Options) -> Result<Self, Trouble> {
+    pub fn of(target: &SshTarget, options: &Options) -> Result<Self, TransportErrorKind> {
         let folder = folder(options)?;
         sweep(&folder);
         let name = name(target, options);
@@ -53,7 +54,7 @@ impl Sockets {
         Duration::from_millis(spread)
     }
 
-    /// A path that nobody else uses, for a connection that comes up.
+    /// A path that no other connection uses.
     pub fn fresh(&self) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -61,18 +62,18 @@ impl Sockets {
     }
 }
 
-fn folder(options: &Options) -> Result<PathBuf, Trouble> {
+fn folder(options: &Options) -> Result<PathBuf, TransportErrorKind> {
     let mut last = None;
     for folder in candidates(options) {
         match private(&folder) {
             Ok(folder) => return Ok(folder),
             Err(why) => {
                 tracing::info!("not used for the sockets of ssh: {}: {why}", folder.display());
-                last = Some(Trouble::ControlFolder { path: folder, why });
+                last = Some(TransportErrorKind::ControlFolder { path: folder, why });
             }
         }
     }
-    Err(last.unwrap_or_else(|| Trouble::ControlFolder {
+    Err(last.unwrap_or_else(|| TransportErrorKind::ControlFolder {
         path: PathBuf::from("/"),
         why: "no folder is known".to_owned(),
     }))
@@ -102,7 +103,7 @@ fn private(folder: &Path) -> Result<PathBuf, String> {
         fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
     for above in parent.ancestors() {
         let found = fs::symlink_metadata(above).map_err(|e| format!("{}: {e}", above.display()))?;
-        if let Some(why) = open_to_others(found.uid(), found.mode(), geteuid().as_raw()) {
+        if let Some(why) = why_open_to_other_users(found.uid(), found.mode(), geteuid().as_raw()) {
             return Err(format!("{}, in which it lies, {why}", above.display()));
         }
     }
@@ -113,12 +114,13 @@ fn private(folder: &Path) -> Result<PathBuf, String> {
 
 /// Why another user than root could put something else in the place of what lies in a folder of `owner`
 /// with `mode`; `None`: none could. In a folder like /tmp (sticky, stat(2)) only the owner of a thing can move it.
-fn open_to_others(owner: u32, mode: u32, own: u32) -> Option<String> {
+fn why_open_to_other_users(owner: u32, mode: u32, own: u32) -> Option<String> {
     if owner != own && owner != 0 {
         return Some(format!("belongs to user id {owner}"));
     }
     let (writable, sticky) = (mode & 0o022 != 0, mode & 0o1000 != 0);
-    (writable && !sticky).then(|| format!("can be written by others (mode {:04o})", mode & 0o7777))
+    (writable && !sticky)
+        .then(|| format!("can be written by other users (mode {:04o})", mode & 0o7777))
 }
 
 fn alone(folder: &Path) -> Result<(), String> {
@@ -147,7 +149,7 @@ fn alone(folder: &Path) -> Result<(), String> {
         return Err(format!("it belongs to user id {}", found.uid()));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(format!("others may enter it (mode {:04o})", found.mode() & 0o7777));
+        return Err(format!("other users may enter it (mode {:04o})", found.mode() & 0o7777));
     }
     Ok(())
 }
@@ -167,14 +169,14 @@ fn name(target: &SshTarget, options: &Options) -> String {
     hex(&Sha256::digest(all)[..10])
 }
 
-/// Removes, once a process, sockets that nobody listens on any more.
+/// Removes, once a process, sockets without a listener.
 fn sweep(folder: &Path) {
     static SWEPT: Once = Once::new();
     SWEPT.call_once(|| {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             if is_old_socket(&path) && is_dead(&path) {
-                // Somebody else may have swept it: as good.
+                // Another process may have removed it, which is as good.
                 let _ = fs::remove_file(&path);
             }
         }
@@ -209,7 +211,7 @@ mod tests {
         let open = base.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(private(&open).unwrap_err().contains("others may enter"));
+        assert!(private(&open).unwrap_err().contains("other users may enter"));
         let link = base.path().join("link");
         std::os::unix::fs::symlink("/root", &link).unwrap();
         assert_eq!(private(&link).unwrap_err(), "it is not a folder");
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_somebody_else_is_refused() {
+    fn a_folder_of_another_user_is_refused() {
         assert!(geteuid().is_root(), "needs root: makes a folder that belongs to another user");
         let base = tempfile::Builder::new().prefix("c").tempdir_in("/tmp").unwrap();
         let theirs = base.path().join("theirs");
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_lies_in_one_of_somebody_else_is_refused() {
+    fn a_folder_below_one_of_another_user_is_refused() {
         assert!(geteuid().is_root(), "needs root: makes a folder that belongs to another user");
         let base = tempfile::Builder::new().prefix("c").tempdir_in("/tmp").unwrap();
         // As XDG_RUNTIME_DIR is after `su` without `-`.
@@ -251,14 +253,17 @@ mod tests {
 
     #[test]
     fn who_could_replace_a_folder_in_another() {
-        assert_eq!(open_to_others(0, 0o40755, 1000), None);
-        assert_eq!(open_to_others(1000, 0o40700, 1000), None);
-        assert_eq!(open_to_others(0, 0o41777, 1000), None);
-        assert_eq!(open_to_others(1000, 0o40700, 0).unwrap(), "belongs to user id 1000");
-        assert_eq!(open_to_others(1001, 0o41777, 1000).unwrap(), "belongs to user id 1001");
-        let why = "can be written by others (mode 0775)";
-        assert_eq!(open_to_others(0, 0o40775, 1000).unwrap(), why);
-        assert!(open_to_others(0, 0o40757, 0).is_some());
+        assert_eq!(why_open_to_other_users(0, 0o40755, 1000), None);
+        assert_eq!(why_open_to_other_users(1000, 0o40700, 1000), None);
+        assert_eq!(why_open_to_other_users(0, 0o41777, 1000), None);
+        assert_eq!(why_open_to_other_users(1000, 0o40700, 0).unwrap(), "belongs to user id 1000");
+        assert_eq!(
+            why_open_to_other_users(1001, 0o41777, 1000).unwrap(),
+            "belongs to user id 1001"
+        );
+        let why = "can be written by other users (mode 0775)";
+        assert_eq!(why_open_to_other_users(0, 0o40775, 1000).unwrap(), why);
+        assert!(why_open_to_other_users(0, 0o40757, 0).is_some());
     }
 
     #[test]

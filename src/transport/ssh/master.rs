@@ -22,9 +22,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::super::{Fault, Options, Trouble};
+use super::super::{HostlessError, Options, TransportErrorKind};
 use super::classify;
-use super::control::Sockets;
+use super::control::ControlSockets;
 use crate::topology::SshTarget;
 use crate::visible::visible_lines;
 
@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 const UNKEPT: Duration = Duration::from_secs(5);
 
 /// How much of ssh's messages is read, in bytes.
-const SAID_LIMIT: u64 = 16 << 10;
+const STDERR_LIMIT: u64 = 16 << 10;
 
 /// A connection that is logged in.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub(super) struct Master {
 
 impl Master {
     /// Takes up the connection that was kept for this target, if there is one.
-    pub fn resume(sockets: &Sockets, options: &Options) -> Option<Self> {
+    pub fn resume(sockets: &ControlSockets, options: &Options) -> Option<Self> {
         let found = std::fs::symlink_metadata(&sockets.kept).ok()?;
         if options.keep.is_zero() || !found.file_type().is_socket() {
             return None;
@@ -67,9 +67,9 @@ impl Master {
     /// Logs in.
     pub async fn start(
         target: &SshTarget,
-        sockets: &Sockets,
+        sockets: &ControlSockets,
         options: &Options,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, HostlessError> {
         let mut tried = 1;
         let socket = loop {
             let socket = sockets.fresh();
@@ -80,7 +80,7 @@ impl Master {
             drop(permit);
             match done {
                 Ok(()) => break socket,
-                Err(fault) if tried < TRIES && classify::was_turned_away(&fault.said) => {
+                Err(fault) if tried < TRIES && classify::was_turned_away(&fault.stderr) => {
                     sleep(PAUSE * tried + sockets.stagger()).await;
                     tried += 1;
                 }
@@ -90,7 +90,7 @@ impl Master {
         if options.keep.is_zero() {
             return Ok(Self::at(socket, false, false));
         }
-        // Only a whole connection gets the name that others look for. A connection of another
+        // Only a whole connection gets the name that the next command looks for. A connection of another
         // process that has the name loses it, and ends when it is idle.
         match std::fs::rename(&socket, &sockets.kept) {
             Ok(()) => Ok(Self::at(sockets.kept.clone(), false, true)),
@@ -110,7 +110,7 @@ impl Master {
         }
     }
 
-    /// Gives up a connection that leads nowhere: nobody finds it again.
+    /// Gives up a dead connection: no later command finds it.
     pub async fn forget(&self) {
         self.stop_listening().await;
         // The master may have removed it.
@@ -119,17 +119,17 @@ impl Master {
 
     async fn stop_listening(&self) {
         let session = Session::resume_mux(self.socket.clone().into_boxed_path(), None);
-        // One that does not hear ends by ControlPersist.
+        // A master that does not answer ends by ControlPersist.
         let _ = timeout(Duration::from_secs(1), session.close()).await;
     }
 }
 
 /// Runs `ssh` until it is logged in and has gone to the background.
-async fn login(target: &SshTarget, socket: &Path, options: &Options) -> Result<(), Fault> {
-    let broken = |source| Trouble::Start { program: "ssh".into(), source };
-    let mut said =
+async fn login(target: &SshTarget, socket: &Path, options: &Options) -> Result<(), HostlessError> {
+    let broken = |source| TransportErrorKind::Start { program: "ssh".into(), source };
+    let mut log =
         File::from(memfd_create(c"ssh", MFdFlags::MFD_CLOEXEC).map_err(|e| broken(e.into()))?);
-    let stderr = said.try_clone().map_err(broken)?;
+    let stderr = log.try_clone().map_err(broken)?;
     let child = command(target, socket, options).stderr(stderr).spawn().map_err(broken)?;
     let limit = options.connect_timeout;
     // ssh's own limit does not cover the key exchange and what comes after it.
@@ -138,10 +138,13 @@ async fn login(target: &SshTarget, socket: &Path, options: &Options) -> Result<(
         Ok(Ok(status)) if status.success() => return Ok(()),
         Ok(Ok(_)) => None,
         Ok(Err(source)) => Some(broken(source)),
-        Err(_) => Some(Trouble::LoginTimeout { limit }),
+        Err(_) => Some(TransportErrorKind::LoginTimeout { limit }),
     };
-    let said = read_back(&mut said);
-    Err(Fault { trouble: failed.unwrap_or_else(|| classify::trouble(&said, limit)), said })
+    let stderr = read_back(&mut log);
+    Err(HostlessError {
+        kind: failed.unwrap_or_else(|| classify::login_error(&stderr, limit)),
+        stderr,
+    })
 }
 
 fn command(target: &SshTarget, socket: &Path, options: &Options) -> Command {
@@ -155,7 +158,7 @@ fn command(target: &SshTarget, socket: &Path, options: &Options) -> Command {
     for option in [
         format!("ControlPersist={}", persist.as_secs().max(1)),
         format!("ConnectTimeout={}", options.connect_timeout.as_secs().max(1)),
-        // Nobody sits there to answer. Host keys are checked as the user's configuration says; its
+        // No person is there to answer. Host keys are checked as the user's configuration says; its
         // default, to ask, becomes a refusal.
         "BatchMode=yes".to_owned(),
         // What the user has for a shell on that host would be in the way or fail the second time.
@@ -186,10 +189,10 @@ fn command(target: &SshTarget, socket: &Path, options: &Options) -> Command {
     ssh
 }
 
-fn read_back(said: &mut File) -> String {
+fn read_back(stderr: &mut File) -> String {
     let mut bytes = Vec::new();
     // What cannot be read is not shown: the exit status was seen.
-    let _ = said.rewind().and_then(|()| said.take(SAID_LIMIT).read_to_end(&mut bytes));
+    let _ = stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut bytes));
     visible_lines(&String::from_utf8_lossy(&bytes))
 }
 
@@ -206,7 +209,7 @@ impl Login {
 
 impl Drop for Login {
     fn drop(&mut self) {
-        // `None` once it was waited for: the number may belong to somebody else then.
+        // `None` once it was waited for: then the number may belong to another process.
         let group = self.child.id().and_then(|id| i32::try_from(id).ok());
         if let Some(group) = group {
             let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);

@@ -1,8 +1,8 @@
 //! An agent on another machine, over ssh.
 //!
-//! One command does it all: become root, start the agent of our digest, and where it is not there
-//! ask for it first ([`script`]). So a host that was met before costs one session and no more.
-//! What OpenSSH knows (its configuration, keys, agent, jump hosts, known_hosts) is left to it.
+//! One command becomes root and starts the agent of this program's digest, after asking for it where the host
+//! lacks it ([`script`]). So a known host costs one session. OpenSSH itself reads its configuration, keys,
+//! agent, jump hosts and known_hosts.
 
 mod classify;
 mod control;
@@ -16,16 +16,16 @@ use openssh::Stdio;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::agent_stream::{AgentProcess, AgentStream, NoGreeting};
 use super::binary::{self, Binary};
-use super::greeting::Mark;
-use super::link::{Link, Process, Silence};
-use super::{Fault, Options, Trouble, greet, silence};
+use super::greeting::GreetingMark;
+use super::{HostlessError, Options, TransportErrorKind, greet, no_greeting};
 use crate::topology::SshTarget;
-use control::Sockets;
+use control::ControlSockets;
 use master::Master;
 
-/// How long a kept connection may take to its first word before it is taken for dead: a host that
-/// went away leaves one that looks alive.
+/// How long a kept connection may take to its first mark before it counts as dead: a host that vanished leaves
+/// one that looks alive.
 const RESUMED: Duration = Duration::from_secs(5);
 
 /// How many times one host may ask for a program: once for ours, once for its own machine's, and
@@ -36,71 +36,85 @@ const NEEDS: u32 = 3;
 const PIECE: usize = 64 << 10;
 
 /// Connects, sends the agent where needed, starts it and waits for its hello.
-pub(super) async fn open(target: &SshTarget, options: &Options) -> Result<Link, Fault> {
+pub(super) async fn open(
+    target: &SshTarget,
+    options: &Options,
+) -> Result<AgentStream, HostlessError> {
     let path = options.agent_binary.clone().unwrap_or_else(binary::own);
-    let sockets = Sockets::of(target, options)?;
+    let sockets = ControlSockets::of(target, options)?;
     if let Some(master) = Master::resume(&sockets, options) {
         let binary = binary::load(&path).await?;
         match start(&master, &binary, options).await {
-            Err(Halt { dead: true, .. }) => master.forget().await,
-            other => return other.map_err(|halt| halt.fault),
+            Err(StartError { dead: true, .. }) => master.forget().await,
+            other => return other.map_err(|start_error| start_error.fault),
         }
     }
     let (binary, master) =
         tokio::join!(binary::load(&path), Master::start(target, &sockets, options));
-    start(&master?, &binary?, options).await.map_err(|halt| halt.fault)
+    start(&master?, &binary?, options).await.map_err(|start_error| start_error.fault)
 }
 
-/// Why an agent could not be started over a connection.
-struct Halt {
-    fault: Fault,
-    /// Nothing at all came over a connection that had been kept: a fresh one may do better.
+/// The agent could not be started over a connection.
+struct StartError {
+    fault: HostlessError,
+    /// A kept connection carried no mark at all: a new connection may work.
     dead: bool,
 }
 
-/// Starts the agent. The host starts none that is not whole, and asks for it instead; one that is whole
-/// and does not start would not be better for being sent again.
-async fn start(master: &Master, binary: &Arc<Binary>, options: &Options) -> Result<Link, Halt> {
+/// Starts the agent. A host with an incomplete agent asks for it instead. A complete agent that does not start
+/// is not sent again.
+async fn start(
+    master: &Master,
+    binary: &Arc<Binary>,
+    options: &Options,
+) -> Result<AgentStream, StartError> {
     let limit =
         if master.resumed { RESUMED.min(options.hello_timeout) } else { options.hello_timeout };
-    let halt = |fault| Halt { fault, dead: master.resumed };
+    let start_error = |fault| StartError { fault, dead: master.resumed };
     let run = timeout(limit, run(master, binary)).await;
-    let mut link = match run {
-        Ok(Ok(link)) => link,
-        Ok(Err(trouble)) => return Err(halt(trouble.into())),
+    let mut agent = match run {
+        Ok(Ok(agent)) => agent,
+        Ok(Err(kind)) => return Err(start_error(kind.into())),
         Err(_) => {
-            let trouble = Trouble::HelloTimeout { limit, chatter: String::new() };
-            return Err(halt(trouble.into()));
+            let kind = TransportErrorKind::HelloTimeout { limit, chatter: String::new() };
+            return Err(start_error(kind.into()));
         }
     };
     master.settle().await;
-    let mut talk =
-        Talk { binary: Arc::clone(binary), heard: Heard::default(), needs: 0, pushed: None, limit };
-    match talk.reach_hello(&mut link, options).await {
-        Ok(()) => Ok(link),
-        Err(trouble) => {
-            let said = link.said().await;
-            let Heard { any, have, user } = talk.heard;
-            let trouble = match (trouble, talk.pushed, user) {
-                (Trouble::NoHello { .. }, Some(size), _) => Trouble::PushCut { sent: size, size },
-                (Trouble::NoHello { how, chatter }, None, _) if have => {
-                    Trouble::NotStarted { how, chatter }
+    let mut handshake = SshHandshake {
+        binary: Arc::clone(binary),
+        state: HandshakeState::default(),
+        needs: 0,
+        pushed: None,
+        limit,
+    };
+    match handshake.reach_hello(&mut agent, options).await {
+        Ok(()) => Ok(agent),
+        Err(kind) => {
+            let stderr = agent.stderr().await;
+            let HandshakeState { any, have, user } = handshake.state;
+            let kind = match (kind, handshake.pushed, user) {
+                (TransportErrorKind::NoHello { .. }, Some(size), _) => {
+                    TransportErrorKind::PushCut { sent: size, size }
                 }
-                // sudo was asked, and what it should have started never spoke.
-                (Trouble::NoHello { .. }, None, Some(uid)) if talk.needs == 0 => {
-                    classify::sudo_trouble(&said, uid)
+                (TransportErrorKind::NoHello { how, chatter }, None, _) if have => {
+                    TransportErrorKind::NotStarted { how, chatter }
                 }
-                (trouble, ..) => trouble,
+                // sudo was asked, and the program that it should have started sent no mark.
+                (TransportErrorKind::NoHello { .. }, None, Some(uid)) if handshake.needs == 0 => {
+                    classify::sudo_error(&stderr, uid)
+                }
+                (kind, ..) => kind,
             };
-            Err(Halt { dead: master.resumed && !any, fault: Fault { trouble, said } })
+            Err(StartError { dead: master.resumed && !any, fault: HostlessError { kind, stderr } })
         }
     }
 }
 
 /// Runs the one command on the host.
-async fn run(master: &Master, binary: &Binary) -> Result<Link, Trouble> {
+async fn run(master: &Master, binary: &Binary) -> Result<AgentStream, TransportErrorKind> {
     let line = script::command(&binary.digest, binary.size);
-    let failed = |source| Trouble::NoSession { source };
+    let failed = |source| TransportErrorKind::NoSession { source };
     let mut child = Arc::clone(&master.session)
         .arc_raw_command(line)
         .stdin(Stdio::piped())
@@ -113,21 +127,21 @@ async fn run(master: &Master, binary: &Binary) -> Result<Link, Trouble> {
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed(openssh::Error::ChildIo(std::io::Error::other("it has no pipes"))));
     };
-    Ok(Link::new(Process::Remote(Box::new(child)), stdin, stdout, stderr))
+    Ok(AgentStream::new(AgentProcess::Remote(Box::new(child)), stdin, stdout, stderr))
 }
 
-/// What was heard on the way to hello.
+/// The marks before hello.
 #[derive(Debug, Default)]
-struct Heard {
+struct HandshakeState {
     any: bool,
     have: bool,
     user: Option<u32>,
 }
 
-/// The talk with the script, up to the agent's hello.
-struct Talk {
+/// The exchange with the script, up to the agent's hello.
+struct SshHandshake {
     binary: Arc<Binary>,
-    heard: Heard,
+    state: HandshakeState,
     needs: u32,
     /// The bytes of a program that went out and that the host has not confirmed.
     pushed: Option<u64>,
@@ -135,56 +149,69 @@ struct Talk {
     limit: Duration,
 }
 
-impl Talk {
-    async fn reach_hello(&mut self, link: &mut Link, options: &Options) -> Result<(), Trouble> {
+impl SshHandshake {
+    async fn reach_hello(
+        &mut self,
+        agent: &mut AgentStream,
+        options: &Options,
+    ) -> Result<(), TransportErrorKind> {
         loop {
-            let mark = match timeout(self.limit, link.mark()).await {
+            let mark = match timeout(self.limit, agent.mark()).await {
                 Ok(Ok(mark)) => mark,
-                Ok(Err(none)) => return Err(silence(link, none).await),
+                Ok(Err(none)) => return Err(no_greeting(agent, none).await),
                 Err(_) => {
-                    let chatter = link.chatter();
-                    return Err(Trouble::HelloTimeout { limit: self.limit, chatter });
+                    let chatter = agent.chatter();
+                    return Err(TransportErrorKind::HelloTimeout { limit: self.limit, chatter });
                 }
             };
-            self.heard.any = true;
-            // It is alive: from now on it may take its time.
+            self.state.any = true;
+            // The host is alive: from now on the longer limit holds.
             self.limit = options.hello_timeout;
             match mark {
-                Mark::Hello => {
-                    let hello = timeout(self.limit, greet(link)).await.unwrap_or_else(|_| {
-                        Err(Trouble::HelloTimeout { limit: self.limit, chatter: link.chatter() })
+                GreetingMark::Hello => {
+                    let hello = timeout(self.limit, greet(agent)).await.unwrap_or_else(|_| {
+                        Err(TransportErrorKind::HelloTimeout {
+                            limit: self.limit,
+                            chatter: agent.chatter(),
+                        })
                     })?;
                     return self.fits(&hello.machine);
                 }
-                Mark::User { uid } => self.heard.user = Some(uid),
-                Mark::NoSudo => {
-                    return Err(Trouble::NoSudo { uid: self.heard.user.unwrap_or(u32::MAX) });
+                GreetingMark::User { uid } => self.state.user = Some(uid),
+                GreetingMark::NoSudo => {
+                    return Err(TransportErrorKind::NoSudo {
+                        uid: self.state.user.unwrap_or(u32::MAX),
+                    });
                 }
-                Mark::Have { machine } => {
-                    self.heard.have = true;
+                GreetingMark::Have { machine } => {
+                    self.state.have = true;
                     self.pushed = None;
                     self.fits(&machine)?;
                 }
-                Mark::Need { system, machine, gzip } => {
+                GreetingMark::Need { system, machine, gzip } => {
                     self.needs += 1;
                     if self.needs > NEEDS {
                         let reason = "it was sent and was gone again".to_owned();
-                        return Err(Trouble::NotStored { reason });
+                        return Err(TransportErrorKind::NotStored { reason });
                     }
-                    self.serve(link, &system, &machine, gzip).await?;
+                    self.serve(agent, &system, &machine, gzip).await?;
                 }
-                Mark::Unsafe { path } => return Err(Trouble::UnsafeFolder { path }),
-                Mark::Failed { reason } if self.heard.have => {
-                    return Err(Trouble::AgentFailed { reason });
+                GreetingMark::Unsafe { path } => {
+                    return Err(TransportErrorKind::UnsafeFolder { path });
                 }
-                Mark::Failed { reason } => return Err(Trouble::NotStored { reason }),
+                GreetingMark::Failed { reason } if self.state.have => {
+                    return Err(TransportErrorKind::AgentFailed { reason });
+                }
+                GreetingMark::Failed { reason } => {
+                    return Err(TransportErrorKind::NotStored { reason });
+                }
             }
         }
     }
 
-    /// Sees that a host of this kind can run what lies there: a disk may have been moved to another machine.
-    /// A host that does not say is not asked.
-    fn fits(&self, machine: &str) -> Result<(), Trouble> {
+    /// Checks that a machine of this kind can run the agent on its disk, which may come from another machine.
+    /// An agent that does not name its machine passes.
+    fn fits(&self, machine: &str) -> Result<(), TransportErrorKind> {
         if machine.is_empty() || self.binary.runs_on(machine) {
             return Ok(());
         }
@@ -194,80 +221,91 @@ impl Talk {
     /// Gives the host the program it needs, or names the one it should look for.
     async fn serve(
         &mut self,
-        link: &mut Link,
+        agent: &mut AgentStream,
         system: &str,
         machine: &str,
         gzip: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TransportErrorKind> {
         if system != "Linux" {
-            return Err(Trouble::NotLinux { system: system.to_owned() });
+            return Err(TransportErrorKind::NotLinux { system: system.to_owned() });
         }
         if !self.binary.runs_on(machine) {
             self.binary = for_machine(&self.binary, machine).await?;
             let instead = format!("use {} {}\n", self.binary.digest, self.binary.size);
-            return self.send(link, instead.as_bytes(), &mut 0, self.binary.size).await;
+            return self.send(agent, instead.as_bytes(), &mut 0, self.binary.size).await;
         }
-        self.push(link, gzip).await
+        self.push(agent, gzip).await
     }
 
-    async fn push(&mut self, link: &mut Link, gzip: bool) -> Result<(), Trouble> {
+    async fn push(
+        &mut self,
+        agent: &mut AgentStream,
+        gzip: bool,
+    ) -> Result<(), TransportErrorKind> {
         tracing::debug!(digest = self.binary.digest, gzip, "sending the agent");
         let mut sent = 0;
         if gzip {
             let packed = self.binary.packed().await?;
             let size = packed.len() as u64;
-            self.send(link, format!("gzip {size} 0\n").as_bytes(), &mut 0, size).await?;
+            self.send(agent, format!("gzip {size} 0\n").as_bytes(), &mut 0, size).await?;
             for piece in packed.chunks(PIECE) {
-                self.send(link, piece, &mut sent, size).await?;
+                self.send(agent, piece, &mut sent, size).await?;
             }
         } else {
             let size = self.binary.size;
-            let unreadable = |source| Trouble::Binary { path: self.binary.path.clone(), source };
+            let unreadable =
+                |source| TransportErrorKind::Binary { path: self.binary.path.clone(), source };
             let mut file = tokio::fs::File::open(&self.binary.path).await.map_err(unreadable)?;
-            self.send(link, format!("raw {size} 0\n").as_bytes(), &mut 0, size).await?;
+            self.send(agent, format!("raw {size} 0\n").as_bytes(), &mut 0, size).await?;
             let mut piece = vec![0; PIECE];
             loop {
                 let count = file.read(&mut piece).await.map_err(unreadable)?;
                 if count == 0 {
                     break;
                 }
-                self.send(link, &piece[..count], &mut sent, size).await?;
+                self.send(agent, &piece[..count], &mut sent, size).await?;
             }
         }
         self.pushed = Some(sent);
         Ok(())
     }
 
-    /// Hands over some bytes; where the host does not take them, finds out what it has to say.
+    /// Sends some bytes; where the host does not take them, reads the mark that says why.
     async fn send(
         &self,
-        link: &mut Link,
+        agent: &mut AgentStream,
         bytes: &[u8],
         sent: &mut u64,
         size: u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TransportErrorKind> {
         let write = async {
-            link.writer.write_all(bytes).await?;
-            link.writer.flush().await
+            agent.writer.write_all(bytes).await?;
+            agent.writer.flush().await
         };
         match timeout(self.limit, write).await {
             Ok(Ok(())) => {
                 *sent += bytes.len() as u64;
                 Ok(())
             }
-            Ok(Err(_)) => match timeout(self.limit, link.mark()).await {
-                Ok(Ok(Mark::Failed { reason })) => Err(Trouble::NotStored { reason }),
-                Ok(Ok(Mark::Unsafe { path })) => Err(Trouble::UnsafeFolder { path }),
-                Ok(Err(Silence::Babble)) => Err(Trouble::NotAnAgent { chatter: link.chatter() }),
-                _ => Err(Trouble::PushCut { sent: *sent, size }),
+            Ok(Err(_)) => match timeout(self.limit, agent.mark()).await {
+                Ok(Ok(GreetingMark::Failed { reason })) => {
+                    Err(TransportErrorKind::NotStored { reason })
+                }
+                Ok(Ok(GreetingMark::Unsafe { path })) => {
+                    Err(TransportErrorKind::UnsafeFolder { path })
+                }
+                Ok(Err(NoGreeting::Babble)) => {
+                    Err(TransportErrorKind::NotAnAgent { chatter: agent.chatter() })
+                }
+                _ => Err(TransportErrorKind::PushCut { sent: *sent, size }),
             },
-            Err(_) => Err(Trouble::PushStalled { sent: *sent, size, limit: self.limit }),
+            Err(_) => Err(TransportErrorKind::PushStalled { sent: *sent, size, limit: self.limit }),
         }
     }
 }
 
 /// The build for a machine of another kind.
-async fn for_machine(ours: &Binary, machine: &str) -> Result<Arc<Binary>, Trouble> {
+async fn for_machine(ours: &Binary, machine: &str) -> Result<Arc<Binary>, TransportErrorKind> {
     let beside = binary::beside(&ours.path, machine);
     if beside.exists() {
         let other = binary::load(&beside).await?;
@@ -278,8 +316,8 @@ async fn for_machine(ours: &Binary, machine: &str) -> Result<Arc<Binary>, Troubl
     Err(wrong_machine(ours, machine))
 }
 
-fn wrong_machine(ours: &Binary, machine: &str) -> Trouble {
-    Trouble::WrongMachine {
+fn wrong_machine(ours: &Binary, machine: &str) -> TransportErrorKind {
+    TransportErrorKind::WrongMachine {
         host: machine.to_owned(),
         ours: ours.machine.clone(),
         binary: std::fs::canonicalize(&ours.path).unwrap_or_else(|_| ours.path.clone()),

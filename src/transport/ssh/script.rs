@@ -1,5 +1,5 @@
 //! The one command that is run on a host: `exec sh -c LOGIN sh INSTALL TOKEN DIGEST SIZE`. LOGIN adds
-//! one argument for INSTALL: from where sshd says the controller is connected, which sudo would drop.
+//! one argument for INSTALL: the controller's address as sshd gives it, which sudo would drop.
 //!
 //! Both scripts are fixed texts, nothing of a topology is in them. The user's login shell, whichever
 //! it is (bash, fish, tcsh, busybox), sees two words in single quotes; inside them nothing stands
@@ -47,7 +47,7 @@ mod tests {
         }
     }
 
-    /// What sudo leaves of an environment (`env_reset`, sudoers(5)), and somebody who is not root.
+    /// A sudo that leaves of the environment what `env_reset` of sudoers(5) does, and a user who is not root.
     fn fakes(folder: &std::path::Path) -> String {
         use std::os::unix::fs::PermissionsExt as _;
         let sudo = "[ \"$1 $2\" = '-n --' ] || exit 9; shift 2; exec env -i PATH=\"$PATH\" \"$@\"";
@@ -59,10 +59,10 @@ mod tests {
         format!("{}:/usr/bin:/bin", folder.display())
     }
 
-    /// Whoever logs in may have put anything there; none of it is executed, nor split, nor matched with
-    /// names of files.
+    /// The login user may have put anything into SSH_CONNECTION; no shell executes it, splits it, or matches it
+    /// with file names.
     #[test]
-    fn what_sshd_says_of_the_connection_passes_sudo_as_a_text() {
+    fn the_controllers_address_passes_sudo_as_a_text() {
         let folder = tempfile::tempdir().unwrap();
         let (user, root) = (fakes(folder.path()), "/usr/bin:/bin".to_owned());
         let marker = folder.path().join("executed");
@@ -85,10 +85,10 @@ mod tests {
                         .env("SSH_CONNECTION", connection)
                         .output()
                         .unwrap();
-                    let said = String::from_utf8(output.stdout).unwrap();
+                    let printed = String::from_utf8(output.stdout).unwrap();
                     let head = if is_root { "" } else { "T user 1000\n" };
                     let expected = format!("{head}4|T|d|7|{connection}|{connection}|");
-                    assert_eq!(said, expected, "{shell:?}, root: {is_root}");
+                    assert_eq!(printed, expected, "{shell:?}, root: {is_root}");
                     assert!(!marker.exists(), "{connection} was executed");
                 }
             }

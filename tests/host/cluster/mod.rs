@@ -52,7 +52,7 @@ fn real_servers_get_ready_while_something_stands_in_the_directors_way() {
     assert!(applied.contains("lvs  not touched: something stands in the way"), "{applied}");
     assert!(applied.contains("rs1  3 steps done, verified"), "{applied}");
     assert!(applied.contains("6 changes made, 1 host failed"), "{applied}");
-    assert!(applied.contains("to finish:  mend what is said above"), "{applied}");
+    assert!(applied.contains("to finish:  mend what is shown above"), "{applied}");
     for rs in ["rs1", "rs2"] {
         assert!(cluster.addresses(rs).contains(VIP));
         assert_eq!(cluster.sysctl(rs, "net.ipv4.conf.all.arp_ignore"), "1");
@@ -235,7 +235,7 @@ fn a_change_is_kept_when_the_operator_says_so_and_undone_when_not() {
     assert!(cluster.addresses("rs2").contains(VIP));
     no.stdin.take().unwrap().write_all(b"no\n").unwrap();
     let text = end(no, 5);
-    assert!(text.contains("because the operator said no"), "{text}");
+    assert!(text.contains("because the operator answered no"), "{text}");
     assert_eq!(cluster.photograph(), before);
 
     let interrupted = start();
@@ -276,7 +276,7 @@ fn a_saved_plan_does_just_what_it_shows_and_nothing_once_the_hosts_have_moved_on
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    assert!(save(&[], 1).contains("is there already"), "it was replaced");
+    assert!(save(&[], 1).contains("exists already"), "it was replaced");
     save(&["--force"], 4);
     assert!(
         NetnsCluster::expect_of(&file, &["apply", "--adopt"], 2)

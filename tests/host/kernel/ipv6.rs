@@ -183,7 +183,7 @@ fn routes_read_back_as_they_were_asked_for() {
     // 1024 and none are one and the same.
     let before = Route { metric: 1024, ..plain.clone() };
     let change = Edit::change::<Route>(host.clone(), before, metric.clone());
-    netns.fails(change, "somebody changed it since");
+    netns.fails(change, "changed after it was observed");
     let change = Edit::change::<Route>(host, plain, metric);
     netns.do_all(vec![change.clone()]);
     assert_eq!(routes(&netns, "2001:db8:1::53"), gateway("2001:db8::3", 7));
@@ -212,7 +212,7 @@ fn a_route_that_a_router_gave_is_none_of_a_person() {
         eventually("a second", || first.is_none() || left() != first);
         assert_eq!(netns.look(&[]).state.routes[&key], before);
         let after = via("2001:db8::2", "v0", 0);
-        netns.fails(Edit::change::<Route>(key, before, after), "could not be put back");
+        netns.fails(Edit::change::<Route>(key, before, after), "lvsprov could not restore");
         netns.ip("-6 route del default");
     }
 }

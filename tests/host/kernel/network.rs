@@ -79,7 +79,7 @@ fn a_vip_on_lo_has_its_label_scope_and_prefix() {
     let (key, address) = vip.added::<Address>().unwrap();
     assert_eq!(outcome.after.state.addresses.get(key), Some(address));
 
-    netns.fails(vip_on_lo(), "somebody changed it since");
+    netns.fails(vip_on_lo(), "changed after it was observed");
     netns.do_all(vec![vip_on_lo().inverse().unwrap()]);
     assert_eq!(address_in_ip(&netns, "lo", "172.18.253.53"), None);
     netns.fails(vip_on_lo().inverse().unwrap(), "found nothing");
@@ -196,7 +196,7 @@ fn a_gateway_out_of_reach_is_explained() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     let route = via("192.0.2.1", "v0", 0);
     let failure = netns.fails(Edit::add::<Route>(route_key("default"), route), "unreachable");
-    assert!(failure.cure.unwrap().contains("none of this host's subnets"));
+    assert!(failure.cure.unwrap().contains("in no subnet of this host"));
 }
 
 /// Replaces the default route while `ip monitor` listens; gives what it heard.
@@ -257,7 +257,7 @@ fn the_default_gateway_is_replaced_in_place() {
         [json!(["default", "10.9.0.2", "v0", 100]), json!(["default", "10.9.0.253", "v0", 200])];
     assert_eq!(routes_in_ip(&netns, "default"), expected);
     assert_eq!(netns.look(&[]).state.routes[&key], via("10.9.0.2", "v0", 100));
-    netns.fails(change.clone(), "somebody changed it since");
+    netns.fails(change.clone(), "changed after it was observed");
     netns.do_all(vec![change.inverse().unwrap()]);
     assert_eq!(routes_in_ip(&netns, "default")[0], json!(["default", "10.9.0.254", "v0", 100]));
 }
@@ -307,7 +307,7 @@ fn a_route_that_could_not_be_put_back_is_shown_and_not_replaced() {
         let before = netns.look(&[]).state.routes[&route_key("default")].clone();
         assert!(before.unheld.join(" ").to_lowercase().contains(shows), "{before:?}");
         let change = Edit::change::<Route>(route_key("default"), before, via("10.9.0.2", "v0", 0));
-        netns.fails(change, "could not be put back");
+        netns.fails(change, "lvsprov could not restore");
         netns.ip("route del default");
     }
 }

@@ -121,7 +121,7 @@ fn a_table_is_made_changed_and_removed() {
     netns.do_all(vec![add.clone()]);
     assert!(!listed(&netns).contains("chain source"), "a chain that no rule needs");
     put(&netns, &gallery());
-    netns.fails(add.inverse().unwrap(), "somebody changed it since it was looked at");
+    netns.fails(add.inverse().unwrap(), "changed after it was observed");
     let change = Edit::Table(KeyedEdit { key: name(), before: Some(gallery()), after: Some(one) });
     netns.do_all(vec![change.clone(), change.inverse().unwrap(), change]);
     put(&netns, &PacketRules::default());

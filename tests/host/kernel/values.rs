@@ -50,8 +50,8 @@ fn what_does_not_exist_is_left_out_and_cannot_be_set() {
     let seen = netns.look(&["net.ipv4.conf.eth7.rp_filter", "net/ipv4/conf/eth7.1/rp_filter"]);
     assert!(seen.state.sysctls.is_empty());
     for key in ["net.ipv4.conf.eth7.rp_filter", "net/ipv4/conf/eth7.1/rp_filter"] {
-        let failure = netns.fails(set(key, "0", "1"), "there is no such setting");
-        assert!(failure.cure.unwrap().contains("there is no interface eth7"));
+        let failure = netns.fails(set(key, "0", "1"), "this host has no such setting");
+        assert!(failure.cure.unwrap().contains("this host has no interface eth7"));
     }
 }
 
@@ -60,7 +60,7 @@ fn a_value_that_the_kernel_refuses_is_named() {
     let before = netns.sysctl("conf/lo/arp_ignore");
     let change = set("net.ipv4.conf.lo.arp_ignore", &before, "many");
     let failure = netns.fails(change, "cannot set net.ipv4.conf.lo.arp_ignore to \"many\"");
-    assert!(failure.cure.unwrap().contains("does not accept this value"));
+    assert!(failure.cure.unwrap().contains("a value that the kernel accepts"));
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), before);
 }
 

@@ -6,12 +6,12 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use lvsprov::topology::{Reach, SshTarget};
-use lvsprov::transport::{Connection, Options, Trouble};
+use lvsprov::transport::{Connection, Options, TransportErrorKind};
 use nix::sys::signal::Signal;
 
 use super::sshd::{Like, Sshd, free_port, kill, until};
 use super::wire::Wire;
-use super::{Expected, Slow, assert_trouble, check_words, look, look_once, name, refused, seen};
+use super::{Expected, Slow, assert_kind, check_words, look, look_once, name, refused, seen};
 use crate::support::cases::{Case, async_cases};
 use crate::support::speed;
 
@@ -34,12 +34,12 @@ async fn a_host_whose_key_is_not_known_or_has_changed_is_refused() {
     let sshd = Sshd::plain();
     fs::write(sshd.file("known_hosts"), "").unwrap();
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    assert_trouble!(error, Trouble::UnknownHostKey);
+    assert_kind!(error, TransportErrorKind::UnknownHostKey);
     assert_eq!(fs::read_to_string(sshd.file("known_hosts")).unwrap(), "");
     sshd.know(&sshd.file("other_key.pub"));
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    let error = assert_trouble!(error, Trouble::ChangedHostKey);
-    assert!(error.said().contains("HAS CHANGED"), "{error:?}");
+    let error = assert_kind!(error, TransportErrorKind::ChangedHostKey);
+    assert!(error.stderr().contains("HAS CHANGED"), "{error:?}");
     assert_eq!(sshd.logins(), 0);
 }
 
@@ -47,8 +47,8 @@ async fn a_refused_login_is_named() {
     let sshd = Sshd::plain();
     sshd.write_client_config("other_key", sshd.port);
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    let error = assert_trouble!(error, Trouble::LoginRefused);
-    assert!(error.said().contains("Permission denied (publickey)"), "{error:?}");
+    let error = assert_kind!(error, TransportErrorKind::LoginRefused);
+    assert!(error.stderr().contains("Permission denied (publickey)"), "{error:?}");
     assert_eq!(sshd.masters(), Vec::<i32>::new());
 }
 
@@ -58,11 +58,11 @@ async fn where_no_host_answers_is_named_in_time() {
         Options { connect_timeout: speed::scaled(Duration::from_secs(1)), ..sshd.options() };
     let start = Instant::now();
     sshd.write_client_config("user_key", free_port());
-    assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::Refused);
+    assert_kind!(refused(&sshd.reach(), &options).await, TransportErrorKind::Refused);
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     sshd.write_client_config("user_key", silent.local_addr().unwrap().port());
-    assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::LoginTimeout { .. });
+    assert_kind!(refused(&sshd.reach(), &options).await, TransportErrorKind::LoginTimeout { .. });
 
     // One that greets and then hangs: beyond what ssh's own ConnectTimeout covers.
     let polite = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -72,19 +72,19 @@ async fn where_no_host_answers_is_named_in_time() {
         stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
         stream
     });
-    assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::LoginTimeout { .. });
+    assert_kind!(refused(&sshd.reach(), &options).await, TransportErrorKind::LoginTimeout { .. });
     drop(greeter.join().unwrap());
 
     let closing = TcpListener::bind("127.0.0.1:0").unwrap();
     sshd.write_client_config("user_key", closing.local_addr().unwrap().port());
     std::thread::spawn(move || closing.incoming().for_each(drop));
-    assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::ClosedEarly);
+    assert_kind!(refused(&sshd.reach(), &options).await, TransportErrorKind::ClosedEarly);
 
     let nowhere = SshTarget { host: "x".repeat(70), user: None, port: None };
-    assert_trouble!(refused(&Reach::Ssh(nowhere), &options).await, Trouble::Unresolved);
+    assert_kind!(refused(&Reach::Ssh(nowhere), &options).await, TransportErrorKind::Unresolved);
 
     fs::write(sshd.file("ssh_config"), "Nonsense yes\n").unwrap();
-    assert_trouble!(refused(&sshd.reach(), &options).await, Trouble::SshConfig);
+    assert_kind!(refused(&sshd.reach(), &options).await, TransportErrorKind::SshConfig);
     assert!(start.elapsed() < speed::patience());
     assert_eq!(sshd.masters(), Vec::<i32>::new());
 }
@@ -102,15 +102,17 @@ async fn a_command_that_is_forced_into_something_else_is_told_apart() {
     let cases: [(&str, Expected); 4] = [
         (
             "exec yes hello",
-            |t| matches!(t, Trouble::NotAnAgent { chatter } if chatter.contains("hello")),
+            |t| matches!(t, TransportErrorKind::NotAnAgent { chatter } if chatter.contains("hello")),
         ),
-        ("exec sleep 600", |t| matches!(t, Trouble::HelloTimeout { .. })),
+        ("exec sleep 600", |t| matches!(t, TransportErrorKind::HelloTimeout { .. })),
         (
             "echo go away; exit 1",
-            |t| matches!(t, Trouble::NoHello { how, chatter } if how == "exit status: 1" && chatter == "go away"),
+            |t| matches!(t, TransportErrorKind::NoHello { how, chatter } if how == "exit status: 1" && chatter == "go away"),
         ),
         // An honest message that quotes the command must not be taken for the agent.
-        (r#"echo "not allowed: $SSH_ORIGINAL_COMMAND""#, |t| matches!(t, Trouble::NoHello { .. })),
+        (r#"echo "not allowed: $SSH_ORIGINAL_COMMAND""#, |t| {
+            matches!(t, TransportErrorKind::NoHello { .. })
+        }),
     ];
     for (command, wanted) in cases {
         let config = format!("ForceCommand {command}");
@@ -119,7 +121,7 @@ async fn a_command_that_is_forced_into_something_else_is_told_apart() {
             Options { hello_timeout: speed::scaled(Duration::from_secs(1)), ..sshd.options() };
         let error = refused(&sshd.reach(), &options).await;
         check_words(&error);
-        assert!(wanted(error.trouble()), "{command}: {error:?}");
+        assert!(wanted(error.kind()), "{command}: {error:?}");
     }
 }
 
@@ -127,7 +129,7 @@ async fn a_host_that_opens_no_session_is_named() {
     let config = "MaxSessions 0".to_owned();
     let sshd = Sshd::like(&Like { config, ..Like::default() });
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    assert_trouble!(error, Trouble::NoSession { .. });
+    assert_kind!(error, TransportErrorKind::NoSession { .. });
 }
 
 async fn a_connection_that_is_cut_or_clogs_while_the_agent_is_sent() {
@@ -142,9 +144,12 @@ async fn a_connection_that_is_cut_or_clogs_while_the_agent_is_sent() {
         let error = refused(&sshd.reach(), &options).await;
         assert!(start.elapsed() < speed::patience());
         if clogs {
-            assert_trouble!(error, Trouble::PushStalled { .. } | Trouble::HelloTimeout { .. });
+            assert_kind!(
+                error,
+                TransportErrorKind::PushStalled { .. } | TransportErrorKind::HelloTimeout { .. }
+            );
         } else {
-            assert_trouble!(error, Trouble::PushCut { .. });
+            assert_kind!(error, TransportErrorKind::PushCut { .. });
         }
         wire.cut();
         until("nothing half is left", || sshd.stored().is_empty().then_some(()));
@@ -171,7 +176,7 @@ async fn a_connection_that_is_cut_during_a_call() {
     let start = Instant::now();
     let error = connection.call(slow.request(speed::millis(2000))).await.unwrap_err();
     assert!(start.elapsed() < speed::patience());
-    assert_trouble!(error, Trouble::Cut { request: "fetch", .. });
+    assert_kind!(error, TransportErrorKind::Cut { request: "fetch", .. });
     drop(connection);
     drop(cutter.join().unwrap());
     until("the agent ends", || sshd.running_agents().is_empty().then_some(()));
@@ -184,7 +189,7 @@ async fn an_agent_that_is_killed_on_its_host_is_a_cut_connection() {
     assert_eq!(agents.len(), 1);
     kill(agents[0], Signal::SIGKILL);
     let error = connection.call(look()).await.unwrap_err();
-    assert_trouble!(error, Trouble::Cut { request: "look", .. });
+    assert_kind!(error, TransportErrorKind::Cut { request: "look", .. });
     // The ssh connection itself is well: the next command uses it.
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     assert_eq!(sshd.logins(), 1);

@@ -6,12 +6,12 @@ use std::process::{Command, Output, Stdio};
 
 use lvsprov::failure::Failure;
 use lvsprov::topology::Reach;
-use lvsprov::transport::{Connection, Options, Trouble};
+use lvsprov::transport::{Connection, Options, TransportErrorKind};
 use lvsprov::visible::is_hidden;
 use serde_json::{Value, json};
 
 use super::sshd::{Like, PROGRAM, Sshd};
-use super::{Namespace, assert_trouble, check_words, impostor, local_options, look, name, refused};
+use super::{Namespace, assert_kind, check_words, impostor, local_options, look, name, refused};
 use crate::support::cases::{Case, async_cases, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -58,7 +58,7 @@ fn refusal() -> Vec<u8> {
 
 /// An answer of about so many bytes, all of it empty texts.
 fn empties(length: usize) -> Vec<u8> {
-    [br#"{"moved":["#, &br#""","#.repeat(length / 3)[..], br#"""]}"#].concat()
+    [br#"{"changed":["#, &br#""","#.repeat(length / 3)[..], br#"""]}"#].concat()
 }
 
 /// An agent of this machine that answers so.
@@ -74,14 +74,14 @@ async fn answers_that_would_eat_the_memory_are_refused_and_the_host_is_named() {
         (empties(60 << 20), " values, the limit is "),
         (empties(80 << 20), "the limit is 67108864"),
         (
-            json!({ "moved": ["x".repeat(2 << 20)] }).to_string().into_bytes(),
+            json!({ "changed": ["x".repeat(2 << 20)] }).to_string().into_bytes(),
             "a text of 2097153 bytes",
         ),
     ] {
         let options = local(folder.path(), &reply);
         let mut connection = Connection::open(&name(), &Reach::Local, &options).await.unwrap();
         let error = connection.call(look()).await.unwrap_err();
-        let error = assert_trouble!(error, Trouble::BadFrame { request: "look", .. });
+        let error = assert_kind!(error, TransportErrorKind::BadFrame { request: "look", .. });
         let failure = Failure::from(&error);
         assert!(failure.causes[0].contains(why), "{failure}");
         assert!(failure.cure.unwrap().contains("what answers in the place"));
@@ -99,13 +99,13 @@ async fn what_is_printed_before_or_beside_the_answers_is_shown_and_not_obeyed() 
     };
     let error = refused(&Reach::Local, &options).await;
     let shown = SHOWN.replace(r"\nweb1", "\nweb1");
-    assert_eq!(error.said(), shown);
-    assert_trouble!(error, Trouble::NoHello { chatter, .. } if *chatter == shown);
+    assert_eq!(error.stderr(), shown);
+    assert_kind!(error, TransportErrorKind::NoHello { chatter, .. } if *chatter == shown);
 
     let mark = format!("lvsprov@ failed {}\n", EVIL.replace('\n', " "));
     fs::write(&said, mark).unwrap();
     let error = refused(&Reach::Local, &options).await;
-    assert_trouble!(error, Trouble::AgentFailed { reason } if *reason == SHOWN.replace(r"\nweb1", " web1"));
+    assert_kind!(error, TransportErrorKind::AgentFailed { reason } if *reason == SHOWN.replace(r"\nweb1", " web1"));
 }
 
 /// A cluster of a host that answers what is in a file, and one that is as it should be.

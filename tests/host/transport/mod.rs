@@ -19,7 +19,7 @@ use lvsprov::names::HostName;
 use lvsprov::protocol::{Reply, Request};
 use lvsprov::state::{Controller, Observation, Protocol};
 use lvsprov::topology::Reach;
-use lvsprov::transport::{Connection, Options, TransportError, Trouble};
+use lvsprov::transport::{Connection, Options, TransportError, TransportErrorKind};
 use nix::sys::signal::Signal;
 use sshd::{PROGRAM, kill, processes, until};
 
@@ -64,16 +64,16 @@ fn check_words(error: &TransportError) {
     eprintln!("{failure}\n  cure: {}", failure.cure.as_deref().unwrap());
 }
 
-macro_rules! assert_trouble {
+macro_rules! assert_kind {
     ($error:expr, $pattern:pat $(if $guard:expr)?) => {{
         let error = $error;
         check_words(&error);
-        assert!(matches!(error.trouble(), $pattern $(if $guard)?), "{error:?}");
+        assert!(matches!(error.kind(), $pattern $(if $guard)?), "{error:?}");
         error
     }};
 }
 
-use assert_trouble;
+use assert_kind;
 
 use crate::support::cases::{Case, async_cases};
 use crate::support::speed;
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Whether it is the trouble that was wanted.
-type Expected = fn(&Trouble) -> bool;
+type Expected = fn(&TransportErrorKind) -> bool;
 
 /// A request that lasts: the far end takes the connection and says nothing.
 struct Slow {
@@ -218,10 +218,12 @@ async fn a_namespace_that_is_not_there_or_none_is_said_so() {
     let state = tempfile::tempdir().unwrap();
     let options = local_options(state.path());
     let missing = Reach::Netns("/run/netns/no-such-namespace".into());
-    let error = assert_trouble!(refused(&missing, &options).await, Trouble::AgentFailed { .. });
+    let error =
+        assert_kind!(refused(&missing, &options).await, TransportErrorKind::AgentFailed { .. });
     assert!(error.to_string().contains("/run/netns/no-such-namespace"), "{error}");
     let plain = Reach::Netns("/etc/hostname".into());
-    let error = assert_trouble!(refused(&plain, &options).await, Trouble::AgentFailed { .. });
+    let error =
+        assert_kind!(refused(&plain, &options).await, TransportErrorKind::AgentFailed { .. });
     assert!(error.to_string().contains("not a network namespace"), "{error}");
 }
 
@@ -240,10 +242,11 @@ async fn an_agent_that_is_killed_during_a_call_is_a_cut_connection() {
     });
     let error = connection.call(slow.request(speed::millis(20_000))).await.unwrap_err();
     killer.join().unwrap();
-    let error = assert_trouble!(error, Trouble::Cut { request: "fetch", acting: false, .. });
+    let error =
+        assert_kind!(error, TransportErrorKind::Cut { request: "fetch", acting: false, .. });
     assert!(error.to_string().contains("signal: 9"), "{error}");
     let error = connection.call(look()).await.unwrap_err();
-    assert!(matches!(error.trouble(), Trouble::GivenUp), "{error:?}");
+    assert!(matches!(error.kind(), TransportErrorKind::GivenUp), "{error:?}");
 }
 
 async fn an_agent_that_hangs_is_given_up_in_time() {
@@ -258,7 +261,7 @@ async fn an_agent_that_hangs_is_given_up_in_time() {
     let start = Instant::now();
     let error = connection.call(look()).await.unwrap_err();
     assert!(start.elapsed() < speed::patience());
-    assert_trouble!(error, Trouble::CallTimeout { request: "look", .. });
+    assert_kind!(error, TransportErrorKind::CallTimeout { request: "look", .. });
     kill(agent, Signal::SIGCONT);
     until("the agent ends", || agents_with(state.path()).is_empty().then_some(()));
 }
@@ -271,25 +274,26 @@ async fn what_is_not_our_agent_is_told_apart() {
         ..local_options(folder.path())
     };
     let error = refused(&Reach::Local, &with("echo good day; echo oh >&2; exit 3")).await;
-    let error = assert_trouble!(error, Trouble::NoHello { chatter, .. } if chatter == "good day");
-    assert_eq!(error.said(), "oh");
+    let error =
+        assert_kind!(error, TransportErrorKind::NoHello { chatter, .. } if chatter == "good day");
+    assert_eq!(error.stderr(), "oh");
     assert!(error.to_string().contains("exit status: 3"), "{error}");
     let error = refused(&Reach::Local, &with("exec yes")).await;
-    assert_trouble!(error, Trouble::NotAnAgent { .. });
+    assert_kind!(error, TransportErrorKind::NotAnAgent { .. });
     let error = refused(&Reach::Local, &with("exec sleep 600")).await;
-    assert_trouble!(error, Trouble::HelloTimeout { .. });
+    assert_kind!(error, TransportErrorKind::HelloTimeout { .. });
     until("the impostor ends", || agents_with(folder.path()).is_empty().then_some(()));
     let old = r#"printf 'lvsprov@ hello\n\000\000\000\027{"version":999,"uid":0}'; exec sleep 9"#;
     let error = refused(&Reach::Local, &with(old)).await;
-    assert_trouble!(error, Trouble::Version { theirs: 999, .. });
+    assert_kind!(error, TransportErrorKind::Version { theirs: 999, .. });
     let odd = r"printf 'lvsprov@ hello\n\377\377\377\377{}'; exec sleep 9";
     let error = refused(&Reach::Local, &with(odd)).await;
-    assert_trouble!(error, Trouble::BadFrame { .. });
+    assert_kind!(error, TransportErrorKind::BadFrame { .. });
     let user = r#"printf 'lvsprov@ hello\n\000\000\000\030{"version":V,"uid":1000}'; exec sleep 9"#;
     let user = user.replace('V', &lvsprov::protocol::VERSION.to_string());
     let error = refused(&Reach::Local, &with(&user)).await;
-    assert_trouble!(error, Trouble::NotRoot { uid: 1000 });
+    assert_kind!(error, TransportErrorKind::NotRoot { uid: 1000 });
     let none = Options { agent_binary: Some("/no/such/program".into()), ..with("") };
     let error = refused(&Reach::Local, &none).await;
-    assert!(matches!(error.trouble(), Trouble::Start { .. }), "{error:?}");
+    assert!(matches!(error.kind(), TransportErrorKind::Start { .. }), "{error:?}");
 }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lvsprov::state::Controller;
-use lvsprov::transport::{Options, Trouble};
+use lvsprov::transport::{Options, TransportErrorKind};
 use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};
 
 use super::sshd::{Like, PROGRAM, Sshd, kill, until};
 use super::wire::Wire;
-use super::{Expected, assert_trouble, check_words, look_once, refused};
+use super::{Expected, assert_kind, check_words, look_once, refused};
 use crate::support::cases::{Case, async_cases};
 
 pub fn cases() -> Vec<Case> {
@@ -253,9 +253,8 @@ async fn an_agent_that_does_not_start_is_sent_once_and_the_reason_is_named() {
     let mut carried = Vec::new();
     for _ in 0..3 {
         let error = refused(&sshd.reach(), &sshd.options()).await;
-        let error =
-            assert_trouble!(error, Trouble::NotStarted { how, .. } if how == "exit status: 126");
-        assert!(error.said().contains("Permission denied"), "{error:?}");
+        let error = assert_kind!(error, TransportErrorKind::NotStarted { how, .. } if how == "exit status: 126");
+        assert!(error.stderr().contains("Permission denied"), "{error:?}");
         assert!(error.cure().unwrap().contains("noexec"), "{error:?}");
         carried.push(wire.carried());
     }
@@ -269,14 +268,14 @@ async fn an_agent_folder_of_somebody_else_is_refused() {
     fs::create_dir_all(&folder).unwrap();
     std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    assert_trouble!(error, Trouble::UnsafeFolder { path } if path == "/var/lib/lvsprov/agent");
+    assert_kind!(error, TransportErrorKind::UnsafeFolder { path } if path == "/var/lib/lvsprov/agent");
 }
 
 async fn a_full_disk_is_said_so() {
     let sshd = Sshd::like(&Like { room: Some("1m"), ..Like::default() });
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    let error = assert_trouble!(error, Trouble::NotStored { .. });
-    assert!(error.said().contains("No space left"), "{error:?}");
+    let error = assert_kind!(error, TransportErrorKind::NotStored { .. });
+    assert!(error.stderr().contains("No space left"), "{error:?}");
     assert_eq!(sshd.stored(), Vec::<PathBuf>::new());
 }
 
@@ -313,12 +312,12 @@ async fn the_real_sudo_hides_the_controller_from_nobody() {
 
 async fn a_user_who_cannot_become_root_is_told_why() {
     let cases: [(Option<&str>, Expected); 3] = [
-        (None, |t| matches!(t, Trouble::NoSudo { uid: 1000 })),
+        (None, |t| matches!(t, TransportErrorKind::NoSudo { uid: 1000 })),
         (Some("echo 'sudo: a password is required' >&2; exit 1"), |t| {
-            matches!(t, Trouble::SudoPassword { uid: 1000 })
+            matches!(t, TransportErrorKind::SudoPassword { uid: 1000 })
         }),
         (Some("echo 'web is not in the sudoers file.' >&2; exit 1"), |t| {
-            matches!(t, Trouble::SudoRefused { uid: 1000 })
+            matches!(t, TransportErrorKind::SudoRefused { uid: 1000 })
         }),
     ];
     for (sudo, wanted) in cases {
@@ -328,7 +327,7 @@ async fn a_user_who_cannot_become_root_is_told_why() {
         let sshd = Sshd::like(&Like { tools, only, ..Like::default() });
         let error = refused(&sshd.reach(), &sshd.options()).await;
         check_words(&error);
-        assert!(wanted(error.trouble()), "{error:?}");
+        assert!(wanted(error.kind()), "{error:?}");
         assert_eq!(sshd.stored(), Vec::<PathBuf>::new());
     }
 }
@@ -337,7 +336,8 @@ async fn another_architecture_is_named_unless_a_build_lies_beside() {
     let uname = "#!/bin/sh\n[ \"$1\" = -s ] && echo Linux || echo riscv64\n".to_owned();
     let sshd = Sshd::like(&Like { tools: vec![("uname", uname)], ..Like::default() });
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    let error = assert_trouble!(error, Trouble::WrongMachine { host, .. } if host == "riscv64");
+    let error =
+        assert_kind!(error, TransportErrorKind::WrongMachine { host, .. } if host == "riscv64");
     assert!(error.to_string().contains(std::env::consts::ARCH), "{error}");
     assert!(error.cure().unwrap().contains("lvsprov-riscv64"), "{error:?}");
 
@@ -351,7 +351,7 @@ async fn another_architecture_is_named_unless_a_build_lies_beside() {
     fs::write(&path, program).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    assert_trouble!(error, Trouble::WrongMachine { host, .. } if host == "riscv64");
+    assert_kind!(error, TransportErrorKind::WrongMachine { host, .. } if host == "riscv64");
     drop(sshd);
 
     // The other way round: our own program is for another machine, the host's lies beside.
@@ -373,5 +373,5 @@ async fn what_is_not_linux_is_named() {
     let uname = "#!/bin/sh\n[ \"$1\" = -s ] && echo FreeBSD || echo amd64\n".to_owned();
     let sshd = Sshd::like(&Like { tools: vec![("uname", uname)], ..Like::default() });
     let error = refused(&sshd.reach(), &sshd.options()).await;
-    assert_trouble!(error, Trouble::NotLinux { system } if system == "FreeBSD");
+    assert_kind!(error, TransportErrorKind::NotLinux { system } if system == "FreeBSD");
 }

@@ -92,7 +92,7 @@ fn service(key: &str, make: impl FnOnce(&mut VirtualService) + Send) -> String {
         if let Err(errno) = send(ipvs, Request::NewService(key.clone(), service.clone())) {
             return refused(errno);
         }
-        let table = ipvs.look(false).unwrap().table;
+        let table = ipvs.observe(false).unwrap().table;
         match table.get(&key) {
             Some(there) if *there == service => "kept".to_owned(),
             Some(there) => format!("becomes {there}"),
@@ -235,7 +235,7 @@ fn add_destination(ipvs: &mut IpvsSocket, vip: &str, rip: &str, wanted: &Destina
     if let Err(errno) = send(ipvs, Request::NewDestination(key.clone(), rip, wanted.clone())) {
         return refused(errno);
     }
-    let table = ipvs.look(false).unwrap().table;
+    let table = ipvs.observe(false).unwrap().table;
     match table[&key].destinations.get(&rip) {
         Some(there) if there == wanted => "kept".to_owned(),
         Some(there) => format!("becomes {there}"),

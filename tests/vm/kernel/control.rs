@@ -81,7 +81,7 @@ pub fn daemons() {
         assert_eq!(seen[&Backup], SyncDaemon { id: id + 1, ..chosen.clone() });
     }
     netns.fails(set(Backup, Some(&chosen), None), "expected on v1, id 0");
-    netns.fails(set(Backup, None, Some(&chosen)), "expected that it does not run");
+    netns.fails(set(Backup, None, Some(&chosen)), "expected not running");
     let tenth = SyncDaemon { id: 10, ..chosen };
     let outcome = netns.do_all(vec![
         set(Backup, Some(&tenth), None),
@@ -89,7 +89,7 @@ pub fn daemons() {
     ]);
     assert!(outcome.after.state.daemons.is_empty());
     assert!(daemon_lines(&netns).is_empty());
-    netns.fails(set(Master, Some(&all), None), "found that it does not run");
+    netns.fails(set(Master, Some(&all), None), "found not running");
 }
 
 pub fn daemons_over_ipv6() {
@@ -141,7 +141,7 @@ pub fn daemons_that_cannot_run() {
     assert!(cure(down).contains("set v1 up"));
     let unicast = SyncDaemon { group: "192.0.2.1".parse().unwrap(), ..on("v0") };
     let unicast = netns.fails(set(Backup, None, Some(&unicast)), "cannot start sync daemon");
-    assert!(cure(unicast).contains("no multicast address"));
+    assert!(cure(unicast).contains("not a multicast address"));
     assert!(netns.look(&[]).state.daemons.is_empty());
     // A restart that fails leaves the old one.
     netns.do_all(vec![set(Master, None, Some(&on("v0")))]);

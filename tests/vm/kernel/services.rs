@@ -391,10 +391,10 @@ pub fn many_services() {
 pub fn a_bare_namespace() {
     let netns = NetnsHost::new();
     netns.do_all(plain("rr"));
-    let failure = netns.fails(add_rs(&web(), "192.0.2.10:80", dr(1)), "is no unicast address");
-    assert!(failure.cure.unwrap().contains("no address at all"));
+    let failure = netns.fails(add_rs(&web(), "192.0.2.10:80", dr(1)), "as a unicast address");
+    assert!(failure.cure.unwrap().contains("without any address"));
     netns.ip("link set lo up");
-    netns.fails(add_rs(&web(), "224.0.0.1:80", dr(1)), "is no unicast address");
+    netns.fails(add_rs(&web(), "224.0.0.1:80", dr(1)), "as a unicast address");
     netns.do_all(vec![add_rs(&web(), "192.0.2.10:80", dr(1))]);
 }
 
@@ -414,9 +414,9 @@ pub fn the_kernels_errors() {
             let text = ipvs::explain(request, errno).to_string();
             assert!(text.contains(words), "{text}");
         };
-        says(&new_rs, Errno::ESRCH, "there is no such service");
-        says(&Request::SetService(web(), service), Errno::ESRCH, "there is no such service");
-        says(&Request::DeleteService(web()), Errno::ESRCH, "there is no such service");
+        says(&new_rs, Errno::ESRCH, "the service does not exist");
+        says(&Request::SetService(web(), service), Errno::ESRCH, "the service does not exist");
+        says(&Request::DeleteService(web()), Errno::ESRCH, "the service does not exist");
         let mut ipvs = IpvsSocket::open().unwrap();
         assert!(!ipvs.has_service(&web()).unwrap());
         assert_eq!(ipvs.carry_out(std::slice::from_ref(&new)).unwrap(), [Ok(())]);

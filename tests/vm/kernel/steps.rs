@@ -25,7 +25,7 @@ pub fn strict_before() {
     );
     netns.fails(
         Edit::remove::<Destination>(DestinationId { service: web(), key }, dr(1)),
-        "somebody changed it since",
+        "changed after it was observed",
     );
     let service = VirtualService::plain(&web(), "wlc");
     netns.fails(Edit::remove::<VirtualService>(web(), service), "no real servers any more");

@@ -115,9 +115,9 @@ pub fn gre_devices_of_others() {
     let (v4, v6) = (gre("192.0.2.6", true), gre("2001:db8::6", false));
     let expected = [("theirs".parse().unwrap(), v4), ("theirs6".parse().unwrap(), v6)].into();
     assert_eq!(seen.tunnels, expected);
-    netns.fails(add("g1", gre("192.0.2.1", false)), "something else");
+    netns.fails(add("g1", gre("192.0.2.1", false)), "an interface of another kind");
     let remove = add("g7", gre("192.0.2.5", false)).inverse().unwrap();
-    netns.fails(remove, "something else");
+    netns.fails(remove, "an interface of another kind");
     assert!(netns.ip("link show dev g7").contains("ipip"));
 }
 
@@ -240,12 +240,12 @@ pub fn gue_ports() {
     netns.ip("fou add port 7001 ipproto 4");
     let seen = netns.look(&[]).state.gue_ports;
     assert!(seen.contains(&port("udp4 7000")) && !seen.contains(&port("udp4 7001")), "{seen:?}");
-    netns.fails(add("udp4 7001"), "something else");
-    netns.fails(add("udp4 7001").inverse().unwrap(), "something else");
+    netns.fails(add("udp4 7001"), "a port of another protocol");
+    netns.fails(add("udp4 7001").inverse().unwrap(), "a port of another protocol");
     assert!(netns.ip("fou show").contains("port 7001 ipproto 4"));
     // A program has the port.
     let taken = netns.run(|| UdpSocket::bind("0.0.0.0:7002").unwrap());
-    let failure = netns.fails(add("udp4 7002"), "cannot unwrap GUE on udp4 7002");
+    let failure = netns.fails(add("udp4 7002"), "cannot decapsulate GUE on udp4 7002");
     assert!(failure.cure.unwrap().contains("another port"));
     drop(taken);
     netns.do_all(steps.iter().rev().map(|step| step.inverse().unwrap()).collect());

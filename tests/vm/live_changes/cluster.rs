@@ -5,8 +5,8 @@ use std::net::SocketAddrV4;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lvsprov::apply::planning::{self, Direction};
-use lvsprov::apply::{ClusterReport, Session, Settings, acting};
+use lvsprov::apply::cluster_plan::{self, Direction};
+use lvsprov::apply::{ClusterReport, ConnectionSettings, Session, transaction};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::{self, Lab};
 use lvsprov::topology::{PaceOverride, Reach, Topology};
@@ -77,7 +77,7 @@ pub fn web(what: &str, weights: &[u32]) -> String {
 pub struct Cluster {
     pub lab: Lab,
     method: Method,
-    settings: Settings,
+    settings: ConnectionSettings,
     runtime: tokio::runtime::Runtime,
     _state: tempfile::TempDir,
 }
@@ -96,7 +96,11 @@ impl Cluster {
         };
         let reach = topology.hosts.keys();
         let reach = reach.map(|host| (host.clone(), Reach::Netns(lab.netns_path(host).unwrap())));
-        let settings = Settings { transport, reach: reach.collect(), ..Settings::default() };
+        let settings = ConnectionSettings {
+            transport,
+            reach: reach.collect(),
+            ..ConnectionSettings::default()
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -120,11 +124,11 @@ impl Cluster {
         let direction = Direction::Apply { now: 1 };
         self.runtime.block_on(async {
             let mut session = Session::open(&topology, &self.settings).await;
-            let seen = session.look(true).await;
+            let seen = session.observe(true).await;
             let absent = BTreeMap::new();
-            let plan = planning::plan(&topology, &session.desired, &seen, &absent, direction);
+            let plan = cluster_plan::plan(&topology, &session.desired, &seen, &absent, direction);
             let planned = plan.report(&topology);
-            let done = acting::act(&mut session, &plan, &seen, direction).await;
+            let done = transaction::run_plain(&mut session, &plan, &seen, direction).await;
             session.close().await;
             assert!(!done.has_failures(), "{}", text(&done));
             (planned, done)

@@ -1,10 +1,11 @@
-//! From what was seen on every host to what each must do, and when. Pure.
+//! From the observed hosts to the steps of each host, in stages. Pure.
 
 use std::collections::BTreeMap;
 
 use super::outcome::{Action, ClusterReport, Cost, HostReport, HostStatus, StepReport, StepState};
-use super::session::Absent;
-use super::turns;
+use super::rollback::fault;
+use super::session::{HostAbsence, Observations};
+use super::stage_work;
 use crate::desired::{Desired, Reasons};
 use crate::failure::Failure;
 use crate::names::HostName;
@@ -17,60 +18,60 @@ use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
 
-/// What one host must do.
+/// The steps of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPlan {
-    /// What to reach, and what the receipt must say.
+    /// The state to reach, and the receipt to write.
     pub goal: Goal,
-    /// The steps of each of its turns.
+    /// Its steps, stage by stage.
     pub stages: Vec<(Stage, Vec<Step>)>,
-    /// What is waited for between and within them.
+    /// The waits between and within them.
     pub pacing: Pacing,
-    /// What a person should know before it is done: hosts that nobody looked at.
+    /// What a person should know before: hosts it depends on that were not observed, for one.
     pub cautions: Vec<String>,
-    /// What is not ours there and stays as it is.
+    /// Items that lvsprov does not own and leaves alone.
     pub foreign: Vec<Foreign>,
-    /// Whether the way back to the controller changes, or may, where that is not known: then it is
-    /// confirmed, or undone by the host.
+    /// Whether the way back to the controller changes, or may where it is unknown: then the change is
+    /// confirmed, or the host reverts it.
     pub moves_way_back: bool,
 }
 
-/// What every host must do, or why it cannot.
+/// The steps of every host, or why it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPlan {
-    /// Towards the file, or back.
+    /// Towards the file, or back to the state before the first apply.
     pub action: Action,
-    /// By name of the host.
-    pub hosts: BTreeMap<HostName, Prospect>,
+    /// By host name.
+    pub hosts: BTreeMap<HostName, HostPlanResult>,
 }
 
-/// What lies before a host.
+/// What planning a host came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prospect {
-    /// Steps; none, if all is well.
+pub enum HostPlanResult {
+    /// Its steps; none where nothing differs.
     Plan(Box<HostPlan>),
-    /// Something stands in the way.
+    /// Obstacles prevent a change.
     Obstructed(Vec<Obstacle>),
-    /// It did not answer, or gave an answer that cannot be planned with.
+    /// It could not be observed, or the planner failed.
     Failed(HostStatus, Failure),
-    /// It is not asked.
+    /// It takes no part.
     Absent(HostStatus),
 }
 
-/// Which way to go.
+/// The state to reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// To what the file says; `now` in seconds since 1970, for a new receipt.
+    /// What the file says; `now` in seconds since 1970, for a new receipt.
     Apply {
-        /// The controller's clock.
+        /// By the controller's clock.
         now: u64,
     },
-    /// The same, and what others made and the file names becomes ours (`--adopt`).
+    /// The same; items that the file names and lvsprov did not make become lvsprov's (`--adopt`).
     Adopt {
         /// As in `Apply`.
         now: u64,
     },
-    /// Back to what was found.
+    /// What was found before the first apply.
     Destroy,
 }
 
@@ -78,8 +79,8 @@ pub enum Direction {
 pub fn plan(
     topology: &Topology,
     desired: &BTreeMap<HostName, Desired>,
-    seen: &BTreeMap<HostName, Result<Observation, Failure>>,
-    absent: &BTreeMap<HostName, Absent>,
+    observed: &Observations,
+    absent: &BTreeMap<HostName, HostAbsence>,
     direction: Direction,
 ) -> ClusterPlan {
     let action = match direction {
@@ -89,20 +90,26 @@ pub fn plan(
     let nothing = Desired::default();
     let hosts = topology.hosts.values().map(|host| {
         let desired = desired.get(&host.name).unwrap_or(&nothing);
-        let mut prospect = match (seen.get(&host.name), absent.get(&host.name)) {
-            (Some(Ok(sighting)), _) => plan_host(topology, host, desired, sighting, direction),
-            (Some(Err(failure)), None) => Prospect::Failed(HostStatus::Refused, failure.clone()),
-            (Some(Err(failure)), Some(_)) | (None, Some(Absent::Unreachable(failure))) => {
-                Prospect::Failed(HostStatus::Unreachable, failure.clone())
+        let mut result = match (observed.get(&host.name), absent.get(&host.name)) {
+            (Some(Ok(observation)), _) => {
+                plan_host(topology, host, desired, observation, direction)
             }
-            (None, Some(Absent::LeftOut)) => Prospect::Absent(HostStatus::LeftOut),
-            (None, Some(Absent::Unmanaged) | None) => Prospect::Absent(HostStatus::Unmanaged),
+            (Some(Err(failure)), None) => {
+                HostPlanResult::Failed(HostStatus::Refused, failure.clone())
+            }
+            (Some(Err(failure)), Some(_)) | (None, Some(HostAbsence::Unreachable(failure))) => {
+                HostPlanResult::Failed(HostStatus::Unreachable, failure.clone())
+            }
+            (None, Some(HostAbsence::LeftOut)) => HostPlanResult::Absent(HostStatus::LeftOut),
+            (None, Some(HostAbsence::Unmanaged) | None) => {
+                HostPlanResult::Absent(HostStatus::Unmanaged)
+            }
         };
-        if let Prospect::Plan(plan) = &mut prospect {
-            let unseen = turns::cautions(topology, &host.name, plan, action, absent);
-            plan.cautions.extend(unseen);
+        if let HostPlanResult::Plan(plan) = &mut result {
+            let cautions = stage_work::cautions(topology, &host.name, plan, action, absent);
+            plan.cautions.extend(cautions);
         }
-        (host.name.clone(), prospect)
+        (host.name.clone(), result)
     });
     ClusterPlan { action, hosts: hosts.collect() }
 }
@@ -112,49 +119,49 @@ pub fn plan_host(
     topology: &Topology,
     host: &Host,
     desired: &Desired,
-    seen: &Observation,
+    observed: &Observation,
     direction: Direction,
-) -> Prospect {
+) -> HostPlanResult {
     let (goal, obstacles) = match direction {
         Direction::Apply { now } | Direction::Adopt { now } => {
             let adopt = matches!(direction, Direction::Adopt { .. });
             let directs = topology.services.iter().any(|service| service.director == host.name);
             let terms = Terms { adopt, exclusive: host.ipvs.exclusive && directs };
-            let goal = match Goal::apply_on(terms, &topology.name, now, desired, seen) {
+            let goal = match Goal::apply_on(terms, &topology.name, now, desired, observed) {
                 Ok(goal) => goal,
-                Err(error) => return impossible(&error),
+                Err(error) => return planner_fault(&error),
             };
-            let mut obstacles = preflight::obstacles(desired, &goal, seen);
+            let mut obstacles = preflight::obstacles(desired, &goal, observed);
             if terms.exclusive {
-                preflight::exclusive(&goal, seen, &mut obstacles);
+                preflight::exclusive(&goal, observed, &mut obstacles);
             }
             (goal, obstacles)
         }
         Direction::Destroy => {
-            // One that was cut off before it wrote its receipt has done nothing, and is still to be
-            // closed.
+            // A transaction that was cut off before it wrote its receipt changed nothing, and its journal
+            // still has to be closed.
             let without_receipt = || {
-                let unfinished = seen.unfinished.as_deref()?;
-                Some(Goal { settled: None, ..Goal::undo(unfinished, seen) })
+                let unfinished = observed.unfinished.as_deref()?;
+                Some(Goal { settled: None, ..Goal::undo(unfinished, observed) })
             };
-            let Some(goal) = Goal::destroy(seen).or_else(without_receipt) else {
-                return Prospect::Absent(HostStatus::Unchanged);
+            let Some(goal) = Goal::destroy(observed).or_else(without_receipt) else {
+                return HostPlanResult::Absent(HostStatus::Unchanged);
             };
             let mut obstacles = Vec::new();
-            preflight::receipt(seen, &mut obstacles);
+            preflight::receipt(observed, &mut obstacles);
             (goal, obstacles)
         }
     };
-    let mut goal = match seen.unfinished.as_deref() {
-        Some(unfinished) => goal.taking_over(unfinished, seen),
+    let mut goal = match observed.unfinished.as_deref() {
+        Some(unfinished) => goal.taking_over(unfinished, observed),
         None => goal,
     };
     if !obstacles.is_empty() {
-        return Prospect::Obstructed(obstacles);
+        return HostPlanResult::Obstructed(obstacles);
     }
     let none = Reasons::default();
     let reasons = if direction == Direction::Destroy { &none } else { &desired.reasons };
-    match order::steps_between(&seen.state, &goal.wanted, &goal.owned, reasons) {
+    match order::steps_between(&observed.state, &goal.wanted, &goal.owned, reasons) {
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
@@ -164,65 +171,63 @@ pub fn plan_host(
                 }
                 Direction::Destroy => drain::Terms::back(topology),
             };
-            let Arranged { stages, pacing, notes } = drain::arrange(&terms, seen, stages);
+            let Arranged { stages, pacing, notes } = drain::arrange(&terms, observed, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
-            drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
+            drain::borrow(&mut goal, steps.map(|step| &step.change), &observed.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
-                Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, seen),
+                Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, observed),
             };
             let plan =
                 HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
-            settle(plan, seen)
+            check_steps(plan, observed)
         }
-        Err(error) => impossible(&error),
+        Err(error) => planner_fault(&error),
     }
 }
 
-/// Why a service goes that nobody asked lvsprov to make.
+/// Gives the removal of a service that lvsprov did not make its reason.
 fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
     for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
         let Item::Service(key) = step.change.item() else { continue };
         if goal.displaced.contains(&key) {
-            "`ipvs: exclusive`: it is not in the file, and somebody else made it; destroy puts it back"
+            "`ipvs: exclusive`: it is not in the file, and lvsprov did not make it; destroy puts it back"
                 .clone_into(&mut step.why);
         }
     }
 }
 
-/// What the steps themselves say against them, or about them.
-fn settle(mut plan: HostPlan, seen: &Observation) -> Prospect {
+/// Looks for obstacles and cautions in the steps themselves.
+fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
     let changes: Vec<Edit> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
-    neighbours::shared(&changes, &plan.goal, seen, &mut obstacles);
-    neighbours::unfinished_elsewhere(&changes, &plan.goal, seen, &mut obstacles);
-    neighbours::unreadable(&changes, &plan.goal, seen, &mut obstacles);
+    neighbours::shared(&changes, &plan.goal, observed, &mut obstacles);
+    neighbours::unfinished_elsewhere(&changes, &plan.goal, observed, &mut obstacles);
+    neighbours::unreadable(&changes, &plan.goal, observed, &mut obstacles);
     if !obstacles.is_empty() {
-        return Prospect::Obstructed(obstacles);
+        return HostPlanResult::Obstructed(obstacles);
     }
-    plan.cautions.extend(neighbours::cautions(&plan.goal, seen));
-    match simulate(&seen.state, &changes) {
+    plan.cautions.extend(neighbours::cautions(&plan.goal, observed));
+    match simulate(&observed.state, &changes) {
         Ok(after) => {
-            let caution = preflight::way_back(seen, &after);
+            let caution = preflight::way_back(observed, &after);
             plan.moves_way_back = caution.is_some();
             plan.cautions.extend(caution);
         }
-        Err(error) => return impossible(&error),
+        Err(error) => return planner_fault(&error),
     }
-    Prospect::Plan(Box::new(plan))
+    HostPlanResult::Plan(Box::new(plan))
 }
 
-fn impossible(error: &crate::plan::SimulateError) -> Prospect {
-    let mut failure = Failure::from_error(error);
-    failure.cure = Some("this is a fault of lvsprov: please report it".to_owned());
-    Prospect::Failed(HostStatus::Failed, failure)
+fn planner_fault(error: &crate::plan::SimulateError) -> HostPlanResult {
+    HostPlanResult::Failed(HostStatus::Failed, fault(error))
 }
 
 impl ClusterPlan {
-    /// As a report in which nothing has been done yet.
+    /// As a report before any step is executed.
     pub fn report(&self, topology: &Topology) -> ClusterReport {
-        let hosts = self.hosts.iter().map(|(name, prospect)| (name.clone(), prospect.report()));
+        let hosts = self.hosts.iter().map(|(name, result)| (name.clone(), result.report()));
         let action = match self.action {
             Action::Apply => Action::Plan,
             Action::Destroy => Action::PlanDestroy,
@@ -233,15 +238,15 @@ impl ClusterPlan {
             topology: topology.name.to_string(),
             hosts: hosts.collect(),
             transaction: None,
-            unfinished: Vec::new(),
-            proofs: Vec::new(),
+            open_transactions: Vec::new(),
+            verifications: Vec::new(),
             fingerprint: None,
         }
     }
 }
 
-impl Prospect {
-    /// As a report in which nothing has been done yet.
+impl HostPlanResult {
+    /// As a report before any step is executed.
     pub fn report(&self) -> HostReport {
         match self {
             Self::Plan(plan) => {
@@ -262,9 +267,9 @@ impl Prospect {
 }
 
 impl HostPlan {
-    /// Whether there is anything to do, the receipt included.
-    pub fn is_idle(&self, seen: Option<&crate::state::Receipt>) -> bool {
-        self.stages.is_empty() && self.goal.settled.as_ref() == seen
+    /// Whether there is nothing to do, the receipt included.
+    pub fn is_idle(&self, observed: Option<&crate::state::Receipt>) -> bool {
+        self.stages.is_empty() && self.goal.settled.as_ref() == observed
     }
 
     /// Its steps as reports.
@@ -282,13 +287,14 @@ impl HostPlan {
         steps.collect()
     }
 
-    /// What is not looked at; what is here already; what a destroy leaves, and why.
+    /// Cautions, items that destroy leaves because they were there before, modules that destroy leaves.
     fn notes(&self) -> Vec<String> {
         let cautions = self.cautions.iter().cloned();
         cautions.chain(self.used_as_it_is()).chain(self.leftovers()).collect()
     }
 
-    /// Things of the file that were here before lvsprov, just so: whoever lost a receipt wants to know.
+    /// Items of the file that the host had before lvsprov, in the wanted state: after a receipt was lost the
+    /// operator wants to know.
     fn used_as_it_is(&self) -> Option<String> {
         let Goal { wanted, receipt, settled, left, .. } = &self.goal;
         settled.as_ref()?;
@@ -314,7 +320,7 @@ impl HostPlan {
     fn leftovers(&self) -> Vec<String> {
         let stays = |module: &Module| {
             format!(
-                "module {module} stays loaded: others may have come to use it, and it does nothing \
+                "module {module} stays loaded: other programs may use it by now, and it does nothing \
                  by itself"
             )
         };

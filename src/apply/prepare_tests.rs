@@ -1,61 +1,12 @@
-//! What a transaction is made of, and which way leads out of one that was cut off.
+//! What goes into each host's journal, and when a host reverts by itself.
 
 #![allow(clippy::unwrap_used)]
 
 use super::super::tests::host;
+use super::super::transaction::{CONFIRM_LONGEST, CONFIRM_WITHIN, ConfirmWithin};
 use super::*;
-use crate::state::OpenTransaction;
+use crate::state::{HostState, OpenTransaction, Operator};
 use crate::topology::Pace;
-
-fn unfinished(hosts: &[&str], agreed: bool) -> OpenTransaction {
-    OpenTransaction {
-        voted: agreed,
-        ..crate::support::unfinished(hosts, crate::state::HostState::default())
-    }
-}
-
-/// `a`, `b`, `c` in this order: agreed, not agreed, settled (no journal), or not to be asked.
-fn seen(text: &str) -> Seen {
-    let all = ["a", "b", "c"];
-    let hosts = all.iter().zip(text.chars()).map(|(name, what)| {
-        let failure = Failure { message: "gone".to_owned(), causes: Vec::new(), cure: None };
-        let sighting = match what {
-            'A' => Ok(Some(unfinished(&all, true))),
-            'n' => Ok(Some(unfinished(&all, false))),
-            '-' => Ok(None),
-            _ => Err(failure),
-        };
-        let sighting = sighting.map(|unfinished| Observation {
-            unfinished: unfinished.map(Box::new),
-            ..Observation::default()
-        });
-        (host(name), sighting)
-    });
-    hosts.collect()
-}
-
-#[test]
-fn only_what_all_have_agreed_to_is_settled_and_only_what_somebody_has_not_is_undone() {
-    let out = |text: &str, right: bool| {
-        let seen = seen(text);
-        let all = standings(&seen);
-        all[&TransactionId::from_bits(1)].recovery(|_| right)
-    };
-    for undone in ["nnn", "Ann", "AAn", "n--", "An-", "n??", "A?n"] {
-        assert_eq!(out(undone, true), Recovery::Undo, "{undone}");
-    }
-    for settled in ["AAA", "AA-", "A--"] {
-        assert_eq!(out(settled, true), Recovery::Settle, "{settled}");
-    }
-    // Whether those without a journal settled it or undid it cannot be seen.
-    for unclear in ["AA-", "A--"] {
-        assert!(matches!(out(unclear, false), Recovery::Neither(_)), "{unclear}");
-    }
-    for unclear in ["AA?", "A-?"] {
-        let Recovery::Neither(why) = out(unclear, true) else { unreachable!("{unclear}") };
-        assert!(why.contains("c cannot be asked"), "{why}");
-    }
-}
 
 #[test]
 fn a_director_withdraws_before_the_others_give_back_and_goes_live_after_them() {
@@ -76,7 +27,7 @@ fn a_director_withdraws_before_the_others_give_back_and_goes_live_after_them() {
 /// No timer goes off before the countdown is over, and no agent gives up before its timer.
 #[test]
 fn the_longest_time_to_confirm_is_ordered_whole_with_the_longest_waits() {
-    // What `super::super::waiting::longest` comes to at most.
+    // What `super::super::drain::longest` comes to at most.
     let waits = Duration::from_secs(u64::from(Pace::LONGEST)) * 2;
     let time = CONFIRM_LONGEST + waits;
     let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap();
@@ -90,7 +41,7 @@ fn the_longest_time_to_confirm_is_ordered_whole_with_the_longest_waits() {
 /// As under sudo: the host does not know from where it is reached.
 #[test]
 fn where_the_way_back_is_not_known_the_hosts_wait_to_be_confirmed() {
-    use super::super::planning::Direction;
+    use super::super::cluster_plan::Direction;
     use super::super::tests::{bare, plan};
     use crate::state::Controller;
     use crate::support::Cluster;
@@ -98,28 +49,30 @@ fn where_the_way_back_is_not_known_the_hosts_wait_to_be_confirmed() {
 
     let topology = Cluster::of(&[(Forward::Dr, 80, vec![1])]).topology;
     let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
-    let conduct =
-        Conduct { within: ConfirmWithin::WhereNeeded(CONFIRM_WITHIN), ..Conduct::plain(by, 7) };
+    let policy = TransactionPolicy {
+        within: ConfirmWithin::WhereNeeded(CONFIRM_WITHIN),
+        ..TransactionPolicy::plain(by, 7)
+    };
     for (controller, expected) in
         [(Controller::Unknown, Some(CONFIRM_WITHIN)), (Controller::Pipe, None)]
     {
         let hosts = topology.hosts.keys().map(|name| {
-            let mut sighting = bare(&topology, name);
+            let mut observation = bare(&topology, name);
             if *name == host("rs1") {
-                sighting.facts.controller = controller;
+                observation.facts.controller = controller;
             }
-            (name.clone(), Ok(sighting))
+            (name.clone(), Ok(observation))
         });
-        let seen = hosts.collect();
-        let plan = plan(&topology, &seen, &BTreeMap::new(), Direction::Apply { now: 7 });
-        assert_eq!(conduct.time_to_confirm(&plan), expected, "{controller:?}");
+        let observed = hosts.collect();
+        let plan = plan(&topology, &observed, &BTreeMap::new(), Direction::Apply { now: 7 });
+        assert_eq!(policy.time_to_confirm(&plan), expected, "{controller:?}");
     }
 }
 
 /// What the one before had touched is gone with the restart; its receipt is on the disk.
 #[test]
 fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
-    use super::super::planning::{Direction, plan_host};
+    use super::super::cluster_plan::{Direction, plan_host};
     use super::super::tests::bare;
     use crate::state::{Address, AddressKey, Owned, RECEIPT_VERSION, Scope};
     use crate::support::Cluster;
@@ -136,13 +89,13 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         found: crate::state::HostState::default(),
     };
     let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
-    let (id, conduct, hosts) =
-        (TransactionId::from_bits(2), Conduct::plain(by, 7), [rs1.clone()].into());
-    let beginning = Beginning {
+    let (id, policy, hosts) =
+        (TransactionId::from_bits(2), TransactionPolicy::plain(by, 7), [rs1.clone()].into());
+    let header = TransactionHeader {
         topology: &topology,
         id: &id,
         action: Action::Apply,
-        conduct: &conduct,
+        policy: &policy,
         hosts: &hosts,
         time: None,
         silence: Duration::ZERO,
@@ -151,20 +104,20 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         let mut old = OpenTransaction {
             restarted,
             receipt_before: Some(receipt.clone()),
-            ..unfinished(&["rs1"], false)
+            ..crate::support::unfinished(&["rs1"], HostState::default())
         };
         old.journal.touched.insert(Item::Address(vip.clone()));
         old.journal.before.addresses.insert(vip.clone(), Address::plain(Scope::Global));
-        let seen = Observation { unfinished: Some(Box::new(old)), ..bare(&topology, &rs1) };
+        let observed = Observation { unfinished: Some(Box::new(old)), ..bare(&topology, &rs1) };
         let desired = crate::desired::desired_for(&topology, &topology.hosts[&rs1]);
         let direction = Direction::Apply { now: 7 };
-        let Prospect::Plan(plan) =
-            plan_host(&topology, &topology.hosts[&rs1], &desired, &seen, direction)
+        let HostPlanResult::Plan(plan) =
+            plan_host(&topology, &topology.hosts[&rs1], &desired, &observed, direction)
         else {
             unreachable!("nothing is in the way")
         };
-        let member = Member { plan: &plan, seen: &seen };
-        begin(&beginning, &rs1, member, Some(&desired)).unwrap()
+        let member = Participant { plan: &plan, observed: &observed };
+        begin(&header, &rs1, member, Some(&desired)).unwrap()
     };
     let (before, after) = (begun(false), begun(true));
     assert_eq!(before.journal.before.addresses.len(), 1);

@@ -1,31 +1,31 @@
-//! Waiting in the course of a change: until connections to real servers that are to go have come to their
-//! end, and between the raises of those that were added.
+//! Waits within a transaction: until the connections to real servers that are removed have drained, and
+//! between the weight raises of real servers that are added.
 //!
-//! What is waited for, and for how long at most, was decided by [`crate::plan::drain`] and
-//! [`crate::plan::ramp`]. Here the directors' counters are read again and again, and what came of it goes
-//! into the report. Every wait is bounded, and ends early when the person wants to stop.
+//! [`crate::plan::drain`] and [`crate::plan::ramp`] decide how long each wait is at most. Here the directors'
+//! counters are read repeatedly, and the results go into the report. Every wait is bounded, and ends early
+//! when the operator wants to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::cluster_plan::{ClusterPlan, HostPlan, HostPlanResult};
 use super::outcome::{ClusterReport, HostReport};
-use super::planning::{ClusterPlan, HostPlan, Prospect};
 use super::session::Session;
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::{Leaving, Pacing};
 use crate::state::{Counters, DestinationKey, ServiceKey, Stage, Step};
 
-/// From one look at the counters to the next.
+/// Between two readings of the counters.
 const BEAT: Duration = Duration::from_millis(500);
-/// A connection that is being made counts as inactive, and is active a moment later. So there must be
-/// none in two looks that lie this far apart.
+/// A connection that is being established counts as inactive, and becomes active a moment later. So two
+/// readings this far apart must find none.
 const STILL: Duration = Duration::from_secs(1);
 
-/// Connection counters of a director.
-type Counted = BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>;
+/// The connection counters of a director.
+type DirectorCounters = BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>;
 
 /// How long all waits of `plan` may take together.
 pub fn longest(plan: &ClusterPlan) -> Duration {
@@ -37,65 +37,70 @@ pub fn longest(plan: &ClusterPlan) -> Duration {
 }
 
 fn plans(plan: &ClusterPlan) -> impl Iterator<Item = (&HostName, &HostPlan)> {
-    plan.hosts.iter().filter_map(|(name, prospect)| match prospect {
-        Prospect::Plan(plan) => Some((name, &**plan)),
-        Prospect::Obstructed(_) | Prospect::Failed(..) | Prospect::Absent(_) => None,
+    plan.hosts.iter().filter_map(|(name, result)| match result {
+        HostPlanResult::Plan(plan) => Some((name, &**plan)),
+        HostPlanResult::Obstructed(_) | HostPlanResult::Failed(..) | HostPlanResult::Absent(_) => {
+            None
+        }
     })
 }
 
-/// A part of a stage that is done at once.
+/// A part of a stage that all hosts execute at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Go {
-    /// When, from the beginning of the stage.
+pub struct StagePart {
+    /// When, from the start of the stage.
     pub after: Duration,
-    /// How many steps each host has done before, and does now; `None`: all of them, on every host.
-    part: Option<BTreeMap<HostName, (usize, usize)>>,
+    /// Each host's first step in this part, and its number of steps; `None`: all steps of every host.
+    ranges: Option<BTreeMap<HostName, (usize, usize)>>,
 }
 
-impl Go {
-    /// Those of the `steps` of `host` in this stage that are done now.
+impl StagePart {
+    /// Those of the `steps` of `host` that belong to this part.
     pub fn steps(&self, host: &HostName, steps: &[Step]) -> Vec<Step> {
-        let Some(part) = &self.part else { return steps.to_vec() };
-        let (first, count) = part.get(host).copied().unwrap_or_default();
+        let Some(ranges) = &self.ranges else { return steps.to_vec() };
+        let (first, count) = ranges.get(host).copied().unwrap_or_default();
         steps.iter().skip(first).take(count).cloned().collect()
     }
 }
 
-/// How a stage goes: all of it at once, but for [`Stage::Ramp`].
-pub fn goes(stage: Stage, plan: &ClusterPlan) -> Vec<Go> {
+/// The parts of a stage; only [`Stage::Ramp`] has several.
+pub fn parts(stage: Stage, plan: &ClusterPlan) -> Vec<StagePart> {
     if stage != Stage::Ramp {
-        return vec![Go { after: Duration::ZERO, part: None }];
+        return vec![StagePart { after: Duration::ZERO, ranges: None }];
     }
-    let mut goes: BTreeMap<u64, BTreeMap<HostName, (usize, usize)>> = BTreeMap::new();
+    let mut parts: BTreeMap<u64, BTreeMap<HostName, (usize, usize)>> = BTreeMap::new();
     for (name, plan) in plans(plan) {
         let mut first = 0;
         for raise in &plan.pacing.raises {
-            let go = goes.entry(raise.after_ms).or_default();
-            go.insert(name.clone(), (first, raise.steps));
+            let part = parts.entry(raise.after_ms).or_default();
+            part.insert(name.clone(), (first, raise.steps));
             first += raise.steps;
         }
     }
-    let go = |(after_ms, part)| Go { after: Duration::from_millis(after_ms), part: Some(part) };
-    goes.into_iter().map(go).collect()
+    let part = |(after_ms, ranges)| StagePart {
+        after: Duration::from_millis(after_ms),
+        ranges: Some(ranges),
+    };
+    parts.into_iter().map(part).collect()
 }
 
-/// Waits until it is time for `go` in a stage that began at `started`.
-pub async fn until(session: &Session<'_>, started: Instant, go: &Go) {
-    let time = started + go.after;
-    let watch = session.watch();
-    while !watch.wants_to_stop() {
+/// Waits until `part` is due in a stage that began at `started`.
+pub async fn wait_for_part(session: &Session<'_>, started: Instant, part: &StagePart) {
+    let time = started + part.after;
+    let console = session.console();
+    while !console.stop_requested() {
         let left = time.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
-        watch.pending(Some(&format!("raising weights: the next in {} s", left.as_secs() + 1)));
+        console.show_wait(Some(&format!("raising weights: the next in {} s", left.as_secs() + 1)));
         sleep(left.min(BEAT)).await;
     }
-    watch.pending(None);
+    console.show_wait(None);
 }
 
-/// After `stage` is done on `hosts`: waits for what the next one must not cut. Directors that went away
-/// meanwhile, and why. What was waited for, and what is left, goes into `report`.
+/// After [`Stage::Drain`] on `hosts`: waits until their connections have ended or the time is over, and
+/// records the result in `report`. Returns the directors that were lost meanwhile.
 pub async fn after(
     session: &mut Session<'_>,
     plan: &ClusterPlan,
@@ -107,25 +112,25 @@ pub async fn after(
     if stage != Stage::Drain {
         return failures;
     }
-    let mut waits: BTreeMap<HostName, Wait> = plans(plan)
+    let mut waits: BTreeMap<HostName, DirectorDrain> = plans(plan)
         .filter(|(name, plan)| hosts.contains(*name) && !plan.pacing.leaving.is_empty())
-        .map(|(name, plan)| (name.clone(), Wait::of(&plan.pacing.leaving)))
+        .map(|(name, plan)| (name.clone(), DirectorDrain::of(&plan.pacing.leaving)))
         .collect();
     let started = Instant::now();
     loop {
-        let waiting = |(_, wait): &(&HostName, &Wait)| !wait.is_over();
+        let waiting = |(_, wait): &(&HostName, &DirectorDrain)| !wait.is_over();
         let names: BTreeSet<HostName> =
             waits.iter().filter(waiting).map(|(name, _)| name.clone()).collect();
-        if names.is_empty() || session.watch().wants_to_stop() {
+        if names.is_empty() || session.console().stop_requested() {
             break;
         }
         let asked = started.elapsed();
-        let mut seen = session.look_at(&names, true).await;
+        let mut observed = session.observe_hosts(&names, true).await;
         let answered = started.elapsed();
         for name in names {
             let Some(wait) = waits.get_mut(&name) else { continue };
-            match seen.remove(&name) {
-                Some(Ok(sighting)) => wait.saw(asked, answered, &sighting.counters),
+            match observed.remove(&name) {
+                Some(Ok(observation)) => wait.count(asked, answered, &observation.counters),
                 Some(Err(failure)) => drop((waits.remove(&name), failures.insert(name, failure))),
                 None => {
                     waits.remove(&name);
@@ -133,13 +138,14 @@ pub async fn after(
                 }
             }
         }
-        let told: Vec<String> = waits.values().filter_map(|wait| wait.told(answered)).collect();
-        if !told.is_empty() {
-            session.watch().pending(Some(&told.join("; ")));
+        let lines: Vec<String> =
+            waits.values().filter_map(|wait| wait.describe(answered)).collect();
+        if !lines.is_empty() {
+            session.console().show_wait(Some(&lines.join("; ")));
             sleep(BEAT).await;
         }
     }
-    session.watch().pending(None);
+    session.console().show_wait(None);
     for (name, wait) in waits {
         if let Some(host) = report.hosts.get_mut(&name) {
             wait.record(host);
@@ -148,37 +154,37 @@ pub async fn after(
     failures
 }
 
-/// What is waited for on one director.
+/// The draining real servers of one director.
 #[derive(Debug)]
-struct Wait {
-    all: Vec<One>,
+struct DirectorDrain {
+    all: Vec<ServerDrain>,
 }
 
-/// One real server that is to go.
+/// One draining real server.
 #[derive(Debug)]
-struct One {
+struct ServerDrain {
     leaving: Leaving,
-    /// The most connections that were seen.
+    /// The most connections of any reading.
     most: u64,
-    /// As they were counted last; `None`: not yet.
+    /// The connections of the last reading; `None`: none was taken yet.
     left: Option<u64>,
-    /// Since when, from the beginning, there was none in any look.
+    /// Since when, from the start, every reading found none.
     clear_since: Option<Duration>,
-    end: Option<End>,
+    end: Option<DrainEnd>,
 }
 
-/// How waiting for one real server has ended.
+/// How the drain of one real server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The last connection was gone by then.
+enum DrainEnd {
+    /// The last connection had ended by then, from the start.
     Clear(Duration),
-    /// The time is over; nothing was waited for where that was 0.
+    /// The time is over.
     Over,
 }
 
-impl Wait {
+impl DirectorDrain {
     fn of(leaving: &[Leaving]) -> Self {
-        let one = |leaving: &Leaving| One {
+        let one = |leaving: &Leaving| ServerDrain {
             leaving: leaving.clone(),
             most: leaving.connections.unwrap_or(0),
             left: None,
@@ -192,22 +198,22 @@ impl Wait {
         self.all.iter().all(|one| one.end.is_some())
     }
 
-    /// Counters that were asked for and came at these times, from the beginning.
-    fn saw(&mut self, asked: Duration, answered: Duration, counters: &Counted) {
+    /// Takes counters that were asked for and arrived at these times, from the start.
+    fn count(&mut self, asked: Duration, answered: Duration, counters: &DirectorCounters) {
         for one in &mut self.all {
-            // Removed by somebody else: the step that removes it will say so.
+            // A real server that another program removed has none; the step that removes it fails then.
             let count = one.leaving.count(counters).unwrap_or(0);
             if one.end.is_none() {
-                one.saw(asked, answered, count);
+                one.count(asked, answered, count);
             } else {
-                // Others are still waited for; what is cut is counted when it is cut.
+                // Other real servers still drain; its own connections are cut after that.
                 one.left = Some(count);
             }
         }
     }
 
-    /// Who is awaited, for a person; `None`: nobody.
-    fn told(&self, now: Duration) -> Option<String> {
+    /// The real servers that still drain, in one line; `None`: none does.
+    fn describe(&self, now: Duration) -> Option<String> {
         let mut awaited = self.all.iter().filter(|one| one.end.is_none());
         let first = awaited.next()?;
         let rest = awaited.count();
@@ -236,12 +242,12 @@ impl Wait {
     }
 }
 
-impl One {
-    fn saw(&mut self, asked: Duration, answered: Duration, count: u64) {
+impl ServerDrain {
+    fn count(&mut self, asked: Duration, answered: Duration, count: u64) {
         self.left = Some(count);
         self.most = self.most.max(count);
         if self.leaving.seconds == 0 {
-            self.end = Some(End::Over);
+            self.end = Some(DrainEnd::Over);
             return;
         }
         if count > 0 {
@@ -249,22 +255,22 @@ impl One {
         } else {
             let since = *self.clear_since.get_or_insert(answered);
             if asked.saturating_sub(since) >= STILL {
-                self.end = Some(End::Clear(since));
+                self.end = Some(DrainEnd::Clear(since));
                 return;
             }
         }
         if answered >= Duration::from_secs(self.leaving.seconds.into()) {
-            self.end = Some(End::Over);
+            self.end = Some(DrainEnd::Over);
         }
     }
 
-    /// What came of waiting for it.
+    /// The result; `None`: it needed no drain.
     fn note(&self) -> Option<String> {
         let Leaving { service, destination, seconds, .. } = &self.leaving;
         let what = format!("{destination} of {service}");
         match (self.end?, self.left.unwrap_or(0)) {
-            (End::Over, _) if *seconds == 0 => None,
-            (End::Clear(after), _) if self.most > 0 => Some(format!(
+            (DrainEnd::Over, _) if *seconds == 0 => None,
+            (DrainEnd::Clear(after), _) if self.most > 0 => Some(format!(
                 "drained {what}: all of its {} {} were over after {} s",
                 self.most,
                 noun(self.most),
@@ -299,15 +305,15 @@ mod tests {
     }
 
     /// What comes of these counts, one each half second.
-    fn after(seconds: u32, counts: &[u32]) -> Wait {
-        let mut wait = Wait::of(&[leaving(seconds)]);
+    fn after(seconds: u32, counts: &[u32]) -> DirectorDrain {
+        let mut wait = DirectorDrain::of(&[leaving(seconds)]);
         let one = leaving(0);
         for (at, active) in (0u64..).zip(counts) {
             let counters = Counters { active: *active, inactive: 9, ..Counters::default() };
             let all = BTreeMap::from([(one.destination, counters)]);
             let (asked, answered) = (at * 500, at * 500 + 10);
             let (asked, answered) = (Duration::from_millis(asked), Duration::from_millis(answered));
-            wait.saw(asked, answered, &BTreeMap::from([(one.service.clone(), all)]));
+            wait.count(asked, answered, &BTreeMap::from([(one.service.clone(), all)]));
         }
         wait
     }
@@ -348,12 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_told_how_many_are_left_and_for_how_long() {
+    fn the_operator_sees_how_many_are_left_and_for_how_long() {
         let wait = after(30, &[3, 2]);
         assert_eq!(
-            wait.told(Duration::from_millis(2500)).unwrap(),
+            wait.describe(Duration::from_millis(2500)).unwrap(),
             "draining 10.0.0.1:80: 2 connections left, at most 27 s"
         );
-        assert_eq!(after(1, &[2, 2, 2]).told(Duration::ZERO), None);
+        assert_eq!(after(1, &[2, 2, 2]).describe(Duration::ZERO), None);
     }
 }

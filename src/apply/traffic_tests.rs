@@ -16,32 +16,36 @@ fn fetched(answers: &[(&str, u32)], failures: &[(&str, u32)]) -> Fetched {
     Fetched { answers: map(answers), failures: map(failures) }
 }
 
-fn judged(service: &Service, answer: Result<Fetched, String>, manner: &Manner) -> Proof {
+fn judged(
+    service: &Service,
+    answer: Result<Fetched, String>,
+    options: &TrafficOptions,
+) -> Verification {
     let (protocol, at) = targets(service)[0];
     let client = host("client");
-    Question { client: &client, service, protocol, at }.judge(answer, manner)
+    Probe { client: &client, service, protocol, at }.judge(answer, options)
 }
 
 fn verdict(service: &Service, answer: Fetched) -> (Verdict, Option<Excuse>) {
-    let proof = judged(service, Ok(answer), &Manner::default());
-    (proof.verdict, proof.excuse)
+    let verification = judged(service, Ok(answer), &TrafficOptions::default());
+    (verification.verdict, verification.excuse)
 }
 
 #[test]
 fn traffic_holds_only_if_every_request_is_answered() {
     let service = &dr().services[0];
     let judge = |answer| {
-        let proof = judged(service, answer, &Manner::default());
-        (proof.verdict, proof.evidence)
+        let verification = judged(service, answer, &TrafficOptions::default());
+        (verification.verdict, verification.evidence)
     };
-    let said = |verdict, text: &str| (verdict, text.to_owned());
+    let result = |verdict, text: &str| (verdict, text.to_owned());
     assert_eq!(
         judge(Ok(fetched(&[("rs1", 2), ("rs2", 2)], &[]))),
-        said(Verdict::Holds, "4 of 4 requests answered")
+        result(Verdict::Holds, "4 of 4 requests answered")
     );
     assert_eq!(
         judge(Ok(fetched(&[("rs1", 3)], &[("timed out", 1)]))),
-        said(
+        result(
             Verdict::Fails,
             "3 of 4 requests answered; 1 failed: timed out (nothing came back: packets are dropped on \
              the way there or back)"
@@ -50,7 +54,7 @@ fn traffic_holds_only_if_every_request_is_answered() {
     assert_eq!(judge(Ok(fetched(&[], &[]))).0, Verdict::Fails, "no request at all proves nothing");
     assert_eq!(
         judge(Err("the connection broke".to_owned())),
-        said(Verdict::Fails, "client: the connection broke")
+        result(Verdict::Fails, "client: the connection broke")
     );
 }
 
@@ -94,12 +98,13 @@ fn what_came_back_excuses_a_service_that_answered_nothing() {
 #[test]
 fn a_service_that_was_in_use_may_not_refuse_afterwards() {
     let service = &dr().services[0];
-    let manner = Manner { in_use: [service.name.clone()].into(), ..Manner::default() };
-    let proof = judged(service, Ok(fetched(&[], &[("refused", 4)])), &manner);
-    assert!(proof.condemns(), "{proof:?}");
+    let options =
+        TrafficOptions { in_use: [service.name.clone()].into(), ..TrafficOptions::default() };
+    let verification = judged(service, Ok(fetched(&[], &[("refused", 4)])), &options);
+    assert!(verification.requires_abort(), "{verification:?}");
     assert!(
-        proof.evidence.ends_with("clients were answered shortly before this change"),
-        "{proof:?}"
+        verification.evidence.ends_with("clients were answered shortly before this change"),
+        "{verification:?}"
     );
 }
 
@@ -130,15 +135,15 @@ fn requests_that_fail_slowly_are_not_repeated_for_nothing() {
     let service = &dr().services[0];
     let goes = |reason, sent| goes_on(&fetched(&[], &[(reason, 1)]), sent, service);
     assert!(goes("refused", 3) && goes("reset", 3));
-    assert!(goes("connected, then timed out", 1), "the other real server is to have its turn");
+    assert!(goes("connected, then timed out", 1), "the other real server is to have its work");
     assert!(!goes("connected, then timed out", 2));
     assert!(!goes("timed out", 1) && !goes("no route", 1));
 }
 
-/// The topology is changed, then nobody can ask for this reason.
-fn nobody(
+/// Why no client sends requests once the topology is changed so.
+fn reason_without_client(
     change: impl FnOnce(&mut Topology),
-    absent: &[(&str, Absent)],
+    absent: &[(&str, HostAbsence)],
     unfit: &[(&str, &str)],
 ) -> String {
     let mut topology = dr();
@@ -157,35 +162,45 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
     let none = |_: &mut Topology| {};
     let no_client = "no client can send requests: client ";
     let service = |t: &mut Topology, how: fn(&mut Service)| how(&mut t.services[0]);
-    for (told, expected) in [
+    for (reason, expected) in [
         (
-            nobody(none, &[("client", Absent::LeftOut)], &[]),
+            reason_without_client(none, &[("client", HostAbsence::LeftOut)], &[]),
             format!("{no_client}is left out by --limit"),
         ),
         (
-            nobody(none, &[("client", Absent::Unmanaged)], &[]),
+            reason_without_client(none, &[("client", HostAbsence::Unmanaged)], &[]),
             format!("{no_client}has no `ssh`, `local` or `netns` in the file"),
         ),
         (
-            nobody(none, &[("client", Absent::Unreachable(failure("gone")))], &[]),
+            reason_without_client(
+                none,
+                &[("client", HostAbsence::Unreachable(failure("gone")))],
+                &[],
+            ),
             format!("{no_client}could not be reached"),
         ),
-        (nobody(none, &[], &[("client", "is not well")]), format!("{no_client}is not well")),
-        (nobody(none, &[], &[("director", "is left out")]), "director is left out".to_owned()),
         (
-            nobody(|t| drop(t.hosts.remove(&host("client"))), &[], &[]),
+            reason_without_client(none, &[], &[("client", "is not well")]),
+            format!("{no_client}is not well"),
+        ),
+        (
+            reason_without_client(none, &[], &[("director", "is left out")]),
+            "director is left out".to_owned(),
+        ),
+        (
+            reason_without_client(|t| drop(t.hosts.remove(&host("client"))), &[], &[]),
             "the file has no client to send requests from".to_owned(),
         ),
         (
-            nobody(
+            reason_without_client(
                 |t| assert!(t.hosts.get_mut(&host("director")).unwrap().roles.insert(Role::Client)),
-                &[("client", Absent::LeftOut)],
+                &[("client", HostAbsence::LeftOut)],
                 &[],
             ),
             format!("{no_client}is left out by --limit, director is its director"),
         ),
         (
-            nobody(
+            reason_without_client(
                 |t| {
                     let vip = t.services[0].vip.as_mut().unwrap();
                     vip.address = "2001:db8::1".parse().unwrap();
@@ -196,7 +211,7 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
             format!("{no_client}has no IPv6 address"),
         ),
         (
-            nobody(
+            reason_without_client(
                 |t| service(t, |s| s.real_servers.iter_mut().for_each(|rs| rs.weight = 0)),
                 &[],
                 &[],
@@ -204,19 +219,19 @@ fn who_cannot_send_requests_is_told_with_the_reason() {
             "all of its real servers have weight 0".to_owned(),
         ),
         (
-            nobody(|t| service(t, |s| s.protocol = Protocol::Sctp), &[], &[]),
+            reason_without_client(|t| service(t, |s| s.protocol = Protocol::Sctp), &[], &[]),
             "lvsprov sends TCP and UDP requests only".to_owned(),
         ),
         (
-            nobody(|t| service(t, |s| s.port = 0), &[], &[]),
+            reason_without_client(|t| service(t, |s| s.port = 0), &[], &[]),
             "the file does not say which of all ports answers".to_owned(),
         ),
         (
-            nobody(|t| service(t, |s| s.vip = None), &[], &[]),
+            reason_without_client(|t| service(t, |s| s.vip = None), &[], &[]),
             "the file does not say to which address requests go: others' rules set the mark"
                 .to_owned(),
         ),
     ] {
-        assert_eq!(told, expected);
+        assert_eq!(reason, expected);
     }
 }

@@ -1,5 +1,5 @@
-//! A plan that was saved: what it was made from, so that it can be refused where the hosts have moved on.
-//! Pure.
+//! A saved plan and the state that it was made from, so that `apply` refuses it where a host has changed
+//! since. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::planning::{ClusterPlan, Prospect};
-use super::transaction::{Seen, expected_of};
+use super::cluster_plan::{ClusterPlan, HostPlanResult};
+use super::prepare::expected_of;
+use super::session::Observations;
 use crate::names::HostName;
 use crate::state::{Expected, Stage, Step};
 use crate::visible::{is_hidden, visible};
@@ -23,20 +24,20 @@ pub const SCHEMA: &str = "lvsprov/saved-plan/1";
 pub struct SavedPlan {
     /// [`SCHEMA`].
     pub schema: String,
-    /// [`Content::fingerprint`] of what follows.
+    /// [`SavedContent::fingerprint`] of `plan`.
     pub fingerprint: String,
     /// Who saved it; for people only.
     pub by: String,
     /// When, in seconds since 1970; for people only.
     pub at: u64,
-    /// What it says.
-    pub plan: Content,
+    /// What is executed.
+    pub plan: SavedContent,
 }
 
-/// What a plan says, and what it was made from.
+/// The steps, and the state that they were made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Content {
+pub struct SavedContent {
     /// The topology file's name.
     pub file: String,
     /// Its whole text.
@@ -49,7 +50,7 @@ pub struct Content {
     pub drain: Option<u32>,
     /// `--ramp`, in seconds.
     pub ramp: Option<u32>,
-    /// Each host that was looked at.
+    /// Each host that was observed.
     pub hosts: BTreeMap<HostName, SavedHost>,
 }
 
@@ -57,16 +58,16 @@ pub struct Content {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedHost {
-    /// What is to be done there.
+    /// Its steps.
     pub stages: Vec<(Stage, Vec<Step>)>,
-    /// What that was made from. Connection counters are not in it: they always differ.
+    /// The state that they were made from, without connection counters, which always differ.
     pub expected: Expected,
 }
 
-/// Why a document is no saved plan to go by.
+/// Why a saved plan cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SavedError {
-    /// It is cut off, or not what it says.
+pub enum SavedPlanError {
+    /// It is cut off, or not of its schema.
     #[error("{file} is a saved plan, but damaged: make it anew with `lvsprov plan --out`")]
     Damaged {
         /// Which file.
@@ -84,7 +85,7 @@ pub enum SavedError {
         /// Its schema.
         schema: String,
     },
-    /// It was not written by lvsprov, which takes such characters out of what it saves.
+    /// lvsprov did not write it: it saves no such characters.
     #[error(
         "{file} is a saved plan, but has {text} in it: lvsprov saves no text that a terminal would obey; make \
          it anew with `lvsprov plan --out`"
@@ -97,16 +98,16 @@ pub enum SavedError {
     },
     /// Its content is not what was saved.
     #[error(
-        "{file} was changed after it was saved: its fingerprint says {said}, its content has {is}; make \
+        "{file} was changed after it was saved: its fingerprint says {stated}, its content has {actual}; make \
          it anew with `lvsprov plan --out`"
     )]
     Changed {
         /// Which file.
         file: String,
-        /// The first 12 digits of what it says.
-        said: String,
-        /// And of what it is.
-        is: String,
+        /// The first 12 digits of the fingerprint in the file.
+        stated: String,
+        /// The first 12 digits of the fingerprint of its content.
+        actual: String,
     },
 }
 
@@ -115,20 +116,23 @@ pub fn short(fingerprint: &str) -> String {
     fingerprint.chars().take(12).collect()
 }
 
-impl Content {
-    /// The hosts of a plan; `None` if not every one of them can be planned.
-    pub fn hosts(plan: &ClusterPlan, seen: &Seen) -> Option<BTreeMap<HostName, SavedHost>> {
+impl SavedContent {
+    /// The hosts of a plan; `None`: some host could not be planned.
+    pub fn hosts(
+        plan: &ClusterPlan,
+        observed: &Observations,
+    ) -> Option<BTreeMap<HostName, SavedHost>> {
         let mut hosts = BTreeMap::new();
-        for (name, prospect) in &plan.hosts {
-            match prospect {
-                Prospect::Plan(plan) => {
-                    let sighting = seen.get(name)?.as_ref().ok()?;
+        for (name, result) in &plan.hosts {
+            match result {
+                HostPlanResult::Plan(plan) => {
+                    let observation = observed.get(name)?.as_ref().ok()?;
                     let stages = plan.stages.clone();
-                    let expected = expected_of(plan, sighting);
+                    let expected = expected_of(plan, observation);
                     hosts.insert(name.clone(), SavedHost { stages, expected });
                 }
-                Prospect::Absent(_) => {}
-                Prospect::Obstructed(_) | Prospect::Failed(..) => return None,
+                HostPlanResult::Absent(_) => {}
+                HostPlanResult::Obstructed(_) | HostPlanResult::Failed(..) => return None,
             }
         }
         Some(hosts)
@@ -136,7 +140,7 @@ impl Content {
 
     /// SHA-256 of its canonical JSON (members sorted, no white space), in 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        // The members of a `Value` are sorted. A plan can always be written as one.
+        // The members of a `Value` are sorted. Every plan can be written as one.
         let canonical = serde_json::to_value(self).map(|v| v.to_string()).unwrap_or_default();
         let digest = Sha256::digest(canonical.as_bytes());
         digest.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -146,12 +150,16 @@ impl Content {
         })
     }
 
-    /// What differs on the hosts from what this was made from, host by host; empty if nothing does.
-    pub fn differences(&self, plan: &ClusterPlan, seen: &Seen) -> BTreeMap<HostName, Vec<String>> {
+    /// How the hosts differ from what this was made from; empty if no host does.
+    pub fn differences(
+        &self,
+        plan: &ClusterPlan,
+        observed: &Observations,
+    ) -> BTreeMap<HostName, Vec<String>> {
         let mut all = BTreeMap::new();
         let names: BTreeSet<&HostName> = self.hosts.keys().chain(plan.hosts.keys()).collect();
         for name in names {
-            let differs = self.differs(name, plan.hosts.get(name), seen);
+            let differs = self.differs(name, plan.hosts.get(name), observed);
             if !differs.is_empty() {
                 all.insert(name.clone(), differs);
             }
@@ -159,14 +167,19 @@ impl Content {
         all
     }
 
-    fn differs(&self, name: &HostName, now: Option<&Prospect>, seen: &Seen) -> Vec<String> {
-        let sighting = seen.get(name).and_then(|seen| seen.as_ref().ok());
-        match (self.hosts.get(name), now, sighting) {
-            (Some(then), Some(Prospect::Plan(now)), Some(sighting)) => {
-                let mut differs = then.expected.differences(sighting);
-                let owners = expected_of(now, sighting).owners;
+    fn differs(
+        &self,
+        name: &HostName,
+        now: Option<&HostPlanResult>,
+        observed: &Observations,
+    ) -> Vec<String> {
+        let observation = observed.get(name).and_then(|observed| observed.as_ref().ok());
+        match (self.hosts.get(name), now, observation) {
+            (Some(then), Some(HostPlanResult::Plan(now)), Some(observation)) => {
+                let mut differs = then.expected.differences(observation);
+                let owners = expected_of(now, observation).owners;
                 differs.extend(then.expected.other_owners(&owners));
-                // What it no longer says, and what it says now.
+                // Steps of one plan that the other lacks.
                 let text = |stages: &[(Stage, Vec<Step>)]| -> BTreeSet<String> {
                     let steps = stages.iter().flat_map(|(_, steps)| steps);
                     steps.map(|step| step.change.to_string()).collect()
@@ -179,18 +192,15 @@ impl Content {
                 }
                 differs
             }
-            (Some(_), Some(prospect), _) => {
-                let report = prospect.report();
-                let mut why: Vec<String> =
-                    report.obstacles.iter().map(ToString::to_string).collect();
-                why.extend(report.failure.iter().map(ToString::to_string));
+            (Some(_), Some(result), _) => {
+                let mut why = result.report().problems();
                 if why.is_empty() {
                     why.push("it is not looked at any more".to_owned());
                 }
                 why
             }
             (Some(_), None, _) => vec!["the topology has no such host".to_owned()],
-            (None, Some(Prospect::Absent(_)) | None, _) => Vec::new(),
+            (None, Some(HostPlanResult::Absent(_)) | None, _) => Vec::new(),
             (None, Some(_), _) => vec!["it was not looked at when the plan was saved".to_owned()],
         }
     }
@@ -198,7 +208,7 @@ impl Content {
 
 impl SavedPlan {
     /// A plan to save.
-    pub fn of(plan: Content, by: String, at: u64) -> Self {
+    pub fn of(plan: SavedContent, by: String, at: u64) -> Self {
         Self { schema: SCHEMA.to_owned(), fingerprint: plan.fingerprint(), by, at, plan }
     }
 
@@ -209,33 +219,36 @@ impl SavedPlan {
     }
 
     /// Reads one that [`SavedPlan::is_one`]; `file` for messages.
-    pub fn read(file: &str, text: &str) -> Result<Self, SavedError> {
-        let damaged = |source| SavedError::Damaged { file: file.to_owned(), source };
+    pub fn read(file: &str, text: &str) -> Result<Self, SavedPlanError> {
+        let damaged = |source| SavedPlanError::Damaged { file: file.to_owned(), source };
         let document: Value = serde_json::from_str(text).map_err(damaged)?;
         if let Some(text) = hidden_in(&document) {
             let text = format!("'{}'", visible(text).chars().take(60).collect::<String>());
-            return Err(SavedError::Hidden { file: file.to_owned(), text });
+            return Err(SavedPlanError::Hidden { file: file.to_owned(), text });
         }
         if let Some(schema) = document.get("schema").and_then(|schema| schema.as_str())
             && schema != SCHEMA
         {
-            return Err(SavedError::Version { file: file.to_owned(), schema: schema.to_owned() });
+            return Err(SavedPlanError::Version {
+                file: file.to_owned(),
+                schema: schema.to_owned(),
+            });
         }
         let saved: Self = serde_json::from_value(document).map_err(damaged)?;
-        let is = saved.plan.fingerprint();
-        if is != saved.fingerprint {
-            return Err(SavedError::Changed {
+        let actual = saved.plan.fingerprint();
+        if actual != saved.fingerprint {
+            return Err(SavedPlanError::Changed {
                 file: file.to_owned(),
-                said: short(&saved.fingerprint),
-                is: short(&is),
+                stated: short(&saved.fingerprint),
+                actual: short(&actual),
             });
         }
         Ok(saved)
     }
 }
 
-/// A text in a saved plan that a terminal would obey. The topology and the name of its file are the user's
-/// own words and may have any; they are not shown from here.
+/// A text in a saved plan that a terminal would obey. The topology and the name of its file come from the
+/// user and may have any text; they are not shown from here.
 fn hidden_in(value: &Value) -> Option<&str> {
     let bad = |text: &str| text.chars().any(is_hidden);
     match value {
@@ -253,7 +266,7 @@ fn hidden_in(value: &Value) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::planning::Direction;
+    use super::super::cluster_plan::Direction;
     use super::super::tests::{applied, host, plan};
     use super::*;
     use crate::state::{Counters, Observation, Sysctl, VsItem};
@@ -261,7 +274,7 @@ mod tests {
     use crate::topology::{Forward, Persistence};
 
     fn saved() -> SavedPlan {
-        let content = Content {
+        let content = SavedContent {
             file: "a.yaml".to_owned(),
             topology: "version: 1\n".to_owned(),
             adopt: false,
@@ -282,15 +295,15 @@ mod tests {
             let cut = &text[..end];
             if SavedPlan::is_one(cut) {
                 assert!(
-                    matches!(SavedPlan::read("p", cut), Err(SavedError::Damaged { .. })),
+                    matches!(SavedPlan::read("p", cut), Err(SavedPlanError::Damaged { .. })),
                     "{end}"
                 );
             }
         }
         let changed = text.replace("version: 1", "version: 2");
-        assert!(matches!(SavedPlan::read("p", &changed), Err(SavedError::Changed { .. })));
+        assert!(matches!(SavedPlan::read("p", &changed), Err(SavedPlanError::Changed { .. })));
         let later = text.replace("saved-plan/1", "saved-plan/2");
-        assert!(matches!(SavedPlan::read("p", &later), Err(SavedError::Version { .. })));
+        assert!(matches!(SavedPlan::read("p", &later), Err(SavedPlanError::Version { .. })));
         assert!(!SavedPlan::is_one("version: 1 # lvsprov/saved-plan/1\n"));
         assert!(!SavedPlan::is_one("{version: 1}"));
     }
@@ -308,7 +321,7 @@ mod tests {
             ("saved-plan/1", "saved-plan/1\u{9b}2J"),
         ] {
             let error = SavedPlan::read("p", &text.replace(from, to)).unwrap_err();
-            assert!(matches!(error, SavedError::Hidden { .. }), "{error}");
+            assert!(matches!(error, SavedPlanError::Hidden { .. }), "{error}");
             assert!(!error.to_string().chars().any(is_hidden), "{error:?}");
         }
     }
@@ -319,7 +332,7 @@ mod tests {
         let other = SavedPlan::of(one.plan.clone(), "you".to_owned(), 8);
         assert_eq!(one.fingerprint, other.fingerprint);
         assert_eq!(one.fingerprint.len(), 64);
-        let adopt = Content { adopt: true, ..one.plan.clone() };
+        let adopt = SavedContent { adopt: true, ..one.plan.clone() };
         assert_ne!(adopt.fingerprint(), one.fingerprint);
     }
 
@@ -328,9 +341,10 @@ mod tests {
         let mut topology = Cluster::of(&[(Forward::Dr, 80, vec![1, 2, 3])]).topology;
         topology.services[0].persistence =
             Some(Persistence { timeout: 600, netmask: u32::MAX, engine: None });
-        let mut seen = applied(&topology);
+        let mut observed = applied(&topology);
         // One was taken out by hand, and leaves the file now.
-        let director: &mut Observation = seen.get_mut(&host("director")).unwrap().as_mut().unwrap();
+        let director: &mut Observation =
+            observed.get_mut(&host("director")).unwrap().as_mut().unwrap();
         let template = Sysctl::Vs(VsItem::ExpireQuiescentTemplate);
         director.state.sysctls.insert(template, "0".to_owned());
         let (key, service) = director.state.services.iter_mut().next().unwrap();
@@ -340,16 +354,21 @@ mod tests {
         topology.services[0].real_servers.pop();
         let mut counted = |active: u32| {
             let counters = Counters { active, ..Counters::default() };
-            let director = seen.get_mut(&host("director")).unwrap().as_mut().unwrap();
+            let director = observed.get_mut(&host("director")).unwrap().as_mut().unwrap();
             director.counters = [(key.clone(), [(at, counters)].into())].into();
-            (plan(&topology, &seen, &BTreeMap::new(), Direction::Apply { now: 8 }), seen.clone())
+            (
+                plan(&topology, &observed, &BTreeMap::new(), Direction::Apply { now: 8 }),
+                observed.clone(),
+            )
         };
         let (monday, then) = counted(4);
         let (tuesday, now) = counted(0);
-        let content = Content { hosts: Content::hosts(&monday, &then).unwrap(), ..saved().plan };
+        let content =
+            SavedContent { hosts: SavedContent::hosts(&monday, &then).unwrap(), ..saved().plan };
         assert!(!content.hosts[&host("director")].stages.is_empty());
         assert_eq!(content.differences(&tuesday, &now), BTreeMap::new());
-        let anew = Content { hosts: Content::hosts(&tuesday, &now).unwrap(), ..saved().plan };
+        let anew =
+            SavedContent { hosts: SavedContent::hosts(&tuesday, &now).unwrap(), ..saved().plan };
         assert_eq!(anew.fingerprint(), content.fingerprint());
     }
 

@@ -1,4 +1,4 @@
-//! What `verify` and `status` found.
+//! What `status` found.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -6,45 +6,16 @@ use std::time::{Duration, SystemTime};
 use owo_colors::OwoColorize as _;
 
 use crate::apply::HostStatus;
-use crate::apply::views::{HostView, ServiceView, StatusReport, Verdict, VerifyReport};
+use crate::apply::status::{HostView, ServiceView, StatusReport};
 use crate::state::Timeouts;
 
-/// As JSON, schema `lvsprov/verify/1`.
-pub fn verify_json(report: &VerifyReport) -> serde_json::Value {
-    super::with_schema("verify", report)
-}
-
-/// As text, a claim a line.
-pub fn verify_text(report: &VerifyReport) -> String {
-    let mut text = String::new();
-    for proof in &report.proofs {
-        let verdict = match proof.verdict {
-            Verdict::Holds => "holds      ".green().to_string(),
-            Verdict::Fails => "FAILS      ".red().to_string(),
-            Verdict::NotChecked => "not checked".yellow().to_string(),
-        };
-        let _ = writeln!(text, "{verdict}  {}", proof.claim);
-        let _ = writeln!(text, "             {}", proof.evidence.dimmed());
-    }
-    let count = |verdict| report.proofs.iter().filter(|proof| proof.verdict == verdict).count();
-    let _ = writeln!(
-        text,
-        "\n{}: {} hold, {} fail, {} not checked",
-        report.topology,
-        count(Verdict::Holds),
-        count(Verdict::Fails),
-        count(Verdict::NotChecked)
-    );
-    text
-}
-
 /// As JSON, schema `lvsprov/status/1`.
-pub fn status_json(report: &StatusReport) -> serde_json::Value {
+pub fn json(report: &StatusReport) -> serde_json::Value {
     super::with_schema("status", report)
 }
 
 /// As text: hosts with their drift, then the services with their real servers.
-pub fn status_text(report: &StatusReport) -> String {
+pub fn text(report: &StatusReport) -> String {
     let mut text = String::new();
     for (name, host) in &report.hosts {
         let _ = writeln!(text, "{}  {}", name.bold(), state(host));
@@ -57,8 +28,8 @@ pub fn status_text(report: &StatusReport) -> String {
         for (role, daemon) in &host.daemons {
             let _ = writeln!(text, "    sync daemon {role}: {daemon}");
         }
-        if let Some(view) = &host.unfinished {
-            text.push_str(&super::transaction::view(view));
+        if let Some(view) = &host.open_transaction {
+            text.push_str(&super::transaction::host_transaction(view));
         }
         if let Some(reverted) = &host.reverted {
             text.push_str(&super::transaction::reverted(reverted));
@@ -77,7 +48,7 @@ pub fn status_text(report: &StatusReport) -> String {
             text.push_str(&service_text(name.as_str(), service));
         }
     }
-    text.push_str(&super::transaction::found(&report.unfinished));
+    text.push_str(&super::transaction::open_transactions(&report.open_transactions));
     text
 }
 
@@ -100,11 +71,15 @@ fn state(host: &HostView) -> String {
 }
 
 fn service_text(director: &str, service: &ServiceView) -> String {
-    let settings = service.settings.as_deref().unwrap_or("not there");
+    let settings = service.settings.as_deref().unwrap_or("not in IPVS");
     let key = service.key.to_string();
-    let name = if service.spoken == key { String::new() } else { format!("{}  ", service.spoken) };
+    let name = if service.display_name == key {
+        String::new()
+    } else {
+        format!("{}  ", service.display_name)
+    };
     let mut text = format!("{}{key}  {settings}  on {director}\n", name.bold());
-    // Columns that would say nothing are left out.
+    // Columns without values are left out.
     let persistent = service.persistence.is_some()
         || service.real_servers.iter().any(|rs| rs.counters.persistent > 0);
     let limited =
@@ -135,7 +110,7 @@ fn service_text(director: &str, service: &ServiceView) -> String {
     text
 }
 
-/// How long ago, in the largest unit that makes sense.
+/// How long ago, in the largest fitting unit.
 pub(super) fn age(since: u64) -> String {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
     let seconds = then.elapsed().map_or(0, |elapsed| elapsed.as_secs());
@@ -153,7 +128,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::apply::views::RealServerView;
+    use crate::apply::status::RealServerView;
     use crate::state::{Counters, DaemonRole, SyncDaemon};
 
     fn real_server(key: &str, upper_threshold: u32, active: u32) -> RealServerView {
@@ -171,7 +146,7 @@ mod tests {
     fn service(key: &str, persistence: Option<u32>) -> ServiceView {
         ServiceView {
             name: "web".to_owned(),
-            spoken: key.to_owned(),
+            display_name: key.to_owned(),
             key: key.parse().unwrap(),
             scheduler: Some("sh".to_owned()),
             settings: Some("sh persistent 60 s flag-1".to_owned()),
@@ -194,20 +169,18 @@ mod tests {
             foreign: Vec::new(),
             timeouts: Some(Timeouts { tcp: 60, ..Timeouts::default() }),
             daemons: [(DaemonRole::Backup, daemon)].into(),
-            unfinished: None,
+            open_transaction: None,
             reverted: None,
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
-        StatusReport { topology: "t".to_owned(), hosts, unfinished: Vec::new() }
+        StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }
     }
 
     #[test]
     fn status_shows_what_ipvs_has_beside_its_table() {
-        let shown = anstream::adapter::strip_str(&status_text(&report(vec![service(
-            "fwmark4 8",
-            Some(60),
-        )])))
-        .to_string();
+        let shown =
+            anstream::adapter::strip_str(&text(&report(vec![service("fwmark4 8", Some(60))])))
+                .to_string();
         assert_eq!(
             shown,
             "lvs  as the file wants it, never applied here\n\
@@ -223,7 +196,7 @@ mod tests {
 
     #[test]
     fn status_in_json_only_ever_gains_members() {
-        let json = status_json(&report(vec![service("tcp 192.0.2.80:80", None)]));
+        let json = json(&report(vec![service("tcp 192.0.2.80:80", None)]));
         let host = &json["hosts"]["lvs"];
         for member in ["status", "failure", "applied_since", "drift", "services", "foreign"] {
             assert!(host.get(member).is_some(), "{member}: {json:#}");
@@ -231,7 +204,7 @@ mod tests {
         let service = &host["services"][0];
         assert_eq!(service["scheduler"], "sh");
         assert_eq!(service["real_servers"][0]["counters"]["active"], 1);
-        // What an earlier version wrote can be read.
+        // Documents of earlier versions can be read.
         let mut old = serde_json::to_value(report(Vec::new())).unwrap();
         for member in ["foreign", "timeouts", "daemons"] {
             old["hosts"]["lvs"].as_object_mut().unwrap().remove(member);

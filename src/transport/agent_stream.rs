@@ -1,5 +1,5 @@
-//! A running agent, or what is to become one: a process with two pipes for the protocol and a third
-//! for what it says to people. Nothing here knows whether it runs on this machine or another.
+//! A running agent, or a process that starts one: two pipes for the protocol and a third for its messages to
+//! people. It may run on this machine or another.
 
 use std::io;
 use std::process::ExitStatus;
@@ -10,50 +10,47 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader}
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::greeting::{Heard, Listener, Mark};
-use super::reply::Share;
+use super::greeting::{GreetingMark, MarkScanner, ScanResult};
+use super::reply::MemoryShare;
 use crate::visible::visible_lines;
 
-/// How much of what a process says to people is kept, in bytes.
-const SAID_KEPT: usize = 4 << 10;
+/// How much of a process's standard error is kept, in bytes.
+const STDERR_KEPT: usize = 4 << 10;
 
-/// How long an exit status and the last words are waited for once the stream has ended.
+/// How long to wait for the exit status and the last messages once the stream has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-type Reader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
-
 /// Both ends of the pipes, and the process.
-pub(super) struct Link {
-    pub reader: Reader,
-    pub writer: Writer,
+pub(super) struct AgentStream {
+    pub reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
     /// What the last reply took of the memory for replies.
-    pub share: Share,
-    listener: Listener,
-    said: Said,
-    process: Option<Process>,
+    pub share: MemoryShare,
+    scanner: MarkScanner,
+    stderr: StderrLog,
+    process: Option<AgentProcess>,
 }
 
-/// Who is at the other end.
-pub(super) enum Process {
-    /// A child of ours.
+/// The process at the other end.
+pub(super) enum AgentProcess {
+    /// A child of this process.
     Child(Box<tokio::process::Child>),
     /// A command on the far side of an ssh connection.
     Remote(Box<openssh::Child<Arc<openssh::Session>>>),
 }
 
-/// What came instead of a mark.
+/// Why no mark came.
 #[derive(Debug)]
-pub(super) enum Silence {
+pub(super) enum NoGreeting {
     /// The stream ended.
     Ended,
-    /// It talks, but it is not ours.
+    /// It prints, but it is not lvsprov's agent.
     Babble,
 }
 
-impl Link {
+impl AgentStream {
     pub fn new(
-        process: Process,
+        process: AgentProcess,
         stdin: impl AsyncWrite + Send + Unpin + 'static,
         stdout: impl AsyncRead + Send + Unpin + 'static,
         stderr: impl AsyncRead + Send + Unpin + 'static,
@@ -61,40 +58,40 @@ impl Link {
         Self {
             reader: BufReader::with_capacity(16 << 10, Box::new(stdout)),
             writer: Box::new(stdin),
-            share: Share::default(),
-            listener: Listener::default(),
-            said: Said::listen(stderr),
+            share: MemoryShare::default(),
+            scanner: MarkScanner::default(),
+            stderr: StderrLog::listen(stderr),
             process: Some(process),
         }
     }
 
     /// Waits for the next mark and takes nothing behind it.
-    pub async fn mark(&mut self) -> Result<Mark, Silence> {
+    pub async fn mark(&mut self) -> Result<GreetingMark, NoGreeting> {
         loop {
-            // A pipe that cannot be read has nobody at its other end.
+            // A pipe that cannot be read has no process at its other end.
             let Ok(piece @ [_, ..]) = self.reader.fill_buf().await else {
-                return Err(Silence::Ended);
+                return Err(NoGreeting::Ended);
             };
             let length = piece.len();
-            match self.listener.hear(piece) {
-                Heard::Nothing => self.reader.consume(length),
-                Heard::Mark(mark, taken) => {
+            match self.scanner.scan(piece) {
+                ScanResult::Nothing => self.reader.consume(length),
+                ScanResult::Mark(mark, taken) => {
                     self.reader.consume(taken);
                     return Ok(mark);
                 }
-                Heard::TooMuch => return Err(Silence::Babble),
+                ScanResult::TooMuch => return Err(NoGreeting::Babble),
             }
         }
     }
 
     /// The end of what was printed beside the marks.
     pub fn chatter(&self) -> String {
-        self.listener.chatter()
+        self.scanner.chatter()
     }
 
-    /// What the process said to people. Waits a moment for its last words.
-    pub async fn said(&mut self) -> String {
-        self.said.text().await
+    /// Its standard error. Waits up to 500 ms for the last messages.
+    pub async fn stderr(&mut self) -> String {
+        self.stderr.text().await
     }
 
     /// How the process ended, in words. Closes its input and waits a moment.
@@ -102,19 +99,19 @@ impl Link {
         self.writer = Box::new(tokio::io::sink());
         let waited = match self.process.take() {
             None => return "no longer there".to_owned(),
-            Some(Process::Child(mut child)) => {
+            Some(AgentProcess::Child(mut child)) => {
                 timeout(LAST_WORDS, async { how(child.wait().await) }).await
             }
-            Some(Process::Remote(child)) => {
+            Some(AgentProcess::Remote(child)) => {
                 timeout(LAST_WORDS, async { remote_how(child.wait().await) }).await
             }
         };
         waited.unwrap_or_else(|_| "still running".to_owned())
     }
 
-    /// Ends a process of this machine that has not said hello and so has changed nothing.
+    /// Ends a process of this machine that has not stderr hello and so has changed nothing.
     pub fn kill_unheard(&mut self) {
-        if let Some(Process::Child(child)) = &mut self.process {
+        if let Some(AgentProcess::Child(child)) = &mut self.process {
             // It may have ended by itself just now: that is as good.
             let _ = child.start_kill();
         }
@@ -124,7 +121,7 @@ impl Link {
     /// host behind ssh it ends on its own, one trip through the network later.
     pub async fn close(mut self, limit: Duration) {
         self.writer = Box::new(tokio::io::sink());
-        if let Some(Process::Child(mut child)) = self.process.take() {
+        if let Some(AgentProcess::Child(mut child)) = self.process.take() {
             // One that does not end in time is left to end by itself: it may be in the middle of a
             // step.
             let _ = timeout(limit, child.wait()).await;
@@ -152,13 +149,13 @@ fn remote_how(status: Result<ExitStatus, openssh::Error>) -> String {
     }
 }
 
-/// Collects what a process says on its stderr.
-struct Said {
+/// Collects the standard error of a process.
+struct StderrLog {
     text: Arc<Mutex<Vec<u8>>>,
     task: JoinHandle<()>,
 }
 
-impl Said {
+impl StderrLog {
     fn listen(mut stream: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&text);
@@ -167,7 +164,7 @@ impl Said {
             while let Ok(count @ 1..) = stream.read(&mut piece).await {
                 let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 text.extend_from_slice(&piece[..count]);
-                let surplus = text.len().saturating_sub(SAID_KEPT);
+                let surplus = text.len().saturating_sub(STDERR_KEPT);
                 text.drain(..surplus);
             }
         });
@@ -183,7 +180,7 @@ impl Said {
     }
 }
 
-impl Drop for Said {
+impl Drop for StderrLog {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -1,79 +1,85 @@
-//! Whose turn it is in a stage, and who must not take it because another host failed. Pure.
+//! Which host executes which steps in a stage, which must not because another host failed, and what the
+//! answers of a stage mean for the report. Pure.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::outcome::{Action, ClusterReport, HostStatus};
-use super::planning::{ClusterPlan, HostPlan, Prospect};
-use super::recording;
-use super::session::Absent;
+use super::cluster_plan::{ClusterPlan, HostPlan, HostPlanResult};
+use super::outcome::{
+    Action, ClusterReport, HostReport, HostRollback, HostStatus, RollbackEnd, StepReport, StepState,
+};
+use super::requests::RequestError;
+use super::session::HostAbsence;
+use crate::failure::Failure;
 use crate::names::HostName;
+use crate::protocol::Execution;
 use crate::state::silent::is_silent;
 use crate::state::{Address, Edit, Link, Receipt, Route, Stage, Step};
 use crate::topology::{Role, Topology};
 
-/// What one host does in one stage.
+/// What one host executes in one stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
-    /// In this order; none where only the receipt is brought up to date.
+pub struct StageWork {
+    /// In this order; empty where only the receipt is updated.
     pub steps: Vec<Step>,
-    /// Whether the receipt is settled after it.
+    /// Whether this is the host's last stage.
     pub is_last: bool,
 }
 
-/// Who acts in `stage`. A host that has to wait for one that failed is marked so in `report`.
+/// The hosts with work in `stage`. A host that depends on one that failed is marked as not attempted in `report`.
 pub fn due(
     topology: &Topology,
     plan: &ClusterPlan,
     receipts: &BTreeMap<HostName, Receipt>,
     stage: Stage,
     report: &mut ClusterReport,
-) -> BTreeMap<HostName, Turn> {
+) -> BTreeMap<HostName, StageWork> {
     let statuses: BTreeMap<HostName, HostStatus> =
         report.hosts.iter().map(|(name, host)| (name.clone(), host.status.clone())).collect();
-    let mut turns = BTreeMap::new();
-    for (name, prospect) in &plan.hosts {
-        let Prospect::Plan(host_plan) = prospect else { continue };
-        let Some(turn) = turn_of(topology, name, host_plan, receipts.get(name), stage) else {
+    let mut all = BTreeMap::new();
+    for (name, result) in &plan.hosts {
+        let HostPlanResult::Plan(host_plan) = result else { continue };
+        let Some(work) = work_of(topology, name, host_plan, receipts.get(name), stage) else {
             continue;
         };
         if statuses.get(name).is_some_and(HostStatus::is_failure) {
             continue;
         }
-        let because = blocked(topology, name, stage, &turn.steps, plan.action, &statuses)
-            .or_else(|| held_elsewhere(plan, name, &turn.steps, &statuses));
+        let because = blocked(topology, name, stage, &work.steps, plan.action, &statuses)
+            .or_else(|| held_elsewhere(plan, name, &work.steps, &statuses));
         if let Some(because) = because {
             if let Some(host) = report.hosts.get_mut(name) {
-                recording::not_attempted(host, because);
+                not_attempted(host, because);
             }
             continue;
         }
-        turns.insert(name.clone(), turn);
+        all.insert(name.clone(), work);
     }
-    turns
+    all
 }
 
-/// What `name` does in `stage`; `None` if it has no turn then. A host that only has its receipt to
-/// bring up to date acts in its last stage.
-fn turn_of(
+/// What `name` executes in `stage`; `None`: nothing. A host with only a receipt to update does so in the
+/// stage of its role.
+fn work_of(
     topology: &Topology,
     name: &HostName,
     plan: &HostPlan,
     receipt: Option<&Receipt>,
     stage: Stage,
-) -> Option<Turn> {
+) -> Option<StageWork> {
     let last = plan.stages.last().map(|(stage, _)| *stage);
     if let Some((_, steps)) = plan.stages.iter().find(|(at, _)| *at == stage) {
-        return Some(Turn { steps: steps.clone(), is_last: last == Some(stage) });
+        return Some(StageWork { steps: steps.clone(), is_last: last == Some(stage) });
     }
     let directs = topology.hosts.get(name).is_some_and(|h| h.roles.contains(&Role::Director));
     let only_receipt = last.is_none() && !plan.is_idle(receipt);
     let own_stage = if directs { Stage::Live } else { Stage::Ground };
-    (only_receipt && own_stage == stage).then(|| Turn { steps: Vec::new(), is_last: true })
+    (only_receipt && own_stage == stage).then(|| StageWork { steps: Vec::new(), is_last: true })
 }
 
-/// Why a host must not act now: a director does not go live in front of hosts that are not ready, and
-/// a host does not take away what a director may still send to.
+/// Why a host must not act now. A director does not go live in front of hosts that are not ready; a host
+/// takes nothing away that a director may still send to.
 fn blocked(
     topology: &Topology,
     name: &HostName,
@@ -106,8 +112,8 @@ fn blocked(
     }
 }
 
-/// Why an address must not be added: it moves here from a host that was to give it up and failed, so
-/// that two machines would answer for it.
+/// Why an address must not be added: another host was to give it up and failed, so two hosts would answer
+/// for it.
 fn held_elsewhere(
     plan: &ClusterPlan,
     name: &HostName,
@@ -120,8 +126,8 @@ fn held_elsewhere(
         .filter(|(key, _)| !is_silent(&key.dev))
         .map(|(key, _)| key.net.addr())
         .collect();
-    plan.hosts.iter().find_map(|(other, prospect)| {
-        let Prospect::Plan(theirs) = prospect else { return None };
+    plan.hosts.iter().find_map(|(other, result)| {
+        let HostPlanResult::Plan(theirs) = result else { return None };
         let plight = plight(statuses.get(other).filter(|_| other != name)?)?;
         let steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
         let kept = steps
@@ -133,7 +139,7 @@ fn held_elsewhere(
     })
 }
 
-/// What is wrong with a host that failed, as a sentence after its name.
+/// How a host failed, to be read after its name; `None`: it did not.
 fn plight(status: &HostStatus) -> Option<&'static str> {
     match status {
         HostStatus::Failed => Some("it failed"),
@@ -151,61 +157,61 @@ fn plight(status: &HostStatus) -> Option<&'static str> {
     }
 }
 
-/// Whether a host without it no longer takes requests, or no longer answers them.
+/// Whether the host no longer takes or answers requests after the change.
 fn takes_away(edit: &Edit) -> bool {
     edit.removed::<Address>().is_some()
         || edit.removed::<Route>().is_some()
         || edit.changed::<Link>().is_some_and(|(_, _, after)| *after == Link::Down)
 }
 
-/// Every director but `host`. Not only those whose services name it: a real server that was taken out
-/// of the file is in none any more, and is still sent requests until its director has withdrawn it.
+/// Every director but `host`, whether its services name `host` or not: a director still sends requests to a
+/// real server that was taken out of the file until it has withdrawn it.
 fn other_directors(topology: &Topology, host: &HostName) -> impl Iterator<Item = HostName> {
     topology.with_role(Role::Director).map(|d| d.name.clone()).filter(move |d| d != host)
 }
 
-/// Words about hosts that nobody looked at, for one that acts nevertheless: `--limit` is the
-/// operator's word, and a host that the file does not say how to reach is in other hands.
+/// Cautions for a host that acts although a host it depends on was not observed: `--limit` is the operator's
+/// decision, and an unmanaged host is run by other means.
 pub fn cautions(
     topology: &Topology,
     name: &HostName,
     plan: &HostPlan,
     action: Action,
-    absent: &BTreeMap<HostName, Absent>,
+    absent: &BTreeMap<HostName, HostAbsence>,
 ) -> Vec<String> {
-    let because = |reason: &Absent| match reason {
-        Absent::LeftOut => Some("left out by --limit"),
-        Absent::Unmanaged => Some("not managed by this file"),
-        Absent::Unreachable(_) => None,
+    let because = |reason: &HostAbsence| match reason {
+        HostAbsence::LeftOut => Some("left out by --limit"),
+        HostAbsence::Unmanaged => Some("not managed by this file"),
+        HostAbsence::Unreachable(_) => None,
     };
-    let unseen = |hosts: BTreeSet<HostName>| {
-        let unseen: Vec<String> = hosts
+    let not_observed = |hosts: BTreeSet<HostName>| {
+        let not_observed: Vec<String> = hosts
             .into_iter()
             .filter_map(|host| {
                 let because = because(absent.get(&host)?)?;
                 Some(format!("{host} ({because})"))
             })
             .collect();
-        (!unseen.is_empty()).then(|| unseen.join(", "))
+        (!not_observed.is_empty()).then(|| not_observed.join(", "))
     };
     let has = |stage| plan.stages.iter().any(|(at, _)| *at == stage);
     let steps = plan.stages.iter().flat_map(|(_, steps)| steps);
     let takes_away = steps.into_iter().any(|step| takes_away(&step.change));
     let mut cautions = Vec::new();
     if has(Stage::Live) && matches!(action, Action::Apply | Action::Plan) {
-        cautions.extend(unseen(depends_on(topology, name)).map(|hosts| {
+        cautions.extend(not_observed(depends_on(topology, name)).map(|hosts| {
             format!("not looked at: {hosts}; requests sent there are lost unless they are ready")
         }));
     }
     if has(Stage::Ground) && takes_away {
-        cautions.extend(unseen(other_directors(topology, name).collect()).map(|hosts| {
+        cautions.extend(not_observed(other_directors(topology, name).collect()).map(|hosts| {
             format!("not looked at: {hosts}; requests that it still sends here will be lost")
         }));
     }
     cautions
 }
 
-/// Whom a director relies on: its real servers, and the routers. Nobody, if it directs nothing.
+/// The real servers and routers that a director depends on; empty for a host that directs no service.
 fn depends_on(topology: &Topology, director: &HostName) -> BTreeSet<HostName> {
     let mine: Vec<_> =
         topology.services.iter().filter(|service| service.director == *director).collect();
@@ -216,4 +222,77 @@ fn depends_on(topology: &Topology, director: &HostName) -> BTreeSet<HostName> {
         mine.into_iter().flat_map(|service| &service.real_servers).map(|rs| rs.host.clone());
     let routers = topology.with_role(Role::Router).map(|host| host.name.clone());
     real_servers.chain(routers).filter(|host| host != director).collect()
+}
+
+/// Records the answer to the next `asked` steps of a stage.
+pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execution) {
+    let Execution { done, failure, after: _ } = outcome;
+    let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
+    for (at, step) in host.steps.iter_mut().filter(planned).take(asked).enumerate() {
+        step.state = match (at.cmp(done), failure) {
+            (Ordering::Less, _) => StepState::Done,
+            (Ordering::Equal, Some(_)) => StepState::Failed,
+            _ => StepState::NotDone,
+        };
+    }
+    if let Some(failure) = failure {
+        fail(host, failure.clone());
+    }
+}
+
+/// Records that the next `asked` steps of a stage got no answer.
+pub fn record_error(host: &mut HostReport, stage: Stage, asked: usize, error: RequestError) {
+    let state = if error.is_lost() { StepState::Unknown } else { StepState::NotDone };
+    let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
+    for step in host.steps.iter_mut().filter(planned).take(asked) {
+        step.state = state;
+    }
+    fail(host, error.into_failure());
+}
+
+/// The host failed: its planned steps are not executed.
+pub fn fail(host: &mut HostReport, failure: Failure) {
+    host.status = HostStatus::Failed;
+    host.failure = Some(failure);
+    give_up(host);
+}
+
+/// The host had to wait for another, which failed.
+pub fn not_attempted(host: &mut HostReport, because: String) {
+    host.status = HostStatus::NotAttempted { because };
+    give_up(host);
+}
+
+fn give_up(host: &mut HostReport) {
+    for step in host.steps.iter_mut().filter(|step| step.state == StepState::Planned) {
+        step.state = StepState::NotDone;
+    }
+}
+
+/// Records the rollback of a host.
+pub fn record_rollback(host: &mut HostReport, rollback: HostRollback, because: &str) {
+    match &rollback.end {
+        RollbackEnd::RolledBack | RollbackEnd::Committed | RollbackEnd::Planned => {
+            let mut any = false;
+            for step in &mut host.steps {
+                if matches!(step.state, StepState::Done | StepState::Unknown) {
+                    step.state = StepState::Undone;
+                    any = true;
+                }
+            }
+            let failed_itself = host.failure.is_some();
+            if any && !failed_itself {
+                host.status = HostStatus::Undone { because: because.to_owned() };
+            }
+        }
+        RollbackEnd::Open { failure, .. } => {
+            if !host.status.is_failure() {
+                host.status = HostStatus::Failed;
+            }
+            if host.failure.is_none() {
+                host.failure = Some(failure.clone());
+            }
+        }
+    }
+    host.rollback = Some(rollback);
 }

@@ -1,0 +1,155 @@
+//! How every command that reaches hosts starts: it reads the file, observes the hosts, and plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use super::arguments::{CommonArguments, HostArguments, OutputFormat};
+use super::console::Console;
+use super::output::{self, CommandResult, Exit};
+use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
+use crate::apply::operator::now;
+use crate::apply::session::Observations;
+use crate::apply::{ConnectionSettings, Session};
+use crate::finding::Severity;
+use crate::names::HostName;
+use crate::topology::{PaceOverride, Topology};
+use crate::{check, report, topology, transport};
+
+/// `--limit` names a host that the file lacks.
+#[derive(Debug, thiserror::Error)]
+#[error("--limit {name}: there is no such host in the file; it has {}", .known.join(", "))]
+struct UnknownHost {
+    name: HostName,
+    known: Vec<String>,
+}
+
+/// The file says of no host how to reach it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{file} says of no host how it is reached, so there is nothing to look at; say `ssh: USER@HOST`, \
+     `local: true` or `netns: NAME` for those that are yours, or try the file with `lvsprov lab run`"
+)]
+struct NoHostReached {
+    file: String,
+}
+
+/// Reads and checks the file at `path`, as [`examine`] does.
+pub(super) fn load(
+    path: &Path,
+    format: OutputFormat,
+) -> Result<Option<Topology>, Box<dyn std::error::Error>> {
+    examine(path, &topology::read_file(path)?, format)
+}
+
+/// Checks `text`, which was read from `path`; `None`: it has errors, which are printed. Findings go to
+/// standard error, but for notes, which only `check` prints; with `--format json` errors also make the
+/// document on standard output.
+///
+/// A caller that needs the text too reads it once and calls this: a pipe yields its text only once, and a
+/// second reading of a file may yield another text.
+pub(super) fn examine(
+    path: &Path,
+    text: &str,
+    format: OutputFormat,
+) -> Result<Option<Topology>, Box<dyn std::error::Error>> {
+    let name = path.display().to_string();
+    let mut examined = check::examine(&name, text);
+    examined.findings.retain(|finding| finding.severity != Severity::Note);
+    let bad = examined.findings.iter().any(|finding| finding.severity == Severity::Error);
+    if !examined.findings.is_empty() {
+        output::print_message(&report::findings::text(&name, text, &examined.findings, true));
+    }
+    if bad && format == OutputFormat::Json {
+        output::print_json(&report::findings::json(&name, &examined.findings))?;
+    }
+    Ok(examined.topology.filter(|_| !bad))
+}
+
+/// The hosts as observed, and the plan made from that.
+pub(super) struct ObservedCluster<'a> {
+    pub session: Session<'a>,
+    pub observed: Observations,
+    pub plan: ClusterPlan,
+    pub direction: Direction,
+    pub console: &'a Console,
+}
+
+impl ObservedCluster<'_> {
+    /// Plans anew where items that lvsprov did not make are to become its own (`--adopt`).
+    pub fn adopt_if(&mut self, adopt: bool) {
+        if adopt {
+            self.plan_towards(Direction::Adopt { now: now() });
+        }
+    }
+
+    /// Plans anew towards another state.
+    pub fn plan_towards(&mut self, direction: Direction) {
+        self.direction = direction;
+        let Self { session, observed, plan, .. } = self;
+        let (topology, desired) = (session.topology, &session.desired);
+        *plan = cluster_plan::plan(topology, desired, observed, session.absent(), direction);
+    }
+
+    /// Reconnects to lost hosts, observes all hosts, and plans anew.
+    pub async fn refresh(&mut self) {
+        let all = self.session.topology.hosts.keys().cloned().collect();
+        let lost = self.session.lost(&all);
+        self.session.reconnect(&lost, false).await;
+        self.observed = self.session.observe(true).await;
+        self.plan_towards(self.direction);
+    }
+}
+
+/// Observes the hosts of a topology, plans towards it, and runs `command`.
+pub(super) fn run_on_hosts(
+    mut topology: Topology,
+    hosts: &HostArguments,
+    pace: PaceOverride,
+    common: &CommonArguments,
+    command: impl AsyncFnOnce(&mut ObservedCluster<'_>) -> CommandResult,
+) -> CommandResult {
+    topology.pace = pace;
+    let settings = match settings(hosts, &topology) {
+        Ok(settings) => settings,
+        Err(error) => {
+            output::print_error(&error, common)?;
+            return Ok(Exit::Usage);
+        }
+    };
+    if topology.hosts.values().all(|host| host.reach.is_none()) {
+        return Err(NoHostReached { file: hosts.file.display().to_string() }.into());
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let console = Console::new(common.format);
+    let result = runtime.block_on(async {
+        let mut session = Session::open_with_console(&topology, &settings, &console).await;
+        let observed = session.observe(true).await;
+        let direction = Direction::Apply { now: now() };
+        let (desired, absent) = (&session.desired, session.absent());
+        let plan = cluster_plan::plan(&topology, desired, &observed, absent, direction);
+        let mut cluster = ObservedCluster { session, observed, plan, direction, console: &console };
+        let result = command(&mut cluster).await;
+        cluster.session.close().await;
+        result
+    });
+    // A thread may still read the operator's answer from standard input.
+    runtime.shutdown_background();
+    result
+}
+
+fn settings(hosts: &HostArguments, topology: &Topology) -> Result<ConnectionSettings, UnknownHost> {
+    let limit: BTreeSet<HostName> = hosts.limit.iter().cloned().collect();
+    if let Some(name) = limit.iter().find(|name| !topology.hosts.contains_key(name)) {
+        let known = topology.hosts.keys().map(ToString::to_string).collect();
+        return Err(UnknownHost { name: name.clone(), known });
+    }
+    let transport = transport::Options {
+        connect_timeout: Duration::from_secs(hosts.connect_timeout),
+        call_timeout: Duration::from_secs(hosts.call_timeout),
+        ssh_config: hosts.ssh_config.clone(),
+        ..transport::Options::default()
+    };
+    Ok(ConnectionSettings { transport, reach: BTreeMap::new(), limit })
+}
