@@ -7,25 +7,39 @@ export LVSPROV_BARE_PATH := $(CURDIR)/target/bare-path
 BARE = scripts/bare-path $(LVSPROV_BARE_PATH)
 TEST = cargo test --locked --config 'target."cfg(all())".runner = ["$(CURDIR)/scripts/runner", "$(1)"]'
 
-.PHONY: lab test quick lint fuzz bench bench-bulk
+.PHONY: lab test quick kernels lint fuzz bench bench-bulk test-build test-lib test-pure test-host test-vm
 
 lab: # a cluster from bare hosts, with real traffic through a real kernel
 	scripts/need lab
 	@echo "building lvsprov for the lab: one to two minutes on 2 cores, the first time"
-	cargo build --locked --profile lab
+	cargo build --locked
 	@echo "the lab: $(LAB), from bare hosts to answered requests and back; half a minute to two"
-	cargo run --locked --quiet --profile lab -- lab run $(LAB)
+	cargo run --locked --quiet -- lab run $(LAB)
 
-test: # everything; the last part boots a virtual machine
-	scripts/need test
-	$(MAKE) lint
-	$(BARE)
-	$(call TEST,root) --no-fail-fast
-
-quick: # what needs neither root nor a virtual machine; under two minutes
+test: # everything; the last part boots virtual machines; at the end stands how long each part took
 	scripts/need test
 	$(BARE)
-	$(call TEST,user) --lib --test check --test large --test cli --test plans --test docs --test import
+	scripts/in-turn lint test-build test-lib test-pure test-host test-vm
+
+quick: # what needs neither root nor a virtual machine
+	scripts/need test
+	$(BARE)
+	$(call TEST,user) --lib --test pure
+
+# Parts of `make test`, for when the rest has run: make test-vm, or one group of cases: make test-vm CASES=live_changes
+CASES ?=
+
+test-build:
+	cargo test --locked --no-run
+test-lib:
+	$(call TEST,root) --lib
+test-pure test-host test-vm: test-%:
+	$(call TEST,root) --test $* -- $(CASES)
+
+kernels: # the virtual machines' part on Linux 5.10, 6.1 and 6.12, from Debian 11, 12 and 13; takes three times as long
+	scripts/need test
+	$(BARE)
+	scripts/on-kernels bullseye bookworm trixie
 
 lint:
 	cargo fmt --check

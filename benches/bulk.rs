@@ -14,20 +14,14 @@
 //! before and after, the changes, and reading everything back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../tests/support/beat.rs"]
-mod beat;
-#[path = "../tests/kernel/ground.rs"]
-#[allow(dead_code)] // the tests use the rest
-mod ground;
-#[path = "../tests/support/vm.rs"]
-mod vm;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use ground::{Ground, run};
 use lvsprov::desired::Desired;
 use lvsprov::kernel::ipvs::codec::VERSION;
 use lvsprov::kernel::ipvs::{self, Table, wire};
@@ -39,6 +33,8 @@ use lvsprov::state::{
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
+use support::netns_host::{self, NetnsHost, run};
+use support::vm;
 
 const SIZES: [(u16, u8); 2] = [(1000, 10), (100, 100)];
 /// Requests in one send of the bare sender.
@@ -132,47 +128,47 @@ enum What {
 fn measure(bench: &Bench, rounds: usize) {
     let mut times = std::collections::BTreeMap::<What, Vec<Duration>>::new();
     let mut used = Vec::new();
-    let mut put_away = |ground: Ground| {
+    let mut put_away = |netns: NetnsHost| {
         // A namespace that goes away takes its table apart in the background, in the time of what is
         // measured next: so the table goes now, and the namespace later.
-        ground.run(|| run(Command::new("ipvsadm").arg("-C")));
-        used.push(ground);
+        netns.run(|| run(Command::new("ipvsadm").arg("-C")));
+        used.push(netns);
         // The kernel frees the memory behind its back (call_rcu); nothing tells when it is done.
         std::thread::sleep(Duration::from_millis(500));
     };
     for _ in 0..rounds {
         let mut put = |what, time| times.entry(what).or_default().push(time);
-        let ground = Ground::with_lo();
-        put(What::Bare, ground.run(|| bare(&bench.table)));
-        check(&ground, &bench.table);
-        put_away(ground);
+        let netns = NetnsHost::with_lo();
+        put(What::Bare, netns.run(|| bare(&bench.table)));
+        check(&netns, &bench.table);
+        put_away(netns);
 
-        let ground = Ground::with_lo();
-        put(What::Restore, ground.run(|| restore(bench)));
-        check(&ground, &bench.table);
-        put_away(ground);
+        let netns = NetnsHost::with_lo();
+        put(What::Restore, netns.run(|| restore(bench)));
+        check(&netns, &bench.table);
+        put_away(netns);
 
-        let ground = Ground::with_lo();
-        put(What::LoadRun, run_only(&ground, &bench.table));
-        put(What::ChangeRun, run_only(&ground, &bench.changed));
-        check(&ground, &bench.changed);
-        put_away(ground);
+        let netns = NetnsHost::with_lo();
+        put(What::LoadRun, run_only(&netns, &bench.table));
+        put(What::ChangeRun, run_only(&netns, &bench.changed));
+        check(&netns, &bench.changed);
+        put_away(netns);
 
-        let ground = Ground::with_lo();
-        let [look, plan, act] = apply(&ground, &bench.table);
+        let netns = NetnsHost::with_lo();
+        let [look, plan, act] = apply(&netns, &bench.table);
         put(What::LoadLook, look);
         put(What::LoadPlan, plan);
         put(What::LoadAct, act);
-        put(What::Save, ground.run(save));
-        let [look, plan, act] = apply(&ground, &bench.table);
+        put(What::Save, netns.run(save));
+        let [look, plan, act] = apply(&netns, &bench.table);
         assert_eq!(act, Duration::ZERO, "there was something to do");
         put(What::IdleLook, look);
         put(What::Idle, look + plan);
-        let [look, plan, act] = apply(&ground, &bench.changed);
+        let [look, plan, act] = apply(&netns, &bench.changed);
         put(What::ChangeAct, act);
         put(What::ChangeWhole, look + plan + act);
-        check(&ground, &bench.changed);
-        put_away(ground);
+        check(&netns, &bench.changed);
+        put_away(netns);
     }
     let of = |what: What| Times::of(&times[&what]);
     let sum = |parts: [What; 3]| {
@@ -227,8 +223,8 @@ impl Times {
     }
 }
 
-fn check(ground: &Ground, table: &Table) {
-    assert!(ground.look(&[]).state.services == *table, "the table is not what it should be");
+fn check(netns: &NetnsHost, table: &Table) {
+    assert!(netns.look(&[]).state.services == *table, "the table is not what it should be");
 }
 
 fn socket() -> Socket {
@@ -297,11 +293,11 @@ fn save() -> Duration {
 
 /// As an apply does it: look, plan with the receipt, act; how long each took. The act is left out
 /// where there is nothing to do.
-fn apply(ground: &Ground, table: &Table) -> [Duration; 3] {
+fn apply(netns: &NetnsHost, table: &Table) -> [Duration; 3] {
     let state = HostState { services: table.clone(), ..HostState::default() };
     let desired = Desired { state, ..Desired::default() };
     let start = Instant::now();
-    let seen = ground.look(&[]);
+    let seen = netns.look(&[]);
     let look = start.elapsed();
     let start = Instant::now();
     let (steps, goal) = plan(&desired, &seen);
@@ -310,19 +306,19 @@ fn apply(ground: &Ground, table: &Table) -> [Duration; 3] {
     if steps.is_empty() && settled == seen.receipt {
         return [look, plan, Duration::ZERO];
     }
-    let act = ground.run(|| transact(ground, &seen, steps, goal));
+    let act = netns.run(|| transact(netns, &seen, steps, goal));
     [look, plan, act]
 }
 
 /// Begun, done and settled over one connection.
-fn transact(ground: &Ground, seen: &Observation, steps: Vec<Step>, goal: Goal) -> Duration {
+fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal) -> Duration {
     let Goal { receipt, settled, .. } = goal;
     let count = steps.len();
     let changes = steps.iter().map(|step| step.change.clone()).collect();
-    let begin = Prepare { receipt, settled, ..ground::begin(1, changes, seen) };
-    let (topology, transaction) = (ground::topology(), begin.journal.transaction.clone());
+    let begin = Prepare { receipt, settled, ..netns_host::begin(1, changes, seen) };
+    let (topology, transaction) = (netns_host::topology(), begin.journal.transaction.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut host = ground::host(ground.folder.path());
+    let mut host = netns_host::host(netns.folder.path());
     let mut ask = |request| runtime.block_on(host.answer(request));
 
     let start = Instant::now();
@@ -340,12 +336,12 @@ fn transact(ground: &Ground, seen: &Observation, steps: Vec<Step>, goal: Goal) -
 }
 
 /// The part of an act that talks to IPVS: what is there is checked, then changed.
-fn run_only(ground: &Ground, table: &Table) -> Duration {
+fn run_only(netns: &NetnsHost, table: &Table) -> Duration {
     let state = HostState { services: table.clone(), ..HostState::default() };
-    let (steps, _) = plan(&Desired { state, ..Desired::default() }, &ground.look(&[]));
+    let (steps, _) = plan(&Desired { state, ..Desired::default() }, &netns.look(&[]));
     let changes: Vec<_> = steps.iter().map(|step| &step.change).collect();
     let start = Instant::now();
-    let (done, failed) = ground.run(|| ipvs::run::carry_out(&changes));
+    let (done, failed) = netns.run(|| ipvs::run::carry_out(&changes));
     let time = start.elapsed();
     assert!(done == changes.len() && failed.is_none(), "{failed:?}");
     time

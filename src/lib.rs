@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A module uses only modules that stand before it in this list; a test draws the graph
-//! (tests/house.rs):
+//! (tests/pure/house.rs):
 //!
 //! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`].
 //! 2. The core, which is pure: [`state`] (what a host is, wanted or seen), [`topology`] (the file),

@@ -16,9 +16,9 @@ pub struct VmArguments {
     /// Memory of the machine in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     pub memory: u32,
-    /// Processors of the machine
-    #[arg(long, value_name = "COUNT", default_value_t = 2)]
-    pub cpus: u8,
+    /// Processors of the machine [default: 2 with KVM, 1 emulated]
+    #[arg(long, value_name = "COUNT")]
+    pub cpus: Option<u8>,
     /// A folder that the program may write to; may be given several times
     #[arg(long, value_name = "DIR")]
     pub share: Vec<PathBuf>,

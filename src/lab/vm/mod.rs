@@ -42,8 +42,8 @@ pub struct VmOptions {
     pub kvm: Kvm,
     /// In MiB; 256 and more.
     pub memory_mib: u32,
-    /// Virtual processors, 1 to 64.
-    pub cpus: u8,
+    /// Virtual processors, 1 to 64; `None`: one under emulation, else two.
+    pub cpus: Option<u8>,
     /// Folders that the guest may write to, at the same path. They must exist.
     pub share: Vec<PathBuf>,
     /// The working folder of the program, at the same path.
@@ -72,7 +72,7 @@ impl Default for VmOptions {
             binary: PathBuf::from("/proc/self/exe"),
             kvm: Kvm::Auto,
             memory_mib: 1024,
-            cpus: 2,
+            cpus: None,
             share: Vec::new(),
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             environment: guest::environment(std::env::vars_os()),
@@ -232,8 +232,8 @@ fn check(options: &VmOptions) -> Result<(), VmError> {
         let mib = options.memory_mib;
         return wrong(format!("a VM with {mib} MiB of memory does not boot; give it 256 or more"));
     }
-    if !(1..=64).contains(&options.cpus) {
-        return wrong(format!("a VM has 1 to 64 processors, not {}", options.cpus));
+    if let Some(cpus) = options.cpus.filter(|cpus| !(1..=64).contains(cpus)) {
+        return wrong(format!("a VM has 1 to 64 processors, not {cpus}"));
     }
     let folders = options.share.iter().map(|path| ("shared folder", path));
     for (what, path) in folders.chain([("working folder", &options.directory)]) {

@@ -106,16 +106,17 @@ impl VirtualMachine<'_> {
             Accel::Kvm => ("kvm", "host"),
             Accel::Tcg => ("tcg,thread=multi", "max"),
         };
+        // Without init_on_alloc, pages are not zeroed twice: an emulated processor spends a tenth of its time on that.
         let append = format!(
             "console={tty} quiet panic=-1 {MARK}=1 random.trust_cpu=on mitigations=off \
-             no_timer_check i8042.noaux 8250.nr_uarts=1"
+             no_timer_check i8042.noaux 8250.nr_uarts=1 init_on_alloc=0"
         );
         let mut all = QemuArguments(Vec::new());
         // No default devices, above all no network.
         all.add(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         all.add(["-machine", machine, "-accel", accelerator, "-cpu", cpu]);
         all.add(["-m", &self.options.memory_mib.to_string()]);
-        all.add(["-smp", &self.options.cpus.to_string()]);
+        all.add(["-smp", &self.options.cpus.unwrap_or(accel.processors()).to_string()]);
         all.add([OsStr::new("-kernel"), self.kernel.image.as_os_str()]);
         all.add(["-initrd", &of_this_process(self.initramfs), "-append", &append]);
         all.add(["-chardev", &format!("file,id=console,path={}", of_this_process(console))]);

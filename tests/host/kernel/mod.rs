@@ -1,0 +1,39 @@
+//! The kernel edge against the running kernel, each test in a network namespace of its own. What was
+//! done is looked at with `ip -j` and /proc, and not only with our own reader.
+//!
+//! What needs IPVS or IPIP is in `vm/kernel`.
+
+mod cgroups;
+mod disk;
+mod faults;
+mod ipv6;
+mod keeping;
+mod life;
+mod network;
+mod nft;
+mod renewed;
+mod retries;
+mod timer;
+mod values;
+mod wire;
+
+use crate::support::cases::Case;
+
+pub fn cases() -> Vec<Case> {
+    [
+        cgroups::cases(),
+        disk::cases(),
+        faults::cases(),
+        ipv6::cases(),
+        keeping::cases(),
+        life::cases(),
+        network::cases(),
+        nft::cases(),
+        renewed::cases(),
+        retries::cases(),
+        timer::cases(),
+        values::cases(),
+        wire::cases(),
+    ]
+    .concat()
+}

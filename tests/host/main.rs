@@ -1,0 +1,27 @@
+//! What needs root, and this machine's kernel is enough for: network namespaces, agents, a real sshd, traffic in a lab
+//! without IPVS. What it proves of the lab's hosts, `vm` proves again on a kernel with IPVS.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod cluster;
+mod kernel;
+mod lab;
+mod lab_traffic;
+#[path = "../support/mod.rs"]
+mod support;
+mod transport;
+
+use std::process::ExitCode;
+
+use support::cases::Case;
+
+/// Most of them wait: for a timer, a process, a login.
+const AT_ONCE: usize = 4;
+
+fn main() -> ExitCode {
+    let mut all =
+        [cluster::cases(), kernel::cases(), lab::cases(), lab_traffic::cases(), transport::cases()]
+            .concat();
+    // `vm` has them; here they are listed and left out.
+    all.extend(lab::needs_ipvs().into_iter().map(Case::ignored));
+    support::cases::run(&all, Some(AT_ONCE))
+}

@@ -1,0 +1,172 @@
+//! The checker as a user meets it: whole files in, the text that is shown out.
+//!
+//! `tests/cases/check/NAME.yaml` is examined and its rendering compared with `NAME.txt`, byte for
+//! byte. `LVSPROV_BLESS=1` writes the `.txt` files anew: look at the difference before committing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lvsprov::check;
+use lvsprov::finding::Severity;
+use lvsprov::report;
+
+use crate::support::cases::{Case, cases};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        every_case_reads_as_written,
+        every_case_finds_what_it_is_there_for_and_every_rule_has_a_case,
+        every_playbook_is_without_a_finding,
+        findings_are_data_too,
+        colour_is_there_only_if_asked_for,
+        nothing_in_a_file_reaches_the_terminal_as_a_command
+    ]
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no files in {}", folder.display());
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn every_case_reads_as_written() {
+    let bless = std::env::var_os("LVSPROV_BLESS").is_some();
+    let mut wrong = Vec::new();
+    for path in files("tests/cases/check") {
+        let source = fs::read_to_string(&path).unwrap();
+        let examined = check::examine(&name(&path), &source);
+        let shown = report::findings::text(&name(&path), &source, &examined.findings, false);
+        let golden = path.with_extension("txt");
+        if bless {
+            fs::write(&golden, &shown).unwrap();
+        } else if fs::read_to_string(&golden).unwrap_or_default() != shown {
+            wrong.push(format!("--- {}\n{shown}", golden.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "these read differently now:\n{}", wrong.join("\n"));
+}
+
+/// The first comment of a case names the rules that it is there for.
+fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
+    let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
+    for path in files("tests/cases/check") {
+        let source = fs::read_to_string(&path).unwrap();
+        let promised: BTreeSet<&str> = source
+            .lines()
+            .find_map(|line| line.strip_prefix("# rules: "))
+            .unwrap_or_else(|| {
+                panic!("{} does not say which rules it is there for", path.display())
+            })
+            .split(' ')
+            .collect();
+        let examined = check::examine(&name(&path), &source);
+        let rules: BTreeSet<&str> = examined.findings.iter().map(|f| f.rule).collect();
+        if rules != promised {
+            let extra: Vec<_> = rules.difference(&promised).collect();
+            let absent: Vec<_> = promised.difference(&rules).collect();
+            wrong.push(format!("{}: not promised {extra:?}, not found {absent:?}", name(&path)));
+        }
+        let errors = examined.findings.iter().any(|f| f.severity == Severity::Error);
+        assert_eq!(examined.topology.is_none(), errors, "{}", path.display());
+        found.extend(examined.findings.iter().map(|f| f.rule.to_owned()));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let unproven: Vec<String> = rules_in_the_sources().difference(&found).cloned().collect();
+    assert!(unproven.is_empty(), "rules without a case: {unproven:?}");
+}
+
+/// What stands first in a call that makes a finding.
+fn rules_in_the_sources() -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    let mut folders = vec![PathBuf::from("src/topology"), PathBuf::from("src/check")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = fs::read_to_string(&path).unwrap();
+            for call in
+                ["Finding::error(", "Finding::warning(", "Finding::note(", "return no(", " no("]
+            {
+                for rest in source.split(call).skip(1) {
+                    let Some(quoted) = rest.trim_start().strip_prefix('"') else { continue };
+                    rules.insert(quoted.split('"').next().unwrap().to_owned());
+                }
+            }
+        }
+    }
+    assert!(rules.len() > 40, "only {rules:?} found in the sources");
+    rules
+}
+
+fn every_playbook_is_without_a_finding() {
+    for path in files("playbooks") {
+        let source = fs::read_to_string(&path).unwrap();
+        let examined = check::examine(&name(&path), &source);
+        let shown = report::findings::text(&name(&path), &source, &examined.findings, false);
+        // A note says what comes with a method; there is nothing to mend.
+        assert!(examined.findings.iter().all(|f| f.severity == Severity::Note), "{shown}");
+        let topology = examined.topology.expect("no finding, so there is a topology");
+        assert_eq!(
+            format!("{}.yaml", topology.name),
+            name(&path),
+            "a playbook is named as its file"
+        );
+        assert!(source.lines().count() <= 25, "{} is not short", path.display());
+    }
+}
+
+fn findings_are_data_too() {
+    let source = "version: 1\nname: x\nhost: {}\n";
+    let examined = check::examine("x.yaml", source);
+    let json = report::findings::json("x.yaml", &examined.findings);
+    assert_eq!(json["file"], "x.yaml");
+    assert_eq!(json["errors"], examined.findings.len());
+    assert_eq!(json["warnings"], 0);
+    assert_eq!(json["notes"], 0);
+    let unknown = json["findings"].as_array().unwrap().iter().find(|f| f["rule"] == "unknown-key");
+    let unknown = unknown.unwrap_or_else(|| panic!("{json:#}"));
+    assert_eq!(unknown["severity"], "error");
+    assert_eq!(unknown["at"], serde_json::json!({"line": 3, "column": 1, "length": 4}));
+    assert_eq!(unknown["cure"], "did you mean `hosts`?");
+}
+
+fn colour_is_there_only_if_asked_for() {
+    let source = "version: 2\n";
+    let examined = check::examine("x.yaml", source);
+    assert!(report::findings::text("x.yaml", source, &examined.findings, true).contains('\u{1b}'));
+    assert!(
+        !report::findings::text("x.yaml", source, &examined.findings, false).contains('\u{1b}')
+    );
+}
+
+fn nothing_in_a_file_reaches_the_terminal_as_a_command() {
+    let sources = [
+        "version: 1\nname: \"\\x1b[31m\"\n",
+        "\u{9b}31m: \u{1b}]0;x\u{7}\n",
+        "version: 1\n\"\\e[2J\": 1\nhosts: {\"a\\nb\": {}}\n",
+        "a: *\u{1b}[31m\n",
+        "a: !\u{1b}[31m b\n",
+        "version: 1\nname: \"a\u{202e}b\"\n",
+    ];
+    for source in sources {
+        let findings = check::examine("x\u{1b}.yaml", source).findings;
+        assert!(!findings.is_empty(), "{source:?}");
+        let shown = report::findings::text("x\u{1b}.yaml", source, &findings, false);
+        let bad = shown.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+        assert_eq!(bad, None, "{shown:?}");
+    }
+}

@@ -1,0 +1,30 @@
+//! What needs neither root nor a virtual machine: the checker, plans, imports, the command line and the documents, each
+//! from whole files to the text that comes out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod check;
+mod cli;
+mod docs;
+mod documents;
+mod house;
+mod import;
+mod large;
+mod plans;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cases = [
+        check::cases(),
+        cli::cases(),
+        docs::cases(),
+        documents::cases(),
+        house::cases(),
+        import::cases(),
+        large::cases(),
+        plans::cases(),
+    ];
+    support::cases::run(&cases.concat(), None)
+}

@@ -1,0 +1,71 @@
+//! Golden plans: what `plan` says of every playbook on bare hosts, byte for byte.
+//!
+//! `LVSPROV_BLESS=1 cargo test --test pure plans` writes them anew; read the difference before you commit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lvsprov::apply::cluster_plan::{self, Direction, HostPlanResult};
+use lvsprov::desired::desired_for;
+use lvsprov::plan::simulate;
+use lvsprov::report;
+use lvsprov::state::Edit;
+
+use crate::support::cases::{Case, cases};
+use crate::support::playbooks::{bare, load, playbooks};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        every_playbook_has_the_plan_that_was_read_and_found_right,
+        every_plan_can_be_carried_out_and_then_nothing_is_left
+    ]
+}
+
+fn every_playbook_has_the_plan_that_was_read_and_found_right() {
+    for path in playbooks() {
+        let topology = load(&path);
+        let desired: BTreeMap<_, _> = topology
+            .hosts
+            .values()
+            .map(|host| (host.name.clone(), desired_for(&topology, host)))
+            .collect();
+        let seen =
+            topology.hosts.values().map(|host| (host.name.clone(), Ok(bare(host)))).collect();
+        let direction = Direction::Apply { now: 0 };
+        let plan = cluster_plan::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
+        let text = report::cluster::text(&plan.report(&topology));
+        let shown = anstream::adapter::strip_str(&text).to_string();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/plan/{name}.txt"));
+        crate::support::playbooks::golden(&golden, &shown);
+    }
+}
+
+fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
+    for path in playbooks() {
+        let topology = load(&path);
+        for host in topology.hosts.values() {
+            let desired = desired_for(&topology, host);
+            let mut seen = bare(host);
+            let direction = Direction::Apply { now: 0 };
+            let HostPlanResult::Plan(plan) =
+                cluster_plan::plan_host(&topology, host, &desired, &seen, direction)
+            else {
+                panic!("{}: {} cannot be planned", path.display(), host.name)
+            };
+            let changes: Vec<Edit> = plan
+                .stages
+                .iter()
+                .flat_map(|(_, steps)| steps.iter().map(|step| step.change.clone()))
+                .collect();
+            seen.state = simulate(&seen.state, &changes).unwrap();
+            seen.receipt.clone_from(&plan.goal.settled);
+            let again = cluster_plan::plan_host(&topology, host, &desired, &seen, direction);
+            let HostPlanResult::Plan(again) = again else {
+                panic!("{}: no second plan", host.name)
+            };
+            assert_eq!(again.stages, vec![], "{}: {}", path.display(), host.name);
+        }
+    }
+}

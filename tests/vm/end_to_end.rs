@@ -1,0 +1,637 @@
+//! The commands as a user types them, against hosts in named network namespaces, judged by other
+//! programs than ours: `ipvsadm -Sn`, `ip -j`, /proc/sys, `tcpdump` and `arping`.
+//!
+//! Needs a kernel with IPVS.
+#![allow(clippy::format_push_string, clippy::format_collect, reason = "short texts in a test")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::cases::Case;
+
+const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("dr_is_applied_mended_and_taken_back", dr),
+        Case::new("nat_is_applied_mended_and_taken_back", nat),
+        Case::new("tun_is_applied_mended_and_taken_back", tun),
+        Case::new("what_others_made_is_left_shown_adopted_and_given_back", foreign),
+        Case::new("the_director_waits_for_a_real_server_that_is_not_there", waiting),
+        Case::new("a_cluster_that_answers_nobody_is_undone_and_says_why", answers_nobody),
+        Case::new("without_a_client_that_is_reached_it_says_what_was_not_tried", no_client),
+    ]
+}
+
+/// Hosts `client`, `lvs`, `rs1` and `rs2` on one bridge, each a named namespace with its own address.
+struct Cluster {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    hosts: Vec<&'static str>,
+}
+
+const ADDRESSES: [(&str, &str); 4] = [
+    ("client", "172.25.7.250/24"),
+    ("lvs", "172.25.7.2/24"),
+    ("rs1", "172.25.7.3/24"),
+    ("rs2", "172.25.7.4/24"),
+];
+
+impl Cluster {
+    fn new(services: &str, client: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("topology.yaml");
+        let mut hosts = String::new();
+        for (host, address) in ADDRESSES {
+            let role = match host {
+                "client" => "client",
+                "lvs" => "director",
+                _ => "real_server",
+            };
+            let address = if host == "client" { client } else { address };
+            hosts.push_str(&format!(
+                "  {host}: {{role: {role}, netns: {host}, interfaces: {{eth0: {address}}}}}\n"
+            ));
+        }
+        let networks = "[172.25.7.0/24, 172.25.254.0/24]";
+        let text = format!(
+            "version: 1\nname: by-hand\nnetworks: {{lan: {networks}}}\nhosts:\n{hosts}services:\n{services}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let cluster = Self { folder, file, hosts: ADDRESSES.map(|(host, _)| host).to_vec() };
+        Self::build(client);
+        cluster
+    }
+
+    fn build(client: &str) {
+        run("ip", &["netns", "add", "switch"]);
+        run("ip", &["-n", "switch", "link", "add", "br0", "type", "bridge"]);
+        run("ip", &["-n", "switch", "link", "set", "br0", "up"]);
+        for (host, address) in ADDRESSES {
+            let address = if host == "client" { client } else { address };
+            run("ip", &["netns", "add", host]);
+            // Its addresses come and go by themselves for a while.
+            inside(host, "sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+            let peer = ["peer", "name", "eth0", "netns", host];
+            let veth = ["-n", "switch", "link", "add", host, "type", "veth"];
+            run("ip", &[&veth[..], &peer[..]].concat());
+            run("ip", &["-n", "switch", "link", "set", host, "master", "br0", "up"]);
+            run("ip", &["-n", host, "link", "set", "lo", "up"]);
+            run("ip", &["-n", host, "link", "set", "eth0", "up"]);
+            run("ip", &["-n", host, "address", "add", address, "dev", "eth0"]);
+            // As strict as distributions make it.
+            inside(host, "sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=1"]);
+        }
+    }
+
+    fn lvsprov(&self, arguments: &[&str]) -> (i32, String) {
+        let (command, rest) = arguments.split_first().unwrap();
+        let output = Command::new(LVSPROV)
+            .arg(command)
+            .arg(&self.file)
+            .args(rest)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    fn expect(&self, arguments: &[&str], code: i32) -> String {
+        let (exit, text) = self.lvsprov(arguments);
+        assert_eq!(exit, code, "{arguments:?} said:\n{text}");
+        text
+    }
+
+    /// Everything about every host that other programs show.
+    fn photograph(&self) -> String {
+        let mut all = String::new();
+        for host in &self.hosts {
+            for show in [
+                &["-n", host, "-j", "address", "show"][..],
+                &["-n", host, "-j", "route", "show", "table", "all"],
+                &["-n", host, "-j", "rule", "show"],
+            ] {
+                all.push_str(&format!("{host} {show:?}\n{}\n", without_noise(&run("ip", show))));
+            }
+            all.push_str(&inside(host, "sysctl", &["-a", "-r", r"^net\.ipv4\.(conf|ip_forward$)"]));
+            all.push_str(&inside(host, "ipvsadm", &["-Sn"]));
+        }
+        all
+    }
+
+    /// Undoes one thing with another program; the plan names just `step`, apply does just that.
+    fn mends(&self, host: &str, program: &str, arguments: &[&str], step: &str) {
+        self.mends_in(1, host, program, arguments, step);
+    }
+
+    /// The same where `step` needs others around it: `count` in all.
+    fn mends_in(&self, count: usize, host: &str, program: &str, arguments: &[&str], step: &str) {
+        inside(host, program, arguments);
+        let plan = self.expect(&["plan"], 4);
+        assert!(plan.contains(step), "the plan does not say {step:?}:\n{plan}");
+        let changes = if count == 1 { "1 change".to_owned() } else { format!("{count} changes") };
+        assert!(plan.contains(&format!("{changes} to do")), "not {changes}:\n{plan}");
+        let applied = self.expect(&["apply"], 0);
+        assert!(applied.contains(&format!("{changes} made")), "{applied}");
+        self.expect(&["plan"], 0);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for name in self.hosts.iter().chain(&["switch"]) {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+        assert!(self.folder.path().exists());
+    }
+}
+
+/// Lifetimes count down; a device that was up once keeps its qdisc.
+fn without_noise(json: &str) -> String {
+    let mut value: serde_json::Value = serde_json::from_str(json).unwrap();
+    for link in value.as_array_mut().unwrap() {
+        link.as_object_mut().unwrap().remove("qdisc");
+        for address in
+            link.get_mut("addr_info").and_then(|a| a.as_array_mut()).into_iter().flatten()
+        {
+            let address = address.as_object_mut().unwrap();
+            address.remove("valid_life_time");
+            address.remove("preferred_life_time");
+        }
+    }
+    format!("{value:#}")
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    checked(program, arguments, &output)
+}
+
+fn inside(host: &str, program: &str, arguments: &[&str]) -> String {
+    run("ip", &[&["netns", "exec", host, program], arguments].concat())
+}
+
+fn checked(program: &str, arguments: &[&str], output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {} {error}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn sysctl(host: &str, key: &str) -> String {
+    inside(host, "sysctl", &["-n", key]).trim().to_owned()
+}
+
+fn modules() {
+    for module in ["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ipip"] {
+        run("modprobe", &[module]);
+    }
+}
+
+/// A real server cannot be reached: the other gets ready, the director takes no request before both
+/// are. On the way back the director goes first, and without it nothing is taken from a real server.
+fn waiting() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let before = cluster.photograph();
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    let without = |host: &str| {
+        let gone = text.replace(&format!("netns: {host},"), "netns: not-there,");
+        std::fs::write(&cluster.file, gone).unwrap();
+    };
+
+    without("rs2");
+    let applied = cluster.expect(&["apply"], 5);
+    let waits = "lvs  not attempted, because rs2 is not ready: it could not be reached";
+    assert!(applied.contains(waits), "{applied}");
+    assert!(applied.contains("rs1  3 steps done, verified"), "{applied}");
+    assert_eq!(inside("lvs", "ipvsadm", &["-Sn"]), "");
+    // The operator says so: it goes live without them, and the report tells.
+    let limited = cluster.expect(&["apply", "--limit", "lvs"], 0);
+    assert!(limited.contains("not looked at: rs1 (left out by --limit), rs2"), "{limited}");
+    assert!(inside("lvs", "ipvsadm", &["-Sn"]).contains("172.25.7.4:80"));
+
+    without("lvs");
+    let live = cluster.photograph();
+    let destroyed = cluster.expect(&["destroy"], 5);
+    assert!(destroyed.contains("rs1  not attempted, because lvs may still send"), "{destroyed}");
+    let after = cluster.photograph();
+    assert!(live == after, "something was taken away:\n{}", difference(&live, &after));
+
+    std::fs::write(&cluster.file, &text).unwrap();
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(&cluster);
+}
+
+/// All that can be read back is as wanted, and no packet comes back.
+fn answers_nobody() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let before = cluster.photograph();
+    let undone = |why: &str| {
+        let applied = cluster.expect(&["apply"], 5);
+        let because = "because it is not true that client is answered by tcp 172.25.7.200:80: 0 of 1 \
+                       requests answered; 1 failed: ";
+        assert!(applied.contains(&format!("{because}{why}")), "{applied}");
+        assert!(applied.contains("every host that took part is as it was before"), "{applied}");
+        assert!(applied.contains("to keep it: `lvsprov apply --verify state`"), "{applied}");
+        let after = cluster.photograph();
+        assert!(before == after, "it was not undone:\n{}", difference(&before, &after));
+        receipts_gone(&cluster);
+    };
+    // A firewall from before the cluster, on both real servers.
+    let firewall = |verdict: &str| {
+        for host in ["rs1", "rs2"] {
+            inside(host, "nft", &["add table inet stale"]);
+            inside(
+                host,
+                "nft",
+                &["add chain inet stale in { type filter hook input priority 0; }"],
+            );
+            inside(host, "nft", &[&format!("add rule inet stale in tcp dport 80 {verdict}")]);
+        }
+    };
+    let no_firewall = || {
+        for host in ["rs1", "rs2"] {
+            inside(host, "nft", &["delete table inet stale"]);
+        }
+    };
+    firewall("drop");
+    undone("timed out (nothing came back");
+    no_firewall();
+    firewall("reject");
+    undone("rejected by 172.25.7.200 (ICMP: a firewall rejects it");
+    no_firewall();
+    let route = ["172.25.7.0/24", "dev", "eth0"];
+    run("ip", &[&["-n", "client", "route", "del"], &route[..]].concat());
+    let without = cluster.photograph();
+    let applied = cluster.expect(&["apply"], 5);
+    assert!(applied.contains("no route (the client has no route to the VIP)"), "{applied}");
+    let after = cluster.photograph();
+    assert!(without == after, "it was not undone:\n{}", difference(&without, &after));
+
+    // The state alone is as wanted.
+    let kept = cluster.expect(&["apply", "--verify", "state"], 0);
+    let line = "not proven by requests: tcp 172.25.7.200:80 (--verify state sends none)";
+    assert!(kept.contains(line), "{kept}");
+    assert!(inside("lvs", "ipvsadm", &["-Sn"]).contains("172.25.7.200:80"));
+    cluster.expect(&["verify"], 6);
+    cluster.expect(&["destroy"], 0);
+    let own = ["proto", "kernel", "scope", "link", "src", "172.25.7.250"];
+    run("ip", &[&["-n", "client", "route", "add"], &route[..], &own].concat());
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+}
+
+fn no_client() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let limited = cluster.expect(&["apply", "--limit", "lvs,rs1,rs2"], 0);
+    let line = |why: &str| {
+        format!(
+            "not proven by requests: tcp 172.25.7.200:80 (no client can send requests: client {why})"
+        )
+    };
+    assert!(limited.contains(&line("is left out by --limit")), "{limited}");
+    cluster.expect(&["destroy"], 0);
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    std::fs::write(&cluster.file, text.replace("netns: client, ", "")).unwrap();
+    let applied = cluster.expect(&["apply"], 0);
+    assert!(applied.contains(&line("has no `ssh`, `local` or `netns` in the file")), "{applied}");
+    cluster.expect(&["destroy"], 0);
+}
+
+fn receipts_gone(cluster: &Cluster) {
+    for host in &cluster.hosts {
+        let receipt = Path::new("/var/lib/lvsprov/netns").join(host).join("by-hand/receipt.json");
+        assert!(!receipt.exists(), "{} is left", receipt.display());
+    }
+}
+
+/// bare -> plan is dry -> apply -> again -> `judge` -> destroy -> as before.
+fn life(cluster: &Cluster, judge: impl FnOnce(&Cluster)) {
+    let before = cluster.photograph();
+    cluster.expect(&["plan"], 4);
+    let planned = cluster.photograph();
+    assert!(before == planned, "plan changed something:\n{}", difference(&before, &planned));
+    let applied = cluster.expect(&["apply"], 0);
+    // Nothing listens: what a real server says to that came back through the VIP, whatever the method.
+    assert!(applied.contains("warning: not true yet: client is answered by"), "{applied}");
+    assert!(applied.contains("0 of 4 requests answered; 4 failed: refused (the way"), "{applied}");
+    let again = cluster.expect(&["apply"], 0);
+    assert!(again.contains("0 changes made"), "{again}");
+    assert!(again.contains("(nothing was changed; `lvsprov verify` sends requests)"), "{again}");
+    judge(cluster);
+    cluster.expect(&["status"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(cluster);
+    let nothing = cluster.expect(&["destroy"], 0);
+    assert!(nothing.contains("0 changes taken back"), "{nothing}");
+}
+
+fn difference(before: &str, after: &str) -> String {
+    let lines = before.lines().zip(after.lines()).filter(|(before, after)| before != after);
+    lines.take(20).map(|(before, after)| format!("- {before}\n+ {after}\n")).collect()
+}
+
+fn dr() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: wrr, forward: dr, \
+                    real_servers: [rs1, {host: rs2, weight: 3}]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.7.200:80 -s wrr\n\
+             -a -t 172.25.7.200:80 -r 172.25.7.3:80 -g -w 1\n\
+             -a -t 172.25.7.200:80 -r 172.25.7.4:80 -g -w 3\n"
+        );
+        for host in ["rs1", "rs2"] {
+            let lo: serde_json::Value = serde_json::from_str(&run(
+                "ip",
+                &["-n", host, "-j", "-4", "address", "show", "lo"],
+            ))
+            .unwrap();
+            let vip = &lo[0]["addr_info"][1];
+            assert_eq!(
+                (&vip["local"], &vip["prefixlen"], &vip["scope"], &vip["label"]),
+                (&"172.25.7.200".into(), &32.into(), &"host".into(), &"lo:0".into()),
+                "{lo}"
+            );
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_ignore"), "1");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_announce"), "2");
+            assert_eq!(sysctl(host, "net.ipv4.ip_forward"), "0");
+        }
+        assert_eq!(sysctl("lvs", "net.ipv4.ip_forward"), "0", "DR needs no forwarding");
+        only_the_director_answers();
+        let (lvs, rs1) = ("lvs", "rs1");
+        let vip = "172.25.7.200";
+        cluster.mends(
+            rs1,
+            "sysctl",
+            &["-qw", "net.ipv4.conf.all.arp_ignore=0"],
+            "set net.ipv4.conf.all.arp_ignore: 0 -> 1",
+        );
+        cluster.mends(
+            rs1,
+            "ip",
+            &["address", "del", "172.25.7.200/32", "dev", "lo"],
+            "add address 172.25.7.200/32 to lo",
+        );
+        cluster.mends(
+            lvs,
+            "ipvsadm",
+            &["-d", "-t", "172.25.7.200:80", "-r", "172.25.7.3"],
+            "add real server 172.25.7.3:80",
+        );
+        cluster.mends(
+            lvs,
+            "ipvsadm",
+            &["-e", "-t", "172.25.7.200:80", "-r", "172.25.7.4", "-g", "-w", "9"],
+            "weight 9 -> dr weight 3",
+        );
+        // Two settings keep connections from being refused meanwhile, and are put back.
+        cluster.mends_in(
+            5,
+            lvs,
+            "ipvsadm",
+            &["-E", "-t", "172.25.7.200:80", "-s", "rr"],
+            "change service tcp 172.25.7.200:80: rr -> wrr",
+        );
+        cluster.mends(
+            lvs,
+            "ip",
+            &["address", "del", &format!("{vip}/32"), "dev", "eth0"],
+            "add address 172.25.7.200/32 to eth0",
+        );
+    });
+}
+
+/// arping and tcpdump, not our own eyes.
+fn only_the_director_answers() {
+    let director = inside("lvs", "cat", &["/sys/class/net/eth0/address"]);
+    let director = director.trim();
+    let mac = run("ip", &["-n", "lvs", "-j", "link", "show", "eth0"]);
+    let mac: serde_json::Value = serde_json::from_str(&mac).unwrap();
+    let mac = mac[0]["address"].as_str().unwrap_or(director).to_owned();
+    let mut capture = Command::new("ip")
+        .args(["netns", "exec", "client", "tcpdump", "-i", "eth0", "-n", "-e", "-l"])
+        .args(["--immediate-mode", "arp", "and", "arp[6:2]", "=", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // What is answered before it listens it does not see.
+    let mut notes = BufReader::new(capture.stderr.take().unwrap()).lines();
+    assert!(notes.any(|line| line.unwrap().contains("listening on")), "tcpdump does not listen");
+    let output = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            "client",
+            "arping",
+            "-I",
+            "eth0",
+            "-c",
+            "4",
+            "-w",
+            "10",
+            "172.25.7.200",
+        ])
+        .output()
+        .unwrap();
+    let heard = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    let answers: Vec<&str> = heard.lines().filter(|line| line.contains("reply from")).collect();
+    assert!(!answers.is_empty(), "nobody answered arping: {heard}");
+    assert!(answers.iter().all(|line| line.contains(&mac)), "not only {mac} answered: {heard}");
+    let tcpdump = nix::unistd::Pid::from_raw(i32::try_from(capture.id()).unwrap());
+    nix::sys::signal::kill(tcpdump, nix::sys::signal::Signal::SIGINT).unwrap();
+    let captured = capture.wait_with_output().unwrap();
+    let captured = String::from_utf8_lossy(&captured.stdout).to_lowercase();
+    let replies: Vec<&str> =
+        captured.lines().filter(|line| line.contains("172.25.7.200 is-at")).collect();
+    assert!(!replies.is_empty(), "tcpdump saw no answer:\n{captured}");
+    assert!(
+        replies.iter().all(|line| line.contains(&format!("is-at {mac}"))),
+        "tcpdump saw another than {mac} answer:\n{captured}"
+    );
+}
+
+fn nat() {
+    modules();
+    let services = "  - {vip: 172.25.254.100/24, port: 80, scheduler: rr, forward: nat, \
+                    real_servers: [{host: rs1, port: 8080}, {host: rs2, port: 8080}]}\n";
+    let cluster = Cluster::new(services, "172.25.254.1/24");
+    // Somebody's own default route, which is to be back afterwards, metric and all.
+    run("ip", &["-n", "rs1", "route", "add", "default", "via", "172.25.7.9", "metric", "50"]);
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.254.100:80 -s rr\n\
+             -a -t 172.25.254.100:80 -r 172.25.7.3:8080 -m -w 1\n\
+             -a -t 172.25.254.100:80 -r 172.25.7.4:8080 -m -w 1\n"
+        );
+        assert_eq!(sysctl("lvs", "net.ipv4.ip_forward"), "1");
+        assert_eq!(sysctl("lvs", "net.ipv4.conf.all.send_redirects"), "0");
+        assert_eq!(sysctl("lvs", "net.ipv4.conf.eth0.send_redirects"), "0");
+        let default = run("ip", &["-n", "rs1", "route", "show", "default"]);
+        assert_eq!(default.trim(), "default via 172.25.7.2 dev eth0 proto static metric 50");
+        cluster.mends(
+            "rs2",
+            "ip",
+            &["route", "del", "default"],
+            "add route default via 172.25.7.2 dev eth0",
+        );
+        cluster.mends(
+            "lvs",
+            "sysctl",
+            &["-qw", "net.ipv4.ip_forward=0"],
+            "set net.ipv4.ip_forward: 0 -> 1",
+        );
+        cluster.mends(
+            "lvs",
+            "sysctl",
+            &["-qw", "net.ipv4.conf.eth0.send_redirects=1"],
+            "set net.ipv4.conf.eth0.send_redirects: 1 -> 0",
+        );
+    });
+    let default = run("ip", &["-n", "rs1", "route", "show", "default"]);
+    assert_eq!(default.trim(), "default via 172.25.7.9 dev eth0 metric 50");
+}
+
+fn tun() {
+    modules();
+    let services = "  - {vip: 172.25.7.100, port: 80, forward: tun, real_servers: [rs1, rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    life(&cluster, |cluster| {
+        assert_eq!(
+            inside("lvs", "ipvsadm", &["-Sn"]),
+            "-A -t 172.25.7.100:80 -s wlc\n\
+             -a -t 172.25.7.100:80 -r 172.25.7.3:80 -i -w 1 --tun-type ipip\n\
+             -a -t 172.25.7.100:80 -r 172.25.7.4:80 -i -w 1 --tun-type ipip\n"
+        );
+        for host in ["rs1", "rs2"] {
+            let tunnel = run("ip", &["-n", host, "-4", "address", "show", "tunl0"]);
+            assert!(tunnel.contains("inet 172.25.7.100/32"), "{tunnel}");
+            assert!(tunnel.contains("<NOARP,UP"), "{tunnel}");
+            assert_eq!(sysctl(host, "net.ipv4.conf.tunl0.rp_filter"), "2");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.rp_filter"), "1", "it is left alone");
+            assert_eq!(sysctl(host, "net.ipv4.conf.all.arp_ignore"), "1");
+        }
+        cluster.mends("rs1", "ip", &["link", "set", "tunl0", "down"], "set link tunl0: down -> up");
+        cluster.mends(
+            "rs1",
+            "sysctl",
+            &["-qw", "net.ipv4.conf.tunl0.rp_filter=1"],
+            "set net.ipv4.conf.tunl0.rp_filter: 1 -> 2",
+        );
+    });
+}
+
+/// ipvsadm makes services; lvsprov leaves them, shows them, takes over the one it is told to, and with
+/// an exclusive table removes the others until destroy.
+fn foreign() {
+    const OURS: &str =
+        "-A -t 172.25.7.200:80 -s rr\n-a -t 172.25.7.200:80 -r 172.25.7.3:80 -g -w 1\n";
+    const MAIL: &str = "-A -t 172.25.7.200:25 -s wrr -p 60\n\
+                        -a -t 172.25.7.200:25 -r 172.25.7.9:25 -m -w 7\n";
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, \
+                    real_servers: [rs1]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    let ipvsadm = |arguments: &str| {
+        inside("lvs", "ipvsadm", &arguments.split(' ').collect::<Vec<_>>());
+    };
+    let table = || inside("lvs", "ipvsadm", &["-Sn"]);
+    ipvsadm("-A -t 172.25.7.200:25 -s wrr -p 60");
+    ipvsadm("-a -t 172.25.7.200:25 -r 172.25.7.9:25 -m -w 7");
+    let with_mail = cluster.photograph();
+
+    // Another service: left, shown, there after destroy.
+    let applied = cluster.expect(&["apply"], 0);
+    let line = "foreign:  service  tcp 172.25.7.200:25  wrr persistent 60 s, 1 real server";
+    assert!(applied.contains(line), "{applied}");
+    assert!(cluster.expect(&["plan"], 0).contains(line));
+    assert!(cluster.expect(&["status"], 0).contains(line));
+    let json: serde_json::Value = serde_json::from_str(&inside_json(&cluster, "status")).unwrap();
+    assert_eq!(json["hosts"]["lvs"]["foreign"][0]["name"], "tcp 172.25.7.200:25", "{json:#}");
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The same service, made otherwise: in the way, until it is adopted.
+    ipvsadm("-A -t 172.25.7.200:80 -s wlc");
+    ipvsadm("-a -t 172.25.7.200:80 -r 172.25.7.8:80 -g");
+    let refused = cluster.expect(&["apply"], 5);
+    assert!(
+        refused.contains("it is wlc, not rr; 172.25.7.3:80 is missing; 172.25.7.8:80"),
+        "{refused}"
+    );
+    assert!(refused.contains("--adopt"), "{refused}");
+    assert!(table().contains("-A -t 172.25.7.200:80 -s wlc"), "it was touched:\n{}", table());
+    cluster.expect(&["plan", "--adopt"], 4);
+    cluster.expect(&["apply", "--adopt"], 0);
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["plan"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The receipt is lost: nothing is to be done, nothing is removed, and the way out is said.
+    cluster.expect(&["apply"], 0);
+    std::fs::remove_dir_all("/var/lib/lvsprov/netns/lvs/by-hand").unwrap();
+    let again = cluster.expect(&["apply"], 0);
+    assert!(again.contains("0 changes made") && again.contains("apply --adopt"), "{again}");
+    cluster.expect(&["destroy"], 0);
+    assert_eq!(sorted(&table()), sorted(&format!("{OURS}{MAIL}")));
+    cluster.expect(&["apply", "--adopt"], 0);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+
+    // The table is ours as a whole.
+    let exclusive = text.replace("version: 1\n", "version: 1\nipvs: exclusive\n");
+    std::fs::write(&cluster.file, exclusive).unwrap();
+    let plan = cluster.expect(&["plan"], 4);
+    assert!(plan.contains("remove service tcp 172.25.7.200:25"), "{plan}");
+    assert!(plan.contains("destroy puts it back"), "{plan}");
+    cluster.expect(&["apply"], 0);
+    assert_eq!(table(), OURS);
+    assert!(cluster.expect(&["apply"], 0).contains("0 changes made"));
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(with_mail == after, "destroy left:\n{}", difference(&with_mail, &after));
+    receipts_gone(&cluster);
+}
+
+/// The rules, in an order of our own: the kernel dumps its hash table.
+fn sorted(rules: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = rules.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn inside_json(cluster: &Cluster, command: &str) -> String {
+    let output = Command::new(LVSPROV)
+        .arg(command)
+        .arg(&cluster.file)
+        .args(["--format", "json"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,106 @@
+//! What needs a kernel with IPVS. Started by cargo, the program boots the lab's virtual machine for each of its groups, as
+//! many side by side as this machine has processors, and runs itself in it.
+//!
+//! `cargo test --test vm -- [PART OF A NAME]` runs the cases whose name has that part. `LVSPROV_TEST_MACHINES=1` runs one
+//! machine at a time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod crash_recovery;
+mod end_to_end;
+mod import;
+mod ipvs_round_trip;
+mod kernel;
+#[path = "../host/lab/mod.rs"]
+mod lab;
+mod live_changes;
+mod machine;
+mod playbooks;
+mod shares;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+use support::cases::Case;
+use support::vm::{self, Group, Place};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Parts of this program that a case starts as a process of its own.
+    if let [role, rest @ ..] = arguments.as_slice()
+        && let Some(role) = role.strip_prefix("child:")
+    {
+        return kernel::child(role, rest);
+    }
+    vm::run(groups())
+}
+
+/// Cases that want a kernel into which nothing was loaded have a machine of their own, and so have those that take long.
+fn groups() -> Vec<Group> {
+    let mut all = vec![
+        group("kernel", 100, Place::machine(1500), kernel::cases()),
+        group("end_to_end", 300, Place::machine(1500), end_to_end::cases()),
+        group("live_changes", 300, Place::machine(1500), live_changes::cases()),
+        group(
+            "ipvs_round_trip",
+            100,
+            Place::Machine { limit_s: 900, prepare: ipvs_round_trip::prepare, at_once: 1 },
+            ipvs_round_trip::cases(),
+        ),
+        group("shares", 100, Place::machine(900), shares::cases()),
+        group("import", 60, Place::machine(900), import::cases()),
+        group("lab", 60, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
+        group("machine", 150, Place::Here, machine::cases()),
+    ];
+    all.extend(crash_recovery_groups());
+    all.extend(playbook_groups());
+    all
+}
+
+/// A scene each, and the rest: none of them shares anything with another.
+fn crash_recovery_groups() -> Vec<Group> {
+    let place = Place::Machine { limit_s: 7200, prepare: crash_recovery::prepare, at_once: 2 };
+    let (scenes, rest): (Vec<Case>, Vec<Case>) = crash_recovery::cases()
+        .into_iter()
+        .partition(|case| case.name().ends_with("left_half_way"));
+    assert_eq!(scenes.len(), 3, "each scene has a machine of its own");
+    let names = ["crash_recovery_dr", "crash_recovery_nat", "crash_recovery_tun"];
+    let mut all = vec![within("crash_recovery", "crash_recovery", 300, place, rest)];
+    for (name, scene) in names.into_iter().zip(scenes) {
+        all.push(within("crash_recovery", name, 200, place, vec![scene]));
+    }
+    all
+}
+
+fn playbook_groups() -> Vec<Group> {
+    let local = ["playbooks_1", "playbooks_2"];
+    let over_ssh = ["playbooks_over_ssh_1", "playbooks_over_ssh_2"];
+    let of = |name, cases| within("playbooks", name, 250, Place::Here, cases);
+    let mut all = Vec::new();
+    for (part, name) in local.into_iter().enumerate() {
+        all.push(of(name, playbooks::local(part, local.len())));
+    }
+    for (part, name) in over_ssh.into_iter().enumerate() {
+        all.push(of(name, playbooks::over_ssh(part, over_ssh.len())));
+    }
+    all
+}
+
+/// All cases of the module `name`.
+fn group(name: &'static str, expected_s: u32, place: Place, cases: Vec<Case>) -> Group {
+    within(name, name, expected_s, place, cases)
+}
+
+/// Some cases of `module`.
+fn within(
+    module: &str,
+    name: &'static str,
+    expected_s: u32,
+    place: Place,
+    cases: Vec<Case>,
+) -> Group {
+    let in_module = |case: Case| {
+        if case.name().contains("::") { case } else { case.within(module) }
+    };
+    Group { name, expected_s, place, cases: cases.into_iter().map(in_module).collect() }
+}
