@@ -29,7 +29,7 @@ const LAYERS: &[&str] = &[
 ];
 
 /// Names that still stand for several types. One that does no longer must leave this list.
-const STILL_TWICE: &[&str] = &["Host", "Others", "Prepared", "Question", "Silence"];
+const STILL_TWICE: &[&str] = &[];
 
 /// Modules that only tests have.
 const TESTS_ONLY: &[&str] = &["support"];

@@ -1,9 +1,10 @@
 //! Apply repairs drift, and changes nothing else: each step of the apply is undone separately on its host;
 //! the next apply must redo exactly this step.
 
-use super::phases::{Observations, apply_direction, succeeded};
+use super::phases::{apply_direction, succeeded};
 use super::{CaseOutcome, Scenario};
 use crate::apply::outcome::{ClusterReport, StepState};
+use crate::apply::session::Observations;
 use crate::apply::transaction;
 use crate::apply::transaction::{TransactionPolicy, VerifyBy};
 use crate::apply::{Session, cluster_plan, operator};

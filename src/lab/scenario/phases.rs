@@ -13,11 +13,11 @@ use super::super::targets::{self, RequestTarget};
 use super::{CaseOutcome, Recorder, Scenario, drift, service};
 use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::outcome::{ClusterReport, HostStatus, StepState};
+use crate::apply::session::Observations;
 use crate::apply::verify::Verdict;
 use crate::apply::{Session, traffic, transaction, verify};
-use crate::failure::Failure;
 use crate::names::HostName;
-use crate::state::{Module, Observation, Protocol};
+use crate::state::{Module, Protocol};
 use crate::topology::{Role, Service};
 
 /// How long to wait for a response that must not come.
@@ -28,8 +28,6 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const LOST_AFTER: Duration = Duration::from_secs(4);
 /// Interval of the request stream during apply, and of polls.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-pub(super) type Observations = BTreeMap<HostName, Result<Observation, Failure>>;
 
 /// Runs all phases, up to a failure that the next phases depend on.
 pub(super) async fn all(scenario: &mut Scenario<'_>, recorder: &mut Recorder<'_>) {
