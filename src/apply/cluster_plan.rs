@@ -126,13 +126,13 @@ pub fn plan_host(
         Direction::Apply { now } | Direction::Adopt { now } => {
             let adopt = matches!(direction, Direction::Adopt { .. });
             let directs = topology.services.iter().any(|service| service.director == host.name);
-            let terms = AdoptPolicy { adopt, exclusive: host.ipvs.exclusive && directs };
-            let goal = match Goal::apply_on(terms, &topology.name, now, desired, observed) {
+            let policy = AdoptPolicy { adopt, exclusive: host.ipvs.exclusive && directs };
+            let goal = match Goal::apply_on(policy, &topology.name, now, desired, observed) {
                 Ok(goal) => goal,
                 Err(error) => return planner_fault(&error),
             };
             let mut obstacles = preflight::obstacles(desired, &goal, observed);
-            if terms.exclusive {
+            if policy.exclusive {
                 preflight::exclusive(&goal, observed, &mut obstacles);
             }
             (goal, obstacles)
@@ -165,13 +165,13 @@ pub fn plan_host(
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
-            let terms = match direction {
+            let options = match direction {
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
                     drain::PacingOptions::of(topology, host)
                 }
                 Direction::Destroy => drain::PacingOptions::back(topology),
             };
-            let Arranged { stages, pacing, notes } = drain::arrange(&terms, observed, stages);
+            let Arranged { stages, pacing, notes } = drain::arrange(&options, observed, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
             drain::borrow(&mut goal, steps.map(|step| &step.change), &observed.state);
             let foreign = match direction {

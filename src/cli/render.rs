@@ -41,11 +41,7 @@ pub fn ipvsadm(
     match common.format {
         OutputFormat::Text => {
             for unsupported in &rendered.unsupported {
-                output::print_message(&format!(
-                    "{}: {unsupported}
-",
-                    host.name
-                ));
+                output::print_message(&format!("{}: {unsupported}\n", host.name));
             }
             output::print(&rendered.text)?;
         }

@@ -44,12 +44,7 @@ fn can_drift(item: &Item) -> bool {
             eth(dev)
         }
         Item::Address(key) => eth(&key.dev),
-        Item::Sysctl(Sysctl::Conf(..) | Sysctl::Conf6(..))
-        | Item::Route(_)
-        | Item::Service(_)
-        | Item::Daemon(_)
-        | Item::Table(_)
-        | Item::GuePort(_) => true,
+        _ => true,
     }
 }
 

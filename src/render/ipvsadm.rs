@@ -194,14 +194,11 @@ fn unsupported(state: &HostState, item: &Item) -> Option<Unsupported> {
             let value = state.sysctls.get(key).map_or("", String::as_str);
             (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
         }
-        Item::Address(_) => (item.to_string(), "set it with the host's own network configuration"),
-        Item::Route(_) | Item::Link(_) | Item::Tunnel(_) | Item::GuePort(_) => {
-            (item.to_string(), "set it with the host's own network configuration")
-        }
         Item::Table(name) => {
             let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
             (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
         }
+        _ => (item.to_string(), "set it with the host's own network configuration"),
     };
     Some(Unsupported { what, why: format!("not in a rules file of ipvsadm; {why}") })
 }

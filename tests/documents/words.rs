@@ -40,7 +40,7 @@ const AVOIDED: &[&str] = &[
 const TO_DO: &[&str] = &["src/agent", "src/apply/memory", "src/kernel"];
 
 /// How many of them are left there. Only ever lowered.
-const LEFT: usize = 455;
+const LEFT: usize = 56;
 
 /// The avoided words of a text, each once. What stands in braces is a name in code.
 fn avoided(text: &str) -> BTreeSet<&'static str> {

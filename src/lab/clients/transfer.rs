@@ -69,7 +69,7 @@ pub async fn transfer(
     let done = in_time(patience, work).await;
     let too_large = too_large_messages(lab, client, target.ip())?.saturating_sub(told_before);
     Ok(match done {
-        Ok(server) => Ok(Transfer { server, too_large: too_large }),
+        Ok(server) => Ok(Transfer { server, too_large }),
         Err(why) => Err(format!("{why} ({too_large} ICMP messages \"packet too large\" received)")),
     })
 }

@@ -96,7 +96,7 @@ fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Edit)>, String> {
     Ok(all)
 }
 
-/// The edits that remove `item`; of what cannot be removed, the one that gives it the value found before.
+/// The edits that remove `item`; if it cannot be removed, the edit that resets its value.
 fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
     if let Item::Service(key) = item {
         let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
