@@ -12,15 +12,15 @@ use crate::support::Cluster;
 use crate::topology::Forward;
 
 /// From where to where.
-struct Way {
-    name: &'static str,
-    start: World,
-    topology: Topology,
-    direction: Direction,
+pub(super) struct Way {
+    pub name: &'static str,
+    pub start: World,
+    pub topology: Topology,
+    pub direction: Direction,
 }
 
 /// An apply to bare hosts, one that changes what is there, and a destroy.
-async fn ways() -> Vec<Way> {
+pub(super) async fn ways() -> Vec<Way> {
     let way = async |name, first: Option<Topology>, topology: Topology, direction| {
         let start = World::bare(&topology);
         if let Some(first) = first {
@@ -81,7 +81,7 @@ async fn everywhere(
     assert!(tried > 200, "only {tried} places were tried");
 }
 
-fn is_as_before(way: &Way, world: &World, what: &str) {
+pub(super) fn is_as_before(way: &Way, world: &World, what: &str) {
     let before = way.start.hosts();
     for (name, machine) in world.hosts() {
         let was = &before[&name].sighting;
@@ -97,7 +97,7 @@ fn is_as_before(way: &Way, world: &World, what: &str) {
 fn others_are_as_before(way: &Way, world: &World, what: &str) {
     let (before, hosts) = (way.start.hosts(), world.hosts());
     let lost = |name: &HostName| !hosts[name].reached;
-    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.agreed));
+    let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|open| open.voted));
     let done = !world.inner.lock().unwrap().done.is_empty();
     if agreed || done || lost(&"director".parse().unwrap()) || !hosts.keys().any(lost) {
         return;
@@ -117,7 +117,7 @@ fn difference(now: &HostState, was: &HostState) -> Vec<String> {
 }
 
 /// Nothing is left to do, and no journal is left.
-async fn is_reached(way: &Way, world: &World, what: &str) {
+pub(super) async fn is_reached(way: &Way, world: &World, what: &str) {
     let what = format!("{}: {what}", way.name);
     let mut session = Session::watched(&way.topology, world, &Silent).await;
     let seen = session.look(false).await;
@@ -130,7 +130,7 @@ async fn is_reached(way: &Way, world: &World, what: &str) {
     }
 }
 
-async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
+pub(super) async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
     let mut session = Session::watched(&way.topology, world, &Silent).await;
     let seen = session.look(false).await;
     let plan = planning::plan(&way.topology, &session.desired, &seen, session.absent(), APPLY);
@@ -224,10 +224,10 @@ fn with_a_timer_every_host_ends_as_before_or_done_though_nobody_comes_back() {
     runtime().block_on(async {
         everywhere(&conduct, async |way, world, fault, _| {
             let what = format!("{fault:?}");
-            world.time_is_over(&way.topology);
+            world.time_is_over();
             world.heal();
             let hosts = world.hosts();
-            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.agreed));
+            let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.voted));
             let done = !world.inner.lock().unwrap().done.is_empty();
             if !agreed && !done {
                 is_as_before(way, world, &what);
