@@ -1,9 +1,10 @@
-//! A cluster in memory: hosts that keep a state, a receipt and a journal as a real one does, take steps
-//! as strictly as the kernel does, and fail when they are told to. What holds of a transaction wherever
-//! it is cut off is tried on it, at every request.
+//! A cluster in memory: hosts that run the machine of real ones ([`crate::agent::transaction`]) over files
+//! and a kernel in memory, and fail on demand. The laws of a transaction are tried on it, cut off at every
+//! request and at every write of a host.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod crashes;
 mod cut;
 mod laws;
 mod line;
@@ -14,16 +15,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt as _;
+
 use super::tests::{bare, failure};
+use crate::agent::Agent;
+use crate::agent::transaction::memory::{
+    Crash, CrashPoint, HostView, MemoryHost, MemoryProcess, StepFault,
+};
 use crate::desired::Reasons;
 use crate::failure::Failure;
-use crate::names::HostName;
-use crate::plan::{Goal, simulate, stages, steps_between};
-use crate::protocol::{Busy, Decision, Execution, Fetched, Prepare, Reply, Request, RevertAfter};
-use crate::state::{
-    Edit, Holder, HostState, Journal, Module, Observation, OpenTransaction, Operator, Present,
-    Receipt, Stage, TransactionId,
-};
+use crate::kernel::observe::KernelState;
+use crate::names::{HostName, TopologyName};
+use crate::plan::{Goal, simulate, steps_between};
+use crate::protocol::{Decision, Fetched, Reply, Request};
+use crate::state::{HostState, Observation, OpenTransaction, TransactionId};
 use crate::topology::{Host, Topology};
 
 /// What goes wrong, and when: at the request of this number (from 0) that changes anything.
@@ -70,21 +75,6 @@ impl Kind {
     ];
 }
 
-/// An open transaction as it lies on a host.
-#[derive(Debug, Clone)]
-pub(super) struct Open {
-    journal: Journal,
-    receipt_before: Option<Receipt>,
-    settled: Option<Receipt>,
-    pub voted: bool,
-    /// Whether whoever works at it knows that it is agreed, and may go back all the same.
-    knows: bool,
-    /// Which line works at it.
-    line: u64,
-    by: Operator,
-    revert: Option<RevertAfter>,
-}
-
 /// How requests through the services fare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Serves {
@@ -122,25 +112,39 @@ impl Serves {
     }
 }
 
+/// One host, as it was at a moment.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
+    /// Without the open transaction.
     pub observation: Observation,
-    pub open: Option<Open>,
+    pub open: Option<OpenTransaction>,
     pub reached: bool,
-    /// What a connection that is gone is still at.
-    late: Option<(u64, Request)>,
+}
+
+#[derive(Debug)]
+struct HostInWorld {
+    memory: MemoryHost,
+    reached: bool,
+    /// An agent that goes on without its connection, and its request.
+    late: Option<(MemoryProcess, Agent, Request)>,
+}
+
+impl HostInWorld {
+    fn of(memory: MemoryHost) -> Self {
+        Self { memory, reached: true, late: None }
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
-    hosts: BTreeMap<HostName, Machine>,
-    /// Lines that are held by somebody.
-    alive: BTreeSet<u64>,
-    next: u64,
+    topology: TopologyName,
+    hosts: BTreeMap<HostName, HostInWorld>,
+    /// The writes of all hosts, and the one at which a host crashes.
+    crash: Arc<Mutex<CrashPoint>>,
     /// Requests that change something, so far.
     asked: usize,
     faults: Vec<Fault>,
-    /// Every host that ever began a transaction, and every one that settled it as done.
+    /// Every host that ever prepared a transaction, and every one that closed it, by the decision.
     begun: BTreeSet<(TransactionId, HostName)>,
     done: BTreeSet<(TransactionId, HostName)>,
     undone: BTreeSet<(TransactionId, HostName)>,
@@ -161,24 +165,27 @@ pub(super) struct World {
 
 impl World {
     pub fn bare(topology: &Topology) -> Self {
-        let machine = |name: &HostName| Machine {
-            observation: bare(topology, name),
-            open: None,
-            reached: true,
-            late: None,
+        let crash = Arc::<Mutex<CrashPoint>>::default();
+        let host = |name: &HostName| {
+            let Observation { facts, state, counters, .. } = bare(topology, name);
+            MemoryHost::new(KernelState { facts, state, counters }, Arc::clone(&crash))
         };
-        let hosts = topology.hosts.keys().map(|name| (name.clone(), machine(name))).collect();
-        Self::of(hosts, 0)
+        let hosts = topology.hosts.keys().map(|name| (name.clone(), host(name))).collect();
+        Self::of(topology.name.clone(), hosts, crash)
     }
 
-    /// Lines are counted from `next`.
-    fn of(hosts: BTreeMap<HostName, Machine>, next: u64) -> Self {
+    fn of(
+        topology: TopologyName,
+        hosts: BTreeMap<HostName, MemoryHost>,
+        crash: Arc<Mutex<CrashPoint>>,
+    ) -> Self {
+        let hosts = hosts.into_iter().map(|(name, host)| (name, HostInWorld::of(host))).collect();
         Self {
             killed: Arc::default(),
             inner: Arc::new(Mutex::new(Inner {
+                topology,
                 hosts,
-                alive: BTreeSet::new(),
-                next,
+                crash,
                 asked: 0,
                 faults: Vec::new(),
                 begun: BTreeSet::new(),
@@ -193,7 +200,11 @@ impl World {
 
     /// The same hosts as they are now, in a world of their own.
     pub fn copy(&self) -> Self {
-        Self::of(self.inner.lock().unwrap().hosts.clone(), 1000)
+        let inner = self.inner.lock().unwrap();
+        let crash = Arc::<Mutex<CrashPoint>>::default();
+        let copy = |host: &HostInWorld| host.memory.copy(Arc::clone(&crash));
+        let hosts = inner.hosts.iter().map(|(name, host)| (name.clone(), copy(host))).collect();
+        Self::of(inner.topology.clone(), hosts, crash)
     }
 
     pub fn fail(&self, fault: Fault) {
@@ -204,6 +215,18 @@ impl World {
         let mut inner = self.inner.lock().unwrap();
         inner.faults = faults;
         inner.asked = 0;
+    }
+
+    /// At the write of this number, counted over all hosts from now on, its host crashes.
+    pub fn crash_at(&self, write: usize, how: Crash) {
+        let inner = self.inner.lock().unwrap();
+        *inner.crash.lock().unwrap() =
+            CrashPoint { at: Some((write, how)), ..CrashPoint::default() };
+    }
+
+    /// Whether a host crashed since [`World::crash_at`].
+    pub fn crashed(&self) -> bool {
+        self.inner.lock().unwrap().crash.lock().unwrap().happened
     }
 
     pub fn serve(&self, how: Serves) {
@@ -219,14 +242,19 @@ impl World {
     }
 
     pub fn hosts(&self) -> BTreeMap<HostName, Machine> {
-        self.inner.lock().unwrap().hosts.clone()
+        let inner = self.inner.lock().unwrap();
+        inner.hosts.keys().map(|name| (name.clone(), inner.machine(name))).collect()
     }
 
     pub fn change(&self, host: &HostName, how: impl FnOnce(&mut Machine)) {
-        how(self.inner.lock().unwrap().hosts.get_mut(host).unwrap());
+        let inner = self.inner.lock().unwrap();
+        let mut machine = inner.machine(host);
+        how(&mut machine);
+        let Observation { facts, state, counters, .. } = machine.observation;
+        inner.hosts[host].memory.set_kernel(KernelState { facts, state, counters });
     }
 
-    /// What came of `acting`; `None` if the controller was killed in the midst of it.
+    /// The result of `acting`; `None` if the controller was killed in the midst of it.
     pub async fn until_killed<T>(&self, acting: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             came = acting => Some(came),
@@ -238,8 +266,9 @@ impl World {
     pub fn heal(&self) {
         let mut inner = self.inner.lock().unwrap();
         inner.faults.clear();
-        for machine in inner.hosts.values_mut() {
-            machine.reached = true;
+        inner.crash.lock().unwrap().at = None;
+        for host in inner.hosts.values_mut() {
+            host.reached = true;
         }
     }
 
@@ -248,53 +277,21 @@ impl World {
         self.inner.lock().unwrap().broken.clone()
     }
 
-    /// The time is over on every host: each undoes what is neither agreed nor closed, in the order in
-    /// which the timers wake.
-    pub fn time_is_over(&self, topology: &Topology) {
+    /// The time is over on every host: each undoes the transaction that is neither voted for nor closed, in
+    /// the order in which the timers wake.
+    pub fn time_is_over(&self) {
         let mut inner = self.inner.lock().unwrap();
-        for stage in [Stage::Withdraw, Stage::Ready, Stage::Live] {
-            for (name, machine) in &mut inner.hosts {
-                let Some(open) = machine.open.as_ref().filter(|o| !o.voted && o.revert.is_some())
-                else {
-                    continue;
-                };
-                let unfinished = open.told(false);
-                let goal = Goal::undo(&unfinished, &machine.observation);
-                let state = &machine.observation.state;
-                let steps =
-                    steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
-                for (of, steps) in stages::stage(&topology.hosts[name], steps) {
-                    if of == stage {
-                        let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
-                        machine.observation.state =
-                            simulate(&machine.observation.state, &changes).unwrap();
-                    }
-                }
+        let due = |(name, host): (&HostName, &HostInWorld)| {
+            let name = name.clone();
+            host.memory.due().into_iter().map(move |(at, part, pid)| (at, name.clone(), part, pid))
+        };
+        let mut due: Vec<_> = inner.hosts.iter().flat_map(due).collect();
+        due.sort_by_key(|(at, name, ..)| (*at, name.clone()));
+        for (at, name, part, pid) in due {
+            if let Err(error) = inner.hosts[&name].memory.revert(at, part, pid) {
+                inner.broken.push(format!("{name} does not undo it by itself: {error}"));
             }
         }
-        for machine in inner.hosts.values_mut() {
-            if let Some(open) = machine.open.take_if(|o| !o.voted && o.revert.is_some()) {
-                machine.observation.receipt = open.receipt_before;
-            }
-        }
-    }
-}
-
-impl Open {
-    fn told(&self, alive: bool) -> OpenTransaction {
-        OpenTransaction {
-            journal: self.journal.clone(),
-            receipt_before: self.receipt_before.clone(),
-            voted: self.voted,
-            holder: alive.then(|| self.holder()),
-            reverts_in_ms: self.revert.filter(|_| !self.voted).map(|after| after.build_ms.into()),
-            restarted: false,
-            notes: Vec::new(),
-        }
-    }
-
-    fn holder(&self) -> Holder {
-        Holder { by: self.by.clone(), from: None, pid: 1, for_s: 1, idle_s: 0, idle_limit_s: 60 }
     }
 }
 
@@ -308,214 +305,93 @@ impl Inner {
         self.faults.iter().find(|fault| fault.at == now).map(|fault| fault.kind)
     }
 
-    fn look(&self, host: &HostName) -> Observation {
-        let machine = &self.hosts[host];
-        let mut observation = machine.observation.clone();
-        observation.unfinished =
-            machine.open.as_ref().map(|open| Box::new(open.told(self.alive.contains(&open.line))));
-        observation
+    fn machine(&self, host: &HostName) -> Machine {
+        let HostInWorld { memory, reached, late: _ } = &self.hosts[host];
+        let HostView { observation, open } = memory.view(&self.topology);
+        Machine { observation, open, reached: *reached }
     }
 
-    fn answer(
-        &mut self,
-        host: &HostName,
-        line: u64,
-        request: Request,
-        at_most: Option<usize>,
-    ) -> Reply {
-        let changes = changes(&request);
-        if let Some((line, late)) = self.hosts.get_mut(host).unwrap().late.take_if(|_| changes) {
-            self.answer(host, line, late, None);
+    /// What `agent` on `host` answers.
+    fn answer(&mut self, host: &HostName, agent: &mut Agent, request: Request) -> Reply {
+        if !changes(&request) {
+            return agent.answer(request).now_or_never().unwrap();
         }
-        match request {
-            Request::Observe { .. } => Reply::Observed(Box::new(self.look(host))),
-            Request::Prepare(begin) => self.begin(host, line, *begin),
-            Request::Resume { transaction, by, force, .. } => {
-                self.resume(host, line, &transaction, by, force)
-            }
-            Request::Execute { transaction, steps, .. } => {
-                if let Err(refused) = self.is_at_work(host, line, &transaction) {
-                    return refused;
+        let late = self.hosts.get_mut(host).and_then(|host| host.late.take());
+        if let Some((process, mut agent, request)) = late {
+            self.answer_and_watch(host, &mut agent, request);
+            process.end();
+        }
+        self.answer_and_watch(host, agent, request)
+    }
+
+    /// The same, and whether that may be.
+    fn answer_and_watch(&mut self, host: &HostName, agent: &mut Agent, request: Request) -> Reply {
+        let before = self.machine(host).open;
+        let decision = match &request {
+            Request::Close { decision, .. } => Some(*decision),
+            _ => None,
+        };
+        let reply = agent.answer(request).now_or_never().unwrap();
+        let after = self.machine(host).open;
+        if let Some(open) = &after {
+            self.begun.insert((open.journal.transaction.clone(), host.clone()));
+        }
+        if let (Reply::Executed(_), Some(open)) = (&reply, &before) {
+            self.all_have_begun(host, open);
+        }
+        // A transaction that replaces another is no end of that.
+        if let (Some(decision), Some(open), None) = (decision, before, after) {
+            let id = (open.journal.transaction.clone(), host.clone());
+            match decision {
+                Decision::Commit => {
+                    self.all_agree(host, &open);
+                    self.done.insert(id);
                 }
-                let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
-                if open.voted && !open.knows {
-                    return Reply::Refused(failure("it is agreed"));
+                Decision::Abort => {
+                    self.is_as_before(host, &open);
+                    self.undone.insert(id);
                 }
-                open.voted = false;
-                self.all_have_begun(host, &transaction);
-                let changes: Vec<_> = steps.into_iter().map(|step| step.change).collect();
-                self.work(host, &changes, at_most)
-            }
-            Request::Vote { transaction, .. } => {
-                if let Err(refused) = self.is_at_work(host, line, &transaction) {
-                    return refused;
-                }
-                self.hosts.get_mut(host).unwrap().open.as_mut().unwrap().voted = true;
-                Reply::Voted
-            }
-            Request::Close { transaction, decision: ending, .. } => {
-                if let Err(refused) = self.is_at_work(host, line, &transaction) {
-                    return refused;
-                }
-                let open = self.hosts[host].open.as_ref().unwrap();
-                if ending == Decision::Abort && open.voted && !open.knows {
-                    return Reply::Refused(failure("it is agreed"));
-                }
-                if ending == Decision::Commit && !open.voted && open.journal.hosts.len() > 1 {
-                    return Reply::Refused(failure("it is not agreed"));
-                }
-                self.settle(host, ending)
-            }
-            Request::WhoHas { target, .. } => Reply::Answered(self.who_has(target)),
-            Request::Fetch { count, .. } => {
-                self.fetched += count;
-                self.serves.fetch(count)
             }
         }
+        reply
     }
 
     fn who_has(&self, target: IpAddr) -> BTreeSet<String> {
-        let has = |machine: &&Machine| {
-            let mut keys = machine.observation.state.addresses.keys();
+        let kernels = self.hosts.values().map(|host| host.memory.kernel());
+        let has = |kernel: &KernelState| {
+            let mut keys = kernel.state.addresses.keys();
             keys.any(|key| key.net.addr() == target && key.dev.as_str() == "eth0")
         };
-        let macs = self.hosts.values().filter(has);
-        macs.flat_map(|machine| machine.observation.facts.hardware.values().cloned()).collect()
+        kernels.filter(has).flat_map(|kernel| kernel.facts.hardware.into_values()).collect()
     }
 
-    fn busy(&self, host: &HostName) -> Option<Reply> {
-        let open = self.hosts[host].open.as_ref()?;
-        Some(Reply::Busy(Box::new(Busy {
-            topology: open.journal.topology.clone(),
-            transaction: Some(open.journal.transaction.clone()),
-            holder: self.alive.contains(&open.line).then(|| open.holder()),
-            reverts_in_ms: open.revert.filter(|_| !open.voted).map(|after| after.build_ms.into()),
-        })))
-    }
-
-    fn begin(&mut self, host: &HostName, line: u64, begin: Prepare) -> Reply {
-        if let Some(open) = &self.hosts[host].open {
-            let held = self.alive.contains(&open.line) && open.line != line;
-            if held || (open.revert.is_some() && !open.voted) {
-                return self.busy(host).unwrap();
-            }
-        }
-        let differences = begin.expected.differences(&self.look(host));
-        if !differences.is_empty() {
-            return Reply::Changed(differences);
-        }
-        self.begun.insert((begin.journal.transaction.clone(), host.clone()));
-        let machine = self.hosts.get_mut(host).unwrap();
-        machine.open = Some(Open {
-            by: begin.journal.by.clone(),
-            journal: begin.journal,
-            receipt_before: begin.receipt_before,
-            settled: begin.settled,
-            voted: false,
-            knows: false,
-            line,
-            revert: begin.revert,
-        });
-        machine.observation.receipt = Some(begin.receipt);
-        Reply::Prepared
-    }
-
-    fn resume(
-        &mut self,
-        host: &HostName,
-        line: u64,
-        id: &TransactionId,
-        by: Operator,
-        force: bool,
-    ) -> Reply {
-        let Some(open) = &self.hosts[host].open else {
-            return Reply::Refused(failure("there is no transaction here"));
-        };
-        if open.journal.transaction != *id {
-            return Reply::Refused(failure("another transaction is here"));
-        }
-        if self.alive.contains(&open.line) && open.line != line && !force {
-            return self.busy(host).unwrap();
-        }
-        let open = self.hosts.get_mut(host).unwrap().open.as_mut().unwrap();
-        open.line = line;
-        open.by = by;
-        open.knows = open.voted;
-        Reply::Prepared
-    }
-
-    fn is_at_work(&self, host: &HostName, line: u64, id: &TransactionId) -> Result<(), Reply> {
-        match &self.hosts[host].open {
-            Some(open) if open.journal.transaction == *id && open.line == line => Ok(()),
-            _ => Err(Reply::Refused(failure("that transaction is not this connection's"))),
-        }
-    }
-
-    fn work(&mut self, host: &HostName, changes: &[Edit], at_most: Option<usize>) -> Reply {
-        let mut done = 0;
-        let mut refused = None;
-        for change in changes {
-            if at_most == Some(done) {
-                refused = Some(failure("it is in use"));
-                break;
-            }
-            let machine = self.hosts.get_mut(host).unwrap();
-            match simulate(&machine.observation.state, [change]) {
-                Ok(state) => machine.observation.state = state,
-                Err(error) => {
-                    refused = Some(failure(&error.to_string()));
-                    break;
-                }
-            }
-            done += 1;
-        }
-        Reply::Executed(Box::new(Execution { done, failure: refused, after: self.look(host) }))
-    }
-
-    fn settle(&mut self, host: &HostName, ending: Decision) -> Reply {
-        let open = self.hosts.get_mut(host).unwrap().open.take().unwrap();
-        let id = open.journal.transaction.clone();
-        match ending {
-            Decision::Commit => {
-                self.all_agree(host, &open);
-                self.done.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().observation.receipt = open.settled;
-            }
-            Decision::Abort => {
-                self.is_as_before(host, &open);
-                self.undone.insert((id, host.clone()));
-                self.hosts.get_mut(host).unwrap().observation.receipt = open.receipt_before;
-            }
-        }
-        Reply::Closed
-    }
-
-    /// Nobody does anything before all have begun.
-    fn all_have_begun(&mut self, host: &HostName, id: &TransactionId) {
-        let hosts = self.hosts[host].open.as_ref().unwrap().journal.hosts.clone();
-        for other in hosts {
+    /// No host executes steps before all have prepared.
+    fn all_have_begun(&mut self, host: &HostName, open: &OpenTransaction) {
+        let id = &open.journal.transaction;
+        for other in &open.journal.hosts {
             if !self.begun.contains(&(id.clone(), other.clone())) {
                 self.broken.push(format!("{host} works at {id}, and {other} has not begun"));
             }
         }
     }
 
-    /// Nobody is settled as done while another has not agreed.
-    fn all_agree(&mut self, host: &HostName, open: &Open) {
+    /// No host commits while another has not voted.
+    fn all_agree(&mut self, host: &HostName, open: &OpenTransaction) {
         let id = &open.journal.transaction;
         for other in open.journal.hosts.iter().filter(|other| *other != host) {
-            let there = self.hosts[other].open.as_ref();
-            let agreed = there.is_some_and(|o| o.journal.transaction == *id && o.voted);
-            if !agreed && !self.done.contains(&(id.clone(), other.clone())) {
+            let there = self.machine(other).open;
+            let voted = there.is_some_and(|o| o.journal.transaction == *id && o.voted);
+            if !voted && !self.done.contains(&(id.clone(), other.clone())) {
                 self.broken.push(format!("{host} is settled, and {other} has not agreed"));
             }
         }
     }
 
-    /// Nobody forgets what was there before it is there again.
-    fn is_as_before(&mut self, host: &HostName, open: &Open) {
-        let state = &self.hosts[host].observation.state;
-        let goal = Goal::undo(&open.told(false), &self.hosts[host].observation);
+    /// No host forgets its state before, before it is in it again.
+    fn is_as_before(&mut self, host: &HostName, open: &OpenTransaction) {
+        let Machine { observation, .. } = self.machine(host);
+        let goal = Goal::undo(open, &observation);
+        let state = &observation.state;
         let left = steps_between(state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
         if !left.into_all().is_empty() {
             self.broken.push(format!("{host} is settled as undone, and is not as before"));
@@ -534,8 +410,11 @@ pub(super) fn essence(state: &HostState, was: &HostState) -> HostState {
     let news: Vec<_> = state.modules.difference(&was.modules).copied().collect();
     let mut with = was.clone();
     for module in &news {
-        let load = Edit::add::<Module>(*module, Present);
-        with = simulate(&with, [&load]).unwrap();
+        with = simulate(
+            &with,
+            [&crate::state::Edit::add::<crate::state::Module>(*module, crate::state::Present)],
+        )
+        .unwrap();
     }
     for item in with.items() {
         let (mut then, mut here) = (HostState::default(), HostState::default());

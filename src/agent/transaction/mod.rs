@@ -124,7 +124,10 @@ mod tests {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if path.is_dir() || !name.ends_with(".rs") || name.contains("test") {
+            if path.is_dir()
+                || path.extension().is_none_or(|extension| extension != "rs")
+                || name.contains("test")
+            {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();

@@ -54,7 +54,8 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     check_before(request, old.as_ref(), observed.receipt.as_ref())?;
     actor.reach("prepare");
 
-    let (armed, timer) = arm(store, actor, request)?;
+    let armed = arm(store, actor, request)?;
+    let (armed, timer) = armed.unzip();
     let holder = holder(actor, &request.journal.by, request.idle_limit_s)?;
     let present = observed.receipt.as_ref();
     let preparation =
@@ -79,18 +80,18 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     Ok(Reply::Prepared)
 }
 
-/// Starts the revert timer that `request` asks for.
+/// Starts the revert timer, if `request` asks for one.
 fn arm(
     store: &dyn Store,
     actor: &dyn Actor,
     request: &Prepare,
-) -> Result<(Option<Box<dyn ArmedTimer>>, Option<TimerRecord>)> {
-    let Some(after) = request.revert else { return Ok((None, None)) };
+) -> Result<Option<(Box<dyn ArmedTimer>, TimerRecord)>> {
+    let Some(after) = request.revert else { return Ok(None) };
     let order = due(actor, request, after);
     let armed = actor.arm(store.root(), &order)?;
     let RevertOrder { withdraw_at_ms, build_at_ms, .. } = order;
     let timer = TimerRecord { process: armed.process()?, withdraw_at_ms, build_at_ms };
-    Ok((Some(armed), Some(timer)))
+    Ok(Some((armed, timer)))
 }
 
 /// Another topology's open transaction, an abort of which may put back an item that this one changes or

@@ -12,15 +12,15 @@ use crate::support::Cluster;
 use crate::topology::Forward;
 
 /// From where to where.
-struct Way {
-    name: &'static str,
-    start: World,
-    topology: Topology,
-    direction: Direction,
+pub(super) struct Way {
+    pub name: &'static str,
+    pub start: World,
+    pub topology: Topology,
+    pub direction: Direction,
 }
 
 /// An apply to bare hosts, one that changes what is there, and a destroy.
-async fn ways() -> Vec<Way> {
+pub(super) async fn ways() -> Vec<Way> {
     let way = async |name, first: Option<Topology>, topology: Topology, direction| {
         let start = World::bare(&topology);
         if let Some(first) = first {
@@ -82,7 +82,7 @@ async fn everywhere(
     assert!(tried > 200, "only {tried} places were tried");
 }
 
-fn is_as_before(way: &Way, world: &World, what: &str) {
+pub(super) fn is_as_before(way: &Way, world: &World, what: &str) {
     let before = way.start.hosts();
     for (name, machine) in world.hosts() {
         let was = &before[&name].observation;
@@ -118,7 +118,7 @@ fn difference(now: &HostState, was: &HostState) -> Vec<String> {
 }
 
 /// Nothing is left to do, and no journal is left.
-async fn is_reached(way: &Way, world: &World, what: &str) {
+pub(super) async fn is_reached(way: &Way, world: &World, what: &str) {
     let what = format!("{}: {what}", way.name);
     let mut session = Session::open_with_console(&way.topology, world, &Silent).await;
     let observed = session.observe(false).await;
@@ -136,7 +136,7 @@ async fn is_reached(way: &Way, world: &World, what: &str) {
     }
 }
 
-async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
+pub(super) async fn roll_back(way: &Way, world: &World, force: bool) -> ClusterReport {
     let mut session = Session::open_with_console(&way.topology, world, &Silent).await;
     let observed = session.observe(false).await;
     let plan =
@@ -235,7 +235,7 @@ fn with_a_timer_every_host_ends_as_before_or_done_though_nobody_comes_back() {
     runtime().block_on(async {
         everywhere(&policy, async |way, world, fault, _| {
             let what = format!("{fault:?}");
-            world.time_is_over(&way.topology);
+            world.time_is_over();
             world.heal();
             let hosts = world.hosts();
             let agreed = hosts.values().any(|m| m.open.as_ref().is_some_and(|o| o.voted));

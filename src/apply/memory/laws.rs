@@ -85,7 +85,7 @@ fn what_is_verified_over_new_connections_is_kept_and_what_is_not_is_undone_befor
         assert_eq!(came.report.transaction.unwrap().ended, TransactionEnd::Committed);
         // The timers find nothing that is theirs to undo.
         let before = world.hosts();
-        world.time_is_over(&topology);
+        world.time_is_over();
         for (name, machine) in world.hosts() {
             assert_eq!(machine.observation, before[&name].observation, "{name}");
         }

@@ -8,12 +8,14 @@ use super::*;
 struct MemoryLine {
     world: World,
     host: HostName,
-    id: u64,
+    process: MemoryProcess,
+    /// `None` once the connection broke.
+    agent: Option<Agent>,
 }
 
 impl Drop for MemoryLine {
     fn drop(&mut self) {
-        self.world.inner.lock().unwrap().alive.remove(&self.id);
+        self.process.end();
     }
 }
 
@@ -28,14 +30,14 @@ impl HostConnector for World {
         _: bool,
     ) -> BoxFuture<'d, Result<Box<dyn AgentConnection>, Failure>> {
         Box::pin(async move {
-            let mut inner = self.inner.lock().unwrap();
-            if !inner.hosts[&host.name].reached {
+            let inner = self.inner.lock().unwrap();
+            let there = &inner.hosts[&host.name];
+            if !there.reached {
                 return Err(failure("no route to host"));
             }
-            inner.next += 1;
-            let id = inner.next;
-            inner.alive.insert(id);
-            let line = MemoryLine { world: self.clone(), host: host.name.clone(), id };
+            let process = there.memory.start();
+            let agent = Some(process.agent());
+            let line = MemoryLine { world: self.clone(), host: host.name.clone(), process, agent };
             Ok(Box::new(line) as Box<dyn AgentConnection>)
         })
     }
@@ -55,7 +57,7 @@ impl AgentConnection for MemoryLine {
                 Some(Kind::AgentBefore) => self.die(),
                 Some(Kind::AgentHalfway) => {
                     if let Request::Execute { steps, .. } = &request {
-                        let half = steps.len() / 2;
+                        let half = StepFault::Killed(steps.len() / 2);
                         let _ = self.carry_out(request, Some(half));
                     }
                     self.die()
@@ -65,10 +67,14 @@ impl AgentConnection for MemoryLine {
                     self.die()
                 }
                 Some(Kind::AgentLate) => {
-                    let mut inner = self.world.inner.lock().unwrap();
-                    inner.hosts.get_mut(&self.host).unwrap().late = Some((self.id, request));
-                    drop(inner);
-                    self.die()
+                    if let Some(agent) = self.agent.take() {
+                        let late = Some((self.process.clone(), agent, request));
+                        let mut inner = self.world.inner.lock().unwrap();
+                        inner.hosts.get_mut(&self.host).unwrap().late = late;
+                        drop(inner);
+                    }
+                    self.process.end();
+                    Err(failure("the connection broke"))
                 }
                 Some(Kind::HostBefore) => self.vanish(),
                 Some(Kind::HostAfter) => {
@@ -77,7 +83,7 @@ impl AgentConnection for MemoryLine {
                 }
                 Some(Kind::Refusal) => match &request {
                     Request::Execute { steps, .. } => {
-                        let half = steps.len() / 2;
+                        let half = StepFault::Refused(steps.len() / 2);
                         self.carry_out(request, Some(half))
                     }
                     _ => Ok(Reply::Refused(failure("the disk is full"))),
@@ -102,24 +108,41 @@ impl AgentConnection for MemoryLine {
 }
 
 impl MemoryLine {
-    fn die(&self) -> Result<Reply, Failure> {
-        self.world.inner.lock().unwrap().alive.remove(&self.id);
+    /// The agent is killed.
+    fn die(&mut self) -> Result<Reply, Failure> {
+        self.agent = None;
+        self.process.end();
         Err(failure("the connection broke"))
     }
 
-    fn vanish(&self) -> Result<Reply, Failure> {
-        let mut inner = self.world.inner.lock().unwrap();
-        inner.hosts.get_mut(&self.host).unwrap().reached = false;
-        inner.alive.remove(&self.id);
-        Err(failure("the connection broke"))
+    /// The host is not reached any more.
+    fn vanish(&mut self) -> Result<Reply, Failure> {
+        self.world.inner.lock().unwrap().hosts.get_mut(&self.host).unwrap().reached = false;
+        self.die()
     }
 
-    /// At most so many steps; the one behind them is refused.
-    fn carry_out(&self, request: Request, at_most: Option<usize>) -> Result<Reply, Failure> {
-        let mut inner = self.world.inner.lock().unwrap();
-        if !inner.hosts[&self.host].reached || !inner.alive.contains(&self.id) {
+    fn carry_out(&mut self, request: Request, fault: Option<StepFault>) -> Result<Reply, Failure> {
+        let world = self.world.clone();
+        let mut inner = world.inner.lock().unwrap();
+        let reached = inner.hosts[&self.host].reached;
+        let Some(agent) = self.agent.as_mut().filter(|_| reached && !self.process.is_dead()) else {
             return Err(failure("the connection broke"));
+        };
+        match request {
+            Request::WhoHas { target, .. } => return Ok(Reply::Answered(inner.who_has(target))),
+            Request::Fetch { count, .. } => {
+                inner.fetched += count;
+                return Ok(inner.serves.fetch(count));
+            }
+            _ => {}
         }
-        Ok(inner.answer(&self.host, self.id, request, at_most))
+        inner.hosts[&self.host].memory.set_step_fault(fault);
+        let reply = inner.answer(&self.host, agent, request);
+        inner.hosts[&self.host].memory.set_step_fault(None);
+        drop(inner);
+        if self.process.is_dead() {
+            return self.die();
+        }
+        Ok(reply)
     }
 }

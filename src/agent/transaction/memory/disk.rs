@@ -230,7 +230,9 @@ impl Files {
         self.pending = others;
         if let Some(Inode::Folder { durable, .. }) = self.inodes.get_mut(&id) {
             let mine: Vec<Pending> = mine;
-            mine.iter().for_each(|change| apply(durable, change));
+            for change in &mine {
+                apply(durable, change);
+            }
         }
         Ok(())
     }
@@ -270,10 +272,11 @@ impl Files {
                 Kept::All => true,
                 Kept::Names(bits) => bits >> (at % 64) & 1 == 1,
             };
-            if keeps(at) && (!moved || keeps(at - 1)) {
-                if let Some(Inode::Folder { durable, .. }) = self.inodes.get_mut(&change.folder) {
-                    apply(durable, change);
-                }
+            if keeps(at)
+                && (!moved || keeps(at - 1))
+                && let Some(Inode::Folder { durable, .. }) = self.inodes.get_mut(&change.folder)
+            {
+                apply(durable, change);
             }
         }
         for inode in self.inodes.values_mut() {
@@ -283,14 +286,13 @@ impl Files {
                     let old = synced.clone().unwrap_or_default();
                     match kept {
                         Kept::Nothing => *content = old,
-                        Kept::All => {}
                         // The first half is written, the rest is as before.
                         Kept::Names(_) if *content != old => {
                             let half = content.len() / 2;
                             content.truncate(half);
                             content.extend(old.get(half..).unwrap_or_default());
                         }
-                        Kept::Names(_) => {}
+                        Kept::All | Kept::Names(_) => {}
                     }
                     *synced = Some(content.clone());
                 }

@@ -79,6 +79,7 @@ struct Script {
     number: u64,
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn scripts() -> Vec<Script> {
     use Decision::{Abort, Commit};
     let there = vec![set(ConfItem::ArpIgnore, "0", "1")];
