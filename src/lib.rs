@@ -3,8 +3,10 @@
 //! The path of an `apply`, one function each:
 //!
 //! ```text
-//! read (topology) -> examine (check) -> desired_for (desired) -> connect (transport) -> observe (kernel)
-//!   -> plan (plan) -> transaction over all hosts (apply, agent) -> verify (apply) -> report
+//! main -> cli::run -> cli::change::apply
+//!   load (topology, check) -> open a session and observe (apply::session, transport) -> plan (apply::cluster_plan, plan)
+//!   -> apply::transaction::run: prepare, execute, confirm, vote, commit or abort (apply; on each host: agent, kernel)
+//!   -> report
 //! ```
 //!
 //! A module uses only modules that stand before it in this list; a test draws the graph

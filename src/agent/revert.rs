@@ -1,70 +1,56 @@
-//! The revert timer: a process of its own that undoes a transaction if nobody agrees to it in time.
+//! The revert timer's process: it undoes a transaction that is not confirmed in time.
 //!
-//! It is this same program, started when a transaction begins and before anything is changed. It outlives
-//! the connection, is in a session of its own and out of control groups that end with the login, and sleeps
-//! on `CLOCK_BOOTTIME`, which nobody sets. At its time it takes the lock and reads the journal: where that
-//! is gone, another's or agreed to, it ends. Else it looks, plans the way back and goes it, as a
-//! controller would ([`crate::plan::ownership::Goal::undo`]), and settles. What it could not do it notes beside the journal.
+//! It is this same program, started when a transaction is prepared and before anything is changed. It
+//! outlives the connection, is in a session of its own and out of control groups that end with the login,
+//! and sleeps on `CLOCK_BOOTTIME`, which is never set. At its time it takes the lock and reads the journal:
+//! if that is gone, another's or voted for, it ends. Else it observes the host, plans the way back and
+//! executes it, as a controller would ([`crate::plan::ownership::Goal::undo`]), and closes the transaction.
+//! It notes beside the journal what it could not do.
 //!
-//! Here its process is started and gets out of the connection's way; what it does then is in
-//! [`super::reverting`].
+//! Here its process is started and detaches itself; its work is in [`super::transaction::reverting`].
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::PoisonError;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
-use serde::{Deserialize, Serialize};
 
 use super::cgroups;
+use super::disk::Disk;
+use super::host::{LocalHost, Released, set_alarm};
 use super::process::Process;
-use super::reverting::Revert;
+use super::transaction::actor::ArmedTimer;
+use super::transaction::reverting::{RevertOrder, RevertTimer};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::fault;
-use crate::names::TopologyName;
-use crate::state::TransactionId;
 
 /// How long its process may take until it runs, in milliseconds. Under emulation that is seconds.
 const ARMED_WITHIN: u16 = 20_000;
-/// What its process is told when it is started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RevertOrder {
-    /// Whose.
-    pub topology: TopologyName,
-    /// Which transaction.
-    pub transaction: TransactionId,
-    /// When it does what withdraws, in milliseconds since the host was started; `None`: with the rest.
-    pub withdraw_at_ms: Option<u64>,
-    /// When it does the rest.
-    pub build_at_ms: u64,
-}
 
-/// A timer whose process runs, and ends by itself if what it is to undo is never begun.
-#[derive(Debug)]
-pub(super) struct Armed {
+/// A timer whose process runs, and ends by itself if its transaction is never prepared.
+pub(super) struct ArmedProcess {
     child: Option<Child>,
+    released: Released,
 }
 
-impl Armed {
-    /// Which process.
-    pub fn process(&self) -> Result<Process> {
+impl ArmedTimer for ArmedProcess {
+    fn process(&self) -> Result<Process> {
         let gone = || Error::new("the revert timer has ended");
         Process::of(self.child.as_ref().ok_or_else(gone)?.id())
     }
 
-    /// From here on it goes by what is on the disk.
-    pub fn release(mut self) -> Option<Child> {
-        let mut child = self.child.take()?;
+    fn release(mut self: Box<Self>) {
+        let Some(mut child) = self.child.take() else { return };
         drop(child.stdin.take());
-        Some(child)
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
     }
 }
 
-impl Drop for Armed {
+impl Drop for ArmedProcess {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have ended by itself.
@@ -74,9 +60,15 @@ impl Drop for Armed {
     }
 }
 
-/// Starts the timer's process, in the network namespace of this thread, and waits until it runs.
-pub(super) fn arm(program: &Path, state_dir: &Path, order: &RevertOrder) -> Result<Armed> {
-    let failed = || Error::new("cannot start the revert timer: nothing was begun");
+/// Starts the timer's process, in the network namespace of this thread, and waits until it runs. Once it is
+/// released, it is in `released`.
+pub(super) fn arm(
+    program: &Path,
+    state_dir: &Path,
+    order: &RevertOrder,
+    released: Released,
+) -> Result<ArmedProcess> {
+    let failed = || Error::new("cannot start the revert timer: no transaction was prepared");
     let text = serde_json::to_string(order).map_err(|error| failed().because(error))?;
     let child = Command::new(program)
         .args(["agent", "--state-dir"])
@@ -87,23 +79,23 @@ pub(super) fn arm(program: &Path, state_dir: &Path, order: &RevertOrder) -> Resu
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| failed().because(error))?;
-    let mut armed = Armed { child: Some(child) };
-    let said = armed
+    let mut armed = ArmedProcess { child: Some(child), released };
+    let line = armed
         .child
         .as_mut()
         .and_then(|child| child.stdout.take())
         .map_or_else(|| Ok(String::new()), |mut stdout| first_line(&mut stdout))
         .map_err(|error| failed().because(error))?;
-    if said.trim() == ARMED { Ok(armed) } else { Err(failed().because(said)) }
+    if line.trim() == ARMED { Ok(armed) } else { Err(failed().because(line)) }
 }
 
-/// What the process says when it runs.
+/// The line that the process writes when it runs.
 const ARMED: &str = "armed";
 
 fn first_line(stdout: &mut std::process::ChildStdout) -> io::Result<String> {
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
     if poll(&mut fds, PollTimeout::from(ARMED_WITHIN))? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing"));
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
     }
     let mut line = String::new();
     BufReader::new(stdout).take(4096).read_line(&mut line)?;
@@ -124,27 +116,59 @@ pub fn main(state_dir: &Path, order: &str) -> ExitCode {
     let (order, alarm, runtime, notes) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            // Whoever started it reads this.
+            // The agent that started it reads this.
             let _ = writeln!(io::stdout(), "{error}");
             return ExitCode::FAILURE;
         }
     };
-    let mut timer = Revert { state_dir, order: &order, notes };
-    let ended = timer
-        .released(&alarm)
-        .and_then(|ours| if ours { timer.live(&alarm, &runtime) } else { Ok(()) });
+    let (disk, host) = (Disk::new(state_dir), LocalHost::default());
+    let mut timer = RevertTimer::new(&disk, &host, &order, notes);
+    let ended = released(&timer, order.first_ms(), &alarm)
+        .and_then(|open| if open { runtime.block_on(timer.live()) } else { Ok(()) });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            timer.tell(format!("the revert timer ended: {error}"));
+            timer.note(format!("the revert timer ended: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Out of everything that ends when the connection does. What could not be done is told later.
+/// Waits until the agent has prepared the transaction, or given up, or is gone. Whether the transaction is
+/// open.
+fn released(timer: &RevertTimer<'_>, first_ms: u64, alarm: &TimerFd) -> Result<bool> {
+    set_alarm(alarm, first_ms)?;
+    let stdin = io::stdin();
+    let failed = |error: io::Error| Error::new("the revert timer cannot wait").because(error);
+    loop {
+        let mut fds = [
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+            PollFd::new(alarm.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let released = fds[0].any().unwrap_or(true);
+        let open = timer.is_open();
+        if released {
+            let null = File::open("/dev/null").map_err(failed)?;
+            nix::unistd::dup2_stdin(null).map_err(|errno| failed(errno.into()))?;
+            return Ok(open);
+        }
+        if open {
+            // Its time has come while the agent hangs.
+            return Ok(true);
+        }
+        // Its time has come before there is anything to undo: only the agent matters now.
+        set_alarm(alarm, u64::MAX / 2)?;
+    }
+}
+
+/// Leaves everything that ends when the connection does. The notes name what could not be left.
 fn detach() -> io::Result<Vec<String>> {
-    // It fails where it leads a session already.
+    // It fails where the process leads a session already.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")?;
     Ok(cgroups::leave())

@@ -1,10 +1,9 @@
-//! The agent: the same program on the host. Says hello, answers one request after the other on
-//! stdin and stdout, and ends when stdin does.
+//! The agent's process: the same program on the host. It sends a hello, answers one request after the other
+//! on stdin and stdout, and ends when stdin does.
 //!
-//! It decides nothing, and all it keeps between requests is which transaction it works at; what a
-//! request means is in [`crate::kernel`]. While it works at one, a controller that says nothing for too
-//! long (it died, the network was cut) counts as lost, and the agent ends. stdout belongs to the protocol alone: whatever else in the process prints
-//! there goes to stderr.
+//! A request's meaning is in [`super::transaction`]. While the agent holds a transaction, a controller that
+//! sends nothing for too long (it died, the network was cut) counts as lost, and the agent ends. stdout
+//! belongs to the protocol alone: other output of this process goes to stderr.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -20,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd;
 
+use super::{Agent, Disk, LocalHost};
 use crate::failure::Failure;
 use crate::protocol::{Hello, Reply, Request, STATE_DIR, VERSION};
 use crate::transport::frame::{self, FrameError};
@@ -50,7 +50,7 @@ enum AgentError {
     #[error("cannot write an answer")]
     Answer { source: FrameError },
     #[error(
-        "the controller said nothing for {} s while a transaction is under way: it counts as lost",
+        "the controller sent nothing for {} s while a transaction is open: it counts as lost",
         limit.as_secs()
     )]
     Idle { limit: Duration },
@@ -74,10 +74,10 @@ pub fn main(options: AgentOptions) -> ExitCode {
     let piped = netns.is_some();
     let served =
         netns.map_or(Ok(()), |path| enter(&path)).and_then(|()| runtime()).and_then(|runtime| {
-            let mut host = super::Host::new(state_dir).piped(piped);
+            let mut agent = Agent::new(Disk::new(state_dir), LocalHost::default().piped(piped));
             serve(&mut input, &mut output, |request| {
-                let reply = runtime.block_on(host.answer(request));
-                limit.set(host.idle_limit());
+                let reply = runtime.block_on(agent.answer(request));
+                limit.set(agent.idle_limit());
                 reply
             })
         });

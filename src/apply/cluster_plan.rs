@@ -10,10 +10,10 @@ use crate::desired::{Desired, Reasons};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::{self, Arranged, Pacing};
-use crate::plan::foreign::{self, Foreign, Terms};
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
+use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
 use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
@@ -30,7 +30,7 @@ pub struct HostPlan {
     /// What a person should know before: hosts it depends on that were not observed, for one.
     pub cautions: Vec<String>,
     /// Items that lvsprov does not own and leaves alone.
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// Whether the way back to the controller changes, or may where it is unknown: then the change is
     /// confirmed, or the host reverts it.
     pub moves_way_back: bool,
@@ -126,13 +126,13 @@ pub fn plan_host(
         Direction::Apply { now } | Direction::Adopt { now } => {
             let adopt = matches!(direction, Direction::Adopt { .. });
             let directs = topology.services.iter().any(|service| service.director == host.name);
-            let terms = Terms { adopt, exclusive: host.ipvs.exclusive && directs };
-            let goal = match Goal::apply_on(terms, &topology.name, now, desired, observed) {
+            let policy = AdoptPolicy { adopt, exclusive: host.ipvs.exclusive && directs };
+            let goal = match Goal::apply_on(policy, &topology.name, now, desired, observed) {
                 Ok(goal) => goal,
                 Err(error) => return planner_fault(&error),
             };
             let mut obstacles = preflight::obstacles(desired, &goal, observed);
-            if terms.exclusive {
+            if policy.exclusive {
                 preflight::exclusive(&goal, observed, &mut obstacles);
             }
             (goal, obstacles)
@@ -165,18 +165,20 @@ pub fn plan_host(
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
-            let terms = match direction {
+            let options = match direction {
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
-                    drain::Terms::of(topology, host)
+                    drain::PacingOptions::of(topology, host)
                 }
-                Direction::Destroy => drain::Terms::back(topology),
+                Direction::Destroy => drain::PacingOptions::back(topology),
             };
-            let Arranged { stages, pacing, notes } = drain::arrange(&terms, observed, stages);
+            let Arranged { stages, pacing, notes } = drain::arrange(&options, observed, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
             drain::borrow(&mut goal, steps.map(|step| &step.change), &observed.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
-                Direction::Apply { .. } | Direction::Adopt { .. } => foreign::list(&goal, observed),
+                Direction::Apply { .. } | Direction::Adopt { .. } => {
+                    unmanaged::list(&goal, observed)
+                }
             };
             let plan =
                 HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
@@ -202,13 +204,13 @@ fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
     let changes: Vec<Edit> =
         plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
     let mut obstacles = Vec::new();
-    neighbours::shared(&changes, &plan.goal, observed, &mut obstacles);
-    neighbours::unfinished_elsewhere(&changes, &plan.goal, observed, &mut obstacles);
-    neighbours::unreadable(&changes, &plan.goal, observed, &mut obstacles);
+    other_topologies::shared(&changes, &plan.goal, observed, &mut obstacles);
+    other_topologies::unfinished_elsewhere(&changes, &plan.goal, observed, &mut obstacles);
+    other_topologies::unreadable(&changes, &plan.goal, observed, &mut obstacles);
     if !obstacles.is_empty() {
         return HostPlanResult::Obstructed(obstacles);
     }
-    plan.cautions.extend(neighbours::cautions(&plan.goal, observed));
+    plan.cautions.extend(other_topologies::cautions(&plan.goal, observed));
     match simulate(&observed.state, &changes) {
         Ok(after) => {
             let caution = preflight::way_back(observed, &after);
@@ -300,7 +302,7 @@ impl HostPlan {
         settled.as_ref()?;
         let stays = |item: &Item| {
             matches!(item, Item::Service(_) | Item::Address(_) | Item::Table(_) | Item::Tunnel(_))
-                && foreign::is_same(item, &receipt.found, wanted)
+                && unmanaged::is_same(item, &receipt.found, wanted)
         };
         let left = left.iter().cloned().map(Item::Service);
         let names: Vec<String> = left

@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Between two observations while the operator is awaited: another controller may confirm.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 
-/// For how long requests to a service that fail are sent again: neighbours with a VIP in their caches ask
+/// For how long requests to a service that fail are sent again: other_topologies with a VIP in their caches ask
 /// anew within 8 s of using it (`delay_first_probe_time` 5 s, three probes).
 const SETTLE: Duration = Duration::from_secs(10);
 /// The time for ARP and requests together: services not tried by then are reported so. With the requests that

@@ -299,7 +299,7 @@ mod tests {
             service: "tcp 192.0.2.1:80".parse().unwrap(),
             destination: "10.0.0.1:80".parse().unwrap(),
             seconds,
-            counted: crate::plan::drain::Counted::Active,
+            counted: crate::plan::drain::CountedConnections::Active,
             connections: Some(3),
         }
     }

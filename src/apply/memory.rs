@@ -252,7 +252,7 @@ impl World {
     /// which the timers wake.
     pub fn time_is_over(&self, topology: &Topology) {
         let mut inner = self.inner.lock().unwrap();
-        for stage in [Stage::Withdraw, Stage::Ground, Stage::Live] {
+        for stage in [Stage::Withdraw, Stage::Ready, Stage::Live] {
             for (name, machine) in &mut inner.hosts {
                 let Some(open) = machine.open.as_ref().filter(|o| !o.voted && o.revert.is_some())
                 else {

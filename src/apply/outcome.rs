@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::verify::Verification;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::plan::Foreign;
+use crate::plan::UnmanagedItem;
 use crate::plan::drain::Pacing;
 use crate::plan::preflight::Obstacle;
 use crate::state::{Edit, Holder, Intent, Reverted, Stage, TransactionId};
@@ -191,7 +191,7 @@ pub struct HostReport {
     pub notes: Vec<String>,
     /// Items that lvsprov did not make and leaves alone.
     #[serde(default)]
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// The open transaction that was found there.
     #[serde(default, rename = "unfinished", skip_serializing_if = "Option::is_none")]
     pub open_transaction: Option<HostTransactionReport>,

@@ -17,7 +17,7 @@ use crate::desired::Desired;
 use crate::names::HostName;
 use crate::plan::SimulateError;
 use crate::plan::journal::touched_by;
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
 use crate::protocol::{Prepare, RevertAfter};
 use crate::state::{
@@ -130,7 +130,11 @@ pub fn begin(
     let expected = expected_of(plan, observed);
     let mut touched = expected.items.clone();
     // Another topology must not give these up at the same time: each would leave them to the other.
-    touched.extend(neighbours::left(&plan.goal.receipt, plan.goal.settled.as_ref(), observed));
+    touched.extend(other_topologies::left(
+        &plan.goal.receipt,
+        plan.goal.settled.as_ref(),
+        observed,
+    ));
     let mut before = with_modules_of(steps(), &observed.state)?.restricted_to(&touched);
     // Items that a module creates are recorded as they start. The module itself was absent: rolling back
     // loads none.
@@ -180,7 +184,7 @@ pub fn expected_of(plan: &HostPlan, observed: &Observation) -> Expected {
         unfinished: observed.unfinished.as_ref().map(|open| open.journal.transaction.clone()),
         state: observed.state.restricted_to(&items),
         items,
-        owners: neighbours::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), observed),
+        owners: other_topologies::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), observed),
     }
 }
 

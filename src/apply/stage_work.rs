@@ -74,7 +74,7 @@ fn work_of(
     }
     let directs = topology.hosts.get(name).is_some_and(|h| h.roles.contains(&Role::Director));
     let only_receipt = last.is_none() && !plan.is_idle(receipt);
-    let own_stage = if directs { Stage::Live } else { Stage::Ground };
+    let own_stage = if directs { Stage::Live } else { Stage::Ready };
     (only_receipt && own_stage == stage).then(|| StageWork { steps: Vec::new(), is_last: true })
 }
 
@@ -90,7 +90,7 @@ fn blocked(
 ) -> Option<String> {
     let plight = |host: &HostName| statuses.get(host).and_then(plight);
     match stage {
-        Stage::Ground => {
+        Stage::Ready => {
             let takes_away = steps.iter().any(|step| takes_away(&step.change));
             if !takes_away && action != Action::Destroy {
                 return None;
@@ -203,7 +203,7 @@ pub fn cautions(
             format!("not looked at: {hosts}; requests sent there are lost unless they are ready")
         }));
     }
-    if has(Stage::Ground) && takes_away {
+    if has(Stage::Ready) && takes_away {
         cautions.extend(not_observed(other_directors(topology, name).collect()).map(|hosts| {
             format!("not looked at: {hosts}; requests that it still sends here will be lost")
         }));
@@ -242,10 +242,10 @@ pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execu
 
 /// Records that the next `asked` steps of a stage got no answer.
 pub fn record_error(host: &mut HostReport, stage: Stage, asked: usize, error: RequestError) {
-    let state = if error.is_lost() { StepState::Unknown } else { StepState::NotDone };
+    let end = if error.is_lost() { StepState::Unknown } else { StepState::NotDone };
     let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
     for step in host.steps.iter_mut().filter(planned).take(asked) {
-        step.state = state;
+        step.state = end;
     }
     fail(host, error.into_failure());
 }

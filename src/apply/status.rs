@@ -12,7 +12,7 @@ use super::session::Observations;
 use crate::desired::service_key;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::plan::Foreign;
+use crate::plan::UnmanagedItem;
 use crate::state::{
     Counters, DaemonRole, DestinationKey, Observation, Reverted, ServiceFlags, ServiceKey,
     SyncDaemon, Timeouts,
@@ -46,7 +46,7 @@ pub struct HostView {
     pub services: Vec<ServiceView>,
     /// Items that lvsprov did not make.
     #[serde(default)]
-    pub foreign: Vec<Foreign>,
+    pub foreign: Vec<UnmanagedItem>,
     /// The timeouts of its IPVS, where it directs something.
     #[serde(default)]
     pub timeouts: Option<Timeouts>,

@@ -180,7 +180,7 @@ fn real_servers_go_before_the_director_and_after_it_on_the_way_back() {
     assert!(!report.has_failures());
     let order: Vec<_> =
         acted(&order).into_iter().filter(|(_, h)| *h != "rs3" && *h != "client").collect();
-    assert_eq!(order, [(Stage::Ground, "rs1"), (Stage::Ground, "rs2"), (Stage::Live, "director")]);
+    assert_eq!(order, [(Stage::Ready, "rs1"), (Stage::Ready, "rs2"), (Stage::Live, "director")]);
 
     let observed = applied(&topology);
     let back = plan(&topology, &observed, &BTreeMap::new(), Direction::Destroy);
@@ -191,8 +191,8 @@ fn real_servers_go_before_the_director_and_after_it_on_the_way_back() {
         order,
         [
             (Stage::Withdraw, "director"),
-            (Stage::Ground, "rs1"),
-            (Stage::Ground, "rs2"),
+            (Stage::Ready, "rs1"),
+            (Stage::Ready, "rs2"),
             (Stage::Live, "director")
         ]
     );
@@ -221,7 +221,7 @@ fn the_director_waits_for_a_real_server_that_is_not_ready_whatever_the_reason() 
             format!("rs1 is not ready: {plight}, and requests sent to it would be lost")
         );
         assert!(states(&report.hosts[&host("director")]).iter().all(|s| *s == StepState::NotDone));
-        assert!(acted(&order).contains(&(Stage::Ground, "rs2")), "the others are done");
+        assert!(acted(&order).contains(&(Stage::Ready, "rs2")), "the others are done");
         assert!(!acted(&order).iter().any(|(_, name)| *name == "rs1" || *name == "director"));
     }
 }
@@ -389,7 +389,7 @@ fn a_receipt_that_fails_after_the_last_step_fails_no_step() {
     for step in &report.hosts[&host("director")].steps {
         let expected = match step.stage {
             Stage::Drain | Stage::Withdraw => StepState::Done,
-            Stage::Ground | Stage::Live | Stage::Ramp => StepState::NotDone,
+            Stage::Ready | Stage::Live | Stage::Ramp => StepState::NotDone,
         };
         assert_eq!(step.state, expected, "{}", step.text);
     }
@@ -420,7 +420,7 @@ fn what_limit_leaves_out_is_no_failure_but_is_said() {
     let absent = BTreeMap::from([(host("director"), HostAbsence::LeftOut)]);
     let back = plan(&topology, &observed, &absent, Direction::Destroy);
     let (report, order) = act(&topology, &back, &observed, all_done);
-    assert_eq!(acted(&order), [(Stage::Ground, "rs1")]);
+    assert_eq!(acted(&order), [(Stage::Ready, "rs1")]);
     let note = &report.hosts[&host("rs1")].notes[0];
     assert!(note.contains("director (left out by --limit)"), "{note}");
 }
@@ -438,7 +438,7 @@ fn who_only_has_a_receipt_to_write_gets_one_turn_without_steps() {
         Ok(outcome(0, None))
     });
     assert_eq!(report.count(StepState::Done), 0);
-    assert!(acted(&order).contains(&(Stage::Ground, "rs1")));
+    assert!(acted(&order).contains(&(Stage::Ready, "rs1")));
     assert!(acted(&order).contains(&(Stage::Live, "director")));
     // Where the receipt is present already no host has work.
     let observed = applied(&topology);

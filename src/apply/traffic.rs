@@ -31,7 +31,7 @@ pub struct TrafficOptions {
     pub unfit: BTreeMap<HostName, String>,
     /// Services that answered clients shortly before the change: there a refusal is no excuse.
     pub in_use: BTreeSet<ServiceName>,
-    /// For how long failing requests are sent again: a moved VIP is still in neighbours' caches, a switch
+    /// For how long failing requests are sent again: a moved VIP is still in other_topologies' caches, a switch
     /// learns, a server warms up.
     pub settle: Duration,
     /// After this time no further service is tried; `None`: all are.

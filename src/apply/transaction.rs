@@ -226,39 +226,31 @@ pub async fn run(
         Ok(transaction) => transaction,
         Err(report) => return TransactionOutcome { report: *report, retry: None },
     };
-    let retry = match transaction.prepare().await {
-        Err((reason, retry)) => {
-            transaction.release(&reason).await;
-            retry
-        }
-        Ok(()) => {
-            let decision = async {
-                transaction.execute().await?;
-                let confirmation = match confirm::confirm(&mut transaction).await {
-                    // Another controller may have committed it at the last moment.
-                    Err(_) if confirm::is_committed_elsewhere(&mut transaction).await => {
-                        Confirmation::Elsewhere
-                    }
-                    other => other?,
-                };
-                if confirmation == Confirmation::Here {
-                    transaction.vote().await?;
-                }
-                Ok(confirmation)
-            };
-            match (decision.await, policy.on_error) {
-                (Ok(Confirmation::Here), _) => transaction.commit().await,
-                (Ok(Confirmation::Elsewhere), _) => {
-                    transaction.end(TransactionEnd::Committed, None);
-                }
-                (Err(reason), OnError::Abort) => transaction.abort(&reason).await,
-                (Err(reason), OnError::Keep) => transaction.keep(&reason),
+    if let Err((reason, retry)) = transaction.prepare().await {
+        transaction.release(&reason).await;
+        return transaction.outcome(retry);
+    }
+    let decision = async {
+        transaction.execute().await?;
+        let confirmation = match confirm::confirm(&mut transaction).await {
+            // Another controller may have committed it at the last moment.
+            Err(_) if confirm::is_committed_elsewhere(&mut transaction).await => {
+                Confirmation::Elsewhere
             }
-            None
+            other => other?,
+        };
+        if confirmation == Confirmation::Here {
+            transaction.vote().await?;
         }
+        Ok(confirmation)
     };
-    transaction.session.console().set_open_hosts(&BTreeMap::new());
-    TransactionOutcome { report: transaction.report, retry }
+    match (decision.await, policy.on_error) {
+        (Ok(Confirmation::Here), _) => transaction.commit().await,
+        (Ok(Confirmation::Elsewhere), _) => transaction.end(TransactionEnd::Committed, None),
+        (Err(reason), OnError::Abort) => transaction.abort(&reason).await,
+        (Err(reason), OnError::Keep) => transaction.keep(&reason),
+    }
+    transaction.outcome(None)
 }
 
 impl<'c, 's> ClusterTransaction<'c, 's> {
@@ -304,6 +296,11 @@ impl<'c, 's> ClusterTransaction<'c, 's> {
 }
 
 impl ClusterTransaction<'_, '_> {
+    fn outcome(self, retry: Option<RetryReason>) -> TransactionOutcome {
+        self.session.console().set_open_hosts(&BTreeMap::new());
+        TransactionOutcome { report: self.report, retry }
+    }
+
     /// How long the transaction waits for connections to end and for weights to rise, as planned.
     pub(super) fn planned_waits(&self) -> Duration {
         drain::longest(self.plan)

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::change_arguments::ChangeArguments;
 use crate::apply::transaction::VerifyBy;
 use crate::import::guess::GivenDirector;
-use crate::lab::story::Over;
+use crate::lab::scenario::LabTransport;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
 use crate::names::{HostName, TopologyName};
@@ -384,8 +384,8 @@ pub struct LabRun {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// How the lab's hosts are reached
-    #[arg(long, value_enum, default_value_t = Over::Local)]
-    pub over: Over,
+    #[arg(long, value_enum, default_value_t = LabTransport::Local)]
+    pub over: LabTransport,
     /// Where to run: `auto` takes the running kernel if it can
     #[arg(long = "in", value_enum, default_value_t = LabPlace::Auto)]
     pub place: LabPlace,

@@ -11,7 +11,7 @@ use super::cluster::load;
 use super::output::{self, CommandResult, Exit};
 use crate::desired::desired_for;
 use crate::kernel::modules;
-use crate::lab::story::{self, Over, Setting};
+use crate::lab::scenario::{self, LabTransport, ScenarioOptions};
 use crate::lab::vm::{self, VmOptions};
 use crate::lab::{isolate, junit};
 use crate::report;
@@ -111,8 +111,8 @@ fn in_vm(run: &LabRun, format: OutputFormat) -> CommandResult {
     arguments.extend([
         "--over".into(),
         match run.over {
-            Over::Local => "local".into(),
-            Over::Ssh => "ssh".into(),
+            LabTransport::Local => "local".into(),
+            LabTransport::Ssh => "ssh".into(),
         },
     ]);
     arguments.extend([
@@ -154,7 +154,7 @@ fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) 
     isolate()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let setting = Setting { over: run.over, requests: run.requests };
+    let options = ScenarioOptions { transport: run.over, requests: run.requests };
     let mut results = Vec::new();
     let interrupted = runtime.block_on(async {
         for (path, topology) in topologies {
@@ -170,7 +170,7 @@ fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) 
                 // In this order: signals must be caught before the first case.
                 biased;
                 () = interruption() => return true,
-                cases = story::tell(&playbook, topology, &setting, &say) => results.extend(cases),
+                cases = scenario::run(&playbook, topology, &options, &say) => results.extend(cases),
             }
         }
         false

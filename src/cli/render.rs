@@ -40,14 +40,14 @@ pub fn ipvsadm(
     let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
     match common.format {
         OutputFormat::Text => {
-            for unheld in &rendered.unheld {
-                output::print_message(&format!("{}: {unheld}\n", host.name));
+            for unsupported in &rendered.unsupported {
+                output::print_message(&format!("{}: {unsupported}\n", host.name));
             }
             output::print(&rendered.text)?;
         }
         OutputFormat::Json => output::print_json(&report::with_schema(
             "render",
-            &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unheld }),
+            &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unsupported }),
         ))?,
     }
     Ok(Exit::Ok)

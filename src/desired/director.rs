@@ -114,8 +114,8 @@ fn draining(service: &Service, desired: &mut Desired) {
 /// begins is scheduled anew, what was cut is reset (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_in_hook`).
 fn removing(service: &Service, desired: &mut Desired) {
     let why = format!(
-        "connections of {} to a real server that was removed would hang, and so would whoever comes from \
-         the same port within two minutes: IPVS drops their packets without a word",
+        "connections of {} to a real server that was removed would hang, and so would new ones from the \
+         same client port within two minutes: IPVS drops their packets silently",
         service.display_name()
     );
     desired.ipvs_setting_unless_said(VsItem::ExpireNodestConn, "1", why);

@@ -2,9 +2,8 @@
 //!
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
 //! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
-//! (gateways, routers and the client) each add their part; a host with several roles gets the sum. How
-//! the settings come about, and where they differ from the recipes that people copy, is told where
-//! each is made.
+//! (gateways, routers and the client) each add their part; a host with several roles gets the sum. Each
+//! says where its settings differ from the recipes in circulation, and why.
 
 mod director;
 mod path;

@@ -1,4 +1,4 @@
-//! What lies on the way: default gateways, routers, and whoever real servers send their replies to.
+//! What lies on the way: default gateways, routers, and the hosts that replies of real servers pass.
 
 use std::net::IpAddr;
 
@@ -70,7 +70,7 @@ fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &
     );
 }
 
-/// A router in whose subnets the VIP is not needs to be told that the director has it.
+/// A router in whose subnets the VIP is not needs a route to it by the director.
 fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     let Some(vip) = service.vip_address() else { return };
     if let Some((dev, dip)) = host_route(topology, host, service) {
@@ -78,7 +78,7 @@ fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &m
             RouteKey::host(vip),
             via(dip, &dev),
             format!(
-                "{} is in none of this router's subnets: it must be told that {} has it",
+                "{} is in none of this router's subnets: without this route it does not know that {} has it",
                 vip, service.director
             ),
         );
@@ -101,9 +101,9 @@ fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(If
         .find_map(|net| host.on_link(net.addr()).map(|(dev, _)| (dev.name.clone(), net.addr())))
 }
 
-/// Replies carry the VIP as their source. Whoever they are sent to takes them in on the side of who
-/// sends them: the real server (DR, TUN), or the director, which rewrote them or answers itself. Where
-/// its own route to the VIP points elsewhere, a strict source check drops them all.
+/// Replies carry the VIP as their source. Their next hop takes them in on the side of their sender: the real
+/// server (DR, TUN), or the director, which rewrote them or answers itself. Where the next hop's own route to
+/// the VIP points elsewhere, a strict source check drops them all.
 fn replies_with_the_vip(
     topology: &Topology,
     host: &Host,

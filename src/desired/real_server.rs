@@ -1,5 +1,5 @@
-//! What a real server gets: the VIP where nobody hears of it (DR and TUN; [`super::tunnels`] has what
-//! unwraps packets). Under NAT it needs only its default gateway, which [`super::path`] sets; under
+//! What a real server gets: the VIP on a silent device (DR and TUN; [`super::tunnels`] has what unwraps
+//! packets). Under NAT it needs only its default gateway, which [`super::path`] sets; under
 //! FULLNAT nothing. A director that serves itself answers for the VIP already and gets nothing either.
 //!
 //! Differences from the recipes in circulation, each because of how the kernel works:
@@ -104,7 +104,7 @@ fn reply_interfaces(topology: &Topology, host: &Host) -> Vec<IfName> {
     gateways.map(|gateway| gateway.interface.clone()).chain(on_link).collect()
 }
 
-/// Whether an ARP request for the VIP is heard by this host.
+/// Whether an ARP request for the VIP reaches this host.
 fn shares_the_vips_segment(topology: &Topology, host: &Host, service: &Service) -> bool {
     let director = topology.hosts.get(&service.director);
     let vips = director
@@ -113,7 +113,7 @@ fn shares_the_vips_segment(topology: &Topology, host: &Host, service: &Service) 
     vips.is_some_and(|network| topology.interfaces_on(host, network).next().is_some())
 }
 
-/// The VIP on lo, where no neighbour hears of it.
+/// The VIP on lo, which has no neighbours.
 pub(super) fn vip_on_lo(address: IpAddr, desired: &mut Desired) {
     let asked = if address.is_ipv4() { "ARP request" } else { "neighbour solicitation" };
     let why = format!(

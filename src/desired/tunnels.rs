@@ -81,7 +81,7 @@ const CHECKSUM: u16 = 1;
 const REMOTE_CHECKSUM: u16 = 2;
 
 /// The device that takes IPv4 or IPv6 as they are: over IPv4 the kernel's, which takes packets from
-/// anybody; over IPv6 one of our own.
+/// any host; over IPv6 one of our own.
 fn bare(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option<IfName> {
     let (module, wrapped) = match (rs.rip, service.ipv6) {
         (IpAddr::V4(_), false) => (Module::Ipip, "IPIP"),
@@ -169,7 +169,7 @@ fn clamp(topology: &Topology, service: &Service, rs: &RealServer, desired: &mut 
     }
     let mss = largest_segment(rs.rip.is_ipv6(), service.ipv6, rs.tunnel);
     let why = format!(
-        "clients of {source} are told to send segments of at most {mss} bytes: wrapped, larger ones do \
+        "clients of {source} are asked for segments of at most {mss} bytes: wrapped, larger ones do \
          not fit into {MTU} bytes, and large uploads would stall where ICMP is lost on the way"
     );
     desired.clamp_mss(topology, source, mss, &why);

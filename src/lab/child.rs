@@ -1,8 +1,7 @@
-//! Processes of the lab: they die with it, and may live in a host's own corner of the machine.
+//! Processes of the lab: the kernel kills them when the lab ends, and they can run in a host's namespaces.
 //!
-//! A process asks the kernel by itself to be killed when its parent dies (`PR_SET_PDEATHSIG`), and a
-//! namespace is entered by the process itself: so each is started through this binary, which does
-//! what [`Spec`] says and then becomes the program.
+//! `PR_SET_PDEATHSIG` and setns(2) act on the calling process only. So each process starts as this
+//! binary, prepares itself by its [`ChildSpec`], and then executes the program.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,38 +20,38 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-/// The first argument that makes this binary a child of the lab.
-pub const MARK: &str = "--lab-child";
+/// The first argument of this binary as a child of the lab.
+pub const CHILD_ARGUMENT: &str = "--lab-child";
 
-/// What a child does before it becomes `program`.
+/// How a child prepares itself before it executes `program`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spec {
-    /// The process id of whoever started it; `None` for the first process of a namespace, whose
-    /// parent is at the other end of its standard input instead.
+pub struct ChildSpec {
+    /// The parent's process id; `None` for the first process of a PID namespace, which watches its
+    /// standard input instead.
     parent: Option<u32>,
     /// The network namespace to enter.
     netns: Option<PathBuf>,
-    /// Folders that are empty, and its own. One inside an earlier one is made; others must exist.
-    private: Vec<PathBuf>,
-    /// Files that lie over others: (what lies there, over what).
-    over: Vec<(PathBuf, PathBuf)>,
-    /// Whether everything it starts is to die with it: a process namespace of its own.
-    own_processes: bool,
-    /// What it becomes.
+    /// Folders that become empty tmpfs mounts. A folder inside an earlier one is created; others must exist.
+    private_folders: Vec<PathBuf>,
+    /// Bind mounts: (source, target).
+    bind_mounts: Vec<(PathBuf, PathBuf)>,
+    /// Whether it gets a new PID namespace, so that all its descendants end with it.
+    process_namespace: bool,
+    /// The program.
     program: PathBuf,
-    /// With which arguments.
+    /// Its arguments.
     arguments: Vec<OsString>,
 }
 
-impl Spec {
-    /// `program`, to die with the thread that starts it.
+impl ChildSpec {
+    /// `program`, which the kernel kills when the starting thread ends.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             parent: Some(std::process::id()),
             netns: None,
-            private: Vec::new(),
-            over: Vec::new(),
-            own_processes: false,
+            private_folders: Vec::new(),
+            bind_mounts: Vec::new(),
+            process_namespace: false,
             program: program.into(),
             arguments: Vec::new(),
         }
@@ -72,71 +71,71 @@ impl Spec {
         self
     }
 
-    /// In that network namespace.
+    /// Runs in that network namespace.
     #[must_use]
     pub fn netns(mut self, path: PathBuf) -> Self {
         self.netns = Some(path);
         self
     }
 
-    /// With an empty folder of its own at `path`.
+    /// Mounts an empty tmpfs at `path`.
     #[must_use]
-    pub fn private(mut self, path: impl Into<PathBuf>) -> Self {
-        self.private.push(path.into());
+    pub fn private_folder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.private_folders.push(path.into());
         self
     }
 
-    /// With `file` where others see `path`.
+    /// Mounts `file` over `path`.
     #[must_use]
-    pub fn over(mut self, file: impl Into<PathBuf>, path: impl Into<PathBuf>) -> Self {
-        self.over.push((file.into(), path.into()));
+    pub fn bind_mount(mut self, file: impl Into<PathBuf>, path: impl Into<PathBuf>) -> Self {
+        self.bind_mounts.push((file.into(), path.into()));
         self
     }
 
-    /// Everything that it starts dies with it.
+    /// Gives it a new PID namespace: all its descendants end with it.
     #[must_use]
-    pub fn own_processes(mut self) -> Self {
-        self.own_processes = true;
+    pub fn process_namespace(mut self) -> Self {
+        self.process_namespace = true;
         self
     }
 
-    /// The command that starts it through `binary`, which must be this program.
+    /// The command that starts it. `binary` must be this program.
     ///
     /// # Errors
-    /// If an argument cannot be written down: none known.
+    /// If an argument cannot be serialised: none known.
     pub fn command(&self, binary: &Path) -> io::Result<Command> {
         let mut command = Command::new(binary);
-        command.arg(MARK).arg(serde_json::to_string(self)?);
+        command.arg(CHILD_ARGUMENT).arg(serde_json::to_string(self)?);
         Ok(command)
     }
 }
 
-/// What `main` does first: where the arguments are those of a child of the lab, becomes that child
-/// and returns only if that failed.
+/// `main` calls this first. With the arguments of a lab child it becomes that child, and returns only
+/// on failure.
 pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
-    if arguments.get(1)? != MARK {
+    if arguments.get(1)? != CHILD_ARGUMENT {
         return None;
     }
     let spec = arguments.get(2).and_then(|text| text.to_str());
-    let spec = spec.and_then(|text| serde_json::from_str::<Spec>(text).ok());
+    let spec = spec.and_then(|text| serde_json::from_str::<ChildSpec>(text).ok());
     let Some(spec) = spec else {
-        return Some(fail(MARK, &io::Error::other("this is for lvsprov's own use")));
+        return Some(fail(CHILD_ARGUMENT, &io::Error::other("this is for lvsprov's own use")));
     };
     let program = spec.program.display().to_string();
     Some(become_child(spec).unwrap_or_else(|error| fail(&program, &error)))
 }
 
-/// 127 as a shell has it for a program that cannot be started.
+/// Exit code 127, as a shell returns for a program that cannot be started.
 fn fail(what: &str, error: &io::Error) -> ExitCode {
     eprintln!("lvsprov: cannot start {what}: {error}");
     ExitCode::from(127)
 }
 
-fn become_child(spec: Spec) -> io::Result<ExitCode> {
+fn become_child(spec: ChildSpec) -> io::Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     match spec.parent {
         Some(parent) if std::os::unix::process::parent_id() != parent => {
-            return Err(io::Error::other("whoever started it is gone"));
+            return Err(io::Error::other("its parent has ended"));
         }
         Some(_) => {}
         None => become_first_process()?,
@@ -144,26 +143,29 @@ fn become_child(spec: Spec) -> io::Result<ExitCode> {
     if let Some(path) = &spec.netns {
         setns(fs::File::open(path)?, CloneFlags::CLONE_NEWNET)?;
     }
-    cover(&spec.private, &spec.over)?;
-    if spec.own_processes {
-        return in_own_processes(spec);
+    set_up_mounts(&spec.private_folders, &spec.bind_mounts)?;
+    if spec.process_namespace {
+        return run_in_process_namespace(spec);
     }
     Err(Command::new(&spec.program).args(&spec.arguments).exec())
 }
 
-/// Gives this process its own view of the file tree, with `private` empty and `over` in place.
-fn cover(private: &[PathBuf], over: &[(PathBuf, PathBuf)]) -> io::Result<()> {
-    if private.is_empty() && over.is_empty() {
+/// Gives this process a mount namespace with the bind mounts and empty folders.
+fn set_up_mounts(
+    private_folders: &[PathBuf],
+    bind_mounts: &[(PathBuf, PathBuf)],
+) -> io::Result<()> {
+    if private_folders.is_empty() && bind_mounts.is_empty() {
         return Ok(());
     }
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    for (file, path) in over {
+    for (file, path) in bind_mounts {
         mount(Some(file), path, none, MsFlags::MS_BIND, none)?;
     }
-    for (nth, path) in private.iter().enumerate() {
-        if private[..nth].iter().any(|outer| path.starts_with(outer)) {
+    for (nth, path) in private_folders.iter().enumerate() {
+        if private_folders[..nth].iter().any(|outer| path.starts_with(outer)) {
             fs::create_dir_all(path)?;
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -174,29 +176,29 @@ fn cover(private: &[PathBuf], over: &[(PathBuf, PathBuf)]) -> io::Result<()> {
 
 /// Starts the program as the first process of a new namespace and waits for it. When the first
 /// process ends, the kernel ends all others (pid_namespaces(7)).
-fn in_own_processes(spec: Spec) -> io::Result<ExitCode> {
+fn run_in_process_namespace(spec: ChildSpec) -> io::Result<ExitCode> {
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let Spec { program, arguments, .. } = spec;
-    let mut first = Spec::new(program).args(arguments);
+    let ChildSpec { program, arguments, .. } = spec;
+    let mut first = ChildSpec::new(program).args(arguments);
     first.parent = None;
-    // Its standard input is how it learns that we are gone, should that happen before it can ask.
+    // Closing its standard input tells it that the parent has ended before it could check.
     let mut child = first.command(Path::new("/proc/self/exe"))?.stdin(Stdio::piped()).spawn()?;
-    let held = child.stdin.take();
+    let stdin = child.stdin.take();
     let status = child.wait()?;
-    drop(held);
+    drop(stdin);
     Ok(status
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// The first process of its namespace has its own /proc, and /sys shows its own network.
+/// Mounts /proc for the new PID namespace and /sys for the network namespace.
 fn become_first_process() -> io::Result<()> {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO)?;
     if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
-        return Err(io::Error::other("whoever started it is gone"));
+        return Err(io::Error::other("its parent has ended"));
     }
     nix::unistd::dup2_stdin(fs::File::open("/dev/null")?)?;
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -209,29 +211,29 @@ fn become_first_process() -> io::Result<()> {
     Ok(())
 }
 
-type Order = (Command, mpsc::Sender<io::Result<Child>>);
+type SpawnRequest = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// A thread that starts processes. `PR_SET_PDEATHSIG` is about the thread that forked, not about its
-/// process: a thread of a runtime may end earlier than what it started is to live.
-pub struct Keeper {
-    orders: mpsc::Sender<Order>,
+/// A thread that starts processes. `PR_SET_PDEATHSIG` watches the thread that forked, not its process,
+/// and a runtime's thread may end before the children should.
+pub struct Spawner {
+    requests: mpsc::Sender<SpawnRequest>,
 }
 
-impl Keeper {
+impl Spawner {
     /// Starts the thread, in the namespaces of the calling one. It ends when the value is dropped,
-    /// and what it started ends with it.
+    /// and its children end with it.
     ///
     /// # Errors
     /// If no thread can be started.
     pub fn start() -> io::Result<Self> {
-        let (orders, inbox) = mpsc::channel::<Order>();
-        thread::Builder::new().name("keeper".to_owned()).spawn(move || {
-            for (mut command, answer) in inbox {
-                // Whoever asked may have gone; the child then dies when its handle does not matter.
+        let (requests, queue) = mpsc::channel::<SpawnRequest>();
+        thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            for (mut command, answer) in queue {
+                // If the caller has gone, the dropped handle leaves the child to the death signal.
                 let _ = answer.send(command.spawn());
             }
         })?;
-        Ok(Self { orders })
+        Ok(Self { requests })
     }
 
     /// Starts a process.
@@ -241,17 +243,17 @@ impl Keeper {
     pub fn spawn(&self, command: Command) -> io::Result<Child> {
         let (answer, result) = mpsc::channel();
         let gone = || io::Error::other("the thread that starts processes has ended");
-        self.orders.send((command, answer)).map_err(|_| gone())?;
+        self.requests.send((command, answer)).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?
     }
 }
 
-/// A process that is ended and reaped when the value is dropped.
-pub struct Kept(pub Child);
+/// A process that is killed and reaped when the value is dropped.
+pub struct ChildGuard(pub Child);
 
-impl Drop for Kept {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
-        // It may have ended by itself; there is nobody to tell either way.
+        // It may have ended by itself; drop cannot report errors.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -266,16 +268,16 @@ mod tests {
     fn a_spec_survives_its_command_line_even_with_bytes_that_are_no_text() {
         use std::os::unix::ffi::OsStringExt as _;
         let odd = OsString::from_vec(vec![b'a', 0xff, b'"', b'\n']);
-        let spec = Spec::new("/bin/true").arg(odd).private("/run").own_processes();
+        let spec = ChildSpec::new("/bin/true").arg(odd).private_folder("/run").process_namespace();
         let command = spec.command(Path::new("/x")).unwrap();
         let text = command.get_args().nth(1).unwrap().to_str().unwrap();
-        assert_eq!(serde_json::from_str::<Spec>(text).unwrap(), spec);
+        assert_eq!(serde_json::from_str::<ChildSpec>(text).unwrap(), spec);
     }
 
     #[test]
-    fn other_arguments_are_not_a_childs() {
+    fn other_arguments_do_not_make_a_child() {
         assert!(main(&["lvsprov".into(), "check".into()]).is_none());
         assert!(main(&["lvsprov".into()]).is_none());
-        assert!(main(&["lvsprov".into(), MARK.into(), "{".into()]).is_some());
+        assert!(main(&["lvsprov".into(), CHILD_ARGUMENT.into(), "{".into()]).is_some());
     }
 }

@@ -1,51 +1,51 @@
-//! What can go wrong in the lab's network, and what to do about it.
+//! Errors of the lab.
 
 use std::io;
 
 use crate::names::HostName;
 
-/// Why the lab, or a part of it, could not be had.
+/// Why the lab, or a part of it, cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The kernel or the file system refused.
     #[error("the lab cannot {what}")]
     Io {
-        /// What was attempted, as it goes on after "cannot".
+        /// The attempted operation, as a phrase after "cannot".
         what: String,
-        /// The reason.
+        /// The error.
         source: io::Error,
     },
     /// rtnetlink refused.
     #[error("the lab cannot {what}")]
     Netlink {
-        /// What was attempted, as it goes on after "cannot".
+        /// The attempted operation, as a phrase after "cannot".
         what: String,
-        /// The reason.
+        /// The error.
         source: rtnetlink::Error,
     },
-    /// The caller is still in the machine's own network.
+    /// The caller is in the machine's own network namespace.
     #[error(
-        "the lab would be built in this machine's own network; \
+        "the process is in this machine's own network namespace; \
          it must call isolate() before it starts a thread"
     )]
     NotIsolated,
-    /// Cables were plugged in, and no frame passes.
+    /// Interfaces did not become operational in time.
     #[error(
-        "in the lab's network {interfaces} did not get ready to pass frames in time; is this machine \
-         overloaded? try again"
+        "these interfaces of the lab did not become operational in time: {interfaces}; this machine may be \
+         overloaded: try again"
     )]
     NotReady {
-        /// The interfaces that are not, whether of a host or ports of the switch.
+        /// The interfaces, of hosts or of the switch.
         interfaces: String,
     },
-    /// An interface in no network is a dummy device, and there are none.
+    /// An interface without a network needs a dummy device, which the kernel lacks.
     #[error(
-        "the lab cannot make {interface} of {host}: an interface in no network is a `dummy` device, which the \
-         running kernel does not have (nor could it load the module); load it (modprobe dummy), put \
-         {interface} into a network, or run the lab in its virtual machine (--in vm)"
+        "the lab cannot create {interface} of {host}: an interface without a network needs a `dummy` device, \
+         which the running kernel lacks and cannot load; load it (modprobe dummy), connect {interface} to \
+         a network, or run the lab in its virtual machine (--in vm)"
     )]
     NoDummy {
-        /// Whose it is.
+        /// Its host.
         host: HostName,
         /// Its name.
         interface: String,
@@ -55,22 +55,22 @@ pub enum LabError {
     Topology(String),
     /// A program that the lab needs is not installed.
     #[error(
-        "the lab needs {program}, which is not installed (looked in {searched}); install the package {package} (Debian, Ubuntu: apt-get install {package})"
+        "the lab needs {program}, which is not installed (searched in {searched}); install the package {package} (Debian, Ubuntu: apt-get install {package})"
     )]
     Missing {
         /// Its name.
         program: &'static str,
-        /// Where it was looked for.
+        /// The searched folders.
         searched: String,
-        /// The package that has it, as Debian calls it.
+        /// Debian's package.
         package: &'static str,
     },
     /// A program that the lab started failed.
     #[error("{program} failed: {detail}")]
     Program {
-        /// Which, with the host it ran for.
+        /// The program, with its host.
         program: String,
-        /// Its exit status and last words.
+        /// Its exit status and last output.
         detail: String,
     },
     /// A template could not be rendered: a bug.

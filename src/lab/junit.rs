@@ -1,7 +1,7 @@
-//! Results for CI as JUnit XML: one suite for each playbook, one case for each thing it proves.
+//! Results for CI as JUnit XML: one suite for each playbook, one test case for each case.
 //!
-//! Where the numbers come from is not its business. What XML 1.0 cannot say is left out of texts:
-//! quick-junit sees to control characters, this module to the two others.
+//! Characters that XML 1.0 forbids are removed: quick-junit removes control characters, this module the
+//! two others.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -11,24 +11,24 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::report::lab::CaseResult;
 
-/// Why there is no file with results.
+/// Why the results could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum JunitError {
     /// The file cannot be written.
     #[error("cannot write the JUnit results to {path}")]
     Io {
-        /// Where to.
+        /// The path.
         path: String,
-        /// The reason.
+        /// The error.
         source: io::Error,
     },
-    /// The XML cannot be made.
+    /// The XML could not be serialised.
     #[error("cannot put the results into JUnit XML")]
     Xml(#[from] quick_junit::SerializeError),
 }
 
-/// Writes `results` to `path` at once: whoever reads it sees the old file or the new one. Suites are
-/// in the order in which playbooks first appear.
+/// Writes `results` to `path` atomically: a reader sees the old file or the new one. Suites are in the
+/// order in which playbooks first appear.
 ///
 /// # Errors
 /// If the folder of `path` does not exist or cannot be written.
@@ -54,7 +54,11 @@ fn report(results: &[CaseResult]) -> Report {
         let CaseResult { playbook, name: _, ok: _, seconds, detail: _ } = result;
         let took = Duration::try_from_secs_f64(*seconds).unwrap_or_default();
         let at = suites.iter().position(|(name, ..)| name == playbook).unwrap_or_else(|| {
-            suites.push((playbook, TestSuite::new(sayable(playbook)), Duration::ZERO));
+            suites.push((
+                playbook,
+                TestSuite::new(without_noncharacters(playbook)),
+                Duration::ZERO,
+            ));
             suites.len() - 1
         });
         if let Some((_, suite, total)) = suites.get_mut(at) {
@@ -72,14 +76,18 @@ fn report(results: &[CaseResult]) -> Report {
     report
 }
 
-/// Without the two characters that XML 1.0 rules out at the end of its range (section 2.2, `Char`).
-fn sayable(text: &str) -> String {
+/// Without the two noncharacters that XML 1.0 forbids (section 2.2, `Char`).
+fn without_noncharacters(text: &str) -> String {
     text.replace(['\u{fffe}', '\u{ffff}'], "")
 }
 
 fn case(result: &CaseResult, took: Duration) -> TestCase {
     let CaseResult { playbook, name, ok, seconds: _, detail } = result;
-    let (playbook, name, detail) = (sayable(playbook), sayable(name), sayable(detail));
+    let (playbook, name, detail) = (
+        without_noncharacters(playbook),
+        without_noncharacters(name),
+        without_noncharacters(detail),
+    );
     let status = if *ok {
         TestCaseStatus::success()
     } else {
@@ -110,7 +118,7 @@ mod tests {
     fn the_file_reads_back_with_a_suite_for_each_playbook() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.xml");
-        std::fs::write(&path, "what was there before").unwrap();
+        std::fs::write(&path, "the old file").unwrap();
         let results = [
             result("dr", "answers", true, "web1 12, web2 12"),
             result("nat", "answers", false, "web1 24\nexpected: even"),
@@ -135,7 +143,7 @@ mod tests {
             unreachable!("it failed")
         };
         assert_eq!(message.as_ref().unwrap().as_str(), "web1 24");
-        // Nothing is left beside it.
+        // No temporary file is left.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -1,4 +1,4 @@
-//! IPv6's neighbour discovery on the wire (RFC 4861), as far as it says who has an address.
+//! IPv6 neighbour discovery frames (RFC 4861) that announce the owner of an address.
 
 use std::net::Ipv6Addr;
 
@@ -6,7 +6,7 @@ use crate::kernel::arp::Mac;
 
 /// Ethernet header, IPv6 header, ICMPv6 up to the target address, and one option with an address.
 pub(super) const FRAME: usize = 14 + 40 + 24 + 8;
-/// Where ICMPv6 begins, and where its options do.
+/// Offsets of ICMPv6 and of its options.
 const ICMP: usize = 14 + 40;
 const OPTIONS: usize = ICMP + 24;
 const SOLICITATION: u8 = 135;
@@ -14,21 +14,21 @@ const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_ADDRESS: u8 = 1;
 const TARGET_LINK_ADDRESS: u8 = 2;
 
-/// A neighbour solicitation or advertisement as it was on the wire.
+/// A neighbour solicitation or advertisement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourFrame {
-    /// "I have it" and not "who has it?".
+    /// True for an advertisement, false for a solicitation.
     pub advertisement: bool,
-    /// Whose frame it is: the link-layer address that it says its sender has, else that of the frame.
+    /// The link-layer address in the frame's option, else the source address of the frame.
     pub mac: Mac,
-    /// The source address; unspecified while its sender still makes sure that it is free to use.
+    /// The source address; unspecified during duplicate address detection.
     pub source: Ipv6Addr,
-    /// Which address it is about.
+    /// The target address.
     pub target: Ipv6Addr,
 }
 
 impl NeighbourFrame {
-    /// From the bytes of an Ethernet frame; `None` if they are neither.
+    /// Parses an Ethernet frame; `None` if it is neither.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let head: &[u8; OPTIONS] = frame.first_chunk()?;
         // EtherType and next header; extension headers are not allowed here (RFC 6980).
@@ -40,7 +40,7 @@ impl NeighbourFrame {
             ADVERTISEMENT => (true, TARGET_LINK_ADDRESS),
             _ => return None,
         };
-        let said = match frame.get(OPTIONS..OPTIONS + 8) {
+        let option_mac = match frame.get(OPTIONS..OPTIONS + 8) {
             Some([kind, 1, mac @ ..]) if *kind == option => mac.try_into().ok(),
             _ => None,
         };
@@ -48,14 +48,14 @@ impl NeighbourFrame {
         source_of_frame.copy_from_slice(&head[6..12]);
         Some(Self {
             advertisement,
-            mac: Mac(said.unwrap_or(source_of_frame)),
+            mac: Mac(option_mac.unwrap_or(source_of_frame)),
             source: address(head, 14 + 8),
             target: address(head, ICMP + 8),
         })
     }
 
-    /// Whether hearers learn from it that `mac` has `address`: it is advertised, or a solicitation
-    /// has it as source and names a link-layer address (RFC 4861, 7.2.3).
+    /// Whether receivers learn from it that `mac` has `address`: it is the target of an advertisement, or
+    /// the source of a solicitation with a link-layer address (RFC 4861, 7.2.3).
     pub fn claims(&self, address: Ipv6Addr) -> bool {
         if self.advertisement { self.target == address } else { self.source == address }
     }
@@ -91,17 +91,21 @@ mod tests {
 
     #[test]
     fn an_advertisement_claims_its_target_and_a_solicitation_its_source() {
-        let said = [2, 1, 2, 0, 0, 0, 0, 7];
-        let heard = NeighbourFrame::parse(&frame(136, OTHER, VIP, &said)).unwrap();
-        assert_eq!(heard.mac, Mac([2, 0, 0, 0, 0, 7]));
-        assert!(heard.claims(VIP) && !heard.claims(OTHER));
-        let heard = NeighbourFrame::parse(&frame(135, OTHER, VIP, &said)).unwrap();
-        assert_eq!(heard.mac, Mac([2, 0, 0, 0, 0, 1]), "that option is not a solicitation's");
-        assert!(heard.claims(OTHER) && !heard.claims(VIP));
+        let option_mac = [2, 1, 2, 0, 0, 0, 0, 7];
+        let parsed = NeighbourFrame::parse(&frame(136, OTHER, VIP, &option_mac)).unwrap();
+        assert_eq!(parsed.mac, Mac([2, 0, 0, 0, 0, 7]));
+        assert!(parsed.claims(VIP) && !parsed.claims(OTHER));
+        let parsed = NeighbourFrame::parse(&frame(135, OTHER, VIP, &option_mac)).unwrap();
+        assert_eq!(
+            parsed.mac,
+            Mac([2, 0, 0, 0, 0, 1]),
+            "this option does not belong to a solicitation"
+        );
+        assert!(parsed.claims(OTHER) && !parsed.claims(VIP));
     }
 
     #[test]
-    fn what_is_cut_short_or_something_else_is_nothing() {
+    fn short_and_other_frames_are_refused() {
         let whole = frame(136, OTHER, VIP, &[]);
         for length in 0..whole.len() {
             assert_eq!(NeighbourFrame::parse(&whole[..length]), None, "{length} bytes");

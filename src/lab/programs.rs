@@ -1,7 +1,6 @@
-//! The programs that the lab starts: where they lie, and which package has one that is missing.
+//! Finds the programs that the lab starts, and names the package of a missing one.
 //!
-//! `scripts/programs` is the one list of them. What it leaves out does not exist for the lab, so that
-//! the list cannot lack a program that the lab needs.
+//! `scripts/programs` is the only list. The lab finds no program outside it, so the list is complete.
 
 use std::path::{Path, PathBuf};
 
@@ -19,10 +18,10 @@ pub(crate) fn package(program: &str) -> Option<&'static str> {
     })
 }
 
-/// `program` on PATH, or in the two folders of system programs that a user's PATH often leaves out.
+/// `program` on PATH, or in the two folders of system programs that PATH often lacks.
 ///
 /// # Errors
-/// It is not installed; with the package that has it.
+/// If it is not installed; the error names its package.
 pub(crate) fn find(program: &'static str) -> Result<PathBuf, LabError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> =
@@ -36,7 +35,7 @@ pub(crate) fn find(program: &'static str) -> Result<PathBuf, LabError> {
     let installed = |path: &PathBuf| package.is_some() && Path::is_file(path);
     folders.iter().map(|folder| folder.join(program)).find(installed).ok_or_else(|| {
         let searched: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
-        let package = package.unwrap_or("that is missing in scripts/programs");
+        let package = package.unwrap_or("(not in scripts/programs)");
         LabError::Missing { program, searched: searched.join(", "), package }
     })
 }
@@ -48,7 +47,7 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_is_found() {
-        // Both are in every base system; only one is in the list.
+        // Every base system has sh, but the list does not.
         assert_eq!(package("sh"), None);
         assert!(matches!(find("sh"), Err(LabError::Missing { program: "sh", .. })));
         assert_eq!(package("sshd"), Some("openssh-server"));

@@ -1,9 +1,8 @@
-//! A real sshd in each host of the lab, so that a topology is applied there as it is in production.
+//! A real sshd in each host of the lab, for connections as in production.
 //!
-//! Each sshd is in the host's network namespace, with /run, /var/lib and root's home of its own: so each
-//! host has its own agent and its own receipts. What a connection starts ends with the sshd. The keys are
-//! made for this lab and lie in a temporary folder that goes with it; what a killed lab left there is
-//! removed by the next one.
+//! Each sshd runs in the host's network namespace with its own /run, /var/lib and /root, so each host has
+//! its own agent and receipts. Processes of a connection end with the sshd. The keys are generated for
+//! this lab in a temporary folder; the next lab removes the folder of a killed one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -20,27 +19,27 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::child::{Kept, Spec};
+use super::child::{ChildGuard, ChildSpec};
 use super::{Lab, LabError, programs};
 use crate::names::HostName;
 
-/// How long sshd may take until it answers. Under emulation it needs seconds.
+/// Time limit for sshd to answer. Under emulation it takes seconds.
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// How the temporary folder is called, with something random behind it.
+/// Prefix of the temporary folder's name.
 const FOLDER: &str = "lvsprov-lab-";
 
-/// The sshds of a lab, and how to reach them. They end when the value is dropped.
+/// The sshds of a lab. They end when the value is dropped.
 pub struct Sshds {
     hosts: BTreeMap<HostName, Sshd>,
     folder: TempDir,
-    /// Says that the folder is in use.
+    /// Marks the folder as in use.
     _lock: Flock<File>,
 }
 
 /// One host's sshd.
 struct Sshd {
     address: Ipv4Addr,
-    process: Kept,
+    process: ChildGuard,
 }
 
 #[derive(Serialize)]
@@ -54,8 +53,8 @@ impl Sshds {
     /// with a management network. `binary` is this program (`/proc/self/exe` outside of tests).
     ///
     /// # Errors
-    /// If OpenSSH is not installed, a host has no management address, or an sshd does not come up;
-    /// then with its last words.
+    /// If OpenSSH is not installed, a host has no management address, or an sshd does not start; then
+    /// with its log.
     pub fn start<'a>(
         lab: &Lab,
         hosts: impl IntoIterator<Item = &'a HostName>,
@@ -71,9 +70,7 @@ impl Sshds {
         write_shadow(&all.shadow())?;
         for name in &names {
             let address = lab.management_address(name).ok_or_else(|| {
-                LabError::Topology(format!(
-                    "{name} is in no management network: nothing to listen on"
-                ))
+                LabError::Topology(format!("{name} has no management interface to listen on"))
             })?;
             let process = start_one(lab, name, address, &all, &sshd, binary)?;
             all.hosts.insert((*name).clone(), Sshd { address, process });
@@ -87,7 +84,7 @@ impl Sshds {
         Ok(all)
     }
 
-    /// An ssh_config that knows every host by its name; for `ssh -F`, or as the user's configuration.
+    /// An ssh_config with every host by its name, for `ssh -F`.
     pub fn ssh_config(&self) -> PathBuf {
         self.folder.path().join("ssh_config")
     }
@@ -97,28 +94,28 @@ impl Sshds {
         self.folder.path().join("known_hosts")
     }
 
-    /// The private key that every host lets in as root.
+    /// The private key that every host accepts for root.
     pub fn identity(&self) -> PathBuf {
         self.folder.path().join("client")
     }
 
-    /// Where a host's sshd listens.
+    /// The listening address of a host's sshd.
     pub fn address(&self, host: &HostName) -> Option<SocketAddr> {
         self.hosts.get(host).map(|sshd| SocketAddr::new(IpAddr::V4(sshd.address), 22))
     }
 
-    /// A host's own view of the file tree (its /run, /var/lib, /root), for whoever is on this machine.
+    /// A path to the host's file tree (with its /run, /var/lib, /root) on this machine.
     pub fn root(&self, host: &HostName) -> Option<PathBuf> {
         let sshd = self.hosts.get(host)?;
         Some(PathBuf::from(format!("/proc/{}/root", sshd.process.0.id())))
     }
 
-    /// What a host's sshd said so far.
+    /// The log of a host's sshd so far.
     pub fn log(&self, host: &HostName) -> String {
         fs::read_to_string(self.folder.path().join(format!("{host}.log"))).unwrap_or_default()
     }
 
-    /// Ends one host's sshd, and with it every connection to it: the host is gone.
+    /// Kills one host's sshd with all its connections, as if the host had failed.
     pub fn kill(&mut self, host: &HostName) {
         self.hosts.remove(host);
     }
@@ -154,7 +151,7 @@ impl Sshds {
     }
 }
 
-/// Makes a folder that is locked while it is in use, and removes those of ours that no longer are.
+/// Creates a locked folder, and removes folders of ended labs.
 fn make_folder(parent: &Path) -> io::Result<(TempDir, Flock<File>)> {
     let lock_of = |folder: &Path| folder.join("lock");
     for entry in fs::read_dir(parent)?.flatten() {
@@ -163,12 +160,12 @@ fn make_folder(parent: &Path) -> io::Result<(TempDir, Flock<File>)> {
         let lock = if ours { File::open(lock_of(&entry.path())).ok() } else { None };
         let free = lock.and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
         if free.is_some() {
-            // Somebody else may be removing it too.
+            // Another lab may be removing it too.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
     let folder = tempfile::Builder::new().prefix(FOLDER).tempdir_in(parent)?;
-    // It appears when it is locked.
+    // The lock file appears after it is locked.
     let new = folder.path().join("new-lock");
     let lock = Flock::lock(File::create(&new)?, FlockArg::LockExclusiveNonblock);
     let lock = lock.map_err(|(_, errno)| io::Error::from(errno))?;
@@ -183,7 +180,7 @@ fn start_one(
     all: &Sshds,
     sshd: &Path,
     binary: &Path,
-) -> Result<Kept, LabError> {
+) -> Result<ChildGuard, LabError> {
     let folder = all.folder.path();
     let config = folder.join(format!("{name}.sshd_config"));
     let text = render(
@@ -200,31 +197,31 @@ fn start_one(
     let log = folder.join(format!("{name}.log"));
     let log = File::create(&log).map_err(LabError::io(format!("write {}", log.display())))?;
     let log_too = log.try_clone().map_err(LabError::io("share a log file"))?;
-    // sshd creates its privilege separation folder nowhere itself: it wants /run/sshd to be there.
-    let mut spec = Spec::new(sshd)
+    // sshd does not create its privilege separation folder /run/sshd.
+    let mut spec = ChildSpec::new(sshd)
         .arg("-D")
         .arg("-e")
         .arg("-f")
         .arg(&config)
         .netns(lab.netns_path(name)?)
-        .over(all.shadow(), "/etc/shadow")
-        .private("/run")
-        .private("/run/sshd")
-        .private("/var/lib")
-        .own_processes();
-    // Its own home too, else the shell of each connection runs this machine's start-up files. Unless
-    // that is where our own files lie.
+        .bind_mount(all.shadow(), "/etc/shadow")
+        .private_folder("/run")
+        .private_folder("/run/sshd")
+        .private_folder("/var/lib")
+        .process_namespace();
+    // An empty home, so that shells do not run this machine's start-up files; except if the lab's folder
+    // is in it.
     let home = Path::new("/root");
     if home.is_dir() && !folder.starts_with(home) {
-        spec = spec.private(home);
+        spec = spec.private_folder(home);
     }
     let mut command = spec.command(binary).map_err(LabError::io("write down how to start sshd"))?;
     command.stdin(Stdio::null()).stdout(log).stderr(log_too);
-    let process = lab.keeper().spawn(command);
-    process.map(Kept).map_err(LabError::io(format!("start sshd for {name}")))
+    let process = lab.spawner().spawn(command);
+    process.map(ChildGuard).map_err(LabError::io(format!("start sshd for {name}")))
 }
 
-/// Makes the client's key and each host's, all at once.
+/// Generates the client's key and the host keys, in parallel.
 fn make_keys(keygen: &Path, folder: &Path, hosts: &[&HostName]) -> Result<(), LabError> {
     let paths = hosts.iter().map(|host| folder.join(format!("{host}.key")));
     let paths = paths.chain([folder.join("client")]);
@@ -252,7 +249,7 @@ fn make_keys(keygen: &Path, folder: &Path, hosts: &[&HostName]) -> Result<(), La
 }
 
 /// Without PAM sshd refuses an account whose password is locked by "!", as root's is on many
-/// distributions; "*" is no password either, and is let in by key (auth.c, `LOCKED_PASSWD_PREFIX`).
+/// distributions; with "*" it accepts a key (auth.c, `LOCKED_PASSWD_PREFIX`).
 fn write_shadow(path: &Path) -> Result<(), LabError> {
     write(path, "root:*:19000:0:99999:7:::\nsshd:*:19000::::::\n")?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
@@ -267,7 +264,7 @@ fn wait_until_ready(
 ) -> Result<(), LabError> {
     let failed = |why: String| LabError::Program {
         program: format!("sshd of {name}"),
-        detail: format!("{why}; it said: {}", fs::read_to_string(log).unwrap_or_default().trim()),
+        detail: format!("{why}; its log: {}", fs::read_to_string(log).unwrap_or_default().trim()),
     };
     loop {
         if let Ok(Some(status)) = sshd.process.0.try_wait() {
@@ -277,7 +274,7 @@ fn wait_until_ready(
         match attempt {
             Ok(text) if text.starts_with(b"SSH-") => return Ok(()),
             _ if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-            Ok(text) => return Err(failed(format!("it greets with {text:?}"))),
+            Ok(text) => return Err(failed(format!("its greeting is {text:?}"))),
             Err(error) => {
                 let seconds = READY_WITHIN.as_secs();
                 return Err(failed(format!("no greeting within {seconds} s: {error}")));
@@ -314,13 +311,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_lab_left_is_removed_and_what_is_in_use_is_not() {
+    fn folders_of_killed_labs_are_removed_and_folders_in_use_are_not() {
         let parent = tempfile::tempdir().unwrap();
         let (used, _lock) = make_folder(parent.path()).unwrap();
         let (killed, lock) = make_folder(parent.path()).unwrap();
         let killed = killed.keep();
         drop(lock);
-        let others = parent.path().join("lvsprov-lab-of-somebody");
+        let others = parent.path().join("lvsprov-lab-unlocked");
         fs::create_dir(&others).unwrap();
         let (_folder, _lock) = make_folder(parent.path()).unwrap();
         assert!(used.path().exists() && others.exists());

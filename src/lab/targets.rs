@@ -1,4 +1,4 @@
-//! What of a service can be tried: where clients send requests, and where real servers listen.
+//! Test targets of a service: where clients send requests, and where real servers listen.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -7,17 +7,17 @@ use super::responders::Endpoint;
 use crate::state::Protocol;
 use crate::topology::{RealServer, Service, Topology};
 
-/// Of a service on every port these are tried.
-const OF_EVERY_PORT: [u16; 2] = [22, 80];
-/// Ports to try that nobody marks begin here.
-const UNMARKED: u16 = 8081;
+/// Test ports of a service for every port.
+const PORTS_OF_ANY: [u16; 2] = [22, 80];
+/// First candidate for an unmarked test port.
+const FIRST_UNMARKED_PORT: u16 = 8081;
 
-/// One thing to ask for.
+/// A destination of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    /// How it is asked.
+pub struct RequestTarget {
+    /// Protocol.
     pub protocol: Protocol,
-    /// Where.
+    /// Address and port.
     pub at: SocketAddr,
 }
 
@@ -30,34 +30,34 @@ fn protocols(service: &Service) -> BTreeSet<Protocol> {
 
 fn ports(service: &Service) -> BTreeSet<u16> {
     let ports = service.ports();
-    if ports.is_empty() { OF_EVERY_PORT.into() } else { ports }
+    if ports.is_empty() { PORTS_OF_ANY.into() } else { ports }
 }
 
-/// Where clients send requests for `service`. None where only others' rules say what belongs to it.
-pub fn of_service(service: &Service) -> Vec<Target> {
+/// Where clients send requests for `service`. Empty without a VIP: the file does not have its addresses.
+pub fn of_service(service: &Service) -> Vec<RequestTarget> {
     let Some(vip) = service.vip_address() else { return Vec::new() };
     let ports = ports(service);
     let all = protocols(service).into_iter().flat_map(|protocol| {
-        let at = |port: &u16| Target { protocol, at: SocketAddr::new(vip, *port) };
+        let at = |port: &u16| RequestTarget { protocol, at: SocketAddr::new(vip, *port) };
         ports.iter().map(at).collect::<Vec<_>>()
     });
     all.collect()
 }
 
 /// Where `server` listens for `service`.
-pub fn of_server(service: &Service, server: &RealServer) -> Vec<Target> {
+pub fn of_server(service: &Service, server: &RealServer) -> Vec<RequestTarget> {
     let ports = if server.port == 0 { ports(service) } else { BTreeSet::from([server.port]) };
     let all = protocols(service).into_iter().flat_map(|protocol| {
-        let at = |port: &u16| Target { protocol, at: SocketAddr::new(server.rip, *port) };
+        let at = |port: &u16| RequestTarget { protocol, at: SocketAddr::new(server.rip, *port) };
         ports.iter().map(at).collect::<Vec<_>>()
     });
     all.collect()
 }
 
-/// For a service of marks that lvsprov sets: the same address and protocol on a port that is not
-/// marked and belongs to no other service. Real servers listen there as well, so that it is the mark
-/// which makes the difference. None where the director would answer by itself.
-pub fn unmarked(topology: &Topology, service: &Service) -> Option<Target> {
+/// For a service with a mark that lvsprov sets: its address and protocol on a port that is not marked and
+/// belongs to no other service. Real servers listen there too, so that only the mark makes the
+/// difference. `None` if the director is a real server: it would answer by itself.
+pub fn unmarked(topology: &Topology, service: &Service) -> Option<RequestTarget> {
     let mark = service.mark.as_ref().filter(|mark| mark.ours && !mark.ports.is_empty())?;
     let vip = service.vip_address()?;
     if service.real_servers.iter().any(|server| server.host == service.director) {
@@ -65,17 +65,19 @@ pub fn unmarked(topology: &Topology, service: &Service) -> Option<Target> {
     }
     let others = topology.services.iter().filter(|other| other.vip_address() == Some(vip));
     let taken: BTreeSet<u16> = others.flat_map(Service::ports).collect();
-    let port = (UNMARKED..u16::MAX).find(|port| !taken.contains(port))?;
-    Some(Target { protocol: *mark.protocols.first()?, at: SocketAddr::new(vip, port) })
+    let port = (FIRST_UNMARKED_PORT..u16::MAX).find(|port| !taken.contains(port))?;
+    Some(RequestTarget { protocol: *mark.protocols.first()?, at: SocketAddr::new(vip, port) })
 }
 
-/// Everything that the real servers of `topology` listen at.
+/// All endpoints of the real servers of `topology`.
 pub fn endpoints(topology: &Topology) -> BTreeSet<Endpoint> {
     let mut all = BTreeSet::new();
     for service in &topology.services {
         let beside = unmarked(topology, service);
         for server in &service.real_servers {
-            for Target { protocol, at } in of_server(service, server).into_iter().chain(beside) {
+            for RequestTarget { protocol, at } in
+                of_server(service, server).into_iter().chain(beside)
+            {
                 all.insert(Endpoint { host: server.host.clone(), protocol, port: at.port() });
             }
         }
@@ -105,44 +107,44 @@ services:
         crate::topology::read("targets", &text).topology.unwrap()
     }
 
-    fn told(targets: &[Target]) -> Vec<String> {
+    fn listed(targets: &[RequestTarget]) -> Vec<String> {
         targets.iter().map(|target| format!("{} {}", target.protocol, target.at)).collect()
     }
 
     #[test]
-    fn a_mapped_port_is_asked_at_the_vip_and_listened_at_behind_it() {
+    fn clients_use_the_vips_port_and_real_servers_the_mapped_one() {
         let topology =
             topology("  - {vip: 192.0.2.80, port: 80, real_servers: [{host: rs1, port: 8080}]}\n");
         let service = &topology.services[0];
-        assert_eq!(told(&of_service(service)), ["tcp 192.0.2.80:80"]);
+        assert_eq!(listed(&of_service(service)), ["tcp 192.0.2.80:80"]);
         let behind = of_server(service, &service.real_servers[0]);
-        assert_eq!(told(&behind), ["tcp 192.0.2.11:8080"]);
+        assert_eq!(listed(&behind), ["tcp 192.0.2.11:8080"]);
         assert_eq!(unmarked(&topology, service), None);
     }
 
     #[test]
-    fn of_every_port_two_are_tried() {
+    fn a_service_for_every_port_has_two_test_ports() {
         let topology =
             topology("  - {vip: 192.0.2.80, port: any, persistence: 60, real_servers: [rs1]}\n");
         let service = &topology.services[0];
-        assert_eq!(told(&of_service(service)), ["tcp 192.0.2.80:22", "tcp 192.0.2.80:80"]);
+        assert_eq!(listed(&of_service(service)), ["tcp 192.0.2.80:22", "tcp 192.0.2.80:80"]);
         let ports: Vec<u16> = endpoints(&topology).into_iter().map(|at| at.port).collect();
         assert_eq!(ports, [22, 80]);
     }
 
     #[test]
-    fn beside_a_marks_ports_one_is_tried_that_nobody_has() {
+    fn a_mark_has_an_unmarked_test_port_of_no_other_service() {
         let topology = topology(
             "  - {vip: 192.0.2.80, mark: 8, ports: [80, 443], protocol: [tcp, udp], real_servers: [rs1]}\n  \
              - {vip: 192.0.2.80, port: 8081, real_servers: [rs1]}\n",
         );
         let service = topology.services.iter().find(|service| service.mark.is_some()).unwrap();
         assert_eq!(
-            told(&of_service(service)),
+            listed(&of_service(service)),
             ["tcp 192.0.2.80:80", "tcp 192.0.2.80:443", "udp 192.0.2.80:80", "udp 192.0.2.80:443"]
         );
         let beside = unmarked(&topology, service).unwrap();
-        assert_eq!(told(&[beside]), ["tcp 192.0.2.80:8082"]);
+        assert_eq!(listed(&[beside]), ["tcp 192.0.2.80:8082"]);
         assert!(endpoints(&topology).iter().any(|at| at.port == 8082));
     }
 }

@@ -10,12 +10,12 @@
 //!
 //! Nothing is drained where that would do more harm than good:
 //!
-//! - a service that goes away as a whole, unless the operator says so for this run: everybody else is
-//!   refused meanwhile, and for what?
-//! - where nobody would be left to take the new connections meanwhile (all real servers are exchanged),
-//!   or where the scheduler goes on choosing one of weight 0 (`dh`: ip_vs_dh.c), unless he says so.
+//! - a service that goes away as a whole, unless the operator asks for it in this run: draining would only
+//!   refuse new clients for longer.
+//! - where no real server would take the new connections meanwhile (all are exchanged), or where the
+//!   scheduler goes on choosing one of weight 0 (`dh`: ip_vs_dh.c), unless the operator asks for it.
 //!
-//! `sh` and `mh` go on choosing one as well, unless told to fall back to another: they are, meanwhile.
+//! `sh` and `mh` go on choosing one as well, unless their flag for falling back is set: it is, meanwhile.
 //! Persistence keeps its clients at a real server of weight 0, unless `expire_quiescent_template` is 1: it
 //! is, meanwhile.
 //!
@@ -28,8 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::terms::{Counted, Terms};
-use super::{Goal, ramp, silence};
+pub use super::pacing::{CountedConnections, PacingOptions};
+use super::{Goal, ramp, scheduler_swap};
 use crate::state::{
     Counters, Destination, DestinationId, DestinationKey, Edit, HostState, Item, Observation,
     ServiceFlags, ServiceKey, Stage, Step, Sysctl, VirtualService, VsItem,
@@ -39,7 +39,8 @@ use crate::state::{
 pub const EXPIRE_TEMPLATES: Sysctl = Sysctl::Vs(VsItem::ExpireQuiescentTemplate);
 
 /// Settings that are changed for a while, and so must be read.
-pub const BORROWED: [Sysctl; 3] = [EXPIRE_TEMPLATES, silence::DROP_PACKET, silence::AM_DROPRATE];
+pub const BORROWED: [Sysctl; 3] =
+    [EXPIRE_TEMPLATES, scheduler_swap::DROP_PACKET, scheduler_swap::AM_DROPRATE];
 
 /// A real server that is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub struct Leaving {
     /// For how long its connections may come to their end, in seconds; 0: it is removed at once.
     pub seconds: u32,
     /// Which connections count.
-    pub counted: Counted,
+    pub counted: CountedConnections,
     /// How many there were when the host was looked at; `None`: not counted.
     pub connections: Option<u64>,
 }
@@ -84,7 +85,7 @@ pub struct Raise {
     pub steps: usize,
 }
 
-/// What is waited for on a host in the course of its steps.
+/// What is waited for on a host between its steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pacing {
     /// Every real server that is removed, drained or not.
@@ -124,15 +125,19 @@ pub struct Arranged {
 /// Rearranges the steps of a host so that real servers are drained before they are removed, and ramped
 /// up after they were added. The state that the steps lead to stays the same, and none of those that
 /// they were is left out.
-pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<Step>)>) -> Arranged {
+pub fn arrange(
+    options: &PacingOptions<'_>,
+    seen: &Observation,
+    stages: Vec<(Stage, Vec<Step>)>,
+) -> Arranged {
     let mut arranged = Arranged { stages, ..Arranged::default() };
     let out = Out::of(&arranged.stages);
     if !out.removed.is_empty() {
         for (key, removed) in &out.removed {
             let Some(service) = seen.state.services.get(key) else { continue };
             let gone = out.services.contains(key);
-            let seconds = seconds(terms, key, service, removed, gone, &mut arranged.notes);
-            let counted = terms.counted(key, seen);
+            let seconds = seconds(options, key, service, removed, gone, &mut arranged.notes);
+            let counted = options.counted(key, seen);
             for at in removed.keys() {
                 let mut one = Leaving {
                     service: key.clone(),
@@ -146,7 +151,7 @@ pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<St
             }
         }
         drain(&mut arranged, &out, &seen.state);
-        // The steps are the same, and there is nobody to wait for.
+        // The steps are the same, and there is no connection to wait for.
         for one in &mut arranged.pacing.leaving {
             let removed = out.removed.get(&one.service).and_then(|all| all.get(&one.destination));
             let quiet = removed.is_some_and(|destination| destination.weight == 0);
@@ -155,8 +160,8 @@ pub fn arrange(terms: &Terms<'_>, seen: &Observation, stages: Vec<(Stage, Vec<St
             }
         }
     }
-    ramp::ramp(terms, &seen.state, &mut arranged);
-    arranged.notes.extend(silence::caution(&arranged.stages, &seen.state));
+    ramp::ramp(options, &seen.state, &mut arranged);
+    arranged.notes.extend(scheduler_swap::caution(&arranged.stages, &seen.state));
     arranged.stages.retain(|(_, steps)| !steps.is_empty());
     arranged.stages.sort_by_key(|(stage, _)| *stage);
     arranged
@@ -186,17 +191,17 @@ impl Out {
 
 /// How long the real servers that leave `service` are waited for.
 fn seconds(
-    terms: &Terms<'_>,
+    options: &PacingOptions<'_>,
     key: &ServiceKey,
     service: &VirtualService,
     removed: &BTreeMap<DestinationKey, Destination>,
     gone: bool,
     notes: &mut Vec<String>,
 ) -> u32 {
-    if let Some(seconds) = terms.said.drain {
+    if let Some(seconds) = options.overrides.drain {
         return seconds;
     }
-    let Some(file) = terms.services.get(key).filter(|_| !gone) else { return 0 };
+    let Some(file) = options.services.get(key).filter(|_| !gone) else { return 0 };
     let takes = |weight: u32| weight > 0;
     if file.pace.drain == 0 || !removed.values().any(|destination| takes(destination.weight)) {
         return file.pace.drain;
@@ -323,7 +328,7 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     (Some(set("0", "1", why)), Some(set("1", "0", back)))
 }
 
-/// Settings that the steps only borrow (nobody owns them) are in the receipt until it is settled: after a
+/// Settings that the steps only borrow (without owning them) are in the receipt until it is settled: after a
 /// run that was cut off they are put back like anything else of ours.
 pub fn borrow<'a>(goal: &mut Goal, edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) {
     for edit in edits {

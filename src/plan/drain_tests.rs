@@ -1,8 +1,8 @@
-//! Draining and ramping, case by case: a file, what is there, and the steps that come of it.
+//! Draining and ramping, case by case: a file, a host's state, and the steps that come of it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::drain::{self, Arranged, Counted, EXPIRE_TEMPLATES, Terms};
+use super::drain::{self, Arranged, CountedConnections, EXPIRE_TEMPLATES, PacingOptions};
 use super::{order, stages};
 use crate::desired::{Reasons, desired_for};
 use crate::state::{Counters, HostState, Item, Observation, PacketRule, Protocol, Stage, Sysctl};
@@ -43,20 +43,20 @@ fn seen(from: &Topology, active: u32) -> Observation {
 /// From `from` to `to`.
 fn arranged(from: &Topology, to: &Topology, active: u32) -> Arranged {
     let host = &to.hosts[&"director".parse().unwrap()];
-    towards(&director(to), &Terms::of(to, host), &seen(from, active))
+    towards(&director(to), &PacingOptions::of(to, host), &seen(from, active))
 }
 
 /// From what is seen to `wanted`, which is the director's.
-fn towards(wanted: &HostState, terms: &Terms<'_>, seen: &Observation) -> Arranged {
+fn towards(wanted: &HostState, options: &PacingOptions<'_>, seen: &Observation) -> Arranged {
     let mut owned = wanted.items();
     owned.extend(seen.state.services.keys().cloned().map(crate::state::Item::Service));
     let steps = order::steps_between(&seen.state, wanted, &owned, &Reasons::default()).unwrap();
     let host = &cluster(|_| {}).hosts[&"director".parse().unwrap()].clone();
-    drain::arrange(terms, seen, stages::stage(host, steps))
+    drain::arrange(options, seen, stages::stage(host, steps))
 }
 
 /// `stage: change`, shortened.
-fn told(arranged: &Arranged) -> Vec<String> {
+fn lines(arranged: &Arranged) -> Vec<String> {
     let each = arranged.stages.iter().flat_map(|(stage, steps)| {
         steps.iter().map(move |step| format!("{stage:?}: {}", step.change))
     });
@@ -76,7 +76,7 @@ fn without(numbers: &[u8]) -> impl Fn(&mut Service) + '_ {
 fn a_real_server_has_weight_0_before_it_is_removed() {
     let arranged = arranged(&cluster(|_| {}), &cluster(without(&[3])), 4);
     assert_eq!(
-        told(&arranged),
+        lines(&arranged),
         [
             "Drain: change 10.0.0.3:80: dr weight 10 -> dr weight 0",
             "Withdraw: remove 10.0.0.3:80 from tcp 10.0.0.100:80 (dr weight 0)",
@@ -96,7 +96,7 @@ fn no_time_no_drain_and_it_is_counted_all_the_same() {
     });
     let arranged = arranged(&cluster(|_| {}), &to, 4);
     assert_eq!(
-        told(&arranged),
+        lines(&arranged),
         ["Withdraw: remove 10.0.0.3:80 from tcp 10.0.0.100:80 (dr weight 10)"]
     );
     assert_eq!(arranged.pacing.leaving[0].connections, Some(4));
@@ -108,7 +108,7 @@ fn who_has_weight_0_already_is_waited_for_while_it_has_connections() {
     for (active, seconds) in [(4, 30), (0, 0)] {
         let arranged = arranged(&from, &cluster(without(&[3])), active);
         let removed = ["Withdraw: remove 10.0.0.3:80 from tcp 10.0.0.100:80 (dr weight 0)"];
-        assert_eq!(told(&arranged), removed);
+        assert_eq!(lines(&arranged), removed);
         assert_eq!(arranged.pacing.leaving[0].seconds, seconds);
     }
 }
@@ -131,7 +131,7 @@ fn how_many_connections_there_are_decides_how_long_is_waited_and_nothing_else() 
             let service = seen.state.services.values_mut().next().unwrap();
             service.destinations.get_mut(&"10.0.0.3:80".parse().unwrap()).unwrap().weight = 0;
             let host = &to.hosts[&"director".parse().unwrap()];
-            towards(&director(&to), &Terms::of(&to, host), &seen)
+            towards(&director(&to), &PacingOptions::of(&to, host), &seen)
         };
         let (some, none) = (by_hand(4), by_hand(0));
         assert_eq!(some.stages, none.stages);
@@ -184,7 +184,7 @@ fn where_nobody_would_be_left_nobody_is_drained() {
 fn a_change_of_method_is_drained_too() {
     let to = cluster(|service| service.real_servers[2].forward = Forward::Tun);
     assert_eq!(
-        told(&arranged(&cluster(|_| {}), &to, 4)),
+        lines(&arranged(&cluster(|_| {}), &to, 4)),
         [
             "Drain: change 10.0.0.3:80: dr weight 10 -> dr weight 0",
             "Withdraw: remove 10.0.0.3:80 from tcp 10.0.0.100:80 (dr weight 0)",
@@ -203,10 +203,10 @@ fn persistence_lets_go_while_it_drains() {
         persistent(service);
         without(&[3])(service);
     });
-    let told = told(&arranged(&cluster(persistent), &to, 4));
-    assert_eq!(told[0], "Drain: set net.ipv4.vs.expire_quiescent_template: 0 -> 1");
-    assert_eq!(told[3], "Withdraw: set net.ipv4.vs.expire_quiescent_template: 1 -> 0");
-    assert_eq!(told.len(), 4, "{told:?}");
+    let lines = lines(&arranged(&cluster(persistent), &to, 4));
+    assert_eq!(lines[0], "Drain: set net.ipv4.vs.expire_quiescent_template: 0 -> 1");
+    assert_eq!(lines[3], "Withdraw: set net.ipv4.vs.expire_quiescent_template: 1 -> 0");
+    assert_eq!(lines.len(), 4, "{lines:?}");
     // Where the file wants it anyhow it is set earlier, and stays.
     let to = cluster(|service| {
         persistent(service);
@@ -234,7 +234,7 @@ fn who_hashes_falls_back_while_it_drains_and_dh_cannot() {
             without(&[3])(service);
         })
     };
-    let sh = told(&arranged(&cluster(by(Scheduler::Sh)), &to(Scheduler::Sh), 4));
+    let sh = lines(&arranged(&cluster(by(Scheduler::Sh)), &to(Scheduler::Sh), 4));
     assert_eq!(
         sh,
         [
@@ -273,13 +273,15 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
     let found = |arranged: &Arranged| -> Vec<_> {
         arranged.pacing.leaving.iter().map(|one| (one.counted, one.connections)).collect()
     };
-    let all = vec![(Counted::All, Some(7)); 3];
+    let all = vec![(CountedConnections::All, Some(7)); 3];
     // The service left the file, or all of it is taken back: the host's own rules say it.
     let left = arranged(&from, &cluster(|_| {}), 0);
     assert_eq!(found(&left), all);
     let nobody = cluster(|_| {});
-    let back = |terms: &Terms<'_>, seen: &Observation| towards(&HostState::default(), terms, seen);
-    assert_eq!(found(&back(&Terms::back(&nobody), &seen(&from, 0))), all);
+    let back = |options: &PacingOptions<'_>, seen: &Observation| {
+        towards(&HostState::default(), options, seen)
+    };
+    assert_eq!(found(&back(&PacingOptions::back(&nobody), &seen(&from, 0))), all);
     // Also where they speak of other marks too, and of the same one in the other family.
     let mut mixed = seen(&from, 0);
     let rules = &mut mixed.state.tables.values_mut().next().unwrap().rules;
@@ -287,7 +289,7 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
         let (vip, ports) = (vip.parse().unwrap(), [80].into());
         rules.insert(PacketRule::Mark { vip, protocol: Protocol::Tcp, ports, mark });
     }
-    assert_eq!(found(&back(&Terms::back(&nobody), &mixed)), all);
+    assert_eq!(found(&back(&PacingOptions::back(&nobody), &mixed)), all);
     // They say what there is now, whatever the file says of later.
     let mut to = cluster(datagrams(true));
     to.services[0].mark.as_mut().unwrap().protocols = [Protocol::Tcp].into();
@@ -298,20 +300,21 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
     let before = cut.state.clone();
     cut.state.tables.clear();
     cut.unfinished = Some(Box::new(unfinished(&["director"], before)));
-    assert_eq!(found(&back(&Terms::back(&nobody), &cut)), all);
+    assert_eq!(found(&back(&PacingOptions::back(&nobody), &cut)), all);
 }
 
 #[test]
 fn a_mark_of_others_stands_for_what_the_file_says_and_for_anything_where_it_says_nothing() {
     let counted = |arranged: &Arranged| arranged.pacing.leaving[0].counted;
     let mut from = cluster(datagrams(false));
-    let back = |of: &Topology| towards(&HostState::default(), &Terms::back(of), &seen(&from, 0));
-    assert_eq!(counted(&back(&from)), Counted::All);
-    assert_eq!(counted(&back(&cluster(|_| {}))), Counted::All);
-    assert_eq!(counted(&arranged(&from, &cluster(|_| {}), 0)), Counted::All);
+    let back =
+        |of: &Topology| towards(&HostState::default(), &PacingOptions::back(of), &seen(&from, 0));
+    assert_eq!(counted(&back(&from)), CountedConnections::All);
+    assert_eq!(counted(&back(&cluster(|_| {}))), CountedConnections::All);
+    assert_eq!(counted(&arranged(&from, &cluster(|_| {}), 0)), CountedConnections::All);
     from.services[0].mark.as_mut().unwrap().protocols.insert(Protocol::Tcp);
-    let streams = towards(&HostState::default(), &Terms::back(&from), &seen(&from, 0));
-    assert_eq!(counted(&streams), Counted::Active);
+    let streams = towards(&HostState::default(), &PacingOptions::back(&from), &seen(&from, 0));
+    assert_eq!(counted(&streams), CountedConnections::Active);
 }
 
 #[test]
@@ -319,7 +322,7 @@ fn what_is_new_grows_in_few_steps() {
     let to = cluster(|service| service.pace.ramp = 60);
     let arranged = arranged(&cluster(without(&[3])), &to, 0);
     assert_eq!(
-        told(&arranged),
+        lines(&arranged),
         [
             "Live: add 10.0.0.3:80 to tcp 10.0.0.100:80 (dr weight 2)",
             "Ramp: change 10.0.0.3:80: dr weight 2 -> dr weight 4",
@@ -359,7 +362,7 @@ fn where_a_weight_is_no_share_nothing_is_ramped() {
         without(&[3])(service);
     });
     let ignored = arranged(&from, &cluster(rr), 0);
-    assert_eq!(told(&ignored), ["Live: add 10.0.0.3:80 to tcp 10.0.0.100:80 (dr weight 10)"]);
+    assert_eq!(lines(&ignored), ["Live: add 10.0.0.3:80 to tcp 10.0.0.100:80 (dr weight 10)"]);
     assert!(ignored.notes[0].contains("by the scheduler rr"), "{:?}", ignored.notes);
     let small = cluster(|service| {
         service.pace.ramp = 60;
@@ -378,7 +381,7 @@ fn where_a_weight_is_no_share_nothing_is_ramped() {
 fn a_scheduler_is_exchanged_in_silence_and_who_loses_by_it_is_named() {
     let to = cluster(|service| service.scheduler = Scheduler::Sh);
     assert_eq!(
-        told(&arranged(&cluster(|_| {}), &to, 4)),
+        lines(&arranged(&cluster(|_| {}), &to, 4)),
         [
             "Live: set net.ipv4.vs.am_droprate: 10 -> 1",
             "Live: set net.ipv4.vs.drop_packet: 0 -> 3",

@@ -1,19 +1,19 @@
-//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched:
-//! what will be done there, and what was there before.
+//! What a change of a cluster (a *transaction*) writes on each of its hosts before anything is touched: its
+//! steps there, and the values before.
 //!
-//! The journal is what undoing relies on, whoever does it: the controller that began, another one, or the
+//! The journal is what undoing relies on: by the controller that began, by another one, or by the
 //! host's own revert timer. It says nothing of how far the steps came: undoing looks at the host and plans
 //! the way back from there ([`Goal::undo`]), so a step that was cut off half-way is no special case.
 //!
 //! A transaction goes through these phases on every host:
 //!
-//! 1. *begun*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
-//! 2. steps are done, stage by stage;
-//! 3. *agreed*: every host was reached and all is verified; the timer is disarmed;
-//! 4. *settled*: the receipt says what is ours now, and the journal is gone.
+//! 1. *prepared*: the journal is on the disk, the receipt says what may be changed, the timer (if any) runs;
+//! 2. steps are executed, stage by stage;
+//! 3. *voted*: every host was reached and all is verified; the timer is disarmed;
+//! 4. *closed*: the receipt says what is ours now, and the journal is gone.
 //!
-//! Nobody settles before all have agreed. So a transaction that is not agreed everywhere can be undone
-//! everywhere, and one that is agreed anywhere was right everywhere.
+//! No host is closed as committed before all have voted. So a transaction without every vote can be aborted
+//! everywhere, and one with a decision to commit was right everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +42,8 @@ pub fn touched_by_edits<'a>(edits: impl IntoIterator<Item = &'a Edit>, seen: &Ho
 impl OpenTransaction {
     /// What undoing it puts back, and how that was before; `None` if the host was restarted since.
     ///
-    /// Nothing of ours survives a restart. So what is there now is neither what the transaction made nor
-    /// what it had found, and what was touched is only a part of what belongs together: a VIP that came
+    /// Nothing of ours survives a restart. So the present values are neither those that the transaction made nor
+    /// those that it had found, and what was touched is only a part of what belongs together: a VIP that came
     /// back without the ARP settings of an earlier transaction would be answered for in front of the
     /// director. The next `apply` makes all of it.
     pub fn to_put_back(&self) -> Option<(&Owned, &HostState)> {

@@ -14,7 +14,7 @@
 //! 3. tunnels up, routes, timeouts, packet rules, connection tracking off (source NAT needs it as long
 //!    as there is any), services and destinations, sync daemons, addresses.
 
-use super::silence;
+use super::scheduler_swap;
 use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
 use crate::state::{
@@ -49,7 +49,7 @@ pub fn steps_between(
     owned: &Owned,
     reasons: &Reasons,
 ) -> Result<Steps, SimulateError> {
-    let mut draft = Draft { state: seen.clone(), wanted, owned, reasons, steps: Vec::new() };
+    let mut draft = PlanDraft { state: seen.clone(), wanted, owned, reasons, steps: Vec::new() };
     draft.withdraw()?;
     let withdraw = std::mem::take(&mut draft.steps);
     draft.prepare()?;
@@ -58,7 +58,7 @@ pub fn steps_between(
 }
 
 /// A plan in the making: the state as it will be after the steps so far.
-struct Draft<'a> {
+struct PlanDraft<'a> {
     state: HostState,
     wanted: &'a HostState,
     owned: &'a Owned,
@@ -66,7 +66,7 @@ struct Draft<'a> {
     steps: Vec<Step>,
 }
 
-impl Draft<'_> {
+impl PlanDraft<'_> {
     fn push(&mut self, edit: Edit) -> Result<(), SimulateError> {
         let why = why(&edit, self.reasons);
         self.push_step(Step { change: edit, why })
@@ -221,7 +221,7 @@ impl Draft<'_> {
         // Without real servers all clients are refused anyhow.
         let occupied = |service: &&VirtualService| !service.destinations.is_empty();
         if let Some(seen) = self.state.services.get(key).filter(occupied) {
-            (first, last) = silence::around(seen, wanted, &self.state).unwrap_or_default();
+            (first, last) = scheduler_swap::around(seen, wanted, &self.state).unwrap_or_default();
         }
         first.into_iter().try_for_each(|step| self.push_step(step))?;
         if let Some(edit) = self.edit::<VirtualService>(key) {

@@ -1,4 +1,4 @@
-//! What is ours on a host, what was there before, and so what an apply or a destroy must reach.
+//! What is ours on a host, its values before, and so what an apply or a destroy must reach.
 //!
 //! The receipt on the host remembers, for every thing that the topology owns, what was found when it
 //! was first taken. So removing something from the file gives it back, and destroy gives all back.
@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::foreign::{self, Meeting, Terms};
-use super::neighbours;
+use super::other_topologies;
 use super::simulate::{self, SimulateError};
+use super::unmanaged::{self, AdoptPolicy, ExistingService};
 use crate::desired::Desired;
 use crate::names::TopologyName;
 use crate::state::effects::{self, LEADERS, led_by};
@@ -30,9 +30,9 @@ pub struct Goal {
     pub receipt: Receipt,
     /// What it must say after the last; `None`: nothing is ours any more.
     pub settled: Option<Receipt>,
-    /// Services of the file that somebody else made just so: they are used and left as they are.
+    /// Services of the file that exist, are not ours, and match: they are used and left as they are.
     pub left: BTreeSet<ServiceKey>,
-    /// Services of the file that somebody else made otherwise, and how: they stand in the way.
+    /// Services of the file that exist, are not ours, and differ, with the difference: they stand in the way.
     pub contested: BTreeMap<ServiceKey, String>,
     /// Services that are removed because the table is ours as a whole.
     pub displaced: BTreeSet<ServiceKey>,
@@ -46,12 +46,12 @@ impl Goal {
         desired: &Desired,
         seen: &Observation,
     ) -> Result<Self, SimulateError> {
-        Self::apply_on(Terms::default(), topology, now, desired, seen)
+        Self::apply_on(AdoptPolicy::default(), topology, now, desired, seen)
     }
 
-    /// The same on other terms with what others made.
+    /// The same with another policy towards what lvsprov did not make.
     pub fn apply_on(
-        terms: Terms,
+        policy: AdoptPolicy,
         topology: &TopologyName,
         now: u64,
         desired: &Desired,
@@ -59,22 +59,22 @@ impl Goal {
     ) -> Result<Self, SimulateError> {
         let mut settled_state = inherit(&desired.state, &seen.state);
         let (mut left, mut contested) = (BTreeSet::new(), BTreeMap::new());
-        if !terms.adopt && !terms.exclusive {
-            for (key, meeting) in foreign::met(&settled_state, seen) {
+        if !policy.adopt && !policy.exclusive {
+            for (key, meeting) in unmanaged::met(&settled_state, seen) {
                 match meeting {
-                    Meeting::Same => drop(left.insert(key.clone())),
-                    Meeting::Otherwise(how) => drop(contested.insert(key.clone(), how)),
+                    ExistingService::Same => drop(left.insert(key.clone())),
+                    ExistingService::Otherwise(how) => drop(contested.insert(key.clone(), how)),
                 }
             }
         }
         settled_state.services.retain(|key, _| !left.contains(key));
         let ours = settled_state.items();
         let mut receipt = taking(topology, now, &settled_state, seen)?;
-        if terms.adopt {
+        if policy.adopt {
             adopt(&mut receipt, &settled_state, seen);
         }
-        let displaced = if terms.exclusive {
-            foreign::displaced(&settled_state, seen)
+        let displaced = if policy.exclusive {
+            unmanaged::displaced(&settled_state, seen)
         } else {
             BTreeSet::new()
         };
@@ -92,7 +92,7 @@ impl Goal {
             wanted.copy_item(item, &receipt.found);
         }
         owned.extend(displaced.iter().cloned().map(Item::Service));
-        if !terms.exclusive {
+        if !policy.exclusive {
             // The table is no longer ours as a whole: what had no place comes back.
             for key in returning(&receipt) {
                 let item = Item::Service(key);
@@ -107,7 +107,7 @@ impl Goal {
                 owned.extend(led.into_keys().map(Item::Sysctl));
             }
         }
-        let kept = keeping(&receipt, &ours, terms.exclusive);
+        let kept = keeping(&receipt, &ours, policy.exclusive);
         let settled = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
         let goal = Self { wanted, owned, receipt, settled, left, contested, displaced };
         Ok(goal.leaving(seen))
@@ -133,7 +133,7 @@ impl Goal {
 
     /// What is given up and another topology has too stays as it is now, with what moves along with it.
     fn leaving(mut self, seen: &Observation) -> Self {
-        for item in neighbours::left(&self.receipt, self.settled.as_ref(), seen) {
+        for item in other_topologies::left(&self.receipt, self.settled.as_ref(), seen) {
             self.wanted.copy_item(&item, &seen.state);
             if let Item::Sysctl(key) = &item {
                 let ours = self.settled.as_ref().map(|settled| &settled.owned);
@@ -208,14 +208,16 @@ fn speaks_of(receipt: &Receipt, item: &Item) -> bool {
         }
 }
 
-/// What the file names and others made counts as made by us from now on: nothing was found. What was
+/// What the file names and lvsprov did not make counts as made by us from now on: nothing was found. What was
 /// here otherwise and is ours since an earlier apply still goes back to what it was.
 fn adopt(receipt: &mut Receipt, wanted: &HostState, seen: &Observation) {
     let nothing = HostState::default();
     let newly = |item: &Item| !seen.receipt.as_ref().is_some_and(|r| r.owned.contains(item));
     for item in wanted.items() {
-        let takes = newly(&item) || foreign::is_same(&item, &receipt.found, &seen.state);
-        if takes && foreign::can_be_adopted(&item, &seen.state) && !foreign::is_others(&item, seen)
+        let takes = newly(&item) || unmanaged::is_same(&item, &receipt.found, &seen.state);
+        if takes
+            && unmanaged::can_be_adopted(&item, &seen.state)
+            && !unmanaged::is_others(&item, seen)
         {
             receipt.found.copy_item(&item, &nothing);
         }
@@ -265,7 +267,7 @@ fn with_modules(seen: &HostState, ours: &Owned) -> Result<HostState, SimulateErr
     Ok(state)
 }
 
-/// What the file leaves open is taken over from what is there: the metric of a default route that is
+/// What the file leaves open is taken from the present value: the metric of a default route that is
 /// replaced, all of a route that already leads where it should, the label of an address that exists,
 /// and IPVS's own word for a real server that is the director itself.
 fn inherit(desired: &HostState, seen: &HostState) -> HostState {
@@ -319,7 +321,7 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
     // An MTU or a window is as welcome as a metric. What is for some packets only is not enough.
     let for_all = |text: &String| !text.starts_with("tos ") && !text.starts_with("type ");
     let leads_there = wanted.gateway == there.gateway && wanted.dev == there.dev;
-    if leads_there && there.unheld.iter().all(for_all) {
+    if leads_there && there.unsupported.iter().all(for_all) {
         return there.clone();
     }
     Route { metric: there.metric, ..wanted.clone() }

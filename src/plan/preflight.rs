@@ -45,12 +45,12 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     all
 }
 
-/// A service that somebody else made otherwise than the file wants it.
+/// A service that lvsprov did not make, and that differs from the file.
 fn contested(goal: &Goal, all: &mut Vec<Obstacle>) {
     for (key, how) in &goal.contested {
         all.push(Obstacle {
             message: format!("{key} is in the IPVS table already, and not by lvsprov: {how}"),
-            why: "whoever made it may rely on it".to_owned(),
+            why: "the program that made it may rely on it".to_owned(),
             cure:
                 "take it out of the file or out of the table, or take it over with `--adopt`: it \
                    becomes what the file says, and destroy removes it"
@@ -94,9 +94,8 @@ pub fn receipt(seen: &Observation, all: &mut Vec<Obstacle>) {
     }
 }
 
-/// What a person should know whose own way to the host changes, or may change: where the host does not know
-/// from where it is reached, or knows an address to which no route of its own leads (link-local), whatever
-/// carries packets counts.
+/// A caution where the operator's own way to the host changes, or may change. Where the host does not know
+/// from where it is reached, or knows a link-local address only, every route, address and link counts.
 pub fn way_back(seen: &Observation, after: &HostState) -> Option<String> {
     let from = match seen.facts.controller {
         Controller::Pipe => return None,
@@ -124,7 +123,7 @@ pub fn way_back(seen: &Observation, after: &HostState) -> Option<String> {
 
 /// What becomes of a change that cuts the operator off.
 const UNDONE_UNLESS: &str = "If that cuts you off, the connection breaks: unless `--confirm-within off` says \
-                             otherwise, every host then undoes by itself what nobody has confirmed in time";
+                             otherwise, every host then undoes by itself what is not confirmed in time";
 
 fn is_link_local(address: IpAddr) -> bool {
     match address {
@@ -146,7 +145,7 @@ fn route_back(seen: &Observation, after: &HostState, controller: IpAddr) -> Opti
     Some(format!(
         "you are logged in from {controller}, and the way back there changes: {} -> {}. If the new one \
          does not lead to you, the connection breaks: unless `--confirm-within off` says otherwise, every \
-         host then undoes by itself what nobody has confirmed in time",
+         host then undoes by itself what is not confirmed in time",
         text(before),
         text(after)
     ))
@@ -322,10 +321,13 @@ fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
 fn routes(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (key, wanted) in &goal.wanted.routes {
         let Some(there) = seen.state.routes.get(key) else { continue };
-        if there != wanted && !there.unheld.is_empty() {
+        if there != wanted && !there.unsupported.is_empty() {
             all.push(Obstacle {
                 message: format!("route {key} {there} would have to be replaced"),
-                why: format!("it has what lvsprov could not put back: {}", there.unheld.join(", ")),
+                why: format!(
+                    "it has what lvsprov could not put back: {}",
+                    there.unsupported.join(", ")
+                ),
                 cure: "replace it by hand first, or leave the gateway out of the file".to_owned(),
             });
         }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::super::neighbours::{
+use super::super::other_topologies::{
     cautions, moment, overlap, shared, unfinished_elsewhere, unreadable,
 };
 use super::*;
@@ -115,7 +115,7 @@ fn a_kernel_without_the_module_but_not_one_that_can_load_it() {
 fn a_route_that_could_not_be_put_back_is_not_replaced_but_may_stay() {
     let mut seen = seen();
     let there = seen.state.routes.get_mut(&"default".parse().unwrap()).unwrap();
-    there.unheld = vec!["2 next hops".to_owned()];
+    there.unsupported = vec!["2 next hops".to_owned()];
     let mut other = desired();
     other.state.routes = [("default".parse().unwrap(), route("192.0.2.9"))].into();
     let found = messages(&other, &seen);
@@ -130,10 +130,10 @@ fn a_route_that_leads_where_it_should_stays_with_whatever_else_it_says() {
     let default: RouteKey = "default".parse().unwrap();
     let mut wanted = desired();
     wanted.state.routes = [(default.clone(), route("192.0.2.1"))].into();
-    let with = |unheld: &str| {
+    let with = |unsupported: &str| {
         let mut seen = seen();
         let there = seen.state.routes.get_mut(&default).unwrap();
-        there.unheld = vec![unheld.to_owned()];
+        there.unsupported = vec![unsupported.to_owned()];
         (there.protocol, there.metric) = (16, 100);
         seen
     };
@@ -462,7 +462,7 @@ fn a_scheduler_or_engine_that_the_kernel_does_not_have() {
         desired.state.services.insert(key, service);
     }
     let mut seen = seen();
-    assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "nobody knows");
+    assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "the kernel's parts are not known");
     seen.facts.parts = Some(["rr", "wlc"].map(str::to_owned).into());
     assert_eq!(
         messages(&desired, &seen),
@@ -504,4 +504,26 @@ fn settings_of_ipvs_that_are_not_there_or_not_known_yet() {
     let mut there = loaded.clone();
     there.state.sysctls.insert(Sysctl::Vs(VsItem::DebugLevel), "0".to_owned());
     assert_eq!(messages(&wants(VsItem::DebugLevel), &there), none);
+}
+
+/// GRE and tunnel devices of our own are silent as lo is. A VIP that is ours moves there with the plan.
+#[test]
+fn a_vip_that_is_to_stand_on_a_tunnel_device() {
+    for dev in ["gre0", "lvsgrec0000202", "lvstnl20010db8"] {
+        let mut desired = desired();
+        desired.state.addresses = [(key(&format!("192.0.2.80/32@{dev}")), address())].into();
+        let mut seen = seen();
+        let there = key("192.0.2.80/32@lo");
+        seen.state.addresses.insert(there.clone(), address());
+        let elsewhere = "the VIP is on this host already, as 192.0.2.80/32@lo";
+        assert_eq!(messages(&desired, &seen), [elsewhere], "{dev}");
+        seen.receipt = Some(Receipt {
+            version: RECEIPT_VERSION,
+            topology: "t".parse().unwrap(),
+            since: 0,
+            owned: [Item::Address(there)].into(),
+            found: HostState::default(),
+        });
+        assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "{dev}");
+    }
 }

@@ -2,14 +2,14 @@
 //!
 //! Only where a smaller weight means a smaller share and nothing else: by `wrr`, `wlc`, `sed` and `twos`. By
 //! `rr`, `lc` and `dh` weights count for nothing; `sh` and `mh` would send their clients elsewhere at every
-//! raise; to `fo`, `ovf`, `lblc` and `lblcr` a weight is something else, and `nq` gives whoever is idle a
-//! connection whatever its weight (ip_vs_*.c in net/netfilter/ipvs).
+//! raise; to `fo`, `ovf`, `lblc` and `lblcr` a weight is something else, and `nq` gives an idle one
+//! a connection whatever its weight (ip_vs_*.c in net/netfilter/ipvs).
 //!
 //! Pure.
 
 use std::collections::BTreeSet;
 
-use super::drain::{Arranged, Raise, Terms};
+use super::drain::{Arranged, PacingOptions, Raise};
 use crate::state::{
     Destination, DestinationId, DestinationKey, Edit, HostState, ServiceKey, Stage, Step,
 };
@@ -53,11 +53,11 @@ struct Later {
 }
 
 /// Lets what is added, or was at weight 0, begin with a small weight, and raises it in [`Stage::Ramp`].
-pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged) {
+pub(super) fn ramp(options: &PacingOptions<'_>, seen: &HostState, arranged: &mut Arranged) {
     let removed: BTreeSet<(ServiceKey, DestinationKey)> =
         arranged.pacing.leaving.iter().map(|one| (one.service.clone(), one.destination)).collect();
     let mut later = Vec::new();
-    let mut said = BTreeSet::new();
+    let mut noted = BTreeSet::new();
     for step in arranged.stages.iter_mut().flat_map(|(_, steps)| steps) {
         let Some(edit) = step.change.of_mut::<Destination>() else { continue };
         let Some(destination) = edit.after.as_mut() else { continue };
@@ -67,10 +67,10 @@ pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged)
         }
         let DestinationId { service: key, key: at } = edit.key.clone();
         let key = &key;
-        let (Some(file), Some(there)) = (terms.services.get(key), seen.services.get(key)) else {
+        let (Some(file), Some(there)) = (options.services.get(key), seen.services.get(key)) else {
             continue;
         };
-        let seconds = terms.said.ramp.unwrap_or(file.pace.ramp);
+        let seconds = options.overrides.ramp.unwrap_or(file.pace.ramp);
         let stays = |(other, theirs): (&DestinationKey, &Destination)| {
             *other != at && theirs.weight > 0 && !removed.contains(&(key.clone(), *other))
         };
@@ -93,7 +93,7 @@ pub(super) fn ramp(terms: &Terms<'_>, seen: &HostState, arranged: &mut Arranged)
             None
         };
         if let Some(why) = why_not {
-            if said.insert((key.clone(), why.clone())) {
+            if noted.insert((key.clone(), why.clone())) {
                 arranged.notes.push(format!("{} is not ramped up: {why}", file.display_name()));
             }
             continue;

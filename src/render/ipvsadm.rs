@@ -1,24 +1,24 @@
-//! Rules for `ipvsadm -R`: one command a line, as `ipvsadm -S` prints them, in the order of protocol,
-//! VIP and port.
+//! Rules for `ipvsadm -R`: one command on each line, as `ipvsadm -S` prints them, sorted by protocol, VIP
+//! and port.
 //!
-//! What -R takes was asked of ipvsadm 1.31 on a kernel 6.1: thresholds, `--set` and `--start-daemon`,
-//! though -S prints none of them; no comments, a line with a `#` ends it with an error. It goes on
-//! behind a line that the kernel refuses, and its exit code is that of the last line: so the daemons,
-//! which cannot be started twice, come first.
+//! Measured with ipvsadm 1.31 on Linux 6.1: -R accepts thresholds, `--set` and `--start-daemon`, which -S
+//! does not print. It does not accept comments: a line with `#` is an error. After a line that the kernel
+//! refuses it continues, and its exit code is that of the last line. So the sync daemons, which cannot be
+//! started twice, come first.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use super::{Rendered, Unheld};
+use super::{Rendered, Unsupported};
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, HostState, Item, Protocol, ServiceFlags,
     ServiceKey, SyncDaemon, Timeouts, Tunnel, VirtualService,
 };
 
-/// The longest timeout that ipvsadm takes: 31 days, in seconds (`MAX_TIMEOUT`).
+/// ipvsadm's longest timeout: 31 days, in seconds (`MAX_TIMEOUT`).
 const LONGEST: u32 = 86_400 * 31;
 
-/// The highest threshold that ipvsadm takes (`INT_MAX`); the kernel takes the rest of a u32 too.
+/// ipvsadm's highest threshold (`INT_MAX`); the kernel accepts any u32.
 const HIGHEST: u32 = i32::MAX.cast_unsigned();
 
 /// The IPVS part of `state` as rules. The same state gives the same text.
@@ -45,7 +45,7 @@ pub fn rules(state: &HostState) -> Rendered {
     for (key, service) in &state.services {
         rendered.service(key, service);
     }
-    rendered.unheld.extend(state.items().iter().filter_map(|item| unheld(state, item)));
+    rendered.unsupported.extend(state.items().iter().filter_map(|item| unsupported(state, item)));
     rendered
 }
 
@@ -95,12 +95,12 @@ impl Rendered {
         let how = match method {
             ForwardingMethod::Masquerade => "-m",
             ForwardingMethod::Tunnel => "-i",
-            // The kernel makes a destination local by itself, whatever was asked for.
+            // The kernel makes a local destination Local by itself, with any requested method.
             ForwardingMethod::DirectRoute | ForwardingMethod::Local => "-g",
             ForwardingMethod::Bypass => {
-                self.unheld.push(Unheld {
+                self.unsupported.push(Unsupported {
                     what: format!("{at} of {key}"),
-                    why: "ipvsadm has no option for a destination that bypasses".to_owned(),
+                    why: "ipvsadm has no option for a bypass destination".to_owned(),
                 });
                 return;
             }
@@ -121,12 +121,11 @@ impl Rendered {
         self.line(&line);
     }
 
-    /// `value`, or the most that ipvsadm takes, which is then told.
+    /// `value`, or ipvsadm's maximum with an entry in the list of unsupported settings.
     fn at_most(&mut self, value: u32, most: u32, what: impl FnOnce() -> String) -> u32 {
         if value > most {
-            let why =
-                format!("ipvsadm takes no more than {most}, which is written instead of {value}");
-            self.unheld.push(Unheld { what: what(), why });
+            let why = format!("ipvsadm's maximum is {most}, which is written instead of {value}");
+            self.unsupported.push(Unsupported { what: what(), why });
         }
         value.min(most)
     }
@@ -137,7 +136,7 @@ fn push(line: &mut String, more: std::fmt::Arguments<'_>) {
     let _ = line.write_fmt(more);
 }
 
-/// How a line names a service. Behind `-6` and the address the mask is read as a prefix length.
+/// The options of a service's key. With an IPv6 service ipvsadm reads the mask as a prefix length.
 fn name(key: &ServiceKey) -> String {
     match key {
         ServiceKey::Address(protocol, address) => {
@@ -153,7 +152,7 @@ fn name(key: &ServiceKey) -> String {
     }
 }
 
-/// The names that `ipvsadm -S` uses itself.
+/// Flag names as `ipvsadm -S` prints them.
 fn scheduler_flags(scheduler: &str, flags: ServiceFlags) -> Vec<&'static str> {
     let names = match scheduler {
         "sh" => ["sh-fallback", "sh-port", "flag-3"],
@@ -183,28 +182,25 @@ fn tunnel_options(line: &mut String, tunnel: Tunnel) {
     });
 }
 
-/// What a rules file says nothing of, each with its value.
-#[allow(clippy::match_same_arms, reason = "the same is to be done, in the order of the kinds")]
-fn unheld(state: &HostState, item: &Item) -> Option<Unheld> {
+/// A setting that a rules file does not support, with its value.
+#[allow(clippy::match_same_arms, reason = "the order of the kinds is kept")]
+fn unsupported(state: &HostState, item: &Item) -> Option<Unsupported> {
     let (what, why) = match item {
         Item::Service(_) | Item::Timeouts | Item::Daemon(_) => return None,
-        // ipvsadm loads it itself.
+        // ipvsadm loads this module itself.
         Item::Module(crate::state::Module::IpVs) => return None,
-        Item::Module(_) => (item.to_string(), "load it, as by /etc/modules-load.d"),
+        Item::Module(_) => (item.to_string(), "load it, for example with /etc/modules-load.d"),
         Item::Sysctl(key) => {
             let value = state.sysctls.get(key).map_or("", String::as_str);
-            (format!("{key} = {value}"), "set it, as by /etc/sysctl.d")
-        }
-        Item::Address(_) => (item.to_string(), "set it with the host's own network configuration"),
-        Item::Route(_) | Item::Link(_) | Item::Tunnel(_) | Item::GuePort(_) => {
-            (item.to_string(), "set it with the host's own network configuration")
+            (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
         }
         Item::Table(name) => {
             let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
-            (format!("{item} ({rules})"), "packet rules belong into an nftables ruleset")
+            (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
         }
+        _ => (item.to_string(), "set it with the host's own network configuration"),
     };
-    Some(Unheld { what, why: format!("not in a rules file of ipvsadm; {why}") })
+    Some(Unsupported { what, why: format!("not in a rules file of ipvsadm; {why}") })
 }
 
 #[cfg(test)]
@@ -213,7 +209,7 @@ mod tests {
     use super::*;
     use crate::import;
 
-    /// Lines that say everything there is to say, in the order and spelling of the result.
+    /// Rules with every option, in the order and spelling of the result.
     const ALL: &str = "\
 --start-daemon master --mcast-interface eth0 --syncid 7 --mcast-group 224.0.0.81 --mcast-port 8848 --mcast-ttl 1 --sync-maxlen 1400
 --set 900 120 300
@@ -248,7 +244,7 @@ mod tests {
     #[test]
     fn what_is_read_is_written_again() {
         let state = state_of(ALL);
-        assert_eq!(rules(&state), Rendered { text: ALL.to_owned(), unheld: Vec::new() });
+        assert_eq!(rules(&state), Rendered { text: ALL.to_owned(), unsupported: Vec::new() });
     }
 
     #[test]
@@ -262,13 +258,13 @@ mod tests {
             rendered.text,
             "-A -t 192.0.2.1:80 -s rr -p 2678400\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 2147483647\n"
         );
-        let said: Vec<_> = rendered.unheld.iter().map(ToString::to_string).collect();
+        let said: Vec<_> = rendered.unsupported.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,
             [
-                "the persistence of tcp 192.0.2.1:80: ipvsadm takes no more than 2678400, which is written instead of 3000000",
-                "the upper threshold of 10.0.0.1:80 of tcp 192.0.2.1:80: ipvsadm takes no more than 2147483647, which is written instead of 3000000000",
-                "net.ipv4.vs.conntrack = 1: not in a rules file of ipvsadm; set it, as by /etc/sysctl.d",
+                "the persistence of tcp 192.0.2.1:80: ipvsadm's maximum is 2678400, which is written instead of 3000000",
+                "the upper threshold of 10.0.0.1:80 of tcp 192.0.2.1:80: ipvsadm's maximum is 2147483647, which is written instead of 3000000000",
+                "net.ipv4.vs.conntrack = 1: not in a rules file of ipvsadm; set it, for example with /etc/sysctl.d",
             ]
         );
     }

@@ -1,7 +1,7 @@
-//! What a host must look like, written for other programs.
+//! Renders the desired state of a host in the format of another program.
 //!
-//! Pure: a [`crate::state::HostState`] in, text out, together with what the text cannot hold, so that
-//! nobody takes a rules file for the whole of a director.
+//! Pure: a [`crate::state::HostState`] in, text out, with a list of the settings that the format does not
+//! support: a rules file alone is not a complete director.
 
 pub mod ipvsadm;
 
@@ -12,20 +12,21 @@ use serde::Serialize;
 pub struct Rendered {
     /// The text.
     pub text: String,
-    /// What it leaves out.
-    pub unheld: Vec<Unheld>,
+    /// The settings that it leaves out; `unheld` in JSON.
+    #[serde(rename = "unheld")]
+    pub unsupported: Vec<Unsupported>,
 }
 
-/// Something that a format has no words for.
+/// A setting that a format does not support.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Unheld {
+pub struct Unsupported {
     /// The setting.
     pub what: String,
-    /// Why it is not in the text, and where it belongs.
+    /// The reason, and how to set it otherwise.
     pub why: String,
 }
 
-impl std::fmt::Display for Unheld {
+impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.what, self.why)
     }

@@ -12,8 +12,8 @@ mod transaction;
 pub mod verify;
 
 /// Items of a host that lvsprov did not make, a line each, aligned.
-fn foreign(all: &[crate::plan::Foreign]) -> String {
-    let row = |foreign: &crate::plan::Foreign| {
+fn foreign(all: &[crate::plan::UnmanagedItem]) -> String {
+    let row = |foreign: &crate::plan::UnmanagedItem| {
         vec![
             "foreign:".to_owned(),
             foreign.kind.clone(),

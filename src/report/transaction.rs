@@ -25,11 +25,13 @@ pub(super) fn host_transaction(transaction: &HostTransactionReport) -> String {
         restarted,
         timer_log,
     } = transaction;
+    let differs = match differs {
+        1 => "1 item differs from before".to_owned(),
+        more => format!("{more} items differ from before"),
+    };
     let mut text = format!(
-        "    {} transaction {id}: {as_wanted} of {steps} steps applied, {differs} {} \
-         from before",
-        "unfinished:".yellow(),
-        if *differs == 1 { "item differs" } else { "items differ" }
+        "    {} transaction {id}: {as_wanted} of {steps} steps applied, {differs}",
+        "unfinished:".yellow()
     );
     if *voted {
         text.push_str("; this host is verified, and waits for the decision");

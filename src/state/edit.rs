@@ -146,7 +146,7 @@ pub struct JsonNames {
     pub value: &'static str,
 }
 
-/// One edit of a setting of kind `S`. `before` and `after` are not both `None`.
+/// One edit of a setting of kind `S`. A plan has none whose `before` and `after` are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedEdit<S: SettingKind> {
     /// Names the setting.
@@ -201,7 +201,7 @@ impl<S: SettingKind> KeyedEdit<S> {
 
     /// Why it cannot be done in `state`; `None`: it can.
     pub fn misfit(&self, state: &HostState) -> Option<Misfit> {
-        if S::VERBS.of(self.verb()).is_none() || (self.before.is_none() && self.after.is_none()) {
+        if S::VERBS.of(self.verb()).is_none() {
             return Some(Misfit::Impossible);
         }
         S::misfit(state, self).or_else(|| match (&self.before, S::get(state, &self.key)) {

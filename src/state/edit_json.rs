@@ -94,8 +94,7 @@ pub(super) fn read<S: SettingKind>(
         None => Value::Object(members),
     };
     let edit = KeyedEdit { key: serde_json::from_value(key)?, before, after };
-    let nothing = edit.before.is_none() && edit.after.is_none();
-    if nothing || names.tag(edit.verb()) != tag || S::VERBS.of(edit.verb()).is_none() {
+    if names.tag(edit.verb()) != tag || S::VERBS.of(edit.verb()).is_none() {
         let wrong = format!("`{tag}` says something else with `{BEFORE}` and `{AFTER}`");
         return Err(serde::de::Error::custom(wrong));
     }

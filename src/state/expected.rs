@@ -21,7 +21,7 @@ pub struct Expected {
     /// How those were.
     pub state: HostState,
     /// Which other topologies own which of the items that this one takes or gives up
-    /// ([`crate::plan::neighbours::owners`]).
+    /// ([`crate::plan::other_topologies::owners`]).
     #[serde(default)]
     pub owners: BTreeMap<TopologyName, Owned>,
 }
@@ -46,7 +46,11 @@ impl Expected {
             all.push("the receipt: lvsprov has changed this host meanwhile".to_owned());
         }
         for item in items.iter().filter(|item| state.differs(&observed.state, item)) {
-            all.push(format!("{item}: {} -> {}", state.told(item), observed.state.told(item)));
+            all.push(format!(
+                "{item}: {} -> {}",
+                state.describe(item),
+                observed.state.describe(item)
+            ));
         }
         all
     }

@@ -79,7 +79,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// An address with nothing said of it but its scope.
+    /// An address with a scope and nothing else.
     pub fn plain(scope: Scope) -> Self {
         Self { scope, label: None, broadcast: None, nodad: false, deprecated: false }
     }
@@ -208,9 +208,10 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The next hop is taken as on-link although no subnet says so (RTNH_F_ONLINK).
     pub onlink: bool,
-    /// What else the kernel says of it that this type cannot hold (several next hops, an MTU, ...):
-    /// such a route is shown, and never replaced, because it could not be put back as it was.
-    pub unheld: Vec<String>,
+    /// Attributes that this type does not have (several next hops, an MTU, ...). Such a route is shown and
+    /// never replaced, because it could not be put back as it was.
+    #[serde(rename = "unheld")]
+    pub unsupported: Vec<String>,
 }
 
 /// `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h): made by an administrator.
@@ -227,7 +228,7 @@ impl Route {
             protocol: STATIC,
             source: None,
             onlink: false,
-            unheld: Vec::new(),
+            unsupported: Vec::new(),
         }
     }
 }
@@ -249,7 +250,7 @@ impl fmt::Display for Route {
         if self.onlink {
             f.write_str(" onlink")?;
         }
-        for other in &self.unheld {
+        for other in &self.unsupported {
             write!(f, " {other}")?;
         }
         Ok(())

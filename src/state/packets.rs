@@ -1,5 +1,5 @@
 //! Firewall marks, source NAT and MSS clamping as a [`super::HostState`] has them: the rules of an
-//! nftables table of our own. Other tables are nobody's business here.
+//! nftables table of our own. Other tables are not read.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::names::TopologyName;
 use crate::state::Protocol;
 
 /// Names a table of family `inet` that lvsprov made: `lvsprov-` and the topology's name. So two
-/// topologies on one host do not meet, and what others made is told apart from it.
+/// topologies on one host do not meet, and tables of other programs have other names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TableName(TopologyName);
@@ -91,7 +91,7 @@ pub enum PacketRule {
         /// Bytes of payload, 536-65495. The kernel only ever makes it smaller.
         mss: u16,
     },
-    /// Something else that stands in our table: somebody changed it. Never wanted.
+    /// A rule in our table that another program put there. Never wanted.
     Unknown(
         /// Chain and handle, for a person.
         String,

@@ -103,7 +103,7 @@ macro_rules! settings {
             }
 
             /// The value of `item`, in one line for people; `absent` where it has none.
-            pub fn told(&self, item: &Item) -> String {
+            pub fn describe(&self, item: &Item) -> String {
                 let text = match item {
                     $(Item::$item $(($key))? => {
                         <$setting as SettingKind>::describe(self, &key_or_unit!($($key)?))

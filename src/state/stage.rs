@@ -10,8 +10,9 @@ pub enum Stage {
     Drain,
     /// Directors take back what is to go.
     Withdraw,
-    /// Real servers, routers and clients.
-    Ground,
+    /// Real servers, routers and clients get ready.
+    #[serde(rename = "ground")]
+    Ready,
     /// Directors go live.
     Live,
     /// Directors raise weights step by step.
@@ -20,14 +21,14 @@ pub enum Stage {
 
 impl Stage {
     /// In their order.
-    pub const ALL: [Self; 5] = [Self::Drain, Self::Withdraw, Self::Ground, Self::Live, Self::Ramp];
+    pub const ALL: [Self; 5] = [Self::Drain, Self::Withdraw, Self::Ready, Self::Live, Self::Ramp];
 
     /// What happens in it, for a person.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Drain => "the director gives no new connection to what is to go, and waits",
             Self::Withdraw => "the director stops taking what is to go",
-            Self::Ground => "real servers, routers and clients get ready",
+            Self::Ready => "real servers, routers and clients get ready",
             Self::Live => "the director goes live, the VIP last",
             Self::Ramp => "new real servers get more and more of their share",
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::edit::{EditVerb, JsonNames, KeyedEdit, Present, SettingKind, Verbs, in_map, in_set};
 use crate::names::IfName;
 
-/// A device that takes wrapped packets from anybody to one address of the host.
+/// A device that takes packets wrapped by any host, to one address of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunnelDevice {

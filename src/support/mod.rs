@@ -1,4 +1,4 @@
-//! For tests only: clusters made by hand or by chance, on one network.
+//! Test clusters on one network, fixed or random.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -56,8 +56,8 @@ pub(crate) struct Cluster {
 const AT: Position = Position { line: 0, column: 0, length: 0 };
 
 impl Cluster {
-    /// Services by method, port and the numbers (1-3) of their real servers. NAT and the others do not
-    /// share a real server, as a gateway cannot be both.
+    /// Services by method, port and the numbers (1-3) of their real servers. NAT does not share a real
+    /// server with other methods, because the gateways differ.
     pub fn of(services: &[(Forward, u16, Vec<u8>)]) -> Self {
         let nat: BTreeSet<u8> = services
             .iter()
@@ -93,7 +93,7 @@ impl Cluster {
         Self { topology }
     }
 
-    /// Which host has an address of this cluster.
+    /// The host with an address of this cluster.
     pub fn host_with(address: IpAddr) -> HostName {
         let number = match address {
             IpAddr::V4(address) => address.octets()[3],
@@ -105,8 +105,8 @@ impl Cluster {
         format!("rs{number}").parse().unwrap()
     }
 
-    /// The same cluster with both families on every host, and its services as `kinds` say, in turn.
-    fn with_kinds(mut self, kinds: &[Kind], wrapped: Tunnel) -> Self {
+    /// The same cluster with both address families on every host, and with the variants of its services.
+    fn with_variants(mut self, variants: &[ServiceVariant], tunnel: Tunnel) -> Self {
         for host in self.topology.hosts.values_mut() {
             for interface in host.interfaces.values_mut() {
                 let number = match interface.addresses[0].addr() {
@@ -122,8 +122,8 @@ impl Cluster {
             }
             host.gateways.extend(second);
         }
-        for (service, kind) in self.topology.services.iter_mut().zip(kinds) {
-            service.become_kind(*kind, wrapped);
+        for (service, variant) in self.topology.services.iter_mut().zip(variants) {
+            service.apply_variant(*variant, tunnel);
         }
         self
     }
@@ -144,33 +144,33 @@ fn other_family(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What else a service may be.
-#[allow(clippy::struct_excessive_bools, reason = "any of them goes with any other")]
+/// A variant of a service.
+#[allow(clippy::struct_excessive_bools, reason = "all combinations are valid")]
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kind {
-    /// Its VIP is an IPv6 address.
+pub(crate) struct ServiceVariant {
+    /// Its VIP is IPv6.
     ipv6: bool,
-    /// Its real servers are reached by the other family: through tunnels only.
+    /// Its RIPs are of the other address family: needs tunnels.
     mixed: bool,
-    /// A firewall mark names it.
+    /// Its key is a firewall mark.
     marked: bool,
-    /// FULLNAT where it would be direct routing.
+    /// FULLNAT instead of direct routing.
     fullnat: bool,
     /// The director is a real server too.
     local: bool,
-    /// It is persistent, on every port.
+    /// Persistent, for every port.
     persistent: bool,
 }
 
 impl Service {
-    fn become_kind(&mut self, kind: Kind, wrapped: Tunnel) {
-        let Kind { ipv6, mixed, marked, fullnat, local, persistent } = kind;
+    fn apply_variant(&mut self, variant: ServiceVariant, tunnel: Tunnel) {
+        let ServiceVariant { ipv6, mixed, marked, fullnat, local, persistent } = variant;
         self.ipv6 = ipv6;
         if let Some(vip) = self.vip.as_mut().filter(|_| ipv6) {
             vip.address = other_family(vip.address);
         }
         for rs in &mut self.real_servers {
-            rs.tunnel = if rs.forward == Forward::Tun { wrapped } else { Tunnel::Ipip };
+            rs.tunnel = if rs.forward == Forward::Tun { tunnel } else { Tunnel::Ipip };
             if ipv6 != (mixed && rs.forward == Forward::Tun) {
                 rs.rip = other_family(rs.rip);
             }
@@ -266,32 +266,32 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
     }
 }
 
-/// Up to three services by chance, each with some of the three real servers, of every kind.
+/// Up to three random services, each with some of the three real servers, in all variants.
 pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     let forward = select(vec![Forward::Nat, Forward::Dr, Forward::Tun]);
-    let service = (forward, vec(1..=3u8, 1..4), kind());
-    // One way of wrapping in a cluster: two kinds of checksum for one RIP cannot be received.
-    let wrapped = select(vec![
+    let service = (forward, vec(1..=3u8, 1..4), variant());
+    // One tunnel type in a cluster: a RIP cannot receive two kinds of checksum.
+    let tunnel = select(vec![
         Tunnel::Ipip,
         Tunnel::Gue { port: 6080, flags: 0 },
         Tunnel::Gue { port: 6081, flags: 2 },
         Tunnel::Gre { flags: 0 },
         Tunnel::Gre { flags: 1 },
     ]);
-    (vec(service, 1..4), wrapped).prop_map(|(services, wrapped)| {
+    (vec(service, 1..4), tunnel).prop_map(|(services, tunnel)| {
         let ports = 80..;
-        let kinds: Vec<Kind> = services.iter().map(|(.., kind)| *kind).collect();
+        let variants: Vec<ServiceVariant> = services.iter().map(|(.., variant)| *variant).collect();
         let services: Vec<_> = services
             .into_iter()
             .zip(ports)
             .map(|((forward, servers, _), port)| (forward, port, servers))
             .collect();
-        Cluster::of(&services).with_kinds(&kinds, wrapped)
+        Cluster::of(&services).with_variants(&variants, tunnel)
     })
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
-    vec(any::<bool>(), 6).prop_map(|said| Kind {
+fn variant() -> impl Strategy<Value = ServiceVariant> {
+    vec(any::<bool>(), 6).prop_map(|said| ServiceVariant {
         ipv6: said[0],
         mixed: said[1],
         marked: said[2],

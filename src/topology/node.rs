@@ -242,7 +242,7 @@ impl TreeBuilder {
                     None => *key = Some(take_key(node, seen, &mut self.findings)),
                     Some(MapKey::Dropped) => {}
                     Some(MapKey::Good(key)) => {
-                        entries.push(KeyValue { value: with_position(node, &key), key })
+                        entries.push(KeyValue { value: with_position(node, &key), key });
                     }
                 }
             }

@@ -139,7 +139,7 @@ fn any_table_is_written_for_ipvsadm_and_read_again() {
         let rendered = render::ipvsadm::rules(&state);
         let rules = import::ipvsadm::read(&rendered.text);
         assert_eq!(rules.remarks, [], "{seed}: {}", rendered.text);
-        if rendered.unheld.is_empty() {
+        if rendered.unsupported.is_empty() {
             assert_eq!(rules.services, table, "{seed}: {}", rendered.text);
             services += table.len();
         }

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use lvsprov::agent::Host;
+use lvsprov::agent::{Agent, Disk, LocalHost};
 use lvsprov::failure::Failure;
 use lvsprov::kernel::namespace;
 use lvsprov::names::TopologyName;
 use lvsprov::plan::journal::touched_by;
-use lvsprov::plan::neighbours::owners;
+use lvsprov::plan::other_topologies::owners;
 use lvsprov::protocol::{Decision, Execution, Prepare, Reply, Request};
 use lvsprov::state::{
     Address, AddressKey, Edit, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal,
@@ -179,8 +179,11 @@ impl Drop for NamedNamespace {
 }
 
 /// One connection's host; its revert timers are lvsprov, which this program is not.
-pub fn host(state_dir: &Path) -> Host {
-    Host::new(state_dir.to_owned()).with_program(env!("CARGO_BIN_EXE_lvsprov").into())
+pub fn host(state_dir: &Path) -> Agent {
+    Agent::new(
+        Disk::new(state_dir),
+        LocalHost::default().with_program(env!("CARGO_BIN_EXE_lvsprov").into()),
+    )
 }
 
 /// In the namespace of this thread.
@@ -264,7 +267,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
             by: somebody(),
             since: 1_700_000_000,
             hosts: BTreeSet::from(["a".parse().unwrap()]),
-            stages: vec![(Stage::Ground, steps)],
+            stages: vec![(Stage::Ready, steps)],
             touched,
             before,
         },

@@ -82,7 +82,7 @@ pub fn bare(host: &Host) -> Observation {
                 protocol: 2,
                 source: Some(net.addr()),
                 onlink: false,
-                unheld: Vec::new(),
+                unsupported: Vec::new(),
             };
             state.routes.insert(RouteKey(net.trunc()), connected);
         }

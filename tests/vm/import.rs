@@ -47,7 +47,7 @@ fn rendered() {
         let table = any_tables::one(&mut runner, &strategy);
         let state = HostState { services: table.clone(), ..HostState::default() };
         let rules = render::ipvsadm::rules(&state);
-        if !rules.unheld.is_empty() {
+        if !rules.unsupported.is_empty() {
             continue;
         }
         let netns = netns_host::NetnsHost::with_lo();

@@ -113,7 +113,7 @@ fn others_are_as_before(way: &Way, world: &World, what: &str) {
 
 fn difference(now: &HostState, was: &HostState) -> Vec<String> {
     let items: BTreeSet<_> = now.items().union(&was.items()).cloned().collect();
-    let told = items.iter().map(|item| (item, was.told(item), now.told(item)));
+    let told = items.iter().map(|item| (item, was.describe(item), now.describe(item)));
     told.filter(|(_, was, now)| was != now).map(|all| format!("{all:?}")).collect()
 }
 

@@ -93,7 +93,8 @@ impl KeepalivedReader {
             "protocol" => match value.to_ascii_lowercase().parse() {
                 Ok(protocol) => block.protocol = Some(protocol),
                 Err(()) => {
-                    self.remarks.not_understood(quote(value), "the protocols are TCP, UDP and SCTP")
+                    self.remarks
+                        .not_understood(quote(value), "the protocols are TCP, UDP and SCTP");
                 }
             },
             "persistence_timeout" => block.persistence = Some(self.persistence(statement.word(1))),
@@ -113,7 +114,7 @@ impl KeepalivedReader {
                 None => self.remarks.not_understood(quote(value), "a family is inet or inet6"),
             },
             "weight" => {
-                block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight)
+                block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight);
             }
             "real_server" => block.reals.extend(self.real_server(statement)),
             "sorry_server" => self.remarks.not_expressible(

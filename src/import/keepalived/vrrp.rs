@@ -44,7 +44,7 @@ impl KeepalivedReader {
                 }
                 "lvs_sync_daemon_interface" => self.old_sync_daemon(statement, side, id),
                 "virtual_routes" | "virtual_rules" => {
-                    self.left_out.add(LeftOutTopic::Network, statement)
+                    self.left_out.add(LeftOutTopic::Network, statement);
                 }
                 // Used with the addresses.
                 "interface" => {}

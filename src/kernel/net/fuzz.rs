@@ -38,7 +38,7 @@ fn seeds() -> Vec<Vec<u8>> {
             protocol: 4,
             source: None,
             onlink: false,
-            unheld: Vec::new(),
+            unsupported: Vec::new(),
         };
         all.push(RouteNetlinkMessage::NewRoute(routes::message(&key, &route, &known()).unwrap()));
     }

@@ -79,7 +79,7 @@ impl Net {
     /// The kernel replaces in place only a route of the same metric (net/ipv4/fib_trie.c,
     /// `fib_table_insert`). Where the metric changes, the new route is added before the old one is removed.
     pub async fn replace_route(&self, key: &RouteKey, before: &Route, after: &Route) -> Result<()> {
-        if !before.unheld.is_empty() {
+        if !before.unsupported.is_empty() {
             return Err(Error::new(format!(
                 "route {key} ({before}) has settings that lvsprov could not restore: it is not replaced"
             ))
@@ -143,7 +143,7 @@ fn in_main_table(message: &RouteMessage, family: AddressFamily) -> bool {
 /// Keeps the route that the kernel uses: the lowest metric; of equal metrics the first of the dump. A route
 /// for a single TOS ranks below one for all.
 fn keep_better(best: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
-    let for_one_tos = |route: &Route| route.unheld.iter().any(|text| text.starts_with("tos "));
+    let for_one_tos = |route: &Route| route.unsupported.iter().any(|text| text.starts_with("tos "));
     match best.entry(key) {
         Entry::Vacant(free) => {
             free.insert(route);
@@ -169,16 +169,16 @@ pub(super) fn observed(message: &RouteMessage, links: &LinksByIndex) -> Option<(
         protocol: header.protocol.into(),
         source: None,
         onlink: header.flags.contains(RouteFlags::Onlink),
-        unheld: Vec::new(),
+        unsupported: Vec::new(),
     };
     if header.kind != RouteType::Unicast {
-        route.unheld.push(format!("type {:?}", header.kind).to_lowercase());
+        route.unsupported.push(format!("type {:?}", header.kind).to_lowercase());
     }
     if header.protocol == RouteProtocol::Ra {
-        route.unheld.push("ra".to_owned());
+        route.unsupported.push("ra".to_owned());
     }
     if header.tos != 0 {
-        route.unheld.push(format!("tos {:#x}", header.tos));
+        route.unsupported.push(format!("tos {:#x}", header.tos));
     }
     for attribute in &message.attributes {
         match attribute {
@@ -188,22 +188,24 @@ pub(super) fn observed(message: &RouteMessage, links: &LinksByIndex) -> Option<(
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Oif(index) => match links.get(index) {
                 Some(link) => route.dev = Some(link.name.clone()),
-                None => route.unheld.push(format!("interface number {index}")),
+                None => route.unsupported.push(format!("interface number {index}")),
             },
             // Table, cache numbers and the default preference are not settings. A route that expires comes
             // from a router advertisement; the remaining time is not a setting, as it differs at each read.
             RouteAttribute::CacheInfo(cache) if cache.expires != 0 => {
-                route.unheld.push("expires".to_owned());
+                route.unsupported.push("expires".to_owned());
             }
             RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
             RouteAttribute::Preference(preference) if u8::from(*preference) == 0 => {}
             RouteAttribute::MultiPath(hops) => {
-                route.unheld.push(format!("{} next hops", hops.len()));
+                route.unsupported.push(format!("{} next hops", hops.len()));
             }
             RouteAttribute::Metrics(metrics) => {
-                route.unheld.extend(metrics.iter().map(|metric| words(&format!("{metric:?}"))));
+                route
+                    .unsupported
+                    .extend(metrics.iter().map(|metric| words(&format!("{metric:?}"))));
             }
-            other => route.unheld.push(words(&format!("{other:?}"))),
+            other => route.unsupported.push(words(&format!("{other:?}"))),
         }
     }
     if v6 && route.metric == IPV6_DEFAULT_METRIC {
@@ -235,11 +237,11 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 pub(super) fn message(key: &RouteKey, route: &Route, links: &LinksByIndex) -> Result<RouteMessage> {
-    let Route { gateway, dev, scope, metric, protocol, source, onlink, unheld } = route;
-    if !unheld.is_empty() {
+    let Route { gateway, dev, scope, metric, protocol, source, onlink, unsupported } = route;
+    if !unsupported.is_empty() {
         return Err(Error::new(format!(
             "route {key} ({route}) has settings that lvsprov does not write: {}",
-            unheld.join(", ")
+            unsupported.join(", ")
         )));
     }
     let RouteKey(net) = key;

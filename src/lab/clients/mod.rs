@@ -1,8 +1,8 @@
-//! The client's side: asks a service, and counts who answered and why others did not.
+//! Test clients: send requests to a service, count responses by real server and failures by reason.
 //!
-//! Each request is a connection of its own, one after another, as the schedulers' expectations
-//! ([`crate::lab::expect`]) take for granted. Sockets are made in the client's namespace and used
-//! on the caller's runtime, which needs its I/O and time drivers.
+//! Each request is one connection, one after another, as [`crate::lab::expect`] requires. Sockets are
+//! created in the client's namespace and used on the caller's runtime, which needs its I/O and time
+//! drivers.
 
 mod request;
 mod sockets;
@@ -17,18 +17,18 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
-use self::sockets::Sockets;
-pub use self::transfer::{Transfer, Way, transfer};
+use self::sockets::SocketFactory;
+pub use self::transfer::{Transfer, TransferDirection, transfer};
 use super::{Lab, LabError};
 use crate::names::HostName;
 use crate::state::Protocol;
 
-/// Who answered how often, and what else happened how often.
+/// Number of responses by real server, and of failures by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// By the name that was answered: that of a real server.
+    /// By real server.
     pub answers: BTreeMap<String, u32>,
-    /// By reason: `refused`, `timed out`, `no route`, `reset`, or what the kernel said.
+    /// By reason: `refused`, `timed out`, `no route`, `reset`, or the kernel's error text.
     pub failures: BTreeMap<String, u32>,
 }
 
@@ -44,58 +44,58 @@ impl Tally {
     }
 }
 
-/// What a responder said.
+/// The response of a real server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Its name: that of a real server.
+pub struct Response {
+    /// The real server's name.
     pub server: String,
-    /// The address at which it saw the client; `None` if it said none.
+    /// The client's address as the real server saw it; `None` if the response has none.
     pub saw: Option<IpAddr>,
 }
 
-/// Where a request goes, and how.
+/// One request to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Question {
-    /// One of the client's addresses; `None`: the kernel's choice.
+pub struct ClientRequest {
+    /// Source address, one of the client's; `None`: the kernel chooses.
     pub from: Option<IpAddr>,
-    /// What is asked.
+    /// Destination.
     pub target: SocketAddr,
-    /// Over which protocol.
+    /// Protocol.
     pub protocol: Protocol,
-    /// How long an answer is waited for.
+    /// Timeout of the response.
     pub patience: Duration,
 }
 
-/// So many requests in a row that nobody answers are enough to know.
-const GIVE_UP_AFTER: u32 = 4;
+/// After this number of failures in a row no more requests are sent.
+const MAX_FAILURES_IN_A_ROW: u32 = 4;
 
 /// Sends `questions` from `client`, one after another, each from a fresh socket and port. The inner
-/// errors are the reasons of [`Tally::failures`]; after four of them in a row the rest is not sent.
+/// errors are the reasons of [`Tally::failures`]; after four failures in a row the rest is not sent.
 ///
 /// # Errors
 /// If there is no such host or its namespace cannot be entered.
 pub async fn ask_each(
     lab: &Lab,
     client: &HostName,
-    questions: &[Question],
-) -> Result<Vec<Result<Answer, String>>, LabError> {
-    let sockets = Sockets::of(lab, client)?;
+    questions: &[ClientRequest],
+) -> Result<Vec<Result<Response, String>>, LabError> {
+    let sockets = SocketFactory::of(lab, client)?;
     let mut results = Vec::new();
-    let mut in_vain = 0;
+    let mut failures_in_a_row = 0;
     for question in questions {
-        if in_vain >= GIVE_UP_AFTER {
-            results.push(Err("not tried any more".to_owned()));
+        if failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
+            results.push(Err("not sent after repeated failures".to_owned()));
             continue;
         }
         let result = request::ask_once(&sockets, *question).await;
-        in_vain = if result.is_ok() { 0 } else { in_vain + 1 };
+        failures_in_a_row = if result.is_ok() { 0 } else { failures_in_a_row + 1 };
         results.push(result);
     }
     Ok(results)
 }
 
-/// Sends `count` datagrams from `client` to `target`, all from one socket and so from one port; each
-/// when the one before was answered or given up.
+/// Sends `count` datagrams from `client` to `target`, all from one source port, each after the response
+/// or timeout of the one before.
 ///
 /// # Errors
 /// As [`ask_each`].
@@ -105,15 +105,17 @@ pub async fn ask_from_one_port(
     target: SocketAddr,
     count: u32,
     patience: Duration,
-) -> Result<Vec<Result<Answer, String>>, LabError> {
-    let sockets = Sockets::of(lab, client)?;
+) -> Result<Vec<Result<Response, String>>, LabError> {
+    let sockets = SocketFactory::of(lab, client)?;
     let opened = request::open_udp(&sockets, None, target).await;
     let socket = opened.map_err(LabError::io(format!("ask {target} from {client}")))?;
     let mut results = Vec::new();
     for _ in 0..count {
         let answer = request::in_time(patience, request::exchange(&socket)).await;
         results.push(
-            answer.and_then(|bytes| request::said(&bytes).map_err(|error| error.to_string())),
+            answer.and_then(|bytes| {
+                request::parse_response(&bytes).map_err(|error| error.to_string())
+            }),
         );
     }
     Ok(results)
@@ -123,8 +125,8 @@ pub async fn ask_from_one_port(
 /// `patience`.
 ///
 /// # Errors
-/// If there is no such host or its namespace cannot be entered. A request that nobody answers is no
-/// error but counted.
+/// If there is no such host or its namespace cannot be entered. A request without a response is
+/// counted, not an error.
 pub async fn ask(
     lab: &Lab,
     client: &HostName,
@@ -133,8 +135,8 @@ pub async fn ask(
     count: u32,
     patience: Duration,
 ) -> Result<Tally, LabError> {
-    let question = Question { from: None, target, protocol, patience };
-    let sockets = Sockets::of(lab, client)?;
+    let question = ClientRequest { from: None, target, protocol, patience };
+    let sockets = SocketFactory::of(lab, client)?;
     let mut tally = Tally::default();
     for _ in 0..count {
         let result = request::ask_once(&sockets, question).await;
@@ -146,32 +148,32 @@ pub async fn ask(
 /// One request of a [`Stream`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// When it began.
+    /// Start time.
     pub started: Instant,
-    /// When it was answered or given up.
+    /// Time of the response or timeout.
     pub ended: Instant,
-    /// The name that was answered, or the reason why none was.
+    /// The real server, or the reason of the failure.
     pub result: Result<String, String>,
 }
 
-/// Requests without end, one after another, in the background. Dropping it ends it.
+/// Endless requests, one after another, in the background. Ends when dropped.
 pub struct Stream {
-    /// Taken, and with it the task told to end, by [`Stream::stop`].
+    /// [`Stream::stop`] drops it, which ends the task.
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
     attempts: Arc<Mutex<Vec<Attempt>>>,
 }
 
-/// The shortest pause between the beginnings of two requests of a stream.
+/// Minimum time between the starts of two requests of a stream.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Stream {
-    /// Begins. The next request starts `interval` (at least a millisecond) after the one before, or
-    /// when that is done, whichever is later. To be called on a runtime.
+    /// Starts the stream. A request starts `interval` (at least 1 ms) after the start of the one before,
+    /// but not before that one has ended. Must be called on a runtime.
     ///
     /// # Errors
     /// As [`ask`].
-    // Async although it never waits: it needs a runtime, and says so by its type.
+    // Async without an await: the type shows that it needs a runtime.
     #[allow(clippy::unused_async)]
     pub async fn start(
         lab: &Lab,
@@ -181,8 +183,8 @@ impl Stream {
         interval: Duration,
         patience: Duration,
     ) -> Result<Self, LabError> {
-        let sockets = Sockets::of(lab, client)?;
-        let question = Question { from: None, target, protocol, patience };
+        let sockets = SocketFactory::of(lab, client)?;
+        let question = ClientRequest { from: None, target, protocol, patience };
         let interval = interval.max(SHORTEST_INTERVAL);
         let (stop, mut stopped) = oneshot::channel();
         let attempts = Arc::new(Mutex::new(Vec::new()));
@@ -204,12 +206,12 @@ impl Stream {
         Ok(Self { stop: Some(stop), task: Some(task), attempts })
     }
 
-    /// The requests that are done by now, in the order of their beginning.
+    /// The finished requests, in start order.
     pub fn so_far(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets the present request finish and returns all of them, in the order of their beginning.
+    /// Waits for the running request and returns all requests, in start order.
     pub async fn stop(mut self) -> Vec<Attempt> {
         drop(self.stop.take());
         if let Some(task) = self.task.take()
@@ -230,10 +232,9 @@ impl Drop for Stream {
     }
 }
 
-/// The attempts that were not answered although the service had answered before: each that began
-/// after the first answer was there. One that began earlier says nothing, even if it ended later:
-/// it may have been sent when there was no service yet. Empty too if nothing was ever answered;
-/// whether anything was is for the caller to see.
+/// The failed attempts that started after the first response. An earlier attempt proves nothing, even if
+/// it ended later: it may have been sent before the service existed. Also empty without any response;
+/// the caller must check for that.
 pub fn lost_after_first_answer(attempts: &[Attempt]) -> Vec<Attempt> {
     let answered = attempts.iter().filter(|attempt| attempt.result.is_ok());
     let Some(first) = answered.map(|attempt| attempt.ended).min() else { return Vec::new() };
@@ -257,10 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_began_after_the_first_answer_can_be_lost() {
+    fn only_attempts_after_the_first_response_can_be_lost() {
         let made = attempts(&[
             (0, 1, Err("refused")),
-            (2, 50, Err("timed out")), // begun before the first answer, ended after it
+            (2, 50, Err("timed out")), // started before the first response, ended after it
             (10, 20, Ok("web1")),
             (15, 30, Err("reset")), // likewise
             (20, 21, Err("refused")),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_where_nothing_was_ever_answered() {
+    fn without_a_response_no_attempt_is_lost() {
         let list = attempts(&[(0, 1, Err("refused")), (1, 2, Err("refused"))]);
         assert!(lost_after_first_answer(&list).is_empty());
         assert!(lost_after_first_answer(&[]).is_empty());

@@ -1,9 +1,8 @@
-//! Large bodies over TCP, byte for byte, and whether it took ICMP to get them through.
+//! Large bodies over TCP, compared byte by byte, with the number of ICMP messages they needed.
 //!
-//! TCP sets DF on its segments (`ip_no_pmtu_disc` 0; IPv6 has nothing else), so where a tunnel leaves
-//! less room than the client's own interface, either the segments are small enough from the start,
-//! because the real server said so in its SYN-ACK, or somebody on the way says "fragmentation needed"
-//! (RFC 1191, RFC 8201), which firewalls like to drop.
+//! TCP sets DF on its segments (`ip_no_pmtu_disc` 0; IPv6 never fragments on the path). Where a tunnel
+//! has a smaller MTU than the client's interface, either the real server's SYN-ACK announces a small MSS,
+//! or a router sends "fragmentation needed" (RFC 1191, RFC 8201), which firewalls often drop.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,22 +10,22 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::request::{body, connect, in_time, read_page, request, said};
-use super::sockets::Sockets;
+use super::request::{body, connect, in_time, parse_response, read_page, request};
+use super::sockets::SocketFactory;
 use crate::lab::{Lab, LabError, bulk};
 use crate::names::HostName;
 use crate::state::Protocol;
 
-/// Which way the bytes go.
+/// Direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum TransferDirection {
     /// From the client.
     Up,
     /// To the client.
     Down,
 }
 
-impl std::fmt::Display for Way {
+impl std::fmt::Display for TransferDirection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Up => "up",
@@ -35,18 +34,18 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// A transfer that came through.
+/// A complete transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {
     /// The real server.
     pub server: String,
-    /// How often the client was told meanwhile that a packet was too large for the way: ICMP
-    /// destination unreachable, ICMPv6 packet too big.
+    /// Number of ICMP messages about too large packets that the client received during the transfer:
+    /// ICMP destination unreachable, ICMPv6 packet too big.
     pub too_large: u64,
 }
 
-/// Sends or fetches `bytes` bytes (at most [`bulk::MOST`]) over one connection from `client` to
-/// `target`, within `patience`, and compares every one. The inner error is why it did not come through.
+/// Sends or fetches `bytes` bytes (at most [`bulk::MAX_TRANSFER`]) over one connection from `client` to
+/// `target`, within `patience`, and compares every one. The inner error has the reason of the failure.
 ///
 /// # Errors
 /// If there is no such host or its namespace cannot be entered.
@@ -54,24 +53,24 @@ pub async fn transfer(
     lab: &Lab,
     client: &HostName,
     target: SocketAddr,
-    way: Way,
+    way: TransferDirection,
     bytes: u64,
     patience: Duration,
 ) -> Result<Result<Transfer, String>, LabError> {
-    let sockets = Sockets::of(lab, client)?;
-    let told_before = told_too_large(lab, client, target.ip())?;
+    let sockets = SocketFactory::of(lab, client)?;
+    let told_before = too_large_messages(lab, client, target.ip())?;
     let work = async {
         let mut stream = connect(&sockets, None, target, Protocol::Tcp).await?;
         match way {
-            Way::Up => upload(&mut stream, target, bytes).await,
-            Way::Down => download(&mut stream, target, bytes).await,
+            TransferDirection::Up => upload(&mut stream, target, bytes).await,
+            TransferDirection::Down => download(&mut stream, target, bytes).await,
         }
     };
     let done = in_time(patience, work).await;
-    let told = told_too_large(lab, client, target.ip())?.saturating_sub(told_before);
+    let too_large = too_large_messages(lab, client, target.ip())?.saturating_sub(told_before);
     Ok(match done {
-        Ok(server) => Ok(Transfer { server, too_large: told }),
-        Err(why) => Err(format!("{why} (told {told} times that a packet was too large)")),
+        Ok(server) => Ok(Transfer { server, too_large }),
+        Err(why) => Err(format!("{why} ({too_large} ICMP messages \"packet too large\" received)")),
     })
 }
 
@@ -88,7 +87,7 @@ async fn upload(stream: &mut TcpStream, target: SocketAddr, bytes: u64) -> std::
     let text = String::from_utf8_lossy(&page);
     let last = text.lines().last().unwrap_or_default();
     let answer = body(&page).map_err(|error| std::io::Error::other(format!("{error}: {last}")))?;
-    said(answer).map(|answer| answer.server)
+    parse_response(answer).map(|answer| answer.server)
 }
 
 async fn download(
@@ -101,17 +100,17 @@ async fn download(
     let mut page = Vec::new();
     stream.take(bytes.saturating_add(4096)).read_to_end(&mut page).await?;
     let bytes_of_page = body(&page)?;
-    let mut check = bulk::Check::default();
+    let mut check = bulk::TransferCheck::default();
     check.take(bytes_of_page);
-    check.verdict(bytes).map_err(std::io::Error::other)?;
+    check.result(bytes).map_err(std::io::Error::other)?;
     let head = page.len() - bytes_of_page.len();
     let head = String::from_utf8_lossy(page.get(..head).unwrap_or_default());
     let server = head.lines().find_map(|line| line.strip_prefix("Server: "));
-    said(server.unwrap_or_default().as_bytes()).map(|answer| answer.server)
+    parse_response(server.unwrap_or_default().as_bytes()).map(|answer| answer.server)
 }
 
-/// How often `host` was told that a packet to an address of this family was too large.
-fn told_too_large(lab: &Lab, host: &HostName, to: IpAddr) -> Result<u64, LabError> {
+/// Number of messages about too large packets that `host` has received, for the family of `to`.
+fn too_large_messages(lab: &Lab, host: &HostName, to: IpAddr) -> Result<u64, LabError> {
     let (file, count): (_, fn(&str) -> Option<u64>) = match to {
         IpAddr::V4(_) => ("/proc/thread-self/net/snmp", unreachable_v4),
         IpAddr::V6(_) => ("/proc/thread-self/net/snmp6", too_big_v6),

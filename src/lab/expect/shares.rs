@@ -2,86 +2,90 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::SELDOM;
+use super::STRAY_INTERVAL;
 use crate::state::Protocol;
 use crate::topology::{Scheduler, SchedulerFlag, Service};
 
-/// What must be true, and in words.
-pub(super) struct Expected {
-    pub(super) law: Law,
-    /// In two or three words.
+/// The expected result, with its text.
+pub(super) struct ExpectedShares {
+    pub(super) rule_set: ShareRule,
+    /// The rule in two or three words.
     pub(super) rule: &'static str,
-    /// With the numbers.
+    /// The rule with numbers.
     pub(super) wanted: String,
 }
 
-pub(super) enum Law {
-    /// Nobody answers.
-    Silence,
-    /// Each host's number is in a range, both ends included.
+pub(super) enum ShareRule {
+    /// No response.
+    NoAnswer,
+    /// Each host's count is in a range, both ends included.
     Ranges(BTreeMap<String, (u64, u64)>),
-    /// Any of these hosts; nobody, where a hash may fall on a host that takes none.
+    /// Any of these hosts. `may_refuse`: a hash may select a host of weight 0.
     Any { of: BTreeSet<String>, may_refuse: bool },
-    /// All go to one of these hosts, but for so many that may go to any host of weight above 0.
-    One { of: BTreeSet<String>, others: BTreeSet<String>, astray: u64, may_refuse: bool },
+    /// All to one of `of`, except at most `strays` requests to any host of weight above 0.
+    One { of: BTreeSet<String>, others: BTreeSet<String>, strays: u64, may_refuse: bool },
 }
 
-/// One destination: who, and its weight, above 0.
-type Destination = (String, u64);
+/// A host with a weight above 0.
+type WeightedHost = (String, u64);
 
-/// Connections that each host has already, by its name; see [`super::judge`].
-pub type Before = BTreeMap<String, u64>;
+/// Connections of each host before the first request; see [`super::judge`].
+pub type PriorConnections = BTreeMap<String, u64>;
 
-pub(super) fn expected(service: &Service, requests: u32, before: &Before) -> Expected {
+pub(super) fn expected(
+    service: &Service,
+    requests: u32,
+    before: &PriorConnections,
+) -> ExpectedShares {
     let all = service.real_servers.iter();
-    let all: Vec<Destination> =
+    let all: Vec<WeightedHost> =
         all.map(|server| (server.host.to_string(), u64::from(server.weight))).collect();
-    let open: Vec<Destination> = all.iter().filter(|(_, weight)| *weight > 0).cloned().collect();
+    let open: Vec<WeightedHost> = all.iter().filter(|(_, weight)| *weight > 0).cloned().collect();
     if open.is_empty() {
-        let rule = "no answer, all weights are 0";
-        return Expected { law: Law::Silence, rule, wanted: rule.to_owned() };
+        let rule = "no response, all weights are 0";
+        return ExpectedShares { rule_set: ShareRule::NoAnswer, rule, wanted: rule.to_owned() };
     }
     let n = u64::from(requests);
-    let even: Vec<Destination> = open.iter().map(|(host, _)| (host.clone(), 1)).collect();
-    let shut = all.len() > open.len();
+    let even: Vec<WeightedHost> = open.iter().map(|(host, _)| (host.clone(), 1)).collect();
+    let drained = all.len() > open.len();
     if service.persistence.is_some() {
-        return one(&open, &open, "a client stays with one", 0);
+        return one(&open, &open, "persistence: one", 0);
     }
     if service.real_servers.iter().any(|server| server.upper_threshold > 0) {
-        return any(&open, "whoever has not too many", false);
+        return any(&open, "any below its threshold", false);
     }
     if service.one_packet && goes_by_connections(service.scheduler) {
-        // Each is over before the next comes, and never counts.
-        return one(&open, &open, "all to one, as none counts", 0);
+        // Each connection ends before the next request, so none is counted.
+        return one(&open, &open, "all to one, as no connection counts", 0);
     }
     if by_port(service) {
-        return any(&open, "by the client's port", shut && !falls_back(service));
+        return any(&open, "by the client's port", drained && !falls_back(service));
     }
     match service.scheduler {
         Scheduler::Rr => ranges("even", &even, &all, |d| in_cycle(d, &even, n)),
         Scheduler::Wrr => ranges("by weight", &open, &all, |d| in_cycle(d, &open, n)),
         Scheduler::Lc => ranges("about even", &even, &all, |d| fewest(d, &even, n, before)),
         Scheduler::Wlc => ranges("about by weight", &open, &all, |d| fewest(d, &open, n, before)),
-        Scheduler::Twos => ranges("everyone some", &open, &all, |d| (at_least_one(d, &open, n), n)),
-        Scheduler::Sed => one(&heaviest(&open), &open, "all to the heaviest", astray(service, n)),
-        Scheduler::Nq => one(&open, &open, "all to one", astray(service, n)),
+        Scheduler::Twos => ranges("some to each", &open, &all, |d| (at_least_one(d, &open, n), n)),
+        Scheduler::Sed => one(&heaviest(&open), &open, "all to the heaviest", strays(service, n)),
+        Scheduler::Nq => one(&open, &open, "all to one", strays(service, n)),
         Scheduler::Fo | Scheduler::Ovf => one(&heaviest(&open), &open, "all to the heaviest", 0),
         Scheduler::Lblc | Scheduler::Lblcr | Scheduler::Mh => one(&open, &open, "all to one", 0),
         Scheduler::Dh | Scheduler::Sh => {
             let mut expected = one(&open, &open, "all to one", 0);
-            if let Law::One { may_refuse, .. } = &mut expected.law
-                && shut
+            if let ShareRule::One { may_refuse, .. } = &mut expected.rule_set
+                && drained
                 && !falls_back(service)
             {
                 *may_refuse = true;
-                expected.wanted += ", or no answer where the hash falls on weight 0";
+                expected.wanted += ", or no response if the hash selects weight 0";
             }
             expected
         }
     }
 }
 
-/// Flags of sh and mh are two bits, whatever they are called (include/uapi/linux/ip_vs.h).
+/// The flags of sh and mh are two bits with several names (include/uapi/linux/ip_vs.h).
 fn has_flag(service: &Service, flag: SchedulerFlag) -> bool {
     service.scheduler_flags.iter().any(|has| has.bit() == flag.bit())
 }
@@ -92,8 +96,8 @@ fn by_port(service: &Service) -> bool {
         && has_flag(service, SchedulerFlag::ShPort)
 }
 
-/// sh looks for another one where the hash falls on weight 0 (`IP_VS_SVC_F_SCHED_SH_FALLBACK`); mh has
-/// no place for those in its table (`ip_vs_mh_populate`).
+/// sh chooses another host if the hash selects weight 0 (`IP_VS_SVC_F_SCHED_SH_FALLBACK`); the table of mh
+/// has no hosts of weight 0 (`ip_vs_mh_populate`).
 fn falls_back(service: &Service) -> bool {
     match service.scheduler {
         Scheduler::Sh => has_flag(service, SchedulerFlag::ShFallback),
@@ -105,19 +109,19 @@ fn goes_by_connections(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Lc | Scheduler::Wlc)
 }
 
-fn any(open: &[Destination], rule: &'static str, may_refuse: bool) -> Expected {
+fn any(open: &[WeightedHost], rule: &'static str, may_refuse: bool) -> ExpectedShares {
     let of: BTreeSet<String> = open.iter().map(|(host, _)| host.clone()).collect();
     let wanted = format!("{rule}: {}", of.iter().cloned().collect::<Vec<_>>().join(" or "));
-    Expected { rule, wanted, law: Law::Any { of, may_refuse } }
+    ExpectedShares { rule, wanted, rule_set: ShareRule::Any { of, may_refuse } }
 }
 
 fn ranges(
     rule: &'static str,
-    open: &[Destination],
-    all: &[Destination],
-    range: impl Fn(&Destination) -> (u64, u64),
-) -> Expected {
-    // A host may be a destination twice, on two ports: then what is known is about their sum.
+    open: &[WeightedHost],
+    all: &[WeightedHost],
+    range: impl Fn(&WeightedHost) -> (u64, u64),
+) -> ExpectedShares {
+    // A host may be two destinations, on two ports: the range is for their sum.
     let mut hosts: BTreeMap<String, (u64, u64)> =
         all.iter().map(|(host, _)| (host.clone(), (0, 0))).collect();
     for destination in open {
@@ -130,43 +134,52 @@ fn ranges(
     });
     let told: Vec<String> = told.collect();
     let wanted = format!("{rule}: {}", told.join(", "));
-    Expected { rule, wanted, law: Law::Ranges(hosts) }
+    ExpectedShares { rule, wanted, rule_set: ShareRule::Ranges(hosts) }
 }
 
-fn one(of: &[Destination], open: &[Destination], rule: &'static str, astray: u64) -> Expected {
+fn one(
+    of: &[WeightedHost],
+    open: &[WeightedHost],
+    rule: &'static str,
+    strays: u64,
+) -> ExpectedShares {
     let names =
-        |list: &[Destination]| list.iter().map(|(host, _)| host.clone()).collect::<BTreeSet<_>>();
+        |list: &[WeightedHost]| list.iter().map(|(host, _)| host.clone()).collect::<BTreeSet<_>>();
     let (of, others) = (names(of), names(open));
     let told: Vec<&str> = of.iter().map(String::as_str).collect();
     let mut wanted = format!("{rule}: {}", told.join(" or "));
-    if astray > 0 && others.len() > 1 {
-        wanted = format!("{wanted}, but for at most {astray}");
+    if strays > 0 && others.len() > 1 {
+        wanted = format!("{wanted}, except for at most {strays}");
     }
-    Expected { rule, wanted, law: Law::One { of, others, astray, may_refuse: false } }
+    ExpectedShares {
+        rule,
+        wanted,
+        rule_set: ShareRule::One { of, others, strays, may_refuse: false },
+    }
 }
 
-fn heaviest(open: &[Destination]) -> Vec<Destination> {
+fn heaviest(open: &[WeightedHost]) -> Vec<WeightedHost> {
     let most = open.iter().map(|(_, weight)| *weight).max();
     open.iter().filter(|(_, weight)| Some(*weight) == most).cloned().collect()
 }
 
-/// An entry of UDP is never active (the destination's connections begin as inactive,
-/// `__ip_vs_update_dest` in ip_vs_ctl.c, and UDP never changes that).
-fn astray(service: &Service, requests: u64) -> u64 {
+/// A UDP connection is never active (connections start as inactive, `__ip_vs_update_dest` in ip_vs_ctl.c,
+/// and UDP does not change that).
+fn strays(service: &Service, requests: u64) -> u64 {
     match service.protocol {
         Protocol::Udp => 0,
-        Protocol::Tcp | Protocol::Sctp => requests.div_ceil(u64::from(SELDOM)),
+        Protocol::Tcp | Protocol::Sctp => requests.div_ceil(u64::from(STRAY_INTERVAL)),
     }
 }
 
-/// `n` requests in a row out of an endless repetition of a cycle in which each destination stands as
-/// often as its weight divided by the greatest common divisor.
-pub(super) fn in_cycle((_, weight): &Destination, all: &[Destination], n: u64) -> (u64, u64) {
+/// The range for `n` consecutive requests in the endless cycle with weight / gcd(weights) places for each
+/// host.
+pub(super) fn in_cycle((_, weight): &WeightedHost, all: &[WeightedHost], n: u64) -> (u64, u64) {
     let divisor = all.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
     let own = weight / divisor;
     let cycle: u64 = all.iter().map(|(_, weight)| weight / divisor).sum::<u64>().max(1);
     let (whole, rest) = (n / cycle * own, n % cycle);
-    // The rest of the cycle is taken by others first, or by this one first.
+    // In the incomplete cycle this host comes last or first.
     (whole + rest.saturating_sub(cycle - own), whole + rest.min(own))
 }
 
@@ -174,10 +187,15 @@ pub(super) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// As [`fewest_connections`]; where there are connections from before, the choices are made as the
-/// kernel makes them, one after the other, and two more or less are granted for the order in which it
-/// looks at equals and for one end of a connection that it sees late.
-fn fewest(one: &Destination, all: &[Destination], n: u64, before: &Before) -> (u64, u64) {
+/// As [`fewest_connections`]. With prior connections it simulates the kernel's choices one by one, and
+/// allows a difference of two: one for the order among equals, one for a connection whose end the kernel
+/// sees late.
+fn fewest(
+    one: &WeightedHost,
+    all: &[WeightedHost],
+    n: u64,
+    before: &PriorConnections,
+) -> (u64, u64) {
     if before.values().all(|count| *count == 0) || all.len() < 2 {
         return fewest_connections(one, all, n);
     }
@@ -198,7 +216,7 @@ fn fewest(one: &Destination, all: &[Destination], n: u64, before: &Before) -> (u
     (gained.saturating_sub(2), (gained + 2).min(n))
 }
 
-/// Whoever has the fewest connections for its weight gets the next. Let `n_i` be what destination `i`
+/// The host with the fewest connections for its weight gets the next request. Let `n_i` be what destination `i`
 /// of `k` has, `w_i` its weight, `W` the sum of weights, `N` that of connections. When `i` was last
 /// chosen, `(n_i - 1) / w_i <= n_j / w_j` for every `j`. Summed over `i` and over `j` this gives
 /// `w N / W - (k - 1) w / W <= n <= w N / W + (W - w) / W`, always; so what is added between two
@@ -206,8 +224,8 @@ fn fewest(one: &Destination, all: &[Destination], n: u64, before: &Before) -> (u
 /// granted because a request may come before the end of the previous connection was seen, which then
 /// counts as 256.
 pub(super) fn fewest_connections(
-    (_, weight): &Destination,
-    all: &[Destination],
+    (_, weight): &WeightedHost,
+    all: &[WeightedHost],
     n: u64,
 ) -> (u64, u64) {
     let sum = all.iter().map(|(_, weight)| u128::from(*weight)).sum::<u128>().max(1);
@@ -217,7 +235,7 @@ pub(super) fn fewest_connections(
         let n = u64::try_from(n).unwrap_or(u64::MAX);
         return (n, n);
     }
-    // All in units of 1 / W.
+    // In units of 1 / W.
     let share = weight * n;
     let slack = 2 * sum + others * weight;
     let low = share.saturating_sub(slack).div_ceil(sum);
@@ -225,10 +243,10 @@ pub(super) fn fewest_connections(
     (u64::try_from(low).unwrap_or(u64::MAX), u64::try_from(high).unwrap_or(u64::MAX))
 }
 
-/// A destination without connections is taken whenever one of the two draws falls on it, which has
-/// the probability of its part of all weights (and one, ip_vs_twos.c). 1 if it is next to impossible
-/// (less than one in a million) that none of `n` did.
-fn at_least_one((_, weight): &Destination, all: &[Destination], n: u64) -> u64 {
+/// A host without connections is chosen whenever one of the two draws selects it, with the probability of
+/// its part of all weights (plus one, ip_vs_twos.c). 1 if the probability that none of `n` requests
+/// selects it is below one in a million.
+fn at_least_one((_, weight): &WeightedHost, all: &[WeightedHost], n: u64) -> u64 {
     let sum: u64 = all.iter().map(|(_, weight)| weight).sum();
     // Weights are below 2^31: exact in a float.
     #[allow(clippy::cast_precision_loss)]
@@ -237,27 +255,27 @@ fn at_least_one((_, weight): &Destination, all: &[Destination], n: u64) -> u64 {
     u64::from(missed.powi(draws) < 1e-6)
 }
 
-impl Law {
-    /// Why it is broken, if it is.
+impl ShareRule {
+    /// Checks the counts; `Err` has the violation.
     pub(super) fn check(
         &self,
         answers: &BTreeMap<String, u32>,
         failed: u64,
         requests: u32,
     ) -> Result<(), String> {
-        let silence = matches!(self, Self::Silence | Self::One { may_refuse: true, .. });
-        let may_fail = matches!(self, Self::Silence | Self::Any { may_refuse: true, .. });
-        if silence && answers.is_empty() {
+        let no_answer = matches!(self, Self::NoAnswer | Self::One { may_refuse: true, .. });
+        let may_fail = matches!(self, Self::NoAnswer | Self::Any { may_refuse: true, .. });
+        if no_answer && answers.is_empty() {
             return Ok(());
         }
         if failed > 0 && !may_fail {
-            return Err(format!("{failed} of {requests} requests were not answered"));
+            return Err(format!("{failed} of {requests} requests failed"));
         }
         match self {
-            Self::Silence => Err("somebody answered".to_owned()),
+            Self::NoAnswer => Err("a real server answered".to_owned()),
             Self::Any { of, may_refuse: _ } => {
                 match answers.keys().find(|name| !of.contains(*name)) {
-                    Some(shut) => Err(format!("{shut} takes no requests")),
+                    Some(drained) => Err(format!("{drained} takes no requests")),
                     None => Ok(()),
                 }
             }
@@ -270,15 +288,15 @@ impl Law {
                 }
                 Ok(())
             }
-            Self::One { of, others, astray, may_refuse: _ } => {
-                if let Some(shut) = answers.keys().find(|name| !others.contains(*name)) {
-                    return Err(format!("{shut} answered although its weight is 0"));
+            Self::One { of, others, strays, may_refuse: _ } => {
+                if let Some(drained) = answers.keys().find(|name| !others.contains(*name)) {
+                    return Err(format!("{drained} answered although its weight is 0"));
                 }
                 let of = of.iter().filter_map(|host| answers.get(host));
                 let most = of.max().map_or(0, |n| u64::from(*n));
                 let elsewhere = u64::from(requests).saturating_sub(most);
-                if elsewhere > *astray {
-                    return Err(format!("{elsewhere} went elsewhere"));
+                if elsewhere > *strays {
+                    return Err(format!("{elsewhere} went to other hosts"));
                 }
                 Ok(())
             }

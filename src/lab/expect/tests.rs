@@ -44,19 +44,19 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
     }
 }
 
-/// With nothing counted before.
+/// Without prior connections.
 fn judge(service: &Service, tally: &Tally, requests: u32) -> Result<String, String> {
-    super::judge(service, tally, requests, &Before::new())
+    super::judge(service, tally, requests, &PriorConnections::new())
 }
 
 #[test]
-fn what_was_counted_before_is_made_up_for() {
+fn prior_connections_shift_the_shares() {
     let wlc = service(Scheduler::Wlc, &[2, 1]);
-    let before = Before::from([("web1".to_owned(), 0), ("web2".to_owned(), 20)]);
+    let before = PriorConnections::from([("web1".to_owned(), 0), ("web2".to_owned(), 20)]);
     let verdict = |counts: &[u32]| super::judge(&wlc, &tally(counts), 24, &before);
     assert!(verdict(&[24]).is_ok(), "web1 has 40 to go until it is even");
     assert!(verdict(&[16, 8]).is_err());
-    let even = Before::from([("web1".to_owned(), 20), ("web2".to_owned(), 10)]);
+    let even = PriorConnections::from([("web1".to_owned(), 20), ("web2".to_owned(), 10)]);
     assert!(super::judge(&wlc, &tally(&[16, 8]), 24, &even).is_ok());
     assert!(super::judge(&wlc, &tally(&[24]), 24, &even).is_err());
 }
@@ -69,23 +69,23 @@ fn tally(counts: &[u32]) -> Tally {
     tally
 }
 
-/// Judges counts whose sum is the number of requests.
+/// Judges counts; their sum is the number of requests.
 fn verdict(scheduler: Scheduler, weights: &[u32], counts: &[u32]) -> Result<String, String> {
     judge(&service(scheduler, weights), &tally(counts), counts.iter().sum())
 }
 
 #[test]
-fn the_sentences_say_what_was_seen_and_what_was_expected() {
+fn messages_have_observed_and_expected_shares() {
     assert_eq!(verdict(Scheduler::Rr, &[1, 1], &[12, 12]).unwrap(), "web1 12, web2 12 (rr: even)");
     assert_eq!(
         verdict(Scheduler::Rr, &[1, 1], &[24, 0]).unwrap_err(),
         "web1 24: web1 answered 24 times; expected even: web1 12, web2 12 (rr)"
     );
-    let mut silent = tally(&[3]);
-    silent.failures.insert("timed out".into(), 1);
+    let mut with_failure = tally(&[3]);
+    with_failure.failures.insert("timed out".into(), 1);
     assert_eq!(
-        judge(&service(Scheduler::Fo, &[1]), &silent, 4).unwrap_err(),
-        "web1 3; 1 timed out: 1 of 4 requests were not answered; \
+        judge(&service(Scheduler::Fo, &[1]), &with_failure, 4).unwrap_err(),
+        "web1 3; 1 timed out: 1 of 4 requests failed; \
          expected all to the heaviest: web1 (fo)"
     );
 }
@@ -132,7 +132,7 @@ fn some_schedulers_send_all_to_one() {
         assert!(verdict(scheduler, &[3, 3, 1], &[0, 24, 0]).is_ok(), "{scheduler}");
         assert!(verdict(scheduler, &[3, 3, 0], &[0, 23, 1]).is_err(), "{scheduler}");
     }
-    // The end of the previous connection may come late.
+    // The kernel may see the end of the previous connection late.
     assert!(verdict(Sed, &[1, 3], &[3, 21]).is_ok());
     assert!(verdict(Sed, &[1, 3], &[4, 20]).is_err());
     assert!(verdict(Fo, &[1, 3], &[1, 23]).is_err());
@@ -143,26 +143,26 @@ fn some_schedulers_send_all_to_one() {
 
 #[test]
 fn a_hash_may_fall_on_a_destination_of_weight_0() {
-    let mut nobody = Tally::default();
-    nobody.failures.insert("refused".into(), 24);
-    assert!(judge(&service(Scheduler::Sh, &[0, 1]), &nobody, 24).is_ok());
-    assert!(judge(&service(Scheduler::Sh, &[1, 1]), &nobody, 24).is_err());
-    assert!(judge(&service(Scheduler::Mh, &[0, 1]), &nobody, 24).is_err());
+    let mut refused_all = Tally::default();
+    refused_all.failures.insert("refused".into(), 24);
+    assert!(judge(&service(Scheduler::Sh, &[0, 1]), &refused_all, 24).is_ok());
+    assert!(judge(&service(Scheduler::Sh, &[1, 1]), &refused_all, 24).is_err());
+    assert!(judge(&service(Scheduler::Mh, &[0, 1]), &refused_all, 24).is_err());
     assert!(verdict(Scheduler::Sh, &[0, 1], &[24, 0]).is_err());
 }
 
 #[test]
-fn where_all_weights_are_0_nobody_answers() {
-    let mut nobody = Tally::default();
-    nobody.failures.insert("refused".into(), 4);
+fn with_all_weights_0_no_server_may_answer() {
+    let mut refused_all = Tally::default();
+    refused_all.failures.insert("refused".into(), 4);
     for scheduler in Scheduler::ALL {
-        assert!(judge(&service(*scheduler, &[0, 0]), &nobody, 4).is_ok(), "{scheduler}");
+        assert!(judge(&service(*scheduler, &[0, 0]), &refused_all, 4).is_ok(), "{scheduler}");
         assert!(verdict(*scheduler, &[0, 0], &[4, 0]).is_err(), "{scheduler}");
     }
 }
 
 #[test]
-fn strangers_lost_results_and_failures_are_faults_under_every_scheduler() {
+fn unknown_servers_missing_results_and_failures_are_errors_under_every_scheduler() {
     for scheduler in Scheduler::ALL {
         let service = service(*scheduler, &[1]);
         assert!(judge(&service, &tally(&[4]), 4).is_ok(), "{scheduler}");
@@ -179,9 +179,9 @@ fn two_ports_of_one_host_are_counted_together() {
     let mut service = service(Scheduler::Rr, &[1, 1, 1]);
     service.real_servers[1].host = "web1".parse().unwrap();
     service.real_servers[1].port = 81;
-    let mut seen = tally(&[16]);
-    seen.answers.insert("web3".into(), 8);
-    assert!(judge(&service, &seen, 24).is_ok());
+    let mut counted = tally(&[16]);
+    counted.answers.insert("web3".into(), 8);
+    assert!(judge(&service, &counted, 24).is_ok());
     assert!(judge(&service, &tally(&[24]), 24).is_err());
 }
 
@@ -190,8 +190,8 @@ fn destinations(weights: &[u64]) -> Vec<(String, u64)> {
 }
 
 proptest! {
-    /// wrr as the kernel does it: passes over the list with a threshold that falls by the greatest
-    /// common divisor.
+    /// The kernel's wrr: passes over the list with a threshold that decreases by the greatest common
+    /// divisor.
     #[test]
     fn a_window_of_the_weighted_cycle_is_in_range(
         weights in prop::collection::vec(1_u64..8, 1..5),
@@ -215,8 +215,8 @@ proptest! {
         }
     }
 
-    /// wlc as the kernel does it: the first of the least inactive / weight, from whatever earlier
-    /// requests left behind; and now and then the previous connection is still active.
+    /// The kernel's wlc: the first host with the minimum of inactive / weight, after earlier requests;
+    /// sometimes the previous connection is still active.
     #[test]
     fn the_least_loaded_gets_the_next(
         weights in prop::collection::vec(1_u64..8, 1..5),
@@ -265,7 +265,7 @@ proptest! {
 }
 
 #[test]
-fn a_client_that_stays_is_answered_by_one_under_any_scheduler() {
+fn a_persistent_client_gets_one_server_under_any_scheduler() {
     let persistence =
         crate::topology::Persistence { timeout: 600, netmask: u32::MAX, engine: None };
     for scheduler in [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc] {
@@ -278,7 +278,7 @@ fn a_client_that_stays_is_answered_by_one_under_any_scheduler() {
 }
 
 #[test]
-fn datagrams_that_are_scheduled_one_by_one_go_round_but_are_never_counted() {
+fn one_packet_datagrams_rotate_but_are_never_counted() {
     let one_packet = |scheduler| Service {
         one_packet: true,
         protocol: Protocol::Udp,

@@ -1,10 +1,10 @@
-//! What a bare host starts from: the kernel's compiled-in settings, with strict reverse path
-//! filtering (there is none in IPv6), whatever the machine underneath is set to.
+//! The settings of a bare host: the kernel's compiled-in values, with strict reverse path filtering for
+//! IPv4, independent of the machine's settings.
 //!
 //! A new namespace copies `conf/all` and `conf/default` from the machine's first namespace
 //! (`net.core.devconf_inherit_init_net`, net/ipv4/devinet.c `devinet_init_net`), so the same file
-//! would behave differently on differently tuned machines. And a lab in which forgetting
-//! `rp_filter` does not show would prove nothing: most distributions switch it on at boot.
+//! would behave differently on differently tuned machines. Strict `rp_filter` makes a missing setting
+//! show: most distributions enable it at boot.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::lab::LabError;
 
-/// Values that are not 0 in `ipv4_devconf` and `ipv4_devconf_dflt` (net/ipv4/devinet.c).
+/// Values other than 0 in `ipv4_devconf` and `ipv4_devconf_dflt` (net/ipv4/devinet.c).
 const COMPILED_IN: [(&str, &str); 8] = [
     ("accept_redirects", "1"),
     ("send_redirects", "1"),
@@ -32,7 +32,7 @@ const OF_THE_DEVICE: [&str; 2] = ["disable_policy", "disable_xfrm"];
 /// `devconf_inherit_init_net` says otherwise, or IPv6 was switched off when the machine was booted.
 const COMPILED_IN_V6: [(&str, &str); 6] = [
     ("disable_ipv6", "0"),
-    // Before those that it changes along.
+    // Before the settings that it changes.
     ("forwarding", "0"),
     ("accept_ra", "1"),
     ("autoconf", "1"),
@@ -62,7 +62,7 @@ fn reset_ipv6() -> Result<(), LabError> {
 
 fn reset_ipv4() -> Result<(), LabError> {
     let conf = Path::new("/proc/sys/net/ipv4/conf");
-    // First, because writing it resets other parameters (Documentation/networking/ip-sysctl.rst).
+    // First: writing it resets other parameters (Documentation/networking/ip-sysctl.rst).
     write_if_other(&conf.join("all/forwarding"), "0")?;
     for device in names(conf)? {
         for setting in names(&conf.join(&device))? {
@@ -83,7 +83,7 @@ fn compiled_in(device: &str, setting: &str) -> &'static str {
     COMPILED_IN.iter().find(|(name, _)| *name == setting).map_or("0", |(_, value)| value)
 }
 
-/// Switches IPv6 off in the calling thread's namespace, so that a switch says nothing by itself.
+/// Disables IPv6 in the calling thread's namespace, so that the switch sends no frames itself.
 pub(super) fn switch_ipv6_off() -> Result<(), LabError> {
     for scope in ["all", "default"] {
         let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");

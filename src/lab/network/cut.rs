@@ -1,20 +1,20 @@
-//! The cable that agents are reached over, cut and joined again.
+//! Cuts and restores a host's cable to the management network.
 
 use super::links::links_in;
 use super::{Lab, LabError};
 use crate::names::HostName;
 
 impl Lab {
-    /// Cuts `host` off the management network: whoever talks to it hears nothing any more, and nobody
-    /// is told. The host keeps its carrier, as behind a switch whose uplink is gone.
+    /// Cuts `host` off the management network: its frames are dropped silently. The host keeps its carrier,
+    /// as behind a switch with a broken uplink.
     ///
     /// # Errors
-    /// If there is no such host, or it is in no management network.
+    /// If the lab has no such host, or the host has no management interface.
     pub fn cut(&self, host: &HostName) -> Result<(), LabError> {
         self.set_management(host, false)
     }
 
-    /// Joins what [`Lab::cut`] has cut. Connections that have not given up by then go on.
+    /// Undoes [`Lab::cut`]. Connections that have not timed out continue.
     ///
     /// # Errors
     /// As [`Lab::cut`].
@@ -24,8 +24,8 @@ impl Lab {
 
     fn set_management(&self, host: &HostName, open: bool) -> Result<(), LabError> {
         let port = self.host(host)?.management_port.as_deref().ok_or_else(|| {
-            LabError::Topology(format!("{host} is in no management network: nothing to cut"))
+            LabError::Topology(format!("{host} has no management interface to cut"))
         })?;
-        links_in(&self.home, async |links| links.set_passage(port, open).await)
+        links_in(&self.home, async |links| links.set_forwarding(port, open).await)
     }
 }

@@ -1,6 +1,6 @@
-//! The few rtnetlink requests that build the lab: bridges, cables, addresses.
+//! The rtnetlink requests that build the lab: bridges, cables, addresses.
 //!
-//! Each [`Links`] speaks to the one namespace in which it was opened.
+//! Each [`LabLinks`] is bound to the namespace in which it was opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -24,25 +24,25 @@ use crate::kernel::namespace;
 use crate::lab::LabError;
 use crate::names::HostName;
 
-/// The pause between two looks at the links.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Time between two polls of the links.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// rtnetlink in one namespace.
-pub(super) struct Links {
+pub(super) struct LabLinks {
     handle: Handle,
 }
 
-/// One end of a cable goes into the switch, the other into a host.
+/// A veth pair: one end in the switch, the other in a host.
 pub(super) struct Cable<'a, N> {
-    /// The name of the end at the switch.
+    /// Interface name in the switch.
     pub(super) port: &'a str,
-    /// The index of the bridge that the port belongs to.
+    /// Index of the bridge in the switch.
     pub(super) bridge: u32,
-    /// The namespace of the host.
+    /// Namespace of the host.
     pub(super) host: N,
-    /// The name of the end at the host.
+    /// Interface name in the host.
     pub(super) name: &'a str,
-    /// The hardware address of the end at the host.
+    /// Hardware address in the host.
     pub(super) mac: Mac,
 }
 
@@ -67,17 +67,17 @@ pub(in crate::lab) fn with_rtnetlink<T>(
 /// Runs `work` with rtnetlink inside `namespace`.
 pub(super) fn links_in<T: Send>(
     namespace: impl AsFd,
-    work: impl AsyncFnOnce(Links) -> Result<T, LabError> + Send,
+    work: impl AsyncFnOnce(LabLinks) -> Result<T, LabError> + Send,
 ) -> Result<T, LabError> {
-    let inside = || with_rtnetlink(async |handle| work(Links { handle }).await);
+    let inside = || with_rtnetlink(async |handle| work(LabLinks { handle }).await);
     namespace::run_in(namespace, inside).map_err(LabError::io("enter a network namespace"))?
 }
 
-impl Links {
-    /// Adds a bridge that forwards from the first moment, without spanning tree or snooping. It is
-    /// promiscuous, so that a listener on it hears what goes from port to port too.
+impl LabLinks {
+    /// Adds a bridge that forwards immediately, without spanning tree or snooping. It is promiscuous, so
+    /// that a packet socket on it also receives frames between ports.
     pub(super) async fn add_bridge(&self, name: &str) -> Result<u32, LabError> {
-        let what = || format!("make bridge {name}");
+        let what = || format!("create bridge {name}");
         // FDB aging stays; STP is off in a new bridge (net/bridge/br_if.c).
         let info = InfoData::Bridge(vec![
             InfoBridge::ForwardDelay(0),
@@ -88,7 +88,7 @@ impl Links {
         self.index(name).await
     }
 
-    /// Adds a veth pair: a port of a bridge here, and its other end in a host.
+    /// Adds a cable.
     pub(super) async fn add_cable(&self, cable: Cable<'_, impl AsFd>) -> Result<(), LabError> {
         let Cable { port, bridge, host, name, mac } = cable;
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
@@ -102,30 +102,30 @@ impl Links {
             .controller(bridge)
             .up()
             .build();
-        let what = format!("plug {name} into the switch");
+        let what = format!("connect {name} to the switch");
         self.handle.link().add(message).execute().await.map_err(LabError::netlink(what))
     }
 
-    /// Adds an interface that is plugged in nowhere.
+    /// Adds an interface without a network.
     pub(super) async fn add_dummy(&self, host: &HostName, name: &str) -> Result<(), LabError> {
         let message = LinkDummy::new(name).build();
         let added = self.handle.link().add(message).execute().await;
         added.map_err(|error| dummy_error(host, name, error))
     }
 
-    /// Whether there is an interface of that name.
+    /// Whether the interface exists.
     pub(super) async fn exists(&self, name: &str) -> bool {
         self.index(name).await.is_ok()
     }
 
-    /// Removes an interface, if it is there.
+    /// Removes an interface if it exists.
     pub(super) async fn remove(&self, name: &str) -> Result<(), LabError> {
         let Ok(index) = self.index(name).await else { return Ok(()) };
         let what = format!("remove interface {name}");
         self.handle.link().del(index).execute().await.map_err(LabError::netlink(what))
     }
 
-    /// Gives an interface its addresses and sets it up.
+    /// Sets an interface up and adds its addresses.
     pub(super) async fn set_up(&self, name: &str, addresses: &[IpNet]) -> Result<(), LabError> {
         let index = self.index(name).await?;
         let up = LinkUnspec::new_with_index(index).up().build();
@@ -136,7 +136,7 @@ impl Links {
             let request = self.handle.address();
             let mut request = request.add(index, address.addr(), address.prefix_len());
             if address.addr().is_ipv6() {
-                // Without it the address is of no use until nobody has objected for a second.
+                // Without this flag duplicate address detection keeps the address unusable for a second.
                 request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
                 let flags = AddressAttribute::Flags(AddressFlags::Nodad);
                 request.message_mut().attributes.push(flags);
@@ -146,11 +146,10 @@ impl Links {
         Ok(())
     }
 
-    /// Lets frames pass through a port of a bridge, or none. Both ends keep their carrier: so it is
-    /// with a cable that is cut further away. Listening: the kernel leaves no other state without
-    /// passage alone where nobody speaks the spanning tree protocol (net/bridge/br_netlink.c,
-    /// `br_set_port_state`; br_if.c, `br_port_carrier_check`).
-    pub(super) async fn set_passage(&self, port: &str, open: bool) -> Result<(), LabError> {
+    /// Makes a bridge port forward or drop frames. Both ends keep their carrier, as if the cable were cut
+    /// further away. The closed state is Listening: without spanning tree the kernel resets every other
+    /// closed state (net/bridge/br_netlink.c, `br_set_port_state`; br_if.c, `br_port_carrier_check`).
+    pub(super) async fn set_forwarding(&self, port: &str, open: bool) -> Result<(), LabError> {
         let state = if open { BridgePortState::Forwarding } else { BridgePortState::Listening };
         let index = self.index(port).await?;
         let message = LinkBridgePort::new(index).state(state).build();
@@ -158,8 +157,7 @@ impl Links {
         self.handle.link().set_port(message).execute().await.map_err(LabError::netlink(what))
     }
 
-    /// Waits until frames pass through every interface of `names`: it is operational, and forwards
-    /// where it is a port of a bridge.
+    /// Waits until every interface of `names` is operational and, as a bridge port, forwarding.
     pub(super) async fn wait_until_ready(
         &self,
         names: &[String],
@@ -167,9 +165,9 @@ impl Links {
     ) -> Result<(), LabError> {
         loop {
             let mut waiting: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-            let mut seen = self.handle.link().get().execute();
+            let mut found = self.handle.link().get().execute();
             while let Some(link) =
-                seen.try_next().await.map_err(LabError::netlink("list the interfaces"))?
+                found.try_next().await.map_err(LabError::netlink("list the interfaces"))?
             {
                 if let Some(name) = ready(&link) {
                     waiting.remove(name);
@@ -182,14 +180,13 @@ impl Links {
                 let waiting: Vec<&str> = waiting.into_iter().collect();
                 return Err(LabError::NotReady { interfaces: waiting.join(", ") });
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until every interface of `names` has an IPv6 address to ask its neighbours from: the
-    /// link-local one, which is of no use while the kernel makes sure that nobody else has it (RFC
-    /// 4862; a second or two after the link came up).
-    pub(super) async fn wait_until_neighbours_can_be_asked(
+    /// Waits until every interface of `names` has a usable IPv6 link-local address for neighbour
+    /// discovery. Duplicate address detection takes a second or two after the link came up (RFC 4862).
+    pub(super) async fn wait_for_link_local(
         &self,
         names: &[String],
         deadline: Instant,
@@ -199,9 +196,9 @@ impl Links {
             waiting.insert(self.index(name).await?, name);
         }
         loop {
-            let mut seen = self.handle.address().get().execute();
+            let mut found = self.handle.address().get().execute();
             while let Some(address) =
-                seen.try_next().await.map_err(LabError::netlink("list the addresses"))?
+                found.try_next().await.map_err(LabError::netlink("list the addresses"))?
             {
                 if is_usable_link_local(&address) {
                     waiting.remove(&address.header.index);
@@ -214,7 +211,7 @@ impl Links {
                 let waiting: Vec<&str> = waiting.into_values().collect();
                 return Err(LabError::NotReady { interfaces: waiting.join(", ") });
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -235,7 +232,7 @@ fn is_usable_link_local(address: &AddressMessage) -> bool {
     )
 }
 
-/// The name of a link through which frames pass now.
+/// The name of a link that is operational and forwarding.
 fn ready(link: &LinkMessage) -> Option<&str> {
     let mut name = None;
     let mut operational = false;
@@ -258,7 +255,7 @@ fn ready(link: &LinkMessage) -> Option<&str> {
     name.filter(|_| operational && forwards)
 }
 
-/// The kernel answers EOPNOTSUPP where it has no device of the wanted kind and cannot load its module
+/// The kernel returns EOPNOTSUPP if it lacks the device kind and cannot load its module
 /// (net/core/rtnetlink.c, `__rtnl_newlink`).
 fn dummy_error(host: &HostName, name: &str, error: rtnetlink::Error) -> LabError {
     let unknown = -nix::libc::EOPNOTSUPP;
@@ -267,7 +264,7 @@ fn dummy_error(host: &HostName, name: &str, error: rtnetlink::Error) -> LabError
     {
         return LabError::NoDummy { host: host.clone(), interface: name.to_owned() };
     }
-    LabError::netlink(format!("make interface {name}"))(error)
+    LabError::netlink(format!("create interface {name}"))(error)
 }
 
 #[cfg(test)]
@@ -303,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_dummy_is_told_from_other_trouble() {
+    fn a_kernel_without_dummy_is_distinguished_from_other_errors() {
         let error = |code: i32| {
             let mut message = ErrorMessage::default();
             message.code = NonZero::new(-code);

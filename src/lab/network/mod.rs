@@ -1,9 +1,10 @@
-//! Bare hosts as network namespaces, joined by a switch: what a topology says is there already.
+//! Bare hosts as network namespaces, connected by a switch: the state that a topology expects before
+//! apply.
 //!
-//! One namespace is the switch, with a bridge for each network; each host has one of its own. A host
-//! gets the interfaces, addresses and names of the file, up; and nothing that lvsprov would set: no
-//! gateway, no sysctl beyond what [`bare`] says. Where agents are to be reached over SSH, a host
-//! also gets `mgmt0`, a network of its own that the caller's namespace is in.
+//! One namespace is the switch, with a bridge for each network; each host has one namespace. A host gets
+//! the interfaces and addresses of the file, and nothing that lvsprov would set: no gateway, no sysctl
+//! other than those of [`bare`]. For agents over SSH a host also gets `mgmt0`, on a management network
+//! with the caller's namespace.
 
 mod bare;
 mod cut;
@@ -23,9 +24,9 @@ use nix::sched::{CloneFlags, unshare};
 use sha2::{Digest as _, Sha256};
 
 pub(in crate::lab) use self::links::with_rtnetlink;
-use self::links::{Cable, Links, links_in};
+use self::links::{Cable, LabLinks, links_in};
 use super::LabError;
-use super::child::Keeper;
+use super::child::Spawner;
 pub use crate::kernel::arp::Mac;
 use crate::kernel::namespace;
 use crate::names::{HostName, IfName, NetworkName};
@@ -33,26 +34,26 @@ use crate::topology::Topology;
 
 /// The interface of each host in the management network.
 pub const MANAGEMENT_INTERFACE: &str = "mgmt0";
-/// The bridge of the management network in the caller's namespace. Its addresses are of the block
-/// that RFC 2544 sets aside for tests between devices.
+/// The bridge of the management network in the caller's namespace, with addresses of the benchmark block
+/// of RFC 2544.
 const MANAGEMENT_BRIDGE: &str = "mgmt";
 const MANAGEMENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const MANAGEMENT_PREFIX: u8 = 16;
-/// As many host addresses as the management network has, without its own, the broadcast and ours.
-const MOST_HOSTS: usize = 65_533;
+/// Host addresses of the management network, without network, broadcast and the caller's address.
+const MAX_HOSTS: usize = 65_533;
 
-/// How many labs with a management network this process has had.
+/// Number of labs with a management network that this process has built.
 static LABS: AtomicU32 = AtomicU32::new(0);
-/// A new cable carries when the kernel has looked at it, which it does once in a second for most
-/// (net/core/link_watch.c), and later on a machine that is busy.
+/// Time limit for new cables. The kernel checks their carrier once a second (net/core/link_watch.c), later
+/// on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// The namespaces that [`isolate`] made in this process. Whether one is the machine's own cannot be
-/// asked of the kernel: in a container nobody may look at the first process.
+/// The namespaces that [`isolate`] created in this process. The kernel does not tell whether a namespace
+/// is the machine's own: a container has no access to the first process.
 static ISOLATED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
-/// The same for the same host and interface in every run: locally administered, unicast (IEEE 802,
-/// the low bits of the first byte).
+/// A hardware address that is the same in every run: locally administered, unicast (IEEE 802, the low
+/// bits of the first byte).
 fn hardware_of(host: &HostName, interface: &str) -> Mac {
     let digest = Sha256::new()
         .chain_update(host.as_str())
@@ -62,14 +63,14 @@ fn hardware_of(host: &HostName, interface: &str) -> Mac {
     Mac([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
-/// Bare hosts and the switch between them. All of it vanishes with this value, or with the process.
+/// Bare hosts and their switch. Everything disappears with this value or with the process.
 pub struct Lab {
     switch: OwnedFd,
     hosts: BTreeMap<HostName, LabHost>,
-    /// By the index of the bridge in the switch's namespace.
+    /// By bridge index in the switch's namespace.
     networks: BTreeMap<u32, NetworkName>,
-    keeper: Keeper,
-    /// Where the bridge of the management network is: the caller's namespace.
+    spawner: Spawner,
+    /// The caller's namespace, with the bridge of the management network.
     home: OwnedFd,
 }
 
@@ -82,24 +83,24 @@ struct LabHost {
     management_port: Option<String>,
 }
 
-/// Whether hosts are also plugged into a management network, which agents are reached over.
+/// Whether hosts have a management network for connections to agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Management {
-    /// They have the file's interfaces only.
+    /// Hosts have the file's interfaces only.
     None,
-    /// Each has `mgmt0` too, and the caller's namespace has 198.18.0.1/16.
+    /// Each host also has `mgmt0`, and the caller's namespace has 198.18.0.1/16.
     Bridge,
 }
 
-/// Takes the calling thread, and every thread it starts from now on, out of the machine's network
-/// into a new and empty one (lo only, up). To be called before any runtime or thread is started:
-/// then nothing that this process sends by accident goes anywhere.
+/// Moves the calling thread, and every thread that it starts later, into a new network namespace with lo
+/// only. Must be called before any runtime or thread is started: then no packet of this process can
+/// leave the machine.
 ///
 /// # Errors
 /// Without `CAP_SYS_ADMIN`.
 pub fn isolate() -> Result<(), LabError> {
     unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(LabError::errno("leave the machine's network (are we root?)"))?;
+        .map_err(LabError::errno("leave the machine's network (lvsprov must run as root)"))?;
     let (here, identity) = current_with_identity()?;
     if let Ok(mut known) = ISOLATED.lock() {
         known.insert(identity);
@@ -113,10 +114,10 @@ pub(crate) fn set_lo_up(namespace: impl AsFd) -> Result<(), LabError> {
 }
 
 impl Lab {
-    /// Builds every host of `topology` with its interfaces and addresses, in the order of their names.
+    /// Builds every host of `topology` with its interfaces and addresses, sorted by name.
     ///
     /// # Errors
-    /// [`LabError::NotIsolated`] where [`isolate`] was not called before; whatever the kernel refuses.
+    /// [`LabError::NotIsolated`] without an earlier [`isolate`]; errors of the kernel.
     pub fn build(topology: &Topology, management: Management) -> Result<Self, LabError> {
         let mut lab = Self::empty(topology.hosts.keys(), management)?;
         lab.networks = plug(&lab, topology)?;
@@ -143,7 +144,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// `count` hosts `host1`, `host2`, ... with nothing but lo and the management network.
+    /// `count` hosts `host1`, `host2`, ... with lo and the management network only.
     ///
     /// # Errors
     /// As [`Lab::build`].
@@ -155,7 +156,7 @@ impl Lab {
         Self::empty(names.iter(), Management::Bridge)
     }
 
-    /// The hosts, in the order of their names.
+    /// The hosts, sorted by name.
     pub fn host_names(&self) -> impl Iterator<Item = &HostName> {
         self.hosts.keys()
     }
@@ -163,27 +164,27 @@ impl Lab {
     /// The namespace of a host.
     ///
     /// # Errors
-    /// If there is no such host.
+    /// If the lab has no such host.
     pub fn namespace(&self, host: &HostName) -> Result<BorrowedFd<'_>, LabError> {
         Ok(self.host(host)?.namespace.as_fd())
     }
 
-    /// A path by which other processes, and `Reach::Netns`, get to a host's namespace. It is good as
-    /// long as this value lives.
+    /// A path to a host's namespace, for other processes and for `Reach::Netns`. Valid as long as this
+    /// value lives.
     ///
     /// # Errors
-    /// If there is no such host.
+    /// If the lab has no such host.
     pub fn netns_path(&self, host: &HostName) -> Result<PathBuf, LabError> {
         let fd = self.host(host)?.namespace.as_raw_fd();
         Ok(PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id())))
     }
 
-    /// The address of a host in the management network, if it is in one.
+    /// The address of a host in the management network, if it has one.
     pub fn management_address(&self, host: &HostName) -> Option<Ipv4Addr> {
         self.hosts.get(host)?.management
     }
 
-    /// Whose interface has this hardware address.
+    /// The host and interface with this hardware address.
     pub fn owner_of(&self, mac: Mac) -> Option<(&HostName, &IfName)> {
         self.hosts.iter().find_map(|(host, built)| {
             built.hardware.iter().find(|(_, m)| **m == mac).map(|(name, _)| (host, name))
@@ -195,10 +196,10 @@ impl Lab {
         self.hosts.get(host)?.hardware.get(interface).copied()
     }
 
-    /// Runs `work` on a new thread in the namespace of `host`; what that thread starts is in it too.
+    /// Runs `work` on a new thread in the namespace of `host`; its children inherit the namespace.
     ///
     /// # Errors
-    /// If there is no such host, or it cannot be entered.
+    /// If the lab has no such host, or its namespace cannot be entered.
     pub fn run_in<T: Send>(
         &self,
         host: &HostName,
@@ -208,7 +209,7 @@ impl Lab {
             .map_err(LabError::io(format!("enter the network namespace of {host}")))
     }
 
-    /// The namespace of the switch: what is captured there is seen by nobody in the lab.
+    /// The namespace of the switch: no host of the lab notices a capture in it.
     pub(super) fn switch(&self) -> BorrowedFd<'_> {
         self.switch.as_fd()
     }
@@ -219,12 +220,11 @@ impl Lab {
     }
 
     /// Starts processes that end when this value does.
-    pub(super) fn keeper(&self) -> &Keeper {
-        &self.keeper
+    pub(super) fn spawner(&self) -> &Spawner {
+        &self.spawner
     }
 
-    /// A frame that is sent before both ends of its cable and the port in between are ready is lost
-    /// without a word.
+    /// Waits for all cables: the kernel silently drops frames while an end or the port is not ready.
     fn wait_for_cables(&self, topology: &Topology) -> Result<(), LabError> {
         let deadline = Instant::now() + READY_WITHIN;
         let interfaces = topology.hosts.values().flat_map(|host| host.interfaces.values());
@@ -238,7 +238,7 @@ impl Lab {
             links_in(&host.namespace, async |links| {
                 links.wait_until_ready(&plugged, deadline).await?;
                 if ipv6 {
-                    links.wait_until_neighbours_can_be_asked(&plugged, deadline).await?;
+                    links.wait_for_link_local(&plugged, deadline).await?;
                 }
                 Ok(())
             })?;
@@ -252,7 +252,7 @@ impl Lab {
             .ok_or_else(|| LabError::Topology(format!("the lab has no host {host}")))
     }
 
-    /// The hosts as empty namespaces, lo up, in the management network if asked for.
+    /// The hosts as namespaces with lo up, and with the management network if requested.
     fn empty<'a>(
         names: impl Iterator<Item = &'a HostName>,
         management: Management,
@@ -274,14 +274,14 @@ impl Lab {
         if management == Management::Bridge {
             connect_management(&home, &mut hosts)?;
         }
-        let keeper = Keeper::start().map_err(LabError::io("start a thread"))?;
-        Ok(Self { switch, hosts, networks: BTreeMap::new(), keeper, home })
+        let spawner = Spawner::start().map_err(LabError::io("start a thread"))?;
+        Ok(Self { switch, hosts, networks: BTreeMap::new(), spawner, home })
     }
 }
 
-/// Makes a bridge for each network and plugs the hosts in. Returns the networks by bridge index.
+/// Creates a bridge for each network and connects the hosts. Returns the networks by bridge index.
 fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, LabError> {
-    links_in(&lab.switch, async |links: Links| {
+    links_in(&lab.switch, async |links: LabLinks| {
         let mut bridges = BTreeMap::new();
         for (nth, name) in topology.networks.keys().enumerate() {
             bridges.insert(name, links.add_bridge(&format!("br{nth}")).await?);
@@ -292,7 +292,9 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
                 let Some(network) = &interface.network else { continue };
                 let bridge = *bridges.get(network).ok_or_else(|| {
                     let name = &interface.name;
-                    LabError::Topology(format!("{host}'s {name} is in {network}, which is unknown"))
+                    LabError::Topology(format!(
+                        "{name} of {host} is on the unknown network {network}"
+                    ))
                 })?;
                 let port = port_name(ports);
                 ports += 1;
@@ -311,20 +313,20 @@ fn port_name(nth: usize) -> String {
     format!("p{nth}")
 }
 
-/// Plugs every host into a bridge in the caller's namespace.
+/// Connects every host to a bridge in the caller's namespace.
 fn connect_management(
     home: &OwnedFd,
     hosts: &mut BTreeMap<HostName, LabHost>,
 ) -> Result<(), LabError> {
     let ours = management_net(MANAGEMENT_ADDRESS)?;
-    // The ends of that lab's cables vanish when the kernel gets to it: never the same name twice.
+    // The kernel removes cables of an earlier lab asynchronously: each lab has its own port names.
     let lab = LABS.fetch_add(1, Ordering::Relaxed);
     for (nth, host) in hosts.values_mut().enumerate() {
         host.management_port = Some(management_port(lab, nth));
     }
     let hosts = &*hosts;
-    links_in(home, async |links: Links| {
-        // That of a lab which this process had before.
+    links_in(home, async |links: LabLinks| {
+        // The bridge of an earlier lab of this process.
         links.remove(MANAGEMENT_BRIDGE).await?;
         let bridge = links.add_bridge(MANAGEMENT_BRIDGE).await?;
         links.set_up(MANAGEMENT_BRIDGE, &[ours]).await?;
@@ -350,7 +352,7 @@ fn connect_management(
         links_in(&host.namespace, async |links| links.wait_until_ready(&ours, deadline).await)?;
     }
     let ports = (0..hosts.len()).map(|nth| management_port(lab, nth));
-    // A bridge has a carrier once one of its ports forwards; without hosts it never has.
+    // A bridge has a carrier when one of its ports forwards; without hosts it never has one.
     let bridge = (!hosts.is_empty()).then(|| MANAGEMENT_BRIDGE.to_owned());
     let ours: Vec<String> = ports.chain(bridge).collect();
     links_in(home, async |links| links.wait_until_ready(&ours, deadline).await)
@@ -362,10 +364,9 @@ fn management_port(lab: u32, nth: usize) -> String {
 }
 
 fn management_address(nth: usize) -> Result<Ipv4Addr, LabError> {
-    let number = u32::try_from(nth).ok().filter(|_| nth < MOST_HOSTS);
-    let number = number.ok_or_else(|| {
-        LabError::Topology(format!("a lab has at most {MOST_HOSTS} hosts, this one has more"))
-    })?;
+    let number = u32::try_from(nth).ok().filter(|_| nth < MAX_HOSTS);
+    let number =
+        number.ok_or_else(|| LabError::Topology(format!("a lab has at most {MAX_HOSTS} hosts")))?;
     Ok(Ipv4Addr::from_bits(MANAGEMENT_ADDRESS.to_bits() + 1 + number))
 }
 
@@ -375,17 +376,17 @@ fn management_net(address: Ipv4Addr) -> Result<IpNet, LabError> {
     Ok(IpNet::V4(net))
 }
 
-/// A new namespace with `prepare` done in it.
+/// A new namespace, prepared by `prepare`.
 fn new_namespace(
     prepare: impl FnOnce() -> Result<(), LabError> + Send,
 ) -> Result<OwnedFd, LabError> {
-    let fd =
-        namespace::create().map_err(LabError::io("make a network namespace (are we root?)"))?;
+    let fd = namespace::create()
+        .map_err(LabError::io("create a network namespace (lvsprov must run as root)"))?;
     namespace::run_in(&fd, prepare).map_err(LabError::io("enter a new network namespace"))??;
     Ok(fd)
 }
 
-/// The caller's namespace, if it is one that [`isolate`] made.
+/// The caller's namespace, if [`isolate`] created it.
 fn require_isolation() -> Result<OwnedFd, LabError> {
     let (here, identity) = current_with_identity()?;
     let ours = ISOLATED.lock().is_ok_and(|known| known.contains(&identity));
@@ -401,7 +402,7 @@ fn current_with_identity() -> Result<(OwnedFd, u64), LabError> {
     open().map_err(LabError::io("open its own network namespace"))
 }
 
-/// All IPv4 and IPv6 addresses that `host` has in the file.
+/// All addresses of `host` in the file.
 pub fn addresses_of(topology: &Topology, host: &HostName) -> Vec<IpAddr> {
     let interfaces = topology.hosts.get(host).into_iter().flat_map(|h| h.interfaces.values());
     interfaces.flat_map(|i| i.addresses.iter().map(IpNet::addr)).collect()
@@ -413,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hardware_addresses_differ_and_stay() {
+    fn hardware_addresses_differ_and_are_stable() {
         let web1: HostName = "web1".parse().unwrap();
         let web: HostName = "web".parse().unwrap();
         assert_eq!(hardware_of(&web1, "eth0"), hardware_of(&web1, "eth0"));
@@ -425,7 +426,7 @@ mod tests {
     #[test]
     fn management_addresses_end_with_the_network() {
         assert_eq!(management_address(0).unwrap(), Ipv4Addr::new(198, 18, 0, 2));
-        assert_eq!(management_address(MOST_HOSTS - 1).unwrap(), Ipv4Addr::new(198, 18, 255, 254));
-        assert!(management_address(MOST_HOSTS).is_err());
+        assert_eq!(management_address(MAX_HOSTS - 1).unwrap(), Ipv4Addr::new(198, 18, 255, 254));
+        assert!(management_address(MAX_HOSTS).is_err());
     }
 }

@@ -1,10 +1,9 @@
-//! What answers on the real servers: each says its own name, so that a client can count who answered,
-//! and on a second line the address that it saw the client at.
+//! Test servers on the real servers. A response has the host's name, so that clients can count, and the
+//! client's address as the host saw it.
 //!
-//! A listener for each port that a real server of the topology serves, on all of the host's addresses,
-//! because under DR and TUN a request comes for the VIP and under NAT for the RIP. Sockets are made
-//! inside the host's namespace and served by the caller's runtime. Asking is the business of
-//! [`crate::lab::clients`].
+//! One listener for each port of a real server, on all addresses of the host: under DR and TUN requests
+//! arrive for the VIP, under NAT for the RIP. Sockets are created in the host's namespace and served by
+//! the caller's runtime. [`crate::lab::clients`] sends the requests.
 
 mod tcp;
 mod udp;
@@ -32,12 +31,12 @@ use crate::names::HostName;
 use crate::state::Protocol;
 use crate::topology::Topology;
 
-/// Where a real server listens.
+/// A listening port of a real server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
-    /// Which host.
+    /// Its host.
     pub host: HostName,
-    /// TCP or UDP.
+    /// Its protocol.
     pub protocol: Protocol,
     /// The real server's own port, 1-65535.
     pub port: u16,
@@ -50,11 +49,11 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How many requests one endpoint has answered.
+/// Number of requests that one endpoint has answered.
 #[derive(Debug, Clone, Default)]
-struct Served(Arc<AtomicU64>);
+struct RequestCounter(Arc<AtomicU64>);
 
-impl Served {
+impl RequestCounter {
     fn count(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -62,9 +61,9 @@ impl Served {
 
 /// The responders of a lab. They end when this value is dropped.
 pub struct Responders {
-    /// Each has a listener for IPv4, and one for IPv6 where the kernel speaks it.
+    /// Each has a listener for IPv4, and one for IPv6 if the kernel supports it.
     running: BTreeMap<Endpoint, Vec<JoinHandle<()>>>,
-    served: BTreeMap<Endpoint, Served>,
+    served: BTreeMap<Endpoint, RequestCounter>,
     not_served: BTreeMap<Endpoint, &'static str>,
 }
 
@@ -72,7 +71,7 @@ pub struct Responders {
 /// which must have its I/O and time drivers enabled. When it returns, all of them listen.
 ///
 /// # Errors
-/// Outside of a runtime; where a port cannot be had, for instance because something else listens.
+/// Outside of a runtime; if a port is in use.
 pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabError> {
     start_at(lab, targets::endpoints(topology)).await
 }
@@ -81,7 +80,7 @@ pub async fn start(lab: &Lab, topology: &Topology) -> Result<Responders, LabErro
 ///
 /// # Errors
 /// As [`start`].
-// Async although it never waits: it needs a runtime, and says so by its type.
+// Async without an await: the type shows that it needs a runtime.
 #[allow(clippy::unused_async)]
 pub async fn start_at(lab: &Lab, endpoints: BTreeSet<Endpoint>) -> Result<Responders, LabError> {
     let runtime = Handle::try_current()
@@ -102,10 +101,10 @@ pub async fn start_at(lab: &Lab, endpoints: BTreeSet<Endpoint>) -> Result<Respon
             Err(errno) => return Err(LabError::errno(format!("listen on {endpoint}"))(errno)),
         }
     }
-    // Only now that nothing is missing: until here, an error closes all of them at once.
+    // Start serving after all sockets are open: an error until here closes all of them.
     let mut started = Responders { running: BTreeMap::new(), served: BTreeMap::new(), not_served };
     for (endpoint, sockets) in sockets {
-        let served = Served::default();
+        let served = RequestCounter::default();
         started.served.insert(endpoint.clone(), served.clone());
         for socket in sockets {
             let serving = serve(socket, &endpoint, served.clone());
@@ -116,15 +115,15 @@ pub async fn start_at(lab: &Lab, endpoints: BTreeSet<Endpoint>) -> Result<Respon
     Ok(started)
 }
 
-/// Clients that the kernel keeps until they are accepted.
+/// Length of the accept queue.
 const BACKLOG: i32 = 128;
 
-/// A socket for each family. To be called in the namespace of the host.
+/// A socket for each address family. Must be called in the namespace of the host.
 fn open(protocol: Protocol, port: u16) -> Result<Vec<OwnedFd>, Errno> {
     let v4 = open_one(protocol, (Ipv4Addr::UNSPECIFIED, port).into())?;
     match open_one(protocol, (Ipv6Addr::UNSPECIFIED, port).into()) {
         Ok(v6) => Ok(vec![v4, v6]),
-        // A kernel without IPv6, for which nobody will ask then.
+        // A kernel without IPv6: no requests over IPv6 either.
         Err(Errno::EAFNOSUPPORT) => Ok(vec![v4]),
         Err(errno) => Err(errno),
     }
@@ -143,7 +142,7 @@ fn open_one(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd, Errno> {
         setsockopt(&made, sockopt::Ipv6V6Only, &true)?;
     }
     if protocol == Protocol::Udp {
-        udp::ask_for_destination(&made, at.is_ipv6())?;
+        udp::enable_destination_address(&made, at.is_ipv6())?;
         bind(made.as_raw_fd(), &SockaddrStorage::from(at))?;
     } else {
         setsockopt(&made, sockopt::ReuseAddr, &true)?;
@@ -156,7 +155,7 @@ fn open_one(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd, Errno> {
 fn serve(
     socket: OwnedFd,
     endpoint: &Endpoint,
-    served: Served,
+    served: RequestCounter,
 ) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let name: Arc<str> = endpoint.host.as_str().into();
     Ok(match endpoint.protocol {
@@ -172,26 +171,26 @@ fn serve(
     })
 }
 
-/// What is answered: who answers, and whom it sees.
+/// The response: the host's name and the client's address.
 fn answer(name: &str, client: IpAddr) -> String {
     format!("{name}\n{client}\n")
 }
 
 impl Responders {
-    /// How many requests each endpoint has answered so far. One that was stopped keeps its number.
+    /// Number of requests that each endpoint has answered so far. A stopped endpoint keeps its count.
     pub fn served(&self) -> BTreeMap<Endpoint, u64> {
-        let count = |served: &Served| served.0.load(Ordering::Relaxed);
+        let count = |served: &RequestCounter| served.0.load(Ordering::Relaxed);
         self.served.iter().map(|(endpoint, served)| (endpoint.clone(), count(served))).collect()
     }
 
-    /// What the topology asks for and nobody answers, with the reason.
+    /// Endpoints of the topology that are not served, with the reason.
     pub fn not_served(&self) -> &BTreeMap<Endpoint, &'static str> {
         &self.not_served
     }
 
-    /// Stops all responders of a host, as if its programs had died: afterwards its ports are closed.
-    /// (A child process that is being started in that very moment has copies of the sockets until its
-    /// program runs: for so long, clients are still connected, and then reset.)
+    /// Stops all responders of a host: afterwards its ports are closed. (A child process that is starting
+    /// at that moment has copies of the sockets until its exec(2): until then clients still connect, and
+    /// are reset later.)
     pub async fn stop(&mut self, host: &HostName) {
         let (stopping, going_on) =
             std::mem::take(&mut self.running).into_iter().partition(|(at, _)| at.host == *host);
@@ -199,7 +198,7 @@ impl Responders {
         let stopping: BTreeMap<Endpoint, Vec<JoinHandle<()>>> = stopping;
         for task in stopping.into_values().flatten() {
             task.abort();
-            // An aborted task always answers "cancelled"; by then its sockets are closed.
+            // An aborted task always returns "cancelled"; by then its sockets are closed.
             let _ = task.await;
         }
     }

@@ -1,8 +1,8 @@
-//! A small web server: the host's name, and large bodies each way. HTTP/1.0 (RFC 1945), one request
-//! a connection. Over SCTP as well, which looks the same from here.
+//! A small web server over TCP or SCTP: the host's name, and large bodies in both directions. HTTP/1.0
+//! (RFC 1945), one request for each connection.
 //!
-//! `GET /download/N` is answered with N bytes of [`crate::lab::bulk`]; `POST /upload/N` takes as many
-//! and compares them. Any other request gets the page: name, and the client's address as seen here.
+//! `GET /download/N` returns N bytes of [`crate::lab::bulk`]; `POST /upload/N` receives N bytes and
+//! compares them. Any other request gets the page: the host's name and the client's address.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,23 +15,23 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::{Served, answer};
+use super::{RequestCounter, answer};
 use crate::lab::bulk;
 
-/// As much as is read of a request, in bytes.
-const LONGEST_REQUEST: usize = 8192;
-/// How long a client may take for its request and for hearing the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The same where megabytes go through an emulated machine.
-const PATIENCE_FOR_BULK: Duration = Duration::from_mins(2);
-/// Clients served at one time. One more, and whoever has been connected longest has to go: a
-/// client that asks in earnest is done in milliseconds.
-const MOST_CLIENTS: usize = 64;
-/// After a failed accept (no file descriptors left, for instance).
+/// Maximum size of a request header, in bytes.
+const MAX_REQUEST: usize = 8192;
+/// Time limit of a request and of its response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of a large body, also in an emulated machine.
+const BULK_TIMEOUT: Duration = Duration::from_mins(2);
+/// Maximum number of simultaneous clients. One more closes the oldest connection: a test request takes
+/// milliseconds.
+const MAX_CLIENTS: usize = 64;
+/// Pause after a failed accept (for example without free file descriptors).
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Answers until it is aborted. Clients do not wait for each other.
-pub(super) async fn serve(listener: TcpListener, name: Arc<str>, served: Served) {
+/// Serves clients concurrently until it is aborted.
+pub(super) async fn serve(listener: TcpListener, name: Arc<str>, served: RequestCounter) {
     let mut clients = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -41,59 +41,62 @@ pub(super) async fn serve(listener: TcpListener, name: Arc<str>, served: Served)
         };
         while clients.try_join_next().is_some() {}
         oldest_first.retain(|client| !client.is_finished());
-        if oldest_first.len() >= MOST_CLIENTS
+        if oldest_first.len() >= MAX_CLIENTS
             && let Some(oldest) = oldest_first.pop_front()
         {
             oldest.abort();
         }
         let (name, served) = (Arc::clone(&name), served.clone());
         oldest_first.push_back(clients.spawn(async move {
-            // A client that fails is its own witness: it counts the failure.
-            if talk(client, from.ip(), &name).await.is_ok() {
+            // The client counts failures.
+            if serve_client(client, from.ip(), &name).await.is_ok() {
                 served.count();
             }
         }));
     }
 }
 
-/// What a client asks for.
+/// The kind of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+enum HttpRequest {
     Page,
     Download(u64),
     Upload(u64),
 }
 
-impl Wanted {
+impl HttpRequest {
     fn of(request: &[u8]) -> Self {
         let line = request.split(|byte| *byte == b'\r' || *byte == b'\n').next();
         let line = String::from_utf8_lossy(line.unwrap_or_default());
         let path = line.split(' ').nth(1).unwrap_or_default();
-        let bytes = |count: &str| count.parse().ok().filter(|count| *count <= bulk::MOST);
+        let bytes = |count: &str| count.parse().ok().filter(|count| *count <= bulk::MAX_TRANSFER);
         let download = path.strip_prefix("/download/").and_then(bytes).map(Self::Download);
         let upload = || path.strip_prefix("/upload/").and_then(bytes).map(Self::Upload);
         download.or_else(upload).unwrap_or(Self::Page)
     }
 }
 
-async fn talk(
+async fn serve_client(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     from: IpAddr,
     name: &str,
 ) -> io::Result<()> {
-    let (head, rest) = timeout(PATIENCE, read_request(&mut client)).await??;
-    match Wanted::of(&head) {
-        Wanted::Page => timeout(PATIENCE, say(&mut client, "200 OK", &answer(name, from))).await?,
-        Wanted::Download(bytes) => {
-            timeout(PATIENCE_FOR_BULK, send(&mut client, name, bytes)).await?
+    let (head, rest) = timeout(REQUEST_TIMEOUT, read_request(&mut client)).await??;
+    match HttpRequest::of(&head) {
+        HttpRequest::Page => {
+            timeout(REQUEST_TIMEOUT, respond(&mut client, "200 OK", &answer(name, from))).await?
         }
-        Wanted::Upload(bytes) => {
-            let verdict = timeout(PATIENCE_FOR_BULK, take(&mut client, &rest, bytes)).await??;
+        HttpRequest::Download(bytes) => {
+            timeout(BULK_TIMEOUT, send(&mut client, name, bytes)).await?
+        }
+        HttpRequest::Upload(bytes) => {
+            let verdict = timeout(BULK_TIMEOUT, take(&mut client, &rest, bytes)).await??;
             let (status, more) = match verdict {
                 Ok(()) => ("200 OK", format!("{bytes} bytes\n")),
                 Err(why) => ("400 Bad Request", format!("{why}\n")),
             };
-            timeout(PATIENCE, say(&mut client, status, &(answer(name, from) + &more))).await?
+            timeout(REQUEST_TIMEOUT, respond(&mut client, status, &(answer(name, from) + &more)))
+                .await?
         }
     }
 }
@@ -105,10 +108,10 @@ fn header(status: &str, length: u64, name: &str) -> String {
     )
 }
 
-async fn say(to: &mut (impl AsyncWrite + Unpin), status: &str, text: &str) -> io::Result<()> {
+async fn respond(to: &mut (impl AsyncWrite + Unpin), status: &str, text: &str) -> io::Result<()> {
     let name = text.lines().next().unwrap_or_default();
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
-    // In one piece: a message of its own where the protocol has messages.
+    // One write: one message in protocols with messages.
     to.write_all(format!("{}{text}", header(status, length, name)).as_bytes()).await?;
     to.shutdown().await
 }
@@ -124,14 +127,13 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), name: &str, bytes: u64) -> io:
     to.shutdown().await
 }
 
-/// Takes `bytes` bytes, of which `already` have come with the request. The inner result: whether they
-/// are what they should be.
+/// Receives `bytes` bytes, of which `already` came with the request. The inner result: whether they match.
 async fn take(
     from: &mut (impl AsyncRead + Unpin),
     already: &[u8],
     bytes: u64,
 ) -> io::Result<Result<(), String>> {
-    let mut check = bulk::Check::default();
+    let mut check = bulk::TransferCheck::default();
     check.take(already);
     let mut piece = vec![0; bulk::PIECE];
     while check.got() < bytes {
@@ -141,14 +143,14 @@ async fn take(
         }
         check.take(piece.get(..got).unwrap_or_default());
     }
-    Ok(check.verdict(bytes))
+    Ok(check.result(bytes))
 }
 
-/// Reads up to the empty line that ends a request's header; what has come behind it is the second.
+/// Reads a request header, up to the empty line. Returns it with the bytes after it.
 async fn read_request(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let mut request = Vec::new();
     let mut piece = [0; 1024];
-    while request.len() < LONGEST_REQUEST {
+    while request.len() < MAX_REQUEST {
         let got = from.read(&mut piece).await?;
         if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -162,7 +164,7 @@ async fn read_request(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(Vec<u8
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// RFC 1945 appendix B: a bare line feed is a line's end, too.
+/// RFC 1945 appendix B: a bare line feed also ends a line.
 fn end_of_header(request: &[u8]) -> Option<usize> {
     let find = |end: &[u8]| {
         request.windows(end.len()).position(|window| window == end).map(|at| at + end.len())
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_end_with_an_empty_line_and_nothing_is_read_for_ever() {
+    async fn requests_end_with_an_empty_line_and_reading_is_bounded() {
         let (head, rest) = read(b"GET / HTTP/1.0\r\n\r\nbody").await.unwrap();
         assert_eq!(
             (head.as_slice(), rest.as_slice()),
@@ -193,25 +195,28 @@ mod tests {
         assert!(read(b"GET /\n\n").await.is_ok());
         assert!(read(b"GET / HTTP/1.0\r\n").await.is_err());
         assert!(read(b"").await.is_err());
-        let endless = vec![b'x'; 10 * LONGEST_REQUEST];
+        let endless = vec![b'x'; 10 * MAX_REQUEST];
         assert_eq!(read(&endless).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
-    fn what_is_wanted_stands_in_the_first_line() {
-        assert_eq!(Wanted::of(b"GET /download/17 HTTP/1.0\r\n\r\n"), Wanted::Download(17));
-        assert_eq!(Wanted::of(b"POST /upload/17 HTTP/1.0\r\n\r\n"), Wanted::Upload(17));
-        let too_much = format!("GET /download/{} HTTP/1.0\r\n\r\n", bulk::MOST + 1);
+    fn the_first_line_has_the_kind_of_request() {
+        assert_eq!(
+            HttpRequest::of(b"GET /download/17 HTTP/1.0\r\n\r\n"),
+            HttpRequest::Download(17)
+        );
+        assert_eq!(HttpRequest::of(b"POST /upload/17 HTTP/1.0\r\n\r\n"), HttpRequest::Upload(17));
+        let too_much = format!("GET /download/{} HTTP/1.0\r\n\r\n", bulk::MAX_TRANSFER + 1);
         for page in ["GET / HTTP/1.0\r\n\r\n", "", "\n\n", "GET /upload/-1 x\n", &too_much] {
-            assert_eq!(Wanted::of(page.as_bytes()), Wanted::Page, "{page:?}");
+            assert_eq!(HttpRequest::of(page.as_bytes()), HttpRequest::Page, "{page:?}");
         }
     }
 
-    /// What a client gets that sends `request` and hears all.
-    async fn told(request: &[u8]) -> String {
+    /// The complete response to `request`.
+    async fn exchange(request: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(64);
         let from = "192.0.2.9".parse().unwrap();
-        let serving = tokio::spawn(async move { talk(server, from, "web1").await });
+        let serving = tokio::spawn(async move { serve_client(server, from, "web1").await });
         client.write_all(request).await.unwrap();
         let mut page = String::new();
         client.read_to_string(&mut page).await.unwrap();
@@ -221,12 +226,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_has_name_and_client_and_an_upload_is_compared() {
-        let page = told(b"GET / HTTP/1.0\r\n\r\n").await;
+        let page = exchange(b"GET / HTTP/1.0\r\n\r\n").await;
         assert!(page.ends_with("\r\n\r\nweb1\n192.0.2.9\n"), "{page}");
         let upload = |body: &[u8]| [b"POST /upload/5 HTTP/1.0\r\n\r\n", body].concat();
-        let good = told(&upload(&bulk::piece(0, 5))).await;
+        let good = exchange(&upload(&bulk::piece(0, 5))).await;
         assert!(good.starts_with("HTTP/1.0 200 ") && good.ends_with("5 bytes\n"), "{good}");
-        let bad = told(&upload(b"hello")).await;
-        assert!(bad.starts_with("HTTP/1.0 400 ") && bad.contains("is another"), "{bad}");
+        let bad = exchange(&upload(b"hello")).await;
+        assert!(bad.starts_with("HTTP/1.0 400 ") && bad.contains("differs"), "{bad}");
     }
 }

@@ -1,7 +1,7 @@
-//! Answers a datagram from the very address that it was sent to.
+//! Answers a datagram from the address that it was sent to.
 //!
-//! A socket on all addresses would answer from whichever address the route back prefers (ip(7)).
-//! Under DR and TUN that would be the RIP, and the client, which asked the VIP, would not listen.
+//! A socket on all addresses would answer from the preferred source address of the route back (ip(7)).
+//! Under DR and TUN that is the RIP, but the client expects a response from the VIP.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,22 +18,21 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
-use super::{Served, answer};
+use super::{RequestCounter, answer};
 
-/// Requests are read up to here, in bytes; the rest of a longer one is of no interest.
-const LONGEST_REQUEST: usize = 2048;
-/// After an error that waiting for the socket does not cure.
+/// Maximum number of request bytes that are read.
+const MAX_REQUEST: usize = 2048;
+/// Pause after a socket error.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who asked, and at which address of ours.
-struct Question {
+/// The client's address, and the local address that it sent to.
+struct Datagram {
     from: SocketAddr,
-    asked: IpAddr,
+    destination: IpAddr,
 }
 
-/// Has the kernel tell, with each datagram, the address that it was sent to (`IP_PKTINFO`, ip(7);
-/// `IPV6_RECVPKTINFO`, ipv6(7)).
-pub(super) fn ask_for_destination(socket: &OwnedFd, ipv6: bool) -> nix::Result<()> {
+/// Enables the destination address of each datagram (`IP_PKTINFO`, ip(7); `IPV6_RECVPKTINFO`, ipv6(7)).
+pub(super) fn enable_destination_address(socket: &OwnedFd, ipv6: bool) -> nix::Result<()> {
     if ipv6 {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)
     } else {
@@ -41,14 +40,14 @@ pub(super) fn ask_for_destination(socket: &OwnedFd, ipv6: bool) -> nix::Result<(
     }
 }
 
-/// Answers until it is aborted.
-pub(super) async fn serve(socket: UdpSocket, name: Arc<str>, served: Served) {
+/// Serves until it is aborted.
+pub(super) async fn serve(socket: UdpSocket, name: Arc<str>, served: RequestCounter) {
     loop {
         match socket.async_io(Interest::READABLE, || receive(&socket)).await {
-            Ok(Some(question)) => {
-                let answer = answer(&name, question.from.ip());
-                // Whoever does not hear the answer counts that.
-                let send = || send(&socket, &question, answer.as_bytes());
+            Ok(Some(datagram)) => {
+                let answer = answer(&name, datagram.from.ip());
+                // The client counts lost responses.
+                let send = || send(&socket, &datagram, answer.as_bytes());
                 if socket.async_io(Interest::WRITABLE, send).await.is_ok() {
                     served.count();
                 }
@@ -59,9 +58,9 @@ pub(super) async fn serve(socket: UdpSocket, name: Arc<str>, served: Served) {
     }
 }
 
-/// The next question; `None` if it is one that must not be answered.
-fn receive(socket: &UdpSocket) -> io::Result<Option<Question>> {
-    let mut request = [0; LONGEST_REQUEST];
+/// The next datagram; `None` if it must not be answered.
+fn receive(socket: &UdpSocket) -> io::Result<Option<Datagram>> {
+    let mut request = [0; MAX_REQUEST];
     let mut request = [IoSliceMut::new(&mut request)];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let message = recvmsg::<SockaddrStorage>(
@@ -78,37 +77,37 @@ fn receive(socket: &UdpSocket) -> io::Result<Option<Question>> {
         _ => None,
     });
     let from = message.address.as_ref().and_then(socket_address);
-    let (Some(from), Some(asked)) = (from, destination) else { return Ok(None) };
-    // Two responders that take each other's answers for questions would never stop.
+    let (Some(from), Some(destination)) = (from, destination) else { return Ok(None) };
+    // Two responders that answer each other's responses would never stop.
     let ours = socket.local_addr()?.port();
-    let unicast = !asked.is_multicast() && asked != IpAddr::V4(Ipv4Addr::BROADCAST);
-    Ok((unicast && from.port() != ours).then_some(Question { from, asked }))
+    let unicast = !destination.is_multicast() && destination != IpAddr::V4(Ipv4Addr::BROADCAST);
+    Ok((unicast && from.port() != ours).then_some(Datagram { from, destination }))
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = || address.as_sockaddr_in().map(|v4| SocketAddr::new(v4.ip().into(), v4.port()));
-    // With the scope, without which a link-local address leads nowhere.
+    // With the scope, which a link-local address needs.
     let v6 = || address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()));
     v4().or_else(v6)
 }
 
-/// With interface 0 the route back is looked up; the other address is the one to answer from.
-fn send(socket: &UdpSocket, question: &Question, answer: &[u8]) -> io::Result<usize> {
-    let to = SockaddrStorage::from(question.from);
-    let say = |control: ControlMessage<'_>| {
+/// Interface 0: the kernel looks up the route back. The other field is the source address.
+fn send(socket: &UdpSocket, datagram: &Datagram, answer: &[u8]) -> io::Result<usize> {
+    let to = SockaddrStorage::from(datagram.from);
+    let send_from = |control: ControlMessage<'_>| {
         let pieces = [IoSlice::new(answer)];
         let flags = MsgFlags::MSG_DONTWAIT;
         Ok(sendmsg(socket.as_raw_fd(), &pieces, &[control], flags, Some(&to))?)
     };
-    match question.asked {
-        IpAddr::V4(asked) => say(ControlMessage::Ipv4PacketInfo(&libc::in_pktinfo {
+    match datagram.destination {
+        IpAddr::V4(destination) => send_from(ControlMessage::Ipv4PacketInfo(&libc::in_pktinfo {
             ipi_ifindex: 0,
-            ipi_spec_dst: to_kernel(asked),
+            ipi_spec_dst: to_kernel(destination),
             ipi_addr: to_kernel(Ipv4Addr::UNSPECIFIED),
         })),
-        IpAddr::V6(asked) => say(ControlMessage::Ipv6PacketInfo(&libc::in6_pktinfo {
+        IpAddr::V6(destination) => send_from(ControlMessage::Ipv6PacketInfo(&libc::in6_pktinfo {
             ipi6_ifindex: 0,
-            ipi6_addr: to_kernel6(asked),
+            ipi6_addr: to_kernel6(destination),
         })),
     }
 }

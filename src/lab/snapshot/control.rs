@@ -1,8 +1,7 @@
-//! What only netlink tells besides rtnetlink: nftables, the ports of fou, and what IPVS has beside its
-//! table. Of the calling thread's namespace.
+//! nftables, fou ports, and IPVS timeouts and daemons of the calling thread's namespace, by netlink.
 //!
-//! Looking must not change what is looked at: a generic family is looked up in the list of all of
-//! them, since asking for one by its name loads its module.
+//! A snapshot must not change the host: generic families are looked up in the list of all families,
+//! because a request by name loads the family's module.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,38 +38,38 @@ const IPVS_GET_DAEMON: u8 = 11;
 const IPVS_GET_CONFIG: u8 = 13;
 const IPVS_DAEMON: u16 = 3;
 
-/// The kernel answers at once or not at all.
+/// Receive timeout in seconds; the kernel answers immediately.
 const PATIENCE_S: i64 = 10;
-/// The kernel fills at most 32 KiB at a time.
+/// Receive buffer; the kernel sends at most 32 KiB at a time.
 const BUFFER: usize = 64 << 10;
 
-/// The command, or family of addresses, of a message, and its attributes.
-type Told = (u8, Attributes);
-type Attributes = BTreeMap<u16, Vec<u8>>;
+/// The command, or address family, of a message, with its attributes.
+type NetlinkReply = (u8, AttributeMap);
+type AttributeMap = BTreeMap<u16, Vec<u8>>;
 
-/// Looks at all of it.
-pub(super) fn look(seen: &mut Snapshot) -> io::Result<()> {
-    nftables(seen)?;
-    let generic = Talk::open(NETLINK_GENERIC)?;
+/// Adds all of them to the snapshot.
+pub(super) fn read(snapshot: &mut Snapshot) -> io::Result<()> {
+    nftables(snapshot)?;
+    let generic = SnapshotSocket::open(NETLINK_GENERIC)?;
     let families = families(&generic)?;
     if let Some(fou) = families.get("fou") {
         for (_, attributes) in generic.ask(*fou, DUMP, FOU_GET, 1)? {
-            tell_fou(&attributes, seen);
+            describe_fou(&attributes, snapshot);
         }
     }
     if let Some(ipvs) = families.get("IPVS") {
         for (_, attributes) in generic.ask(*ipvs, 0, IPVS_GET_CONFIG, 1)? {
-            seen.insert("ipvs timeouts".to_owned(), tell_timeouts(&attributes));
+            snapshot.insert("ipvs timeouts".to_owned(), describe_timeouts(&attributes));
         }
         for (_, attributes) in generic.ask(*ipvs, DUMP, IPVS_GET_DAEMON, 1)? {
             let daemon = attributes.get(&IPVS_DAEMON).map(|bytes| hex(bytes));
-            add(seen, "ipvs daemon".to_owned(), daemon.unwrap_or_default());
+            add(snapshot, "ipvs daemon".to_owned(), daemon.unwrap_or_default());
         }
     }
     Ok(())
 }
 
-fn families(generic: &Talk) -> io::Result<BTreeMap<String, u16>> {
+fn families(generic: &SnapshotSocket) -> io::Result<BTreeMap<String, u16>> {
     let all = generic.ask(CONTROLLER, DUMP, GET_FAMILY, 1)?;
     let named = all.into_iter().filter_map(|(_, attributes)| {
         let id = attributes.get(&FAMILY_ID)?.first_chunk().copied().map(u16::from_ne_bytes)?;
@@ -79,33 +78,37 @@ fn families(generic: &Talk) -> io::Result<BTreeMap<String, u16>> {
     Ok(named.collect())
 }
 
-fn nftables(seen: &mut Snapshot) -> io::Result<()> {
-    let talk = match Talk::open(NETLINK_NETFILTER) {
-        // A kernel without netfilter.
+fn nftables(snapshot: &mut Snapshot) -> io::Result<()> {
+    let talk = match SnapshotSocket::open(NETLINK_NETFILTER) {
+        // The kernel has no netfilter.
         Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => return Ok(()),
         other => other?,
     };
     let dump = |what: u16| match talk.ask(NFTABLES | what, DUMP, 0, 0) {
-        // A kernel without nftables (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+        // The kernel has no nftables (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
         Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => Ok(Vec::new()),
         other => other,
     };
     for (family, table) in dump(GET_TABLE)? {
         let name = table.get(&1).map(|name| text(name)).unwrap_or_default();
-        seen.insert(format!("nftables {} {name}", family_name(family)), "a table".to_owned());
+        snapshot.insert(format!("nftables {} {name}", family_name(family)), "a table".to_owned());
     }
     for (family, chain) in dump(GET_CHAIN)? {
         // NFTA_CHAIN_TABLE, NAME, HOOK, POLICY, TYPE; without handle, use count and counters.
         let part = |kind| chain.get(&kind).map(|bytes| text(bytes)).unwrap_or_default();
         let raw = |kind| chain.get(&kind).map(|bytes| hex(bytes)).unwrap_or_default();
         let name = format!("nftables {} {} chain {}", family_name(family), part(1), part(3));
-        add(seen, name, format!("type {} hook {} policy {}", part(7), raw(4), raw(5)));
+        add(snapshot, name, format!("type {} hook {} policy {}", part(7), raw(4), raw(5)));
     }
     for (family, rule) in dump(GET_RULE)? {
         // NFTA_RULE_TABLE, CHAIN, EXPRESSIONS; without handle and position.
         let part = |kind| rule.get(&kind).map(|bytes| text(bytes)).unwrap_or_default();
         let name = format!("nftables {} {} rules of {}", family_name(family), part(1), part(2));
-        add(seen, name, rule.get(&4).map(|list| tell_expressions(list)).unwrap_or_default());
+        add(
+            snapshot,
+            name,
+            rule.get(&4).map(|list| describe_expressions(list)).unwrap_or_default(),
+        );
     }
     Ok(())
 }
@@ -123,8 +126,8 @@ fn family_name(family: u8) -> String {
     }
 }
 
-/// Names and operands, but of what counts only the name (NFTA_LIST_ELEM; NFTA_EXPR_NAME, DATA).
-fn tell_expressions(list: &[u8]) -> String {
+/// Names and operands; of expressions with counters only the name (NFTA_LIST_ELEM; NFTA_EXPR_NAME, DATA).
+fn describe_expressions(list: &[u8]) -> String {
     let mut words = Vec::new();
     for (_, element) in wire::attributes(list).map_while(Result::ok) {
         let expression = attributes(element);
@@ -138,8 +141,8 @@ fn tell_expressions(list: &[u8]) -> String {
     words.join(" ")
 }
 
-/// FOU_ATTR_PORT (in network order), AF; the rest as it comes.
-fn tell_fou(attributes: &Attributes, seen: &mut Snapshot) {
+/// FOU_ATTR_PORT (in network order), AF; other attributes as hex.
+fn describe_fou(attributes: &AttributeMap, snapshot: &mut Snapshot) {
     let port = attributes.get(&1).and_then(|bytes| bytes.first_chunk().copied());
     let family = attributes.get(&2).and_then(|bytes| bytes.first().copied()).unwrap_or_default();
     let name = format!(
@@ -149,11 +152,11 @@ fn tell_fou(attributes: &Attributes, seen: &mut Snapshot) {
     );
     let rest = attributes.iter().filter(|(kind, _)| **kind > 2);
     let rest: Vec<String> = rest.map(|(kind, value)| format!("{kind}={}", hex(value))).collect();
-    add(seen, name, rest.join(" "));
+    add(snapshot, name, rest.join(" "));
 }
 
 /// IPVS_CMD_ATTR_TIMEOUT_TCP, TIMEOUT_TCP_FIN, TIMEOUT_UDP.
-fn tell_timeouts(attributes: &Attributes) -> String {
+fn describe_timeouts(attributes: &AttributeMap) -> String {
     let seconds = |kind| {
         let bytes = attributes.get(&kind).and_then(|bytes| bytes.first_chunk().copied());
         bytes.map(u32::from_ne_bytes).unwrap_or_default()
@@ -175,15 +178,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
-fn attributes(bytes: &[u8]) -> Attributes {
+fn attributes(bytes: &[u8]) -> AttributeMap {
     let whole = wire::attributes(bytes).map_while(Result::ok);
     whole.map(|(kind, value)| (kind, value.to_vec())).collect()
 }
 
 /// A netlink socket of the calling thread's namespace.
-struct Talk(Socket);
+struct SnapshotSocket(Socket);
 
-impl Talk {
+impl SnapshotSocket {
     fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -192,28 +195,34 @@ impl Talk {
         Ok(Self(socket))
     }
 
-    /// Everything that is answered to one request.
-    fn ask(&self, kind: u16, flags: u16, command: u8, version: u8) -> io::Result<Vec<Told>> {
+    /// All messages of the answer to one request.
+    fn ask(
+        &self,
+        kind: u16,
+        flags: u16,
+        command: u8,
+        version: u8,
+    ) -> io::Result<Vec<NetlinkReply>> {
         let frame = wire::frame(kind, REQUEST | flags, 1, command, version, &[]);
         self.0.send(&frame, 0)?;
         let mut buffer = vec![0; BUFFER];
-        let mut told = Vec::new();
+        let mut replies = Vec::new();
         loop {
             let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             for message in wire::messages(buffer.get(..length).unwrap_or_default()) {
                 let message = message.map_err(garbled)?;
                 if message.kind == wire::ERROR || message.kind == wire::DONE {
                     return match message.errno().map_err(garbled)? {
-                        0 => Ok(told),
+                        0 => Ok(replies),
                         code => Err(io::Error::from_raw_os_error(code)),
                     };
                 }
                 let (first, bytes) = message.generic().map_err(garbled)?;
-                told.push((first, attributes(bytes)));
+                replies.push((first, attributes(bytes)));
             }
-            // Without a dump there is one answer and no end.
+            // Without a dump the answer is one message without an end marker.
             if flags & DUMP == 0 {
-                return Ok(told);
+                return Ok(replies);
             }
         }
     }
@@ -236,31 +245,31 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_told_by_its_expressions_and_without_its_counts() {
+    fn a_rule_has_its_expressions_without_counters() {
         let mark = list(&[(1, b"meta\0"), (2, &[8, 0])]);
         let counter = list(&[(1, b"counter\0"), (2, &[1, 2, 3])]);
-        assert_eq!(tell_expressions(&list(&[(1, &mark), (1, &counter)])), "meta(0800) counter");
+        assert_eq!(describe_expressions(&list(&[(1, &mark), (1, &counter)])), "meta(0800) counter");
     }
 
     #[test]
-    fn ports_and_timeouts_are_told_in_numbers() {
-        let mut seen = Snapshot::new();
-        tell_fou(
+    fn ports_and_timeouts_are_numbers() {
+        let mut snapshot = Snapshot::new();
+        describe_fou(
             &attributes(&list(&[(1, &6080_u16.to_be_bytes()), (2, &[2]), (4, &[2])])),
-            &mut seen,
+            &mut snapshot,
         );
         let expected = [("fou ipv4 port 6080".to_owned(), "4=02".to_owned())];
-        assert_eq!(seen, Snapshot::from(expected));
+        assert_eq!(snapshot, Snapshot::from(expected));
         let config = list(&[(4, &900_u32.to_ne_bytes()), (6, &300_u32.to_ne_bytes())]);
-        assert_eq!(tell_timeouts(&attributes(&config)), "tcp 900 tcp-fin 0 udp 300");
+        assert_eq!(describe_timeouts(&attributes(&config)), "tcp 900 tcp-fin 0 udp 300");
     }
 
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let told = attributes(&bytes);
-            tell_fou(&told, &mut Snapshot::new());
-            let _ = (tell_timeouts(&told), tell_expressions(&bytes), text(&bytes));
+            let replies = attributes(&bytes);
+            describe_fou(&replies, &mut Snapshot::new());
+            let _ = (describe_timeouts(&replies), describe_expressions(&bytes), text(&bytes));
         }
     }
 }

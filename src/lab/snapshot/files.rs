@@ -6,46 +6,46 @@ use std::path::Path;
 use super::{Snapshot, add};
 
 const ROOTS: [&str; 2] = ["net/ipv4", "net/ipv6"];
-/// Keys: their values are nobody's business, and are drawn by lot where nobody sets them
+/// Secret keys: the kernel chooses random values by default
 /// (net/ipv4/sysctl_net_ipv4.c, net/ipv6/addrconf.c).
 const SECRET: [&str; 2] = ["tcp_fastopen_key", "stable_secret"];
 
-/// Every setting that can be read. `route/flush` cannot, for instance.
-pub(super) fn settings(seen: &mut Snapshot) {
+/// Every readable setting (`route/flush`, for example, is write-only).
+pub(super) fn settings(snapshot: &mut Snapshot) {
     for root in ROOTS {
-        walk(root, seen);
+        walk(root, snapshot);
     }
 }
 
-fn walk(folder: &str, seen: &mut Snapshot) {
+fn walk(folder: &str, snapshot: &mut Snapshot) {
     let Ok(entries) = fs::read_dir(Path::new("/proc/sys").join(folder)) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = format!("{folder}/{name}");
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&path, seen);
+            walk(&path, snapshot);
         } else if !SECRET.contains(&name.as_str())
             && let Ok(value) = fs::read(entry.path())
         {
             let value = String::from_utf8_lossy(&value);
-            // Lists come with tabs between their numbers.
+            // Lists have tabs between their numbers.
             let value: Vec<&str> = value.split_ascii_whitespace().collect();
-            seen.insert(path, value.join(" "));
+            snapshot.insert(path, value.join(" "));
         }
     }
 }
 
-/// The table of IPVS; nothing where there is no IPVS.
-pub(super) fn ipvs(seen: &mut Snapshot) {
+/// The IPVS table; nothing without IPVS.
+pub(super) fn ipvs(snapshot: &mut Snapshot) {
     if let Ok(table) = fs::read_to_string("/proc/thread-self/net/ip_vs") {
-        read_table(&table, seen);
+        read_table(&table, snapshot);
     }
 }
 
-/// Reads the table as `ip_vs_info_seq_show` writes it (net/netfilter/ipvs/ip_vs_ctl.c): three lines
-/// of headings; a line for each service; after it, behind an arrow, a line for each destination with
-/// address, method, weight and two counts of connections, which are left out.
-fn read_table(table: &str, seen: &mut Snapshot) {
+/// Reads the table as `ip_vs_info_seq_show` writes it (net/netfilter/ipvs/ip_vs_ctl.c): three heading
+/// lines; a line for each service, followed by a line with an arrow for each destination: address,
+/// method, weight and two connection counts, which are left out.
+fn read_table(table: &str, snapshot: &mut Snapshot) {
     let mut service: Option<(String, String, Vec<String>)> = None;
     let headings = 3;
     for line in table.lines().skip(headings) {
@@ -57,20 +57,20 @@ fn read_table(table: &str, seen: &mut Snapshot) {
                 }
             }
             [kind, address, how @ ..] => {
-                put(service.take(), seen);
+                put(service.take(), snapshot);
                 service = Some((format!("ipvs {kind} {address}"), how.join(" "), Vec::new()));
             }
             _ => {}
         }
     }
-    put(service, seen);
+    put(service, snapshot);
 }
 
-fn put(service: Option<(String, String, Vec<String>)>, seen: &mut Snapshot) {
+fn put(service: Option<(String, String, Vec<String>)>, snapshot: &mut Snapshot) {
     if let Some((name, how, mut destinations)) = service {
         // The kernel lists them newest first.
         destinations.sort();
-        add(seen, name, format!("{how} [{}]", destinations.join(", ")));
+        add(snapshot, name, format!("{how} [{}]", destinations.join(", ")));
     }
 }
 
@@ -89,9 +89,9 @@ FWM  00000001 wlc
 ";
 
     #[test]
-    fn the_table_of_ipvs_is_told_without_counts() {
-        let mut seen = Snapshot::new();
-        read_table(TABLE, &mut seen);
+    fn the_ipvs_table_has_no_counters() {
+        let mut snapshot = Snapshot::new();
+        read_table(TABLE, &mut snapshot);
         let expected = [
             ("ipvs FWM 00000001", "wlc []"),
             (
@@ -100,15 +100,15 @@ FWM  00000001 wlc
             ),
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(seen, Snapshot::from(expected));
+        assert_eq!(snapshot, Snapshot::from(expected));
     }
 
     #[test]
     fn an_empty_table_and_no_table_are_the_same() {
-        let mut seen = Snapshot::new();
-        read_table(TABLE.split_once("TCP").map_or("", |(headings, _)| headings), &mut seen);
-        read_table("", &mut seen);
-        assert!(seen.is_empty());
+        let mut snapshot = Snapshot::new();
+        read_table(TABLE.split_once("TCP").map_or("", |(headings, _)| headings), &mut snapshot);
+        read_table("", &mut snapshot);
+        assert!(snapshot.is_empty());
     }
 
     proptest::proptest! {

@@ -1,14 +1,12 @@
-//! Everything about a host's network that the lab promises to put back, as text, to compare before
-//! with after.
+//! The network state of a host as text, for comparison before apply and after destroy.
 //!
-//! It reads with its own eyes, not with those of [`crate::kernel`], so that a fault there is not
-//! repeated here, and it is not limited to what a topology owns. Left out is what moves by itself:
-//! counters, lifetimes, interface indexes, neighbours, whether a cable is plugged in, and the
-//! link-local IPv6 addresses and routes, which the kernel adds on its own in its own time. Secret
-//! keys among the settings are left out because a difference is shown.
+//! It does not use [`crate::kernel`], so that a bug there does not hide here, and it is not limited to
+//! what a topology owns. It leaves out state that changes by itself: counters, lifetimes, interface
+//! indexes, neighbours, carriers, and link-local IPv6 addresses and routes, which the kernel adds later.
+//! It leaves out secret keys, because differences are printed.
 //!
-//! A module that is loaded between two snapshots shows: `tunl0` and `net/ipv4/vs` appear in every
-//! namespace with `ipip` and `ip_vs`. Whoever compares loads them before.
+//! Loading a module between two snapshots shows as a difference: `tunl0` and `net/ipv4/vs` appear in every
+//! namespace with `ipip` and `ip_vs`. Load them before the first snapshot.
 
 mod control;
 mod files;
@@ -20,30 +18,30 @@ use std::os::fd::BorrowedFd;
 use super::LabError;
 use crate::kernel::namespace;
 
-/// What there is, by name: `link eth0`, `address 192.0.2.1/24 on eth0`, `route main default`,
+/// State by name: `link eth0`, `address 192.0.2.1/24 on eth0`, `route main default`,
 /// `rule ipv4 32766`, `ipvs TCP C0000201:0050`, `ipvs timeouts`, `nftables inet filter`,
 /// `fou ipv4 port 6080`, `net/ipv4/ip_forward`.
 pub type Snapshot = BTreeMap<String, String>;
 
-/// Looks at all of a namespace.
+/// Takes a snapshot of a namespace.
 ///
 /// # Errors
 /// If it cannot be entered or the kernel does not answer.
 pub fn snapshot(namespace: BorrowedFd<'_>) -> Result<Snapshot, LabError> {
     let look = || {
-        let mut seen = netlink::look()?;
-        files::settings(&mut seen);
-        files::ipvs(&mut seen);
-        control::look(&mut seen).map_err(LabError::io("ask netfilter, fou and IPVS"))?;
-        Ok(seen)
+        let mut snapshot = netlink::read()?;
+        files::settings(&mut snapshot);
+        files::ipvs(&mut snapshot);
+        control::read(&mut snapshot).map_err(LabError::io("read netfilter, fou and IPVS"))?;
+        Ok(snapshot)
     };
     namespace::run_in(namespace, look).map_err(LabError::io("enter a network namespace"))?
 }
 
-/// Adds `value` under `name`. What has one name several times (routes to one destination) is told in
-/// one line, in an order of its own.
-fn add(seen: &mut Snapshot, name: String, value: String) {
-    match seen.entry(name) {
+/// Adds `value` under `name`. Several values of one name (routes to one destination) are sorted into one
+/// line.
+fn add(snapshot: &mut Snapshot, name: String, value: String) {
+    match snapshot.entry(name) {
         std::collections::btree_map::Entry::Vacant(empty) => {
             empty.insert(value);
         }
@@ -58,8 +56,8 @@ fn add(seen: &mut Snapshot, name: String, value: String) {
 
 const SEVERAL: &str = " and ";
 
-/// What is not as it was, one line each, in the order of names: `changed net/ipv4/ip_forward: 0 -> 1`,
-/// `added ...`, `removed ...`. Empty if all is.
+/// The differences, one on each line, sorted by name: `changed net/ipv4/ip_forward: 0 -> 1`,
+/// `added ...`, `removed ...`.
 pub fn difference(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let line = |name: &String| match (before.get(name), after.get(name)) {
@@ -81,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_has_a_line_for_each_thing() {
+    fn a_difference_has_a_line_for_each_item() {
         let before = snapshot_of(&[("a", "1"), ("b", "2"), ("d", "4")]);
         let after = snapshot_of(&[("a", "1"), ("b", "3"), ("c", "5")]);
         let expected = ["changed b: 2 -> 3", "added c: 5", "removed d: 4"];
@@ -90,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn several_of_one_name_are_told_in_one_order() {
+    fn several_values_of_one_name_are_sorted() {
         let (mut one, mut other) = (Snapshot::new(), Snapshot::new());
         for value in ["via b", "via a", "via b"] {
             add(&mut one, "route".into(), value.into());

@@ -1,7 +1,7 @@
-//! KVM or emulation: what to try, and what was learnt.
+//! Chooses KVM or emulation, and records that KVM does not work.
 //!
-//! `/dev/kvm` may exist and QEMU abort with it, or the guest hang at its first instructions (nested
-//! virtualisation). A verdict holds until the next boot of this machine, or another QEMU.
+//! With nested virtualisation `/dev/kvm` may exist, and QEMU still aborts or the guest hangs at its first
+//! instructions. The record is valid until the next boot of this machine or another QEMU.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use super::VmError;
 use super::cache::Cache;
 
-const VERDICT: &str = "kvm.json";
+const RECORD_FILE: &str = "kvm.json";
 
-/// What the user wants.
+/// The option `--kvm`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kvm {
-    /// KVM where it works, emulation else.
+    /// KVM if it works, else emulation.
     #[default]
     Auto,
-    /// KVM or an error.
+    /// KVM, else an error.
     On,
     /// Emulation.
     Off,
@@ -34,18 +34,18 @@ impl FromStr for Kvm {
             "auto" => Ok(Self::Auto),
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
-            _ => Err(format!("{text:?} is none of auto, on, off")),
+            _ => Err(format!("{text:?} is not one of auto, on, off")),
         }
     }
 }
 
-/// What runs a guest's instructions.
+/// The accelerator of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// The processor.
+    /// The processor's virtualisation.
     Kvm,
-    /// QEMU's translator: some ten times slower, and works everywhere.
+    /// QEMU's emulation: about ten times slower, works everywhere.
     Tcg,
 }
 
@@ -69,64 +69,64 @@ impl fmt::Display for Accel {
     }
 }
 
-/// What to try, and why not KVM where it is not tried.
+/// Accelerators to try in order, and the reason why KVM is not one of them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct AccelPlan {
     pub(super) try_in_order: Vec<Accel>,
     pub(super) without_kvm: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Verdict {
+struct KvmRecord {
     boot: String,
     qemu: String,
     why: String,
 }
 
-/// Decides by what the user wants, whether `device` can be opened, and what is remembered.
+/// Chooses by the option, by access to `device`, and by the record.
 pub(super) fn choose(
     wanted: Kvm,
     device: &Path,
     cache: &Cache,
     qemu: &Path,
-) -> Result<Plan, VmError> {
+) -> Result<AccelPlan, VmError> {
     let opened = File::options().read(true).write(true).open(device);
     let usable = opened.map(drop).map_err(|error| format!("{}: {error}", device.display()));
     if let (Kvm::On, Err(why)) = (wanted, &usable) {
         let cure = "load kvm_intel or kvm_amd, or join the group of that device";
         return Err(VmError::Options(format!(
-            "KVM was asked for and cannot be had: {why}; {cure}"
+            "KVM was requested, but cannot be used: {why}; {cure}"
         )));
     }
-    let remembered = cache.read(VERDICT).and_then(|text| serde_json::from_str(&text).ok());
-    let here = Verdict::here(qemu, "");
-    let remembered = remembered.filter(|v: &Verdict| v.boot == here.boot && v.qemu == here.qemu);
-    Ok(plan(wanted, usable, remembered.map(|v| v.why)))
+    let recorded = cache.read(RECORD_FILE).and_then(|text| serde_json::from_str(&text).ok());
+    let here = KvmRecord::here(qemu, "");
+    let recorded = recorded.filter(|v: &KvmRecord| v.boot == here.boot && v.qemu == here.qemu);
+    Ok(plan(wanted, usable, recorded.map(|v| v.why)))
 }
 
-fn plan(wanted: Kvm, usable: Result<(), String>, remembered: Option<String>) -> Plan {
-    let tcg = |without_kvm| Plan { try_in_order: vec![Accel::Tcg], without_kvm };
-    match (wanted, usable, remembered) {
+fn plan(wanted: Kvm, usable: Result<(), String>, recorded: Option<String>) -> AccelPlan {
+    let tcg = |without_kvm| AccelPlan { try_in_order: vec![Accel::Tcg], without_kvm };
+    match (wanted, usable, recorded) {
         (Kvm::Off, _, _) => tcg(None),
-        (Kvm::On, _, _) => Plan { try_in_order: vec![Accel::Kvm], without_kvm: None },
+        (Kvm::On, _, _) => AccelPlan { try_in_order: vec![Accel::Kvm], without_kvm: None },
         (Kvm::Auto, Err(why), _) => tcg(Some(why)),
         (Kvm::Auto, Ok(()), Some(why)) => tcg(Some(format!("{why} (found earlier)"))),
         (Kvm::Auto, Ok(()), None) => {
-            Plan { try_in_order: vec![Accel::Kvm, Accel::Tcg], without_kvm: None }
+            AccelPlan { try_in_order: vec![Accel::Kvm, Accel::Tcg], without_kvm: None }
         }
     }
 }
 
-/// Keeps in mind that KVM does not work, so that the next run does not wait for it again.
-pub(super) fn remember_broken(cache: &Cache, qemu: &Path, why: &str) {
-    let verdict = Verdict::here(qemu, why);
+/// Records that KVM does not work, so that the next run does not wait for it.
+pub(super) fn record_broken(cache: &Cache, qemu: &Path, why: &str) {
+    let verdict = KvmRecord::here(qemu, why);
     let text = serde_json::to_string(&verdict).unwrap_or_default();
-    if let Err(error) = cache.write(VERDICT, &text) {
-        tracing::debug!(%error, "the verdict on KVM cannot be kept");
+    if let Err(error) = cache.write(RECORD_FILE, &text) {
+        tracing::debug!(%error, "the record about KVM cannot be written");
     }
 }
 
-impl Verdict {
+impl KvmRecord {
     fn here(qemu: &Path, why: &str) -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let qemu = qemu.display().to_string();
@@ -140,9 +140,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kvm_is_tried_unless_it_is_unwanted_absent_or_known_to_be_broken() {
+    fn kvm_is_tried_unless_it_is_off_missing_or_recorded_as_broken() {
         let absent = || Err("/dev/kvm: gone".to_owned());
-        let order = |plan: Plan| plan.try_in_order;
+        let order = |plan: AccelPlan| plan.try_in_order;
         assert_eq!(order(plan(Kvm::Auto, Ok(()), None)), [Accel::Kvm, Accel::Tcg]);
         assert_eq!(order(plan(Kvm::Auto, absent(), None)), [Accel::Tcg]);
         assert_eq!(order(plan(Kvm::Auto, Ok(()), Some("hangs".into()))), [Accel::Tcg]);
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_about_this_boot_and_this_qemu() {
+    fn a_record_is_valid_for_this_boot_and_this_qemu() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path())).unwrap();
         let qemu = Path::new("/usr/bin/qemu-a");
-        remember_broken(&cache, qemu, "hangs");
+        record_broken(&cache, qemu, "hangs");
         let why = |qemu: &str| {
             let device = Path::new("/dev/null");
             let plan = choose(Kvm::Auto, device, &cache, Path::new(qemu)).unwrap();
@@ -163,7 +163,7 @@ mod tests {
         };
         assert!(why("/usr/bin/qemu-a"));
         assert!(!why("/usr/bin/qemu-b"));
-        cache.write(VERDICT, "{ not json").unwrap();
+        cache.write(RECORD_FILE, "{ not json").unwrap();
         assert!(!why("/usr/bin/qemu-a"));
     }
 }

@@ -1,4 +1,4 @@
-//! Where fetched kernels and the verdict on KVM are kept.
+//! The cache of fetched kernels and of the record about KVM.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// A folder of our own, which exists.
+/// The cache folder, which exists.
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
@@ -16,19 +16,19 @@ pub struct Cache {
 
 impl Cache {
     /// `folder` if given, else `$LVSPROV_CACHE`, `$XDG_CACHE_HOME/lvsprov`, `/var/cache/lvsprov` for
-    /// root, or `~/.cache/lvsprov`. It is made where it does not exist.
+    /// root, or `~/.cache/lvsprov`. It is created if missing.
     ///
     /// # Errors
-    /// If there is none of these, or it cannot be made.
+    /// If none of these is set, or the folder cannot be created.
     pub fn open(folder: Option<&Path>) -> io::Result<Self> {
         let root = nix::unistd::geteuid().is_root();
         let folder = match folder {
             Some(folder) => folder.to_owned(),
-            None => usual_place(root, |name| env::var_os(name).filter(|v| !v.is_empty()))
-                .ok_or_else(|| io::Error::other("set LVSPROV_CACHE: there is no HOME either"))?,
+            None => default_folder(root, |name| env::var_os(name).filter(|v| !v.is_empty()))
+                .ok_or_else(|| io::Error::other("no cache folder: set LVSPROV_CACHE or HOME"))?,
         };
         fs::create_dir_all(&folder).map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot make {}: {e}", folder.display()))
+            io::Error::new(e.kind(), format!("cannot create {}: {e}", folder.display()))
         })?;
         Ok(Self { folder: folder.canonicalize()? })
     }
@@ -38,21 +38,21 @@ impl Cache {
         &self.folder
     }
 
-    /// Waits until nobody else has the lock, and holds it as long as the value lives.
+    /// Waits for the lock, and holds it as long as the value lives.
     ///
     /// # Errors
-    /// If the lock's file cannot be made.
+    /// If the lock file cannot be created.
     pub fn lock(&self) -> io::Result<Flock<File>> {
         let file = File::options().create(true).append(true).open(self.folder.join("lock"))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
     }
 
-    /// A file's text, if it is there.
+    /// A file's text, if it exists.
     pub fn read(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.folder.join(name)).ok()
     }
 
-    /// Writes a file at once or not at all.
+    /// Writes a file atomically.
     ///
     /// # Errors
     /// As writing does.
@@ -64,7 +64,7 @@ impl Cache {
     }
 }
 
-fn usual_place(root: bool, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn default_folder(root: bool, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(folder) = variable("LVSPROV_CACHE") {
         return Some(folder.into());
     }
@@ -82,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_is_the_one_that_was_said_or_the_usual_one() {
+    fn the_folder_is_the_given_one_or_the_default() {
         let home = |name: &str| (name == "HOME").then(|| "/home/u".into());
-        let place = |root, of: &dyn Fn(&str) -> Option<OsString>| usual_place(root, of);
+        let place = |root, of: &dyn Fn(&str) -> Option<OsString>| default_folder(root, of);
         assert_eq!(place(false, &home), Some("/home/u/.cache/lvsprov".into()));
         assert_eq!(place(true, &home), Some("/var/cache/lvsprov".into()));
         assert_eq!(place(false, &|_| None), None);
-        let said = |name: &str| (name == "LVSPROV_CACHE").then(|| "/c".into());
-        assert_eq!(place(true, &said), Some("/c".into()));
+        let given = |name: &str| (name == "LVSPROV_CACHE").then(|| "/c".into());
+        assert_eq!(place(true, &given), Some("/c".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! `lvsprov lab vm`: what a user says about the virtual machine, and what is run.
+//! The arguments of `lvsprov lab vm`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub struct VmArguments {
 }
 
 impl VmArguments {
-    /// Runs the program; its output goes to ours.
+    /// Runs the program; its output goes to this process's output.
     ///
     /// # Errors
     /// As [`run`].

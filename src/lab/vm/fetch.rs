@@ -1,7 +1,7 @@
-//! A kernel from the distribution's own package, unpacked into a folder and not installed.
+//! Fetches a kernel from the distribution's package and unpacks it without installing it.
 //!
-//! Debian and what comes from it: `apt-get download`, `dpkg-deb -x`, `depmod -b`. The packages are
-//! those that apt knows and verifies; exactly the ones that are needed, by their full names.
+//! For Debian and its derivatives: `apt-get download`, `dpkg-deb -x`, `depmod -b`. apt verifies the
+//! packages; they are requested by their full names.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use super::kernel::KernelError;
 
 const BY_HAND: &str = "or give a kernel by --kernel IMAGE or LVSPROV_KERNEL";
 
-/// Modules for hardware that the guest does not have: more than half of all, by size.
+/// Modules for hardware that the guest does not have: more than half of the total size.
 const USELESS: [&str; 12] = [
     "sound",
     "drivers/gpu",
@@ -29,18 +29,21 @@ const USELESS: [&str; 12] = [
     "drivers/net/wireless",
 ];
 
-/// Fetches the newest kernel of the distribution into `kernels/RELEASE` and returns the release. The
-/// folder appears when it is complete. The caller holds the cache's lock.
+/// Fetches the distribution's newest kernel into `kernels/RELEASE` and returns the release. The folder
+/// appears when it is complete. The caller holds the cache's lock.
 pub(super) fn into_folder(kernels: &Path) -> Result<String, KernelError> {
     let meta = meta_package()?;
     let depends = depends_of(&meta)?;
     let packages = packages(&depends).ok_or_else(|| {
-        failed(format!("{meta} depends on no linux-image package: {depends}"), BY_HAND.to_owned())
+        failed(
+            format!("{meta} does not depend on a linux-image package: {depends}"),
+            BY_HAND.to_owned(),
+        )
     })?;
     tracing::warn!(package = %packages.image, "fetching a kernel for the VM (about 70 MB, once)");
     let work = tempfile::Builder::new().prefix("fetching-").tempdir_in(kernels);
     let work =
-        work.map_err(|e| failed(format!("cannot make a folder: {e}"), BY_HAND.to_owned()))?;
+        work.map_err(|e| failed(format!("cannot create a folder: {e}"), BY_HAND.to_owned()))?;
     download(work.path(), &packages)?;
     let tree = work.path().join("tree");
     for file in archives(work.path(), packages.all.len())? {
@@ -48,7 +51,7 @@ pub(super) fn into_folder(kernels: &Path) -> Result<String, KernelError> {
     }
     prepare(&tree, &packages.release)?;
     let target = kernels.join(&packages.release);
-    // An incomplete one of the same release would be in the way.
+    // Removes an incomplete folder of the same release.
     if target.exists() {
         fs::remove_dir_all(&target).map_err(|e| file_error(&target, &e))?;
     }
@@ -56,7 +59,7 @@ pub(super) fn into_folder(kernels: &Path) -> Result<String, KernelError> {
     Ok(packages.release)
 }
 
-/// What is fetched.
+/// The packages to fetch.
 #[derive(Debug, PartialEq, Eq)]
 struct Packages {
     image: String,
@@ -64,8 +67,8 @@ struct Packages {
     all: Vec<String>,
 }
 
-/// From the `Depends` field of a distribution's newest kernel. Debian's image package has the modules
-/// in it; Ubuntu's are in linux-modules, and some in linux-modules-extra.
+/// The packages, from the `Depends` field of the meta package. Debian's image package contains the modules;
+/// Ubuntu has them in linux-modules and linux-modules-extra.
 fn packages(depends: &str) -> Option<Packages> {
     let names = depends.split(',').filter_map(|one| one.split_whitespace().next());
     let is_plain = |name: &&str| {
@@ -74,7 +77,7 @@ fn packages(depends: &str) -> Option<Packages> {
     let names: Vec<&str> = names.filter(is_plain).collect();
     let image = *names.iter().find(|name| name.starts_with("linux-image-"))?;
     let release = image.strip_prefix("linux-image-")?;
-    // "linux-image-amd64" names no release: a meta package may depend on another.
+    // "linux-image-amd64" has no release: a meta package may depend on another one.
     release.starts_with(|c: char| c.is_ascii_digit()).then_some(())?;
     let mut all = vec![image.to_owned()];
     let extra = format!("linux-modules-extra-{release}");
@@ -87,12 +90,12 @@ fn packages(depends: &str) -> Option<Packages> {
     Some(Packages { image: image.to_owned(), release: release.to_owned(), all })
 }
 
-/// The package that depends on the distribution's newest kernel.
+/// The meta package of the distribution's newest kernel.
 fn meta_package() -> Result<String, KernelError> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     meta_package_of(&release, std::env::consts::ARCH).ok_or_else(|| {
         failed(
-            "only Debian's and Ubuntu's packages are known here".to_owned(),
+            "lvsprov can fetch kernels of Debian and Ubuntu only".to_owned(),
             format!("install a kernel with ip_vs, ipip, 9p and virtio, {BY_HAND}"),
         )
     })
@@ -123,18 +126,18 @@ fn depends_of(package: &str) -> Result<String, KernelError> {
     let text = run(&mut command, refresh)?;
     let field = text.lines().find_map(|line| line.strip_prefix("Depends:"));
     field.map(str::to_owned).ok_or_else(|| {
-        failed(format!("apt knows no package {package}"), format!("{refresh}, {BY_HAND}"))
+        failed(format!("apt does not know the package {package}"), format!("{refresh}, {BY_HAND}"))
     })
 }
 
 fn download(work: &Path, packages: &Packages) -> Result<(), KernelError> {
     let mut command = Command::new("apt-get");
     command.args(["download", "-q"]).args(&packages.all).current_dir(work);
-    run(&mut command, "check the network, and let apt learn about packages: apt-get update")?;
+    run(&mut command, "check the network, and run apt-get update")?;
     Ok(())
 }
 
-/// The archives that were downloaded: as many as were asked for.
+/// The downloaded archives; an error if not `wanted` many.
 fn archives(work: &Path, wanted: usize) -> Result<Vec<PathBuf>, KernelError> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let all: io::Result<Vec<PathBuf>> =
@@ -150,10 +153,10 @@ fn archives(work: &Path, wanted: usize) -> Result<Vec<PathBuf>, KernelError> {
     Err(failed(format!("{found} packages were downloaded, not {wanted}"), BY_HAND.to_owned()))
 }
 
-/// Makes what was unpacked look like a root, indexes the modules, and drops what is of no use.
+/// Completes the unpacked tree: /lib, the module index, without useless modules.
 fn prepare(tree: &Path, release: &str) -> Result<(), KernelError> {
     let lib = tree.join("lib");
-    // Newer packages have it below /usr only, where depmod's own default may not look.
+    // Newer packages have /usr/lib only, which depmod may not search by default.
     if !lib.join("modules").exists() {
         std::os::unix::fs::symlink("usr/lib", &lib).map_err(|e| file_error(&lib, &e))?;
     }
@@ -174,19 +177,22 @@ fn prepare(tree: &Path, release: &str) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program and returns its output.
 fn run(command: &mut Command, cure: &str) -> Result<String, KernelError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output();
     let output = output.map_err(|error| {
-        failed(format!("{name} cannot be run: {error}"), format!("{cure}, {BY_HAND}"))
+        failed(format!("cannot run {name}: {error}"), format!("{cure}, {BY_HAND}"))
     })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().replace('\n', " / ");
-    Err(failed(format!("{name} failed ({}): {said}", output.status), format!("{cure}, {BY_HAND}")))
+    let output_text = String::from_utf8_lossy(&output.stderr);
+    let output_text = output_text.trim().replace('\n', " / ");
+    Err(failed(
+        format!("{name} failed ({}): {output_text}", output.status),
+        format!("{cure}, {BY_HAND}"),
+    ))
 }
 
 fn failed(why: String, cure: String) -> KernelError {
@@ -203,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_one_package_is_found_in_what_the_meta_package_depends_on() {
+    fn the_image_package_is_found_in_the_dependencies_of_the_meta_package() {
         let debian = packages(" linux-image-6.1.0-56-amd64 (= 6.1.192-2)").unwrap();
         assert_eq!(debian.release, "6.1.0-56-amd64");
         assert_eq!(debian.all, ["linux-image-6.1.0-56-amd64"]);

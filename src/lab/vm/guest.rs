@@ -1,8 +1,8 @@
-//! The guest's side: the first process of the virtual machine.
+//! The guest: the first process of the virtual machine.
 //!
-//! It loads the few modules that the root file system needs, puts an overlay in memory over the
-//! host's files, runs one program there, says how it ended and stops the machine. What it has to
-//! say goes over the port of [`wire`](super::wire); the kernel's own log goes elsewhere.
+//! It loads the modules for the root file system, mounts an overlay in memory over the host's files, runs
+//! one program, reports its exit code and stops the machine. Messages go over the port of
+//! [`wire`](super::wire); the kernel log goes to the console.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,15 +23,15 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, chroot};
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Frame, PORT};
+use super::wire::{GuestFrame, PORT};
 use crate::kernel::namespace;
 use crate::lab::network;
 
-/// The variable that makes this binary, as the first process, a guest. The kernel hands what it does
-/// not know on its command line to the first process (Documentation/admin-guide/kernel-parameters.rst).
+/// The environment variable that marks the first process as a guest. The kernel passes unknown parameters
+/// of its command line to the first process (Documentation/admin-guide/kernel-parameters.rst).
 pub(super) const MARK: &str = "LVSPROV_GUEST";
-/// The file with the [`Order`] in the initramfs.
-pub(super) const ORDER: &str = "order.json";
+/// The initramfs file with the [`GuestJob`].
+pub(super) const JOB_FILE: &str = "job.json";
 /// The mount tag of the host's root file system.
 pub(super) const ROOT_TAG: &str = "root";
 /// The mount tag of the kernel's modules.
@@ -39,26 +39,26 @@ pub(super) const MODULES_TAG: &str = "modules";
 
 const LARGEST_9P_MESSAGE: u32 = 500_000;
 
-/// What the guest is to do.
+/// The guest's task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Order {
+pub(super) struct GuestJob {
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,
     pub(super) directory: PathBuf,
     pub(super) environment: Vec<(OsString, OsString)>,
-    pub(super) shares: Vec<Share>,
+    pub(super) shares: Vec<SharedFolder>,
     /// The kernel's release, which names the folder of its modules.
     pub(super) modules: String,
 }
 
 /// A folder that is shared with the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Share {
+pub(super) struct SharedFolder {
     pub(super) tag: String,
     pub(super) path: PathBuf,
 }
 
-impl Share {
+impl SharedFolder {
     pub(super) fn number(paths: &[PathBuf]) -> Vec<Self> {
         let number =
             |(n, path): (usize, &PathBuf)| Self { tag: format!("share{n}"), path: path.clone() };
@@ -66,8 +66,8 @@ impl Share {
     }
 }
 
-/// What a program in the guest is given of this machine's environment: where programs are, how the
-/// terminal is, what to log, and what is ours. Nothing else, as there may be secrets in it.
+/// The environment of the guest's program: PATH, terminal and logging variables, and `LVSPROV_*`. Nothing
+/// else of this machine's environment, which may contain secrets.
 pub fn environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Vec<(OsString, OsString)> {
@@ -100,24 +100,24 @@ pub fn is_guest() -> bool {
     std::process::id() == 1 && std::env::var_os(MARK).is_some()
 }
 
-/// The life of the first process. It ends with the machine.
+/// Runs the guest. Ends with the machine.
 pub fn main() -> ! {
     let mut port = None;
     if let Err(error) = live(&mut port) {
         let text = with_causes(&error);
-        // On the console it helps whoever looks into why the guest was silent.
+        // Also on the console, in case the port does not work.
         eprintln!("lvsprov: {text}");
         if let Some(port) = &port {
-            say(port, &Frame::Failed(text));
+            say(port, &GuestFrame::Failed(text));
         }
     }
     nix::unistd::sync();
-    // The first process must not end: that would be a panic of the kernel. Which stops QEMU as well.
+    // The end of the first process is a kernel panic, which stops QEMU.
     let _: Result<Infallible, _> = reboot(RebootMode::RB_AUTOBOOT);
     std::process::exit(1)
 }
 
-type Port = Arc<Mutex<File>>;
+type GuestPort = Arc<Mutex<File>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
@@ -136,27 +136,27 @@ fn with_causes(error: &GuestError) -> String {
     format!("{error}: {}", error.source)
 }
 
-fn live(port: &mut Option<Port>) -> Result<(), GuestError> {
+fn live(port: &mut Option<GuestPort>) -> Result<(), GuestError> {
     mount_kernel_files(Path::new("/"))?;
     load_modules()?;
     let port = port.insert(open_port()?);
-    say(port, &Frame::Hello);
-    let order = fs::read(Path::new("/").join(ORDER)).map_err(cannot("read the order"))?;
-    let order: Order = serde_json::from_slice(&order).map_err(cannot("read the order"))?;
-    enter_root(&order)?;
+    say(port, &GuestFrame::Hello);
+    let job = fs::read(Path::new("/").join(JOB_FILE)).map_err(cannot("read the job"))?;
+    let job: GuestJob = serde_json::from_slice(&job).map_err(cannot("read the job"))?;
+    enter_root(&job)?;
     fs::write("/proc/sys/kernel/hostname", "lvsprov-lab").map_err(cannot("set the host name"))?;
     namespace::current()
         .map_err(|error| crate::lab::LabError::io("open the network namespace")(error))
         .and_then(network::set_lo_up)
         .map_err(|error| cannot("set lo up")(io::Error::other(error.to_string())))?;
-    let code = run(&order, port)?;
+    let code = run(&job, port)?;
     nix::unistd::sync();
-    say(port, &Frame::Exit(code));
+    say(port, &GuestFrame::Exit(code));
     Ok(())
 }
 
-fn say(port: &Port, frame: &Frame) {
-    // Without the port there is nobody to tell.
+fn say(port: &GuestPort, frame: &GuestFrame) {
+    // Without the port the frame cannot be sent.
     if let Ok(mut port) = port.lock() {
         let _ = frame.write_to(&mut *port);
     }
@@ -173,7 +173,7 @@ fn mount_kernel_files(root: &Path) -> Result<(), GuestError> {
         ("dev/shm", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777"),
     ] {
         let folder = root.join(path);
-        fs::create_dir_all(&folder).map_err(cannot(format!("make {}", folder.display())))?;
+        fs::create_dir_all(&folder).map_err(cannot(format!("create {}", folder.display())))?;
         mount_at(root, path, kind, flags, data)?;
     }
     Ok(())
@@ -191,7 +191,7 @@ fn mount_at(
         .map_err(cannot(format!("mount {kind} on {}", path.display())))
 }
 
-/// In the order in which the host wrote them.
+/// Loads the modules in the order of their file names.
 fn load_modules() -> Result<(), GuestError> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> =
@@ -209,8 +209,8 @@ fn load_modules() -> Result<(), GuestError> {
     Ok(())
 }
 
-/// The port appears a moment after its driver.
-fn open_port() -> Result<Port, GuestError> {
+/// Opens the port, which appears a moment after its driver.
+fn open_port() -> Result<GuestPort, GuestError> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match find_port() {
@@ -232,15 +232,15 @@ fn find_port() -> io::Result<File> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Makes the host's files the root, with an overlay in memory, the shares and the modules in place.
-fn enter_root(order: &Order) -> Result<(), GuestError> {
+/// Mounts the host's files as the root, with an overlay in memory, shared folders and modules.
+fn enter_root(job: &GuestJob) -> Result<(), GuestError> {
     for folder in ["/host", "/memory", "/new"] {
-        fs::create_dir(folder).map_err(cannot(format!("make {folder}")))?;
+        fs::create_dir(folder).map_err(cannot(format!("create {folder}")))?;
     }
     mount_9p(ROOT_TAG, Path::new("/host"), MsFlags::MS_RDONLY, "loose")?;
     mount_at(Path::new("/"), "memory", "tmpfs", MsFlags::empty(), "mode=0755,size=75%")?;
     for folder in ["/memory/upper", "/memory/work"] {
-        fs::create_dir(folder).map_err(cannot(format!("make {folder}")))?;
+        fs::create_dir(folder).map_err(cannot(format!("create {folder}")))?;
     }
     let layers = "lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work";
     mount_at(Path::new("/"), "new", "overlay", MsFlags::empty(), layers)?;
@@ -259,15 +259,15 @@ fn enter_root(order: &Order) -> Result<(), GuestError> {
     chroot(".").map_err(cannot("enter the new root"))?;
     chdir("/").map_err(cannot("enter the new root"))?;
 
-    let modules = Path::new("/lib/modules").join(&order.modules);
+    let modules = Path::new("/lib/modules").join(&job.modules);
     make_folder(&modules)?;
     mount_9p(MODULES_TAG, &modules, MsFlags::MS_RDONLY, "loose")?;
-    // What this machine was set up with is not the guest's.
+    // The guest does not see this machine's receipts.
     let receipts = Path::new("/var/lib/lvsprov");
     if receipts.exists() {
         mount_at(receipts, "", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
     }
-    for share in &order.shares {
+    for share in &job.shares {
         make_folder(&share.path)?;
         mount_9p(&share.tag, &share.path, MsFlags::empty(), "none")?;
     }
@@ -275,7 +275,7 @@ fn enter_root(order: &Order) -> Result<(), GuestError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), GuestError> {
-    fs::create_dir_all(path).map_err(cannot(format!("make {}", path.display())))
+    fs::create_dir_all(path).map_err(cannot(format!("create {}", path.display())))
 }
 
 fn mount_9p(tag: &str, path: &Path, flags: MsFlags, cache: &str) -> Result<(), GuestError> {
@@ -284,9 +284,9 @@ fn mount_9p(tag: &str, path: &Path, flags: MsFlags, cache: &str) -> Result<(), G
         .map_err(cannot(format!("mount {tag} on {}", path.display())))
 }
 
-/// Runs the program to its end and passes on what it writes. Returns its code as a shell has it.
-fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
-    let Order { program, args, directory, environment, shares: _, modules: _ } = order;
+/// Runs the program and forwards its output. Returns its exit code as a shell does.
+fn run(job: &GuestJob, port: &GuestPort) -> Result<i32, GuestError> {
+    let GuestJob { program, args, directory, environment, shares: _, modules: _ } = job;
     let mut child = Command::new(program)
         .args(args)
         .current_dir(directory)
@@ -296,28 +296,28 @@ fn run(order: &Order, port: &Port) -> Result<i32, GuestError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| not_started(order, &error))?;
+        .map_err(|error| not_started(job, &error))?;
     let (ended, streams) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
-        pass_on(stdout, port, Frame::Out, ended.clone());
+        pass_on(stdout, port, GuestFrame::Out, ended.clone());
     }
     if let Some(stderr) = child.stderr.take() {
-        pass_on(stderr, port, Frame::Err, ended.clone());
+        pass_on(stderr, port, GuestFrame::Err, ended.clone());
     }
     drop(ended);
     let status = reap_until(&child)?;
-    // What it started may live on and hold the streams: the rest of what was written comes at once.
+    // Its children may keep the streams open; data that is already written arrives immediately.
     let deadline = Instant::now() + Duration::from_secs(2);
     while streams.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
     Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255))
 }
 
-fn not_started(order: &Order, error: &io::Error) -> GuestError {
-    let what = format!("run {} in {}", order.program.display(), order.directory.display());
-    // Root in here may be anybody out there: over 9p QEMU opens the files.
+fn not_started(job: &GuestJob, error: &io::Error) -> GuestError {
+    let what = format!("run {} in {}", job.program.display(), job.directory.display());
+    // Over 9p QEMU opens files as the user who started it, not as root.
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; is it executable, and may the user who started the VM read it?"
+            "; check that it is executable, and readable for the user who started the VM"
         }
         _ => "",
     };
@@ -325,7 +325,7 @@ fn not_started(order: &Order, error: &io::Error) -> GuestError {
     GuestError { what, source }
 }
 
-/// The first process inherits every process whose parent ended, and must wait for it.
+/// Reaps orphans, which the first process inherits, until `child` ends.
 fn reap_until(child: &std::process::Child) -> Result<ExitStatus, GuestError> {
     let ours = i32::try_from(child.id()).map(Pid::from_raw);
     loop {
@@ -343,8 +343,8 @@ fn reap_until(child: &std::process::Child) -> Result<ExitStatus, GuestError> {
 
 fn pass_on(
     mut stream: impl Read + Send + 'static,
-    port: &Port,
-    frame: fn(Vec<u8>) -> Frame,
+    port: &GuestPort,
+    frame: fn(Vec<u8>) -> GuestFrame,
     ended: mpsc::Sender<()>,
 ) {
     let port = Arc::clone(port);
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guest_is_given_what_it_needs_and_no_secret() {
+    fn the_guests_environment_has_no_secrets() {
         let variables = [
             ("PATH", "/opt/bin:/usr/bin"),
             ("AWS_SECRET_ACCESS_KEY", "x"),

@@ -1,15 +1,15 @@
-//! The kernel proper, taken out of a bzImage: under emulation, unpacking itself is most of what a
-//! kernel does until its first process (2.6 of 4.2 s were measured with Debian's 6.1).
+//! Extracts the kernel from a bzImage. Under emulation, decompression takes most of the boot time (2.6 of
+//! 4.2 s with Debian's 6.1).
 //!
-//! QEMU boots an uncompressed kernel that has an entry for PVH (`CONFIG_PVH`). Where anything about
-//! that is not as expected the image stays as it is: it boots too, only later.
+//! QEMU boots an uncompressed kernel with a PVH entry (`CONFIG_PVH`). If extraction fails, the image stays
+//! as it is, and boots more slowly.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Writes `vmlinux-RELEASE` beside `vmlinuz-RELEASE` in `boot`, if that can be done.
+/// Writes `vmlinux-RELEASE` next to `vmlinuz-RELEASE` in `boot`; false if not possible.
 pub(super) fn unpack(boot: &Path, release: &str) -> io::Result<bool> {
     let config = fs::read_to_string(boot.join(format!("config-{release}"))).unwrap_or_default();
     if !config.lines().any(|line| line == "CONFIG_PVH=y") {
@@ -24,7 +24,7 @@ pub(super) fn unpack(boot: &Path, release: &str) -> io::Result<bool> {
         .stdout(File::create(&target)?)
         .stderr(Stdio::null())
         .spawn()?;
-    // It reads all before it ends, or it failed: then its status says so.
+    // If the decompressor did not read everything, its exit status shows the failure.
     let written = child.stdin.take().map(|mut stdin| stdin.write_all(payload));
     let done = child.wait()?.success() && matches!(written, Some(Ok(())));
     if !done {
@@ -33,7 +33,7 @@ pub(super) fn unpack(boot: &Path, release: &str) -> io::Result<bool> {
     Ok(done)
 }
 
-/// The compressed kernel in a bzImage, and what unpacks it
+/// The compressed kernel in a bzImage, with its decompressor
 /// (Documentation/arch/x86/boot.rst: `setup_sects`, `payload_offset`, `payload_length`).
 fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     let number = |at: usize, bytes: usize| -> Option<usize> {
@@ -49,7 +49,7 @@ fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     };
     let start = (sectors + 1).checked_mul(512)?.checked_add(number(0x248, 4)?)?;
     let payload = image.get(start..start.checked_add(number(0x24c, 4)?)?)?;
-    // Behind all but gzip the build puts the unpacked size, 4 bytes (scripts/Makefile.lib, size_append).
+    // Except for gzip the build appends the unpacked size, 4 bytes (scripts/Makefile.lib, size_append).
     let without_size = payload.get(..payload.len().checked_sub(4)?)?;
     match payload {
         [0x1f, 0x8b, ..] => Some(("gzip", payload)),
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A bzImage with `packed` in it as its payload.
+    /// A bzImage with the payload `packed`.
     fn image(packed: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 5 * 512 + 16];
         image[0x1f1] = 4;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_taken_out_and_left_packed_where_it_cannot_be() {
+    fn the_kernel_is_extracted_or_stays_packed() {
         let folder = tempfile::tempdir().unwrap();
         let boot = folder.path();
         fs::write(boot.join("plain"), "the kernel").unwrap();
@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_looked_at_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
+        fn any_bytes_are_parsed_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
             payload(&bytes);
             if bytes.len() > 0x250 {
                 bytes[0x202..0x206].copy_from_slice(b"HdrS");

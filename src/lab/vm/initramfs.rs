@@ -1,4 +1,4 @@
-//! The guest's first file system: this binary, the modules that it needs to see the rest, its order.
+//! The guest's initramfs: this binary, the modules for the root file system, the job.
 //!
 //! An initramfs is a cpio archive of the "newc" kind
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
@@ -9,9 +9,9 @@ use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::guest::{ORDER, Order};
+use super::guest::{GuestJob, JOB_FILE};
 use super::kernel::GuestKernel;
-use super::modules::{self, Module};
+use super::modules::{self, ModuleFile};
 use super::{VmError, kernel};
 
 const FOLDER: u32 = 0o040_755;
@@ -20,17 +20,17 @@ const DATA: u32 = 0o100_600;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// Writes the archive to anonymous memory.
-pub(super) fn build(binary: &Path, kernel: &GuestKernel, order: &Order) -> Result<File, VmError> {
+pub(super) fn build(binary: &Path, kernel: &GuestKernel, job: &GuestJob) -> Result<File, VmError> {
     let read =
         |path: &Path| fs::read(path).map_err(VmError::io(format!("read {}", path.display())));
     let program = read(binary)?;
     if !is_static(&program) {
         return Err(VmError::NotStatic(binary.to_owned()));
     }
-    let modules = modules::in_order(&kernel.modules, modules::TO_SEE_THE_ROOT)
+    let modules = modules::in_order(&kernel.modules, modules::FOR_THE_ROOT)
         .map_err(kernel::KernelError::from)?;
-    let order = serde_json::to_vec(order).map_err(io::Error::from);
-    let order = order.map_err(VmError::io("write the guest's order down"))?;
+    let json = serde_json::to_vec(job).map_err(io::Error::from);
+    let json = json.map_err(VmError::io("write the guest's job"))?;
 
     let memory = memfd_create(c"lvsprov-initramfs", MFdFlags::MFD_CLOEXEC);
     let memory = memory.map_err(io::Error::from).map_err(VmError::io("get anonymous memory"))?;
@@ -39,23 +39,19 @@ pub(super) fn build(binary: &Path, kernel: &GuestKernel, order: &Order) -> Resul
         for folder in ["dev", "proc", "sys", "modules", "root"] {
             archive.entry(folder, FOLDER, (0, 0), &[])?;
         }
-        // A process without the three standard streams, and without /dev/null to put in their
-        // place, is aborted by the runtime before its main.
+        // The runtime aborts a process without standard streams and without /dev/null before main.
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[])?;
         archive.entry("dev/null", CHARACTER_DEVICE, (1, 3), &[])?;
         archive.entry("init", PROGRAM, (0, 0), &program)?;
-        archive.entry(ORDER, DATA, (0, 0), &order)?;
-        for (nth, Module { path, .. }) in modules.iter().enumerate() {
+        archive.entry(JOB_FILE, DATA, (0, 0), &json)?;
+        for (nth, ModuleFile { path, .. }) in modules.iter().enumerate() {
             let bytes = modules::read_plain(path)?;
             archive.entry(&format!("modules/{nth:02}"), DATA, (0, 0), &bytes)?;
         }
         archive.end()
     };
-    fill().map_err(VmError::io("write the guest's first file system"))?;
-    archive
-        .to
-        .into_inner()
-        .map_err(|e| VmError::io("write the guest's first file system")(e.into_error()))
+    fill().map_err(VmError::io("write the guest's initramfs"))?;
+    archive.to.into_inner().map_err(|e| VmError::io("write the guest's initramfs")(e.into_error()))
 }
 
 struct Archive<W> {
@@ -133,7 +129,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn cpio_reads_what_we_write() {
+    fn cpio_reads_the_archive() {
         let mut archive = Archive { to: Vec::new(), entries: 0 };
         archive.entry("dir", FOLDER, (0, 0), &[]).unwrap();
         archive.entry("dir/three", DATA, (0, 0), b"abc").unwrap();
@@ -160,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_need_a_loader_are_told_from_those_that_do_not() {
+    fn static_programs_are_recognised() {
         assert!(is_static(&fs::read("/proc/self/exe").unwrap()));
         assert!(!is_static(&fs::read("/bin/sh").unwrap()));
         assert!(!is_static(b""));

@@ -1,4 +1,4 @@
-//! The guest's kernel: given, fetched before, installed here, or fetched now.
+//! Finds the guest's kernel: given, in the cache, installed, or fetched now.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,58 +9,57 @@ use super::cache::Cache;
 use super::fetch;
 use super::modules::{self, ModulesError};
 
-/// Where fetched kernels lie in the cache: `kernels/RELEASE/{boot,lib}`.
+/// The cache's folder of fetched kernels: `kernels/RELEASE/{boot,lib}`.
 const KERNELS: &str = "kernels";
 
-/// A kernel that can be booted, with its modules.
+/// A bootable kernel with its modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestKernel {
     /// The image that QEMU loads.
     pub image: PathBuf,
-    /// The folder that is to be `/lib/modules/RELEASE` in the guest.
+    /// The folder that becomes `/lib/modules/RELEASE` in the guest.
     pub modules: PathBuf,
     /// `uname -r` in the guest.
     pub release: String,
 }
 
-/// Why there is no kernel for the guest.
+/// Why no kernel was found for the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The one that was given is no kernel of a known layout.
+    /// The given image is not a kernel in a known layout.
     #[error(
         "{} cannot be booted: {why}; name an image vmlinuz-RELEASE whose modules lie in \
          ../lib/modules/RELEASE or /lib/modules/RELEASE", .image.display()
     )]
     Given {
-        /// What was given.
+        /// The given path.
         image: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The modules are incomplete.
-    #[error("the kernel lacks what the lab needs")]
+    /// Modules are missing.
+    #[error("the kernel lacks modules that the lab needs")]
     Modules(#[from] ModulesError),
     /// The cache cannot be used.
     #[error("the cache {} cannot be used", .cache.display())]
     Cache {
-        /// Its folder.
+        /// The folder.
         cache: PathBuf,
-        /// The reason.
+        /// The error.
         source: io::Error,
     },
-    /// It could not be fetched.
-    #[error("no kernel for the VM was found here, and none can be fetched: {why}; {cure}")]
+    /// Fetching failed.
+    #[error("this machine has no kernel for the VM, and fetching one failed: {why}; {cure}")]
     Fetch {
-        /// What went wrong.
+        /// The reason.
         why: String,
-        /// What to do.
+        /// The cure.
         cure: String,
     },
 }
 
-/// The kernel to boot: `given` or `$LVSPROV_KERNEL`, else one that was fetched before, else one that
-/// is installed here and has all that is needed, else the one of this distribution, fetched now into
-/// the cache (about 70 MB) and not installed.
+/// The kernel to boot: `given` or `$LVSPROV_KERNEL`; else a kernel in the cache; else an installed one with
+/// all needed modules; else the distribution's kernel, fetched now into the cache (about 70 MB).
 ///
 /// # Errors
 /// See [`KernelError`].
@@ -74,7 +73,7 @@ pub fn locate(cache: &Cache, given: Option<&Path>) -> Result<GuestKernel, Kernel
     }
     let unusable = |source| KernelError::Cache { cache: cache.path().to_owned(), source };
     let lock = cache.lock().map_err(unusable)?;
-    // Somebody else may have fetched it while we waited.
+    // Another process may have fetched it during the wait.
     if let Some(kernel) = fetched(cache) {
         return Ok(kernel);
     }
@@ -85,14 +84,14 @@ pub fn locate(cache: &Cache, given: Option<&Path>) -> Result<GuestKernel, Kernel
     let kernel = from_layout(&kernels.join(&release), &release);
     let kernel =
         kernel.filter(|k| File::open(&k.image).is_ok()).ok_or_else(|| KernelError::Fetch {
-            why: format!("the package of {release} has no boot/vmlinuz-{release}"),
+            why: format!("the package of {release} does not contain boot/vmlinuz-{release}"),
             cure: "give an image by --kernel or LVSPROV_KERNEL".to_owned(),
         })?;
     require_modules(&kernel)?;
     Ok(kernel)
 }
 
-/// The most recently fetched kernel of the cache that is complete.
+/// The most recently fetched complete kernel of the cache.
 fn fetched(cache: &Cache) -> Option<GuestKernel> {
     let mut found: Vec<(SystemTime, GuestKernel)> = Vec::new();
     for entry in fs::read_dir(cache.path().join(KERNELS)).ok()?.flatten() {
@@ -104,7 +103,7 @@ fn fetched(cache: &Cache) -> Option<GuestKernel> {
     found.into_iter().max_by_key(|(made, _)| *made).map(|(_, kernel)| kernel)
 }
 
-/// The last by name of the installed kernels that has all that is needed.
+/// The last installed kernel by name with all needed modules.
 fn installed() -> Option<GuestKernel> {
     let mut images: Vec<PathBuf> =
         fs::read_dir("/boot").ok()?.flatten().map(|entry| entry.path()).collect();
@@ -112,7 +111,7 @@ fn installed() -> Option<GuestKernel> {
     images.iter().rev().find_map(|image| from_image(image).ok().filter(is_usable))
 }
 
-/// Takes an image at its word: its release is in its name, its modules are in the usual places.
+/// The kernel of an image: the release from its name, the modules from the usual folders.
 fn from_image(image: &Path) -> Result<GuestKernel, KernelError> {
     let wrong = |why: String| KernelError::Given { image: image.to_owned(), why };
     File::open(image).map_err(|error| wrong(error.to_string()))?;
@@ -142,7 +141,7 @@ fn is_usable(kernel: &GuestKernel) -> bool {
 }
 
 fn require_modules(kernel: &GuestKernel) -> Result<(), ModulesError> {
-    let wanted = [modules::TO_SEE_THE_ROOT, modules::FOR_THE_LAB].concat();
+    let wanted = [modules::FOR_THE_ROOT, modules::FOR_THE_LAB].concat();
     modules::in_order(&kernel.modules, &wanted).map(drop)
 }
 
@@ -161,12 +160,12 @@ mod tests {
     }
 
     fn all_modules() -> String {
-        let all = [modules::TO_SEE_THE_ROOT, modules::FOR_THE_LAB].concat();
+        let all = [modules::FOR_THE_ROOT, modules::FOR_THE_LAB].concat();
         all.iter().map(|name| format!("kernel/{name}.ko:\n")).collect::<Vec<_>>().concat()
     }
 
     #[test]
-    fn a_complete_kernel_of_the_cache_is_taken_and_an_incomplete_one_is_not() {
+    fn only_complete_kernels_of_the_cache_are_used() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path())).unwrap();
         assert_eq!(fetched(&cache), None);
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_kernel_is_taken_or_refused_with_what_it_lacks() {
+    fn a_given_kernel_is_accepted_or_refused_with_its_missing_modules() {
         let folder = tempfile::tempdir().unwrap();
         layout(folder.path(), "6.1.0", &all_modules());
         let image = folder.path().join("boot/vmlinuz-6.1.0");

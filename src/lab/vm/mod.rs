@@ -1,13 +1,12 @@
-//! A throw-away virtual machine with this machine's own files underneath and another kernel on top:
-//! for IPVS and IPIP where the running kernel lacks them.
+//! A temporary virtual machine with this machine's files and another kernel, for IPVS and IPIP if the
+//! running kernel lacks them.
 //!
-//! The guest sees the root file system read-only over 9p with an overlay in memory, so it can write
-//! anywhere and nothing on the machine changes; only the folders that are shared are written to.
-//! It has no network device. Nothing but QEMU is needed: this very binary is the guest's first
-//! process ([`guest`]), in an initramfs that we write ourselves ([`initramfs`]).
+//! The guest mounts the root file system read-only over 9p, with an overlay in memory: it can write
+//! anywhere, but only shared folders change on this machine. It has no network device. It needs only
+//! QEMU: this binary is the guest's first process ([`guest`]), in an initramfs that [`initramfs`] writes.
 //!
-//! All that QEMU is given besides the kernel lies in anonymous memory, so there is nothing to clean
-//! up, and QEMU is killed by the kernel when this process ends, however it ends.
+//! QEMU's input files except the kernel are in anonymous memory, so no files remain, and the kernel kills
+//! QEMU when this process ends.
 
 pub mod accel;
 pub mod cache;
@@ -30,40 +29,40 @@ use serde::{Deserialize, Serialize};
 
 pub use self::accel::{Accel, Kvm};
 use self::cache::Cache;
-use self::guest::{Order, Share};
+use self::guest::{GuestJob, SharedFolder};
 pub use self::kernel::{GuestKernel, KernelError};
-use self::qemu::{Ended, Machine, Patience};
+use self::qemu::{GuestExit, VirtualMachine, VmTimeouts};
 
 /// How to run a virtual machine.
 #[derive(Debug, Clone)]
 pub struct VmOptions {
     /// This program, which must be a static build: `/proc/self/exe` outside of tests.
     pub binary: PathBuf,
-    /// Which accelerator.
+    /// KVM or emulation.
     pub kvm: Kvm,
     /// In MiB; 256 and more.
     pub memory_mib: u32,
-    /// Virtual processors, 1 to 64; as many as are worth it if not given.
+    /// Virtual processors, 1 to 64; `None`: 2 under KVM, 1 emulated.
     pub cpus: Option<u8>,
-    /// Folders that the guest may write to, at the same path as here. They must exist.
+    /// Folders that the guest may write to, at the same path. They must exist.
     pub share: Vec<PathBuf>,
-    /// The working folder of the program, at the same path as here.
+    /// The working folder of the program, at the same path.
     pub directory: PathBuf,
-    /// The program's environment, whole.
+    /// The program's complete environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// A kernel image to boot instead of one that is found or fetched.
+    /// The kernel image to boot; `None`: found or fetched.
     pub kernel: Option<PathBuf>,
-    /// The device that KVM is used through: `/dev/kvm`.
+    /// KVM's device: `/dev/kvm`.
     pub kvm_device: PathBuf,
-    /// The QEMU to run instead of the first on PATH.
+    /// The QEMU to run; `None`: the first on PATH.
     pub qemu: Option<PathBuf>,
-    /// Where fetched kernels and the verdict on KVM are kept instead of the usual place.
+    /// The cache folder; `None`: the default.
     pub cache: Option<PathBuf>,
-    /// How long the guest's first sign of life may take under KVM.
+    /// Timeout of the guest's first message under KVM.
     pub hello_kvm: Duration,
-    /// How long it may take under emulation.
+    /// Timeout of the guest's first message under emulation.
     pub hello_tcg: Duration,
-    /// How long all of it may take.
+    /// Time limit of the whole run.
     pub time_limit: Option<Duration>,
 }
 
@@ -88,74 +87,74 @@ impl Default for VmOptions {
     }
 }
 
-/// How the program in the guest ended.
+/// The result of the guest's program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmExit {
-    /// Its exit code; 128 and the signal's number if a signal ended it, as a shell has it.
+    /// Its exit code; 128 plus the signal's number if a signal ended it.
     pub code: i32,
-    /// What ran it.
+    /// The accelerator.
     pub accel: Accel,
-    /// Why not KVM, where it was tried or remembered as broken.
+    /// Why KVM was not used, if it failed or is recorded as broken.
     pub without_kvm: Option<String>,
     /// The kernel's release (`uname -r`).
     pub kernel: String,
-    /// From the start of QEMU to the guest's first sign of life.
+    /// Time from the start of QEMU to the guest's first message.
     pub boot: Duration,
 }
 
 /// Why the program could not be run in a virtual machine.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
-    /// No kernel to boot.
+    /// No kernel was found.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// QEMU is not installed.
     #[error(
-        "there is no {program} (looked in {searched}); install it: apt-get install {package} \
+        "{program} is not installed (searched in {searched}); install it: apt-get install {package} \
          (Debian, Ubuntu), dnf install qemu-kvm (Fedora)"
     )]
     NoQemu {
         /// Its name on this architecture.
         program: &'static str,
-        /// Where it was looked for.
+        /// The searched folders.
         searched: String,
-        /// The package that has it.
+        /// Its package.
         package: &'static str,
     },
-    /// There is no guest for this processor.
-    #[error("a throw-away VM can be made on x86_64 and aarch64 only, this is {0}")]
+    /// The processor is not supported.
+    #[error("the VM needs x86_64 or aarch64; this machine is {0}")]
     Architecture(&'static str),
-    /// An option that cannot work.
+    /// An invalid option.
     #[error("{0}")]
     Options(String),
     /// This build needs a dynamic loader.
     #[error(
-        "{} is no static build, so it cannot be the first process of a VM; \
+        "{} is not a static build, so it cannot be the first process of a VM; \
          build it as the project does (cargo build, with its .cargo/config.toml)", .0.display()
     )]
     NotStatic(PathBuf),
     /// The kernel or a file refused.
     #[error("the VM cannot be started: cannot {what}")]
     Io {
-        /// What was attempted, as it goes on after "cannot".
+        /// The attempted operation, as a phrase after "cannot".
         what: String,
-        /// The reason.
+        /// The error.
         source: io::Error,
     },
-    /// QEMU or its guest ended, or kept silent, before the program ran to its end.
+    /// QEMU or its guest ended or sent nothing before the program ended.
     #[error("the VM ({accel}) {what}{details}")]
     Broken {
-        /// What ran it.
+        /// The accelerator.
         accel: Accel,
-        /// What happened.
+        /// The event.
         what: String,
-        /// Last words of QEMU and of the guest's kernel, each on a line of its own.
+        /// The last log lines of QEMU and of the guest's kernel.
         details: String,
     },
-    /// The guest says that it could not start the program.
+    /// The guest could not start the program.
     #[error("in the VM: {0}")]
     Guest(String),
-    /// All of it took longer than it may.
+    /// The time limit was exceeded.
     #[error("the VM was stopped after {} s, its time limit", .0.as_secs())]
     TimeLimit(Duration),
 }
@@ -167,11 +166,11 @@ impl VmError {
     }
 }
 
-/// Boots a virtual machine, runs `program` with `args` in it as root, and takes the machine away.
-/// What the program writes to its standard output and error goes to ours, as it comes.
+/// Boots a virtual machine, runs `program` with `args` in it as root, and ends the machine. The program's
+/// standard output and error are forwarded immediately.
 ///
 /// # Errors
-/// See [`VmError`]. A program that fails is no error: its code is in [`VmExit`].
+/// See [`VmError`]. A program that fails is not an error: [`VmExit`] has its exit code.
 pub fn run(options: &VmOptions, program: &Path, args: &[OsString]) -> Result<VmExit, VmError> {
     run_with(options, program, args, &mut io::stdout().lock(), &mut io::stderr().lock())
 }
@@ -192,39 +191,39 @@ pub fn run_with(
     let cache = Cache::open(options.cache.as_deref()).map_err(VmError::io("find a cache"))?;
     let qemu = qemu::find(options.qemu.as_deref())?;
     let kernel = kernel::locate(&cache, options.kernel.as_deref())?;
-    let order = Order {
+    let job = GuestJob {
         program: program.to_owned(),
         args: args.to_vec(),
         directory: options.directory.clone(),
         environment: options.environment.clone(),
-        shares: Share::number(&options.share),
+        shares: SharedFolder::number(&options.share),
         modules: kernel.release.clone(),
     };
-    let initramfs = initramfs::build(&options.binary, &kernel, &order)?;
-    let machine = Machine { options, qemu: &qemu, kernel: &kernel, initramfs: &initramfs };
+    let initramfs = initramfs::build(&options.binary, &kernel, &job)?;
+    let machine = VirtualMachine { options, qemu: &qemu, kernel: &kernel, initramfs: &initramfs };
 
     let plan = accel::choose(options.kvm, &options.kvm_device, &cache, &qemu)?;
     let mut without_kvm = plan.without_kvm;
     for accel in plan.try_in_order {
         let last = accel == Accel::Tcg || options.kvm == Kvm::On;
         let hello = if accel == Accel::Kvm { options.hello_kvm } else { options.hello_tcg };
-        let patience = Patience { hello, deadline };
-        match machine.run(accel, patience, out, err) {
-            Ok(Ended { code, boot }) => {
+        let timeouts = VmTimeouts { hello, deadline };
+        match machine.run(accel, timeouts, out, err) {
+            Ok(GuestExit { code, boot }) => {
                 let kernel = kernel.release;
                 return Ok(VmExit { code, accel, without_kvm, kernel, boot });
             }
             Err(failed) if failed.before_hello && !last => {
                 let why = failed.error.to_string();
                 let why = why.lines().take(2).map(str::trim).collect::<Vec<_>>().join("; ");
-                tracing::warn!(%why, "KVM does not work here: going on with emulation");
-                accel::remember_broken(&cache, &qemu, &why);
+                tracing::warn!(%why, "KVM does not work here: continuing with emulation");
+                accel::record_broken(&cache, &qemu, &why);
                 without_kvm = Some(why);
             }
             Err(failed) => return Err(failed.error),
         }
     }
-    Err(VmError::Options("no accelerator is left to try".to_owned()))
+    Err(VmError::Options("all accelerators failed".to_owned()))
 }
 
 fn check(options: &VmOptions) -> Result<(), VmError> {
@@ -239,7 +238,10 @@ fn check(options: &VmOptions) -> Result<(), VmError> {
     let folders = options.share.iter().map(|path| ("shared folder", path));
     for (what, path) in folders.chain([("working folder", &options.directory)]) {
         if !path.is_absolute() || !path.is_dir() {
-            return wrong(format!("the {what} {} is no absolute path of a folder", path.display()));
+            return wrong(format!(
+                "the {what} {} is not an absolute path of a folder",
+                path.display()
+            ));
         }
     }
     Ok(())

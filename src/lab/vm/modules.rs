@@ -1,7 +1,7 @@
-//! Which modules of a kernel are needed, in which order they load, and where they lie.
+//! The needed kernel modules, in load order, with their files.
 //!
-//! Read from what `depmod` leaves beside them: `modules.dep` (each module with all that must be
-//! loaded before it) and `modules.builtin` (modules.dep(5), kmod's depmod(8)).
+//! From the files of `depmod`: `modules.dep` (each module with its dependencies) and `modules.builtin`
+//! (modules.dep(5), depmod(8)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -9,14 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What the guest's first process loads, to speak and to see the root file system.
-pub(super) const TO_SEE_THE_ROOT: &[&str] =
+/// Modules that the guest's first process loads, for its port and the root file system.
+pub(super) const FOR_THE_ROOT: &[&str] =
     &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
 
-/// What the lab is for, and what it is built from.
-///
-/// None of it is packed: the guest sees the kernel's whole folder of modules. A kernel that lacks one
-/// is not taken.
+/// Modules that the lab needs. They are not in the initramfs: the guest mounts the kernel's folder of
+/// modules. A kernel without one of them is not used.
 #[rustfmt::skip]
 pub(super) const FOR_THE_LAB: &[&str] = &[
     "veth", "bridge",
@@ -26,32 +24,32 @@ pub(super) const FOR_THE_LAB: &[&str] = &[
     "nf_tables", "nft_ct", "nft_chain_nat", "nft_nat", "nft_masq",
 ];
 
-/// A module as a file; its name has underscores only.
+/// A module's file, and its name with underscores.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Module {
+pub(super) struct ModuleFile {
     pub(super) name: String,
     pub(super) path: PathBuf,
 }
 
-/// Why a folder of modules is of no use.
+/// Why a folder of modules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
-    /// `depmod` has not been there, or it cannot be read.
-    #[error("cannot read {} (depmod makes it: depmod -b FOLDER RELEASE)", .0.display())]
+    /// An index file of `depmod` cannot be read.
+    #[error("cannot read {} (create it with depmod -b FOLDER RELEASE)", .0.display())]
     Index(PathBuf, #[source] io::Error),
-    /// A module is neither there nor built in.
+    /// A module is neither in the folder nor built in.
     #[error("the kernel modules in {} lack {}", .folder.display(), .missing.join(", "))]
     Missing {
-        /// Where it was looked for.
+        /// The searched folder.
         folder: PathBuf,
-        /// All that are missing.
+        /// The missing modules.
         missing: Vec<String>,
     },
 }
 
-/// `wanted` and what they depend on as files, each after those it depends on. What is built into the
-/// kernel needs no file.
-pub(super) fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<Module>, ModulesError> {
+/// The files of `wanted` and their dependencies, each after its dependencies. Built-in modules have no
+/// file.
+pub(super) fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<ModuleFile>, ModulesError> {
     let read = |name: &str| {
         let path = folder.join(name);
         fs::read_to_string(&path).map_err(|e| ModulesError::Index(path, e))
@@ -59,13 +57,13 @@ pub(super) fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<Module>, Mo
     let missing = |missing| ModulesError::Missing { folder: folder.to_owned(), missing };
     order(&read("modules.dep")?, &read("modules.builtin")?, wanted)
         .map(|files| {
-            let module = |file: &str| Module { name: name_of(file), path: folder.join(file) };
+            let module = |file: &str| ModuleFile { name: name_of(file), path: folder.join(file) };
             files.into_iter().map(module).collect()
         })
         .map_err(missing)
 }
 
-/// The files of `wanted` in the order of loading, or the names of all that are not there.
+/// The files of `wanted` in load order, or the names of all missing modules.
 fn order<'a>(dep: &'a str, builtin: &str, wanted: &[&str]) -> Result<Vec<&'a str>, Vec<String>> {
     let builtin: BTreeSet<String> = builtin.lines().map(name_of).collect();
     let mut index: BTreeMap<String, (&str, Vec<&str>)> = BTreeMap::new();
@@ -78,7 +76,7 @@ fn order<'a>(dep: &'a str, builtin: &str, wanted: &[&str]) -> Result<Vec<&'a str
     let mut missing = Vec::new();
     for name in wanted {
         match index.get(*name) {
-            // What must come first stands last.
+            // modules.dep lists dependencies in reverse load order.
             Some((file, before)) => {
                 for file in before.iter().rev().chain([file]) {
                     if !files.contains(file) {
@@ -99,8 +97,8 @@ fn name_of(file: &str) -> String {
     base.split(".ko").next().unwrap_or(base).replace('-', "_")
 }
 
-/// A module's file as the kernel takes it. Some distributions compress modules, and not every kernel
-/// can unpack them by itself; whoever installed such modules has the program for it.
+/// A module's file, uncompressed. Some distributions compress modules, and not every kernel can
+/// decompress them; a machine with such modules has the decompressor.
 pub(super) fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
     let program = match path.extension().and_then(|e| e.to_str()) {
         Some("xz") => "xz",
@@ -113,12 +111,14 @@ pub(super) fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
         .stdin(File::open(path)?)
         .stderr(Stdio::piped())
         .output()
-        .map_err(|e| io::Error::new(e.kind(), format!("{program} is needed for modules: {e}")))?;
+        .map_err(|e| {
+            io::Error::new(e.kind(), format!("{program} is needed to decompress modules: {e}"))
+        })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{program} cannot unpack {}: {}", path.display(), said.trim())))
+    let message = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{program} cannot unpack {}: {}", path.display(), message.trim())))
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
         kernel/net/9p/9pnet-virtio.ko.xz: kernel/net/9p/9pnet.ko kernel/virtio_ring.ko kernel/virtio.ko\n";
 
     #[test]
-    fn what_a_module_needs_comes_before_it_and_once() {
+    fn dependencies_come_first_and_once() {
         let files =
             order(DEP, "kernel/a/overlay.ko\n", &["9pnet_virtio", "9p", "overlay"]).unwrap();
         assert_eq!(
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_missing_is_named() {
+    fn all_missing_modules_are_named() {
         assert_eq!(order(DEP, "", &["ip_vs", "9p", "ipip"]).unwrap_err(), ["ip_vs", "ipip"]);
     }
 

@@ -1,4 +1,4 @@
-//! QEMU: its command line, and one run of it from the start to the program's end.
+//! QEMU: its command line, and one run until the program's end.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::guest::{MARK, MODULES_TAG, ROOT_TAG, Share};
+use super::guest::{MARK, MODULES_TAG, ROOT_TAG, SharedFolder};
 use super::kernel::GuestKernel;
-use super::wire::{Frame, PORT};
+use super::wire::{GuestFrame, PORT};
 use super::{Accel, VmError, VmOptions};
-use crate::lab::child::{Kept, Spec};
+use crate::lab::child::{ChildGuard, ChildSpec};
 use crate::lab::programs;
 
-/// How many lines of a log are shown.
+/// Maximum number of log lines in a message.
 const LAST_LINES: usize = 12;
 
 /// QEMU on this architecture.
@@ -57,47 +57,47 @@ pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, VmError> {
         })
 }
 
-/// All that one run needs.
-pub(super) struct Machine<'a> {
+/// The input of one run.
+pub(super) struct VirtualMachine<'a> {
     pub(super) options: &'a VmOptions,
     pub(super) qemu: &'a Path,
     pub(super) kernel: &'a GuestKernel,
     pub(super) initramfs: &'a File,
 }
 
-/// How long to wait for what.
+/// Timeouts of one run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct VmTimeouts {
     pub(super) hello: Duration,
     pub(super) deadline: Option<Instant>,
 }
 
-/// The program in the guest ended.
+/// The end of the guest's program.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct GuestExit {
     pub(super) code: i32,
     pub(super) boot: Duration,
 }
 
-/// It did not, and whether that was before the guest's first sign of life.
+/// A failed run, and whether it failed before the guest's first message.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct VmFailure {
     pub(super) before_hello: bool,
     pub(super) error: VmError,
 }
 
-impl Machine<'_> {
-    /// Boots the machine and runs the program. QEMU is gone when this returns.
+impl VirtualMachine<'_> {
+    /// Boots the machine and runs the program. QEMU has ended when this returns.
     pub(super) fn run(
         &self,
         accel: Accel,
-        patience: Patience,
+        timeouts: VmTimeouts,
         out: &mut dyn Write,
         err: &mut dyn Write,
-    ) -> Result<Ended, Failed> {
-        let start = |error| Failed { before_hello: true, error };
-        let running = Running::start(self, accel).map_err(start)?;
-        running.follow(patience, out, err)
+    ) -> Result<GuestExit, VmFailure> {
+        let start = |error| VmFailure { before_hello: true, error };
+        let running = RunningVm::start(self, accel).map_err(start)?;
+        running.follow(timeouts, out, err)
     }
 
     fn arguments(&self, accel: Accel, console: &File) -> Result<Vec<OsString>, VmError> {
@@ -111,8 +111,8 @@ impl Machine<'_> {
             "console={tty} quiet panic=-1 {MARK}=1 random.trust_cpu=on mitigations=off \
              no_timer_check i8042.noaux 8250.nr_uarts=1 init_on_alloc=0"
         );
-        let mut all = Arguments(Vec::new());
-        // Nothing but what is said here; above all, no network.
+        let mut all = QemuArguments(Vec::new());
+        // No default devices, above all no network.
         all.add(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         all.add(["-machine", machine, "-accel", accelerator, "-cpu", cpu]);
         all.add(["-m", &self.options.memory_mib.to_string()]);
@@ -125,21 +125,21 @@ impl Machine<'_> {
         all.add(["-device", &format!("virtserialport,chardev=wire,name={PORT}")]);
         all.share(ROOT_TAG, Path::new("/"), true);
         all.share(MODULES_TAG, &self.kernel.modules, true);
-        for Share { tag, path } in Share::number(&self.options.share) {
+        for SharedFolder { tag, path } in SharedFolder::number(&self.options.share) {
             all.share(&tag, &path, false);
         }
         Ok(all.0)
     }
 }
 
-/// A file of this process as a path for another one, also where it has no name.
+/// A path for other processes to an open file of this process, which may have no name.
 fn of_this_process(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
-struct Arguments(Vec<OsString>);
+struct QemuArguments(Vec<OsString>);
 
-impl Arguments {
+impl QemuArguments {
     fn add(&mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
         self.0.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
     }
@@ -148,7 +148,7 @@ impl Arguments {
     fn share(&mut self, tag: &str, path: &Path, read_only: bool) {
         let mut device = OsString::from(format!("local,id={tag},path="));
         device.push(escape(path));
-        // The guest is no more trusted than what it runs: it may change what is shared with it.
+        // The guest may change shared folders: its program is trusted with them.
         device.push(",security_model=none,multidevs=remap");
         device.push(if read_only { ",readonly=on" } else { "" });
         self.add([OsStr::new("-fsdev"), &device]);
@@ -156,7 +156,7 @@ impl Arguments {
     }
 }
 
-/// In QEMU's options a comma is doubled.
+/// Doubles commas, as QEMU's options require.
 fn escape(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let mut escaped = Vec::new();
@@ -169,84 +169,84 @@ fn escape(path: &Path) -> OsString {
     OsString::from_vec(escaped)
 }
 
-/// One QEMU, which is killed when the value is dropped.
-struct Running {
+/// A running QEMU; killed when the value is dropped.
+struct RunningVm {
     accel: Accel,
     started: Instant,
-    said_hello: Option<Duration>,
-    process: Kept,
-    frames: Receiver<io::Result<Frame>>,
+    hello_after: Option<Duration>,
+    process: ChildGuard,
+    frames: Receiver<io::Result<GuestFrame>>,
     stderr: JoinHandle<String>,
     console: File,
 }
 
-impl Running {
-    fn start(machine: &Machine<'_>, accel: Accel) -> Result<Self, VmError> {
+impl RunningVm {
+    fn start(machine: &VirtualMachine<'_>, accel: Accel) -> Result<Self, VmError> {
         let console = memfd_create(c"lvsprov-console", MFdFlags::MFD_CLOEXEC);
         let console = console.map_err(io::Error::from).map_err(VmError::io("get memory"))?;
         let console = File::from(console);
-        let mut command = Spec::new(machine.qemu)
+        let mut command = ChildSpec::new(machine.qemu)
             .args(machine.arguments(accel, &console)?)
             .command(&machine.options.binary)
-            .map_err(VmError::io("write down how to start QEMU"))?;
+            .map_err(VmError::io("write QEMU's start parameters"))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(VmError::io("start QEMU"))?;
-        let mut process = Kept(child);
+        let mut process = ChildGuard(child);
         let missing = || VmError::io("read from QEMU")(io::ErrorKind::BrokenPipe.into());
         let stdout = process.0.stdout.take().ok_or_else(missing)?;
         let stderr = process.0.stderr.take().ok_or_else(missing)?;
-        let (frames, stderr) = listen(stdout, stderr);
+        let (frames, stderr) = read_output(stdout, stderr);
         let started = Instant::now();
-        Ok(Self { accel, started, said_hello: None, process, frames, stderr, console })
+        Ok(Self { accel, started, hello_after: None, process, frames, stderr, console })
     }
 
-    /// Passes on what the guest says until the program's end.
+    /// Forwards the guest's output until the program's end.
     fn follow(
         mut self,
-        patience: Patience,
+        timeouts: VmTimeouts,
         out: &mut dyn Write,
         err: &mut dyn Write,
-    ) -> Result<Ended, Failed> {
+    ) -> Result<GuestExit, VmFailure> {
         loop {
-            let frame = match self.next(patience) {
+            let frame = match self.next(timeouts) {
                 Ok(frame) => frame,
-                Err(Silence::Hello) => {
-                    let seconds = patience.hello.as_secs();
-                    return Err(self.broken(&format!("gave no sign of life in {seconds} s")));
+                Err(NoFrame::Hello) => {
+                    let seconds = timeouts.hello.as_secs();
+                    return Err(self.broken(&format!("sent no message within {seconds} s")));
                 }
-                Err(Silence::Deadline) => {
+                Err(NoFrame::Deadline) => {
                     let error = VmError::TimeLimit(self.started.elapsed());
-                    return Err(Failed { before_hello: false, error });
+                    return Err(VmFailure { before_hello: false, error });
                 }
-                Err(Silence::End(why)) => return Err(self.broken(&why)),
+                Err(NoFrame::End(why)) => return Err(self.broken(&why)),
             };
             let passed_on = match frame {
-                Frame::Hello => {
-                    self.said_hello = Some(self.started.elapsed());
+                GuestFrame::Hello => {
+                    self.hello_after = Some(self.started.elapsed());
                     Ok(())
                 }
-                Frame::Out(bytes) => out.write_all(&bytes).and_then(|()| out.flush()),
-                Frame::Err(bytes) => err.write_all(&bytes).and_then(|()| err.flush()),
-                Frame::Exit(code) => {
-                    return Ok(Ended { code, boot: self.said_hello.unwrap_or_default() });
+                GuestFrame::Out(bytes) => out.write_all(&bytes).and_then(|()| out.flush()),
+                GuestFrame::Err(bytes) => err.write_all(&bytes).and_then(|()| err.flush()),
+                GuestFrame::Exit(code) => {
+                    return Ok(GuestExit { code, boot: self.hello_after.unwrap_or_default() });
                 }
-                Frame::Failed(text) => {
-                    return Err(Failed { before_hello: false, error: VmError::Guest(text) });
+                GuestFrame::Failed(text) => {
+                    return Err(VmFailure { before_hello: false, error: VmError::Guest(text) });
                 }
             };
-            passed_on.map_err(|source| Failed {
+            passed_on.map_err(|source| VmFailure {
                 before_hello: false,
-                error: VmError::io("pass on what the program writes")(source),
+                error: VmError::io("forward the program's output")(source),
             })?;
         }
     }
 
-    fn next(&self, patience: Patience) -> Result<Frame, Silence> {
-        let hello = match self.said_hello {
-            None => Some(self.started + patience.hello),
+    fn next(&self, timeouts: VmTimeouts) -> Result<GuestFrame, NoFrame> {
+        let hello = match self.hello_after {
+            None => Some(self.started + timeouts.hello),
             Some(_) => None,
         };
-        let until = [hello, patience.deadline].into_iter().flatten().min();
+        let until = [hello, timeouts.deadline].into_iter().flatten().min();
         let frame = match until {
             None => self.frames.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(until) => {
@@ -255,15 +255,17 @@ impl Running {
         };
         match frame {
             Ok(Ok(frame)) => Ok(frame),
-            Ok(Err(error)) => Err(Silence::End(format!("cannot be understood ({error})"))),
-            Err(RecvTimeoutError::Disconnected) => Err(Silence::End("ended by itself".to_owned())),
-            Err(RecvTimeoutError::Timeout) if until == patience.deadline => Err(Silence::Deadline),
-            Err(RecvTimeoutError::Timeout) => Err(Silence::Hello),
+            Ok(Err(error)) => Err(NoFrame::End(format!("sent an invalid frame ({error})"))),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(NoFrame::End("ended unexpectedly".to_owned()))
+            }
+            Err(RecvTimeoutError::Timeout) if until == timeouts.deadline => Err(NoFrame::Deadline),
+            Err(RecvTimeoutError::Timeout) => Err(NoFrame::Hello),
         }
     }
 
-    /// Ends QEMU and gathers its last words.
-    fn broken(mut self, what: &str) -> Failed {
+    /// Kills QEMU and collects the last log lines.
+    fn broken(mut self, what: &str) -> VmFailure {
         let _ = self.process.0.kill();
         let status = self.process.0.wait();
         let mut details = String::new();
@@ -281,30 +283,30 @@ impl Running {
             }
         }
         if details.is_empty() {
-            details = format!("\n  neither QEMU ({status}) nor the guest's kernel said anything");
+            details = format!("\n  QEMU ({status}) and the guest's kernel logged nothing");
         }
         let what = what.to_owned();
         let error = VmError::Broken { accel: self.accel, what, details };
-        Failed { before_hello: self.said_hello.is_none(), error }
+        VmFailure { before_hello: self.hello_after.is_none(), error }
     }
 }
 
-/// Why there is no next frame.
-enum Silence {
+/// Why no frame arrived.
+enum NoFrame {
     Hello,
     Deadline,
     End(String),
 }
 
-/// Threads that read what QEMU and its guest say. They end with QEMU.
-fn listen(
+/// Threads that read the output of QEMU and its guest. They end with QEMU.
+fn read_output(
     mut stdout: ChildStdout,
     mut stderr: ChildStderr,
-) -> (Receiver<io::Result<Frame>>, JoinHandle<String>) {
-    // Bounded, so that a guest that writes faster than we pass on is slowed down.
+) -> (Receiver<io::Result<GuestFrame>>, JoinHandle<String>) {
+    // Bounded, so that a guest that writes too fast is slowed down.
     let (sender, frames) = mpsc::sync_channel(64);
     thread::spawn(move || {
-        while let Some(frame) = Frame::read_from(&mut stdout).transpose() {
+        while let Some(frame) = GuestFrame::read_from(&mut stdout).transpose() {
             let last = frame.is_err();
             if sender.send(frame).is_err() || last {
                 break;
@@ -313,7 +315,7 @@ fn listen(
     });
     let words = thread::spawn(move || {
         let mut words = Vec::new();
-        // QEMU says little; more than this is not kept, but read.
+        // Keeps the first 64 KiB and reads the rest, so that QEMU does not block.
         let _ = stderr.by_ref().take(64 * 1024).read_to_end(&mut words);
         let _ = io::copy(&mut stderr, &mut io::sink());
         String::from_utf8_lossy(&words).into_owned()
@@ -325,7 +327,7 @@ fn last_lines(text: &str) -> Vec<String> {
     let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
     let lines: Vec<String> =
         text.lines().map(printable).filter(|line| !line.trim().is_empty()).collect();
-    // Behind a panic the kernel prints where it was, which pushes the reason out of sight.
+    // After a panic the kernel prints a trace, which would displace the reason.
     let panic = lines.iter().position(|line| line.contains("Kernel panic"));
     let last = lines.len().saturating_sub(LAST_LINES);
     let from = panic.map_or(last, |at| at.saturating_sub(LAST_LINES / 2).min(last));
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_path_stays_in_the_path() {
-        let mut all = Arguments(Vec::new());
+        let mut all = QemuArguments(Vec::new());
         all.share("share0", Path::new("/a,b,readonly=off"), true);
         let device = all.0[1].to_string_lossy().into_owned();
         assert!(device.contains("path=/a,,b,,readonly=off,security_model"), "{device}");
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn last_lines_are_the_last_and_harmless_on_a_terminal() {
+    fn last_lines_are_the_last_and_safe_for_a_terminal() {
         let text = (0..100).map(|n| format!("line {n}\r\n\n")).collect::<Vec<_>>().concat();
         let lines = last_lines(&(text.clone() + "\u{1b}[31mred"));
         assert_eq!(lines.len(), LAST_LINES);

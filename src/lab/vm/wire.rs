@@ -1,30 +1,30 @@
-//! What the guest tells the host: frames over one virtio-serial port, from the guest only.
+//! Frames from the guest to the host over one virtio-serial port.
 //!
-//! One port carries both outputs of the program and its end, so their order stays as it was.
+//! One port carries the program's output, errors and exit code, so their order is preserved.
 
 use std::io::{self, Read, Write};
 
-/// The name of the port.
+/// Name of the port.
 pub(super) const PORT: &str = "lvsprov";
-/// No frame is longer; what claims to be is not from our guest.
+/// Maximum length of a frame.
 const LONGEST: usize = 1 << 20;
 
-/// One message.
+/// A message of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) enum GuestFrame {
     /// The first process runs.
     Hello,
-    /// From the program's standard output.
+    /// Standard output of the program.
     Out(Vec<u8>),
-    /// From the program's standard error.
+    /// Standard error of the program.
     Err(Vec<u8>),
     /// The program ended with this code.
     Exit(i32),
-    /// The program could not be started, and why.
+    /// The program could not be started; the reason.
     Failed(String),
 }
 
-impl Frame {
+impl GuestFrame {
     /// Kind, length (32 bits, little-endian), payload.
     pub(super) fn write_to(&self, port: &mut impl Write) -> io::Result<()> {
         let (kind, payload): (u8, &[u8]) = match self {
@@ -54,7 +54,7 @@ impl Frame {
         port.read_exact(&mut length)?;
         let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
         if length > LONGEST {
-            return Err(invalid("a frame longer than any that a guest of ours sends"));
+            return Err(invalid("a frame above the maximum length"));
         }
         let mut payload = vec![0; length];
         port.read_exact(&mut payload)?;
@@ -78,26 +78,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn frame() -> impl Strategy<Value = Frame> {
+    fn frame() -> impl Strategy<Value = GuestFrame> {
         prop_oneof![
-            Just(Frame::Hello),
-            any::<Vec<u8>>().prop_map(Frame::Out),
-            any::<Vec<u8>>().prop_map(Frame::Err),
-            any::<i32>().prop_map(Frame::Exit),
-            any::<String>().prop_map(Frame::Failed),
+            Just(GuestFrame::Hello),
+            any::<Vec<u8>>().prop_map(GuestFrame::Out),
+            any::<Vec<u8>>().prop_map(GuestFrame::Err),
+            any::<i32>().prop_map(GuestFrame::Exit),
+            any::<String>().prop_map(GuestFrame::Failed),
         ]
     }
 
     proptest! {
         #[test]
-        fn frames_come_out_as_they_went_in(frames in prop::collection::vec(frame(), 0..8)) {
+        fn frames_survive_a_round_trip(frames in prop::collection::vec(frame(), 0..8)) {
             let mut bytes = Vec::new();
             for frame in &frames {
                 frame.write_to(&mut bytes).unwrap();
             }
             let mut port = bytes.as_slice();
             let mut read = Vec::new();
-            while let Some(frame) = Frame::read_from(&mut port).unwrap() {
+            while let Some(frame) = GuestFrame::read_from(&mut port).unwrap() {
                 read.push(frame);
             }
             prop_assert_eq!(read, frames);
@@ -106,7 +106,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic_and_to_an_end(bytes: Vec<u8>) {
             let mut port = bytes.as_slice();
-            while let Ok(Some(_)) = Frame::read_from(&mut port) {}
+            while let Ok(Some(_)) = GuestFrame::read_from(&mut port) {}
         }
     }
 
@@ -119,10 +119,10 @@ mod tests {
         });
         crate::support::fuzz::target!("fuzz_vm_wire", 3000, seeds.collect(), |bytes| {
             let mut port = bytes;
-            while let Ok(Some(frame)) = Frame::read_from(&mut port) {
+            while let Ok(Some(frame)) = GuestFrame::read_from(&mut port) {
                 let mut again = Vec::new();
                 frame.write_to(&mut again).unwrap();
-                assert_eq!(Frame::read_from(&mut again.as_slice()).unwrap(), Some(frame));
+                assert_eq!(GuestFrame::read_from(&mut again.as_slice()).unwrap(), Some(frame));
             }
         });
     }

@@ -8,7 +8,7 @@ use proptest::sample::select;
 use super::generate::{seen_state, wanted};
 use super::{applied, destroyed, goal, sighting, without_modules};
 use crate::desired::{Desired, Reasons};
-use crate::plan::drain::{self, Arranged, BORROWED, Terms};
+use crate::plan::drain::{self, Arranged, BORROWED, PacingOptions};
 use crate::plan::journal::touched_by;
 use crate::plan::ownership::{Goal, with_modules_of};
 use crate::plan::{order, simulate};
@@ -34,12 +34,12 @@ fn services() -> impl Strategy<Value = Vec<(ServiceKey, Service)>> {
     })
 }
 
-fn said() -> impl Strategy<Value = PaceOverride> {
+fn overrides() -> impl Strategy<Value = PaceOverride> {
     let seconds = || proptest::option::weighted(0.2, select(vec![0, 5]));
     (seconds(), seconds()).prop_map(|(drain, ramp)| PaceOverride { drain, ramp })
 }
 
-/// Everybody has as many connections as `n` says.
+/// Each destination has `n` connections.
 fn counted(state: &HostState, n: u32) -> BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>> {
     let counters = Counters { active: n, ..Counters::default() };
     let of = |(key, service): (&ServiceKey, &crate::state::VirtualService)| {
@@ -90,34 +90,37 @@ impl Way {
 /// From what `b` made of `a` to what `c` wants.
 fn way() -> impl Strategy<Value = Way> {
     let hosts = (seen_state(), wanted(), wanted());
-    (hosts, services(), said(), 0..2u32).prop_map(|((a, b, c), services, said, connections)| {
-        let mut seen = applied(&b, &sighting(a, None));
-        seen.counters = counted(&seen.state, connections);
-        let mut goal = goal(&c, &seen);
-        let none = Reasons::default();
-        let steps = order::steps_between(&seen.state, &goal.wanted, &goal.owned, &none).unwrap();
-        let plain = steps.clone().into_all().into_iter().map(|step| step.change).collect();
-        let turns = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
-        let services = services.iter().map(|(key, service)| (key.clone(), service)).collect();
-        let terms = Terms { services, said, ..Terms::default() };
-        let arranged = drain::arrange(&terms, &seen, turns.clone());
-        let others = (0..3).map(|n| {
-            let seen = Observation { counters: counted(&seen.state, n), ..seen.clone() };
-            drain::arrange(&terms, &seen, turns.clone()).stages
-        });
-        let otherwise_counted = others.collect();
-        let steps = arranged.stages.iter().flat_map(|(_, steps)| steps);
-        drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
-        Way { desired: c, seen, goal, plain, arranged, otherwise_counted }
-    })
+    (hosts, services(), overrides(), 0..2u32).prop_map(
+        |((a, b, c), services, overrides, connections)| {
+            let mut seen = applied(&b, &sighting(a, None));
+            seen.counters = counted(&seen.state, connections);
+            let mut goal = goal(&c, &seen);
+            let none = Reasons::default();
+            let steps =
+                order::steps_between(&seen.state, &goal.wanted, &goal.owned, &none).unwrap();
+            let plain = steps.clone().into_all().into_iter().map(|step| step.change).collect();
+            let turns = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
+            let services = services.iter().map(|(key, service)| (key.clone(), service)).collect();
+            let options = PacingOptions { services, overrides, ..PacingOptions::default() };
+            let arranged = drain::arrange(&options, &seen, turns.clone());
+            let others = (0..3).map(|n| {
+                let seen = Observation { counters: counted(&seen.state, n), ..seen.clone() };
+                drain::arrange(&options, &seen, turns.clone()).stages
+            });
+            let otherwise_counted = others.collect();
+            let steps = arranged.stages.iter().flat_map(|(_, steps)| steps);
+            drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
+            Way { desired: c, seen, goal, plain, arranged, otherwise_counted }
+        },
+    )
 }
 
 fn differing(a: &HostState, b: &HostState) -> Vec<String> {
     let mut items = a.items();
     items.extend(b.items());
-    let differs = |item: &Item| a.told(item) != b.told(item);
+    let differs = |item: &Item| a.describe(item) != b.describe(item);
     let items = items.into_iter().filter(differs);
-    items.map(|item| format!("{item}: {} -> {}", a.told(&item), b.told(&item))).collect()
+    items.map(|item| format!("{item}: {} -> {}", a.describe(&item), b.describe(&item))).collect()
 }
 
 /// Services that take new connections.
@@ -159,9 +162,9 @@ proptest! {
             prop_assert_eq!(drained.services[&one.service].destinations[&one.destination].weight, 0);
         }
         // What stays and was open stays open, unless the operator wants it otherwise.
-        let said = way.arranged.pacing.leaving.iter().any(|one| one.seconds == 5);
+        let asked = way.arranged.pacing.leaving.iter().any(|one| one.seconds == 5);
         let gone = |key: &ServiceKey| way.plain.iter().any(|change| change.removed::<VirtualService>().is_some_and(|(of, _)| of == key));
-        for key in open(&way.seen.state).into_iter().filter(|key| !said && !gone(key)) {
+        for key in open(&way.seen.state).into_iter().filter(|key| !asked && !gone(key)) {
             prop_assert!(open(&drained).contains(&key), "{key} is shut");
         }
     }

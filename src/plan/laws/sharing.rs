@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::plan::neighbours;
+use crate::plan::other_topologies;
 use crate::state::OtherTransaction;
 
 /// A host with its receipts.
@@ -34,7 +34,7 @@ impl Shared {
         let seen = self.seen(name);
         let steps = changes(&self.state, &goal);
         let mut obstacles = Vec::new();
-        neighbours::shared(&steps, &goal, &seen, &mut obstacles);
+        other_topologies::shared(&steps, &goal, &seen, &mut obstacles);
         if !obstacles.is_empty() {
             return false;
         }
@@ -141,7 +141,7 @@ fn with_arp(value: &str) -> Shared {
     Shared::of(HostState { sysctls, ..HostState::default() })
 }
 
-/// Each would leave it to the other, and nobody would remember how it was.
+/// Each would leave it to the other, and no receipt would have the value before.
 #[test]
 fn two_do_not_give_it_up_at_once() {
     let (older, younger) = (named("older"), named("younger"));
@@ -159,14 +159,14 @@ fn two_do_not_give_it_up_at_once() {
     // Whatever the other does: undone, it may no longer have it.
     seen.unfinished_elsewhere.insert(older.clone(), theirs);
     let mut obstacles = Vec::new();
-    neighbours::unfinished_elsewhere(&[], &goal, &seen, &mut obstacles);
+    other_topologies::unfinished_elsewhere(&[], &goal, &seen, &mut obstacles);
     assert_eq!(obstacles.len(), 1, "{obstacles:?}");
     // The other has gone since it was looked at.
     let settled = goal.settled.as_ref();
-    let then = neighbours::owners(&goal.receipt, settled, &seen);
+    let then = other_topologies::owners(&goal.receipt, settled, &seen);
     assert_eq!(then, [(older.clone(), [Item::Sysctl(arp())].into())].into());
     seen.others.clear();
-    assert_ne!(then, neighbours::owners(&goal.receipt, settled, &seen));
+    assert_ne!(then, other_topologies::owners(&goal.receipt, settled, &seen));
 }
 
 /// After a restart everything is as the host comes up. What stays another's is not put back at all.

@@ -167,7 +167,7 @@ fn a_state_folder_that_is_not_there_is_made() {
         assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         fs::remove_dir_all(path.join("var")).unwrap();
         let failure = refused(agent.ask(&do_all(2, changes())));
-        assert!(failure.message.contains("is not here any more"), "{failure}");
+        assert!(failure.message.contains("is not open on this host any more"), "{failure}");
         assert_eq!(netns.sysctl("ip_forward"), "0");
     });
 }

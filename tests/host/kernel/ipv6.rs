@@ -197,7 +197,7 @@ fn routes_read_back_as_they_were_asked_for() {
 fn a_route_that_a_router_gave_is_none_of_a_person() {
     let netns = NetnsHost::with_pair("10.9.0.1/24");
     netns.ip("address add 2001:db8::1/64 dev v0 nodad");
-    for (made, unheld) in [
+    for (made, unsupported) in [
         ("default via 2001:db8::9 dev v0 proto ra", vec!["ra"]),
         ("default via 2001:db8::9 dev v0 proto ra expires 600", vec!["ra", "expires"]),
         ("default via 2001:db8::9 dev v0 proto static expires 600", vec!["expires"]),
@@ -205,7 +205,7 @@ fn a_route_that_a_router_gave_is_none_of_a_person() {
         netns.ip(&format!("-6 route add {made}"));
         let key = route_key("default6");
         let before = netns.look(&[]).state.routes[&key].clone();
-        assert_eq!(before.unheld, unheld, "{made}");
+        assert_eq!(before.unsupported, unsupported, "{made}");
         // The time that is left is none of it: it would change from look to look.
         let left = || netns.ip_json("-6 route show default")[0].get("expires").cloned();
         let first = left();
@@ -232,8 +232,8 @@ fn a_router_advertisement_is_seen_for_what_it_is() {
     eventually("a default route", || host.look(&[]).state.routes.contains_key(&key));
     let route = host.look(&[]).state.routes[&key].clone();
     assert_eq!(route.gateway.unwrap().to_string(), gateway);
-    assert!(route.unheld.starts_with(&["ra".to_owned()]), "{route:?}");
-    assert!(route.unheld.contains(&"expires".to_owned()), "{route:?}");
+    assert!(route.unsupported.starts_with(&["ra".to_owned()]), "{route:?}");
+    assert!(route.unsupported.contains(&"expires".to_owned()), "{route:?}");
 }
 
 /// Sends a router advertisement (RFC 4861, 4.2) with a lifetime of half an hour to all nodes of v0.

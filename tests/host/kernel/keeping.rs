@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use lvsprov::agent::Disk;
 use lvsprov::agent::lock;
 use lvsprov::agent::receipt as receipts;
 use lvsprov::failure::Failure;
@@ -93,15 +94,15 @@ fn looking_makes_nothing() {
 fn a_damaged_receipt_is_named_and_stops_everything() {
     let netns = NetnsHost::new();
     let whole = serde_json::to_string(&receipt()).unwrap();
-    receipts::write(netns.folder.path(), &receipt()).unwrap();
+    receipts::write(&Disk::new(netns.folder.path()), &receipt()).unwrap();
     let path = receipts::path(netns.folder.path(), &"t".parse().unwrap());
     for (text, says) in [
         (whole[..whole.len() / 2].to_owned(), "is damaged"),
         (String::new(), "is damaged"),
         ("\u{0}\u{1}not json".to_owned(), "is damaged"),
         (
-            whole.replace("\"version\":2", "\"version\":3"),
-            "written by a later lvsprov: it has format 3",
+            whole.replace("\"version\":1", "\"version\":2"),
+            "written by a later lvsprov: it has format 2",
         ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),
         (whole.replace("\"since\":7", "\"since\":7,\"more\":1"), "is damaged"),
@@ -149,13 +150,13 @@ fn a_symbolic_link_in_the_place_is_refused() {
     let netns = NetnsHost::new();
     fs::create_dir(netns.folder.path().join("t")).unwrap();
     symlink(&target, netns.folder.path().join("t/.receipt.json.new")).unwrap();
-    receipts::write(netns.folder.path(), &receipt()).unwrap();
+    receipts::write(&Disk::new(netns.folder.path()), &receipt()).unwrap();
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
 }
 
 fn a_receipt_that_others_can_write_is_not_trusted() {
     let netns = NetnsHost::new();
-    receipts::write(netns.folder.path(), &receipt()).unwrap();
+    receipts::write(&Disk::new(netns.folder.path()), &receipt()).unwrap();
     let folder = netns.folder.path().join("t");
     for (path, mode) in [(folder.join("receipt.json"), 0o666), (folder, 0o777)] {
         let was = fs::metadata(&path).unwrap().permissions();
@@ -223,11 +224,11 @@ fn on_a_read_only_file_system_nothing_is_touched() {
 
 fn only_one_acts_at_a_time() {
     let netns = NetnsHost::new();
-    let held = lock::take(netns.folder.path()).unwrap();
+    let held = lock::take(&Disk::new(netns.folder.path())).unwrap();
     let Reply::Busy(busy) = netns.ask(act()) else { panic!("not busy") };
     assert_eq!((busy.topology.as_str(), busy.transaction, busy.holder), ("t", None, None));
     let who = format!("process {}, for ", std::process::id());
-    let failure = lock::take(netns.folder.path()).unwrap_err().to_failure();
+    let failure = lock::take(&Disk::new(netns.folder.path())).unwrap_err().to_failure();
     assert!(failure.message.contains(&who), "{failure}");
     assert!(failure.cure.unwrap().contains("plan again"));
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "0");
@@ -261,7 +262,7 @@ fn what_another_topology_has_is_still_so_or_nothing_is_begun() {
         assert_eq!(differences, ["what the topology u has in common with this one here"]);
     };
     moved(counted_on.clone());
-    receipts::write(netns.folder.path(), &theirs).unwrap();
+    receipts::write(&Disk::new(netns.folder.path()), &theirs).unwrap();
     moved(act());
     assert_eq!(netns.ask(counted_on), Reply::Prepared);
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use lvsprov::agent::Disk;
 use lvsprov::agent::receipt as receipts;
 use lvsprov::failure::Failure;
 use lvsprov::protocol::{Decision, Reply, Request, RevertAfter};
@@ -74,12 +75,17 @@ fn from_begin_to_done() {
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "1");
     // Two hosts take part, so it is not settled before all have agreed.
     let early = refused(agent.ask(&settle(1, Decision::Commit)));
-    assert!(early.message.contains("is not agreed to here, and 2 hosts take part"), "{early}");
+    assert!(
+        early.message.contains(
+            "has not voted to commit the transaction 0000000000000001, and 2 hosts take part"
+        ),
+        "{early}"
+    );
     assert_eq!(agent.ask(&agree(1)), Reply::Voted);
     assert_eq!(agent.ask(&agree(1)), Reply::Voted);
     assert!(agent.look().unfinished.unwrap().voted);
     let back = do_steps(1, way_back(&agent.look()));
-    assert!(refused(agent.ask(&back)).message.contains("is agreed to"));
+    assert!(refused(agent.ask(&back)).message.contains("has voted to commit"));
     assert!(refused(agent.ask(&settle(1, Decision::Abort))).message.contains("was not undone"));
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
@@ -87,7 +93,7 @@ fn from_begin_to_done() {
     assert_eq!((after.receipt, after.unfinished), (wish.settled, None));
     assert_eq!(files(&netns), ["receipt.json"]);
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "1");
-    assert!(refused(agent.ask(&back)).message.contains("is not here any more"));
+    assert!(refused(agent.ask(&back)).message.contains("is not open on this host any more"));
 }
 
 fn from_begin_to_undone() {
@@ -156,7 +162,7 @@ fn a_host_that_has_moved_says_how_and_nothing_is_begun() {
     assert!(files(&netns).is_empty());
     netns.set_sysctl("conf/lo/arp_ignore", "0");
     netns.ip("address del 10.9.9.9/32 dev lo");
-    receipts::write(netns.folder.path(), &wish.receipt).unwrap();
+    receipts::write(&Disk::new(netns.folder.path()), &wish.receipt).unwrap();
     let Reply::Changed(differences) = agent.ask(&Request::Prepare(Box::new(wish))) else {
         panic!("not moved")
     };
@@ -177,7 +183,7 @@ fn whoever_comes_second_hears_who_is_at_work() {
         assert_eq!((holder.by, holder.pid), (somebody(), first.pid()));
     }
     let stranger = refused(second.ask(&do_all(1, changes())));
-    assert!(stranger.message.contains("has neither begun nor taken up"), "{stranger}");
+    assert!(stranger.message.contains("has neither prepared nor resumed"), "{stranger}");
     for request in [agree(1), settle(1, Decision::Commit), settle(1, Decision::Abort)] {
         refused(second.ask(&request));
     }
@@ -261,7 +267,7 @@ fn a_step_that_could_not_be_undone_is_refused() {
     assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     wish.journal.touched.clear();
     let failure = refused(agent.ask(&Request::Prepare(Box::new(wish))));
-    assert!(failure.message.contains("does not say what was there before"), "{failure}");
+    assert!(failure.message.contains("lacks the state before"), "{failure}");
 }
 
 fn what_does_not_fit_together_is_refused() {
@@ -281,7 +287,7 @@ fn what_does_not_fit_together_is_refused() {
     check("silence", &|bad| bad.idle_limit_s = 0);
     check("to revert", &|bad| bad.revert = Some(RevertAfter { withdraw_ms: None, build_ms: 999 }));
     check("256 bytes", &|bad| bad.journal.by.user = "x".repeat(300));
-    check("what it saw there", &|bad| bad.expected.items.clear());
+    check("the plan lacks the state that it expects", &|bad| bad.expected.items.clear());
 }
 
 fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {

@@ -305,7 +305,7 @@ fn a_route_that_could_not_be_put_back_is_shown_and_not_replaced() {
     ] {
         netns.ip(&format!("route add {made}"));
         let before = netns.look(&[]).state.routes[&route_key("default")].clone();
-        assert!(before.unheld.join(" ").to_lowercase().contains(shows), "{before:?}");
+        assert!(before.unsupported.join(" ").to_lowercase().contains(shows), "{before:?}");
         let change = Edit::change::<Route>(route_key("default"), before, via("10.9.0.2", "v0", 0));
         netns.fails(change, "lvsprov could not restore");
         netns.ip("route del default");

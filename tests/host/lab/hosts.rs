@@ -14,7 +14,7 @@ use lvsprov::lab::clients::{self, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::snapshot::snapshot;
 use lvsprov::lab::sshd::Sshds;
-use lvsprov::lab::targets::{self, Target};
+use lvsprov::lab::targets::{self, RequestTarget};
 use lvsprov::lab::{self, Lab, LabError, responders};
 use lvsprov::names::HostName;
 use lvsprov::state::Protocol;
@@ -116,7 +116,7 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
                 for (server, target) in service.real_servers.iter().flat_map(|server| {
                     targets::of_server(service, server).into_iter().map(move |t| (server, t))
                 }) {
-                    let Target { protocol, at } = target;
+                    let RequestTarget { protocol, at } = target;
                     if protocol == Protocol::Sctp && !no_sctp.is_empty() {
                         continue;
                     }
@@ -132,7 +132,7 @@ fn every_playbook_comes_up_and_its_real_servers_answer_at_their_own_addresses() 
                 // Nobody has set the service up, and nothing of the lab stands in for it.
                 let client = topology.hosts.values().find(|h| h.name.as_str().contains("client"));
                 let client = &client.unwrap().name;
-                let Target { protocol, at } = targets::of_service(service)[0];
+                let RequestTarget { protocol, at } = targets::of_service(service)[0];
                 let tally = clients::ask(&lab, client, at, protocol, 1, IMPATIENCE).await;
                 let tally = tally.unwrap();
                 assert!(tally.answers.is_empty() && tally.failures.len() == 1, "{tally:?}");
@@ -338,7 +338,10 @@ fn nothing_is_left_of_a_lab_run_that_was_interrupted() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let built = lines.by_ref().map_while(Result::ok).find(|line| line.contains("bare hosts"));
+        let built = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find(|line| line.contains("the lab builds the hosts"));
         assert!(built.is_some(), "{:?}", child.wait_with_output());
         let traces = Traces::of(&child, temporary.path(), own_links);
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();

@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lvsprov::check;
+use lvsprov::lab::capture::{AddressFrame, CapturedFrame, FrameCapture, Operation, claims_of};
 use lvsprov::lab::clients::{self, Attempt, Stream, Tally};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint};
 use lvsprov::lab::snapshot::{Snapshot, difference, snapshot};
-use lvsprov::lab::watch::{Heard, Operation, Said, Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::names::HostName;
 use lvsprov::state::Protocol;
@@ -250,9 +250,9 @@ fn a_stream_outlives_what_it_asks_and_tells_what_was_lost() {
 }
 
 /// Has the client ask for `address` over ARP, with nothing remembered. Returns what was heard.
-async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<Heard> {
+async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<CapturedFrame> {
     ip(lab, "client", "neighbour flush all");
-    let watch = Watch::start(lab).unwrap();
+    let watch = FrameCapture::start(lab).unwrap();
     // Whoever has the address refuses: nobody listens.
     if somebody {
         assert_eq!(ask(lab, address, 9, Protocol::Tcp, PATIENCE).await, failed("refused", 3));
@@ -262,8 +262,8 @@ async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<
     watch.stop().unwrap()
 }
 
-fn owners(lab: &Lab, frames: &[Heard], address: Ipv4Addr) -> BTreeSet<String> {
-    let claims = announcements_of(frames, address.into());
+fn owners(lab: &Lab, frames: &[CapturedFrame], address: Ipv4Addr) -> BTreeSet<String> {
+    let claims = claims_of(frames, address.into());
     claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect()
 }
 
@@ -272,12 +272,12 @@ fn the_watch_hears_each_arp_frame_once_and_knows_who_sent_it() {
         let frames = hear_requests_for(lab, WEB1, true).await;
         let client = lab.mac_of(&host("client"), &"eth0".parse().unwrap()).unwrap();
         let asked = frames.iter().filter(|frame| {
-            let Said::Arp(arp) = &frame.said else { return false };
+            let AddressFrame::Arp(arp) = &frame.content else { return false };
             arp.operation == Operation::Request && arp.sender_mac == client && arp.target_ip == WEB1
         });
         assert_eq!(asked.count(), 1, "{frames:?}");
         let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
-        let claims = announcements_of(&frames, WEB1.into());
+        let claims = claims_of(&frames, WEB1.into());
         assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1], "{frames:?}");
         assert_eq!((claims[&web1].replies, claims[&web1].announcements), (1, 0));
         assert!(frames.iter().all(|frame| frame.network.as_str() == "lan"));
@@ -308,14 +308,14 @@ fn the_watch_tells_a_vip_as_the_sender_of_a_request() {
         ip(lab, "web1", "address add 172.25.7.200/32 dev lo");
         let socket = lab.run_in(&host("web1"), || UdpSocket::bind((VIP, 0))).unwrap().unwrap();
         ip(lab, "web1", "neighbour flush all");
-        let watch = Watch::start(lab).unwrap();
+        let watch = FrameCapture::start(lab).unwrap();
         // To answer from the VIP it must ask for the client; arp_announce=2 would hide the VIP (trap 3).
         socket.send_to(b"x", "172.25.7.250:9").unwrap();
         let listening = ask(lab, WEB1, 80, Protocol::Tcp, PATIENCE).await;
         assert_eq!(listening, failed("refused", 3));
         let frames = watch.stop().unwrap();
         let web1 = lab.mac_of(&host("web1"), &"eth0".parse().unwrap()).unwrap();
-        let claims = announcements_of(&frames, VIP.into());
+        let claims = claims_of(&frames, VIP.into());
         assert_eq!(claims.keys().collect::<Vec<_>>(), [&web1], "{frames:?}");
         assert_eq!((claims[&web1].requests, claims[&web1].replies), (1, 0));
     });

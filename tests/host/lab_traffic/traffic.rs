@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use lvsprov::lab::clients::{self, Answer, Question, Transfer, Way};
+use lvsprov::lab::capture::{FrameCapture, claims_of};
+use lvsprov::lab::clients::{self, ClientRequest, Response, Transfer, TransferDirection};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::responders::{self, Endpoint, Responders};
-use lvsprov::lab::watch::{Watch, announcements_of};
 use lvsprov::lab::{self, Lab};
 use lvsprov::state::Protocol;
 
@@ -59,16 +59,16 @@ fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().unwrap(), port)
 }
 
-fn question(target: SocketAddr, protocol: Protocol) -> Question {
-    Question { from: None, target, protocol, patience: PATIENCE }
+fn question(target: SocketAddr, protocol: Protocol) -> ClientRequest {
+    ClientRequest { from: None, target, protocol, patience: PATIENCE }
 }
 
-async fn ask(lab: &Lab, question: Question) -> Vec<Result<Answer, String>> {
+async fn ask(lab: &Lab, question: ClientRequest) -> Vec<Result<Response, String>> {
     clients::ask_each(lab, &host("client"), &[question; 2]).await.unwrap()
 }
 
-fn answers(server: &str, saw: &str, count: usize) -> Vec<Result<Answer, String>> {
-    vec![Ok(Answer { server: server.to_owned(), saw: Some(saw.parse().unwrap()) }); count]
+fn answers(server: &str, saw: &str, count: usize) -> Vec<Result<Response, String>> {
+    vec![Ok(Response { server: server.to_owned(), saw: Some(saw.parse().unwrap()) }); count]
 }
 
 fn real_servers_answer_over_ipv6_and_say_whom_they_saw() {
@@ -81,8 +81,10 @@ fn real_servers_answer_over_ipv6_and_say_whom_they_saw() {
             let four = ask(lab, question(SocketAddr::from((WEB1, port)), protocol)).await;
             assert_eq!(four, answers("web1", "172.25.7.250", 2));
         }
-        let nobody =
-            Question { patience: IMPATIENCE, ..question(at("2001:db8::99", 80), Protocol::Tcp) };
+        let nobody = ClientRequest {
+            patience: IMPATIENCE,
+            ..question(at("2001:db8::99", 80), Protocol::Tcp)
+        };
         assert_eq!(ask(lab, nobody).await, vec![Err("timed out".to_owned()); 2]);
         assert_eq!(
             ask(lab, question(at(WEB1_6, 81), Protocol::Tcp)).await,
@@ -101,7 +103,7 @@ fn a_client_asks_from_the_address_that_it_is_told() {
             for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::Udp)] {
                 let from_there: IpAddr = from.parse().unwrap();
                 let question =
-                    Question { from: Some(from_there), ..question(at(to, port), protocol) };
+                    ClientRequest { from: Some(from_there), ..question(at(to, port), protocol) };
                 assert_eq!(ask(lab, question).await, answers("web1", from, 2));
             }
         }
@@ -136,7 +138,7 @@ fn a_megabyte_goes_each_way_byte_for_byte() {
     in_lab6(async |lab| {
         let _responders = serve(lab, &[("web1", Protocol::Tcp, 80)]).await;
         for target in [SocketAddr::from((WEB1, 80)), at(WEB1_6, 80)] {
-            for way in [Way::Up, Way::Down] {
+            for way in [TransferDirection::Up, TransferDirection::Down] {
                 let done =
                     clients::transfer(lab, &host("client"), target, way, MEGABYTE, PATIENCE).await;
                 let expected = Transfer { server: "web1".to_owned(), too_large: 0 };
@@ -166,7 +168,7 @@ fn a_transfer_tells_when_it_took_icmp_to_get_through() {
         let _responders = serve(lab, &[("web1", Protocol::Tcp, 80)]).await;
         for to in ["10.9.8.7", "2001:db8:9::7"] {
             let up = async || {
-                let way = Way::Up;
+                let way = TransferDirection::Up;
                 clients::transfer(lab, &host("client"), at(to, 80), way, MEGABYTE, PATIENCE).await
             };
             let first = up().await.unwrap().unwrap();
@@ -197,14 +199,14 @@ fn the_watch_hears_who_advertises_an_address() {
         ip(lab, "director", "address add 2001:db8::80/128 dev eth0 nodad");
         ip(lab, "web1", "address add 2001:db8::80/128 dev lo");
         ip(lab, "web2", "address add 2001:db8::81/64 dev eth0 nodad");
-        let watch = Watch::start(lab).unwrap();
+        let watch = FrameCapture::start(lab).unwrap();
         for to in ["2001:db8::80", "2001:db8::81"] {
             let got = ask(lab, question(at(to, 9), Protocol::Tcp)).await;
             assert_eq!(got, vec![Err("refused".to_owned()); 2]);
         }
         let frames = watch.stop().unwrap();
         let owners = |address: &str| {
-            let claims = announcements_of(&frames, address.parse().unwrap());
+            let claims = claims_of(&frames, address.parse().unwrap());
             claims.keys().map(|mac| lab.owner_of(*mac).unwrap().0.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(owners("2001:db8::80"), ["director"], "{frames:?}");

@@ -189,7 +189,7 @@ async fn an_agent_that_is_killed_on_its_host_is_a_cut_connection() {
     assert_eq!(agents.len(), 1);
     kill(agents[0], Signal::SIGKILL);
     let error = connection.call(look()).await.unwrap_err();
-    assert_kind!(error, TransportErrorKind::Cut { request: "look", .. });
+    assert_kind!(error, TransportErrorKind::Cut { request: "observe", .. });
     // The ssh connection itself is well: the next command uses it.
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     assert_eq!(sshd.logins(), 1);

@@ -81,7 +81,7 @@ async fn answers_that_would_eat_the_memory_are_refused_and_the_host_is_named() {
         let options = local(folder.path(), &reply);
         let mut connection = Connection::open(&name(), &Reach::Local, &options).await.unwrap();
         let error = connection.call(look()).await.unwrap_err();
-        let error = assert_kind!(error, TransportErrorKind::BadFrame { request: "look", .. });
+        let error = assert_kind!(error, TransportErrorKind::BadFrame { request: "observe", .. });
         let failure = Failure::from(&error);
         assert!(failure.causes[0].contains(why), "{failure}");
         assert!(failure.cure.unwrap().contains("what answers in the place"));

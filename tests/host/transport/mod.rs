@@ -261,7 +261,7 @@ async fn an_agent_that_hangs_is_given_up_in_time() {
     let start = Instant::now();
     let error = connection.call(look()).await.unwrap_err();
     assert!(start.elapsed() < speed::patience());
-    assert_kind!(error, TransportErrorKind::CallTimeout { request: "look", .. });
+    assert_kind!(error, TransportErrorKind::CallTimeout { request: "observe", .. });
     kill(agent, Signal::SIGCONT);
     until("the agent ends", || agents_with(state.path()).is_empty().then_some(()));
 }

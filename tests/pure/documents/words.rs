@@ -49,23 +49,10 @@ const AVOIDED: &[&str] = &[
 
 /// Folders of src/ that still have such words. The list only gets shorter: what is clean is taken out of it,
 /// and nothing is added. With `LVSPROV_WORDS=all` in the environment the test prints all that is left.
-const TO_DO: &[&str] = &[
-    "src/agent",
-    "src/apply/memory",
-    "src/check",
-    "src/desired",
-    "src/import",
-    "src/kernel",
-    "src/lab",
-    "src/plan",
-    "src/render",
-    "src/state",
-    "src/support",
-    "src/topology",
-];
+const TO_DO: &[&str] = &["src/agent", "src/apply/memory", "src/kernel"];
 
 /// How many of them are left there. Only ever lowered.
-const LEFT: usize = 455;
+const LEFT: usize = 56;
 
 /// The avoided words of a text, each once. What stands in braces is a name in code.
 fn avoided(text: &str) -> BTreeSet<&'static str> {

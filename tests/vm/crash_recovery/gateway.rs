@@ -132,7 +132,7 @@ fn wait_for_question(controller: &mut Running) -> Duration {
 pub fn cuts_the_operator_off() {
     let office = office();
     let plan = office.cluster.expect(&["plan", &office.file], 4);
-    for words in ["way back", "nobody has confirmed"] {
+    for words in ["way back", "is not confirmed"] {
         assert!(plan.out.contains(words), "the plan does not say {words:?}: {plan}");
     }
     // Longer than the controller needs to find out that it is cut off, and to say so.

@@ -132,7 +132,8 @@ fn shares_are_as_expected(scheduler: Scheduler) -> Outcome {
                     server.weight = weight;
                 }
                 let tally = tally_of(&lab, &service).await;
-                let verdict = expect::judge(&service, &tally, REQUESTS, &expect::Before::new());
+                let verdict =
+                    expect::judge(&service, &tally, REQUESTS, &expect::PriorConnections::new());
                 let line = format!("{} {weights:?} {verdict:?}", service.protocol);
                 println!("{line}");
                 if verdict.is_err() {

@@ -1,6 +1,6 @@
 //! Exchanging the scheduler of a service in place, without a refused connection.
 //!
-//! The kernel takes the old scheduler away, waits until nobody uses it any more (`synchronize_rcu`, some
+//! The kernel takes the old scheduler away, waits until no CPU uses it any more (`synchronize_rcu`, some
 //! ten milliseconds) and only then binds the new one (net/netfilter/ipvs/ip_vs_ctl.c,
 //! `ip_vs_edit_service`). A connection that begins in between finds no scheduler and is refused with
 //! ICMP port unreachable (ip_vs_core.c, `ip_vs_leave`), which ends the client's connect(2) at once.
@@ -60,8 +60,8 @@ pub fn around(
     Some((first, last))
 }
 
-/// What a person should know of a plan that exchanges a scheduler: nobody sends a datagram again, and where
-/// the director already drops packets nothing is done about the moment without a scheduler.
+/// A caution for a plan that exchanges a scheduler: a datagram is not sent again, and where the director
+/// already drops packets nothing is done about the moment without a scheduler.
 pub fn caution(stages: &[(Stage, Vec<Step>)], seen: &HostState) -> Option<String> {
     let edits = || stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.change);
     let exchanged = edits().find_map(|edit| {
@@ -110,7 +110,7 @@ mod tests {
         state
     }
 
-    fn told(steps: &[Step]) -> Vec<String> {
+    fn lines(steps: &[Step]) -> Vec<String> {
         steps.iter().map(|step| step.change.to_string()).collect()
     }
 
@@ -119,11 +119,11 @@ mod tests {
         let (first, last) =
             around(&service("rr", 0), &service("sh", 0), &state("0", "10")).unwrap();
         assert_eq!(
-            told(&first),
+            lines(&first),
             ["set net.ipv4.vs.am_droprate: 10 -> 1", "set net.ipv4.vs.drop_packet: 0 -> 3"]
         );
         assert_eq!(
-            told(&last),
+            lines(&last),
             ["set net.ipv4.vs.drop_packet: 3 -> 0", "set net.ipv4.vs.am_droprate: 1 -> 10"]
         );
         let (first, last) = around(&service("rr", 0), &service("sh", 0), &state("0", "1")).unwrap();

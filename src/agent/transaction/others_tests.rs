@@ -1,10 +1,13 @@
-//! What lies beside a topology's folder, whoever put it there.
+//! The entries beside a topology's folder.
 
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+use std::fs;
+
 use super::*;
+use crate::agent::disk::Disk;
 use crate::state::{HostState, Owned, RECEIPT_VERSION};
 
 fn named(name: &str) -> TopologyName {
@@ -29,7 +32,7 @@ fn write(folder: &Path, text: &str) {
 fn state_dir() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["t", "good"] {
-        receipt::write(folder.path(), &receipt(name)).unwrap();
+        receipt::write(&Disk::new(folder.path()), &receipt(name)).unwrap();
     }
     folder
 }
@@ -45,7 +48,7 @@ fn one_that_cannot_be_read_hides_none_of_the_others() {
     symlink(at("good"), at("linked")).unwrap();
     fs::create_dir(at("working")).unwrap();
     fs::write(at("working").join("journal.json"), "{ half").unwrap();
-    let others = read(folder.path(), &named("t")).unwrap();
+    let others = read(&Disk::new(folder.path()), &named("t")).unwrap();
     assert_eq!(others.receipts, [(named("good"), receipt("good"))].into());
     let unreadable = ["half", "later", "linked", "open", "working"].map(named);
     assert_eq!(others.unreadable.keys().cloned().collect::<Vec<_>>(), unreadable);
@@ -67,7 +70,7 @@ fn what_is_no_topologys_is_named_and_passed_over() {
     fs::create_dir_all(at("cut").join("0123456789abcdef")).unwrap();
     fs::create_dir(at("undone")).unwrap();
     fs::write(at("undone").join("reverted.json"), "{}").unwrap();
-    assert_eq!(read(folder.path(), &named("t")).unwrap().strays, Vec::<String>::new());
+    assert_eq!(read(&Disk::new(folder.path()), &named("t")).unwrap().strays, Vec::<String>::new());
 
     fs::write(at("notes.txt"), "").unwrap();
     fs::create_dir(at("old things")).unwrap();
@@ -75,7 +78,7 @@ fn what_is_no_topologys_is_named_and_passed_over() {
     fs::write(at("photos").join("cat.jpg"), "").unwrap();
     fs::create_dir(at("\u{1b}[2J")).unwrap();
     write(&at("t.bak"), &serde_json::to_string(&receipt("t")).unwrap());
-    let others = read(folder.path(), &named("t")).unwrap();
+    let others = read(&Disk::new(folder.path()), &named("t")).unwrap();
     assert_eq!(
         others.strays,
         [
@@ -91,6 +94,6 @@ fn what_is_no_topologys_is_named_and_passed_over() {
     for number in 0..20 {
         fs::write(at(&format!("z{number}")), "").unwrap();
     }
-    let many = read(folder.path(), &named("t")).unwrap().strays;
+    let many = read(&Disk::new(folder.path()), &named("t")).unwrap().strays;
     assert_eq!((many.len(), many[10].as_str()), (11, "15 more"));
 }

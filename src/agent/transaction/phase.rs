@@ -1,25 +1,25 @@
-//! How far a transaction is on this host, and what may still become of it. Pure.
+//! How far a transaction is on this host, and what may follow. Pure.
 //!
-//! The table of docs/transactions.md, in code. What a connection does that works at it is decided here;
-//! `Prepare` of the next transaction takes over what it finds, in whatever phase. It is for the controller to
-//! close one that is agreed to, or being settled, before it begins another.
+//! The table of docs/transactions.md, in code. The requests of the connection that holds it are decided
+//! here; `Prepare` of the next transaction takes over an open one in any phase. The controller closes one
+//! that is voted for, or being closed, before it prepares another.
 
 use crate::kernel::error::{Error, Result};
 use crate::protocol::Decision;
 use crate::state::TransactionId;
 
-/// How far a transaction is on this host, and so what may still become of it.
+/// How far a transaction is on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Steps are done; it may be undone.
+    /// Steps are executed; it may be undone.
     Prepared,
-    /// The revert timer has begun to undo it: it is never agreed to any more.
+    /// The revert timer has begun to undo it: the host never votes for it any more.
     Reverting,
-    /// All is right here; the timer never undoes it.
+    /// The host has voted to commit; the timer never undoes it.
     Voted,
-    /// Being settled as done: whoever works at it can do only that.
+    /// The decision is to commit: closing it is all that is left.
     Committing,
-    /// Being settled as undone: whoever works at it can do only that.
+    /// The decision is to abort: closing it is all that is left.
     Aborting,
 }
 
@@ -27,7 +27,7 @@ impl Phase {
     pub(super) const ALL: [Self; 5] =
         [Self::Prepared, Self::Reverting, Self::Voted, Self::Committing, Self::Aborting];
 
-    /// The name of the file that says so.
+    /// The name of its file.
     pub(super) fn file(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",
@@ -46,26 +46,28 @@ impl Phase {
     }
 }
 
-/// Whether steps may be done in this phase by a connection that came to it in the phase `entered`.
+/// Whether a connection that entered the transaction in the phase `entered` may execute steps in the phase
+/// `open`.
 pub(super) fn may_execute(open: Phase, entered: Phase, id: &TransactionId) -> Result<()> {
     match open {
         Phase::Prepared => Ok(()),
-        // Both were seen by whoever took it up since: it is to be undone.
+        // The connection resumed it knowing of the phase: to undo it.
         Phase::Voted | Phase::Reverting if open == entered => Ok(()),
         Phase::Voted => Err(Error::new(format!(
-            "the transaction {id} is agreed to: nothing is changed in it any more"
+            "this host has voted to commit the transaction {id}: nothing is changed in it any more"
         ))
-        .cure("settle it; or, where another host has not agreed, take it up again to undo it")),
+        .cure("commit it; or, where another host has not voted, resume it to undo it")),
         Phase::Reverting => Err(reverted(id)),
         Phase::Committing | Phase::Aborting => Err(Error::new(format!(
-            "the transaction {id} is being settled as {}: nothing is changed in it any more",
+            "the transaction {id} is {}: nothing is changed in it any more",
             open.file()
         ))
-        .cure("settle it")),
+        .cure("close it")),
     }
 }
 
-/// Whether it may end so on a host where it is in the phase `open`; `hosts` take part in it.
+/// Whether `decision` may close the transaction on a host where it is in the phase `open`; `hosts` take
+/// part in it.
 pub(super) fn may_close(
     open: Phase,
     entered: Phase,
@@ -78,30 +80,28 @@ pub(super) fn may_close(
         | (Phase::Aborting | Phase::Prepared | Phase::Reverting, Decision::Abort) => Ok(()),
         (Phase::Prepared, Decision::Commit) if hosts <= 1 => Ok(()),
         (Phase::Prepared, Decision::Commit) => Err(Error::new(format!(
-            "the transaction {id} is not agreed to here, and {hosts} hosts take part in it"
+            "this host has not voted to commit the transaction {id}, and {hosts} hosts take part in it"
         ))
-        .cure("nobody settles before all have agreed: agree first")),
+        .cure("no host commits before all have voted: vote first")),
         (Phase::Voted, Decision::Abort) if entered == Phase::Voted => Ok(()),
         (Phase::Voted, Decision::Abort) => Err(Error::new(format!(
-            "the transaction {id} is agreed to: it was not undone"
+            "this host has voted to commit the transaction {id}: it was not undone"
         ))
-        .cure(
-            "settle it as done; or, where another host has not agreed, take it up again to undo it",
-        )),
+        .cure("commit it; or, where another host has not voted, resume it to undo it")),
         (Phase::Committing, Decision::Abort) => Err(Error::new(format!(
-            "the transaction {id} is being settled as done: it cannot be undone any more"
+            "the transaction {id} is committing: it cannot be undone any more"
         ))
-        .cure("settle it as done")),
+        .cure("commit it")),
         (Phase::Reverting | Phase::Aborting, Decision::Commit) => Err(reverted(id)),
     }
 }
 
-/// The timer was there first.
+/// The revert timer began before the request.
 pub(super) fn reverted(transaction: &TransactionId) -> Error {
     Error::new(format!(
         "the transaction {transaction} was not confirmed in time: this host has begun to undo it"
     ))
-    .cure("look at the host again: it goes back to what was there before the transaction")
+    .cure("observe the host again: it goes back to its state before the transaction")
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_knows_of_the_phase_does_steps_in_it() {
+    fn only_a_connection_that_knows_the_phase_executes_steps_in_it() {
         let id = TransactionId::from_bits(1);
         for open in Phase::ALL {
             for entered in Phase::ALL {
@@ -120,7 +120,7 @@ mod tests {
                     Committing | Aborting => false,
                 };
                 let may = may_execute(open, entered, &id);
-                assert_eq!(may.is_ok(), expected, "{open:?}, taken up in {entered:?}");
+                assert_eq!(may.is_ok(), expected, "{open:?}, entered in {entered:?}");
                 if let Err(error) = may {
                     assert!(error.to_failure().cure.is_some());
                 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ending_excludes_the_other() {
+    fn one_decision_excludes_the_other() {
         let id = TransactionId::from_bits(1);
         let may =
             |open, entered, decision, hosts| may_close(open, entered, decision, hosts, &id).is_ok();
@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(may(open, Prepared, Decision::Commit, 2), done, "{open:?}");
             assert_eq!(may(open, Prepared, Decision::Abort, 2), undone, "{open:?}");
         }
-        assert!(may(Prepared, Prepared, Decision::Commit, 1), "nobody else could disagree");
-        assert!(may(Voted, Voted, Decision::Abort, 2), "another host has not agreed");
+        assert!(may(Prepared, Prepared, Decision::Commit, 1), "it is the only host");
+        assert!(may(Voted, Voted, Decision::Abort, 2), "another host has not voted");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use serde_json::Value;
 
@@ -189,7 +190,8 @@ fn the_keys_of_the_current_format_are_these() {
     let shape_now: Vec<String> = shape_now.into_iter().collect();
     let formats = format!("receipt {RECEIPT_VERSION}, journal {JOURNAL_VERSION}\n");
     let now = format!("{formats}{}\n", shape_now.join("\n"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/agent/receipt_format.txt");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/agent/transaction/receipt_format.txt");
     if std::env::var_os("LVSPROV_BLESS").is_some() {
         let was = fs::read_to_string(&path).unwrap_or_default();
         assert!(was == now || !was.starts_with(&formats), "raise the version first");

@@ -1,5 +1,5 @@
-//! What others made on a host: IPVS services, addresses that look like VIPs, nftables tables, sync
-//! daemons. It is left alone and shown, unless the file or the user says otherwise:
+//! What lvsprov did not make on a host: IPVS services, addresses that look like VIPs, nftables tables, sync
+//! daemons. It is left alone and shown, unless the file or the operator says otherwise:
 //!
 //! - a service that is here exactly as the file wants it is used and not owned: it stays after destroy;
 //! - one that is here otherwise stands in the way ([`super::preflight`]);
@@ -17,7 +17,7 @@ use crate::state::{HostState, Item, Observation, Owned, Receipt, ServiceKey, Vir
 
 /// How far an apply may go with what lvsprov did not make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct AdoptPolicy {
     /// What the file names becomes ours (`--adopt`).
     pub adopt: bool,
     /// The IPVS table is ours as a whole (`ipvs: exclusive`).
@@ -26,7 +26,7 @@ pub struct Terms {
 
 /// One thing that is not ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Foreign {
+pub struct UnmanagedItem {
     /// service, address, table or sync daemon.
     pub kind: String,
     /// Its name, as in a receipt: `tcp 192.0.2.1:80`.
@@ -44,8 +44,11 @@ fn is_ours(item: &Item, receipt: Option<&Receipt>) -> bool {
     receipt.is_some_and(|receipt| receipt.owned.contains(item))
 }
 
-/// Services of the file that somebody else made here.
-pub fn met<'a>(wanted: &'a HostState, seen: &'a Observation) -> Vec<(&'a ServiceKey, Meeting)> {
+/// Services of the file that exist and belong to no topology, beside those of the file.
+pub fn met<'a>(
+    wanted: &'a HostState,
+    seen: &'a Observation,
+) -> Vec<(&'a ServiceKey, ExistingService)> {
     let mut found = Vec::new();
     for (key, service) in &wanted.services {
         let item = Item::Service(key.clone());
@@ -54,18 +57,18 @@ pub fn met<'a>(wanted: &'a HostState, seen: &'a Observation) -> Vec<(&'a Service
             continue;
         }
         let meeting = if there == service {
-            Meeting::Same
+            ExistingService::Same
         } else {
-            Meeting::Otherwise(difference(there, service))
+            ExistingService::Otherwise(difference(there, service))
         };
         found.push((key, meeting));
     }
     found
 }
 
-/// A service that somebody else made, beside the one of the file.
+/// A service that exists and belongs to no topology, beside the one of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meeting {
+pub enum ExistingService {
     /// They are equal.
     Same,
     /// They differ; how, in words.
@@ -98,14 +101,14 @@ fn difference(there: &VirtualService, wanted: &VirtualService) -> String {
     all.join("; ")
 }
 
-/// Services that an exclusive table has no place for: nobody's that a receipt knows of.
+/// Services that an exclusive table has no place for: no receipt owns them.
 pub fn displaced(wanted: &HostState, seen: &Observation) -> BTreeSet<ServiceKey> {
     let keys = seen.state.services.keys().filter(|key| !wanted.services.contains_key(key));
-    let nobodys = keys.filter(|key| {
+    let unowned = keys.filter(|key| {
         let item = Item::Service((*key).clone());
         !is_ours(&item, seen.receipt.as_ref()) && !is_others(&item, seen)
     });
-    nobodys.cloned().collect()
+    unowned.cloned().collect()
 }
 
 /// What `--adopt` takes over: things that lvsprov makes and removes as a whole. A value or a link has
@@ -127,14 +130,14 @@ pub fn is_same(item: &Item, one: &HostState, other: &HostState) -> bool {
 }
 
 /// Everything that is not ours on a host, as far as it concerns a director or a VIP.
-pub fn list(goal: &Goal, seen: &Observation) -> Vec<Foreign> {
-    let nobodys = |item: &Item| !goal.owned.contains(item) && !is_others(item, seen);
+pub fn list(goal: &Goal, seen: &Observation) -> Vec<UnmanagedItem> {
+    let unowned = |item: &Item| !goal.owned.contains(item) && !is_others(item, seen);
     let mut all = Vec::new();
     let mut say = |kind: &str, name: String, what: String| {
-        all.push(Foreign { kind: kind.to_owned(), name, what });
+        all.push(UnmanagedItem { kind: kind.to_owned(), name, what });
     };
     for (key, service) in &seen.state.services {
-        if !nobodys(&Item::Service(key.clone())) {
+        if !unowned(&Item::Service(key.clone())) {
             continue;
         }
         let count = service.destinations.len();
@@ -146,17 +149,17 @@ pub fn list(goal: &Goal, seen: &Observation) -> Vec<Foreign> {
         say("service", key.to_string(), what);
     }
     for key in seen.state.addresses.keys() {
-        if nobodys(&Item::Address(key.clone())) && looks_like_a_vip(key) {
+        if unowned(&Item::Address(key.clone())) && looks_like_a_vip(key) {
             say("address", key.to_string(), "a single address where VIPs are put".to_owned());
         }
     }
     for (role, daemon) in &seen.state.daemons {
-        if nobodys(&Item::Daemon(*role)) {
+        if unowned(&Item::Daemon(*role)) {
             say("sync daemon", role.to_string(), daemon.to_string());
         }
     }
     for (name, rules) in &seen.state.tables {
-        if nobodys(&Item::Table(name.clone())) {
+        if unowned(&Item::Table(name.clone())) {
             say("table", format!("inet {name}"), rules.to_string());
         }
     }
@@ -173,5 +176,5 @@ fn looks_like_a_vip(key: &crate::state::AddressKey) -> bool {
 }
 
 #[cfg(test)]
-#[path = "foreign_tests.rs"]
+#[path = "unmanaged_tests.rs"]
 mod tests;

@@ -1,9 +1,10 @@
-//! What somebody undoes by hand is mended, and only that: every single step of the apply is undone by
-//! itself on its host, the plan must then name just what is missing, and apply must bring it back.
+//! Apply repairs drift, and changes nothing else: each step of the apply is undone separately on its host;
+//! the next apply must redo exactly this step.
 
-use super::chapters::{Seen, succeeded, towards};
-use super::{Proof, Stage};
+use super::phases::{apply_direction, succeeded};
+use super::{CaseOutcome, Scenario};
 use crate::apply::outcome::{ClusterReport, StepState};
+use crate::apply::session::Observations;
 use crate::apply::transaction;
 use crate::apply::transaction::{TransactionPolicy, VerifyBy};
 use crate::apply::{Session, cluster_plan, operator};
@@ -15,57 +16,58 @@ use crate::state::{
     Destination, DestinationId, Edit, EditVerb, HostState, Item, SettingKind, TunnelDevice, effects,
 };
 
-/// Undoes one thing after the other and has it mended.
-pub(super) async fn mended(stage: &Stage<'_>) -> Proof {
-    let mut session = Session::open(stage.topology, &stage.settings).await;
-    let proof = mend_all(&stage.lab, &mut session).await;
+/// Undoes one step after the other, each followed by an apply.
+pub(super) async fn repaired(scenario: &Scenario<'_>) -> CaseOutcome {
+    let mut session = Session::open(scenario.topology, &scenario.settings).await;
+    let outcome = repair_each(&scenario.lab, &mut session).await;
     session.close().await;
-    proof
+    outcome
 }
 
-async fn mend_all(lab: &Lab, session: &mut Session<'_>) -> Proof {
+async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
     let right = session.observe(false).await;
-    let damages = damages(&right)?;
-    for (host, damage) in &damages {
-        break_it(lab, host, damage)?;
-        let seen = session.observe(false).await;
+    let all_drift = all_drift(&right)?;
+    for (host, damage) in &all_drift {
+        inflict(lab, host, damage)?;
+        let observed = session.observe(false).await;
         let plan = cluster_plan::plan(
             session.topology,
             &session.desired,
-            &seen,
+            &observed,
             session.absent(),
-            towards(),
+            apply_direction(),
         );
-        // What requests show was proven before: here it is the steps that count.
+        // Traffic was tested before: here only the steps matter.
         let conduct = TransactionPolicy {
             verify: VerifyBy::State,
             ..TransactionPolicy::plain(operator::here(), operator::now())
         };
-        let report = transaction::run(session, &plan, &seen, towards(), &conduct).await.report;
+        let report =
+            transaction::run(session, &plan, &observed, apply_direction(), &conduct).await.report;
         succeeded(&report)?;
         let only_this: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
         let mut done = done(&report);
         if let Some(Ok(before)) = right.get(host) {
-            done.retain(|(at, edit)| at != host || !goes_along(damage, edit, &before.state));
+            done.retain(|(at, edit)| at != host || !is_consequence(damage, edit, &before.state));
         }
         if done != only_this {
             return Err(format!("after `{damage}` on {host}, apply did {done:?}"));
         }
     }
-    if damages.is_empty() {
-        return Err("there was nothing to undo".to_owned());
+    if all_drift.is_empty() {
+        return Err("no step can be undone".to_owned());
     }
-    Ok(format!("{} things undone one by one, each mended by itself", damages.len()))
+    Ok(format!("{} drifts inflicted one by one, each repaired separately", all_drift.len()))
 }
 
-/// Whether `edit` mends what went away with `damage` in `before`: with a device all that is on it.
-fn goes_along(damage: &Edit, edit: &Edit, before: &HostState) -> bool {
+/// Whether `edit` restores state that the kernel removed together with `damage`: everything on a device.
+fn is_consequence(damage: &Edit, edit: &Edit, before: &HostState) -> bool {
     damage.removed::<TunnelDevice>().is_some()
         && effects::moved_by(damage, before).contains(&edit.item())
 }
 
-/// What was done, on which host.
+/// The applied edits with their hosts.
 fn done(report: &ClusterReport) -> Vec<(HostName, Edit)> {
     let all = report.hosts.iter().flat_map(|(host, of_host)| {
         of_host
@@ -77,15 +79,15 @@ fn done(report: &ClusterReport) -> Vec<(HostName, Edit)> {
     all.collect()
 }
 
-/// For everything that is ours, the change that takes just it away or alters it.
-fn damages(seen: &Seen) -> Result<Vec<(HostName, Edit)>, String> {
+/// For each owned item, the edit that removes it or resets its value.
+fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Edit)>, String> {
     let mut all = Vec::new();
-    for (host, sighting) in seen {
-        let sighting = sighting.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
-        let Some(receipt) = &sighting.receipt else { continue };
+    for (host, observation) in observed {
+        let observation = observation.as_ref().map_err(|failure| format!("{host}: {failure}"))?;
+        let Some(receipt) = &observation.receipt else { continue };
         for item in &receipt.owned {
-            for damage in damage(item, &sighting.state, &receipt.found) {
-                if simulate(&sighting.state, [&damage]).is_ok() {
+            for damage in damage(item, &observation.state, &receipt.found) {
+                if simulate(&observation.state, [&damage]).is_ok() {
                     all.push((host.clone(), damage));
                 }
             }
@@ -94,7 +96,7 @@ fn damages(seen: &Seen) -> Result<Vec<(HostName, Edit)>, String> {
     Ok(all)
 }
 
-/// The edits that remove `item`; of what cannot be removed, the one that gives it the value found before.
+/// The edits that remove `item`; if it cannot be removed, the edit that resets its value.
 fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
     if let Item::Service(key) = item {
         let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
@@ -110,8 +112,8 @@ fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
     edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
 }
 
-/// Does `damage` on `host`, as somebody would who has never heard of lvsprov: the receipt stays as it is.
-fn break_it(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
+/// Executes `damage` on `host` without lvsprov: the receipt does not change.
+fn inflict(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

@@ -1,11 +1,10 @@
-//! Hears every ARP frame of the lab, and IPv6's neighbour discovery, to prove who answered and announced
-//! an address, and who did not.
+//! Captures every ARP and IPv6 neighbour discovery frame of the lab, to show which host claimed an address
+//! and which did not.
 //!
-//! It listens in the switch's namespace, where no host can notice. A packet socket there gets a frame
-//! several times: as the ports' and once more as the bridge's own, since bridges of the lab are
-//! promiscuous (net/bridge/br_input.c, `br_pass_frame_up`). Only the last is kept, so each frame is
-//! told once, with the network it was on. Who owns a hardware address is for
-//! [`crate::lab::Lab::owner_of`] to say.
+//! The capture runs in the switch's namespace, where no host notices it. A packet socket there gets a
+//! frame several times: from the ports, and from the bridge, because bridges of the lab are promiscuous
+//! (net/bridge/br_input.c, `br_pass_frame_up`). Only the bridge's copy is kept, so each frame appears
+//! once, with its network. [`crate::lab::Lab::owner_of`] has the owner of a hardware address.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
@@ -28,56 +27,56 @@ pub use crate::kernel::arp::{ArpFrame, Mac, Operation};
 use crate::kernel::namespace;
 use crate::names::NetworkName;
 
-/// A frame that was heard.
+/// A captured frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
-    /// When it was read, which may be a little after it was sent.
+pub struct CapturedFrame {
+    /// Time of the read, possibly a little after the send.
     pub at: Instant,
-    /// The network it was on.
+    /// Its network.
     pub network: NetworkName,
-    /// What it says.
-    pub said: Said,
+    /// Its content.
+    pub content: AddressFrame,
 }
 
-/// What a frame says about who has an address.
+/// A frame that announces the owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// In IPv4.
+pub enum AddressFrame {
+    /// IPv4.
     Arp(ArpFrame),
-    /// In IPv6.
+    /// IPv6.
     Neighbour(NeighbourFrame),
 }
 
-impl Said {
+impl AddressFrame {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let arp = ArpFrame::parse(bytes, false).map(Self::Arp);
         arp.or_else(|| NeighbourFrame::parse(bytes).map(Self::Neighbour))
     }
 }
 
-/// Room for frames that were not read yet, in bytes.
-const ROOM: usize = 8 << 20;
+/// Receive buffer in bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Listens until it is stopped or dropped.
-pub struct Watch {
+/// A running capture. Ends when stopped or dropped.
+pub struct FrameCapture {
     /// Closed to end the thread.
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<io::Result<Ears>>>,
+    thread: Option<JoinHandle<io::Result<CapturedFrames>>>,
 }
 
 #[derive(Default)]
-struct Ears {
-    frames: Vec<Heard>,
+struct CapturedFrames {
+    frames: Vec<CapturedFrame>,
     lost: u32,
 }
 
-impl Watch {
-    /// Begins to listen. What is sent after this has returned is heard.
+impl FrameCapture {
+    /// Starts the capture. Frames sent after the return are captured.
     ///
     /// # Errors
-    /// If no packet socket can be had (`CAP_NET_RAW`).
+    /// If the packet socket cannot be opened (`CAP_NET_RAW`).
     pub fn start(lab: &Lab) -> Result<Self, LabError> {
-        let problem = || LabError::io("listen for ARP in the switch");
+        let problem = || LabError::io("capture ARP in the switch");
         let socket = namespace::run_in(lab.switch(), open).map_err(problem())?.map_err(problem())?;
         let (stopped, stop) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(LabError::errno("make a pipe"))?;
@@ -90,34 +89,34 @@ impl Watch {
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Stops and returns all frames, in the order in which they were heard.
+    /// Stops and returns all frames, in the order of capture.
     ///
     /// # Errors
-    /// If the kernel had to drop frames: then what was heard proves nothing.
-    pub fn stop(mut self) -> Result<Vec<Heard>, LabError> {
+    /// If the kernel dropped frames: then the capture proves nothing.
+    pub fn stop(mut self) -> Result<Vec<CapturedFrame>, LabError> {
         drop(self.stop.take());
         let Some(thread) = self.thread.take() else { return Ok(Vec::new()) };
-        let heard = match thread.join() {
-            Ok(heard) => heard.map_err(LabError::io("listen for ARP in the switch"))?,
+        let captured = match thread.join() {
+            Ok(captured) => captured.map_err(LabError::io("capture ARP in the switch"))?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        let Ears { frames, lost } = heard;
+        let CapturedFrames { frames, lost } = captured;
         if lost > 0 {
             let error = io::Error::other(format!(
-                "the kernel dropped {lost} frames, some of them \
-                maybe ARP; there was too much traffic to hear it all"
+                "the kernel dropped {lost} frames, \
+                possibly ARP: too much traffic for a complete capture"
             ));
-            return Err(LabError::io("tell who answered ARP")(error));
+            return Err(LabError::io("capture all ARP frames")(error));
         }
         Ok(frames)
     }
 }
 
-/// To be called in the namespace of the switch.
+/// Must be called in the namespace of the switch.
 fn open() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
-    setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     Ok(socket)
 }
@@ -126,8 +125,8 @@ fn listen(
     socket: &OwnedFd,
     stopped: &OwnedFd,
     networks: &BTreeMap<u32, NetworkName>,
-) -> io::Result<Ears> {
-    let mut heard = Ears::default();
+) -> io::Result<CapturedFrames> {
+    let mut captured = CapturedFrames::default();
     loop {
         let mut fds = [
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
@@ -138,19 +137,19 @@ fn listen(
             Err(error) => return Err(error.into()),
         }
         let ended = fds[1].revents().is_some_and(|events| !events.is_empty());
-        // Also at the end: what was sent before is still in the socket.
-        while hear(socket, networks, &mut heard)? {}
+        // Also at the end: the socket may still have frames.
+        while receive(socket, networks, &mut captured)? {}
         if ended {
-            return Ok(heard);
+            return Ok(captured);
         }
     }
 }
 
-/// Takes one frame out of the socket; false if there is none.
-fn hear(
+/// Reads one frame from the socket; false if it has none.
+fn receive(
     socket: &OwnedFd,
     networks: &BTreeMap<u32, NetworkName>,
-    heard: &mut Ears,
+    captured: &mut CapturedFrames,
 ) -> io::Result<bool> {
     let mut bytes = [0; neighbour::FRAME];
     let mut control = nix::cmsg_space!(u32);
@@ -159,7 +158,7 @@ fn hear(
     let (length, from, lost) =
         match recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut pieces, Some(&mut control), flags) {
             Ok(message) => {
-                // The kernel's own count of all that it dropped so far (SO_RXQ_OVFL, socket(7)).
+                // The kernel's count of dropped frames so far (SO_RXQ_OVFL, socket(7)).
                 let lost = message.cmsgs()?.find_map(|control| match control {
                     ControlMessageOwned::RxqOvfl(lost) => Some(lost),
                     _ => None,
@@ -167,56 +166,61 @@ fn hear(
                 (message.bytes, message.address, lost)
             }
             Err(nix::Error::EAGAIN) => return Ok(false),
-            // An interface went away, or a signal came: neither loses frames.
+            // A removed interface or a signal: neither loses frames.
             Err(nix::Error::ENETDOWN | nix::Error::EINTR) => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-    heard.lost = heard.lost.max(lost.unwrap_or(0));
-    // What a bridge sends by itself is not a frame of the lab's.
+    captured.lost = captured.lost.max(lost.unwrap_or(0));
+    // Frames of other interfaces are copies, or sent by the bridge itself.
     let from = from.filter(|from| from.pkttype() != libc::PACKET_OUTGOING);
     let bridge = from.and_then(|from| u32::try_from(from.ifindex()).ok());
     if let Some(network) = bridge.and_then(|bridge| networks.get(&bridge))
-        && let Some(said) = Said::parse(bytes.get(..length).unwrap_or_default())
+        && let Some(content) = AddressFrame::parse(bytes.get(..length).unwrap_or_default())
     {
-        heard.frames.push(Heard { at: Instant::now(), network: network.clone(), said });
+        captured.frames.push(CapturedFrame {
+            at: Instant::now(),
+            network: network.clone(),
+            content,
+        });
     }
     Ok(true)
 }
 
-/// How one hardware address claimed an IP address.
+/// The claims of one hardware address to an IP address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// When first.
+    /// Time of the first claim.
     pub first: Instant,
-    /// Replies and neighbour advertisements: "I have it".
+    /// ARP replies and neighbour advertisements.
     pub replies: u32,
-    /// Announcements: requests for its own address, which all hearers learn from (RFC 5227).
+    /// ARP announcements: requests for its own address, from which all receivers learn (RFC 5227).
     pub announcements: u32,
-    /// Other requests with the address as sender: whoever is asked learns it (RFC 826), which
-    /// `arp_announce` is there to prevent. And what is neither request nor reply.
+    /// Other requests with the address as sender: the receiver learns it (RFC 826), which `arp_announce`
+    /// prevents. Also operations other than request and reply.
     pub requests: u32,
 }
 
-/// Who claimed `vip`: had it as sender address, or advertised it, whatever the frame was for. By the
-/// hardware address that the hearers learned for it.
-pub fn announcements_of(frames: &[Heard], vip: IpAddr) -> BTreeMap<Mac, Claim> {
+/// The hosts that claimed `vip`, by hardware address: any frame with it as sender address, or an
+/// advertisement of it.
+pub fn claims_of(frames: &[CapturedFrame], vip: IpAddr) -> BTreeMap<Mac, Claim> {
     let mut claims = BTreeMap::new();
-    for Heard { at, said, .. } in frames {
-        match said {
-            Said::Arp(arp) if vip == arp.sender_ip => {
+    for CapturedFrame { at, content, .. } in frames {
+        match content {
+            AddressFrame::Arp(arp) if vip == arp.sender_ip => {
                 let claim = claim_of(&mut claims, *at, arp.sender_mac);
                 match arp.operation {
-                    // Also the gratuitous reply: it says the same.
+                    // Also gratuitous replies.
                     Operation::Reply => claim.replies += 1,
                     Operation::Request if vip == arp.target_ip => claim.announcements += 1,
                     Operation::Request | Operation::Other(_) => claim.requests += 1,
                 }
             }
-            Said::Neighbour(frame) if matches!(vip, IpAddr::V6(vip) if frame.claims(vip)) => {
+            AddressFrame::Neighbour(frame) if matches!(vip, IpAddr::V6(vip) if frame.claims(vip)) =>
+            {
                 let claim = claim_of(&mut claims, *at, frame.mac);
                 if frame.advertisement { claim.replies += 1 } else { claim.requests += 1 }
             }
-            Said::Arp(_) | Said::Neighbour(_) => {}
+            AddressFrame::Arp(_) | AddressFrame::Neighbour(_) => {}
         }
     }
     claims
@@ -243,7 +247,7 @@ mod tests {
     const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 25, 7, 250);
 
     #[test]
-    fn whoever_has_the_vip_as_sender_claims_it() {
+    fn a_frame_with_the_vip_as_sender_claims_it() {
         let arp = |sender_mac, operation, sender_ip, target_ip| ArpFrame {
             operation,
             sender_mac,
@@ -252,23 +256,27 @@ mod tests {
             outgoing: false,
         };
         let start = Instant::now();
-        let frames: Vec<Heard> = [
-            arp(WEB, Operation::Request, RIP, VIP), // asks for it: no claim
+        let frames: Vec<CapturedFrame> = [
+            arp(WEB, Operation::Request, RIP, VIP), // resolves the VIP: no claim
             arp(DIRECTOR, Operation::Reply, VIP, CLIENT),
             arp(DIRECTOR, Operation::Request, VIP, VIP),
             arp(WEB, Operation::Request, VIP, CLIENT),
             arp(WEB, Operation::Reply, RIP, CLIENT),
         ]
         .into_iter()
-        .map(|arp| Heard { at: start, network: "lan".parse().unwrap(), said: Said::Arp(arp) })
+        .map(|arp| CapturedFrame {
+            at: start,
+            network: "lan".parse().unwrap(),
+            content: AddressFrame::Arp(arp),
+        })
         .collect();
         let none = Claim { first: start, replies: 0, announcements: 0, requests: 0 };
         let expected = BTreeMap::from([
             (DIRECTOR, Claim { replies: 1, announcements: 1, ..none }),
             (WEB, Claim { requests: 1, ..none }),
         ]);
-        assert_eq!(announcements_of(&frames, VIP.into()), expected);
-        assert!(announcements_of(&frames, Ipv4Addr::UNSPECIFIED.into()).is_empty());
+        assert_eq!(claims_of(&frames, VIP.into()), expected);
+        assert!(claims_of(&frames, Ipv4Addr::UNSPECIFIED.into()).is_empty());
     }
 
     #[test]
@@ -285,7 +293,7 @@ mod tests {
             10_000,
             vec![advertisement.clone()],
             |bytes| {
-                let _ = Said::parse(bytes);
+                let _ = AddressFrame::parse(bytes);
             }
         );
     }

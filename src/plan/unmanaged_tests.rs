@@ -1,4 +1,4 @@
-//! What others made, and what comes of it: pure planning on hosts made by hand.
+//! What lvsprov did not make, and what comes of it: pure planning on hosts made by hand.
 
 #![allow(clippy::unwrap_used)]
 
@@ -63,13 +63,13 @@ fn same() -> VirtualService {
     service(WEB, "wlc", &["192.0.2.3:80", "192.0.2.4:80"])
 }
 
-fn goal(terms: Terms, desired: &Desired, seen: &Observation) -> Goal {
+fn goal(terms: AdoptPolicy, desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply_on(terms, &name(), 7, desired, seen).unwrap()
 }
 
-const PLAIN: Terms = Terms { adopt: false, exclusive: false };
-const ADOPT: Terms = Terms { adopt: true, exclusive: false };
-const EXCLUSIVE: Terms = Terms { adopt: false, exclusive: true };
+const PLAIN: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: false };
+const ADOPT: AdoptPolicy = AdoptPolicy { adopt: true, exclusive: false };
+const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true };
 
 fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();

@@ -55,10 +55,10 @@ pub fn shared<'a>(
     all: &mut Vec<Obstacle>,
 ) {
     let left = left(&goal.receipt, goal.settled.as_ref(), seen);
-    let mut said = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for item in steps.into_iter().map(Edit::item) {
         // One that is left has a step only where it would move along with another.
-        if is_module(&item) || left.contains(&item) || !said.insert(item.clone()) {
+        if is_module(&item) || left.contains(&item) || !reported.insert(item.clone()) {
             continue;
         }
         let having = |(_, theirs): &(_, &Receipt)| theirs.owned.contains(&item);
@@ -95,7 +95,7 @@ fn kept(item: &Item, goal: &Goal, seen: &Observation) -> (bool, bool) {
 
 /// What a topology owns whose receipt or journal cannot be read is not known. What is here and is neither
 /// ours nor stays so may be its own: that is neither changed, given back nor taken for what was found.
-/// Whatever is not here yet is nobody's.
+/// An item that does not exist here yet has no owner.
 pub fn unreadable<'a>(
     steps: impl IntoIterator<Item = &'a Edit>,
     goal: &Goal,
@@ -194,8 +194,8 @@ pub fn unfinished_elsewhere<'a>(
 }
 
 /// What a transaction that touches `touched`, and leaves `settled` behind, has in common with `theirs`:
-/// undoing that of the other topology would put it back under the feet of this one. What only is as it is
-/// wanted, without a step, counts too. Modules stay whoever loaded them.
+/// undoing that of the other topology would put it back under the feet of this one. An item that already matches,
+/// wanted, without a step, counts too. Modules do not: they are never unloaded.
 pub fn overlap(
     theirs: &OtherTransaction,
     touched: &Owned,
@@ -207,7 +207,7 @@ pub fn overlap(
 }
 
 /// What this topology gives up and `other` has. While that one has a transaction unfinished, this is not to be
-/// left to it: once that is undone it may have it no longer, and nobody would remember how it was.
+/// left to it: once that is undone it may have it no longer, and no receipt would have the value before.
 pub fn left_to(
     other: &TopologyName,
     working: &Receipt,
@@ -235,7 +235,7 @@ pub fn overlaps(
             moment(theirs.since),
             both.join(", ")
         ),
-        why: format!("whoever undoes that of {other} would put back what {mine} relies on"),
+        why: format!("undoing that of {other} would put back what {mine} relies on"),
         cure: format!(
             "`lvsprov apply` or `lvsprov rollback` with the file of {other} first: they finish or undo it"
         ),

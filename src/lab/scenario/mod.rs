@@ -1,17 +1,17 @@
-//! The story of one playbook, and the proof of each of its chapters:
+//! The test scenario of one playbook. Phases, each with its cases:
 //!
-//! bare hosts do not answer -> a plan changes nothing -> apply -> nobody but the director claimed the
-//! VIP meanwhile, and nothing was lost once it answered -> requests are shared as the weights say, and
-//! each service keeps what its setup promises -> a second apply does nothing -> whatever is undone by hand is mended, and only that -> destroy ->
-//! the hosts are as before.
+//! no service answers -> plan changes nothing -> apply: only the director claims the VIP, no request is
+//! lost -> traffic of each service: shares and the properties of its setup -> verify passes -> a second
+//! apply changes nothing -> apply repairs drift -> destroy restores every host.
 
-mod chapters;
 mod drift;
+mod phases;
 mod service;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::expect::setups::CaseOutcome;
 use super::sshd::Sshds;
 use super::{Lab, network::Management, targets};
 use crate::apply::ConnectionSettings;
@@ -21,84 +21,84 @@ use crate::state::Protocol;
 use crate::topology::{Host, Reach, Role, Service, SshTarget, Topology};
 use crate::transport::Options;
 
-/// How the lab's hosts are reached.
+/// How lvsprov connects to the lab's hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Over {
-    /// Agents are started in the namespaces directly.
+pub enum LabTransport {
+    /// Agents start directly in the namespaces.
     Local,
-    /// A real sshd runs in each namespace: the production way.
+    /// A real sshd runs in each namespace, as in production.
     Ssh,
 }
 
-/// How the story is told.
+/// Options of a scenario.
 #[derive(Debug, Clone)]
-pub struct Setting {
-    /// How hosts are reached.
-    pub over: Over,
+pub struct ScenarioOptions {
+    /// How lvsprov connects to the hosts.
+    pub transport: LabTransport,
     /// Requests to each service, from each client.
     pub requests: u32,
 }
 
-/// What a chapter proves, or why it does not.
-type Proof = Result<String, String>;
-
-/// Everything that the chapters need.
-struct Stage<'a> {
+/// The lab with everything that the phases need.
+struct Scenario<'a> {
     topology: &'a Topology,
     lab: Lab,
     settings: ConnectionSettings,
     requests: u32,
-    /// Whether the running kernel speaks SCTP, as far as it was asked.
+    /// Whether the kernel supports SCTP; true until a responder fails.
     sctp: bool,
-    /// Alive as long as the story: it ends with them.
+    /// Kept alive for the whole scenario.
     _sshds: Option<Sshds>,
     _state: tempfile::TempDir,
 }
 
-/// Brings one topology up and down again. Never fails: what went wrong is a case that did.
-pub async fn tell(
+/// Runs the scenario of one topology. Errors become failed cases.
+pub async fn run(
     playbook: &str,
     topology: &Topology,
-    setting: &Setting,
-    say: &dyn Fn(&str),
+    options: &ScenarioOptions,
+    print: &dyn Fn(&str),
 ) -> Vec<CaseResult> {
-    let mut teller = Teller {
+    let mut recorder = Recorder {
         playbook: format!(
             "{playbook} ({})",
-            match setting.over {
-                Over::Local => "local",
-                Over::Ssh => "ssh",
+            match options.transport {
+                LabTransport::Local => "local",
+                LabTransport::Ssh => "ssh",
             }
         ),
-        output: say,
+        output: print,
         cases: Vec::new(),
         started: Instant::now(),
     };
-    teller.title(topology);
-    match Stage::set(topology, setting) {
-        Ok(mut stage) => {
-            teller.case("bare hosts are built from the file", Ok(stage.describe()));
-            chapters::all(&mut stage, &mut teller).await;
+    recorder.title(topology);
+    match Scenario::new(topology, options) {
+        Ok(mut scenario) => {
+            recorder.case("the lab builds the hosts of the file", Ok(scenario.describe()));
+            phases::all(&mut scenario, &mut recorder).await;
         }
         Err(error) => {
             let text = crate::failure::Failure::from_error(error.as_ref()).to_string();
-            teller.case("bare hosts are built from the file", Err(text));
+            recorder.case("the lab builds the hosts of the file", Err(text));
         }
     }
-    teller.cases
+    recorder.cases
 }
 
-impl<'a> Stage<'a> {
-    fn set(topology: &'a Topology, setting: &Setting) -> Result<Self, Box<dyn std::error::Error>> {
-        let management = match setting.over {
-            Over::Local => Management::None,
-            Over::Ssh => Management::Bridge,
+impl<'a> Scenario<'a> {
+    fn new(
+        topology: &'a Topology,
+        options: &ScenarioOptions,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let management = match options.transport {
+            LabTransport::Local => Management::None,
+            LabTransport::Ssh => Management::Bridge,
         };
         let lab = Lab::build(topology, management)?;
         let state = tempfile::Builder::new().prefix("lvsprov-lab-").tempdir()?;
         let mut transport = Options {
             state_dir: Some(state.path().join("state")),
-            // Emulated machines are slow, and a lab has no user who waits.
+            // Emulated machines are slow.
             connect_timeout: Duration::from_mins(1),
             hello_timeout: Duration::from_mins(1),
             call_timeout: Duration::from_mins(1),
@@ -109,13 +109,13 @@ impl<'a> Stage<'a> {
         };
         let mut reach = BTreeMap::new();
         let mut sshds = None;
-        match setting.over {
-            Over::Local => {
+        match options.transport {
+            LabTransport::Local => {
                 for host in topology.hosts.keys() {
                     reach.insert(host.clone(), Reach::Netns(lab.netns_path(host)?));
                 }
             }
-            Over::Ssh => {
+            LabTransport::Ssh => {
                 let started = Sshds::start(&lab, topology.hosts.keys(), &std::env::current_exe()?)?;
                 transport.ssh_config = Some(started.ssh_config());
                 for host in topology.hosts.keys() {
@@ -129,7 +129,7 @@ impl<'a> Stage<'a> {
             topology,
             lab,
             settings,
-            requests: setting.requests,
+            requests: options.requests,
             sctp: true,
             _sshds: sshds,
             _state: state,
@@ -149,16 +149,15 @@ impl<'a> Stage<'a> {
         self.topology.with_role(Role::Client)
     }
 
-    /// Services that the lab can send requests to: those of which the file says where to, and whose
-    /// protocol the kernel speaks.
+    /// Services that the lab can test: with a VIP, and with a protocol that the kernel supports.
     fn services(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
         let sctp = self.sctp;
         let all = self.topology.services.iter().filter(|service| service.vip.is_some());
         all.filter(move |service| sctp || !uses_sctp(service))
     }
 
-    /// Services to which none can be sent because of the kernel.
-    fn untried(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
+    /// Services with a protocol that the kernel does not support.
+    fn unsupported_services(&self) -> impl Iterator<Item = &'a Service> + use<'a> {
         let sctp = self.sctp;
         self.topology.services.iter().filter(move |service| !sctp && uses_sctp(service))
     }
@@ -178,27 +177,27 @@ fn kernel_release() -> String {
         .unwrap_or_default()
 }
 
-/// Collects what was proven, and says it as it goes.
-struct Teller<'a> {
+/// Records the cases, and prints each one when it ends.
+struct Recorder<'a> {
     playbook: String,
     output: &'a dyn Fn(&str),
     cases: Vec<CaseResult>,
     started: Instant,
 }
 
-impl Teller<'_> {
+impl Recorder<'_> {
     fn title(&self, topology: &Topology) {
         let title = crate::report::lab::title(&self.playbook, topology.name.as_str());
-        self.say(&format!("{title}\n"));
+        self.print(&format!("{title}\n"));
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         (self.output)(text);
     }
 
-    /// Records a chapter; whether it was proven.
-    fn case(&mut self, name: &str, proof: Proof) -> bool {
-        let (ok, detail) = match proof {
+    /// Records a case; true if it passed.
+    fn case(&mut self, name: &str, outcome: CaseOutcome) -> bool {
+        let (ok, detail) = match outcome {
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
         };
@@ -210,7 +209,7 @@ impl Teller<'_> {
             detail,
         };
         self.started = Instant::now();
-        self.say(&crate::report::lab::case(&case));
+        self.print(&crate::report::lab::case(&case));
         self.cases.push(case);
         ok
     }

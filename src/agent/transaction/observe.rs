@@ -1,40 +1,43 @@
-//! Looking at a host: everything a plan needs, and nothing is changed by it, no module loaded.
+//! Observing a host: everything that a plan needs. Changes nothing, loads no module.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
+use super::actor::Actor;
+use super::store::Store;
 use super::{journal, others, receipt, records};
 use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
-use crate::kernel::observe::{self, KernelState};
+use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
 use crate::protocol::Execution;
 use crate::state::{Item, Link, Observation, Owned, Receipt, Sysctl, effects};
 
-/// How often a host is looked at again whose receipt or journal was written meanwhile.
-const LOOKS: u32 = 5;
+/// How often a host is observed again whose receipt or journal was written meanwhile.
+const ATTEMPTS: u32 = 5;
 
-/// Reads the host, in the network namespace of the calling thread.
+/// Reads the host.
 ///
-/// Receipt and host belong together: without the receipt, what another run has just changed would be
-/// taken for what was there before any. So it is looked again if the receipt was written meanwhile, or
-/// the journal, or that was brought to another phase.
-pub async fn look(
-    state_dir: &Path,
+/// Receipt and host belong together: without the receipt, a change that another run has just made would
+/// be taken for the state before any. So the host is read again if the receipt or the journal was
+/// written meanwhile, or the transaction's phase changed.
+pub(super) async fn observe(
+    store: &dyn Store,
+    actor: &dyn Actor,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<Observation> {
-    look_as(state_dir, topology, asked, counters, Others::Read).await
+    attempt(store, actor, topology, asked, counters, Others::Read).await
 }
 
-/// The same without what other topologies have on this host: undoing what is ours asks nothing of them.
-pub(super) async fn look_at_own(
-    state_dir: &Path,
+/// The same without other topologies' files: undoing this topology needs none of them.
+pub(super) async fn observe_own(
+    store: &dyn Store,
+    actor: &dyn Actor,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
 ) -> Result<Observation> {
-    look_as(state_dir, topology, asked, false, Others::LeftOut).await
+    attempt(store, actor, topology, asked, false, Others::LeftOut).await
 }
 
 /// Whether other topologies' receipts and journals are read.
@@ -44,46 +47,47 @@ enum Others {
     LeftOut,
 }
 
-async fn look_as(
-    state_dir: &Path,
+async fn attempt(
+    store: &dyn Store,
+    actor: &dyn Actor,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
     others: Others,
 ) -> Result<Observation> {
-    for _ in 0..LOOKS {
-        let before = journal::marks(state_dir, topology);
-        let seen = look_once(state_dir, topology, asked, counters, others).await;
-        // What cannot be read may have been taken away meanwhile.
-        if journal::marks(state_dir, topology) == before {
-            return seen;
+    for _ in 0..ATTEMPTS {
+        let before = journal::marks(store, topology);
+        let observation = read_once(store, actor, topology, asked, counters, others).await;
+        // A file that cannot be read may have been removed meanwhile.
+        if journal::marks(store, topology) == before {
+            return observation;
         }
     }
     Err(Error::new(format!("the receipt of {topology} changes faster than this host can be read"))
         .cure("another lvsprov is at work here: wait for it"))
 }
 
-async fn look_once(
-    state_dir: &Path,
+async fn read_once(
+    store: &dyn Store,
+    actor: &dyn Actor,
     topology: &TopologyName,
     asked: &BTreeSet<Sysctl>,
     counters: bool,
     others: Others,
 ) -> Result<Observation> {
-    let receipt = receipt::read(state_dir, topology)?;
+    let receipt = receipt::read(store, topology)?;
     let others = match others {
-        Others::Read => others::read(state_dir, topology)?,
-        Others::LeftOut => others::Others::default(),
+        Others::Read => others::read(store, topology)?,
+        Others::LeftOut => others::OtherEntries::default(),
     };
-    let open = journal::read(state_dir, topology)?;
-    let unfinished =
-        open.map(journal::Transaction::into_open_transaction).transpose()?.map(Box::new);
-    let reverted = records::reverted(&state_dir.join(topology.as_str()));
-    let touched = unfinished.as_ref().map(|there| &there.journal.touched);
+    let files = journal::read(store, topology)?;
+    let open = files.map(|files| files.into_open_transaction(actor)).transpose()?.map(Box::new);
+    let reverted = records::reverted(store, &store.root().join(topology.as_str()));
+    let touched = open.as_ref().map(|open| &open.journal.touched);
     let sysctls = |links: &BTreeMap<IfName, Link>| {
         wanted_sysctls(asked, receipt.as_ref(), touched, links.keys())
     };
-    let KernelState { facts, state, counters } = observe::read(sysctls, counters).await?;
+    let KernelState { facts, state, counters } = actor.observe(Box::new(sysctls), counters).await?;
     Ok(Observation {
         facts,
         state,
@@ -91,25 +95,26 @@ async fn look_once(
         others: others.receipts,
         unreadable: others.unreadable,
         strays: others.strays,
-        unfinished,
+        unfinished: open,
         reverted,
-        unfinished_elsewhere: others.unfinished,
+        unfinished_elsewhere: others.open,
         counters,
     })
 }
 
-/// Looks at a host that was changed: an error of that is part of the outcome.
-pub(super) async fn look_again(
-    state_dir: &Path,
+/// Observes a host that was changed: a failure to read it is part of the result.
+pub(super) async fn after_execution(
+    store: &dyn Store,
+    actor: &dyn Actor,
     topology: &TopologyName,
     sysctls: &BTreeSet<Sysctl>,
     done: usize,
     failure: Option<Failure>,
 ) -> Execution {
-    match look(state_dir, topology, sysctls, false).await {
+    match observe(store, actor, topology, sysctls, false).await {
         Ok(after) => Execution { done, failure, after },
         Err(error) => {
-            // What was done stays done: the caller must not take the empty state for the host's.
+            // The steps were executed: the caller must not take the empty state for the host's.
             let blind = Error::new("the host was changed, but cannot be read again").because(error);
             let failure = failure.or_else(|| Some(blind.to_failure()));
             Execution { done, failure, after: Observation::default() }

@@ -1,4 +1,4 @@
-//! On which terms real servers are taken out and in, and which of their connections count as live. Pure.
+//! How fast real servers are taken out and in, and which of their connections count as live. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,50 +8,52 @@ use crate::desired::service_key;
 use crate::state::{Counters, HostState, Observation, PacketRule, Protocol, ServiceKey};
 use crate::topology::{Host, PaceOverride, Service, Topology};
 
-/// On which terms a director's real servers are taken out and in.
+/// How fast a director's real servers are taken out and in.
 #[derive(Debug, Default)]
-pub struct Terms<'a> {
+pub struct PacingOptions<'a> {
     pub(super) services: BTreeMap<ServiceKey, &'a Service>,
-    pub(super) said: PaceOverride,
+    /// What the operator asks for in this run.
+    pub(super) overrides: PaceOverride,
     /// What the file says of a firewall mark: packets of which protocols have it.
     pub(super) marked: BTreeMap<ServiceKey, BTreeSet<Protocol>>,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> PacingOptions<'a> {
     /// Towards the file: what it says of each service that `host` directs.
     pub fn of(topology: &'a Topology, host: &Host) -> Self {
         let own = || topology.services.iter().filter(|service| service.director == host.name);
         let services = own().map(|service| (service_key(service), service)).collect();
-        Self { services, said: topology.pace, marked: marked(own()) }
+        Self { services, overrides: topology.pace, marked: marked(own()) }
     }
 
     /// Away from it: only what the operator says for this run, and what marks mean by the file.
     pub fn back(topology: &'a Topology) -> Self {
         let marked = marked(topology.services.iter());
-        Self { services: BTreeMap::new(), said: topology.pace, marked }
+        Self { services: BTreeMap::new(), overrides: topology.pace, marked }
     }
 
     /// Which connections of `key` are live ones.
     ///
-    /// What a mark stands for is said by the rules that are there now, for they made the connections that
-    /// there are; then by those that an unfinished transaction has found; then by the file. Where nobody
-    /// says it, every connection counts: better waited for too long than cut unseen.
-    pub(super) fn counted(&self, key: &ServiceKey, seen: &Observation) -> Counted {
-        let spoken = match key {
+    /// What a mark stands for follows from the present rules, which made the present connections; then from
+    /// those that an unfinished transaction found; then from the file. Where none names it, every connection
+    /// counts: better waited for too long than cut unseen.
+    pub(super) fn counted(&self, key: &ServiceKey, seen: &Observation) -> CountedConnections {
+        let protocols = match key {
             ServiceKey::Address(protocol, _) => BTreeSet::from([*protocol]),
             ServiceKey::Fwmark { v6, mark } => {
                 let before = seen.unfinished.as_deref().map(|there| &there.journal.before);
-                let said = [Some(&seen.state), before].into_iter().flatten();
-                said.map(|state| marked_by(state, *v6, *mark))
+                let states = [Some(&seen.state), before].into_iter().flatten();
+                states
+                    .map(|state| marked_by(state, *v6, *mark))
                     .find(|protocols| !protocols.is_empty())
                     .or_else(|| self.marked.get(key).cloned())
                     .unwrap_or_default()
             }
         };
-        if spoken.iter().all(|protocol| *protocol == Protocol::Udp) {
-            Counted::All
+        if protocols.iter().all(|protocol| *protocol == Protocol::Udp) {
+            CountedConnections::All
         } else {
-            Counted::Active
+            CountedConnections::Active
         }
     }
 }
@@ -87,7 +89,7 @@ fn marked_by(state: &HostState, v6: bool, number: u32) -> BTreeSet<Protocol> {
 /// Which connections of a real server are cut when it is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Counted {
+pub enum CountedConnections {
     /// Established ones: TCP and SCTP. The others are being made (a second later they are active), or
     /// over.
     Active,
@@ -96,7 +98,7 @@ pub enum Counted {
     All,
 }
 
-impl Counted {
+impl CountedConnections {
     /// How many of them `counters` has.
     pub fn of(self, counters: &Counters) -> u64 {
         let Counters { active, inactive, persistent: _, total: _ } = counters;

@@ -1,0 +1,196 @@
+//! The host on which this process runs, in the network namespace in which it runs: the [`Actor`] of a real
+//! host.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::process::{self, Process};
+use super::revert;
+use super::transaction::actor::{Actor, ArmedTimer, Executor, HostRun, WantedSysctls};
+use super::transaction::reverting::RevertOrder;
+use crate::kernel::error::{Error, Result};
+use crate::kernel::namespace::NamespaceId;
+use crate::kernel::net::Net;
+use crate::kernel::observe::{self, KernelState};
+use crate::kernel::{act, fault, traffic, who_has};
+use crate::names::IfName;
+use crate::protocol::Fetched;
+use crate::state::{Controller, Protocol, Step};
+
+/// The revert timer's process that this process started and released last.
+pub(super) type Released = Arc<Mutex<Option<Child>>>;
+
+/// This host.
+#[derive(Debug)]
+pub struct LocalHost {
+    program: PathBuf,
+    piped: bool,
+    released: Released,
+}
+
+impl Default for LocalHost {
+    fn default() -> Self {
+        Self { program: "/proc/self/exe".into(), piped: false, released: Released::default() }
+    }
+}
+
+impl LocalHost {
+    /// Reached by a pipe from another network namespace of this machine.
+    #[must_use]
+    pub fn piped(self, piped: bool) -> Self {
+        Self { piped, ..self }
+    }
+
+    /// With another program than this one for the revert timer: where this one is not lvsprov.
+    #[must_use]
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program, ..self }
+    }
+}
+
+impl Actor for LocalHost {
+    fn is_root(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn observe<'a>(
+        &'a self,
+        wanted: WantedSysctls<'a>,
+        counters: bool,
+    ) -> BoxFuture<'a, Result<KernelState>> {
+        Box::pin(async move {
+            let mut read = observe::read(wanted, counters).await?;
+            if self.piped && read.facts.controller == Controller::Unknown {
+                read.facts.controller = Controller::Pipe;
+            }
+            Ok(read)
+        })
+    }
+
+    fn open_executor(&self) -> Result<Box<dyn Executor + '_>> {
+        Ok(Box::new(KernelExecutor(Net::open()?)))
+    }
+
+    fn who_has<'a>(
+        &'a self,
+        dev: &'a IfName,
+        target: IpAddr,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<BTreeSet<String>>> {
+        Box::pin(who_has(dev, target, wait))
+    }
+
+    fn fetch(
+        &self,
+        target: SocketAddr,
+        protocol: Protocol,
+        count: u32,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Fetched>> {
+        Box::pin(traffic::fetch(target, protocol, count, timeout))
+    }
+
+    fn boottime_ms(&self) -> u64 {
+        process::boottime_ms()
+    }
+
+    fn unix_time_s(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn run(&self) -> Result<HostRun> {
+        Ok(HostRun {
+            boot: process::boot_id()?,
+            init: process::init_start(),
+            namespace: NamespaceId::current().ok(),
+        })
+    }
+
+    fn own_process(&self) -> Result<Process> {
+        Process::own()
+    }
+
+    fn is_alive(&self, process: &Process) -> bool {
+        process.is_alive()
+    }
+
+    fn kill(&self, process: &Process) -> Result<()> {
+        process.end()
+    }
+
+    fn random(&self) -> Result<String> {
+        process::by_chance()
+    }
+
+    fn controller_address(&self) -> Option<IpAddr> {
+        observe::controller()
+    }
+
+    fn arm(&self, state_dir: &Path, order: &RevertOrder) -> Result<Box<dyn ArmedTimer>> {
+        let released = Arc::clone(&self.released);
+        Ok(Box::new(revert::arm(&self.program, state_dir, order, released)?))
+    }
+
+    fn disarm(&self, timer: Option<&Process>) {
+        if let Some(process) = timer {
+            let _ = process.end();
+        }
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = released {
+            // It may wait for the lock, and would never end by itself then. It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// On `CLOCK_BOOTTIME`, which is never set. Blocks the thread: the timer's process has nothing else to
+    /// do.
+    fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let failed = |errno: Errno| Error::new("the revert timer cannot sleep").because(errno);
+            let alarm =
+                TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC).map_err(failed)?;
+            set_alarm(&alarm, boottime_ms)?;
+            loop {
+                match alarm.wait() {
+                    Ok(()) => return Ok(()),
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(failed(errno)),
+                }
+            }
+        })
+    }
+
+    fn retry_pause(&self, pause: Duration) -> Duration {
+        fault::pause(pause)
+    }
+
+    fn reach(&self, point: &str) {
+        fault::at(point);
+    }
+}
+
+/// Sets `alarm` to a time in milliseconds since the host was started.
+pub(super) fn set_alarm(alarm: &TimerFd, boottime_ms: u64) -> Result<()> {
+    let at = TimeSpec::from_duration(Duration::from_millis(boottime_ms.max(1)));
+    alarm
+        .set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+        .map_err(|errno| Error::new("the revert timer cannot be set").because(errno))
+}
+
+struct KernelExecutor(Net);
+
+impl Executor for KernelExecutor {
+    fn execute<'a>(&'a self, steps: &'a [Step]) -> BoxFuture<'a, (usize, Option<Error>)> {
+        Box::pin(act::carry_out(&self.0, steps))
+    }
+}

@@ -1,0 +1,136 @@
+//! The host, as the transaction sees it: the kernel's state, processes, clocks and the revert timer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::super::process::Process;
+use super::reverting::RevertOrder;
+use crate::kernel::error::{Error, Result};
+use crate::kernel::namespace::NamespaceId;
+use crate::kernel::observe::KernelState;
+use crate::names::IfName;
+use crate::protocol::Fetched;
+use crate::state::{Link, Protocol, Step, Sysctl};
+
+/// Names the sysctls to read, given the host's links.
+pub type WantedSysctls<'a> =
+    Box<dyn FnOnce(&BTreeMap<IfName, Link>) -> BTreeSet<Sysctl> + Send + 'a>;
+
+/// The host on which a transaction works.
+pub trait Actor: fmt::Debug + Send + Sync {
+    /// Whether this process may change the host.
+    fn is_root(&self) -> bool;
+
+    /// Reads the kernel. `counters`: the connection counters of IPVS too.
+    fn observe<'a>(
+        &'a self,
+        wanted: WantedSysctls<'a>,
+        counters: bool,
+    ) -> BoxFuture<'a, Result<KernelState>>;
+
+    /// Opens what executing steps needs.
+    fn open_executor(&self) -> Result<Box<dyn Executor + '_>>;
+
+    /// See [`crate::protocol::Request::WhoHas`].
+    fn who_has<'a>(
+        &'a self,
+        dev: &'a IfName,
+        target: IpAddr,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<BTreeSet<String>>>;
+
+    /// See [`crate::protocol::Request::Fetch`].
+    fn fetch(
+        &self,
+        target: SocketAddr,
+        protocol: Protocol,
+        count: u32,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Fetched>>;
+
+    /// Milliseconds since the host was started, suspension included.
+    fn boottime_ms(&self) -> u64;
+
+    /// Seconds since 1970, by the host's clock.
+    fn unix_time_s(&self) -> u64;
+
+    /// This run of the host.
+    fn run(&self) -> Result<HostRun>;
+
+    /// This process.
+    fn own_process(&self) -> Result<Process>;
+
+    /// Whether `process` still runs.
+    fn is_alive(&self, process: &Process) -> bool;
+
+    /// Kills `process`, if it still runs.
+    fn kill(&self, process: &Process) -> Result<()>;
+
+    /// 128 random bits, as text.
+    fn random(&self) -> Result<String>;
+
+    /// The address that this connection's controller is logged in from, where the host knows it.
+    fn controller_address(&self) -> Option<IpAddr>;
+
+    /// Starts the revert timer's process, and waits until it runs.
+    fn arm(&self, state_dir: &Path, order: &RevertOrder) -> Result<Box<dyn ArmedTimer>>;
+
+    /// Ends the process of a revert timer whose transaction needs it no more, and the one that this
+    /// connection released last. The phase on the disk stops a timer too: this only removes the process.
+    fn disarm(&self, timer: Option<&Process>);
+
+    /// Sleeps until so many milliseconds after the host was started.
+    fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>>;
+
+    /// How long the revert timer waits before it tries again, where it would wait for `pause`; tests wait
+    /// less.
+    fn retry_pause(&self, pause: Duration) -> Duration {
+        pause
+    }
+
+    /// A point of [`crate::kernel::fault`].
+    fn reach(&self, _point: &str) {}
+}
+
+/// Executes steps.
+pub trait Executor: Send + Sync {
+    /// Executes the steps in order. How many were executed, from the first, and why the next one failed.
+    fn execute<'a>(&'a self, steps: &'a [Step]) -> BoxFuture<'a, (usize, Option<Error>)>;
+}
+
+/// A revert timer whose process runs. Dropped, it is killed.
+pub trait ArmedTimer: Send {
+    /// Its process.
+    fn process(&self) -> Result<Process>;
+
+    /// Lets it live: from here on the files on the disk decide what it does.
+    fn release(self: Box<Self>);
+}
+
+/// One run of a host, or of the container or network namespace that is the host here: what the kernel
+/// holds is gone in the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRun {
+    /// Names the time since the kernel was started.
+    pub boot: String,
+    /// When the first process was started, in clock ticks since the kernel was: tells two runs of a
+    /// container apart. `None` if it cannot be read.
+    pub init: Option<u64>,
+    /// The network namespace; one that was deleted and made again is as empty as after a restart. `None`
+    /// if it cannot be read.
+    pub namespace: Option<NamespaceId>,
+}
+
+impl HostRun {
+    /// Whether this is surely another run than `other`: by what is known of both.
+    pub fn differs(&self, other: &Self) -> bool {
+        let init = self.init.zip(other.init).is_some_and(|(a, b)| a != b);
+        let namespace = self.namespace.as_ref().zip(other.namespace.as_ref());
+        init || namespace.is_some_and(|(a, b)| a.differs(b)) || self.boot != other.boot
+    }
+}
