@@ -42,7 +42,7 @@ pub struct VmOptions {
     pub kvm: Kvm,
     /// In MiB; 256 and more.
     pub memory_mib: u32,
-    /// Virtual processors, 1 to 64; `None`: 2 under KVM, 1 emulated.
+    /// Virtual processors, 1 to 64; `None`: one under emulation, else two.
     pub cpus: Option<u8>,
     /// Folders that the guest may write to, at the same path. They must exist.
     pub share: Vec<PathBuf>,
