@@ -126,7 +126,7 @@ fn every_product_has_a_bound() {
 
     let mut text = cluster(5_000, 5_000);
     service(&mut text, "80", 0..5_000);
-    assert!(refused(&text).contains("ways"), "clients and real servers");
+    assert!(refused(&text).contains("paths"), "clients and real servers");
 
     let mut text = cluster(1, 0);
     for n in 1..3_000 {
