@@ -1,5 +1,5 @@
-//! Which process, and since when: told apart from one that got its number later, and on the one clock
-//! that nobody sets.
+//! Identifies a process by its number and its start time, as numbers are given again. Times are of the
+//! boot-time clock, which no program sets.
 
 use std::fs;
 

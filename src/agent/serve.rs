@@ -87,8 +87,8 @@ pub fn main(options: AgentOptions) -> ExitCode {
     }
 }
 
-/// Moves the protocol's two streams out of everybody else's reach: stdin becomes empty, stdout
-/// becomes stderr.
+/// Moves the protocol's two streams to descriptors of their own: for the rest of the process stdin is empty,
+/// and stdout is stderr.
 fn take_stdio() -> io::Result<(File, File)> {
     let input = unistd::dup(io::stdin())?;
     let output = unistd::dup(io::stdout())?;
@@ -157,12 +157,12 @@ fn idle(error: &FrameError) -> Option<AgentError> {
     source.get_ref()?.downcast_ref::<Silence>().map(|silence| AgentError::Idle { limit: silence.0 })
 }
 
-/// For how long the controller was not heard.
+/// How long the controller sent nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing moved for {} s", .0.as_secs())]
 struct Silence(Duration);
 
-/// How long a stream may rest; shared with whoever knows.
+/// How long a stream may rest; shared by the stream and the loop that serves requests.
 type IdleLimit = Rc<Cell<Option<Duration>>>;
 
 /// A stream that waits for the other side no longer than the limit says at that moment.

@@ -55,7 +55,7 @@ pub(super) enum Kind {
     HostAfter,
     /// The step in the middle is refused by the kernel; a request without steps is refused.
     Refusal,
-    /// The controller is killed before the request is heard.
+    /// The controller is killed before the request arrives.
     ControllerBefore,
     /// The same after it was carried out.
     ControllerAfter,

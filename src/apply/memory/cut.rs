@@ -19,7 +19,7 @@ pub(super) struct Way {
     pub direction: Direction,
 }
 
-/// An apply to bare hosts, one that changes what is there, and a destroy.
+/// An apply to bare hosts, one that changes a running cluster, and a destroy.
 pub(super) async fn ways() -> Vec<Way> {
     let way = async |name, first: Option<Topology>, topology: Topology, direction| {
         let start = World::bare(&topology);
@@ -94,7 +94,7 @@ pub(super) fn is_as_before(way: &Way, world: &World, what: &str) {
     }
 }
 
-/// Where real servers are lost, and nobody has agreed, everybody else is as before.
+/// Where real servers are lost before any host has voted, every other host is as before.
 fn others_are_as_before(way: &Way, world: &World, what: &str) {
     let (before, hosts) = (way.start.hosts(), world.hosts());
     let lost = |name: &HostName| !hosts[name].reached;

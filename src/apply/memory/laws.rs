@@ -44,13 +44,13 @@ pub(super) fn larger() -> Topology {
     Cluster::of(&[(Forward::Dr, 80, vec![1, 2, 3]), (Forward::Tun, 81, vec![1, 3])]).topology
 }
 
-/// A runtime whose clock goes on by itself when everybody waits.
+/// A runtime whose clock goes on by itself when every task waits.
 pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 #[test]
-fn an_apply_is_agreed_and_settled_everywhere_and_a_second_one_asks_nobody() {
+fn an_apply_is_committed_on_every_host_and_a_second_one_sends_no_request() {
     runtime().block_on(async {
         let (world, topology) = (World::bare(&larger()), larger());
         let came = run(&world, &topology, APPLY, &policy()).await;
@@ -61,7 +61,7 @@ fn an_apply_is_agreed_and_settled_everywhere_and_a_second_one_asks_nobody() {
         let again = run(&world, &topology, APPLY, &policy()).await;
         assert_eq!(again.report.transaction, None);
         assert!(again.report.hosts.values().all(|host| host.status == HostStatus::Unchanged));
-        assert_eq!(world.asked(), asked, "somebody was asked");
+        assert_eq!(world.asked(), asked, "a host was asked");
         let back = run(&world, &topology, Direction::Destroy, &policy()).await;
         assert_eq!(back.report.transaction.unwrap().ended, TransactionEnd::Committed);
         let was = World::bare(&topology).hosts();

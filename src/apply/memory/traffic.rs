@@ -236,7 +236,7 @@ fn where_nothing_changes_nothing_is_sent() {
     });
 }
 
-/// All steps are done, nobody has agreed: the next apply tries what the first could not, though it has no
+/// All steps are done, no host has voted: the next apply tries what the first could not, though it has no
 /// step to do; and rollback leads back.
 #[test]
 fn killed_while_requests_are_sent_it_can_be_finished_or_undone() {

@@ -230,7 +230,7 @@ fn what_is_kept_although_it_was_not_verified_is_told_as_unfinished() {
         for words in
             ["done, and left open", "undoes all of it by itself in about", "left unfinished on"]
         {
-            assert!(text.contains(words), "{words:?} is not said: {text}");
+            assert!(text.contains(words), "{words:?} is missing: {text}");
         }
         assert!(!text.contains("verified"), "{text}");
     });

@@ -1,4 +1,4 @@
-//! Carrying out a run of IPVS edits: each is checked against what is there first, then they go to
+//! Carrying out a run of IPVS edits: each is checked against the present table first, then they go to
 //! the kernel in large batches, and not one is done behind the first that fails.
 //!
 //! The kernel does not stop at an error, so what it did behind one is taken back. To keep that rare
@@ -142,7 +142,7 @@ fn parts<'c>(edits: impl Iterator<Item = &'c Edit>) -> BTreeSet<String> {
 fn unknown(count: usize, error: Error) -> Error {
     Error::new(format!("{error}; which of the next {count} edits were done is not known"))
         .because(error)
-        .cure("plan again: it starts from what is there now")
+        .cure("plan again: a new plan starts from the present state")
 }
 
 fn first_error(results: &[std::result::Result<(), Errno>]) -> Option<(usize, Errno)> {
@@ -176,7 +176,7 @@ fn take_back(
             "{error}; and what the kernel had done behind it could not be taken back: {left}"
         ))
         .because(error)
-        .cure("plan again: it starts from what is there now"),
+        .cure("plan again: a new plan starts from the present state"),
     }
 }
 

@@ -47,13 +47,6 @@ const AVOIDED: &[&str] = &[
     "course of",
 ];
 
-/// Folders of src/ that still have such words. The list only gets shorter: what is clean is taken out of it,
-/// and nothing is added. With `LVSPROV_WORDS=all` in the environment the test prints all that is left.
-const TO_DO: &[&str] = &["src/agent", "src/apply/memory", "src/kernel"];
-
-/// How many of them are left there. Only ever lowered.
-const LEFT: usize = 56;
-
 /// The avoided words of a text, each once. What stands in braces is a name in code.
 fn avoided(text: &str) -> BTreeSet<&'static str> {
     let mut depth = 0_u32;
@@ -95,10 +88,7 @@ fn documents_name_who_acts() {
 }
 
 fn messages_and_doc_comments_name_who_acts() {
-    let all = std::env::var_os("LVSPROV_WORDS").is_some();
     let mut found = Vec::new();
-    let mut dirty = BTreeSet::new();
-    let mut left = 0;
     for path in sources() {
         let text = read(&path);
         for (line, text) in texts(&text) {
@@ -108,21 +98,11 @@ fn messages_and_doc_comments_name_who_acts() {
             }
             let plain: String = text.split('`').step_by(2).collect::<Vec<_>>().join(" ");
             for word in avoided(&plain) {
-                let todo = TO_DO.iter().find(|place| !all && path.starts_with(**place));
-                match todo {
-                    Some(place) => {
-                        dirty.insert(*place);
-                        left += 1;
-                    }
-                    None => found.push(format!("{path}:{line}: {word:?} in {text:?}")),
-                }
+                found.push(format!("{path}:{line}: {word:?} in {text:?}"));
             }
         }
     }
     assert!(found.is_empty(), "name who or what is meant:\n{}", found.join("\n"));
-    let clean: Vec<_> = TO_DO.iter().filter(|place| !dirty.contains(*place)).collect();
-    assert!(clean.is_empty(), "clean or gone, so take them out of TO_DO: {clean:?}");
-    assert!(left <= LEFT, "{left} avoided words are left, {} more than before", left - LEFT);
 }
 
 /// Every Rust file under src/, by path from the root.
