@@ -208,7 +208,7 @@ async fn agents_of_a_clock_that_was_ahead_are_cleaned_up_and_not_ours() {
     // Ours, two others, and what may be just on its way, as of today from now on.
     assert_eq!(stored.len(), 4, "{stored:?}");
     for path in &stored {
-        assert!(fs::metadata(path).unwrap().modified().unwrap() < ahead, "{path:?}");
+        assert!(fs::metadata(path).unwrap().modified().unwrap() < ahead, "{}", path.display());
     }
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     let second = fs::metadata(sshd.stored().iter().find(ours).unwrap()).unwrap();
