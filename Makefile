@@ -24,7 +24,7 @@ test: # everything; the last part boots virtual machines; at the end stands how 
 quick: # what needs neither root nor a virtual machine
 	scripts/need test
 	$(BARE)
-	$(call TEST,user) --lib --test pure
+	LVSPROV_QUICK=1 $(call TEST,user) --lib --test pure
 
 # Parts of `make test`, for when the rest has run: make test-vm, or one group of cases: make test-vm CASES=live_changes
 CASES ?=
