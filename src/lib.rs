@@ -12,7 +12,7 @@
 //! A module uses only modules that stand before it in this list; a test draws the graph
 //! (tests/pure/house.rs):
 //!
-//! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`].
+//! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`], [`whole_file`].
 //! 2. The core, which is pure: [`state`] (what a host is, wanted or seen), [`topology`] (the file),
 //!    [`desired`] (the file -> each host's state), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
 //! 3. [`protocol`]: the messages between controller and agent.
@@ -42,3 +42,4 @@ mod support;
 pub mod topology;
 pub mod transport;
 pub mod visible;
+pub mod whole_file;

@@ -1,7 +1,7 @@
 //! `import`: reads what exists, from a file or from running hosts, and writes the topology.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::protocol::{Reply, Request};
 use crate::state::{Observation, Sysctl};
 use crate::topology::{self, Reach, SshTarget};
 use crate::transport::{Connection, Options};
-use crate::{desired, plan, report};
+use crate::{desired, plan, report, whole_file};
 
 /// Why an import failed.
 #[derive(Debug, thiserror::Error)]
@@ -360,26 +360,9 @@ fn print_import(
     Ok(())
 }
 
-/// Writes the whole file or nothing.
 fn write(path: &Path, text: &str, force: bool) -> Result<(), ImportError> {
-    let failed = |source| ImportError::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .prefix(".lvsprov-import-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    if force {
-        file.persist(path).map_err(|error| failed(error.error))?;
-        return Ok(());
-    }
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(ImportError::Exists(path.to_owned()))
-        }
-        Err(error) => Err(failed(error.error)),
-    }
+    whole_file::write(path, text.as_bytes(), 0o644, force).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => ImportError::Exists(path.to_owned()),
+        _ => ImportError::Write { path: path.to_owned(), source },
+    })
 }

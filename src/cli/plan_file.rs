@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputFormat};
@@ -15,6 +14,7 @@ use crate::apply::{ClusterReport, operator};
 use crate::check;
 use crate::names::HostName;
 use crate::topology::PaceOverride;
+use crate::whole_file;
 
 /// In bytes; more than any plan needs: 100,000 destinations are about 60 MB.
 const LIMIT: u64 = 512 << 20;
@@ -107,21 +107,10 @@ fn write(
     let plan = SavedPlan::of(content, operator::here().to_string(), operator::now());
     let failed = |source| PlanFileError::Write { path: path.to_owned(), source };
     let text = serde_json::to_vec_pretty(&plan)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .prefix(".lvsprov-plan-")
-        .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    let kept = if force { file.persist(path) } else { file.persist_noclobber(path) };
-    match kept {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(PlanFileError::Exists { path: path.to_owned() }.into())
-        }
-        Err(error) => Err(failed(error.error).into()),
-    }
+    whole_file::write(path, &text, 0o600, force).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => PlanFileError::Exists { path: path.to_owned() }.into(),
+        _ => failed(error).into(),
+    })
 }
 
 /// The text of a file that is a saved plan; `None`: it is something else, or cannot be read, which reading it

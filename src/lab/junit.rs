@@ -3,13 +3,14 @@
 //! Characters that XML 1.0 forbids are removed: quick-junit removes control characters, this module the
 //! two others.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::report::lab::CaseResult;
+use crate::whole_file;
 
 /// Why the results could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +35,8 @@ pub enum JunitError {
 /// If the folder of `path` does not exist or cannot be written.
 pub fn write(path: &Path, results: &[CaseResult]) -> Result<(), JunitError> {
     let xml = report(results).to_string()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let put = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(xml.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    put().map_err(|source| JunitError::Io { path: path.display().to_string(), source })
+    whole_file::write(path, xml.as_bytes(), 0o644, true)
+        .map_err(|source| JunitError::Io { path: path.display().to_string(), source })
 }
 
 fn report(results: &[CaseResult]) -> Report {

@@ -20,6 +20,7 @@ const LAYERS: &[&str] = &[
     "finding",
     "failure",
     "visible",
+    "whole_file",
     "state",
     "topology",
     "desired",
