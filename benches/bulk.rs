@@ -302,20 +302,20 @@ fn apply(netns: &NetnsHost, table: &Table) -> [Duration; 3] {
     let start = Instant::now();
     let (steps, goal) = plan(&desired, &seen);
     let plan = start.elapsed();
-    let settled = goal.settled.clone();
-    if steps.is_empty() && settled == seen.receipt {
+    let receipt_after = goal.receipt_after.clone();
+    if steps.is_empty() && receipt_after == seen.receipt {
         return [look, plan, Duration::ZERO];
     }
     let act = netns.run(|| transact(netns, &seen, steps, goal));
     [look, plan, act]
 }
 
-/// Begun, done and settled over one connection.
+/// Begun, done and receipt_after over one connection.
 fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal) -> Duration {
-    let Goal { receipt, settled, .. } = goal;
+    let Goal { receipt, receipt_after, .. } = goal;
     let count = steps.len();
-    let changes = steps.iter().map(|step| step.change.clone()).collect();
-    let begin = Prepare { receipt, settled, ..netns_host::begin(1, changes, seen) };
+    let changes = steps.iter().map(|step| step.edit.clone()).collect();
+    let begin = Prepare { receipt, receipt_after, ..netns_host::begin(1, changes, seen) };
     let (topology, transaction) = (netns_host::topology(), begin.journal.transaction.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut host = netns_host::host(netns.folder.path());
@@ -339,7 +339,7 @@ fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal)
 fn run_only(netns: &NetnsHost, table: &Table) -> Duration {
     let state = HostState { services: table.clone(), ..HostState::default() };
     let (steps, _) = plan(&Desired { state, ..Desired::default() }, &netns.look(&[]));
-    let changes: Vec<_> = steps.iter().map(|step| &step.change).collect();
+    let changes: Vec<_> = steps.iter().map(|step| &step.edit).collect();
     let start = Instant::now();
     let (done, failed) = netns.run(|| ipvs::run::carry_out(&changes));
     let time = start.elapsed();

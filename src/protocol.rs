@@ -133,7 +133,7 @@ pub struct Prepare {
     /// The receipt while the transaction is open: it names all that may be changed.
     pub receipt: Receipt,
     /// The receipt after the commit; `None`: it is removed.
-    pub settled: Option<Receipt>,
+    pub receipt_after: Option<Receipt>,
     /// When the host undoes the transaction by itself; `None`: never.
     pub revert: Option<RevertAfter>,
     /// Seconds without a message after which the agent takes the controller for lost and ends; 1-86400.

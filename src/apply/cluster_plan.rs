@@ -141,8 +141,8 @@ pub fn plan_host(
             // A transaction that was cut off before it wrote its receipt changed nothing, and its journal
             // still has to be closed.
             let without_receipt = || {
-                let unfinished = observed.unfinished.as_deref()?;
-                Some(Goal { settled: None, ..Goal::undo(unfinished, observed) })
+                let unfinished = observed.open_transaction.as_deref()?;
+                Some(Goal { receipt_after: None, ..Goal::undo(unfinished, observed) })
             };
             let Some(goal) = Goal::destroy(observed).or_else(without_receipt) else {
                 return HostPlanResult::Absent(HostStatus::Unchanged);
@@ -152,7 +152,7 @@ pub fn plan_host(
             (goal, obstacles)
         }
     };
-    let mut goal = match observed.unfinished.as_deref() {
+    let mut goal = match observed.open_transaction.as_deref() {
         Some(unfinished) => goal.taking_over(unfinished, observed),
         None => goal,
     };
@@ -173,7 +173,7 @@ pub fn plan_host(
             };
             let Arranged { stages, pacing, notes } = drain::arrange(&options, observed, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
-            drain::borrow(&mut goal, steps.map(|step| &step.change), &observed.state);
+            drain::borrow(&mut goal, steps.map(|step| &step.edit), &observed.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
@@ -191,7 +191,7 @@ pub fn plan_host(
 /// Gives the removal of a service that lvsprov did not make its reason.
 fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
     for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let Item::Service(key) = step.change.item() else { continue };
+        let Item::Service(key) = step.edit.item() else { continue };
         if goal.displaced.contains(&key) {
             "`ipvs: exclusive`: it is not in the file, and lvsprov did not make it; destroy puts it back"
                 .clone_into(&mut step.why);
@@ -202,10 +202,10 @@ fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
 /// Looks for obstacles and cautions in the steps themselves.
 fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
     let changes: Vec<Edit> =
-        plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
+        plan.stages.iter().flat_map(|(_, steps)| steps).map(|step| step.edit.clone()).collect();
     let mut obstacles = Vec::new();
     other_topologies::shared(&changes, &plan.goal, observed, &mut obstacles);
-    other_topologies::unfinished_elsewhere(&changes, &plan.goal, observed, &mut obstacles);
+    other_topologies::open_elsewhere(&changes, &plan.goal, observed, &mut obstacles);
     other_topologies::unreadable(&changes, &plan.goal, observed, &mut obstacles);
     if !obstacles.is_empty() {
         return HostPlanResult::Obstructed(obstacles);
@@ -271,7 +271,7 @@ impl HostPlanResult {
 impl HostPlan {
     /// Whether there is nothing to do, the receipt included.
     pub fn is_idle(&self, observed: Option<&crate::state::Receipt>) -> bool {
-        self.stages.is_empty() && self.goal.settled.as_ref() == observed
+        self.stages.is_empty() && self.goal.receipt_after.as_ref() == observed
     }
 
     /// Its steps as reports.
@@ -279,11 +279,11 @@ impl HostPlan {
         let steps = self.stages.iter().flat_map(|(stage, steps)| {
             steps.iter().map(|step| StepReport {
                 stage: *stage,
-                text: step.change.to_string(),
-                change: step.change.clone(),
+                text: step.edit.to_string(),
+                edit: step.edit.clone(),
                 why: step.why.clone(),
                 state,
-                cost: Cost::of(&self.pacing, &step.change),
+                cost: Cost::of(&self.pacing, &step.edit),
             })
         });
         steps.collect()
@@ -298,8 +298,8 @@ impl HostPlan {
     /// Items of the file that the host had before lvsprov, in the wanted state: after a receipt was lost the
     /// operator wants to know.
     fn used_as_it_is(&self) -> Option<String> {
-        let Goal { wanted, receipt, settled, left, .. } = &self.goal;
-        settled.as_ref()?;
+        let Goal { wanted, receipt, receipt_after, left, .. } = &self.goal;
+        receipt_after.as_ref()?;
         let stays = |item: &Item| {
             matches!(item, Item::Service(_) | Item::Address(_) | Item::Table(_) | Item::Tunnel(_))
                 && unmanaged::is_same(item, &receipt.found, wanted)
@@ -327,7 +327,7 @@ impl HostPlan {
             )
         };
         let owned = self.goal.owned.iter();
-        if self.goal.settled.is_some() {
+        if self.goal.receipt_after.is_some() {
             return Vec::new();
         }
         owned

@@ -70,7 +70,7 @@ impl ClusterTransaction<'_, '_> {
                 requests::resume(self.session, &ids, &self.policy.by, false).await;
                 // A host that was lost after it closed its journal is done.
                 let observed = self.session.observe_hosts(&names, false).await;
-                let is_closed = |name: &HostName| matches!(observed.get(name), Some(Ok(host)) if host.unfinished.is_none());
+                let is_closed = |name: &HostName| matches!(observed.get(name), Some(Ok(host)) if host.open_transaction.is_none());
                 ids.retain(|name, _| !is_closed(name));
                 continue;
             }

@@ -168,7 +168,7 @@ async fn try_network(
     }
     // An open transaction that is finished here was never tried by its own run.
     let changes = |participant: &Participant<'_>| {
-        !participant.plan.stages.is_empty() || participant.observed.unfinished.is_some()
+        !participant.plan.stages.is_empty() || participant.observed.open_transaction.is_some()
     };
     if !transaction.participants.values().any(changes) {
         transaction.report.verifications = traffic::not_sent(topology, NOTHING_CHANGED);
@@ -317,7 +317,9 @@ async fn committed_elsewhere(
     }
     let observed = transaction.session.observe_hosts(&hosts, false).await;
     let is_open = |host: &Observation| {
-        host.unfinished.as_ref().is_some_and(|open| open.journal.transaction == transaction.id)
+        host.open_transaction
+            .as_ref()
+            .is_some_and(|open| open.journal.transaction == transaction.id)
     };
     let any_open = observed.values().any(|host| host.as_ref().map_or(true, is_open));
     if observed.len() < hosts.len() || any_open {

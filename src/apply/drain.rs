@@ -235,7 +235,7 @@ impl DirectorDrain {
                 host.notes.push(note);
             }
             let steps = host.steps.iter_mut();
-            for step in steps.filter(|step| one.leaving.is_removed_by(&step.change)) {
+            for step in steps.filter(|step| one.leaving.is_removed_by(&step.edit)) {
                 step.cost.connections_cut = one.left;
             }
         }

@@ -179,8 +179,8 @@ pub(super) fn remaining(
         Direction::Apply { .. } | Direction::Adopt { .. } => {
             // As after the commit: until then the receipt also names what was only touched.
             let committed = Observation {
-                receipt: before.goal.settled.clone(),
-                unfinished: None,
+                receipt: before.goal.receipt_after.clone(),
+                open_transaction: None,
                 ..after.clone()
             };
             match cluster_plan::plan_host(topology, host, desired, &committed, direction) {

@@ -42,7 +42,8 @@ pub struct TransactionView<'a> {
 pub fn open_transactions(observed: &Observations) -> BTreeMap<TransactionId, TransactionView<'_>> {
     let mut all: BTreeMap<TransactionId, TransactionView<'_>> = BTreeMap::new();
     for (name, observation) in observed {
-        let Some(open) = observation.as_ref().ok().and_then(|o| o.unfinished.as_deref()) else {
+        let Some(open) = observation.as_ref().ok().and_then(|o| o.open_transaction.as_deref())
+        else {
             continue;
         };
         let view = all.entry(open.journal.transaction.clone()).or_insert(TransactionView {
@@ -126,17 +127,17 @@ pub fn as_wanted<'a>(
     let steps: Vec<&Step> = steps.collect();
     let mut right: BTreeMap<String, bool> = BTreeMap::new();
     for step in steps.iter().rev() {
-        let thing = step.change.precise_name();
-        right.entry(thing).or_insert_with(|| step.change.is_done(&observed.state));
+        let thing = step.edit.precise_name();
+        right.entry(thing).or_insert_with(|| step.edit.is_done(&observed.state));
     }
     let count =
-        steps.iter().filter(|step| right.get(&step.change.precise_name()) == Some(&true)).count();
+        steps.iter().filter(|step| right.get(&step.edit.precise_name()) == Some(&true)).count();
     (count, steps.len())
 }
 
 /// The open transaction on one host; `None`: it has none.
 pub fn host_transaction(observed: &Observation) -> Option<HostTransactionReport> {
-    let open = observed.unfinished.as_deref()?;
+    let open = observed.open_transaction.as_deref()?;
     let OpenTransaction {
         journal,
         receipt_before: _,

@@ -293,7 +293,8 @@ pub struct StepReport {
     /// In one line, with before and after.
     pub text: String,
     /// The same for a program.
-    pub change: Edit,
+    #[serde(rename = "change")]
+    pub edit: Edit,
     /// Why.
     pub why: String,
     /// Whether it was executed.

@@ -80,7 +80,7 @@ pub fn participants<'a>(
     let participants = hosts.filter_map(|(name, result)| {
         let HostPlanResult::Plan(plan) = result else { return None };
         let observed = observed.get(name)?.as_ref().ok()?;
-        let idle = plan.is_idle(observed.receipt.as_ref()) && observed.unfinished.is_none();
+        let idle = plan.is_idle(observed.receipt.as_ref()) && observed.open_transaction.is_none();
         (!idle).then_some((name.clone(), Participant { plan, observed }))
     });
     participants.collect()
@@ -132,7 +132,7 @@ pub fn begin(
     // Another topology must not give these up at the same time: each would leave them to the other.
     touched.extend(other_topologies::left(
         &plan.goal.receipt,
-        plan.goal.settled.as_ref(),
+        plan.goal.receipt_after.as_ref(),
         observed,
     ));
     let mut before = with_modules_of(steps(), &observed.state)?.restricted_to(&touched);
@@ -140,7 +140,7 @@ pub fn begin(
     // loads none.
     before.modules.retain(|module| observed.state.modules.contains(module));
     let mut receipt_before = observed.receipt.clone();
-    if let Some(taken) = observed.unfinished.as_deref() {
+    if let Some(taken) = observed.open_transaction.as_deref() {
         // A rollback always leads to the last committed state; after a restart of the host, to what the
         // restart left, with the receipt of that state.
         if let Some((first, was)) = taken.to_put_back() {
@@ -169,7 +169,7 @@ pub fn begin(
         expected,
         receipt_before,
         receipt: plan.goal.receipt.clone(),
-        settled: plan.goal.settled.clone(),
+        receipt_after: plan.goal.receipt_after.clone(),
         revert: time.map(|time| revert_after(time, directs)),
         idle_limit_s: seconds(IDLE + *silence + time.unwrap_or_default()),
         sysctls: sysctls(plan, desired),
@@ -181,10 +181,17 @@ pub fn expected_of(plan: &HostPlan, observed: &Observation) -> Expected {
     let items = touched_by(plan.stages.iter().flat_map(|(_, steps)| steps), &observed.state);
     Expected {
         receipt: observed.receipt.clone(),
-        unfinished: observed.unfinished.as_ref().map(|open| open.journal.transaction.clone()),
+        open_transaction: observed
+            .open_transaction
+            .as_ref()
+            .map(|open| open.journal.transaction.clone()),
         state: observed.state.restricted_to(&items),
         items,
-        owners: other_topologies::owners(&plan.goal.receipt, plan.goal.settled.as_ref(), observed),
+        owners: other_topologies::owners(
+            &plan.goal.receipt,
+            plan.goal.receipt_after.as_ref(),
+            observed,
+        ),
     }
 }
 
@@ -322,7 +329,7 @@ impl ClusterTransaction<'_, '_> {
     pub(super) async fn release(&mut self, reason: &AbortReason) {
         self.give_up(reason);
         let taken_over = |name: &HostName| {
-            self.participants.get(name).is_some_and(|host| host.observed.unfinished.is_some())
+            self.participants.get(name).is_some_and(|host| host.observed.open_transaction.is_some())
         };
         let (kept, released): (BTreeSet<HostName>, BTreeSet<HostName>) =
             self.prepared.iter().cloned().partition(taken_over);

@@ -108,7 +108,8 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         };
         old.journal.touched.insert(Item::Address(vip.clone()));
         old.journal.before.addresses.insert(vip.clone(), Address::plain(Scope::Global));
-        let observed = Observation { unfinished: Some(Box::new(old)), ..bare(&topology, &rs1) };
+        let observed =
+            Observation { open_transaction: Some(Box::new(old)), ..bare(&topology, &rs1) };
         let desired = crate::desired::desired_for(&topology, &topology.hosts[&rs1]);
         let direction = Direction::Apply { now: 7 };
         let HostPlanResult::Plan(plan) =

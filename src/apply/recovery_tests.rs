@@ -26,7 +26,7 @@ fn observed(text: &str) -> Observations {
             _ => Err(failure),
         };
         let observation = observation.map(|unfinished| Observation {
-            unfinished: unfinished.map(Box::new),
+            open_transaction: unfinished.map(Box::new),
             ..Observation::default()
         });
         (host(name), observation)

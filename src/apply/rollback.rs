@@ -98,7 +98,7 @@ async fn try_once(
         keep_if_in_doubt(&mut ways, &mut ends);
     }
     execute(session, request, &observed, &mut ways, &mut ends).await;
-    let open = |name: &HostName| observed.get(name)?.as_ref().ok()?.unfinished.as_deref();
+    let open = |name: &HostName| observed.get(name)?.as_ref().ok()?.open_transaction.as_deref();
     let voted = request.ids.keys().filter(|name| open(name).is_some_and(|open| open.voted));
     close(session, &voted.cloned().collect(), ways, &mut ends).await;
     for (name, rollback) in &mut ends {
@@ -146,7 +146,7 @@ fn way_back(
         Some(Err(failure)) => return Err(failure.clone()),
         None => return Err(session.why_absent(name)),
     };
-    let Some(open) = observation.unfinished.as_deref() else { return Ok(None) };
+    let Some(open) = observation.open_transaction.as_deref() else { return Ok(None) };
     if open.journal.transaction != *id {
         return Err(Failure {
             message: format!(
@@ -308,7 +308,7 @@ fn as_plan(
 fn differs(way: &WayBack, after: &Observation) -> Option<Failure> {
     let Goal { wanted, owned, .. } = &way.plan.goal;
     let left = match steps_between(&after.state, wanted, owned, &Reasons::default()) {
-        Ok(steps) => steps.into_all().iter().map(|step| step.change.to_string()).collect(),
+        Ok(steps) => steps.into_all().iter().map(|step| step.edit.to_string()).collect(),
         Err(error) => vec![error.to_string()],
     };
     (!left.is_empty()).then(|| Failure {

@@ -182,7 +182,7 @@ impl SavedContent {
                 // Steps of one plan that the other lacks.
                 let text = |stages: &[(Stage, Vec<Step>)]| -> BTreeSet<String> {
                     let steps = stages.iter().flat_map(|(_, steps)| steps);
-                    steps.map(|step| step.change.to_string()).collect()
+                    steps.map(|step| step.edit.to_string()).collect()
                 };
                 let (old, new) = (text(&then.stages), text(&now.stages));
                 differs.extend(old.difference(&new).map(|gone| format!("no longer to do: {gone}")));

@@ -91,7 +91,7 @@ fn blocked(
     let plight = |host: &HostName| statuses.get(host).and_then(plight);
     match stage {
         Stage::Ready => {
-            let takes_away = steps.iter().any(|step| takes_away(&step.change));
+            let takes_away = steps.iter().any(|step| takes_away(&step.edit));
             if !takes_away && action != Action::Destroy {
                 return None;
             }
@@ -122,7 +122,7 @@ fn held_elsewhere(
 ) -> Option<String> {
     let added: BTreeSet<IpAddr> = steps
         .iter()
-        .filter_map(|step| step.change.added::<Address>())
+        .filter_map(|step| step.edit.added::<Address>())
         .filter(|(key, _)| !is_silent(&key.dev))
         .map(|(key, _)| key.net.addr())
         .collect();
@@ -131,7 +131,7 @@ fn held_elsewhere(
         let plight = plight(statuses.get(other).filter(|_| other != name)?)?;
         let steps = theirs.stages.iter().flat_map(|(_, steps)| steps);
         let kept = steps
-            .filter_map(|step| step.change.removed::<Address>())
+            .filter_map(|step| step.edit.removed::<Address>())
             .filter(|(key, _)| !is_silent(&key.dev))
             .map(|(key, _)| key.net.addr())
             .find(|address| added.contains(address))?;
@@ -196,7 +196,7 @@ pub fn cautions(
     };
     let has = |stage| plan.stages.iter().any(|(at, _)| *at == stage);
     let steps = plan.stages.iter().flat_map(|(_, steps)| steps);
-    let takes_away = steps.into_iter().any(|step| takes_away(&step.change));
+    let takes_away = steps.into_iter().any(|step| takes_away(&step.edit));
     let mut cautions = Vec::new();
     if has(Stage::Live) && matches!(action, Action::Apply | Action::Plan) {
         cautions.extend(not_observed(depends_on(topology, name)).map(|hosts| {

@@ -105,9 +105,9 @@ pub(super) fn applied(topology: &Topology) -> Observations {
         let HostPlanResult::Plan(plan) = result else { panic!("{name}: {result:?}") };
         let observation = observed.get_mut(&name).unwrap().as_mut().unwrap();
         let changes: Vec<Edit> =
-            plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.change.clone()).collect();
+            plan.stages.iter().flat_map(|(_, s)| s).map(|step| step.edit.clone()).collect();
         observation.state = simulate(&observation.state, &changes).unwrap();
-        observation.receipt = plan.goal.settled;
+        observation.receipt = plan.goal.receipt_after;
     }
     observed
 }

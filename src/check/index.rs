@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::names::{HostName, IfName, NetworkName};
-use crate::topology::{Host, Interface, Role, Service, Topology};
+use crate::topology::{Forward, Host, Interface, Role, Service, Topology};
 
 /// Lookups by address and by host.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl<'a> Index<'a> {
         for service in &topology.services {
             index.directors.insert(&service.director);
             index.serving.extend(service.real_servers.iter().map(|real| &real.host));
-            if service.real_servers.iter().any(|real| real.forward.rewrites()) {
+            if service.uses(Forward::rewrites) {
                 index.rewriting.insert(&service.director);
             }
             let Some(vip) = &service.vip else { continue };

@@ -157,7 +157,7 @@ pub(super) fn setting_contradicts(subject: &Subject<'_>) -> Vec<Finding> {
             ));
         };
         for service in services {
-            if service.uses(Forward::Fullnat) && off(VsItem::Conntrack) {
+            if service.uses(Forward::hides_client) && off(VsItem::Conntrack) {
                 add(
                     VsItem::Conntrack,
                     service,
@@ -183,7 +183,8 @@ pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, services) in directors(subject) {
         let runs = |role: DaemonRole| host.ipvs.daemons.contains_key(&role);
-        let uses = |method: Forward| services.iter().any(|service| service.uses(method));
+        let uses =
+            |property: fn(Forward) -> bool| services.iter().any(|service| service.uses(property));
         for item in host.ipvs.settings.keys() {
             let lacks = match item {
                 VsItem::BackupOnly if !runs(DaemonRole::Backup) => "sync daemon backup",
@@ -200,12 +201,10 @@ pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
                 VsItem::SyncPorts | VsItem::SyncSockSize if host.ipvs.daemons.is_empty() => {
                     "a sync daemon"
                 }
-                VsItem::PmtuDisc | VsItem::IgnoreTunneled if !uses(Forward::Tun) => {
+                VsItem::PmtuDisc | VsItem::IgnoreTunneled if !uses(Forward::encapsulates) => {
                     "a real server with `forward: tun`"
                 }
-                VsItem::NatIcmpSend | VsItem::SnatReroute
-                    if !uses(Forward::Nat) && !uses(Forward::Fullnat) =>
-                {
+                VsItem::NatIcmpSend | VsItem::SnatReroute if !uses(Forward::rewrites) => {
                     "a service with nat or fullnat"
                 }
                 _ => continue,
@@ -225,7 +224,7 @@ pub(super) fn setting_without_effect(subject: &Subject<'_>) -> Vec<Finding> {
 /// Trap 20: consequences of FULLNAT on a stock kernel.
 pub(super) fn fullnat(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in subject.topology.services.iter().filter(|s| s.uses(Forward::Fullnat)) {
+    for service in subject.topology.services.iter().filter(|s| s.uses(Forward::hides_client)) {
         findings.push(Finding::note(
             "fullnat-hides-clients",
             service.at,
@@ -251,7 +250,8 @@ pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
                 None => service.protocol == Protocol::Tcp,
             };
             // IPVS tracks only connections that it rewrites (ip_vs_ctl.c, `__ip_vs_update_dest`).
-            tcp && (service.uses(Forward::Fullnat) || (conntrack_on && service.uses(Forward::Nat)))
+            tcp && (service.uses(Forward::hides_client)
+                || (conntrack_on && service.uses(Forward::rewrites)))
         });
         let Some(service) = tracked else { continue };
         let tcp = host.ipvs.timeouts.map_or(0, |timeouts| timeouts.tcp);

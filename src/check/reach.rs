@@ -46,7 +46,7 @@ fn on_link(subject: &Subject<'_>, director: &Host, host: &Host, real: &RealServe
 /// Trap 7: DR rewrites the MAC address only, so the RIP must be on-link for the director.
 pub(super) fn dr_not_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (service, real, host, director) in real_servers(subject, |f| f == Forward::Dr) {
+    for (service, real, host, director) in real_servers(subject, Forward::needs_on_link) {
         if !on_link(subject, director, host, real) {
             findings.push(Finding::error(
                 "dr-not-on-link",
@@ -64,7 +64,7 @@ pub(super) fn dr_not_on_link(subject: &Subject<'_>) -> Vec<Finding> {
 /// which is the source of the requests.
 pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (_, real, host, director) in real_servers(subject, |f| f == Forward::Fullnat) {
+    for (_, real, host, director) in real_servers(subject, Forward::hides_client) {
         let there = subject.walk(director, real.rip);
         if let Some(because) = obstacle(there) {
             findings.push(Finding::error(
@@ -125,7 +125,7 @@ pub(super) fn family_without_client(subject: &Subject<'_>) -> Vec<Finding> {
 /// The director needs a route to the tunnel's endpoint.
 pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (_, real, _, director) in real_servers(subject, |f| f == Forward::Tun) {
+    for (_, real, _, director) in real_servers(subject, Forward::encapsulates) {
         let end = subject.walk(director, real.rip);
         let Some(because) = obstacle(end) else { continue };
         findings.push(Finding::error(
@@ -169,7 +169,7 @@ pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
     const WHY: &str = "under nat only the director can restore the VIP as the source of a reply: the client resets or ignores a reply that bypasses it";
     let mut findings = Vec::new();
-    for (_, real, host, director) in real_servers(subject, |f| f == Forward::Nat) {
+    for (_, real, host, director) in real_servers(subject, Forward::needs_director_as_gateway) {
         let name = &director.name;
         let finding = match host.gateway_for(real.rip) {
             Some(gateway) if gateway.host.as_ref() == Some(name) => continue,
@@ -204,7 +204,7 @@ pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
 /// Trap 15: a client that is on-link for a NAT real server.
 pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (service, real, host, _) in real_servers(subject, |f| f == Forward::Nat) {
+    for (service, real, host, _) in real_servers(subject, Forward::needs_director_as_gateway) {
         let Some(vip) = service.vip_address() else { continue };
         for (client, source) in clients(subject, vip) {
             if findings.len() >= MAX_FINDINGS {
@@ -294,7 +294,7 @@ fn way_back(end: WalkEnd<'_>, service: &Service, client: &Host) -> String {
     let cure = cure(end, &client.name.to_string());
     match (end, &service.vip) {
         (WalkEnd::NoGateway(_), Some(vip))
-            if service.uses(Forward::Nat) && vip.prefix.is_none() =>
+            if service.uses(Forward::needs_director_as_gateway) && vip.prefix.is_none() =>
         {
             format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", vip.address)
         }

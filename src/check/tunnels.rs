@@ -6,13 +6,13 @@ use super::Subject;
 use crate::finding::Finding;
 use crate::names::HostName;
 use crate::state::{Protocol, Tunnel};
-use crate::topology::{Forward, RealServer, Service};
+use crate::topology::{RealServer, Service};
 
 fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'a RealServer)> {
     let services = subject.topology.services.iter();
     services
         .flat_map(|service| service.real_servers.iter().map(move |real| (service, real)))
-        .filter(|(service, real)| real.forward == Forward::Tun && real.host != service.director)
+        .filter(|(service, real)| real.forward.encapsulates() && real.host != service.director)
 }
 
 /// One GRE device receives all packets to a RIP, either with checksums or without (net/ipv4/ip_tunnel.c,

@@ -4,7 +4,7 @@
 use super::Subject;
 use crate::finding::{Finding, Position};
 use crate::state::Protocol;
-use crate::topology::{Engine, Forward, Scheduler, SchedulerFlag, Service};
+use crate::topology::{Engine, Scheduler, SchedulerFlag, Service};
 
 /// The transport protocols of `service`.
 fn protocols(service: &Service) -> Vec<Protocol> {
@@ -220,7 +220,7 @@ pub(super) fn mixed_families(subject: &Subject<'_>) -> Vec<Finding> {
                 service.display_name(),
                 family(service.ipv6)
             );
-            if real.forward != Forward::Tun {
+            if !real.forward.encapsulates() {
                 findings.push(Finding::error(
                     "mixed-families",
                     real.at,

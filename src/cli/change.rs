@@ -166,7 +166,7 @@ async fn wait_for_other_transaction(cluster: &mut ObservedCluster<'_>, who: &str
         }
         cluster.refresh().await;
         let held = cluster.observed.values().flatten().any(|host| {
-            let open = host.unfinished.as_ref();
+            let open = host.open_transaction.as_ref();
             open.is_some_and(|open| open.holder.is_some() || open.reverts_in_ms.is_some())
         });
         if !held || Instant::now() >= until || console.stop_requested() {

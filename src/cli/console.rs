@@ -69,7 +69,7 @@ fn left_behind(open_hosts: &OpenHosts) -> String {
         return "ended; nothing is left under way\n".to_owned();
     }
     let now = Instant::now();
-    let mut text = "ended; left unfinished:\n".to_owned();
+    let mut text = "ended; left open_transaction:\n".to_owned();
     for (host, at) in open_hosts {
         let who = match at {
             Some(at) => {

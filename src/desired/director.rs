@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Desired, label};
 use crate::state::{
-    Address, AddressKey, Destination, DestinationKey, ForwardingMethod, Module, Protocol, Scope,
-    ServiceFlags, ServiceKey, VirtualService, VsItem,
+    Address, AddressKey, Destination, DestinationKey, Module, Protocol, Scope, ServiceFlags,
+    ServiceKey, VirtualService, VsItem,
 };
 use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
 
@@ -76,7 +76,7 @@ fn vip(host: &Host, service: &Service, desired: &mut Desired) {
 
 /// FTP says in its own words which address the next connection goes to.
 fn ftp(service: &Service, desired: &mut Desired) {
-    if speaks_ftp(service) && service.real_servers.iter().any(|rs| rs.forward.rewrites()) {
+    if speaks_ftp(service) && service.uses(Forward::rewrites) {
         desired.module(
             Module::IpVsFtp,
             format!(
@@ -135,7 +135,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     desired.service(key.clone(), virtual_service(&key, service), why);
     for rs in &service.real_servers {
         let destination = Destination {
-            method: method(rs.forward),
+            method: rs.forward.in_ipvs(),
             weight: rs.weight,
             upper_threshold: rs.upper_threshold,
             lower_threshold: rs.lower_threshold,
@@ -153,7 +153,7 @@ fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> S
     }
     if rs.host == service.director {
         why = format!("{why}; it is the director itself: requests are handed over right there");
-    } else if rs.forward == Forward::Fullnat {
+    } else if rs.forward.hides_client() {
         why = format!(
             "{why}; FULLNAT is NAT in the table of IPVS: the source address is rewritten by nftables"
         );
@@ -209,12 +209,4 @@ pub fn service_key(service: &Service) -> ServiceKey {
     // A service without a mark has a VIP: one without either is not resolved.
     let vip = service.vip_address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     ServiceKey::Address(service.protocol, (vip, service.port).into())
-}
-
-fn method(forward: Forward) -> ForwardingMethod {
-    match forward {
-        Forward::Nat | Forward::Fullnat => ForwardingMethod::Masquerade,
-        Forward::Dr => ForwardingMethod::DirectRoute,
-        Forward::Tun => ForwardingMethod::Tunnel,
-    }
 }

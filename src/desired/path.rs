@@ -44,18 +44,18 @@ fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
 fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
     let of_its_family = |service: &&Service| service.ipv6 == gateway.address.is_ipv6();
-    let serves = |method: Forward| {
+    let serves = |property: fn(Forward) -> bool| {
         topology.services.iter().filter(of_its_family).any(|service| {
             let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
-            host.name != service.director && here.any(|real_server| real_server.forward == method)
+            host.name != service.director && here.any(|real_server| property(real_server.forward))
         })
     };
-    let why = if serves(Forward::Nat) {
+    let why = if serves(Forward::needs_director_as_gateway) {
         format!(
             "NAT: replies must go back through the director{named}, which puts the VIP back as their \
              source"
         )
-    } else if serves(Forward::Dr) || serves(Forward::Tun) {
+    } else if serves(|forward| !forward.rewrites()) {
         format!(
             "replies go straight to the client, by {}{named}, not by the director",
             gateway.address

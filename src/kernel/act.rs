@@ -23,17 +23,16 @@ pub async fn carry_out(net: &Net, steps: &[Step]) -> (usize, Option<Error>) {
     if ipvs::is_loaded() {
         // Reading modules takes its time: not between a step that keeps clients waiting and the one that
         // lets them go on.
-        ipvs::run::load_parts(steps.iter().map(|step| &step.change));
+        ipvs::run::load_parts(steps.iter().map(|step| &step.edit));
     }
     while let Some(step) = steps.get(done) {
-        let result = if table::request(&step.change).is_some() {
-            let run =
-                steps[done..].iter().take_while(|step| table::request(&step.change).is_some());
-            let mut changes: Vec<_> = run.map(|step| &step.change).collect();
+        let result = if table::request(&step.edit).is_some() {
+            let run = steps[done..].iter().take_while(|step| table::request(&step.edit).is_some());
+            let mut changes: Vec<_> = run.map(|step| &step.edit).collect();
             changes.truncate(fault::run_length(changes.len()));
             ipvs::run::carry_out(&changes)
         } else {
-            match one(net, &step.change).await {
+            match one(net, &step.edit).await {
                 Ok(()) => (1, None),
                 Err(error) => (0, Some(error)),
             }

@@ -177,11 +177,11 @@ impl Out {
     fn of(stages: &[(Stage, Vec<Step>)]) -> Self {
         let mut out = Self { removed: BTreeMap::new(), services: BTreeSet::new() };
         for step in stages.iter().flat_map(|(_, steps)| steps) {
-            if let Some((id, destination)) = step.change.removed::<Destination>() {
+            if let Some((id, destination)) = step.edit.removed::<Destination>() {
                 let of_service = out.removed.entry(id.service.clone()).or_default();
                 of_service.insert(id.key, destination.clone());
             }
-            if let Some((key, _)) = step.change.removed::<VirtualService>() {
+            if let Some((key, _)) = step.edit.removed::<VirtualService>() {
                 out.services.insert(key.clone());
             }
         }
@@ -237,8 +237,8 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
     };
     let mut steps = Vec::new();
     for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let Some(one) = is_drained(&step.change) else { continue };
-        let Some(removal) = step.change.of_mut::<Destination>() else { continue };
+        let Some(one) = is_drained(&step.edit) else { continue };
+        let Some(removal) = step.edit.of_mut::<Destination>() else { continue };
         let Some(destination) = removal.before.as_mut().filter(|now| now.weight > 0) else {
             continue;
         };
@@ -250,7 +250,7 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
             "it is removed ({}): it gets no new connections, and those that it has may end, for up to {} s",
             step.why, one.seconds
         );
-        steps.push(Step { change, why });
+        steps.push(Step { edit: change, why });
     }
     let services: BTreeSet<&ServiceKey> = drained.keys().map(|(service, _)| *service).collect();
     let (first, last) = meanwhile(&services, out, seen, stages);
@@ -258,7 +258,7 @@ fn drain(arranged: &mut Arranged, out: &Out, seen: &HostState) {
     if steps.is_empty() {
         return;
     }
-    let is_last = |step: &Step| is_drained(&step.change).is_some();
+    let is_last = |step: &Step| is_drained(&step.edit).is_some();
     for (_, steps) in stages.iter_mut().rev() {
         if let Some(at) = steps.iter().rposition(is_last) {
             let behind = steps.split_off(at + 1);
@@ -299,9 +299,9 @@ fn meanwhile(
              until it is removed",
             service.scheduler
         );
-        first.push(Step { change: edit(&before, &after), why });
+        first.push(Step { edit: edit(&before, &after), why });
         let why = "put back: what was drained is removed".to_owned();
-        last.push(Step { change: edit(&after, &before), why });
+        last.push(Step { edit: edit(&after, &before), why });
     }
     (first, last)
 }
@@ -313,14 +313,14 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     }
     let expires =
         |(key, _, after): (&Sysctl, &String, &String)| *key == EXPIRE_TEMPLATES && after != "0";
-    let wanted = |step: &Step| step.change.changed::<Sysctl>().is_some_and(expires);
+    let wanted = |step: &Step| step.edit.changed::<Sysctl>().is_some_and(expires);
     for (_, steps) in stages {
         if let Some(at) = steps.iter().position(wanted) {
             return (Some(steps.remove(at)), None);
         }
     }
     let set = |before: &str, after: &str, why: &str| Step {
-        change: Edit::change::<Sysctl>(EXPIRE_TEMPLATES, before.to_owned(), after.to_owned()),
+        edit: Edit::change::<Sysctl>(EXPIRE_TEMPLATES, before.to_owned(), after.to_owned()),
         why: why.to_owned(),
     };
     let why = "persistence would send clients that were there before to a real server of weight 0";
@@ -328,7 +328,7 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     (Some(set("0", "1", why)), Some(set("1", "0", back)))
 }
 
-/// Settings that the steps only borrow (without owning them) are in the receipt until it is settled: after a
+/// Settings that the steps only borrow (without owning them) are in the receipt until it is receipt_after: after a
 /// run that was cut off they are put back like anything else of ours.
 pub fn borrow<'a>(goal: &mut Goal, edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) {
     for edit in edits {

@@ -58,7 +58,7 @@ fn towards(wanted: &HostState, options: &PacingOptions<'_>, seen: &Observation) 
 /// `stage: change`, shortened.
 fn lines(arranged: &Arranged) -> Vec<String> {
     let each = arranged.stages.iter().flat_map(|(stage, steps)| {
-        steps.iter().map(move |step| format!("{stage:?}: {}", step.change))
+        steps.iter().map(move |step| format!("{stage:?}: {}", step.edit))
     });
     each.map(|text| text.replace(" of tcp 10.0.0.100:80", "").replace("real server ", "")).collect()
 }
@@ -217,7 +217,7 @@ fn persistence_lets_go_while_it_drains() {
     let sets =
         arranged.stages.iter().flat_map(|(stage, steps)| steps.iter().map(move |s| (stage, s)));
     let sets: Vec<_> =
-        sets.filter(|(_, step)| step.change.item() == Item::Sysctl(EXPIRE_TEMPLATES)).collect();
+        sets.filter(|(_, step)| step.edit.item() == Item::Sysctl(EXPIRE_TEMPLATES)).collect();
     assert!(matches!(sets.as_slice(), [(Stage::Drain, _)]), "{sets:?}");
 }
 
@@ -299,7 +299,7 @@ fn what_a_mark_stands_for_is_known_where_the_file_no_longer_says_it() {
     let mut cut = seen(&from, 0);
     let before = cut.state.clone();
     cut.state.tables.clear();
-    cut.unfinished = Some(Box::new(unfinished(&["director"], before)));
+    cut.open_transaction = Some(Box::new(unfinished(&["director"], before)));
     assert_eq!(found(&back(&PacingOptions::back(&nobody), &cut)), all);
 }
 

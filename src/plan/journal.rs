@@ -26,7 +26,7 @@ use crate::state::{
 /// What the steps touch, and what the kernel changes along with them or loses for a moment: until the agent
 /// puts it back, which may be killed before.
 pub fn touched_by<'a>(steps: impl IntoIterator<Item = &'a Step>, seen: &HostState) -> Owned {
-    touched_by_edits(steps.into_iter().map(|step| &step.change), seen)
+    touched_by_edits(steps.into_iter().map(|step| &step.edit), seen)
 }
 
 /// The same for their edits.
@@ -96,7 +96,7 @@ impl Goal {
             wanted,
             owned: journal.touched.clone(),
             receipt,
-            settled: receipt_before.clone(),
+            receipt_after: receipt_before.clone(),
             left: BTreeSet::new(),
             contested: BTreeMap::new(),
             displaced: BTreeSet::new(),

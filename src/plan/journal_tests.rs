@@ -27,7 +27,7 @@ fn exchanging(restarted: bool) -> OpenTransaction {
 
 fn way(goal: &Goal, seen: &Observation) -> Vec<String> {
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default());
-    steps.unwrap().into_all().iter().map(|step| step.change.to_string()).collect()
+    steps.unwrap().into_all().iter().map(|step| step.edit.to_string()).collect()
 }
 
 /// The ARP settings went with the restart and are not in this journal: a VIP alone would be answered
@@ -42,7 +42,7 @@ fn after_a_restart_no_part_of_what_was_there_comes_back() {
         assert_eq!(way(&before, &seen).len(), left, "{there:?}");
         let after = Goal::undo(&exchanging(true), &seen);
         assert_eq!(way(&after, &seen), [""; 0], "{there:?}");
-        assert_eq!((after.settled, after.owned), (before.settled, before.owned));
+        assert_eq!((after.receipt_after, after.owned), (before.receipt_after, before.owned));
 
         let nothing = Goal {
             wanted: HostState::default(),
@@ -56,7 +56,7 @@ fn after_a_restart_no_part_of_what_was_there_comes_back() {
 }
 
 fn lost(change: Edit, seen: &HostState) -> Vec<String> {
-    let step = Step { change, why: String::new() };
+    let step = Step { edit: change, why: String::new() };
     touched_by([&step], seen).iter().map(ToString::to_string).collect()
 }
 

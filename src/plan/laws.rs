@@ -58,14 +58,14 @@ fn goal(desired: &Desired, seen: &Observation) -> Goal {
 
 fn changes(seen: &HostState, goal: &Goal) -> Vec<Edit> {
     let steps = order::steps_between(seen, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
-    steps.into_all().into_iter().map(|step| step.change).collect()
+    steps.into_all().into_iter().map(|step| step.edit).collect()
 }
 
 /// Applies `desired` to `seen` and returns the host afterwards, receipt included.
 fn applied(desired: &Desired, seen: &Observation) -> Observation {
     let goal = goal(desired, seen);
     let after = simulate(&seen.state, &changes(&seen.state, &goal)).unwrap();
-    sighting(after, goal.settled)
+    sighting(after, goal.receipt_after)
 }
 
 fn destroyed(seen: &Observation) -> HostState {
@@ -136,7 +136,7 @@ proptest! {
         let after = applied(&b, &sighting(a, None));
         let again = goal(&b, &after);
         prop_assert_eq!(changes(&after.state, &again), vec![]);
-        prop_assert_eq!(again.settled, after.receipt);
+        prop_assert_eq!(again.receipt_after, after.receipt);
     }
 
     #[test]

@@ -69,11 +69,11 @@ struct PlanDraft<'a> {
 impl PlanDraft<'_> {
     fn push(&mut self, edit: Edit) -> Result<(), SimulateError> {
         let why = why(&edit, self.reasons);
-        self.push_step(Step { change: edit, why })
+        self.push_step(Step { edit, why })
     }
 
     fn push_step(&mut self, step: Step) -> Result<(), SimulateError> {
-        simulate::apply(&mut self.state, &step.change)?;
+        simulate::apply(&mut self.state, &step.edit)?;
         self.steps.push(step);
         Ok(())
     }

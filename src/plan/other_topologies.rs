@@ -1,4 +1,4 @@
-//! Other topologies on the same host: what they own, and what of theirs is not settled, is not touched.
+//! Other topologies on the same host: what they own, and what their open transactions touch, is not touched.
 //! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,15 +13,15 @@ use crate::state::{Edit, Item, Observation, OtherTransaction, Owned, Receipt};
 
 /// What this topology gives up on this host and another has too: it stays as it is, and the other receipt
 /// says what was here before both ([`Goal`]).
-pub fn left(working: &Receipt, settled: Option<&Receipt>, seen: &Observation) -> Owned {
+pub fn left(working: &Receipt, receipt_after: Option<&Receipt>, seen: &Observation) -> Owned {
     let stays = |item: &Item| seen.others.values().any(|theirs| theirs.owned.contains(item));
-    given_up(working, settled).into_iter().filter(stays).collect()
+    given_up(working, receipt_after).into_iter().filter(stays).collect()
 }
 
-/// What the receipt speaks of and will speak of no more once it is settled, modules apart: those stay anyway.
-fn given_up(working: &Receipt, settled: Option<&Receipt>) -> Owned {
+/// What the receipt speaks of and will speak of no more after the commit, modules apart: those stay anyway.
+fn given_up(working: &Receipt, receipt_after: Option<&Receipt>) -> Owned {
     let items = |receipt: &Receipt| &receipt.owned | &receipt.found.items();
-    let kept = settled.map(items).unwrap_or_default();
+    let kept = receipt_after.map(items).unwrap_or_default();
     let gone = items(working).into_iter().filter(|item| !is_module(item) && !kept.contains(item));
     gone.collect()
 }
@@ -30,11 +30,13 @@ fn given_up(working: &Receipt, settled: Option<&Receipt>) -> Owned {
 /// found by its word, is so only as long as this stays true.
 pub fn owners(
     working: &Receipt,
-    settled: Option<&Receipt>,
+    receipt_after: Option<&Receipt>,
     seen: &Observation,
 ) -> BTreeMap<TopologyName, Owned> {
-    let mut ours = given_up(working, settled);
-    ours.extend(settled.into_iter().flat_map(|settled| settled.owned.iter().cloned()));
+    let mut ours = given_up(working, receipt_after);
+    ours.extend(
+        receipt_after.into_iter().flat_map(|receipt_after| receipt_after.owned.iter().cloned()),
+    );
     ours.retain(|item| !is_module(item));
     let common =
         |theirs: &Receipt| -> Owned { theirs.owned.intersection(&ours).cloned().collect() };
@@ -54,7 +56,7 @@ pub fn shared<'a>(
     seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
-    let left = left(&goal.receipt, goal.settled.as_ref(), seen);
+    let left = left(&goal.receipt, goal.receipt_after.as_ref(), seen);
     let mut reported = BTreeSet::new();
     for item in steps.into_iter().map(Edit::item) {
         // One that is left has a step only where it would move along with another.
@@ -90,7 +92,7 @@ pub fn shared<'a>(
 /// Whether an item was ours before, and whether it will be.
 fn kept(item: &Item, goal: &Goal, seen: &Observation) -> (bool, bool) {
     let ours = |receipt: Option<&Receipt>| receipt.is_some_and(|r| r.owned.contains(item));
-    (ours(seen.receipt.as_ref()), ours(goal.settled.as_ref()))
+    (ours(seen.receipt.as_ref()), ours(goal.receipt_after.as_ref()))
 }
 
 /// What a topology owns whose receipt or journal cannot be read is not known. What is here and is neither
@@ -106,7 +108,9 @@ pub fn unreadable<'a>(
         return;
     }
     let mut items: Owned = steps.into_iter().map(Edit::item).collect();
-    items.extend(goal.settled.iter().flat_map(|settled| settled.owned.iter().cloned()));
+    items.extend(
+        goal.receipt_after.iter().flat_map(|receipt_after| receipt_after.owned.iter().cloned()),
+    );
     let here = seen.state.items();
     items.retain(|item| {
         !is_module(item) && here.contains(item) && kept(item, goal, seen) != (true, true)
@@ -154,7 +158,7 @@ pub fn cautions(goal: &Goal, seen: &Observation) -> Vec<String> {
             "passed over in the state folder of this host, as no topology's: {strays}"
         ));
     }
-    let left = left(&goal.receipt, goal.settled.as_ref(), seen);
+    let left = left(&goal.receipt, goal.receipt_after.as_ref(), seen);
     for (other, theirs) in &seen.others {
         let both: Owned = theirs.owned.intersection(&left).cloned().collect();
         if !both.is_empty() {
@@ -168,41 +172,43 @@ pub fn cautions(goal: &Goal, seen: &Observation) -> Vec<String> {
     all
 }
 
-/// What another topology has not settled on this host may still be put back there: it is neither touched
+/// What another topology has in an open transaction on this host may still be put back there: it is neither touched
 /// meanwhile nor relied on. A host that has nothing to do and whose receipt is right goes on as it is.
-pub fn unfinished_elsewhere<'a>(
+pub fn open_elsewhere<'a>(
     steps: impl IntoIterator<Item = &'a Edit>,
     goal: &Goal,
     seen: &Observation,
     all: &mut Vec<Obstacle>,
 ) {
     let mut touched = touched_by_edits(steps, &seen.state);
-    let idle = touched.is_empty() && seen.unfinished.is_none() && goal.settled == seen.receipt;
+    let idle =
+        touched.is_empty() && seen.open_transaction.is_none() && goal.receipt_after == seen.receipt;
     if idle {
         return;
     }
-    if let Some((taken, _)) = seen.unfinished.as_ref().and_then(|there| there.to_put_back()) {
+    if let Some((taken, _)) = seen.open_transaction.as_ref().and_then(|there| there.to_put_back()) {
         touched.extend(taken.iter().cloned());
     }
-    for (other, theirs) in &seen.unfinished_elsewhere {
-        let mut both = overlap(theirs, &touched, goal.settled.as_ref());
-        both.extend(left_to(other, &goal.receipt, goal.settled.as_ref(), seen));
+    for (other, theirs) in &seen.open_elsewhere {
+        let mut both = overlap(theirs, &touched, goal.receipt_after.as_ref());
+        both.extend(left_to(other, &goal.receipt, goal.receipt_after.as_ref(), seen));
         if !both.is_empty() {
             all.push(overlaps(other, theirs, &goal.receipt.topology, &both));
         }
     }
 }
 
-/// What a transaction that touches `touched`, and leaves `settled` behind, has in common with `theirs`:
+/// What a transaction that touches `touched`, and leaves `receipt_after` behind, has in common with `theirs`:
 /// undoing that of the other topology would put it back under the feet of this one. An item that already matches,
 /// wanted, without a step, counts too. Modules do not: they are never unloaded.
 pub fn overlap(
     theirs: &OtherTransaction,
     touched: &Owned,
-    settled: Option<&Receipt>,
+    receipt_after: Option<&Receipt>,
 ) -> BTreeSet<Item> {
-    let ours =
-        |item: &&Item| touched.contains(item) || settled.is_some_and(|s| s.owned.contains(item));
+    let ours = |item: &&Item| {
+        touched.contains(item) || receipt_after.is_some_and(|s| s.owned.contains(item))
+    };
     theirs.touched.iter().filter(|item| !is_module(item)).filter(ours).cloned().collect()
 }
 
@@ -211,11 +217,11 @@ pub fn overlap(
 pub fn left_to(
     other: &TopologyName,
     working: &Receipt,
-    settled: Option<&Receipt>,
+    receipt_after: Option<&Receipt>,
     seen: &Observation,
 ) -> Owned {
     let theirs = seen.others.get(other).map(|receipt| &receipt.owned);
-    theirs.map(|owned| &given_up(working, settled) & owned).unwrap_or_default()
+    theirs.map(|owned| &given_up(working, receipt_after) & owned).unwrap_or_default()
 }
 
 /// That `mine` and the topology `other` have `both` in common, and what to do.

@@ -29,7 +29,7 @@ pub struct Goal {
     /// What the receipt must say before the first step.
     pub receipt: Receipt,
     /// What it must say after the last; `None`: nothing is ours any more.
-    pub settled: Option<Receipt>,
+    pub receipt_after: Option<Receipt>,
     /// Services of the file that exist, are not ours, and match: they are used and left as they are.
     pub left: BTreeSet<ServiceKey>,
     /// Services of the file that exist, are not ours, and differ, with the difference: they stand in the way.
@@ -108,8 +108,8 @@ impl Goal {
             }
         }
         let kept = keeping(&receipt, &ours, policy.exclusive);
-        let settled = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
-        let goal = Self { wanted, owned, receipt, settled, left, contested, displaced };
+        let receipt_after = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
+        let goal = Self { wanted, owned, receipt, receipt_after, left, contested, displaced };
         Ok(goal.leaving(seen))
     }
 
@@ -123,7 +123,7 @@ impl Goal {
             wanted,
             owned,
             receipt,
-            settled: None,
+            receipt_after: None,
             left: BTreeSet::new(),
             contested: BTreeMap::new(),
             displaced: BTreeSet::new(),
@@ -133,10 +133,10 @@ impl Goal {
 
     /// What is given up and another topology has too stays as it is now, with what moves along with it.
     fn leaving(mut self, seen: &Observation) -> Self {
-        for item in other_topologies::left(&self.receipt, self.settled.as_ref(), seen) {
+        for item in other_topologies::left(&self.receipt, self.receipt_after.as_ref(), seen) {
             self.wanted.copy_item(&item, &seen.state);
             if let Item::Sysctl(key) = &item {
-                let ours = self.settled.as_ref().map(|settled| &settled.owned);
+                let ours = self.receipt_after.as_ref().map(|receipt_after| &receipt_after.owned);
                 let along = led_by(key, &self.receipt.found).into_keys().map(Item::Sysctl);
                 for item in along.filter(|item| !ours.is_some_and(|ours| ours.contains(item))) {
                     self.wanted.copy_item(&item, &seen.state);
@@ -251,7 +251,7 @@ pub fn with_modules_of<'a>(
     steps: impl IntoIterator<Item = &'a Step>,
     seen: &HostState,
 ) -> Result<HostState, SimulateError> {
-    with_modules(seen, &steps.into_iter().map(|step| step.change.item()).collect())
+    with_modules(seen, &steps.into_iter().map(|step| step.edit.item()).collect())
 }
 
 /// The state once the modules that are wanted are there: `tunl0` comes with one of them, and how it

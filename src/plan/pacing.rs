@@ -41,7 +41,7 @@ impl<'a> PacingOptions<'a> {
         let protocols = match key {
             ServiceKey::Address(protocol, _) => BTreeSet::from([*protocol]),
             ServiceKey::Fwmark { v6, mark } => {
-                let before = seen.unfinished.as_deref().map(|there| &there.journal.before);
+                let before = seen.open_transaction.as_deref().map(|there| &there.journal.before);
                 let states = [Some(&seen.state), before].into_iter().flatten();
                 states
                     .map(|state| marked_by(state, *v6, *mark))

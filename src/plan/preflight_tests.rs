@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::other_topologies::{
-    cautions, moment, overlap, shared, unfinished_elsewhere, unreadable,
+    cautions, moment, open_elsewhere, overlap, shared, unreadable,
 };
 use super::*;
 use crate::failure::Failure;
@@ -209,10 +209,10 @@ mod sharing {
     fn found(goal: &Goal, seen: &Observation) -> Vec<String> {
         let reasons = crate::desired::Reasons::default();
         let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
-        let changes: Vec<Edit> = steps.into_all().into_iter().map(|step| step.change).collect();
+        let changes: Vec<Edit> = steps.into_all().into_iter().map(|step| step.edit).collect();
         let mut all = Vec::new();
         shared(&changes, goal, seen, &mut all);
-        unfinished_elsewhere(&changes, goal, seen, &mut all);
+        open_elsewhere(&changes, goal, seen, &mut all);
         all.into_iter().map(|obstacle| obstacle.message).collect()
     }
 
@@ -223,14 +223,14 @@ mod sharing {
         let goal = goal(&wants_arp(), &seen);
         assert_eq!(found(&goal, &seen), Vec::<String>::new());
         // We give it back as we found it: nothing to do.
-        seen.receipt = goal.settled;
+        seen.receipt = goal.receipt_after;
         assert_eq!(found(&Goal::destroy(&seen).unwrap(), &seen), Vec::<String>::new());
     }
 
     #[test]
     fn what_the_other_relies_on_is_not_given_back() {
         let mut seen = with_value("0");
-        seen.receipt = goal(&wants_arp(), &seen).settled;
+        seen.receipt = goal(&wants_arp(), &seen).receipt_after;
         seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "1".to_owned());
         let dropped = goal(&desired(), &seen);
         for back in [Goal::destroy(&seen).unwrap(), dropped] {
@@ -266,7 +266,7 @@ mod sharing {
                 &crate::desired::Reasons::default(),
             );
             let changes: Vec<Edit> =
-                steps.unwrap().into_all().into_iter().map(|step| step.change).collect();
+                steps.unwrap().into_all().into_iter().map(|step| step.edit).collect();
             let mut all = Vec::new();
             unreadable(&changes, goal, seen, &mut all);
             all
@@ -285,7 +285,7 @@ mod sharing {
         }
         // What was ours before and stays so was taken when the other could be read.
         let mut seen = blind(with_value("0"));
-        seen.receipt = goal(&wants_arp(), &seen).settled;
+        seen.receipt = goal(&wants_arp(), &seen).receipt_after;
         assert_eq!(in_the_way(&goal(&wants_arp(), &seen), &seen), []);
         assert!(cautions(&goal(&wants_arp(), &seen), &seen)[0].contains("cannot be read"));
         // Given back, it may be the other's that it is taken from.
@@ -317,7 +317,7 @@ mod sharing {
             touched: [touched].into(),
         };
         let mut seen = seen();
-        seen.unfinished_elsewhere = [("other".parse().unwrap(), theirs)].into();
+        seen.open_elsewhere = [("other".parse().unwrap(), theirs)].into();
         seen
     }
 
@@ -349,7 +349,7 @@ mod sharing {
         assert_eq!(all.len(), 1, "{all:?}");
         assert!(all[0].ends_with("both need net.ipv4.conf.all.arp_ignore"), "{all:?}");
         // Nothing is done and nothing is written down here: it is as it was.
-        seen.receipt.clone_from(&wants.settled);
+        seen.receipt.clone_from(&wants.receipt_after);
         assert_eq!(found(&wants, &seen), Vec::<String>::new());
     }
 
@@ -364,7 +364,7 @@ mod sharing {
         forwards.state.sysctls = [(Sysctl::IpForward, "1".to_owned())].into();
         assert_eq!(found(&goal(&forwards, &seen), &seen).len(), 1);
 
-        let theirs = at_work(Item::Module(Module::IpVs)).unfinished_elsewhere;
+        let theirs = at_work(Item::Module(Module::IpVs)).open_elsewhere;
         let module = [Item::Module(Module::IpVs), arp()].into();
         for theirs in theirs.values() {
             assert!(overlap(theirs, &module, None).is_empty());
@@ -380,7 +380,7 @@ mod sharing {
     #[test]
     fn drift_of_what_both_have_is_mended() {
         let mut seen = with_value("1");
-        seen.receipt = goal(&wants_arp(), &seen).settled;
+        seen.receipt = goal(&wants_arp(), &seen).receipt_after;
         seen.state.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), "0".to_owned());
         assert_eq!(found(&goal(&wants_arp(), &seen), &seen), Vec::<String>::new());
     }

@@ -59,7 +59,7 @@ pub(super) fn ramp(options: &PacingOptions<'_>, seen: &HostState, arranged: &mut
     let mut later = Vec::new();
     let mut noted = BTreeSet::new();
     for step in arranged.stages.iter_mut().flat_map(|(_, steps)| steps) {
-        let Some(edit) = step.change.of_mut::<Destination>() else { continue };
+        let Some(edit) = step.edit.of_mut::<Destination>() else { continue };
         let Some(destination) = edit.after.as_mut() else { continue };
         let took_none = |before: &Destination| before.weight == 0 && destination.weight > 0;
         if !edit.before.as_ref().is_none_or(took_none) {
@@ -134,7 +134,7 @@ fn raises(
         let at_ms = u64::from(seconds) * 1000 * nth / count;
         let why =
             format!("its share grows: {nth} of {count}, {} s after it was added", at_ms / 1000);
-        Some(Later { at_ms, step: Step { change, why } })
+        Some(Later { at_ms, step: Step { edit: change, why } })
     };
     weights.windows(2).zip(1..).filter_map(raise).collect()
 }

@@ -47,7 +47,7 @@ pub fn around(
     );
     let back = "put back: the new scheduler is there".to_owned();
     let set = |key: &Sysctl, before: &str, after: &str, why: &str| Step {
-        change: Edit::change::<Sysctl>(key.clone(), before.to_owned(), after.to_owned()),
+        edit: Edit::change::<Sysctl>(key.clone(), before.to_owned(), after.to_owned()),
         why: why.to_owned(),
     };
     let mut first = vec![set(&DROP_PACKET, "0", "3", &why)];
@@ -63,7 +63,7 @@ pub fn around(
 /// A caution for a plan that exchanges a scheduler: a datagram is not sent again, and where the director
 /// already drops packets nothing is done about the moment without a scheduler.
 pub fn caution(stages: &[(Stage, Vec<Step>)], seen: &HostState) -> Option<String> {
-    let edits = || stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.change);
+    let edits = || stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.edit);
     let exchanged = edits().find_map(|edit| {
         let (key, before, after) = edit.changed::<VirtualService>()?;
         (before.scheduler != after.scheduler).then_some(key)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn lines(steps: &[Step]) -> Vec<String> {
-        steps.iter().map(|step| step.change.to_string()).collect()
+        steps.iter().map(|step| step.edit.to_string()).collect()
     }
 
     #[test]

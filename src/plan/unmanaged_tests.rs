@@ -74,17 +74,17 @@ const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true };
 fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
-    steps.into_all().iter().map(|step| step.change.to_string()).collect()
+    steps.into_all().iter().map(|step| step.edit.to_string()).collect()
 }
 
 /// The host after the goal was reached.
 fn reached(goal: &Goal, seen: &Observation) -> Observation {
     let reasons = crate::desired::Reasons::default();
     let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &reasons).unwrap();
-    let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.change).collect();
+    let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.edit).collect();
     Observation {
         state: simulate(&seen.state, &changes).unwrap(),
-        receipt: goal.settled.clone(),
+        receipt: goal.receipt_after.clone(),
         ..seen.clone()
     }
 }
@@ -113,7 +113,7 @@ fn one_that_is_as_the_file_wants_it_is_used_and_outlives_destroy() {
     let seen = seen(&[(WEB, same())]);
     let goal = goal(PLAIN, &desired(), &seen);
     assert_eq!(steps(&goal, &seen), ["add address 192.0.2.80/32 to eth0 (scope global)"]);
-    assert!(!goal.settled.as_ref().unwrap().owned.contains(&item(WEB)));
+    assert!(!goal.receipt_after.as_ref().unwrap().owned.contains(&item(WEB)));
     assert!(list(&goal, &seen)[0].what.ends_with("as the file wants it: used, and left as it is"));
     let after = reached(&goal, &seen);
     assert_eq!(reached(&Goal::destroy(&after).unwrap(), &after).state, seen.state);
@@ -150,7 +150,7 @@ fn adopted_it_becomes_what_the_file_says_and_goes_with_destroy() {
         assert_eq!(after.state.services.get(&key(WEB)), Some(&same()));
         // A second run has nothing to do, and a destroy removes it.
         let again = self::goal(ADOPT, &desired(), &after);
-        assert_eq!((steps(&again, &after), again.settled), (vec![], after.receipt.clone()));
+        assert_eq!((steps(&again, &after), again.receipt_after), (vec![], after.receipt.clone()));
         let gone = reached(&Goal::destroy(&after).unwrap(), &after);
         assert_eq!(gone.state.services.keys().collect::<Vec<_>>(), [&key(MAIL)]);
         assert!(gone.state.addresses.is_empty());
@@ -209,7 +209,10 @@ fn an_exclusive_table_has_no_place_for_others_and_destroy_puts_them_back() {
     assert_eq!(after.state.services, [(key(WEB), same())].into());
     assert!(!after.receipt.as_ref().unwrap().owned.contains(&item(MAIL)));
     let again = self::goal(EXCLUSIVE, &desired(), &after);
-    assert_eq!((steps(&again, &after), again.settled.clone()), (vec![], after.receipt.clone()));
+    assert_eq!(
+        (steps(&again, &after), again.receipt_after.clone()),
+        (vec![], after.receipt.clone())
+    );
     // Somebody adds another one: that goes too, and comes back too.
     let mut more = after.clone();
     more.state.services.insert(key("udp 192.0.2.80:53"), service("udp 192.0.2.80:53", "rr", &[]));
@@ -236,7 +239,7 @@ fn a_table_that_is_shared_again_gives_back_what_had_no_place() {
     assert_eq!(after.state.services.get(&key(MAIL)), seen.state.services.get(&key(MAIL)));
     assert!(after.receipt.as_ref().unwrap().found.services.is_empty());
     let again = goal(PLAIN, &desired(), &after);
-    assert_eq!((steps(&again, &after), again.settled), (vec![], after.receipt.clone()));
+    assert_eq!((steps(&again, &after), again.receipt_after), (vec![], after.receipt.clone()));
 }
 
 #[test]

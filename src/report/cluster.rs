@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-use super::transaction;
+use super::{plural, transaction};
 use crate::apply::outcome::{Action, RollbackEnd, TransactionEnd};
 use crate::apply::verify::Verification;
 use crate::apply::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
@@ -30,7 +30,7 @@ pub fn text(report: &ClusterReport) -> String {
                 stage = Some(step.stage);
                 let _ = writeln!(text, "  {}", step.stage.describe().dimmed());
             }
-            let _ = writeln!(text, "    {} {}{}", mark(&step.change), step.text, done(step));
+            let _ = writeln!(text, "    {} {}{}", mark(&step.edit), step.text, done(step));
             let cost = super::costs::of(step);
             if !cost.is_empty() {
                 let _ = writeln!(text, "        {}", cost.yellow());
@@ -229,10 +229,6 @@ pub(super) fn done(step: &StepReport) -> String {
 
 fn plural_is(count: usize, noun: &str) -> String {
     format!("{} {}", plural(count, noun), if count == 1 { "is" } else { "are" })
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
 fn summary(report: &ClusterReport) -> String {

@@ -70,7 +70,7 @@ mod tests {
         StepReport {
             stage: Stage::Withdraw,
             text: String::new(),
-            change: Edit::add::<Module>(Module::IpVs, Present),
+            edit: Edit::add::<Module>(Module::IpVs, Present),
             why: String::new(),
             state,
             cost,

@@ -24,6 +24,11 @@ fn foreign(all: &[crate::plan::UnmanagedItem]) -> String {
     table::aligned(&all.iter().map(row).collect::<Vec<_>>(), 4)
 }
 
+/// The noun for so many: `step`, `steps`.
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
 /// Adds the `schema` member of every JSON document: its kind, and a number that counts up only when a member
 /// changes its meaning or is removed.
 pub fn with_schema<T: serde::Serialize>(kind: &str, value: &T) -> serde_json::Value {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use owo_colors::OwoColorize as _;
 
+use super::plural;
 use crate::apply::HostStatus;
 use crate::apply::status::{HostView, ServiceView, StatusReport};
 use crate::state::Timeouts;
@@ -60,7 +61,9 @@ fn state(host: &HostView) -> String {
     match &host.status {
         HostStatus::Unchanged => format!("{}, {since}", "as the file wants it".green()),
         HostStatus::Pending => {
-            format!("{}, {since}", format!("{} differences", host.drift.len()).yellow())
+            let count = host.drift.len();
+            let differences = format!("{count} {}", plural(count, "difference"));
+            format!("{}, {since}", differences.yellow())
         }
         HostStatus::Refused => "it refused".red().to_string(),
         HostStatus::Obstructed => "something stands in the way".red().to_string(),

@@ -100,7 +100,7 @@ pub(super) fn rollback(rollback: &HostRollback, report: &ClusterReport) -> Strin
         }
     }
     for step in steps {
-        let _ = writeln!(text, "    {} {}{}", mark(&step.change), step.text, done(step));
+        let _ = writeln!(text, "    {} {}{}", mark(&step.edit), step.text, done(step));
     }
     text
 }

@@ -15,7 +15,7 @@ pub struct Expected {
     /// The receipt on the host, if there was one.
     pub receipt: Option<Receipt>,
     /// The open transaction on the host, if there was one: it is taken over.
-    pub unfinished: Option<TransactionId>,
+    pub open_transaction: Option<TransactionId>,
     /// The items that the steps touch.
     pub items: Owned,
     /// How those were.
@@ -29,16 +29,16 @@ pub struct Expected {
 impl Expected {
     /// What differs on the host from what was expected, one line each; none if nothing does.
     pub fn differences(&self, observed: &Observation) -> Vec<String> {
-        let Self { receipt, unfinished, items, state, owners: _ } = self;
+        let Self { receipt, open_transaction, items, state, owners: _ } = self;
         let mut all = Vec::new();
-        let open = observed.unfinished.as_ref().map(|open| &open.journal.transaction);
-        if open != unfinished.as_ref() {
+        let open = observed.open_transaction.as_ref().map(|open| &open.journal.transaction);
+        if open != open_transaction.as_ref() {
             let text = |id: Option<&TransactionId>| {
                 id.map_or_else(|| "none".to_owned(), ToString::to_string)
             };
             all.push(format!(
-                "unfinished transaction: {} -> {}",
-                text(unfinished.as_ref()),
+                "open transaction: {} -> {}",
+                text(open_transaction.as_ref()),
                 text(open)
             ));
         }

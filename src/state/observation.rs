@@ -95,13 +95,13 @@ pub struct Observation {
     pub strays: Vec<String>,
     /// The open transaction of this topology, if there is one.
     #[serde(default)]
-    pub unfinished: Option<Box<OpenTransaction>>,
+    pub open_transaction: Option<Box<OpenTransaction>>,
     /// The transaction that the host undid by itself, if none of this topology was prepared here since.
     #[serde(default)]
     pub reverted: Option<Reverted>,
     /// Open transactions of other topologies.
     #[serde(default)]
-    pub unfinished_elsewhere: BTreeMap<TopologyName, OtherTransaction>,
+    pub open_elsewhere: BTreeMap<TopologyName, OtherTransaction>,
     /// Connection counters, if asked for.
     pub counters: BTreeMap<ServiceKey, BTreeMap<DestinationKey, Counters>>,
 }

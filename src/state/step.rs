@@ -8,7 +8,7 @@ use super::Edit;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// What is done.
-    pub change: Edit,
+    pub edit: Edit,
     /// Why, for a person: which forwarding method needs it, and what would happen without.
     pub why: String,
 }

@@ -57,10 +57,10 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
             let changes: Vec<Edit> = plan
                 .stages
                 .iter()
-                .flat_map(|(_, steps)| steps.iter().map(|step| step.change.clone()))
+                .flat_map(|(_, steps)| steps.iter().map(|step| step.edit.clone()))
                 .collect();
             seen.state = simulate(&seen.state, &changes).unwrap();
-            seen.receipt.clone_from(&plan.goal.settled);
+            seen.receipt.clone_from(&plan.goal.receipt_after);
             let again = cluster_plan::plan_host(&topology, host, &desired, &seen, direction);
             let HostPlanResult::Plan(again) = again else {
                 panic!("{}: no second plan", host.name)

@@ -112,7 +112,7 @@ pub fn settle(number: u64, ending: Decision) -> Request {
 
 /// The way back from `seen`, as a controller plans it.
 pub fn way_back(seen: &Observation) -> Vec<Step> {
-    let goal = Goal::undo(seen.unfinished.as_deref().expect("nothing is unfinished"), seen);
+    let goal = Goal::undo(seen.open_transaction.as_deref().expect("nothing is unfinished"), seen);
     let steps: Steps =
         steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
     steps.into_all()

@@ -204,7 +204,7 @@ pub fn act_here(state_dir: &Path, changes: Vec<Edit>) -> Execution {
     let look =
         Request::Observe { topology: topology(), sysctls: sysctls.collect(), counters: false };
     let Reply::Observed(seen) = ask(look.clone()) else { panic!("not seen") };
-    let begin = Prepare { settled: None, ..begin(1, changes.clone(), &seen) };
+    let begin = Prepare { receipt_after: None, ..begin(1, changes.clone(), &seen) };
     assert_eq!(ask(Request::Prepare(Box::new(begin))), Reply::Prepared);
     let (topology, transaction) = (topology(), TransactionId::from_bits(1));
     let reply = ask(Request::Execute {
@@ -225,7 +225,7 @@ pub fn topology() -> TopologyName {
 }
 
 pub fn steps(changes: Vec<Edit>) -> Vec<Step> {
-    changes.into_iter().map(|change| Step { change, why: "a test".to_owned() }).collect()
+    changes.into_iter().map(|change| Step { edit: change, why: "a test".to_owned() }).collect()
 }
 
 /// What a plan of `changes` from `seen` asks for, on the only host of its topology. The receipt owns
@@ -233,7 +233,7 @@ pub fn steps(changes: Vec<Edit>) -> Vec<Step> {
 pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     let steps = steps(changes);
     let mut touched: Owned = touched_by(&steps, &seen.state);
-    let unfinished = seen.unfinished.as_deref();
+    let unfinished = seen.open_transaction.as_deref();
     let items = touched.clone();
     let mut before = seen.state.restricted_to(&touched);
     if let Some(old) = unfinished {
@@ -254,7 +254,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     Prepare {
         expected: Expected {
             receipt: seen.receipt.clone(),
-            unfinished: unfinished.map(|there| there.journal.transaction.clone()),
+            open_transaction: unfinished.map(|there| there.journal.transaction.clone()),
             state: seen.state.restricted_to(&items),
             items,
             owners: owners(&receipt, Some(&receipt), seen),
@@ -272,7 +272,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
             before,
         },
         receipt_before,
-        settled: Some(Receipt { since: 8, ..receipt.clone() }),
+        receipt_after: Some(Receipt { since: 8, ..receipt.clone() }),
         receipt,
         revert: None,
         idle_limit_s: 600,

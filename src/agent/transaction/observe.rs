@@ -95,9 +95,9 @@ async fn read_once(
         others: others.receipts,
         unreadable: others.unreadable,
         strays: others.strays,
-        unfinished: open,
+        open_transaction: open,
         reverted,
-        unfinished_elsewhere: others.open,
+        open_elsewhere: others.open,
         counters,
     })
 }
@@ -218,7 +218,7 @@ mod tests {
         before.tunnels.insert(dev, device);
         let steps = steps_between(&seen, &before, &before.items(), &Reasons::default()).unwrap();
         let steps: Vec<Edit> =
-            steps.into_all().into_iter().map(|Step { change, why: _ }| change).collect();
+            steps.into_all().into_iter().map(|Step { edit, why: _ }| edit).collect();
         let at = |is: &dyn Fn(&Edit) -> bool| steps.iter().position(is);
         let set = at(&|change| change.changed::<Sysctl>().is_some());
         let up = at(&|change| change.changed::<Link>().is_some());

@@ -23,7 +23,7 @@ const MOST_STRAYS: usize = 10;
 pub(super) struct OtherEntries {
     /// See [`crate::state::Observation::others`].
     pub receipts: BTreeMap<TopologyName, Receipt>,
-    /// See [`crate::state::Observation::unfinished_elsewhere`].
+    /// See [`crate::state::Observation::open_elsewhere`].
     pub open: BTreeMap<TopologyName, OtherTransaction>,
     /// See [`crate::state::Observation::unreadable`].
     pub unreadable: BTreeMap<TopologyName, Failure>,

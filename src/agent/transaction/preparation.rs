@@ -162,13 +162,13 @@ fn fill(written: &WrittenPreparation<'_>, preparation: &Preparation<'_>) -> Resu
         });
         keep(store, &source, &folder.join("before.json"), before)?;
     }
-    if let Some(settled) = &request.settled {
+    if let Some(receipt_after) = &request.receipt_after {
         let target = folder.join("committed.json");
         let working = written.receipt.as_ref().map_or(current.as_path(), WrittenReceipt::file);
-        if *settled == request.receipt {
-            keep(store, working, &target, settled)?;
+        if *receipt_after == request.receipt {
+            keep(store, working, &target, receipt_after)?;
         } else {
-            let text = receipt::text(settled).map_err(|e| cannot_io("write", &target, e))?;
+            let text = receipt::text(receipt_after).map_err(|e| cannot_io("write", &target, e))?;
             write_file(store, &target, &text)?;
         }
     }
@@ -178,7 +178,7 @@ fn fill(written: &WrittenPreparation<'_>, preparation: &Preparation<'_>) -> Resu
         init: run.init,
         namespace: run.namespace,
         has_before: request.receipt_before.is_some(),
-        has_committed: request.settled.is_some(),
+        has_committed: request.receipt_after.is_some(),
         timer: timer.clone(),
     };
     let notes: Vec<String> = Vec::new();
@@ -254,9 +254,15 @@ mod tests {
         let (items, state) = (Owned::new(), HostState::default());
         Prepare {
             journal,
-            expected: Expected { receipt: None, unfinished: None, items, state, owners: [].into() },
+            expected: Expected {
+                receipt: None,
+                open_transaction: None,
+                items,
+                state,
+                owners: [].into(),
+            },
             receipt_before: None,
-            settled: Some(receipt.clone()),
+            receipt_after: Some(receipt.clone()),
             receipt,
             revert: None,
             idle_limit_s: 600,

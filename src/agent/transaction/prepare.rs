@@ -46,7 +46,8 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     if let Some(busy) = overlap(store, actor, request, &observed)? {
         return Ok(Reply::Busy(Box::new(busy)));
     }
-    let owners = other_topologies::owners(&request.receipt, request.settled.as_ref(), &observed);
+    let owners =
+        other_topologies::owners(&request.receipt, request.receipt_after.as_ref(), &observed);
     let differences = request.expected.other_owners(&owners);
     if !differences.is_empty() {
         return Ok(Reply::Changed(differences));
@@ -103,11 +104,11 @@ fn overlap(
     request: &Prepare,
     observed: &Observation,
 ) -> Result<Option<Busy>> {
-    let Prepare { journal, receipt, settled, .. } = request;
-    for (topology, theirs) in &observed.unfinished_elsewhere {
-        let (touched, settled) = (&journal.touched, settled.as_ref());
-        let mut both = other_topologies::overlap(theirs, touched, settled);
-        both.extend(other_topologies::left_to(topology, receipt, settled, observed));
+    let Prepare { journal, receipt, receipt_after, .. } = request;
+    for (topology, theirs) in &observed.open_elsewhere {
+        let (touched, receipt_after) = (&journal.touched, receipt_after.as_ref());
+        let mut both = other_topologies::overlap(theirs, touched, receipt_after);
+        both.extend(other_topologies::left_to(topology, receipt, receipt_after, observed));
         if both.is_empty() {
             continue;
         }
@@ -158,7 +159,7 @@ fn check(request: &Prepare) -> Result<()> {
         expected,
         receipt_before,
         receipt: working,
-        settled,
+        receipt_after,
         revert,
         idle_limit_s,
         sysctls: _,
@@ -171,7 +172,7 @@ fn check(request: &Prepare) -> Result<()> {
     }
     check_operator(&journal.by)?;
     check_idle_limit(*idle_limit_s)?;
-    let receipts = [receipt_before.as_ref(), Some(working), settled.as_ref()];
+    let receipts = [receipt_before.as_ref(), Some(working), receipt_after.as_ref()];
     for named in receipts.into_iter().flatten() {
         if named.topology != journal.topology {
             return Err(Error::new(format!(
@@ -186,16 +187,16 @@ fn check(request: &Prepare) -> Result<()> {
             )));
         }
     }
-    if let Some(step) = journal.steps().find(|s| !journal.touched.contains(&s.change.item())) {
+    if let Some(step) = journal.steps().find(|s| !journal.touched.contains(&s.edit.item())) {
         return Err(Error::new(format!(
             "{}: the journal lacks the state before: it could not be undone",
-            step.change
+            step.edit
         )));
     }
-    if let Some(step) = journal.steps().find(|s| !expected.items.contains(&s.change.item())) {
+    if let Some(step) = journal.steps().find(|s| !expected.items.contains(&s.edit.item())) {
         return Err(Error::new(format!(
             "{}: the plan lacks the state that it expects: whether the host changed cannot be checked",
-            step.change
+            step.edit
         )));
     }
     if let Some(RevertAfter { withdraw_ms, build_ms }) = revert {

@@ -101,12 +101,11 @@ pub(super) async fn execute(
     let held = held_as(held.as_mut(), topology, transaction)?;
     let (_lock, open) = lock_own(store, held).await?;
     may_execute(open.phase, held.entered, transaction)?;
-    if let Some(step) =
-        steps.iter().find(|step| !open.journal.touched.contains(&step.change.item()))
+    if let Some(step) = steps.iter().find(|step| !open.journal.touched.contains(&step.edit.item()))
     {
         return Err(Error::new(format!(
             "{}: this is no part of the transaction {transaction}: it could not be undone",
-            step.change
+            step.edit
         )));
     }
     let executor = actor.open_executor()?;

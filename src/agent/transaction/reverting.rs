@@ -184,7 +184,7 @@ impl<'a> RevertTimer<'a> {
             return Err(Error::new(format!(
                 "{} steps are left, the first: {}",
                 left.len(),
-                step.change
+                step.edit
             )));
         }
         self.close()
@@ -248,7 +248,7 @@ impl<'a> RevertTimer<'a> {
         let observed =
             observe::observe_own(self.store, self.actor, topology, &sysctls.collect()).await?;
         let gone = || Error::new("the journal is gone while the lock is held");
-        let goal = Goal::undo(observed.unfinished.as_deref().ok_or_else(gone)?, &observed);
+        let goal = Goal::undo(observed.open_transaction.as_deref().ok_or_else(gone)?, &observed);
         order::steps_between(&observed.state, &goal.wanted, &goal.owned, &Reasons::default())
             .map_err(|error| Error::new("cannot plan the way back").because(error))
     }
@@ -263,7 +263,7 @@ impl<'a> RevertTimer<'a> {
             let Some(error) = failed else { break };
             failures += 1;
             if let Some(step) = rest.get(count) {
-                self.note(format!("{}: {}", step.change, full(&error)));
+                self.note(format!("{}: {}", step.edit, full(&error)));
             }
             rest = rest.get(count + 1..).unwrap_or_default();
             if rest.is_empty() {

@@ -9,13 +9,13 @@
 use crate::desired::Desired;
 use crate::names::IfName;
 use crate::state::{Conf6Item, ConfDev, ConfItem, Module, PacketRule, Sysctl, VsItem};
-use crate::topology::{Forward, Host, RealServer, Service, Topology};
+use crate::topology::{Host, RealServer, Service, Topology};
 
 use super::{protocols, speaks_ftp};
 
 /// Adds what the forwarding methods of `service` need on its director `host`.
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
-    if others(service).any(|rs| rs.forward == Forward::Nat) {
+    if others(service).any(|rs| rs.forward.needs_director_as_gateway()) {
         let why = format!(
             "NAT: the real servers' replies for {} pass through the director, which must forward them",
             service.display_name()
@@ -23,11 +23,11 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
         forward(host, service, &why, desired);
         redirects(host, service, desired);
     }
-    if others(service).any(|rs| rs.forward == Forward::Fullnat) {
+    if others(service).any(|rs| rs.forward.hides_client()) {
         fullnat(topology, host, service, desired);
     }
     let serves_itself = service.real_servers.iter().find(|rs| rs.host == host.name);
-    if serves_itself.is_some_and(|rs| rs.forward == Forward::Tun) {
+    if serves_itself.is_some_and(|rs| rs.forward.encapsulates()) {
         let why = format!(
             "{} is director and real server of {}: a request that another director wrapped for it \
              must not be scheduled once more",
@@ -95,7 +95,7 @@ fn redirects(host: &Host, service: &Service, desired: &mut Desired) {
 fn one_armed(host: &Host, service: &Service) -> Option<IfName> {
     let outside = &service.vip.as_ref()?.interface;
     others(service)
-        .filter(|rs| rs.forward == Forward::Nat)
+        .filter(|rs| rs.forward.needs_director_as_gateway())
         .filter_map(|rs| host.on_link(rs.rip))
         .map(|(dev, _)| &dev.name)
         .find(|dev| *dev == outside)
@@ -127,7 +127,7 @@ fn fullnat(topology: &Topology, host: &Host, service: &Service, desired: &mut De
          it, wherever they are; they do not see the client's, and each connection takes a source port \
          of the director"
     );
-    for rs in others(service).filter(|rs| rs.forward == Forward::Fullnat) {
+    for rs in others(service).filter(|rs| rs.forward.hides_client()) {
         for protocol in protocols(service) {
             // Data connections of FTP go to other ports.
             let port = if speaks_ftp(service) { 0 } else { rs.port };

@@ -74,7 +74,7 @@ fn done(report: &ClusterReport) -> Vec<(HostName, Edit)> {
             .steps
             .iter()
             .filter(|step| step.state == StepState::Done)
-            .map(|step| (host.clone(), step.change.clone()))
+            .map(|step| (host.clone(), step.edit.clone()))
     });
     all.collect()
 }

@@ -162,7 +162,7 @@ fn addresses(host: &Host, like: IpAddr) -> impl Iterator<Item = IpAddr> {
 
 /// The source address that real servers see, for the case's name.
 fn expected_source(service: &Service) -> &'static str {
-    if service.uses(Forward::Fullnat) {
+    if service.uses(Forward::hides_client) {
         "the director's address, not the client's"
     } else {
         "the client's own address"
@@ -199,7 +199,7 @@ fn expected_client_addresses(
     client: &Host,
 ) -> BTreeSet<IpAddr> {
     let director = topology.hosts.get(&service.director);
-    match director.filter(|d| server.forward == Forward::Fullnat && d.name != server.host) {
+    match director.filter(|d| server.forward.hides_client() && d.name != server.host) {
         Some(director) => addresses(director, server.rip).collect(),
         None => addresses(client, service.vip_address().unwrap_or(server.rip)).collect(),
     }
@@ -271,7 +271,7 @@ async fn spread(scenario: &Scenario<'_>, service: &Service) -> CaseOutcome {
 /// Transfers up and down; with tunnels, until every real server has served one.
 async fn large(scenario: &Scenario<'_>, service: &Service, target: RequestTarget) -> CaseOutcome {
     let (_, open) = by_weight(service);
-    let all = service.uses(Forward::Tun) && spreads(service);
+    let all = service.uses(Forward::encapsulates) && spreads(service);
     let most = if all { open.len() * 2 } else { 1 };
     let Some(client) = scenario.clients().next() else {
         return Err("there is no client".to_owned());

@@ -65,7 +65,7 @@ impl Way {
     }
 
     fn changes(&self) -> Vec<Edit> {
-        self.steps().into_iter().map(|step| step.change.clone()).collect()
+        self.steps().into_iter().map(|step| step.edit.clone()).collect()
     }
 
     /// What lies on the disk while these steps are done.
@@ -98,7 +98,7 @@ fn way() -> impl Strategy<Value = Way> {
             let none = Reasons::default();
             let steps =
                 order::steps_between(&seen.state, &goal.wanted, &goal.owned, &none).unwrap();
-            let plain = steps.clone().into_all().into_iter().map(|step| step.change).collect();
+            let plain = steps.clone().into_all().into_iter().map(|step| step.edit).collect();
             let turns = vec![(Stage::Withdraw, steps.withdraw), (Stage::Live, steps.build)];
             let services = services.iter().map(|(key, service)| (key.clone(), service)).collect();
             let options = PacingOptions { services, overrides, ..PacingOptions::default() };
@@ -109,7 +109,7 @@ fn way() -> impl Strategy<Value = Way> {
             });
             let otherwise_counted = others.collect();
             let steps = arranged.stages.iter().flat_map(|(_, steps)| steps);
-            drain::borrow(&mut goal, steps.map(|step| &step.change), &seen.state);
+            drain::borrow(&mut goal, steps.map(|step| &step.edit), &seen.state);
             Way { desired: c, seen, goal, plain, arranged, otherwise_counted }
         },
     )
@@ -156,7 +156,7 @@ proptest! {
     fn what_is_waited_for_has_weight_0_and_others_take_its_place(way in way()) {
         let drain = way.arranged.stages.iter().find(|(stage, _)| *stage == Stage::Drain);
         let changes: Vec<Edit> =
-            drain.into_iter().flat_map(|(_, steps)| steps).map(|step| step.change.clone()).collect();
+            drain.into_iter().flat_map(|(_, steps)| steps).map(|step| step.edit.clone()).collect();
         let drained = simulate(&way.seen.state, &changes).unwrap();
         for one in way.arranged.pacing.leaving.iter().filter(|one| one.seconds > 0) {
             prop_assert_eq!(drained.services[&one.service].destinations[&one.destination].weight, 0);

@@ -39,7 +39,7 @@ impl Shared {
             return false;
         }
         self.state = simulate(&self.state, &steps).unwrap();
-        match goal.settled {
+        match goal.receipt_after {
             Some(receipt) => drop(self.receipts.insert(name.clone(), receipt)),
             None => drop(self.receipts.remove(name)),
         }
@@ -157,16 +157,16 @@ fn two_do_not_give_it_up_at_once() {
         touched: Owned::new(),
     };
     // Whatever the other does: undone, it may no longer have it.
-    seen.unfinished_elsewhere.insert(older.clone(), theirs);
+    seen.open_elsewhere.insert(older.clone(), theirs);
     let mut obstacles = Vec::new();
-    other_topologies::unfinished_elsewhere(&[], &goal, &seen, &mut obstacles);
+    other_topologies::open_elsewhere(&[], &goal, &seen, &mut obstacles);
     assert_eq!(obstacles.len(), 1, "{obstacles:?}");
     // The other has gone since it was looked at.
-    let settled = goal.settled.as_ref();
-    let then = other_topologies::owners(&goal.receipt, settled, &seen);
+    let receipt_after = goal.receipt_after.as_ref();
+    let then = other_topologies::owners(&goal.receipt, receipt_after, &seen);
     assert_eq!(then, [(older.clone(), [Item::Sysctl(arp())].into())].into());
     seen.others.clear();
-    assert_ne!(then, other_topologies::owners(&goal.receipt, settled, &seen));
+    assert_ne!(then, other_topologies::owners(&goal.receipt, receipt_after, &seen));
 }
 
 /// After a restart everything is as the host comes up. What stays another's is not put back at all.

@@ -89,10 +89,10 @@ impl World {
             let steps = order::steps_between(state, &goal.wanted, &goal.owned, &Reasons::default())
                 .unwrap();
             for (stage, steps) in stages::stage(host, steps) {
-                let changes = steps.into_iter().map(|step| step.change).collect();
+                let changes = steps.into_iter().map(|step| step.edit).collect();
                 turns.entry(stage).or_default().push((host.name.clone(), changes));
             }
-            self.receipts.insert(host.name.clone(), goal.settled);
+            self.receipts.insert(host.name.clone(), goal.receipt_after);
         }
         for (_, mut hosts) in turns {
             // Hosts of one stage act in any order, step by step.

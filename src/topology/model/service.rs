@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Position;
 use crate::names::{HostName, IfName, ServiceName};
-use crate::state::{Protocol, Tunnel};
+use crate::state::{ForwardingMethod, Protocol, Tunnel};
 
 /// How IPVS forwards a packet to the real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,14 +30,64 @@ impl Forward {
     /// Every method.
     pub const ALL: &[Forward] = &[Self::Nat, Self::Dr, Self::Tun, Self::Fullnat];
 
-    /// Whether the director rewrites addresses. Then the real server does not have the VIP, may listen on
-    /// another port, and replies through the director.
-    pub fn rewrites(self) -> bool {
+    /// What the method does to a packet. Planner, checks and lab ask for this, not for a method by its name.
+    fn mechanics(self) -> Mechanics {
+        let unchanged = Mechanics {
+            in_ipvs: ForwardingMethod::DirectRoute,
+            rewrites: false,
+            hides_client: false,
+            encapsulates: false,
+        };
+        let rewritten =
+            Mechanics { in_ipvs: ForwardingMethod::Masquerade, rewrites: true, ..unchanged };
         match self {
-            Self::Nat | Self::Fullnat => true,
-            Self::Dr | Self::Tun => false,
+            Self::Dr => unchanged,
+            Self::Tun => {
+                Mechanics { in_ipvs: ForwardingMethod::Tunnel, encapsulates: true, ..unchanged }
+            }
+            Self::Nat => rewritten,
+            Self::Fullnat => Mechanics { hides_client: true, ..rewritten },
         }
     }
+
+    /// The method in the kernel's table.
+    pub fn in_ipvs(self) -> ForwardingMethod {
+        self.mechanics().in_ipvs
+    }
+
+    /// Whether the director rewrites the destination. Then the real server does not have the VIP, may listen on
+    /// another port, and replies through the director.
+    pub fn rewrites(self) -> bool {
+        self.mechanics().rewrites
+    }
+
+    /// Whether the director rewrites the source too, so that replies come back to its own address.
+    pub fn hides_client(self) -> bool {
+        self.mechanics().hides_client
+    }
+
+    /// Whether the packet travels inside another one, to the real server's address.
+    pub fn encapsulates(self) -> bool {
+        self.mechanics().encapsulates
+    }
+
+    /// Whether the packet leaves as it came, in a frame to the real server: no router may be in between.
+    pub fn needs_on_link(self) -> bool {
+        !self.rewrites() && !self.encapsulates()
+    }
+
+    /// Whether replies go to the client's address and must pass the director: it is the real server's gateway.
+    pub fn needs_director_as_gateway(self) -> bool {
+        self.rewrites() && !self.hides_client()
+    }
+}
+
+/// One row for each method: see the functions of [`Forward`].
+struct Mechanics {
+    in_ipvs: ForwardingMethod,
+    rewrites: bool,
+    hides_client: bool,
+    encapsulates: bool,
 }
 
 impl fmt::Display for Forward {
@@ -325,8 +375,8 @@ impl Service {
     }
 
     /// Whether any real server uses `method`.
-    pub fn uses(&self, method: Forward) -> bool {
-        self.real_servers.iter().any(|real_server| real_server.forward == method)
+    pub fn uses(&self, property: impl Fn(Forward) -> bool) -> bool {
+        self.real_servers.iter().any(|real_server| property(real_server.forward))
     }
 
     /// The ports that clients use, the mark's ports if it has a mark; empty: every port.

@@ -10,7 +10,7 @@ use super::hosts::is_plugged;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, IfName};
 use crate::topology::document::{Field, GatewayDoc, HostDoc};
-use crate::topology::model::{Forward, Gateway, Host, Interface};
+use crate::topology::model::{Gateway, Host, Interface};
 use crate::topology::node::At;
 use crate::topology::suggest;
 
@@ -46,7 +46,9 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
     let mut near: HashMap<(&HostName, &HostName), Vec<(IpAddr, &IfName)>> = HashMap::new();
     for service in &resolver.services {
         let Some(director) = resolver.hosts.get(&service.director) else { continue };
-        for real in service.real_servers.iter().filter(|real| real.forward == Forward::Nat) {
+        for real in
+            service.real_servers.iter().filter(|real| real.forward.needs_director_as_gateway())
+        {
             if real.host == service.director {
                 continue;
             }

@@ -136,7 +136,7 @@ impl Resolver {
         let make = |(port, mut real_servers): (u16, Vec<RealServer>)| {
             let protocol = *protocols.first()?;
             for real in &mut real_servers {
-                if real.forward != Forward::Tun {
+                if !real.forward.encapsulates() {
                     real.tunnel = Tunnel::Ipip;
                 }
             }
@@ -177,7 +177,7 @@ impl Resolver {
         const WHY: &str = "only `forward: tun` encapsulates packets: with other methods the kernel ignores the tunnel";
         let all = doc.forward.or(&defaults.forward);
         let is_tun = |field: &Field<Forward>| match field {
-            Field::Value(forward) => forward.value == Forward::Tun,
+            Field::Value(forward) => forward.value.encapsulates(),
             Field::Missing | Field::Invalid => true,
         };
         for real in &doc.real_servers {

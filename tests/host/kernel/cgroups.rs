@@ -120,7 +120,7 @@ fn it_leaves_every_group_that_ends_with_the_login() {
             let timer = timers(&netns)[0];
             assert!(group(agent.pid()).ends_with(login), "{}", group(agent.pid()));
             assert_eq!(group(timer), group(1), "{login}");
-            assert_eq!(agent.look().unfinished.unwrap().notes, [""; 0]);
+            assert_eq!(agent.look().open_transaction.unwrap().notes, [""; 0]);
             drop(agent);
             roll_back(&netns, 1);
             eventually("the timer has ended", || timers(&netns).is_empty());
@@ -140,7 +140,7 @@ fn it_says_at_once_what_it_could_not_leave() {
         assert_eq!(group(timer), group(agent.pid()));
         let mut told = Vec::new();
         eventually("it says so", || {
-            told = agent.look().unfinished.unwrap().notes;
+            told = agent.look().open_transaction.unwrap().notes;
             !told.is_empty()
         });
         let [told] = &told[..] else { panic!("{told:?}") };

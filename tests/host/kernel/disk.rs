@@ -57,7 +57,7 @@ fn on_a_disk_that_fills_up_later_it_is_still_finished() {
         agent.done(&do_all(1, changes()));
         assert_eq!(agent.ask(&agree(1)), Reply::Voted);
         assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
-        assert_eq!(agent.look().receipt, wish.settled);
+        assert_eq!(agent.look().receipt, wish.receipt_after);
     });
 }
 
@@ -74,7 +74,10 @@ fn on_a_disk_that_fills_up_later_it_is_still_undone_by_another() {
         let mut second = agent(path);
         assert_eq!(second.ask(&take_up(1, false)), Reply::Prepared);
         let there = second.look();
-        assert_eq!(there.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, second.pid());
+        assert_eq!(
+            there.open_transaction.as_ref().unwrap().holder.as_ref().unwrap().pid,
+            second.pid()
+        );
         second.done(&do_steps(1, way_back(&there)));
         assert_eq!(second.ask(&settle(1, Decision::Abort)), Reply::Closed);
         assert!(!path.join("t").exists());
@@ -147,7 +150,7 @@ fn on_a_disk_that_turns_read_only_it_is_undone_and_settled_once_it_can_be() {
             let failure = refused(agent.ask(&request));
             assert!(failure.to_string().contains("Read-only file system"), "{failure}");
         }
-        assert!(agent.look().unfinished.is_some());
+        assert!(agent.look().open_transaction.is_some());
         remount("rw");
         assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     });
@@ -212,7 +215,7 @@ fn a_damaged_journal_is_named_with_the_way_out() {
     // What the cure says: with the journal away, the receipt goes on from here.
     fs::rename(&path, netns.folder.path().join("away.json")).unwrap();
     let seen = agent.look();
-    assert!(seen.receipt.is_some() && seen.unfinished.is_none());
+    assert!(seen.receipt.is_some() && seen.open_transaction.is_none());
     let wish = begin(3, changes(), &seen);
     assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     assert_eq!(agent.ask(&settle(3, Decision::Abort)), Reply::Closed);
@@ -241,7 +244,7 @@ fn what_of_it_is_missing_or_not_ours_is_told() {
     for file in ["holder.json", "last_request", "notes.json"] {
         fs::write(folder.join(file), "{ half").unwrap();
     }
-    let there = Agent::start(&netns).look().unfinished.unwrap();
+    let there = Agent::start(&netns).look().open_transaction.unwrap();
     assert_eq!((there.holder, there.notes), (None, Vec::<String>::new()));
 
     let path = netns.folder.path().join("t/journal.json");

@@ -73,7 +73,7 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
 
         let mut other = Agent::start(&netns);
         let seen = other.look();
-        let unfinished = seen.unfinished.as_deref();
+        let unfinished = seen.open_transaction.as_deref();
         let done = changes().len();
         match left {
             Left::Nothing => {
@@ -103,11 +103,11 @@ fn killed_at_any_point_it_tells_the_truth_and_is_undone_or_finished() {
                     assert!(late.message.contains("cannot be undone any more"), "{point}: {late}");
                 }
                 assert_eq!(other.ask(&settle(1, Decision::Commit)), Reply::Closed, "{point}");
-                assert_eq!(other.look().receipt, wish.settled, "{point}");
+                assert_eq!(other.look().receipt, wish.receipt_after, "{point}");
                 assert_eq!(files(&netns), ["receipt.json"], "{point}");
             }
             Left::Settled => {
-                assert_eq!((unfinished, &seen.receipt), (None, &wish.settled), "{point}");
+                assert_eq!((unfinished, &seen.receipt), (None, &wish.receipt_after), "{point}");
                 assert_eq!(files(&netns), ["receipt.json"], "{point}");
             }
         }
@@ -133,10 +133,10 @@ fn killed_while_it_is_settled_as_undone_it_is_settled_by_the_next() {
         agent.ended();
         set_fault(&netns, "");
         let mut other = Agent::start(&netns);
-        let unfinished = other.look().unfinished;
+        let unfinished = other.look().open_transaction;
         assert_eq!(unfinished.is_some(), point != "closed", "{point}");
         if let Some(unfinished) = unfinished {
-            assert_eq!(unfinished.receipt_before, first.settled, "{point}");
+            assert_eq!(unfinished.receipt_before, first.receipt_after, "{point}");
             assert!(!unfinished.voted, "{point}");
             assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
             let late = super::life::refused(other.ask(&settle(1, Decision::Commit)));
@@ -145,7 +145,7 @@ fn killed_while_it_is_settled_as_undone_it_is_settled_by_the_next() {
             roll_back(&netns, 1);
         }
         let seen = Agent::start(&netns).look();
-        assert_eq!((seen.receipt, seen.unfinished), (first.settled, None), "{point}");
+        assert_eq!((seen.receipt, seen.open_transaction), (first.receipt_after, None), "{point}");
         assert_eq!(photograph(&netns), before, "{point}");
         assert_eq!(files(&netns), ["receipt.json"], "{point}");
     }
@@ -165,7 +165,7 @@ fn killed_in_a_taking_over_either_of_the_two_is_there() {
         assert_eq!(agent.try_ask(&Request::Prepare(Box::new(wish))), None);
         agent.ended();
         set_fault(&netns, "");
-        let unfinished = Agent::start(&netns).look().unfinished.unwrap();
+        let unfinished = Agent::start(&netns).look().open_transaction.unwrap();
         assert_eq!(unfinished.journal.transaction, id(which), "{point}");
         roll_back(&netns, which);
         assert_eq!(photograph(&netns), before, "{point}");
@@ -207,7 +207,7 @@ fn what_was_never_begun_leaves_no_timer() {
     let failure = super::life::refused(agent.ask(&Request::Prepare(Box::new(wish))));
     assert!(failure.message.contains("journal.json"), "{failure}");
     assert_eq!(timers(&netns), Vec::<u32>::new());
-    assert_eq!(agent.look().unfinished, None);
+    assert_eq!(agent.look().open_transaction, None);
 }
 
 fn a_timer_that_is_killed_leaves_it_to_rollback() {
@@ -225,9 +225,9 @@ fn a_timer_that_is_killed_leaves_it_to_rollback() {
         go_on(timer);
         eventually("the timer has ended", || timers(&netns).is_empty());
         if point == "closed" {
-            assert_eq!(Agent::start(&netns).look().unfinished, None);
+            assert_eq!(Agent::start(&netns).look().open_transaction, None);
         } else {
-            let unfinished = Agent::start(&netns).look().unfinished.unwrap();
+            let unfinished = Agent::start(&netns).look().open_transaction.unwrap();
             assert_eq!((unfinished.reverts_in_ms, unfinished.voted), (None, false), "{point}");
             roll_back(&netns, 1);
         }

@@ -78,7 +78,7 @@ fn a_failed_step_leaves_the_receipt_of_the_start() {
     assert_eq!(outcome.done, 1);
     assert!(outcome.failure.is_some());
     assert_eq!(outcome.after.receipt, Some(wish.receipt));
-    assert!(outcome.after.unfinished.is_some());
+    assert!(outcome.after.open_transaction.is_some());
 }
 
 fn looking_makes_nothing() {
@@ -198,7 +198,7 @@ fn on_a_full_disk_nothing_is_touched() {
 fn with_no_room_for_the_receipt_of_the_end_nothing_is_touched() {
     let netns = NetnsHost::new();
     let mut wish = begin_step();
-    let large = wish.settled.as_mut().unwrap();
+    let large = wish.receipt_after.as_mut().unwrap();
     for number in 0..20_000_u32 {
         let service = format!("fwmark4 {}", number + 1).parse().unwrap();
         large.owned.insert(lvsprov::state::Item::Service(service));

@@ -59,7 +59,7 @@ fn from_begin_to_done() {
     let begun = agent.look();
     assert_eq!(touched(&begun), touched(&seen), "it was begun, and nothing else");
     assert_eq!(begun.receipt.as_ref(), Some(&wish.receipt));
-    let there = begun.unfinished.unwrap();
+    let there = begun.open_transaction.unwrap();
     assert_eq!(there.journal, wish.journal);
     assert_eq!((there.receipt_before, there.voted, there.restarted), (None, false, false));
     assert_eq!((there.reverts_in_ms, there.notes.len()), (None, 0));
@@ -83,14 +83,14 @@ fn from_begin_to_done() {
     );
     assert_eq!(agent.ask(&agree(1)), Reply::Voted);
     assert_eq!(agent.ask(&agree(1)), Reply::Voted);
-    assert!(agent.look().unfinished.unwrap().voted);
+    assert!(agent.look().open_transaction.unwrap().voted);
     let back = do_steps(1, way_back(&agent.look()));
     assert!(refused(agent.ask(&back)).message.contains("has voted to commit"));
     assert!(refused(agent.ask(&settle(1, Decision::Abort))).message.contains("was not undone"));
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     let after = agent.look();
-    assert_eq!((after.receipt, after.unfinished), (wish.settled, None));
+    assert_eq!((after.receipt, after.open_transaction), (wish.receipt_after, None));
     assert_eq!(files(&netns), ["receipt.json"]);
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "1");
     assert!(refused(agent.ask(&back)).message.contains("is not open on this host any more"));
@@ -108,7 +108,7 @@ fn from_begin_to_undone() {
     assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     assert_eq!(photograph(&netns), before);
     let seen = agent.look();
-    assert_eq!((seen.receipt, seen.unfinished), (None, None));
+    assert_eq!((seen.receipt, seen.open_transaction), (None, None));
     assert!(files(&netns).is_empty(), "something is left: {:?}", files(&netns));
 }
 
@@ -118,26 +118,26 @@ fn a_receipt_of_before_comes_back_and_one_host_needs_not_agree() {
     let mut first = begin(1, changes()[..2].to_vec(), &agent.look());
     first.journal.hosts.pop_last();
     // Nothing is said of the end but what is said on the way: one file with two names.
-    first.settled = Some(first.receipt.clone());
+    first.receipt_after = Some(first.receipt.clone());
     assert_eq!(agent.ask(&Request::Prepare(Box::new(first.clone()))), Reply::Prepared);
     agent.done(&do_all(1, changes()[..2].to_vec()));
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
-    assert_eq!(agent.look().receipt, first.settled);
+    assert_eq!(agent.look().receipt, first.receipt_after);
 
     let mut second = begin(2, changes()[2..].to_vec(), &agent.look());
-    second.settled = None;
+    second.receipt_after = None;
     second.journal.intent = Intent::Destroy;
     assert_eq!(agent.ask(&Request::Prepare(Box::new(second))), Reply::Prepared);
     agent.done(&do_all(2, changes()[2..].to_vec()));
     drop(agent);
     roll_back(&netns, 2);
     let mut agent = Agent::start(&netns);
-    assert_eq!(agent.look().receipt, first.settled);
+    assert_eq!(agent.look().receipt, first.receipt_after);
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "1");
     assert_eq!(netns.sysctl("conf/lo/arp_announce"), "0");
 
     let mut third = begin(3, changes()[2..].to_vec(), &agent.look());
-    third.settled = None;
+    third.receipt_after = None;
     assert_eq!(agent.ask(&Request::Prepare(Box::new(third))), Reply::Prepared);
     assert_eq!(agent.ask(&agree(3)), Reply::Voted);
     assert_eq!(agent.ask(&settle(3, Decision::Commit)), Reply::Closed);
@@ -158,7 +158,7 @@ fn a_host_that_has_moved_says_how_and_nothing_is_begun() {
         differences,
         ["net.ipv4.conf.lo.arp_ignore: 0 -> 2", "address 10.9.9.9/32@lo: absent -> scope global",]
     );
-    assert_eq!(agent.look().unfinished, None);
+    assert_eq!(agent.look().open_transaction, None);
     assert!(files(&netns).is_empty());
     netns.set_sysctl("conf/lo/arp_ignore", "0");
     netns.ip("address del 10.9.9.9/32 dev lo");
@@ -192,14 +192,14 @@ fn whoever_comes_second_hears_who_is_at_work() {
 
     // One that has ended is in nobody's way, but what it began is.
     first.kill();
-    assert_eq!(second.look().unfinished.unwrap().holder, None);
+    assert_eq!(second.look().open_transaction.unwrap().holder, None);
     let Reply::Changed(differences) = second.ask(&Request::Prepare(Box::new(other))) else {
         panic!("not moved")
     };
     assert_eq!(differences[0], format!("unfinished transaction: none -> {}", id(1)));
     let knowing = begin(2, changes(), &second.look());
     assert_eq!(second.ask(&Request::Prepare(Box::new(knowing))), Reply::Prepared);
-    assert_eq!(second.look().unfinished.unwrap().journal.transaction, id(2));
+    assert_eq!(second.look().open_transaction.unwrap().journal.transaction, id(2));
     assert_eq!(files(&netns), [id(2).as_str(), "journal.json", "receipt.json"]);
 }
 
@@ -214,7 +214,7 @@ fn one_that_hangs_is_taken_from_by_force_and_does_nothing_any_more() {
         assert!(failure.message.contains("mallory@desk"), "{failure}");
     }
     assert_eq!(netns.sysctl("conf/lo/arp_ignore"), "0");
-    assert_eq!(second.look().unfinished.unwrap().holder.unwrap().pid, second.pid());
+    assert_eq!(second.look().open_transaction.unwrap().holder.unwrap().pid, second.pid());
     assert_eq!(second.ask(&settle(1, Decision::Abort)), Reply::Closed);
 }
 
@@ -251,7 +251,7 @@ fn agreement_is_taken_back_only_by_who_knows_of_it() {
     refused(agent.ask(&back));
     assert_eq!(agent.ask(&take_up(1, false)), Reply::Prepared);
     agent.done(&back);
-    assert!(!agent.look().unfinished.unwrap().voted);
+    assert!(!agent.look().open_transaction.unwrap().voted);
     assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
     assert_eq!(photograph(&netns), before);
 }
@@ -298,10 +298,11 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     let mut second = Agent::start(&netns);
     let other = |number: u64, changes: Vec<Edit>, agent: &mut Agent| {
         let mut seen = agent.look();
-        (seen.receipt, seen.unfinished) = (None, None);
+        (seen.receipt, seen.open_transaction) = (None, None);
         let mut wish = begin(number, changes, &seen);
         wish.journal.topology = "u".parse().unwrap();
-        for receipt in [Some(&mut wish.receipt), wish.settled.as_mut()].into_iter().flatten() {
+        for receipt in [Some(&mut wish.receipt), wish.receipt_after.as_mut()].into_iter().flatten()
+        {
             receipt.topology = "u".parse().unwrap();
         }
         Request::Prepare(Box::new(wish))
@@ -312,7 +313,7 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     // Without any step: what is found as it is wanted is relied on all the same.
     let mut relies = other(2, Vec::new(), &mut second);
     let Request::Prepare(wish) = &mut relies else { unreachable!() };
-    wish.settled.as_mut().unwrap().owned.insert(changes()[1].item());
+    wish.receipt_after.as_mut().unwrap().owned.insert(changes()[1].item());
     let Reply::Busy(busy) = second.ask(&relies) else { panic!("not busy") };
     assert_eq!(busy.transaction, Some(id(1)));
     // Nobody works at it any more, and nothing undoes it: waiting would not help.
@@ -325,8 +326,8 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     let beside = other(3, changes()[2..].to_vec(), &mut second);
     assert_eq!(second.ask(&beside), Reply::Prepared);
     let seen = Agent::start(&netns).look();
-    let elsewhere = &seen.unfinished_elsewhere[&"u".parse().unwrap()];
+    let elsewhere = &seen.open_elsewhere[&"u".parse().unwrap()];
     assert_eq!((&elsewhere.transaction, &elsewhere.by), (&id(3), &somebody()));
     assert_eq!(elsewhere.touched.len(), 3);
-    assert_eq!(seen.unfinished.unwrap().journal.transaction, id(1));
+    assert_eq!(seen.open_transaction.unwrap().journal.transaction, id(1));
 }

@@ -32,7 +32,7 @@ fn a_namespace_that_was_made_anew_is_as_after_a_restart() {
     agent.done(&do_all(2, vec![vip]));
     agent.kill();
     let there = Agent::start(&netns).look();
-    assert!(!there.unfinished.as_ref().unwrap().restarted);
+    assert!(!there.open_transaction.as_ref().unwrap().restarted);
     assert_eq!(way_back(&there).len(), 1, "the VIP");
 
     drop(named);
@@ -41,10 +41,13 @@ fn a_namespace_that_was_made_anew_is_as_after_a_restart() {
     netns.enter(&named, "10.9.0.1/24");
     let anew = photograph(&netns);
     let there = Agent::start(&netns).look();
-    assert!(there.unfinished.as_ref().unwrap().restarted, "it is not told from the one before");
+    assert!(
+        there.open_transaction.as_ref().unwrap().restarted,
+        "it is not told from the one before"
+    );
     assert_eq!(way_back(&there), []);
     roll_back(&netns, 2);
     assert_eq!(photograph(&netns), anew);
     assert!(!anew.contains("10.9.9.9") && anew.contains("conf/lo/arp_ignore=0"), "{anew}");
-    assert_eq!(Agent::start(&netns).look().receipt, wish.settled);
+    assert_eq!(Agent::start(&netns).look().receipt, wish.receipt_after);
 }

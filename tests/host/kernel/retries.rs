@@ -64,10 +64,10 @@ fn one_that_has_tried_and_failed_is_in_nobodys_way() {
     agent.kill();
     let timer = timers(&netns)[0];
     let mut other = Agent::start(&netns);
-    eventually("it has tried", || !other.look().unfinished.unwrap().notes.is_empty());
+    eventually("it has tried", || !other.look().open_transaction.unwrap().notes.is_empty());
     assert_eq!(timers(&netns), [timer]);
     let seen = other.look();
-    assert_eq!(seen.unfinished.as_ref().unwrap().reverts_in_ms, None);
+    assert_eq!(seen.open_transaction.as_ref().unwrap().reverts_in_ms, None);
     let wish = begin(2, changes(), &seen);
     assert_eq!(other.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     eventually("it has ended", || timers(&netns).is_empty());

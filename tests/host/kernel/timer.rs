@@ -60,7 +60,7 @@ fn while_it_is_pending_nobody_begins_and_looking_says_when() {
     agent.kill();
     let mut other = Agent::start(&netns);
     let seen = other.look();
-    let left = seen.unfinished.as_ref().unwrap().reverts_in_ms.unwrap();
+    let left = seen.open_transaction.as_ref().unwrap().reverts_in_ms.unwrap();
     assert!(left <= speed::millis(600_000).into(), "{left}");
     let Reply::Busy(busy) = other.ask(&Request::Prepare(Box::new(begin(2, Vec::new(), &seen))))
     else {
@@ -93,7 +93,7 @@ fn what_is_agreed_is_never_undone() {
     let after = photograph(&netns);
     assert_eq!(agent.ask(&agree(1)), Reply::Voted);
     assert_eq!(timers(&netns), Vec::<u32>::new());
-    assert_eq!(agent.look().unfinished.unwrap().reverts_in_ms, None);
+    assert_eq!(agent.look().open_transaction.unwrap().reverts_in_ms, None);
     assert_eq!(agent.ask(&settle(1, Decision::Commit)), Reply::Closed);
     assert_eq!(photograph(&netns), after);
 }
@@ -111,7 +111,7 @@ fn one_that_wakes_up_too_late_does_nothing() {
     let open = netns.folder.path().join("t").join(id(1).as_str());
     fs::rename(open.join("prepared"), open.join("voted")).unwrap();
     let after = photograph(&netns);
-    assert_eq!(other.look().unfinished.unwrap().reverts_in_ms, None);
+    assert_eq!(other.look().open_transaction.unwrap().reverts_in_ms, None);
     let begun: Value =
         serde_json::from_slice(&fs::read(open.join("prepared.json")).unwrap()).unwrap();
     let due = begun["timer"]["build_at_ms"].as_u64().unwrap();
@@ -119,7 +119,7 @@ fn one_that_wakes_up_too_late_does_nothing() {
     signal(timer, Signal::SIGCONT);
     eventually("it has ended", || timers(&netns).is_empty());
     assert_eq!(photograph(&netns), after);
-    assert!(other.look().unfinished.unwrap().voted);
+    assert!(other.look().open_transaction.unwrap().voted);
     assert_eq!(other.ask(&settle(1, Decision::Commit)), Reply::Closed);
 }
 
@@ -139,7 +139,7 @@ fn what_was_begun_to_be_undone_is_not_agreed_to_nor_gone_on_with() {
     eventually("it has withdrawn", || {
         agent
             .look()
-            .unfinished
+            .open_transaction
             .unwrap()
             .notes
             .iter()
@@ -177,7 +177,7 @@ fn where_it_cannot_mark_that_it_is_undone_it_does_not_begin_with_a_part() {
     go_on(timer);
     let mut told = Vec::new();
     eventually("it says what it does", || {
-        told = agent.look().unfinished.unwrap().notes;
+        told = agent.look().open_transaction.unwrap().notes;
         told.iter().any(|line| line.contains("later time") || line.contains("withdrew by itself"))
     });
     assert_eq!(photograph(&netns), after, "{told:?}");
@@ -228,10 +228,11 @@ fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
     agent.kill();
     let mut other = Agent::faulty(&netns, "prepared stop");
     let mut wish = begin(2, Vec::new(), &Agent::start(&netns).look());
-    (wish.expected.receipt, wish.expected.unfinished, wish.receipt_before) = (None, None, None);
+    (wish.expected.receipt, wish.expected.open_transaction, wish.receipt_before) =
+        (None, None, None);
     wish.journal.topology = "u".parse().unwrap();
     wish.journal.touched.clear();
-    for receipt in [Some(&mut wish.receipt), wish.settled.as_mut()].into_iter().flatten() {
+    for receipt in [Some(&mut wish.receipt), wish.receipt_after.as_mut()].into_iter().flatten() {
         receipt.topology = "u".parse().unwrap();
         receipt.owned.clear();
     }
@@ -241,7 +242,7 @@ fn who_has_the_lock_and_works_at_something_else_is_not_ended() {
     go_on(timer);
     let mut looking = Agent::start(&netns);
     eventually("the timer waits no longer", || {
-        let told = looking.look().unfinished.unwrap().notes;
+        let told = looking.look().open_transaction.unwrap().notes;
         told.iter().any(|line| line.contains("could not undo everything"))
     });
     assert!(is_stopped(other.pid()), "it was ended");
@@ -286,7 +287,7 @@ fn what_stands_in_the_way_is_told_and_tried_again() {
     netns.give("v0", &elsewhere);
     let mut other = Agent::start(&netns);
     eventually("it says what it could not do", || {
-        other.look().unfinished.is_none_or(|there| !there.notes.is_empty())
+        other.look().open_transaction.is_none_or(|there| !there.notes.is_empty())
     });
     eventually("it is done at last", || files(&netns).is_empty());
     assert!(!netns.ip("-4 -o address show").contains("10.9.9.9"));
@@ -311,7 +312,7 @@ fn a_recycled_number_and_a_restarted_host_are_no_holder() {
             }
         });
         let timer = timers(&netns)[0];
-        let there = agent.look().unfinished.unwrap();
+        let there = agent.look().open_transaction.unwrap();
         assert_eq!((&there.holder, there.reverts_in_ms), (&None, None), "{spoil}");
         assert_eq!(there.restarted, spoil == "boot");
         let mut other = Agent::start(&netns);
@@ -354,11 +355,11 @@ fn after_a_restart_undoing_puts_back_the_receipt_alone() {
         }
         let restarted = photograph(&netns);
         let there = Agent::start(&netns).look();
-        assert!(there.unfinished.as_ref().unwrap().restarted, "{spoil}");
+        assert!(there.open_transaction.as_ref().unwrap().restarted, "{spoil}");
         assert_eq!(way_back(&there), [], "{spoil}");
         roll_back(&netns, 2);
         assert_eq!(photograph(&netns), restarted, "{spoil}");
-        assert_eq!(Agent::start(&netns).look().receipt, wish.settled, "{spoil}");
+        assert_eq!(Agent::start(&netns).look().receipt, wish.receipt_after, "{spoil}");
     }
 }
 
@@ -375,7 +376,7 @@ fn an_agent_that_hears_nothing_ends_and_the_next_takes_over() {
     wish.idle_limit_s = speed::millis(1000).div_ceil(1000);
     assert_eq!(silent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let mut other = Agent::start(&netns);
-    eventually("it has ended", || other.look().unfinished.unwrap().holder.is_none());
+    eventually("it has ended", || other.look().open_transaction.unwrap().holder.is_none());
     assert_eq!(silent.heard(), None);
     assert_eq!(other.ask(&take_up(1, false)), Reply::Prepared);
     assert_eq!(other.ask(&settle(1, Decision::Abort)), Reply::Closed);
@@ -394,7 +395,7 @@ fn where_it_is_logged_in_from_is_told() {
     let wish = begin(1, changes(), &agent.look());
     assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
     let mut other = Agent::start(&netns);
-    let holder = other.look().unfinished.unwrap().holder.unwrap();
+    let holder = other.look().open_transaction.unwrap().holder.unwrap();
     assert_eq!(holder.from, "192.0.2.7".parse().ok());
     drop(agent);
     roll_back(&netns, 1);
@@ -450,7 +451,7 @@ fn looking_while_somebody_acts_neither_waits_nor_fails() {
     eventually("it has stopped", || is_stopped(first.pid()));
     let mut other = Agent::start(&netns);
     let seen = other.look();
-    assert_eq!(seen.unfinished.as_ref().unwrap().holder.as_ref().unwrap().pid, first.pid());
+    assert_eq!(seen.open_transaction.as_ref().unwrap().holder.as_ref().unwrap().pid, first.pid());
     let Reply::Busy(busy) = other.ask(&take_up(1, true)) else { panic!("not busy") };
     assert_eq!((busy.transaction, busy.holder.unwrap().pid), (None, first.pid()));
     assert_eq!(other.look().receipt, seen.receipt);

@@ -32,7 +32,7 @@ impl InDoubt {
             let mark = |mark: &str| folder.join(journal.transaction.as_str()).join(mark).exists();
             let agreed = mark("voted") || mark("committing");
             let view = HostView::of(&photo[&host]);
-            let changes: Vec<_> = journal.steps().map(|step| &step.change).collect();
+            let changes: Vec<_> = journal.steps().map(|step| &step.edit).collect();
             counts.insert(host.clone(), view.count(changes.into_iter()));
             open.insert(host, (journal, agreed));
         }

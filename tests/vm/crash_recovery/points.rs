@@ -99,7 +99,7 @@ pub fn of(run: &SceneRun, to: usize) -> Vec<Point> {
         all.extend(named.map(|name| point(name.to_owned(), name)));
         all.push(point("step 0".to_owned(), "step 0"));
         for (nth, step) in of_host.steps.iter().enumerate() {
-            let change = serde_json::to_value(&step.change).unwrap();
+            let change = serde_json::to_value(&step.edit).unwrap();
             let kind = change.as_object().unwrap().keys().next().unwrap().clone();
             all.push(point(format!("step {}", nth + 1), &kind));
         }

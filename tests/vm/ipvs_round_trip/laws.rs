@@ -23,7 +23,7 @@ pub fn change(netns: &NetnsHost, wanted: &Table) -> (Observation, Vec<Edit>, Obs
         HostState { services: seen.state.services.clone(), ..HostState::default() }.items();
     owned.extend(HostState { services: wanted.services.clone(), ..HostState::default() }.items());
     let steps = steps_between(&seen.state, &wanted, &owned, &Reasons::default()).unwrap();
-    let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.change).collect();
+    let changes: Vec<_> = steps.into_all().into_iter().map(|step| step.edit).collect();
     let outcome = netns.act(changes.clone());
     assert_eq!(outcome.failure, None);
     assert_eq!(outcome.done, changes.len());

@@ -78,7 +78,7 @@ pub fn the_timer_puts_a_table_back() {
     agent.done(&do_all(1, changes));
     go_on(timer);
     // It is still connected; that keeps nothing from being undone.
-    eventually("it is undone", || agent.look().unfinished.is_none());
+    eventually("it is undone", || agent.look().open_transaction.is_none());
     assert_eq!(saved(&netns), before);
     assert!(matches!(agent.ask(&settle(1, Decision::Commit)), Reply::Refused(_)));
 }

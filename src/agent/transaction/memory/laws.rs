@@ -27,7 +27,7 @@ fn sysctl(item: ConfItem) -> Sysctl {
 
 fn set(item: ConfItem, before: &str, after: &str) -> Step {
     let (before, after) = (before.to_owned(), after.to_owned());
-    Step { change: Edit::change::<Sysctl>(sysctl(item), before, after), why: String::new() }
+    Step { edit: Edit::change::<Sysctl>(sysctl(item), before, after), why: String::new() }
 }
 
 fn boot() -> KernelState {
@@ -286,8 +286,8 @@ impl Bench {
 
 /// What a plan of `steps` asks for.
 fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) -> Prepare {
-    let items: Owned = steps.iter().map(|step| step.change.item()).collect();
-    let open = observation.unfinished.as_deref();
+    let items: Owned = steps.iter().map(|step| step.edit.item()).collect();
+    let open = observation.open_transaction.as_deref();
     let mut touched = items.clone();
     let mut before = observation.state.restricted_to(&items);
     let old = open.filter(|open| !open.restarted).map(|open| &open.journal);
@@ -313,14 +313,14 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         ),
         ..receipt
     };
-    let settled = keeps.then(|| Receipt { since: 100 + number, ..receipt.clone() });
+    let receipt_after = keeps.then(|| Receipt { since: 100 + number, ..receipt.clone() });
     let before_it = open.map_or(observation.receipt.clone(), |open| open.receipt_before.clone());
     Prepare {
         expected: Expected {
             receipt: observation.receipt.clone(),
-            unfinished: open.map(|open| open.journal.transaction.clone()),
+            open_transaction: open.map(|open| open.journal.transaction.clone()),
             state: observation.state.restricted_to(&items),
-            owners: other_topologies::owners(&receipt, settled.as_ref(), observation),
+            owners: other_topologies::owners(&receipt, receipt_after.as_ref(), observation),
             items,
         },
         journal: Journal {
@@ -337,7 +337,7 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         },
         receipt_before: before_it,
         receipt,
-        settled,
+        receipt_after,
         revert: Some(RevertAfter { withdraw_ms: None, build_ms: 60_000 }),
         idle_limit_s: 600,
         sysctls: BTreeSet::new(),
@@ -411,8 +411,8 @@ fn start(script: &Script) -> (Bench, Ends) {
     let mut wish = clean.observe().unwrap();
     wish.reverted = None;
     let Act::Prepare { number, steps, keeps } = &script.acts[0] else { panic!("no preparation") };
-    let Prepare { receipt_before, settled, .. } = request(*number, steps, *keeps, &wish);
-    (fresh(), Ends { start, before: receipt_before, committed: settled })
+    let Prepare { receipt_before, receipt_after, .. } = request(*number, steps, *keeps, &wish);
+    (fresh(), Ends { start, before: receipt_before, committed: receipt_after })
 }
 
 /// How a run went: how many writes it has; what was promised before and by the act that was cut off.

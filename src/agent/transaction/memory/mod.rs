@@ -394,7 +394,7 @@ impl MemoryExecutor<'_> {
             return Err(Error::new("it is in use"));
         }
         let mut memory = process.host.lock();
-        let after = simulate(&memory.kernel.state, [&step.change]);
+        let after = simulate(&memory.kernel.state, [&step.edit]);
         memory.kernel.state = after.map_err(|error| Error::new(error.to_string()))?;
         Ok(())
     }
