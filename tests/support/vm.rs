@@ -1,7 +1,6 @@
 //! Groups of cases that share a machine, and the machines side by side.
 //!
-//! Started by cargo, the program boots one virtual machine for each group, as many at a time as this machine has
-//! processors, and runs itself in it. What has no machine in common waits for no other.
+//! Started by cargo, the program boots one virtual machine for each group, some at a time, and runs itself in it. What has no machine in common waits for no other.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ use super::cases::{self, Case, Durations};
 const IN_VM: &str = "LVSPROV_IN_VM";
 /// Set for the process that runs one group, to its name.
 const GROUP: &str = "LVSPROV_TEST_GROUP";
-/// How many machines run side by side, instead of one for each processor.
+/// How many machines run side by side, instead of [`machines`].
 const MACHINES: &str = "LVSPROV_TEST_MACHINES";
 
 /// Cases that share one machine.
@@ -90,9 +89,11 @@ fn next(queue: &Mutex<Vec<Group>>) -> Option<Group> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
+/// Three for two processors: a machine waits for a third of its time.
 fn machines() -> usize {
     let wanted = std::env::var(MACHINES).ok().and_then(|text| text.parse().ok());
-    wanted.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1)
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    wanted.unwrap_or(processors + processors / 2).max(1)
 }
 
 /// Boots the machine for at most so many seconds, and runs this program in it, with the same arguments. `None` if it

@@ -1,5 +1,5 @@
-//! What needs a kernel with IPVS. Started by cargo, the program boots the lab's virtual machine for each of its groups, as
-//! many side by side as this machine has processors, and runs itself in it.
+//! What needs a kernel with IPVS. Started by cargo, the program boots the lab's virtual machine for each of its groups,
+//! some side by side, and runs itself in it.
 //!
 //! `cargo test --test vm -- [PART OF A NAME]` runs the cases whose name has that part. `LVSPROV_TEST_MACHINES=1` runs one
 //! machine at a time.
