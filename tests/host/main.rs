@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use support::cases::Case;
 
 /// Most of them wait: for a timer, a process, a login.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 fn main() -> ExitCode {
     let mut all =

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::netns_host::{NetnsHost, address_key, plain_address, route_key, via};
-pub use crate::support::netns_host::{somebody, steps, topology};
+pub use crate::support::netns_host::{operator, steps, topology};
 
 pub fn id(number: u64) -> TransactionId {
     TransactionId::from_bits(number)
@@ -83,7 +83,7 @@ pub fn take_up(number: u64, force: bool) -> Request {
     Request::Resume {
         topology: topology(),
         transaction: id(number),
-        by: Operator { user: "mallory".to_owned(), ..somebody() },
+        by: Operator { user: "mallory".to_owned(), ..operator() },
         idle_limit_s: 600,
         force,
     }

@@ -264,7 +264,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
             topology: topology(),
             transaction: TransactionId::from_bits(number),
             intent: Intent::Apply,
-            by: somebody(),
+            by: operator(),
             since: 1_700_000_000,
             hosts: BTreeSet::from(["a".parse().unwrap()]),
             stages: vec![(Stage::Ready, steps)],
@@ -280,7 +280,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
     }
 }
 
-pub fn somebody() -> Operator {
+pub fn operator() -> Operator {
     Operator { user: "eve".to_owned(), host: "desk".to_owned(), pid: 77 }
 }
 

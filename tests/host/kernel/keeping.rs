@@ -146,7 +146,7 @@ fn a_symbolic_link_in_the_place_is_refused() {
     symlink(elsewhere.path(), &link).unwrap();
     check(&netns, &link);
 
-    // A temporary file that somebody prepared is replaced, not followed.
+    // A temporary file that was prepared is replaced, not followed.
     let netns = NetnsHost::new();
     fs::create_dir(netns.folder.path().join("t")).unwrap();
     symlink(&target, netns.folder.path().join("t/.receipt.json.new")).unwrap();

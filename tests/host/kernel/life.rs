@@ -11,7 +11,7 @@ use lvsprov::state::{Edit, Intent};
 
 use crate::support::agents::{
     Agent, agree, begin, changes, do_all, do_steps, id, paired_netns, photograph, roll_back,
-    settle, somebody, take_up, topology, touched, way_back,
+    settle, operator, take_up, topology, touched, way_back,
 };
 use crate::support::cases::{Case, cases};
 use crate::support::netns_host::NetnsHost;
@@ -64,7 +64,7 @@ fn from_begin_to_done() {
     assert_eq!((there.receipt_before, there.voted, there.restarted), (None, false, false));
     assert_eq!((there.reverts_in_ms, there.notes.len()), (None, 0));
     let holder = there.holder.unwrap();
-    assert_eq!((holder.by, holder.pid, holder.idle_limit_s), (somebody(), agent.pid(), 600));
+    assert_eq!((holder.by, holder.pid, holder.idle_limit_s), (operator(), agent.pid(), 600));
     let journal = fs::metadata(netns.folder.path().join("t/journal.json")).unwrap();
     assert_eq!(journal.mode() & 0o7777, 0o600);
     let folder = netns.folder.path().join("t").join(id(1).as_str());
@@ -180,7 +180,7 @@ fn whoever_comes_second_hears_who_is_at_work() {
         let Reply::Busy(busy) = second.ask(&request) else { panic!("not busy") };
         assert_eq!((busy.topology, busy.transaction), (topology(), Some(id(1))));
         let holder = busy.holder.unwrap();
-        assert_eq!((holder.by, holder.pid), (somebody(), first.pid()));
+        assert_eq!((holder.by, holder.pid), (operator(), first.pid()));
     }
     let stranger = refused(second.ask(&do_all(1, changes())));
     assert!(stranger.message.contains("has neither prepared nor resumed"), "{stranger}");
@@ -196,7 +196,7 @@ fn whoever_comes_second_hears_who_is_at_work() {
     let Reply::Changed(differences) = second.ask(&Request::Prepare(Box::new(other))) else {
         panic!("not moved")
     };
-    assert_eq!(differences[0], format!("unfinished transaction: none -> {}", id(1)));
+    assert_eq!(differences[0], format!("open transaction: none -> {}", id(1)));
     let knowing = begin(2, changes(), &second.look());
     assert_eq!(second.ask(&Request::Prepare(Box::new(knowing))), Reply::Prepared);
     assert_eq!(second.look().open_transaction.unwrap().journal.transaction, id(2));
@@ -327,7 +327,7 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     assert_eq!(second.ask(&beside), Reply::Prepared);
     let seen = Agent::start(&netns).look();
     let elsewhere = &seen.open_elsewhere[&"u".parse().unwrap()];
-    assert_eq!((&elsewhere.transaction, &elsewhere.by), (&id(3), &somebody()));
+    assert_eq!((&elsewhere.transaction, &elsewhere.by), (&id(3), &operator()));
     assert_eq!(elsewhere.touched.len(), 3);
     assert_eq!(seen.open_transaction.unwrap().journal.transaction, id(1));
 }

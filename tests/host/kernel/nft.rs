@@ -457,7 +457,7 @@ fn the_mss_is_made_smaller_and_never_greater() {
     assert_eq!(mss_to(&client, &host, "2001:db8::80"), 1428);
 }
 
-/// Whom a server sees that is asked by way of a VIP, which somebody else's rules turn into it.
+/// Whom a server sees that is asked by way of a VIP, which rules of another turn into it.
 fn peer_of(client: &NetnsHost, server: &NetnsHost, vip: &str, at: &str) -> IpAddr {
     let listener = server.run(|| TcpListener::bind(at).unwrap());
     std::thread::scope(|scope| {

@@ -250,11 +250,11 @@ fn a_stream_outlives_what_it_asks_and_tells_what_was_lost() {
 }
 
 /// Has the client ask for `address` over ARP, with nothing remembered. Returns what was heard.
-async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, somebody: bool) -> Vec<CapturedFrame> {
+async fn hear_requests_for(lab: &Lab, address: Ipv4Addr, is_held: bool) -> Vec<CapturedFrame> {
     ip(lab, "client", "neighbour flush all");
     let watch = FrameCapture::start(lab).unwrap();
     // Whoever has the address refuses: nobody listens.
-    if somebody {
+    if is_held {
         assert_eq!(ask(lab, address, 9, Protocol::Tcp, PATIENCE).await, failed("refused", 3));
     } else {
         assert_eq!(ask(lab, address, 9, Protocol::Tcp, IMPATIENCE).await, failed("timed out", 3));

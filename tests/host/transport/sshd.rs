@@ -41,7 +41,7 @@ pub struct Like {
     pub only: Option<&'static [&'static str]>,
     /// Size of the file system at /var/lib; 512m unless told.
     pub room: Option<&'static str>,
-    /// Who logs in: root, or somebody else who exists only here and may use the real sudo without a
+    /// Who logs in: root, or another user who exists only here and may use the real sudo without a
     /// password.
     pub user: Option<&'static str>,
 }
@@ -165,7 +165,7 @@ impl Sshd {
             .collect()
     }
 
-    /// How often somebody logged in.
+    /// How many logins there were.
     pub fn logins(&self) -> usize {
         let log = fs::read_to_string(self.file("log")).unwrap();
         log.lines().filter(|line| line.contains("Accepted publickey")).count()

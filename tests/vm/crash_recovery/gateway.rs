@@ -192,7 +192,7 @@ pub fn the_operator_is_asked() {
     cluster.expect(&["destroy", file], 0);
     office.comes_back(Duration::ZERO);
 
-    // By somebody else.
+    // By another operator.
     let mut controller = office.manual(&long);
     let asked = asked.max(wait_for_question(&mut controller));
     let told = cluster.expect(&["plan", file, "--format", "json"], 4);

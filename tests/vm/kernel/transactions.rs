@@ -36,7 +36,7 @@ pub fn killed_after_each_step_of_a_run() {
     }
 }
 
-/// A table that somebody changed is put back by the timer, which is itself cut off after each step.
+/// A table that was changed meanwhile is put back by the timer, which is itself cut off after each step.
 pub fn the_timer_is_killed_after_each_step() {
     let removed = |changes: Vec<Edit>| -> Vec<Edit> {
         changes.iter().rev().map(|change| change.inverse().unwrap()).collect()
