@@ -14,7 +14,7 @@
 //!
 //! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`], [`whole_file`].
 //! 2. The core, which is pure: [`state`] (what a host is, wanted or seen), [`topology`] (the file),
-//!    [`desired`] (the file -> each host's state), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
+//!    [`walk`] (a packet through the hosts), [`desired`] (the file -> each host's state), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
 //! 3. [`protocol`]: the messages between controller and agent.
 //! 4. The host's side: [`kernel`] (netlink, /proc/sys, modules), [`agent`] (requests, journal, revert timer).
 //! 5. The controller's side: [`transport`] (ssh, local, frames), [`apply`] (all hosts in one transaction),
@@ -42,4 +42,5 @@ mod support;
 pub mod topology;
 pub mod transport;
 pub mod visible;
+pub mod walk;
 pub mod whole_file;

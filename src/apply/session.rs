@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::operator::{Activity, NoConsole, OperatorConsole};
 use super::requests::{RequestError, unexpected};
-use crate::desired::{Desired, desired_for};
+use crate::desired::{self, Desired};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::ownership::sysctls_to_read;
@@ -152,13 +152,12 @@ impl<'a> Session<'a> {
             console,
             connector,
             topology,
-            desired: BTreeMap::new(),
+            desired: desired::desired(topology),
             connections: BTreeMap::new(),
             absent: BTreeMap::new(),
         };
         let mut hosts = BTreeSet::new();
         for host in topology.hosts.values() {
-            session.desired.insert(host.name.clone(), desired_for(topology, host));
             if connector.excludes(host) {
                 session.absent.insert(host.name.clone(), HostAbsence::LeftOut);
             } else if connector.reaches(host) {

@@ -103,6 +103,8 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Follow each request and its reply from host to host, and say where it would die; touch no host
+    Explain(super::explain::ExplainArguments),
     /// Show what apply would do, step by step and why; change nothing
     ///
     /// Also lists transactions that earlier runs left unfinished, and what apply, rollback and confirm would do

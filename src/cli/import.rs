@@ -277,14 +277,14 @@ async fn observe_settings(
     name: &TopologyName,
 ) -> Vec<Remark> {
     let Some(topology) = check::examine("the import", text).topology else { return Vec::new() };
+    let mut desired = desired::desired(&topology);
     let mut observed = Vec::new();
     for asked in hosts {
         let (Some(connection), Some(first)) = (&mut asked.connection, &asked.observed) else {
             continue;
         };
-        let Some(host) = topology.hosts.get(&first.name) else { continue };
-        let wanted = desired::desired_for(&topology, host).state;
-        let sysctls = plan::ownership::sysctls_to_read(&wanted);
+        let Some(wanted) = desired.remove(&first.name) else { continue };
+        let sysctls = plan::ownership::sysctls_to_read(&wanted.state);
         if let Ok(observation) = observe(connection, name, sysctls).await {
             observed.push(ObservedHost { observation, ..first.clone() });
         }

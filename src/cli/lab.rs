@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::arguments::{LabPlace, LabRun, OutputFormat};
 use super::cluster::load;
 use super::output::{self, CommandResult, Exit};
-use crate::desired::desired_for;
+use crate::desired::desired;
 use crate::kernel::modules;
 use crate::lab::scenario::{self, LabTransport, ScenarioOptions};
 use crate::lab::vm::{self, VmOptions};
@@ -96,8 +96,7 @@ fn summary(lacks: &[Lack]) -> String {
 /// Every module that a host of `topologies` gets.
 fn modules_of(topologies: &[(PathBuf, Topology)]) -> BTreeSet<Module> {
     let of = |topology: &Topology| {
-        let hosts = topology.hosts.values();
-        hosts.flat_map(|host| desired_for(topology, host).state.modules).collect::<Vec<_>>()
+        desired(topology).into_values().flat_map(|host| host.state.modules).collect::<Vec<_>>()
     };
     let all = topologies.iter().flat_map(|(_, topology)| of(topology));
     // The lab reads connection counters even where no host needs IPVS.

@@ -5,6 +5,7 @@ pub mod change;
 pub mod change_arguments;
 mod cluster;
 pub mod console;
+pub mod explain;
 pub mod import;
 pub mod inspect;
 mod lab;
@@ -39,6 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     log_to_stderr(verbose);
     let result = match command {
         Command::Check { files } => inspect::check(&files, &common),
+        Command::Explain(arguments) => explain::explain(&arguments, &common),
         Command::Plan { hosts, adopt, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
             inspect::plan(&hosts, adopt, pace.to_override(), out, &common)

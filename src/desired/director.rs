@@ -190,7 +190,7 @@ fn virtual_service(key: &ServiceKey, service: &Service) -> VirtualService {
 
 /// The port of a destination. DR and TUN do not rewrite it: the kernel ignores another one than the
 /// service's. 0 (a firewall mark, every port) keeps the one that the client used.
-fn port(service: &Service, rs: &RealServer) -> u16 {
+pub(super) fn port(service: &Service, rs: &RealServer) -> u16 {
     if rs.forward.rewrites() { rs.port } else { service.port }
 }
 

@@ -2,31 +2,34 @@
 //!
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
 //! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
-//! (gateways, routers and the client) each add their part; a host with several roles gets the sum. Each
-//! says where its settings differ from the recipes in circulation, and why.
+//! (gateways, routers and the client) each add their part; a host with several roles gets the sum;
+//! [`source_validation`] then looks at the cluster as a whole. Each says where its settings differ from the recipes in circulation, and why.
 
 mod director;
 mod path;
 mod real_server;
+mod requests;
+mod source_validation;
 #[cfg(test)]
 mod tests;
 mod tunnels;
 
 pub use director::service_key;
+pub use requests::{ExpectedRequest, every_request, expected_requests};
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::names::IfName;
+use crate::names::{HostName, IfName};
 use crate::state::{
     Address, AddressKey, DaemonRole, Destination, DestinationKey, GuePort, HostState, Item, Link,
     Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
     TunnelDevice, VirtualService, VsItem,
 };
-use crate::topology::{Host, Topology};
+use crate::topology::{Host, Service, Topology};
 
 /// What one host must look like, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,14 +61,56 @@ impl Reasons {
     }
 }
 
-/// What `host` must look like so that every service of `topology` works.
+/// What each host must look like so that every service of `topology` works.
+pub fn desired(topology: &Topology) -> BTreeMap<HostName, Desired> {
+    let places = Places::of(topology);
+    let hosts = topology.hosts.values();
+    let mut all =
+        hosts.map(|host| (host.name.clone(), by_method(topology, &places, host))).collect();
+    source_validation::settle(topology, &mut all);
+    all
+}
+
+/// [`desired`] of one host.
 pub fn desired_for(topology: &Topology, host: &Host) -> Desired {
+    desired(topology).remove(&host.name).unwrap_or_default()
+}
+
+/// Where each host stands. Without it each host would look at every real server of every service.
+struct Places<'a> {
+    /// The services that a host directs or serves, in the topology's order.
+    services: HashMap<&'a HostName, Vec<&'a Service>>,
+    /// Hosts that are a gateway of another.
+    gateways: HashSet<&'a HostName>,
+}
+
+impl<'a> Places<'a> {
+    fn of(topology: &'a Topology) -> Self {
+        let mut services: HashMap<&HostName, Vec<&Service>> = HashMap::new();
+        for service in &topology.services {
+            let serving = service.real_servers.iter().map(|real_server| &real_server.host);
+            let involved: BTreeSet<&HostName> = serving.chain([&service.director]).collect();
+            for host in involved {
+                services.entry(host).or_default().push(service);
+            }
+        }
+        let gateways = topology.hosts.values().flat_map(|host| &host.gateways);
+        Self { services, gateways: gateways.filter_map(|it| it.host.as_ref()).collect() }
+    }
+
+    fn services_of(&self, host: &HostName) -> impl Iterator<Item = &'a Service> + use<'a, '_> {
+        self.services.get(host).into_iter().flatten().copied()
+    }
+}
+
+/// What the forwarding methods and the place of `host` ask for.
+fn by_method(topology: &Topology, places: &Places<'_>, host: &Host) -> Desired {
     let mut desired = Desired::default();
     for interface in host.interfaces.values() {
         desired.needs.insert(interface.name.clone(), interface.addresses.clone());
     }
     director::settle_host(host, &mut desired);
-    for service in &topology.services {
+    for service in places.services_of(&host.name) {
         if service.director == host.name {
             director::settle(topology, host, service, &mut desired);
         }
@@ -73,7 +118,7 @@ pub fn desired_for(topology: &Topology, host: &Host) -> Desired {
             real_server::settle(topology, host, service, &mut desired);
         }
     }
-    path::settle(topology, host, &mut desired);
+    path::settle(topology, places, host, &mut desired);
     desired
 }
 

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 
-use super::{Desired, director};
+use super::{Desired, Places, director};
 use crate::names::IfName;
 use crate::state::{ConfItem, Route, RouteKey, Sysctl};
 use crate::topology::{Forward, Gateway, Host, Role, Service, Topology};
 
 /// Adds what `host` needs for packets to find their way.
-pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
-    default_gateway(topology, host, desired);
+pub(super) fn settle(topology: &Topology, places: &Places<'_>, host: &Host, desired: &mut Desired) {
+    for gateway in &host.gateways {
+        default_route(places, host, gateway, desired);
+    }
     if host.roles.contains(&Role::Router) {
         let why = "it is a router: requests and replies pass through it";
         let has = |v4: bool| {
@@ -26,8 +28,10 @@ pub(super) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
             route_to_vip(topology, host, service, desired);
         }
     }
-    for service in &topology.services {
-        replies_with_the_vip(topology, host, service, desired);
+    if places.gateways.contains(&host.name) {
+        for service in &topology.services {
+            replies_with_the_vip(topology, host, service, desired);
+        }
     }
 }
 
@@ -35,17 +39,11 @@ fn via(gateway: IpAddr, dev: &IfName) -> Route {
     Route::via(gateway, Some(dev.clone()))
 }
 
-fn default_gateway(topology: &Topology, host: &Host, desired: &mut Desired) {
-    for gateway in &host.gateways {
-        default_route(topology, host, gateway, desired);
-    }
-}
-
-fn default_route(topology: &Topology, host: &Host, gateway: &Gateway, desired: &mut Desired) {
+fn default_route(places: &Places<'_>, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
     let of_its_family = |service: &&Service| service.ipv6 == gateway.address.is_ipv6();
     let serves = |property: fn(Forward) -> bool| {
-        topology.services.iter().filter(of_its_family).any(|service| {
+        places.services_of(&host.name).filter(of_its_family).any(|service| {
             let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
             host.name != service.director && here.any(|real_server| property(real_server.forward))
         })

@@ -10,6 +10,7 @@ pub mod status;
 pub mod table;
 mod transaction;
 pub mod verify;
+pub mod walk;
 
 /// Items of a host that lvsprov did not make, a line each, aligned.
 fn foreign(all: &[crate::plan::UnmanagedItem]) -> String {

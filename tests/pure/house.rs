@@ -23,6 +23,7 @@ const LAYERS: &[&str] = &[
     "whole_file",
     "state",
     "topology",
+    "walk",
     "desired",
     "plan",
     "check",

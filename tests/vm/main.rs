@@ -18,6 +18,7 @@ mod playbooks;
 mod shares;
 #[path = "../support/mod.rs"]
 mod support;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,10 @@ fn groups() -> Vec<Group> {
     ];
     all.extend(crash_recovery_groups());
     all.extend(playbook_groups());
+    for (part, name) in ["walk_1", "walk_2"].into_iter().enumerate() {
+        let cases = walk::cases().into_iter().skip(part).step_by(2).collect();
+        all.push(within("walk", name, 150, Place::machine(7200), cases));
+    }
     all
 }
 

@@ -6,7 +6,7 @@ use super::super::draft::DraftIpvs;
 use super::super::remark::{Remark, RemarkKind};
 use super::super::rules::GivenTimeouts;
 use super::ObservedHost;
-use crate::desired::desired_for;
+use crate::desired::desired;
 use crate::state::{HostState, Sysctl, Timeouts, VsItem};
 use crate::topology::Topology;
 
@@ -36,9 +36,9 @@ pub(super) fn ipvs(state: &HostState) -> DraftIpvs {
 /// Sysctls whose present value differs from the one that the imported topology leads to.
 pub fn differences(topology: &Topology, observed: &[ObservedHost]) -> Vec<Remark> {
     let mut remarks = Vec::new();
+    let all = desired(topology);
     for host in observed {
-        let Some(resolved) = topology.hosts.get(&host.name) else { continue };
-        let desired = desired_for(topology, resolved);
+        let Some(desired) = all.get(&host.name) else { continue };
         for (key, wanted) in &desired.state.sysctls {
             let Some(found) = host.observation.state.sysctls.get(key) else { continue };
             if found != wanted {

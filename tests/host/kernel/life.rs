@@ -10,8 +10,8 @@ use lvsprov::protocol::{Decision, Reply, Request, RevertAfter};
 use lvsprov::state::{Edit, Intent};
 
 use crate::support::agents::{
-    Agent, agree, begin, changes, do_all, do_steps, id, paired_netns, photograph, roll_back,
-    settle, operator, take_up, topology, touched, way_back,
+    Agent, agree, begin, changes, do_all, do_steps, id, operator, paired_netns, photograph,
+    roll_back, settle, take_up, topology, touched, way_back,
 };
 use crate::support::cases::{Case, cases};
 use crate::support::netns_host::NetnsHost;

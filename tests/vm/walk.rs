@@ -1,0 +1,346 @@
+//! The packet walk against the kernel: a cluster is brought up, one thing on one host is broken, and requests of every
+//! client say whether the walk was right.
+//!
+//! What is broken: each setting that lvsprov made is taken away, each interface is set down, the VIP is put on hosts
+//! that must not have it, and settings of hosts are set to other values than they have. `make test` tries every
+//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use lvsprov::apply::cluster_plan::{self, Direction};
+use lvsprov::apply::transaction::{self, TransactionPolicy, VerifyBy};
+use lvsprov::apply::{ConnectionSettings, Session, operator};
+use lvsprov::desired::{ExpectedRequest, every_request};
+use lvsprov::kernel::act;
+use lvsprov::lab::clients::{self, ClientRequest};
+use lvsprov::lab::network::Management;
+use lvsprov::lab::{self, Lab, responders, targets};
+use lvsprov::names::HostName;
+use lvsprov::plan::simulate;
+use lvsprov::state::{
+    Address, AddressKey, ConfDev, ConfItem, Destination, Edit, EditVerb, HostState, Item, Link,
+    Receipt, Scope, SettingKind as _, Sysctl,
+};
+use lvsprov::topology::{Reach, Role, Topology};
+use lvsprov::transport::Options;
+use lvsprov::walk::{Cause, HostStates, WalkVerdict, World};
+
+use crate::support::cases::Case;
+use crate::support::playbooks::{load, playbooks};
+
+/// One in so many mutants is tried by `make test`.
+const SHARE: usize = 9;
+/// After so long a request counts as lost: nothing is slow here, but the processor.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// One for each cluster.
+pub fn cases() -> Vec<Case> {
+    let all = playbooks().into_iter().chain(own());
+    all.map(|path| {
+        let name = path.file_stem().unwrap().to_str().unwrap().replace('-', "_");
+        Case::new(format!("the_kernel_does_what_the_walk_says_{name}"), move || agrees(&path))
+    })
+    .collect()
+}
+
+/// Clusters that no playbook has: two routers, two ways, two directors.
+fn own() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/walk");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|it| it == "yaml")).collect();
+    all.sort();
+    all
+}
+
+fn agrees(path: &Path) {
+    lab::isolate().unwrap();
+    let topology = load(path);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let wrong = runtime.block_on(async {
+        let cluster = Cluster::up(&topology).await;
+        cluster.try_all().await
+    });
+    assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Something that is broken on a host.
+struct Mutant {
+    host: HostName,
+    edit: Edit,
+}
+
+struct Cluster<'a> {
+    topology: &'a Topology,
+    lab: Lab,
+    settings: ConnectionSettings,
+    _responders: responders::Responders,
+    _state: tempfile::TempDir,
+}
+
+impl<'a> Cluster<'a> {
+    async fn up(topology: &'a Topology) -> Self {
+        let lab = Lab::build(topology, Management::None).unwrap();
+        let responders = responders::start(&lab, topology).await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let transport = Options {
+            state_dir: Some(state.path().join("state")),
+            agent_binary: Some(env!("CARGO_BIN_EXE_lvsprov").into()),
+            call_timeout: Duration::from_mins(1),
+            hello_timeout: Duration::from_mins(1),
+            ..Options::default()
+        };
+        let reach = topology.hosts.keys();
+        let reach = reach.map(|host| (host.clone(), Reach::Netns(lab.netns_path(host).unwrap())));
+        let reach = reach.collect();
+        let settings = ConnectionSettings { transport, reach, ..ConnectionSettings::default() };
+        Self { topology, lab, settings, _responders: responders, _state: state }
+    }
+
+    async fn try_all(&self) -> Vec<String> {
+        let mut session = Session::open(self.topology, &self.settings).await;
+        self.apply(&mut session).await;
+        let observed = session.observe(false).await;
+        let mut states = HostStates::new();
+        let mut receipts: BTreeMap<HostName, Receipt> = BTreeMap::new();
+        for (host, observation) in observed {
+            let observation = observation.unwrap();
+            states.insert(host.clone(), observation.state);
+            receipts.extend(observation.receipt.map(|receipt| (host, receipt)));
+        }
+        let mut wrong = self.compare(&states, "nothing broken").await;
+        let mutants = mutants(self.topology, &mut states, &receipts);
+        let every = std::env::var_os("LVSPROV_EVERY_MUTANT").is_some();
+        let step = if every { 1 } else { SHARE };
+        let count = mutants.len();
+        let mut tried = 0;
+        for mutant in mutants.into_iter().step_by(step) {
+            tried += 1;
+            wrong.extend(self.try_one(&mutant, &states).await);
+            self.apply(&mut session).await;
+        }
+        session.close().await;
+        println!("{tried} of {count} mutants tried, {} disagreements", wrong.len());
+        wrong
+    }
+
+    async fn apply(&self, session: &mut Session<'_>) {
+        let direction = Direction::Apply { now: operator::now() };
+        let observed = session.observe(false).await;
+        let plan = cluster_plan::plan(
+            self.topology,
+            &session.desired,
+            &observed,
+            session.absent(),
+            direction,
+        );
+        let policy = TransactionPolicy {
+            verify: VerifyBy::State,
+            ..TransactionPolicy::plain(operator::here(), operator::now())
+        };
+        let report = transaction::run(session, &plan, &observed, direction, &policy).await.report;
+        assert!(!report.has_failures(), "{}", lvsprov::report::cluster::text(&report));
+    }
+
+    /// Breaks it, compares, and takes it back.
+    async fn try_one(&self, mutant: &Mutant, states: &HostStates) -> Vec<String> {
+        let Mutant { host, edit } = mutant;
+        let mut broken = states.clone();
+        let state = broken.get_mut(host).unwrap();
+        *state = simulate(state, [edit]).unwrap();
+        self.act(host, edit);
+        let wrong = self.compare(&broken, &format!("{edit} on {host}")).await;
+        // What is not lvsprov's, apply does not mend.
+        if let Some(back) = edit.inverse() {
+            let _ = self.try_to_act(host, &back);
+        }
+        wrong
+    }
+
+    fn act(&self, host: &HostName, edit: &Edit) {
+        self.try_to_act(host, edit).unwrap_or_else(|error| panic!("{edit} on {host}: {error}"));
+    }
+
+    fn try_to_act(&self, host: &HostName, edit: &Edit) -> Result<(), String> {
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let done = runtime.unwrap().block_on(act::alone(edit));
+            done.map_err(|error| error.to_failure().to_string())
+        };
+        self.lab.run_in(host, work).unwrap()
+    }
+
+    /// Asks every service from every client, and says where the walk was wrong.
+    async fn compare(&self, states: &HostStates, what: &str) -> Vec<String> {
+        self.forget_neighbours();
+        let world = World::of_file(self.topology, states);
+        let mut ways: BTreeMap<(&HostName, usize), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
+        for expected in every_request(self.topology) {
+            let services = self.topology.services.iter();
+            let number = services.take_while(|it| !std::ptr::eq(*it, expected.service)).count();
+            ways.entry((&expected.client.name, number)).or_default().push(expected);
+        }
+        let mut wrong = Vec::new();
+        for ((client, _), ways) in ways {
+            let says = Prediction::of(&world, &ways);
+            let Some(target) = targets::of_service(ways[0].service).first().copied() else {
+                continue;
+            };
+            let question = ClientRequest {
+                from: None,
+                target: target.at,
+                protocol: target.protocol,
+                patience: PATIENCE,
+            };
+            let count = if says.is_all_dead() { 2 } else { (ways.len() * 2).min(4) };
+            let answers =
+                clients::ask_each(&self.lab, client, &vec![question; count]).await.unwrap();
+            let served: Vec<Result<String, String>> =
+                answers.into_iter().map(|answer| answer.map(|it| it.server)).collect();
+            if let Some(why) = says.contradicted_by(&served) {
+                let service = ways[0].service.display_name();
+                wrong.push(format!("{what}: {client} asks {service}: {why}\n    walk: {says:?}\n    kernel: {served:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// A neighbour that is known is not asked for: what ARP would say now shows only without.
+    fn forget_neighbours(&self) {
+        for host in self.topology.hosts.keys() {
+            let flush = || Command::new("ip").args(["neigh", "flush", "all"]).status();
+            assert!(self.lab.run_in(host, flush).unwrap().unwrap().success());
+        }
+    }
+}
+
+/// What the walk says of the requests of a client to a service.
+#[derive(Debug, Default)]
+struct Prediction {
+    /// Real servers that answer.
+    alive: BTreeSet<String>,
+    /// Real servers that do not, with the reason.
+    dead: BTreeMap<String, String>,
+    /// Several hosts answer for an address: who wins is chance.
+    chance: bool,
+    /// Not known.
+    unknown: bool,
+}
+
+impl Prediction {
+    fn of(world: &World, ways: &[ExpectedRequest<'_>]) -> Self {
+        let mut says = Self::default();
+        for way in ways {
+            let server = way.real_server.host.to_string();
+            match world.walk(&way.request).end {
+                WalkVerdict::Answered => {
+                    says.alive.insert(server);
+                }
+                WalkVerdict::Dead { death, .. } => {
+                    says.chance |= matches!(death.cause, Cause::SeveralAnswer { .. });
+                    says.dead.insert(server, death.to_string());
+                }
+                WalkVerdict::Unknown(_) => says.unknown = true,
+            }
+        }
+        says
+    }
+
+    fn is_all_dead(&self) -> bool {
+        self.alive.is_empty()
+    }
+
+    fn contradicted_by(&self, served: &[Result<String, String>]) -> Option<String> {
+        if self.chance || self.unknown {
+            return None;
+        }
+        let from_dead = served.iter().flatten().find(|server| !self.alive.contains(*server));
+        if let Some(server) = from_dead {
+            return Some(format!("{server} answers, which the walk calls dead"));
+        }
+        let lost = served.iter().any(Result::is_err);
+        (lost && self.dead.is_empty())
+            .then(|| "a request is lost, and the walk calls all alive".to_owned())
+    }
+}
+
+/// Everything that is broken, one at a time. Values that `states` does not have yet are added to it: they are the lab's.
+fn mutants(
+    topology: &Topology,
+    states: &mut HostStates,
+    receipts: &BTreeMap<HostName, Receipt>,
+) -> Vec<Mutant> {
+    let mut all = Vec::new();
+    for (host, receipt) in receipts {
+        let state = &states[host];
+        for item in &receipt.owned {
+            let edits = taken_away(item, state, &receipt.found);
+            all.extend(edits.into_iter().map(|edit| Mutant { host: host.clone(), edit }));
+        }
+    }
+    for host in topology.hosts.values() {
+        let state = states.get_mut(&host.name).unwrap();
+        let mut edits = Vec::new();
+        for interface in host.interfaces.values().filter(|interface| interface.network.is_some()) {
+            let dev = &interface.name;
+            edits.push(Edit::change::<Link>(dev.clone(), Link::Up, Link::Down));
+            for (item, value) in [
+                (ConfItem::Forwarding, "0"),
+                (ConfItem::RpFilter, "1"),
+                (ConfItem::ArpIgnore, "1"),
+                (ConfItem::ArpIgnore, "2"),
+                (ConfItem::ArpIgnore, "8"),
+                (ConfItem::ArpAnnounce, "2"),
+                (ConfItem::AcceptLocal, "1"),
+            ] {
+                edits.extend(set(state, Sysctl::dev(dev, item), value));
+            }
+            for vip in topology.services.iter().filter_map(lvsprov::topology::Service::vip_address)
+            {
+                let key = AddressKey { dev: dev.clone(), net: vip.into() };
+                let address = Address { nodad: vip.is_ipv6(), ..Address::plain(Scope::Global) };
+                edits.push(Edit::add::<Address>(key, address));
+            }
+        }
+        for (item, value) in [(ConfItem::RpFilter, "0"), (ConfItem::RpFilter, "2")] {
+            edits.extend(set(state, Sysctl::all(item), value));
+        }
+        if host.roles.contains(&Role::Client) {
+            edits.retain(|edit| edit.added::<Address>().is_none());
+        }
+        edits.retain(|edit| simulate(state, [edit]).is_ok());
+        all.extend(edits.into_iter().map(|edit| Mutant { host: host.name.clone(), edit }));
+    }
+    all.retain(|mutant| simulate(&states[&mutant.host], [&mutant.edit]).is_ok());
+    all
+}
+
+/// The setting with another value; a value that is not known is the one that the lab gives a bare host.
+fn set(state: &mut HostState, key: Sysctl, value: &str) -> Option<Edit> {
+    let bare = match &key {
+        Sysctl::Conf(ConfDev::All, ConfItem::RpFilter) => "1".to_owned(),
+        Sysctl::Conf(_, ConfItem::Forwarding) => {
+            state.sysctls.get(&Sysctl::IpForward).cloned().unwrap_or_else(|| "0".to_owned())
+        }
+        _ => "0".to_owned(),
+    };
+    let before = state.sysctls.entry(key.clone()).or_insert(bare).clone();
+    (before != value).then(|| Edit::change::<Sysctl>(key, before, value.to_owned()))
+}
+
+/// `item` is not there any more, or as it was found.
+fn taken_away(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
+    if let Item::Service(key) = item {
+        let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
+        let remove =
+            |id| Some(Edit::remove::<Destination>(Clone::clone(&id), Destination::get(now, &id)?));
+        return ids.filter_map(remove).collect();
+    }
+    let removable = item.verbs().remove.is_some();
+    let nothing = HostState::default();
+    let edit = Edit::of_item(item, now, if removable { &nothing } else { found });
+    edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
+}
