@@ -120,6 +120,8 @@ const RULES: &[Rule] = &[
     values::engine,
     values::scheduler_flags,
     values::hash_without_fallback,
+    values::one_destination,
+    values::ftp_data,
     values::mixed_families,
     marks::overlap,
     pace::ramp_without_effect,

@@ -172,7 +172,9 @@ pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
             {
                 "real server"
             }
+            // A director with a sync daemon stands by for another one.
             () if host.roles.contains(&Role::Director)
+                && host.ipvs.daemons.is_empty()
                 && !subject.index.directors.contains(&host.name) =>
             {
                 "director"
@@ -183,7 +185,11 @@ pub(super) fn unused_host(subject: &Subject<'_>) -> Vec<Finding> {
             "unused-host",
             host.at,
             format!("{} is a {idle}, and no service uses it", host.name),
-            "it gets no settings and no traffic",
+            if idle == "director" && !host.ipvs.settings.is_empty() {
+                "it gets the settings of its `ipvs:`, and no traffic"
+            } else {
+                "it gets no settings of a service, and no traffic"
+            },
             "name it in a service, or remove its role",
         ));
     }

@@ -1,6 +1,8 @@
 //! Rules about values of a service that the kernel refuses, ignores or reads as another value.
 //! docs/kernel-facts.md has the measured behaviour.
 
+use std::collections::BTreeSet;
+
 use super::Subject;
 use crate::finding::{Finding, Position};
 use crate::state::Protocol;
@@ -195,6 +197,47 @@ pub(super) fn hash_without_fallback(subject: &Subject<'_>) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// dh, lblc and lblcr choose by the destination address (ip_vs_dh.c, ip_vs_lblc.c): a service with one VIP has one.
+pub(super) fn one_destination(subject: &Subject<'_>) -> Vec<Finding> {
+    let by_destination = [Scheduler::Dh, Scheduler::Lblc, Scheduler::Lblcr];
+    let usable = |service: &Service| service.real_servers.iter().filter(|it| it.weight > 0).count();
+    let services = subject.topology.services.iter().filter(|service| {
+        by_destination.contains(&service.scheduler) && service.vip.is_some() && usable(service) > 1
+    });
+    services
+        .map(|service| {
+            Finding::warning(
+                "one-destination",
+                service.at,
+                format!("the scheduler {} sends everything to one real server", service.scheduler),
+                "it chooses by the destination address, and all requests have the same: the VIP; it is made for caches in front of many servers",
+                "write `scheduler: wlc`, or `sh` or `mh` to keep clients at their real server",
+            )
+        })
+        .collect()
+}
+
+/// FTP opens its data connections to ports that it says in the control connection. IPVS follows that (ip_vs_ftp) only
+/// where it rewrites addresses.
+pub(super) fn ftp_data(subject: &Subject<'_>) -> Vec<Finding> {
+    let control = |service: &&Service| {
+        protocols(service).contains(&Protocol::Tcp) && service.ports() == BTreeSet::from([21])
+    };
+    let services = subject.topology.services.iter().filter(control);
+    services
+        .filter_map(|service| {
+            let real = service.real_servers.iter().find(|real| !real.forward.rewrites())?;
+            Some(Finding::warning(
+                "ftp-data",
+                real.at,
+                format!("{} is FTP under {}, and takes port 21 only", service.display_name(), real.forward),
+                "a passive transfer is a second connection to another port of the VIP, which no service takes: logins work, transfers hang",
+                "use `forward: nat`, or one persistent service for all of FTP's ports: a `mark` for port 21 and the passive range",
+            ))
+        })
+        .collect()
 }
 
 fn port_flag(scheduler: Scheduler) -> SchedulerFlag {
