@@ -13,17 +13,25 @@ pub(super) fn unanswered(subject: &Subject<'_>) -> Vec<Finding> {
         desired(subject.topology).into_iter().map(|(name, it)| (name, it.state)).collect();
     let world = World::of_file(subject.topology, &states);
     // What dies at one place for one reason is one finding.
-    let mut dead: BTreeMap<(Death, bool), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
+    let mut dead: BTreeMap<(Death, bool, bool), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
     for expected in expected_requests(subject.topology) {
-        if let WalkVerdict::Dead { death, in_reply } = world.walk(&expected.request).end {
-            dead.entry((death, in_reply)).or_default().push(expected);
+        let walk = world.walk(&expected.request);
+        if let WalkVerdict::Dead { death, in_reply } = walk.end {
+            dead.entry((death, in_reply, walk.by_chance)).or_default().push(expected);
         }
     }
     dead.into_iter()
         .take(MAX_FINDINGS)
-        .filter_map(|((death, in_reply), requests)| {
+        .filter_map(|((death, in_reply, by_chance), requests)| {
             let first = requests.first()?;
-            Some(finding(&death, in_reply, first, requests.len() - 1, position(subject, &death)?))
+            let what = if in_reply { "the reply" } else { "the request" };
+            let sometimes = if by_chance {
+                " whenever another interface of a host answers ARP first"
+            } else {
+                ""
+            };
+            let why = format!("{what} is lost on its way{sometimes}, and no host logs it");
+            Some(finding(&death, why, first, requests.len() - 1, position(subject, &death)?))
         })
         .collect()
 }
@@ -35,7 +43,7 @@ fn position(subject: &Subject<'_>, death: &Death) -> Option<Position> {
 
 fn finding(
     death: &Death,
-    in_reply: bool,
+    why: String,
     first: &ExpectedRequest<'_>,
     more: usize,
     at: Position,
@@ -46,7 +54,6 @@ fn finding(
         1 => " (and 1 more pair of client and real server)".to_owned(),
         more => format!(" (and {more} more pairs of client and real server)"),
     };
-    let what = if in_reply { "the reply" } else { "the request" };
     Finding::error(
         "no-answer",
         at,
@@ -56,7 +63,7 @@ fn finding(
             service.display_name(),
             real_server.host
         ),
-        format!("{what} is lost on its way, and no host logs it"),
+        why,
         death.cause.cure(&death.host),
     )
 }

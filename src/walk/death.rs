@@ -81,6 +81,16 @@ pub enum Cause {
         /// Who answers.
         hosts: Vec<HostName>,
     },
+    /// The packet arrives, but its sender has named the VIP in an ARP request on the way: requests go to it from then
+    /// on, past the director.
+    Announces {
+        /// The VIP.
+        vip: IpAddr,
+        /// The network.
+        network: NetworkName,
+        /// Who takes the sender for the VIP now.
+        misled: HostName,
+    },
     /// Hosts send it round in a circle.
     Loop {
         /// The destination.
@@ -175,6 +185,7 @@ impl Cause {
                     "give {dev} of {host} the address {target}, or leave {target} to another host"
                 )
             }
+            Self::Announces { .. } => format!("set net.ipv4.conf.all.arp_announce=2 on {host}"),
             Self::Loop { .. } => {
                 format!("correct a `gateway:` on this way; it leads back to {host}")
             }
@@ -251,6 +262,10 @@ impl fmt::Display for Death {
             Cause::Silent { dev, target, arp_ignore } => {
                 write!(f, "{host} keeps silent about {target} on {dev} (arp_ignore={arp_ignore})")
             }
+            Cause::Announces { vip, network, misled } => write!(
+                f,
+                "{host} names {vip} as the sender of its ARP request on {network}: {misled} sends the next requests to it, past the director"
+            ),
             Cause::Loop { target } => {
                 write!(f, "packets to {target} go round in a circle at {host}")
             }

@@ -91,10 +91,15 @@ impl Machine {
             }
     }
 
-    /// The sender that its ARP request for `target` names, before it sends a packet from `source`
-    /// (net/ipv4/arp.c, `arp_solicit`).
+    /// The sender that its request for `target` names, before it sends a packet from `source` (net/ipv4/arp.c,
+    /// `arp_solicit`).
     pub fn asks_as(&self, route: &RouteEntry, source: IpAddr, target: IpAddr) -> Option<IpAddr> {
         let dev = route.dev.as_ref()?;
+        if target.is_ipv6() {
+            // Else the device's link-local address, of which the file says nothing (net/ipv6/ndisc.c, `ndisc_solicit`).
+            let own = self.devices.get(dev)?.addresses.iter();
+            return own.map(|own| own.net.addr()).find(|own| *own == source);
+        }
         let fits = || {
             self.devices.get(dev).is_some_and(|device| {
                 device

@@ -119,6 +119,22 @@ fn without_arp_settings_the_real_server_answers_too() {
 }
 
 #[test]
+fn a_real_server_that_names_the_vip_in_its_arp_requests_misleads_who_sends_requests() {
+    let one_network = DR
+        .replace("FORWARD", "dr")
+        .replace("198.51.100.9/24}, gateway: router}", "192.0.2.9/24}}")
+        .replace("{clients: [198.51.100.0/24], farm", "{farm")
+        .replace("eth0: 198.51.100.1/24, eth1: 192.0.2.1/24", "eth1: 192.0.2.1/24");
+    assert_eq!(walk(&one_network, |_| {}), WalkVerdict::Answered);
+    let verdict = walk(&one_network, |states| {
+        host(states, "web1").sysctls.remove(&Sysctl::all(ConfItem::ArpAnnounce));
+    });
+    let (at, cause, in_reply) = death(verdict);
+    let Cause::Announces { misled, .. } = cause else { panic!("{cause:?}") };
+    assert_eq!((at.as_str(), misled.as_str(), in_reply), ("web1", "client", true));
+}
+
+#[test]
 fn a_tunnel_device_that_is_down_or_has_no_address_takes_nothing() {
     let tun = DR.replace("FORWARD", "tun");
     let dev: crate::names::IfName = "tunl0".parse().unwrap();

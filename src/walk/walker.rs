@@ -1,5 +1,6 @@
 //! One request and its reply, hop by hop.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::World;
@@ -7,7 +8,7 @@ use super::death::{Cause, Death};
 use super::input::{Addresses, Input};
 use super::machine::{DeviceKind, Machine, Wrapping};
 use super::routes::{Flow, RouteEntry, RouteKind};
-use crate::names::{HostName, IfName};
+use crate::names::{HostName, IfName, NetworkName};
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, PacketRule, Protocol, ServiceKey, Tunnel,
     VirtualService, VsItem,
@@ -42,6 +43,8 @@ pub struct Walk {
     pub hops: Vec<Hop>,
     /// How it ended.
     pub end: WalkVerdict,
+    /// It may as well be answered: several devices of a host answer for one address, and which one wins is chance.
+    pub by_chance: bool,
 }
 
 /// Something that happened on a host.
@@ -102,6 +105,17 @@ struct Walker<'a> {
     world: &'a World,
     hops: Vec<Hop>,
     connection: Option<Connection<'a>>,
+    /// Neighbours that a host knows because they asked for it: net/ipv4/arp.c, `arp_process`, and RFC 4861, 7.2.3,
+    /// take the sender of a request into the cache. By host, network and address.
+    known: BTreeMap<(&'a HostName, NetworkName, IpAddr), (&'a Machine, &'a IfName)>,
+    /// What hosts have asked for on the way.
+    asked: BTreeSet<(&'a HostName, NetworkName, IpAddr)>,
+    /// A host on the way of requests has learned another machine for the VIP than the director.
+    misled: Option<Death>,
+    /// Of several devices of a host that answer, the last is taken, not the first.
+    last: bool,
+    /// Several did.
+    has_choice: bool,
     left: usize,
 }
 
@@ -114,17 +128,42 @@ enum Stop {
 type Onward<T> = Result<T, Stop>;
 
 impl World {
-    /// Follows `request` and its reply.
+    /// Follows `request` and its reply. Where several devices of one host answer, both ends of them are tried: which one
+    /// wins is chance.
     pub fn walk(&self, request: &WalkRequest<'_>) -> Walk {
-        let mut walker =
-            Walker { world: self, hops: Vec::new(), connection: None, left: MOST_HOPS };
+        let (first, has_choice) = self.walk_by(request, false);
+        if !has_choice {
+            return first;
+        }
+        let (last, _) = self.walk_by(request, true);
+        match (&first.end, &last.end) {
+            (WalkVerdict::Answered, WalkVerdict::Answered) => first,
+            (WalkVerdict::Answered, _) => Walk { by_chance: true, ..last },
+            (_, WalkVerdict::Answered) => Walk { by_chance: true, ..first },
+            _ => first,
+        }
+    }
+
+    /// The walk, and whether several devices of a host answered; `last`: the last of them is taken.
+    fn walk_by(&self, request: &WalkRequest<'_>, last: bool) -> (Walk, bool) {
+        let mut walker = Walker {
+            world: self,
+            hops: Vec::new(),
+            connection: None,
+            known: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            misled: None,
+            last,
+            has_choice: false,
+            left: MOST_HOPS,
+        };
         let mut in_reply = false;
         let end = match walker.run(request, &mut in_reply) {
             Ok(()) => WalkVerdict::Answered,
             Err(Stop::Dead(death)) => WalkVerdict::Dead { death, in_reply },
             Err(Stop::Unknown(missing)) => WalkVerdict::Unknown(missing),
         };
-        Walk { hops: walker.hops, end }
+        (Walk { hops: walker.hops, end, by_chance: false }, walker.has_choice)
     }
 }
 
@@ -179,7 +218,7 @@ impl<'a> Walker<'a> {
             return Err(dead(client, Cause::WrongSource { source, expected: request.vip }));
         }
         self.note(client, format!("gets the reply from {source}"));
-        Ok(())
+        self.misled.take().map_or(Ok(()), |death| Err(Stop::Dead(death)))
     }
 
     fn machine(&self, name: &HostName) -> Onward<&'a Machine> {
@@ -253,15 +292,40 @@ impl<'a> Walker<'a> {
             let what = format!("what lies behind {dev} of {}", machine.name);
             return Err(Stop::Unknown(what));
         };
+        let by = if route.gateway.is_some() { format!(" by {next_hop}") } else { String::new() };
         let asks_as = machine.asks_as(route, source, next_hop);
         let answers = self.world.answers(network, (&machine.name, asks_as), next_hop);
+        let known = self.known.get(&(&machine.name, network.clone(), next_hop)).copied();
+        if let Some((next, its)) = known {
+            // An earlier packet may have had it ask, and another device of that host answer.
+            let other =
+                answers.iter().any(|(machine, dev)| machine.name == next.name && *dev != its);
+            self.has_choice |= other;
+            if !(other && self.last) {
+                let text = format!(
+                    "sends it by {dev}{by} to {}, which has asked for it before",
+                    next.name
+                );
+                self.note(machine, text);
+                return Ok((next, its));
+            }
+        }
+        let other_than_known = |dev: &IfName| known.is_none_or(|(_, its)| its != dev);
         let mut hosts: Vec<HostName> =
             answers.iter().map(|(machine, _)| machine.name.clone()).collect();
         hosts.dedup();
-        match (answers.first(), hosts.len()) {
+        self.has_choice |= answers.len() > 1;
+        let answer = if self.last {
+            answers.iter().rev().find(|(_, dev)| other_than_known(dev)).or(answers.last())
+        } else {
+            answers.first()
+        };
+        match (answer, hosts.len()) {
             (Some((next, its)), 1) => {
-                let by =
-                    if route.gateway.is_some() { format!(" by {next_hop}") } else { String::new() };
+                self.asked.insert((&machine.name, network.clone(), next_hop));
+                if let Some(sender) = asks_as {
+                    self.learn(next, network, sender, (machine, dev));
+                }
                 self.note(
                     machine,
                     format!("sends it by {dev}{by}; {} answers on {network}", next.name),
@@ -281,6 +345,25 @@ impl<'a> Walker<'a> {
                 Err(dead(machine, Cause::NobodyAnswers { network, next_hop, asks_as, holder }))
             }
         }
+    }
+
+    /// `machine` takes the sender of a request into its cache.
+    fn learn(
+        &mut self,
+        machine: &'a Machine,
+        network: &NetworkName,
+        sender: IpAddr,
+        asker: (&'a Machine, &'a IfName),
+    ) {
+        let key = (&machine.name, network.clone(), sender);
+        let vip = self.connection.as_ref().filter(|it| it.vip == sender);
+        if vip.is_some_and(|it| *it.director != asker.0.name) && self.asked.contains(&key) {
+            let (host, network) = (asker.0.name.clone(), network.clone());
+            let misled = machine.name.clone();
+            let cause = Cause::Announces { vip: sender, network, misled };
+            self.misled.get_or_insert(Death { host, cause });
+        }
+        self.known.insert(key, asker);
     }
 
     /// What `machine` does with a packet that comes in on `dev`.

@@ -12,6 +12,7 @@ mod large;
 mod plans;
 #[path = "../support/mod.rs"]
 mod support;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         import::cases(),
         large::cases(),
         plans::cases(),
+        walk::cases(),
     ];
     support::cases::run(&cases.concat(), None)
 }

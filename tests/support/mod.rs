@@ -9,6 +9,7 @@ pub mod ipvsadm;
 pub mod netns_host;
 pub mod nft_tables;
 pub mod playbooks;
+pub mod prediction;
 pub mod processes;
 pub mod speed;
 pub mod vm;

@@ -1,11 +1,13 @@
 //! The packet walk against the kernel: a cluster is brought up, one thing on one host is broken, and requests of every
 //! client say whether the walk was right.
 //!
+//! What was seen and answered is recorded (`scripts/walk-record`); `pure` tries the walk on the record.
+//!
 //! What is broken: each setting that lvsprov made is taken away, each interface is set down, the VIP is put on hosts
 //! that must not have it, and settings of hosts are set to other values than they have. `make test` tries every
 //! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +15,6 @@ use std::time::Duration;
 use lvsprov::apply::cluster_plan::{self, Direction};
 use lvsprov::apply::transaction::{self, TransactionPolicy, VerifyBy};
 use lvsprov::apply::{ConnectionSettings, Session, operator};
-use lvsprov::desired::{ExpectedRequest, every_request};
 use lvsprov::kernel::act;
 use lvsprov::lab::clients::{self, ClientRequest};
 use lvsprov::lab::network::Management;
@@ -26,10 +27,11 @@ use lvsprov::state::{
 };
 use lvsprov::topology::{Reach, Role, Topology};
 use lvsprov::transport::Options;
-use lvsprov::walk::{Cause, HostStates, WalkVerdict, World};
+use lvsprov::walk::{HostStates, World};
 
 use crate::support::cases::Case;
 use crate::support::playbooks::{load, playbooks};
+use crate::support::prediction::{Prediction, Record, announced, is_known, ways};
 
 /// One in so many mutants is tried by `make test`.
 const SHARE: usize = 9;
@@ -62,9 +64,20 @@ fn agrees(path: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let wrong = runtime.block_on(async {
         let cluster = Cluster::up(&topology).await;
-        cluster.try_all().await
+        let file = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+        cluster.try_all(file.to_str().unwrap()).await
     });
     assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Who answered each request, by client and number of the service.
+type Served = Vec<(HostName, usize, Vec<Option<String>>)>;
+
+/// Prints a line for the record that `scripts/walk-record` collects.
+fn record(line: impl FnOnce() -> Record) {
+    if std::env::var_os("LVSPROV_RECORD").is_some() {
+        println!("RECORD {}", serde_json::to_string(&line()).unwrap());
+    }
 }
 
 /// Something that is broken on a host.
@@ -100,7 +113,7 @@ impl<'a> Cluster<'a> {
         Self { topology, lab, settings, _responders: responders, _state: state }
     }
 
-    async fn try_all(&self) -> Vec<String> {
+    async fn try_all(&self, file: &str) -> Vec<String> {
         let mut session = Session::open(self.topology, &self.settings).await;
         self.apply(&mut session).await;
         let observed = session.observe(false).await;
@@ -111,16 +124,28 @@ impl<'a> Cluster<'a> {
             states.insert(host.clone(), observation.state);
             receipts.extend(observation.receipt.map(|receipt| (host, receipt)));
         }
-        let mut wrong = self.compare(&states, "nothing broken").await;
+        let (mut wrong, _) = self.compare(&states, "nothing broken").await;
         let mutants = mutants(self.topology, &mut states, &receipts);
+        record(|| Record::Cluster {
+            file: file.to_owned(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap()
+                .trim()
+                .to_owned(),
+            states: states.clone(),
+        });
         let every = std::env::var_os("LVSPROV_EVERY_MUTANT").is_some();
         let step = if every { 1 } else { SHARE };
         let count = mutants.len();
         let mut tried = 0;
         for mutant in mutants.into_iter().step_by(step) {
             tried += 1;
-            wrong.extend(self.try_one(&mutant, &states).await);
+            let found = self.try_one(&mutant, &states).await;
+            wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
             self.apply(&mut session).await;
+            if mutant.edit.changed::<Link>().is_some() {
+                self.settle(&states).await;
+            }
         }
         session.close().await;
         println!("{tried} of {count} mutants tried, {} disagreements", wrong.len());
@@ -152,12 +177,24 @@ impl<'a> Cluster<'a> {
         let state = broken.get_mut(host).unwrap();
         *state = simulate(state, [edit]).unwrap();
         self.act(host, edit);
-        let wrong = self.compare(&broken, &format!("{edit} on {host}")).await;
+        let (wrong, served) = self.compare(&broken, &format!("{edit} on {host}")).await;
+        record(|| Record::Broken { host: host.clone(), edit: Box::new(edit.clone()), served });
         // What is not lvsprov's, apply does not mend.
         if let Some(back) = edit.inverse() {
             let _ = self.try_to_act(host, &back);
         }
         wrong
+    }
+
+    /// Waits until all is as before: a device that comes up looks for duplicates of its IPv6 addresses first.
+    async fn settle(&self, states: &HostStates) {
+        for _ in 0..20 {
+            if self.compare(states, "nothing broken").await.0.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the cluster does not come back");
     }
 
     fn act(&self, host: &HostName, edit: &Edit) {
@@ -174,18 +211,15 @@ impl<'a> Cluster<'a> {
     }
 
     /// Asks every service from every client, and says where the walk was wrong.
-    async fn compare(&self, states: &HostStates, what: &str) -> Vec<String> {
+    async fn compare(&self, states: &HostStates, what: &str) -> (Vec<String>, Served) {
         self.forget_neighbours();
         let world = World::of_file(self.topology, states);
-        let mut ways: BTreeMap<(&HostName, usize), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
-        for expected in every_request(self.topology) {
-            let services = self.topology.services.iter();
-            let number = services.take_while(|it| !std::ptr::eq(*it, expected.service)).count();
-            ways.entry((&expected.client.name, number)).or_default().push(expected);
-        }
+        let mut served_all = Vec::new();
         let mut wrong = Vec::new();
-        for ((client, _), ways) in ways {
-            let says = Prediction::of(&world, &ways);
+        let all_ways = ways(self.topology);
+        let announced = announced(&world, &all_ways);
+        for ((client, number), ways) in all_ways {
+            let says = Prediction::of(&world, &announced, &ways);
             let Some(target) = targets::of_service(ways[0].service).first().copied() else {
                 continue;
             };
@@ -198,14 +232,15 @@ impl<'a> Cluster<'a> {
             let count = if says.is_all_dead() { 2 } else { (ways.len() * 2).min(4) };
             let answers =
                 clients::ask_each(&self.lab, client, &vec![question; count]).await.unwrap();
-            let served: Vec<Result<String, String>> =
-                answers.into_iter().map(|answer| answer.map(|it| it.server)).collect();
+            let served: Vec<Option<String>> =
+                answers.into_iter().map(|answer| answer.ok().map(|it| it.server)).collect();
+            served_all.push((client.clone(), number, served.clone()));
             if let Some(why) = says.contradicted_by(&served) {
                 let service = ways[0].service.display_name();
                 wrong.push(format!("{what}: {client} asks {service}: {why}\n    walk: {says:?}\n    kernel: {served:?}"));
             }
         }
-        wrong
+        (wrong, served_all)
     }
 
     /// A neighbour that is known is not asked for: what ARP would say now shows only without.
@@ -214,56 +249,6 @@ impl<'a> Cluster<'a> {
             let flush = || Command::new("ip").args(["neigh", "flush", "all"]).status();
             assert!(self.lab.run_in(host, flush).unwrap().unwrap().success());
         }
-    }
-}
-
-/// What the walk says of the requests of a client to a service.
-#[derive(Debug, Default)]
-struct Prediction {
-    /// Real servers that answer.
-    alive: BTreeSet<String>,
-    /// Real servers that do not, with the reason.
-    dead: BTreeMap<String, String>,
-    /// Several hosts answer for an address: who wins is chance.
-    chance: bool,
-    /// Not known.
-    unknown: bool,
-}
-
-impl Prediction {
-    fn of(world: &World, ways: &[ExpectedRequest<'_>]) -> Self {
-        let mut says = Self::default();
-        for way in ways {
-            let server = way.real_server.host.to_string();
-            match world.walk(&way.request).end {
-                WalkVerdict::Answered => {
-                    says.alive.insert(server);
-                }
-                WalkVerdict::Dead { death, .. } => {
-                    says.chance |= matches!(death.cause, Cause::SeveralAnswer { .. });
-                    says.dead.insert(server, death.to_string());
-                }
-                WalkVerdict::Unknown(_) => says.unknown = true,
-            }
-        }
-        says
-    }
-
-    fn is_all_dead(&self) -> bool {
-        self.alive.is_empty()
-    }
-
-    fn contradicted_by(&self, served: &[Result<String, String>]) -> Option<String> {
-        if self.chance || self.unknown {
-            return None;
-        }
-        let from_dead = served.iter().flatten().find(|server| !self.alive.contains(*server));
-        if let Some(server) = from_dead {
-            return Some(format!("{server} answers, which the walk calls dead"));
-        }
-        let lost = served.iter().any(Result::is_err);
-        (lost && self.dead.is_empty())
-            .then(|| "a request is lost, and the walk calls all alive".to_owned())
     }
 }
 
