@@ -9,9 +9,11 @@
 
 mod death;
 mod input;
+mod ipvs;
 mod machine;
 mod neighbour;
 mod of_file;
+mod request;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -27,8 +29,8 @@ use crate::names::HostName;
 pub use death::{Cause, Death};
 pub use machine::{Device, DeviceAddress, DeviceKind, Machine, Unwraps, Wrapping};
 pub use of_file::HostStates;
+pub use request::{Hop, Walk, WalkRequest, WalkVerdict};
 pub use routes::{DEFAULT, LOCAL, MAIN, PolicyRule, RouteEntry, RouteKind, Routes, default_rules};
-pub use walker::{Hop, Walk, WalkRequest, WalkVerdict};
 
 /// All hosts, and what lies between them.
 #[derive(Debug, Default)]

@@ -6,80 +6,23 @@ use std::net::IpAddr;
 use super::World;
 use super::death::{Cause, Death};
 use super::input::{Addresses, Input};
-use super::machine::{DeviceKind, Machine, Wrapping};
+use super::machine::{DeviceKind, Machine};
+use super::request::{Hop, Walk, WalkRequest, WalkVerdict};
 use super::routes::{Flow, RouteEntry, RouteKind};
 use crate::names::{HostName, IfName, NetworkName};
-use crate::state::{
-    Destination, DestinationKey, ForwardingMethod, PacketRule, Protocol, ServiceKey, Tunnel,
-    VirtualService, VsItem,
-};
+use crate::state::{Destination, ForwardingMethod, PacketRule, Tunnel};
 
 /// More hops than any way has: what goes on longer goes round in a circle.
 const MOST_HOPS: usize = 64;
 
-/// Whose request is followed, and to which real server IPVS sends it.
-#[derive(Debug, Clone, Copy)]
-pub struct WalkRequest<'a> {
-    /// The client.
-    pub client: &'a HostName,
-    /// The address that it asks.
-    pub vip: IpAddr,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port that it asks.
-    pub port: u16,
-    /// The director.
-    pub director: &'a HostName,
-    /// The real server's host.
-    pub real_server: &'a HostName,
-    /// The real server in IPVS.
-    pub destination: DestinationKey,
-}
-
-/// The way of a request and its reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Walk {
-    /// What happened, in order.
-    pub hops: Vec<Hop>,
-    /// How it ended.
-    pub end: WalkVerdict,
-    /// It may as well be answered: several devices of a host answer for one address, and which one wins is chance.
-    pub by_chance: bool,
-}
-
-/// Something that happened on a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hop {
-    /// Where.
-    pub host: HostName,
-    /// What.
-    pub text: String,
-}
-
-/// How a walk ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WalkVerdict {
-    /// The client gets the reply.
-    Answered,
-    /// A packet dies; `in_reply`: the reply, not the request.
-    Dead {
-        /// Where and why.
-        death: Death,
-        /// Whether it is the reply.
-        in_reply: bool,
-    },
-    /// It leaves what is known; this is missing.
-    Unknown(String),
-}
-
 /// A packet on its way.
 #[derive(Debug, Clone)]
-struct Packet {
+pub(super) struct Packet {
     source: IpAddr,
-    target: IpAddr,
+    pub(super) target: IpAddr,
     /// Destination port; of a reply the source port.
-    port: u16,
-    mark: u32,
+    pub(super) port: u16,
+    pub(super) mark: u32,
     /// The packet inside, and how it is wrapped.
     inside: Option<(Box<Packet>, Tunnel)>,
 }
@@ -522,62 +465,4 @@ fn start(client: &Machine, request: &WalkRequest<'_>) -> Onward<Packet> {
     let source = client.source_for(route, target);
     let source = source.ok_or_else(|| dead(client, Cause::NoSource { target }))?;
     Ok(Packet { source, target, port: request.port, mark: 0, inside: None })
-}
-
-impl Machine {
-    /// The service that a packet belongs to (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_service_find`): by its mark,
-    /// by address and port, by address with every port.
-    fn service(&self, packet: &Packet, protocol: Protocol) -> Option<&VirtualService> {
-        let v6 = packet.target.is_ipv6();
-        let marked = ServiceKey::Fwmark { v6, mark: packet.mark };
-        let at = |port| ServiceKey::Address(protocol, (packet.target, port).into());
-        let by_mark = (packet.mark != 0).then(|| self.services.get(&marked)).flatten();
-        by_mark
-            .or_else(|| self.services.get(&at(packet.port)))
-            .or_else(|| self.services.get(&at(0)))
-    }
-
-    /// FULLNAT: the address that a packet of IPVS to a real server gets as its source.
-    fn masquerades(
-        &self,
-        packet: &Packet,
-        request: &WalkRequest<'_>,
-        route: &RouteEntry,
-    ) -> Option<IpAddr> {
-        let hides = self.packet_rules.iter().any(|rule| {
-            matches!(rule, PacketRule::Masquerade { vip, rip, protocol, port }
-                if vip.is_none_or(|vip| vip == request.vip)
-                    && *rip == packet.target
-                    && *protocol == request.protocol
-                    && (*port == 0 || *port == packet.port))
-        });
-        (hides && self.ipvs_setting(VsItem::Conntrack))
-            .then(|| self.source_for(route, packet.target))
-            .flatten()
-    }
-
-    /// The device out of which a packet comes that was wrapped in `tunnel` and sent to `target`.
-    fn unwraps(&self, target: IpAddr, tunnel: Tunnel, inside_v6: bool) -> Option<&IfName> {
-        let wrapping = match tunnel {
-            Tunnel::Ipip => Wrapping::Bare,
-            Tunnel::Gue { port, .. } => {
-                if !self.gue_ports.contains(&(target.is_ipv6(), port)) {
-                    return None;
-                }
-                Wrapping::Bare
-            }
-            Tunnel::Gre { flags } => Wrapping::Gre { checksum: flags & 1 != 0 },
-        };
-        let fits = |kind: &DeviceKind| match kind {
-            DeviceKind::Tunnel(it) => {
-                it.wrapping == wrapping
-                    && it.outside_v6 == target.is_ipv6()
-                    && it.inside_v6.is_none_or(|ipv6| ipv6 == inside_v6)
-                    && it.local.is_none_or(|local| local == target)
-            }
-            DeviceKind::Loopback | DeviceKind::Wire(_) | DeviceKind::Elsewhere => false,
-        };
-        let mut all = self.devices.iter().filter(|(_, device)| device.up && fits(&device.kind));
-        all.next().map(|(dev, _)| dev)
-    }
 }
