@@ -25,8 +25,8 @@ pub fn ways(topology: &Topology) -> Ways<'_> {
     ways
 }
 
-/// VIPs that a real server names in its ARP requests: whoever learns that sends requests for every service of the VIP
-/// to it.
+/// VIPs that a real server names in its ARP requests: a host that learns that sends requests for every service of the
+/// VIP to it.
 pub fn announced(world: &World, ways: &Ways<'_>) -> BTreeSet<IpAddr> {
     let announces = |way: &&ExpectedRequest<'_>| match world.walk(&way.request).end {
         WalkVerdict::Dead { death, .. } => matches!(death.cause, Cause::Announces { .. }),

@@ -165,7 +165,7 @@ fn a_state_folder_that_is_not_there_is_made() {
         assert!(!path.join("var").exists(), "looking made something");
         assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         assert_eq!(agent.ask(&settle(1, Decision::Abort)), Reply::Closed);
-        // And one that is removed in the midst is told of.
+        // And a folder that is removed in the midst is named.
         let wish = begin(2, changes(), &agent.look());
         assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
         fs::remove_dir_all(path.join("var")).unwrap();
