@@ -310,7 +310,7 @@ fn apply(netns: &NetnsHost, table: &Table) -> [Duration; 3] {
     [look, plan, act]
 }
 
-/// Begun, done and receipt_after over one connection.
+/// Prepared, executed and committed over one connection.
 fn transact(netns: &NetnsHost, seen: &Observation, steps: Vec<Step>, goal: Goal) -> Duration {
     let Goal { receipt, receipt_after, .. } = goal;
     let count = steps.len();

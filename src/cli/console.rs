@@ -69,7 +69,7 @@ fn left_behind(open_hosts: &OpenHosts) -> String {
         return "ended; nothing is left under way\n".to_owned();
     }
     let now = Instant::now();
-    let mut text = "ended; left open_transaction:\n".to_owned();
+    let mut text = "ended; left unfinished:\n".to_owned();
     for (host, at) in open_hosts {
         let who = match at {
             Some(at) => {
@@ -236,6 +236,16 @@ mod tests {
             line(Activity::Observing, &hosts(7)),
             "looking at web1, web2, web3, web4 and 3 more"
         );
+    }
+
+    #[test]
+    fn an_end_at_once_names_the_hosts_that_are_left_and_what_closes_each() {
+        let open = OpenHosts::from([("web1".parse().unwrap(), None)]);
+        assert_eq!(
+            left_behind(&open),
+            "ended; left unfinished:\n  web1: `lvsprov rollback` undoes it, `lvsprov apply` finishes it\n"
+        );
+        assert_eq!(left_behind(&OpenHosts::new()), "ended; nothing is left under way\n");
     }
 
     #[test]

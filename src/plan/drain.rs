@@ -328,7 +328,7 @@ fn let_go(seen: &HostState, stages: &mut [(Stage, Vec<Step>)]) -> (Option<Step>,
     (Some(set("0", "1", why)), Some(set("1", "0", back)))
 }
 
-/// Settings that the steps only borrow (without owning them) are in the receipt until it is receipt_after: after a
+/// Settings that the steps only borrow (without owning them) are in the receipt until the commit: after a
 /// run that was cut off they are put back like anything else of ours.
 pub fn borrow<'a>(goal: &mut Goal, edits: impl IntoIterator<Item = &'a Edit>, seen: &HostState) {
     for edit in edits {
