@@ -154,15 +154,12 @@ const RULES: &[Rule] = &[
     reach::router_not_reached,
 ];
 
-/// Rules for a file in which the others found no error: a walk through a cluster that is known to be wrong says nothing
-/// new.
-const LAST: &[Rule] = &[walk::unanswered];
-
 fn apply(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = RULES.iter().flat_map(|rule| rule(subject)).collect();
     let has_errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+    // A walk through a cluster that is known to be wrong says nothing new.
     if subject.whole && !has_errors {
-        findings.extend(LAST.iter().flat_map(|rule| rule(subject)));
+        findings.extend(walk::unanswered(subject));
     }
     findings
 }

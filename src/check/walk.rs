@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{MAX_FINDINGS, Subject};
-use crate::desired::{ExpectedRequest, desired, expected_requests};
+use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::finding::{Finding, Position};
-use crate::walk::{Death, HostStates, WalkVerdict, World};
+use crate::walk::{Death, WalkVerdict};
 
 /// Requests that would not be answered after an apply.
 pub(super) fn unanswered(subject: &Subject<'_>) -> Vec<Finding> {
-    let states: HostStates =
-        desired(subject.topology).into_iter().map(|(name, it)| (name, it.state)).collect();
-    let world = World::of_file(subject.topology, &states);
+    let world = world(subject.topology);
     // What dies at one place for one reason is one finding.
     let mut dead: BTreeMap<(Death, bool, bool), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
     for expected in expected_requests(subject.topology) {

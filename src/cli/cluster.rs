@@ -11,7 +11,7 @@ use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::operator::now;
 use crate::apply::session::Observations;
 use crate::apply::{ConnectionSettings, Session};
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::names::HostName;
 use crate::topology::{PaceOverride, Topology};
 use crate::{check, report, topology, transport};
@@ -56,14 +56,25 @@ pub(super) fn examine(
     let name = path.display().to_string();
     let mut examined = check::examine(&name, text);
     examined.findings.retain(|finding| finding.severity != Severity::Note);
-    let bad = examined.findings.iter().any(|finding| finding.severity == Severity::Error);
-    if !examined.findings.is_empty() {
-        output::print_message(&report::findings::text(&name, text, &examined.findings, true));
+    let bad = show_findings(&name, text, &examined.findings, format)?;
+    Ok(examined.topology.filter(|_| !bad))
+}
+
+/// Prints findings as [`examine`] does, and says whether an error is among them.
+pub(super) fn show_findings(
+    name: &str,
+    text: &str,
+    findings: &[Finding],
+    format: OutputFormat,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let bad = findings.iter().any(|finding| finding.severity == Severity::Error);
+    if !findings.is_empty() {
+        output::print_message(&report::findings::text(name, text, findings, true));
     }
     if bad && format == OutputFormat::Json {
-        output::print_json(&report::findings::json(&name, &examined.findings))?;
+        output::print_json(&report::findings::json(name, findings))?;
     }
-    Ok(examined.topology.filter(|_| !bad))
+    Ok(bad)
 }
 
 /// The hosts as observed, and the plan made from that.

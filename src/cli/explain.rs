@@ -5,16 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::arguments::{CommonArguments, OutputFormat};
+use super::cluster::show_findings;
 use super::output::{self, CommandResult, Exit};
-use crate::desired::{ExpectedRequest, desired, expected_requests};
-use crate::finding::Severity;
+use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::names::HostName;
-use crate::report::{
-    self,
-    walk::{self, WalkView},
-};
+use crate::report::walk::{self, WalkView};
 use crate::topology::{self, Topology};
-use crate::walk::{HostStates, World};
 
 const EXAMPLES: &str = "Examples:
   lvsprov explain topology.yaml
@@ -67,14 +63,8 @@ pub fn explain(arguments: &ExplainArguments, common: &CommonArguments) -> Comman
     let name = arguments.file.display().to_string();
     let text = topology::read_file(&arguments.file)?;
     let parsed = topology::read(&name, &text);
-    let wrong = parsed.findings.iter().any(|finding| finding.severity == Severity::Error);
-    let Some(topology) = parsed.topology.filter(|_| !wrong) else {
-        output::print_message(&report::findings::text(&name, &text, &parsed.findings, true));
-        if common.format == OutputFormat::Json {
-            output::print_json(&report::findings::json(&name, &parsed.findings))?;
-        }
-        return Ok(Exit::Findings);
-    };
+    let wrong = show_findings(&name, &text, &parsed.findings, common.format)?;
+    let Some(topology) = parsed.topology.filter(|_| !wrong) else { return Ok(Exit::Findings) };
     let found = match walk_all(&topology, arguments) {
         Ok(found) => found,
         Err(error) => {
@@ -90,9 +80,7 @@ fn walk_all(
     topology: &Topology,
     arguments: &ExplainArguments,
 ) -> Result<Vec<WalkView>, NothingToWalk> {
-    let states: HostStates =
-        desired(topology).into_iter().map(|(name, it)| (name, it.state)).collect();
-    let world = World::of_file(topology, &states);
+    let world = world(topology);
     let all: Vec<ExpectedRequest<'_>> = expected_requests(topology).collect();
     let wanted = all.iter().filter(|it| arguments.fits(it));
     let found: Vec<WalkView> =

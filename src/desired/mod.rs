@@ -3,7 +3,8 @@
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
 //! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
 //! (gateways, routers and the client) each add their part; a host with several roles gets the sum;
-//! [`source_validation`] then looks at the cluster as a whole. Each says where its settings differ from the recipes in circulation, and why.
+//! [`source_validation`] then looks at the cluster as a whole. Each says where its settings differ from
+//! the recipes in circulation, and why.
 
 mod director;
 mod path;
@@ -30,6 +31,7 @@ use crate::state::{
     TunnelDevice, VirtualService, VsItem,
 };
 use crate::topology::{Host, Service, Topology};
+use crate::walk::World;
 
 /// What one host must look like, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +71,12 @@ pub fn desired(topology: &Topology) -> BTreeMap<HostName, Desired> {
         hosts.map(|host| (host.name.clone(), by_method(topology, &places, host))).collect();
     source_validation::settle(topology, &mut all);
     all
+}
+
+/// The hosts as the file describes them, with what `apply` sets on them.
+pub fn world(topology: &Topology) -> World {
+    let states = desired(topology).into_iter().map(|(name, it)| (name, it.state));
+    World::of_file(topology, &states.collect())
 }
 
 /// [`desired`] of one host.

@@ -41,8 +41,6 @@ pub struct Device {
     pub kind: DeviceKind,
     /// Whether it is up.
     pub up: bool,
-    /// Bytes of the largest packet.
-    pub mtu: u32,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<DeviceAddress>,
 }

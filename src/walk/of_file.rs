@@ -21,11 +21,6 @@ use crate::topology::{Host, Topology};
 /// What lvsprov sets on each host.
 pub type HostStates = BTreeMap<HostName, HostState>;
 
-/// Bytes of the largest packet on Ethernet.
-const ETHERNET: u32 = 1500;
-/// lo's.
-const LOOPBACK: u32 = 65536;
-
 impl World {
     /// The hosts of `topology` with `states` set on them.
     pub fn of_file(topology: &Topology, states: &HostStates) -> Self {
@@ -89,7 +84,7 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
     let mut all = BTreeMap::new();
     if let Ok(lo) = "lo".parse::<IfName>() {
         let kind = DeviceKind::Loopback;
-        all.insert(lo, Device { kind, up: true, mtu: LOOPBACK, addresses: Vec::new() });
+        all.insert(lo, Device { kind, up: true, addresses: Vec::new() });
     }
     for interface in host.interfaces.values() {
         let kind = match &interface.network {
@@ -99,7 +94,6 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
         let device = all.entry(interface.name.clone()).or_insert_with(|| Device {
             kind,
             up: true,
-            mtu: ETHERNET,
             addresses: Vec::new(),
         });
         device.addresses.extend(interface.addresses.iter().map(|net| DeviceAddress {
@@ -108,7 +102,7 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
             deprecated: false,
         }));
     }
-    let off = |kind| Device { kind, up: false, mtu: ETHERNET, addresses: Vec::new() };
+    let off = |kind| Device { kind, up: false, addresses: Vec::new() };
     for (dev, tunnel) in &state.tunnels {
         all.insert(dev.clone(), off(DeviceKind::Tunnel(of_tunnel(tunnel))));
     }

@@ -381,7 +381,6 @@ impl<'a> Walker<'a> {
         };
         let rip = request.destination.0.ip();
         let rewrites = *method == ForwardingMethod::Masquerade;
-        let method_name = if rewrites { "nat" } else { "unchanged" };
         let mut connection = Connection {
             director: &director.name,
             client: packet.source,
@@ -410,7 +409,7 @@ impl<'a> Walker<'a> {
                     connection.hides_behind = Some(hidden);
                     packet.source = hidden;
                 }
-                self.note(director, format!("IPVS rewrites it for {rip} ({method_name})"));
+                self.note(director, format!("IPVS rewrites it for {rip} (nat)"));
                 self.connection = Some(connection);
                 self.follow(director, route, packet)
             }

@@ -15,15 +15,14 @@ use std::time::Duration;
 use lvsprov::apply::cluster_plan::{self, Direction};
 use lvsprov::apply::transaction::{self, TransactionPolicy, VerifyBy};
 use lvsprov::apply::{ConnectionSettings, Session, operator};
-use lvsprov::kernel::act;
 use lvsprov::lab::clients::{self, ClientRequest};
 use lvsprov::lab::network::Management;
+use lvsprov::lab::scenario::drift;
 use lvsprov::lab::{self, Lab, responders, targets};
 use lvsprov::names::HostName;
 use lvsprov::plan::simulate;
 use lvsprov::state::{
-    Address, AddressKey, ConfDev, ConfItem, Destination, Edit, EditVerb, HostState, Item, Link,
-    Receipt, Scope, SettingKind as _, Sysctl,
+    Address, AddressKey, ConfDev, ConfItem, Edit, HostState, Link, Receipt, Scope, Sysctl,
 };
 use lvsprov::topology::{Reach, Role, Topology};
 use lvsprov::transport::Options;
@@ -176,12 +175,12 @@ impl<'a> Cluster<'a> {
         let mut broken = states.clone();
         let state = broken.get_mut(host).unwrap();
         *state = simulate(state, [edit]).unwrap();
-        self.act(host, edit);
+        drift::inflict(&self.lab, host, edit).unwrap();
         let (wrong, served) = self.compare(&broken, &format!("{edit} on {host}")).await;
         record(|| Record::Broken { host: host.clone(), edit: Box::new(edit.clone()), served });
         // What is not lvsprov's, apply does not mend.
         if let Some(back) = edit.inverse() {
-            let _ = self.try_to_act(host, &back);
+            let _ = drift::inflict(&self.lab, host, &back);
         }
         wrong
     }
@@ -195,19 +194,6 @@ impl<'a> Cluster<'a> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("the cluster does not come back");
-    }
-
-    fn act(&self, host: &HostName, edit: &Edit) {
-        self.try_to_act(host, edit).unwrap_or_else(|error| panic!("{edit} on {host}: {error}"));
-    }
-
-    fn try_to_act(&self, host: &HostName, edit: &Edit) -> Result<(), String> {
-        let work = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let done = runtime.unwrap().block_on(act::alone(edit));
-            done.map_err(|error| error.to_failure().to_string())
-        };
-        self.lab.run_in(host, work).unwrap()
     }
 
     /// Asks every service from every client, and says where the walk was wrong.
@@ -262,7 +248,7 @@ fn mutants(
     for (host, receipt) in receipts {
         let state = &states[host];
         for item in &receipt.owned {
-            let edits = taken_away(item, state, &receipt.found);
+            let edits = drift::damage(item, state, &receipt.found);
             all.extend(edits.into_iter().map(|edit| Mutant { host: host.clone(), edit }));
         }
     }
@@ -314,18 +300,4 @@ fn set(state: &mut HostState, key: Sysctl, value: &str) -> Option<Edit> {
     };
     let before = state.sysctls.entry(key.clone()).or_insert(bare).clone();
     (before != value).then(|| Edit::change::<Sysctl>(key, before, value.to_owned()))
-}
-
-/// `item` is not there any more, or as it was found.
-fn taken_away(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
-    if let Item::Service(key) = item {
-        let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
-        let remove =
-            |id| Some(Edit::remove::<Destination>(Clone::clone(&id), Destination::get(now, &id)?));
-        return ids.filter_map(remove).collect();
-    }
-    let removable = item.verbs().remove.is_some();
-    let nothing = HostState::default();
-    let edit = Edit::of_item(item, now, if removable { &nothing } else { found });
-    edit.filter(|edit| removable || edit.verb() == EditVerb::Change).into_iter().collect()
 }

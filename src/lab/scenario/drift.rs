@@ -97,7 +97,7 @@ fn all_drift(observed: &Observations) -> Result<Vec<(HostName, Edit)>, String> {
 }
 
 /// The edits that remove `item`; if it cannot be removed, the edit that resets its value.
-fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
+pub fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
     if let Item::Service(key) = item {
         let ids = Destination::keys(now).into_iter().filter(|id| id.service == *key);
         let remove = |id: DestinationId| {
@@ -113,7 +113,10 @@ fn damage(item: &Item, now: &HostState, found: &HostState) -> Vec<Edit> {
 }
 
 /// Executes `damage` on `host` without lvsprov: the receipt does not change.
-fn inflict(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
+///
+/// # Errors
+/// If the kernel refuses it, with the reason.
+pub fn inflict(lab: &Lab, host: &HostName, damage: &Edit) -> Result<(), String> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

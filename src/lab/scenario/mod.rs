@@ -4,7 +4,7 @@
 //! lost -> traffic of each service: shares and the properties of its setup -> verify passes -> a second
 //! apply changes nothing -> apply repairs drift -> destroy restores every host.
 
-mod drift;
+pub mod drift;
 mod phases;
 mod service;
 
