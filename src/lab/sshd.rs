@@ -22,6 +22,8 @@ use tempfile::TempDir;
 use super::child::{ChildGuard, ChildSpec};
 use super::{Lab, LabError, programs};
 use crate::names::HostName;
+use crate::protocol::STATE_DIR;
+use crate::transport::binary;
 
 /// Time limit for sshd to answer. Under emulation it takes seconds.
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -110,6 +112,27 @@ impl Sshds {
         Some(PathBuf::from(format!("/proc/{}/root", sshd.process.0.id())))
     }
 
+    /// Gives hosts the agent that a first login would send to them.
+    ///
+    /// # Errors
+    /// If a host has no sshd here, or `program` cannot be read or not be copied there.
+    pub fn place_agent<'a>(
+        &self,
+        hosts: impl IntoIterator<Item = &'a HostName>,
+        program: &Path,
+    ) -> Result<(), LabError> {
+        let state_dir = |host: &HostName| {
+            let root = self.root(host).ok_or_else(|| {
+                LabError::Topology(format!(
+                    "{host} has no sshd in this lab, so no place for an agent"
+                ))
+            })?;
+            Ok::<_, LabError>(root.join(STATE_DIR.trim_start_matches('/')))
+        };
+        let all = hosts.into_iter().map(state_dir).collect::<Result<Vec<_>, _>>()?;
+        binary::place(program, &all).map_err(LabError::io("give the lab's hosts their agent"))
+    }
+
     /// The log of a host's sshd so far.
     pub fn log(&self, host: &HostName) -> String {
         fs::read_to_string(self.folder.path().join(format!("{host}.log"))).unwrap_or_default()
@@ -131,7 +154,7 @@ impl Sshds {
             let public = self.folder.path().join(format!("{name}.key.pub"));
             let text = fs::read_to_string(&public)
                 .map_err(LabError::io(format!("read {}", public.display())))?;
-            // "ssh-ed25519 AAAA... comment"
+            // "ecdsa-sha2-nistp256 AAAA... comment"
             let key: Vec<&str> = text.split_whitespace().take(2).collect();
             let address = sshd.address;
             known.extend([&format!("{name},{address} {}", key.join(" ")), "\n"]);
@@ -221,14 +244,15 @@ fn start_one(
     process.map(ChildGuard).map_err(LabError::io(format!("start sshd for {name}")))
 }
 
-/// Generates the client's key and the host keys, in parallel.
+/// Generates the client's key and the host keys, in parallel. ECDSA is OpenSSL's, in assembly; Ed25519 is OpenSSH's own, in
+/// plain C, and an emulated processor's time.
 fn make_keys(keygen: &Path, folder: &Path, hosts: &[&HostName]) -> Result<(), LabError> {
     let paths = hosts.iter().map(|host| folder.join(format!("{host}.key")));
     let paths = paths.chain([folder.join("client")]);
     let mut running = Vec::new();
     for path in paths {
         let child = Command::new(keygen)
-            .args(["-q", "-t", "ed25519", "-N", "", "-C", "lvsprov-lab", "-f"])
+            .args(["-q", "-t", "ecdsa", "-N", "", "-C", "lvsprov-lab", "-f"])
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -4,7 +4,7 @@
 //! share one copy.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use super::TransportErrorKind;
+use super::known_digest::{self, KnownDigest};
 use super::local::hex;
 
 /// How hard to pack: beyond this a local network carries the bytes faster than they are squeezed out.
@@ -31,21 +32,42 @@ pub(super) struct Binary {
     pub size: u64,
     /// The machine it is built for, as `uname -m` says it there.
     pub machine: String,
+    /// Where digests of programs are kept.
+    pub records: Option<PathBuf>,
     packed: OnceCell<Arc<[u8]>>,
+}
+
+/// Puts `program` where a first login would leave it on hosts with these
+/// [state folders](crate::protocol::STATE_DIR): logins find it there, and it is not sent.
+///
+/// # Errors
+/// If it cannot be read, is not a program for a machine that lvsprov knows, or cannot be written there.
+pub fn place(program: &Path, state_dirs: &[PathBuf]) -> io::Result<()> {
+    let digest = examine(program.to_owned(), None)?.digest;
+    for state_dir in state_dirs {
+        let folder = state_dir.join("agent");
+        fs::create_dir_all(&folder)?;
+        fs::copy(program, folder.join(format!("lvsprov-{digest}")))?;
+    }
+    Ok(())
 }
 
 type Known = HashMap<PathBuf, Arc<OnceCell<Arc<Binary>>>>;
 
-/// The program at `path`; read once a process.
-pub(super) async fn load(path: &Path) -> Result<Arc<Binary>, TransportErrorKind> {
+/// The program at `path`; looked at once a process. `records` is a folder of the present user alone, where its digest is
+/// kept for the next run.
+pub(super) async fn load(
+    path: &Path,
+    records: Option<&Path>,
+) -> Result<Arc<Binary>, TransportErrorKind> {
     static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let cell = {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(known.get_or_insert_default().entry(path.to_owned()).or_default())
     };
     let read = || async {
-        let owned = path.to_owned();
-        on_thread(path, move || examine(owned)).await.map(Arc::new)
+        let (owned, records) = (path.to_owned(), records.map(Path::to_owned));
+        on_thread(path, move || examine(owned, records)).await.map(Arc::new)
     };
     cell.get_or_try_init(read).await.cloned()
 }
@@ -58,7 +80,7 @@ pub(super) fn own() -> PathBuf {
 /// The build for another machine, if there is one: `lvsprov-MACHINE` in the folder of `binary`.
 pub(super) fn beside(binary: &Path, machine: &str) -> PathBuf {
     let name = format!("lvsprov-{}", machine.replace('/', "_"));
-    let real = std::fs::canonicalize(binary).unwrap_or_else(|_| binary.to_owned());
+    let real = fs::canonicalize(binary).unwrap_or_else(|_| binary.to_owned());
     real.with_file_name(name)
 }
 
@@ -87,11 +109,27 @@ async fn on_thread<T: Send + 'static>(
         .map_err(|source| TransportErrorKind::Binary { path: path.to_owned(), source })
 }
 
-fn examine(path: PathBuf) -> io::Result<Binary> {
+fn examine(path: PathBuf, records: Option<PathBuf>) -> io::Result<Binary> {
     let mut file = File::open(&path)?;
+    let found = file.metadata()?;
+    let recalled =
+        records.as_deref().and_then(|folder| known_digest::recall(folder, &path, &found));
+    let KnownDigest { digest, machine } = match recalled {
+        Some(known) => known,
+        None => {
+            let known = digest(&mut file)?;
+            if let Some(folder) = &records {
+                known_digest::record(folder, &path, &found, &known);
+            }
+            known
+        }
+    };
+    Ok(Binary { path, digest, size: found.len(), machine, records, packed: OnceCell::new() })
+}
+
+fn digest(file: &mut File) -> io::Result<KnownDigest> {
     let mut hash = Sha256::new();
     let mut head = Vec::new();
-    let mut size = 0;
     let mut piece = vec![0; 64 << 10];
     loop {
         let count = file.read(&mut piece)?;
@@ -101,14 +139,12 @@ fn examine(path: PathBuf) -> io::Result<Binary> {
         if head.is_empty() {
             head.extend_from_slice(&piece[..count.min(64)]);
         }
-        size += count as u64;
         hash.update(&piece[..count]);
     }
     let machine = machine_of(&head).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "it is not an ELF program for a known machine")
     })?;
-    let digest = hex(&hash.finalize());
-    Ok(Binary { path, digest, size, machine: machine.to_owned(), packed: OnceCell::new() })
+    Ok(KnownDigest { digest: hex(&hash.finalize()), machine: machine.to_owned() })
 }
 
 fn pack(path: &Path) -> io::Result<Arc<[u8]>> {
@@ -181,7 +217,7 @@ mod tests {
 
     #[test]
     fn this_very_program_is_for_this_machine() {
-        let binary = examine(own()).unwrap();
+        let binary = examine(own(), None).unwrap();
         assert!(binary.runs_on(std::env::consts::ARCH), "{binary:?}");
         assert_eq!(binary.size, std::fs::metadata("/proc/self/exe").unwrap().len());
         assert!(!binary.runs_on("vax"));
@@ -193,14 +229,14 @@ mod tests {
         let path = folder.path().join("agent");
         let bytes = [elf(2, 1, [62, 0]), vec![7; 100_000]].concat();
         std::fs::write(&path, &bytes).unwrap();
-        let binary = load(&path).await.unwrap();
+        let binary = load(&path, None).await.unwrap();
         let packed = binary.packed().await.unwrap();
         assert!(packed.len() < 2000);
         let mut back = Vec::new();
         flate2::read::GzDecoder::new(&*packed).read_to_end(&mut back).unwrap();
         assert_eq!(back, bytes);
         assert!(Arc::ptr_eq(&packed, &binary.packed().await.unwrap()));
-        assert!(Arc::ptr_eq(&binary, &load(&path).await.unwrap()));
+        assert!(Arc::ptr_eq(&binary, &load(&path, None).await.unwrap()));
     }
 
     proptest! {

@@ -6,12 +6,13 @@
 //! decides which host is asked what, and how many at a time.
 
 mod agent_stream;
-mod binary;
+pub mod binary;
 mod error;
 pub mod frame;
 #[cfg(test)]
 mod fuzz;
 pub mod greeting;
+mod known_digest;
 mod local;
 mod reply;
 mod ssh;

@@ -89,11 +89,11 @@ fn next(queue: &Mutex<Vec<Group>>) -> Option<Group> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
-/// Three for two processors: a machine waits for a third of its time.
+/// Two for each processor: what is cut off waits for its time limits, and the others have the processor meanwhile.
 fn machines() -> usize {
     let wanted = std::env::var(MACHINES).ok().and_then(|text| text.parse().ok());
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    wanted.unwrap_or(processors + processors / 2).max(1)
+    wanted.unwrap_or(2 * processors).max(1)
 }
 
 /// Boots the machine for at most so many seconds, and runs this program in it, with the same arguments. `None` if it

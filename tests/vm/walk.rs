@@ -33,7 +33,7 @@ use crate::support::playbooks::{load, playbooks};
 use crate::support::prediction::{Prediction, Record, announced, is_known, ways};
 
 /// One in so many mutants is tried by `make test`.
-const SHARE: usize = 9;
+const SHARE: usize = 18;
 /// After so long a request counts as lost: nothing is slow here, but the processor.
 const PATIENCE: Duration = Duration::from_millis(1500);
 

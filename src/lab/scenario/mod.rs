@@ -116,7 +116,11 @@ impl<'a> Scenario<'a> {
                 }
             }
             LabTransport::Ssh => {
-                let started = Sshds::start(&lab, topology.hosts.keys(), &std::env::current_exe()?)?;
+                let program = std::env::current_exe()?;
+                let started = Sshds::start(&lab, topology.hosts.keys(), &program)?;
+                // To the first it is sent, as in production. To send it to each takes an emulated machine five
+                // seconds a host, and shows nothing more.
+                started.place_agent(topology.hosts.keys().skip(1), &program)?;
                 transport.ssh_config = Some(started.ssh_config());
                 for host in topology.hosts.keys() {
                     reach.insert(host.clone(), Reach::Ssh(ssh_target(host)));

@@ -34,7 +34,8 @@ const SWEEP_AGE: Duration = Duration::from_mins(2);
 pub(super) struct ControlSockets {
     /// Where a kept connection of this target is found.
     pub kept: PathBuf,
-    folder: PathBuf,
+    /// Belongs to the present user alone.
+    pub folder: PathBuf,
     name: String,
 }
 

@@ -43,14 +43,16 @@ pub(super) async fn open(
     let path = options.agent_binary.clone().unwrap_or_else(binary::own);
     let sockets = ControlSockets::of(target, options)?;
     if let Some(master) = Master::resume(&sockets, options) {
-        let binary = binary::load(&path).await?;
+        let binary = binary::load(&path, Some(&sockets.folder)).await?;
         match start(&master, &binary, options).await {
             Err(StartError { dead: true, .. }) => master.forget().await,
             other => return other.map_err(|start_error| start_error.fault),
         }
     }
-    let (binary, master) =
-        tokio::join!(binary::load(&path), Master::start(target, &sockets, options));
+    let (binary, master) = tokio::join!(
+        binary::load(&path, Some(&sockets.folder)),
+        Master::start(target, &sockets, options)
+    );
     start(&master?, &binary?, options).await.map_err(|start_error| start_error.fault)
 }
 
@@ -308,7 +310,7 @@ impl SshHandshake {
 async fn for_machine(ours: &Binary, machine: &str) -> Result<Arc<Binary>, TransportErrorKind> {
     let beside = binary::beside(&ours.path, machine);
     if beside.exists() {
-        let other = binary::load(&beside).await?;
+        let other = binary::load(&beside, ours.records.as_deref()).await?;
         if other.runs_on(machine) {
             return Ok(other);
         }

@@ -72,7 +72,8 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("cr-").tempdir_in("/tmp").unwrap();
         let ssh_config = sshds.ssh_config();
         let cluster = Self { lab, sshds, topology, ssh_config, folder };
-        cluster.put_agents();
+        // Hosts that were met before: that each is sent its agent is proven elsewhere.
+        cluster.sshds.place_agent(&cluster.hosts(), Path::new(LVSPROV)).unwrap();
         cluster.wait_for_addresses();
         cluster
     }
@@ -250,19 +251,6 @@ impl Cluster {
     fn ip(&self, host: &HostName) -> String {
         let all = "link show\naddress show\nroute show table all\nrule show\n";
         without_noise(&self.inside(host, "ip", &["-j", "-b", "-"], all))
-    }
-
-    /// Hosts that were met before: sending the program to each takes long where all is emulated, and is
-    /// proven elsewhere.
-    fn put_agents(&self) {
-        let digest = Command::new("sha256sum").arg(LVSPROV).output().unwrap();
-        let digest = String::from_utf8(digest.stdout).unwrap();
-        let digest = digest.split_whitespace().next().unwrap();
-        for host in self.hosts() {
-            let folder = self.path(&host, STATE).join("agent");
-            fs::create_dir_all(&folder).unwrap();
-            fs::copy(LVSPROV, folder.join(format!("lvsprov-{digest}"))).unwrap();
-        }
     }
 
     /// IPv6 addresses of the links' own are of no use for a second or two; and look different then.
