@@ -117,6 +117,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// What it may leave behind.
+        #[command(flatten)]
+        allow: AllowArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -142,6 +145,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// What it may leave behind.
+        #[command(flatten)]
+        allow: AllowArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -295,6 +301,17 @@ pub struct AdoptArgument {
     /// where a receipt was lost.
     #[arg(long)]
     pub adopt: bool,
+}
+
+/// What a plan may leave behind.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct AllowArgument {
+    /// Go on although a request will get no answer
+    ///
+    /// The plan is walked through: each request and its reply, from host to host, with the routes, policy
+    /// rules and settings that the hosts have. Where a packet dies, nothing is changed, unless this is given.
+    #[arg(long)]
+    pub allow_unanswered: bool,
 }
 
 /// `import`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::arguments::{AdoptArgument, CommonArguments, HostArguments};
+use super::arguments::{AdoptArgument, AllowArgument, CommonArguments, HostArguments};
 use super::change_arguments::ChangeArguments;
 use super::cluster::{ObservedCluster, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
@@ -27,7 +27,7 @@ const PLANS: u32 = 5;
 /// `apply`, of a topology or of a saved plan.
 pub fn apply(
     hosts: &HostArguments,
-    adopt: AdoptArgument,
+    (adopt, allow): (AdoptArgument, AllowArgument),
     pace: PaceOverride,
     change: &ChangeArguments,
     verify: VerifyBy,
@@ -36,12 +36,14 @@ pub fn apply(
     if let Some(text) = plan_file::text_of(&hosts.file)? {
         let plan = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
         return plan_file::run_saved(plan, hosts, adopt, pace, common, async |cluster, plan| {
+            cluster.refuse_unanswered(allow.allow_unanswered);
             run_transaction(cluster, change, verify, Some(plan), common).await
         });
     }
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
     run_on_hosts(topology, hosts, pace, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
+        cluster.refuse_unanswered(allow.allow_unanswered);
         run_transaction(cluster, change, verify, None, common).await
     })
 }

@@ -83,6 +83,8 @@ pub(super) struct ObservedCluster<'a> {
     pub observed: Observations,
     pub plan: ClusterPlan,
     pub direction: Direction,
+    /// A plan after which a request gets no answer is refused.
+    refuses_unanswered: bool,
     pub console: &'a Console,
 }
 
@@ -94,12 +96,26 @@ impl ObservedCluster<'_> {
         }
     }
 
+    /// From now on a plan after which a request gets no answer is refused, unless `allowed`.
+    pub fn refuse_unanswered(&mut self, allowed: bool) {
+        self.refuses_unanswered = !allowed;
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        let Self { session, observed, plan, direction, refuses_unanswered, .. } = self;
+        if *refuses_unanswered && *direction != Direction::Destroy {
+            plan.refuse_unanswered(session.topology, &session.desired, observed);
+        }
+    }
+
     /// Plans anew towards another state.
     pub fn plan_towards(&mut self, direction: Direction) {
         self.direction = direction;
         let Self { session, observed, plan, .. } = self;
         let (topology, desired) = (session.topology, &session.desired);
         *plan = cluster_plan::plan(topology, desired, observed, session.absent(), direction);
+        self.judge();
     }
 
     /// Reconnects to lost hosts, observes all hosts, and plans anew.
@@ -140,7 +156,14 @@ pub(super) fn run_on_hosts(
         let direction = Direction::Apply { now: now() };
         let (desired, absent) = (&session.desired, session.absent());
         let plan = cluster_plan::plan(&topology, desired, &observed, absent, direction);
-        let mut cluster = ObservedCluster { session, observed, plan, direction, console: &console };
+        let mut cluster = ObservedCluster {
+            session,
+            observed,
+            plan,
+            direction,
+            refuses_unanswered: false,
+            console: &console,
+        };
         let result = command(&mut cluster).await;
         cluster.session.close().await;
         result

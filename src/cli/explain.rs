@@ -1,28 +1,37 @@
 //! `explain`: the way of each request through the cluster that a file describes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
-use super::arguments::{CommonArguments, OutputFormat};
-use super::cluster::show_findings;
+use super::arguments::{CommonArguments, HostArguments, OutputFormat};
+use super::cluster::{ObservedCluster, run_on_hosts, show_findings};
 use super::output::{self, CommandResult, Exit};
+use crate::apply::unanswered::world_as_observed;
 use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::names::HostName;
 use crate::report::walk::{self, WalkView};
-use crate::topology::{self, Topology};
+use crate::topology::{self, PaceOverride, Topology};
+use crate::walk::World;
 
 const EXAMPLES: &str = "Examples:
   lvsprov explain topology.yaml
-  lvsprov explain topology.yaml --service web --via web2 --from client";
+  lvsprov explain topology.yaml --service web --via web2 --from client
+  lvsprov explain topology.yaml --live      # the hosts as they are, not as the file says";
 
 /// Which requests `explain` follows.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ExplainArguments {
-    /// The topology file
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// The file; with --live how its hosts are reached.
+    #[command(flatten)]
+    pub hosts: HostArguments,
+    /// Walk through the hosts as they are now, instead of as the file says: connects to them, changes nothing
+    ///
+    /// Routes, policy rules, settings, addresses and IPVS are read. A host that is not reached is as the file
+    /// says, and named.
+    #[arg(long)]
+    pub live: bool,
     /// Only requests of this client
     #[arg(long, value_name = "HOST")]
     pub from: Option<HostName>,
@@ -60,27 +69,56 @@ enum NothingToWalk {
 
 /// `explain`. A file that `check` refuses for what its packets meet is explained all the same.
 pub fn explain(arguments: &ExplainArguments, common: &CommonArguments) -> CommandResult {
-    let name = arguments.file.display().to_string();
-    let text = topology::read_file(&arguments.file)?;
+    let file = &arguments.hosts.file;
+    let name = file.display().to_string();
+    let text = topology::read_file(file)?;
     let parsed = topology::read(&name, &text);
     let wrong = show_findings(&name, &text, &parsed.findings, common.format)?;
     let Some(topology) = parsed.topology.filter(|_| !wrong) else { return Ok(Exit::Findings) };
-    let found = match walk_all(&topology, arguments) {
+    if arguments.live {
+        return run_on_hosts(
+            topology,
+            &arguments.hosts,
+            PaceOverride::default(),
+            common,
+            async |cluster| {
+                let ObservedCluster { session, observed, .. } = cluster;
+                let topology = session.topology;
+                let world = world_as_observed(topology, &session.desired, observed);
+                let not_seen = topology
+                    .hosts
+                    .keys()
+                    .filter(|name| !matches!(observed.get(*name), Some(Ok(_))));
+                report_all(topology, &world, not_seen.cloned().collect(), arguments, common)
+            },
+        );
+    }
+    report_all(&topology, &world(&topology), Vec::new(), arguments, common)
+}
+
+fn report_all(
+    topology: &Topology,
+    world: &World,
+    not_seen: Vec<HostName>,
+    arguments: &ExplainArguments,
+    common: &CommonArguments,
+) -> CommandResult {
+    let found = match walk_all(topology, world, arguments) {
         Ok(found) => found,
         Err(error) => {
             output::print_error(&error, common)?;
             return Ok(Exit::Usage);
         }
     };
-    show(&arguments.file, &found, common)?;
+    show(&arguments.hosts.file, &found, &not_seen, common)?;
     Ok(if found.iter().any(WalkView::is_dead) { Exit::Findings } else { Exit::Ok })
 }
 
 fn walk_all(
     topology: &Topology,
+    world: &World,
     arguments: &ExplainArguments,
 ) -> Result<Vec<WalkView>, NothingToWalk> {
-    let world = world(topology);
     let all: Vec<ExpectedRequest<'_>> = expected_requests(topology).collect();
     let wanted = all.iter().filter(|it| arguments.fits(it));
     let found: Vec<WalkView> =
@@ -100,12 +138,13 @@ fn name_of(expected: &ExpectedRequest<'_>) -> String {
 fn show(
     file: &Path,
     found: &[WalkView],
+    not_seen: &[HostName],
     common: &CommonArguments,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let file = file.display().to_string();
     match common.format {
-        OutputFormat::Text => output::print(&walk::text(&file, found))?,
-        OutputFormat::Json => output::print_json(&walk::json(&file, found))?,
+        OutputFormat::Text => output::print(&walk::text(&file, found, not_seen))?,
+        OutputFormat::Json => output::print_json(&walk::json(&file, found, not_seen))?,
     }
     Ok(())
 }

@@ -41,12 +41,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Check { files } => inspect::check(&files, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
-        Command::Plan { hosts, adopt, pace, out, force } => {
+        Command::Plan { hosts, adopt, allow, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            inspect::plan(&hosts, adopt, pace.to_override(), out, &common)
+            inspect::plan(&hosts, (adopt, allow), pace.to_override(), out, &common)
         }
-        Command::Apply { hosts, adopt, pace, change, verify } => {
-            change::apply(&hosts, adopt, pace.to_override(), &change, verify, &common)
+        Command::Apply { hosts, adopt, allow, pace, change, verify } => {
+            change::apply(&hosts, (adopt, allow), pace.to_override(), &change, verify, &common)
         }
         Command::Rollback { hosts, force, dry_run } => {
             change::rollback(&hosts, force, dry_run, &common)

@@ -21,6 +21,7 @@ pub mod observation;
 pub mod packets;
 pub mod protocol;
 pub mod receipt;
+pub mod routing;
 mod settings;
 pub mod silent;
 pub mod stage;
@@ -49,6 +50,7 @@ pub use observation::{
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;
 pub use receipt::{RECEIPT_VERSION, Receipt};
+pub use routing::Routing;
 pub use settings::{Edit, Item, Owned};
 pub use stage::Stage;
 pub use step::Step;

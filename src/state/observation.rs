@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Intent, Journal, Operator, TransactionId};
-use super::{DestinationKey, HostState, Module, Owned, Receipt, ServiceKey};
+use super::{DestinationKey, HostState, Module, Owned, Receipt, Routing, ServiceKey};
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
 
@@ -123,6 +123,9 @@ pub struct HostFacts {
     pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
+    /// Policy rules, and routes beside the plain ones of the main table.
+    #[serde(default)]
+    pub routing: Routing,
     /// The way that this connection's controller reaches the host.
     pub controller: Controller,
 }
