@@ -114,15 +114,14 @@ fn examine(path: PathBuf, records: Option<PathBuf>) -> io::Result<Binary> {
     let found = file.metadata()?;
     let recalled =
         records.as_deref().and_then(|folder| known_digest::recall(folder, &path, &found));
-    let KnownDigest { digest, machine } = match recalled {
-        Some(known) => known,
-        None => {
-            let known = digest(&mut file)?;
-            if let Some(folder) = &records {
-                known_digest::record(folder, &path, &found, &known);
-            }
-            known
+    let KnownDigest { digest, machine } = if let Some(known) = recalled {
+        known
+    } else {
+        let known = digest(&mut file)?;
+        if let Some(folder) = &records {
+            known_digest::record(folder, &path, &found, &known);
         }
+        known
     };
     Ok(Binary { path, digest, size: found.len(), machine, records, packed: OnceCell::new() })
 }

@@ -2,7 +2,7 @@
 //! and digest nine megabytes takes longer than all else that a run which changes nothing does on its own machine.
 //!
 //! It is kept beside the sockets of ssh, in a folder that only the present user can write to
-//! ([`super::ssh`]'s `control`), together with what stat(2) says of the file. A file whose bytes changed has another
+//! ([`super::ssh`]'s `control`), together with the state of the file by stat(2). A file whose bytes changed has another
 //! change time: no program can set that (`st_ctim` in inode(7)). The kernel's clock for it goes in steps of up to 10 ms,
 //! so a file that has just changed is not recorded.
 
@@ -75,7 +75,7 @@ pub(super) fn recall(folder: &Path, path: &Path, found: &Metadata) -> Option<Kno
     (record.file == FileState::of(found) && is_digest(&record.known.digest)).then_some(record.known)
 }
 
-/// Records it. `found` is what stat(2) said of the open file before it was read. That the record cannot be written costs
+/// Records it. `found` is the state of the open file before it was read. A record that cannot be written costs
 /// the next run its time and nothing else.
 pub(super) fn record(folder: &Path, path: &Path, found: &Metadata, known: &KnownDigest) {
     let file = FileState::of(found);
