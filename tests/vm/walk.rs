@@ -6,7 +6,7 @@
 //! What is broken: each setting that lvsprov made is taken away, each interface is set down, the VIP is put on hosts
 //! that must not have it, settings of hosts are set to other values than they have, and routes and policy rules are added
 //! as a VPN or an old script would. `make test` tries every
-//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all.
+//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all, `LVSPROV_EVERY_MUTANT=routing` all routes and rules.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -139,8 +139,9 @@ impl<'a> Cluster<'a> {
             states: states.clone(),
             routing: routing.clone(),
         });
-        let every = std::env::var_os("LVSPROV_EVERY_MUTANT").is_some();
-        let step = if every { 1 } else { SHARE };
+        let every = std::env::var("LVSPROV_EVERY_MUTANT").unwrap_or_default();
+        let step = if every.is_empty() { SHARE } else { 1 };
+        let mutants = if every == "routing" { Vec::new() } else { mutants };
         let count = mutants.len();
         let mut tried = 0;
         for mutant in mutants.into_iter().step_by(step) {
@@ -156,7 +157,7 @@ impl<'a> Cluster<'a> {
         let count = count + foreign.len();
         // Not all of them begin with the same command, and a host has always the same number of them.
         for (nth, mutant) in foreign.into_iter().enumerate() {
-            if every || nth % SHARE == file.len() % SHARE {
+            if !every.is_empty() || nth % SHARE == file.len() % SHARE {
                 tried += 1;
                 let found = self.try_routing(&mutant, &mut session).await;
                 wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
