@@ -12,6 +12,9 @@ use crate::desired::{Desired, expected_requests};
 use crate::names::HostName;
 use crate::plan::preflight::Obstacle;
 use crate::plan::simulate;
+use crate::state::{
+    AddressKey, ForwardingMethod, HostState, Route, RouteKey, Scope, StatefulDrop, Sysctl, VsItem,
+};
 use crate::topology::Topology;
 use crate::walk::{Death, HostStates, SeenHost, WalkVerdict, World};
 
@@ -48,7 +51,40 @@ impl ClusterPlan {
             Some((name.clone(), SeenHost { state, routing: &observation.facts.routing }))
         });
         let world = World::of_hosts(topology, &seen.collect(), &as_the_file_has_them(desired));
-        for (host, obstacles) in obstacles(topology, &world, &after) {
+        let mut all = obstacles(topology, &world, &after);
+        for (name, _) in after.iter().filter(|(_, state)| drops_replies_of_nat(state)) {
+            let Some(Ok(observation)) = observed.get(name) else { continue };
+            for found in &observation.facts.stateful_drops {
+                if found.always {
+                    all.entry(name.clone()).or_default().push(stateful_drop(found));
+                } else if let Some(HostPlanResult::Plan(plan)) = self.hosts.get_mut(name) {
+                    plan.cautions.push(format!(
+                        "{}: it does so under further conditions, which are not read",
+                        stateful_drop(found)
+                    ));
+                }
+            }
+        }
+        self.obstruct(all);
+    }
+
+    /// Each host gets its obstacles; the others that would be changed wait for them, for a service is the work of all.
+    fn obstruct(&mut self, obstacles: BTreeMap<HostName, Vec<Obstacle>>) {
+        if obstacles.is_empty() {
+            return;
+        }
+        let names: Vec<String> = obstacles.keys().map(ToString::to_string).collect();
+        for result in self.hosts.values_mut() {
+            let HostPlanResult::Plan(plan) = result else { continue };
+            if !plan.stages.is_empty() {
+                *result = HostPlanResult::Obstructed(vec![Obstacle {
+                    message: "nothing is changed here either".to_owned(),
+                    why: "a request would get no answer all the same".to_owned(),
+                    cure: format!("first mend what stands at {}", names.join(", ")),
+                }]);
+            }
+        }
+        for (host, obstacles) in obstacles {
             self.hosts.insert(host, HostPlanResult::Obstructed(obstacles));
         }
     }
@@ -61,7 +97,8 @@ impl ClusterPlan {
             match (result, before) {
                 (HostPlanResult::Plan(plan), Some(before)) => {
                     let steps = plan.stages.iter().flat_map(|(_, steps)| steps);
-                    let state = simulate(before, steps.map(|step| &step.edit)).ok()?;
+                    let mut state = simulate(before, steps.map(|step| &step.edit)).ok()?;
+                    route_subnets(before, &mut state);
                     after.insert(name.clone(), state);
                 }
                 (HostPlanResult::Absent(_), _) => {}
@@ -69,6 +106,63 @@ impl ClusterPlan {
             }
         }
         Some(after)
+    }
+}
+
+/// Whether replies pass this director that connection tracking does not know: IPVS took their requests out of it
+/// (net/netfilter/ipvs/ip_vs_xmit.c, `ip_vs_notrack`).
+fn drops_replies_of_nat(state: &HostState) -> bool {
+    let conntrack = state.sysctls.get(&Sysctl::Vs(VsItem::Conntrack)).map(String::as_str);
+    let mut destinations =
+        state.services.values().flat_map(|service| service.destinations.values());
+    conntrack != Some("1")
+        && destinations.any(|destination| destination.method == ForwardingMethod::Masquerade)
+}
+
+fn stateful_drop(found: &StatefulDrop) -> Obstacle {
+    Obstacle {
+        message: format!(
+            "the nftables chain {} drops packets that connection tracking calls invalid",
+            found.chain
+        ),
+        why: "replies of real servers under nat are invalid to it while net.ipv4.vs.conntrack is 0: no client \
+              gets an answer"
+            .to_owned(),
+        cure: "say `ipvs: {settings: {conntrack: 1}}` on this host in the file, or take the rule out; \
+               --allow-unanswered applies it all the same"
+            .to_owned(),
+    }
+}
+
+/// The routes to the subnets of addresses that the steps add or remove: the kernel makes them (net/ipv4/fib_frontend.c,
+/// `fib_add_ifaddr`), and they are no steps.
+fn route_subnets(before: &HostState, after: &mut HostState) {
+    let is_subnet = |key: &&AddressKey| key.net.prefix_len() < key.net.max_prefix_len();
+    let HostState { addresses, routes, .. } = after;
+    let gone = before.addresses.keys().filter(is_subnet).filter(|it| !addresses.contains_key(it));
+    for AddressKey { dev, net } in gone {
+        let of_it = |route: &Route| {
+            route.gateway.is_none()
+                && route.dev.as_ref() == Some(dev)
+                && route.source.is_none_or(|source| source == net.addr())
+        };
+        let key = RouteKey(net.trunc());
+        if routes.get(&key).is_some_and(of_it) {
+            routes.remove(&key);
+        }
+    }
+    let added = addresses.keys().filter(is_subnet).filter(|it| !before.addresses.contains_key(it));
+    for AddressKey { dev, net } in added.filter(|it| it.dev.as_str() != "lo") {
+        routes.entry(RouteKey(net.trunc())).or_insert_with(|| Route {
+            gateway: None,
+            dev: Some(dev.clone()),
+            scope: Scope::Link,
+            metric: 0,
+            protocol: 2,
+            source: net.addr().is_ipv4().then(|| net.addr()),
+            onlink: false,
+            unsupported: Vec::new(),
+        });
     }
 }
 

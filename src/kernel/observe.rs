@@ -38,7 +38,12 @@ pub async fn read(
         (ipvs::IpvsObservation::default(), Control::default())
     };
     let nft = nft::observe()?;
-    let facts = HostFacts { foreign_tables: nft.unmanaged, routing, ..facts(hardware) };
+    let facts = HostFacts {
+        foreign_tables: nft.unmanaged,
+        stateful_drops: nft.stateful_drops,
+        routing,
+        ..facts(hardware)
+    };
     // A request for the family of a module that is not loaded could load it.
     let gue_ports = match facts.capability(Module::Fou) {
         Capability::Present => fou::gue_ports()?,
@@ -78,6 +83,7 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
         parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
+        stateful_drops: Vec::new(),
         routing: Routing::default(),
         controller: controller().map_or(Controller::Unknown, Controller::Address),
     }

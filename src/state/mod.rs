@@ -45,7 +45,7 @@ pub use module::Module;
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{
     Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
-    OtherTransaction, Reverted,
+    OtherTransaction, Reverted, StatefulDrop,
 };
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;
