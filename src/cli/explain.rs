@@ -1,4 +1,4 @@
-//! `explain`: the way of each request through the cluster that a file describes.
+//! `explain`: the way of each request through the cluster that a file describes, or the page of a rule.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +7,31 @@ use clap::Args;
 use super::arguments::{CommonArguments, OutputFormat};
 use super::cluster::show_findings;
 use super::output::{self, CommandResult, Exit};
+use super::rules;
 use crate::desired::{ExpectedRequest, expected_requests, world};
+use crate::finding::rules::{Rule, UnknownRule, find, looks_like_code, nearest};
 use crate::names::HostName;
 use crate::report::walk::{self, WalkView};
 use crate::topology::{self, Topology};
 
 const EXAMPLES: &str = "Examples:
   lvsprov explain topology.yaml
-  lvsprov explain topology.yaml --service web --via web2 --from client";
+  lvsprov explain topology.yaml --service web --via web2 --from client
+  lvsprov explain LVS001       # the page of a rule; also: lvsprov explain no-answer
+  lvsprov explain --list       # all rules";
 
-/// Which requests `explain` follows.
+/// What `explain` explains: requests of a file, or a rule.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ExplainArguments {
-    /// The topology file
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// The topology file; or a rule of `check`, by its code or name: its page is printed
+    ///
+    /// A file that is named like a rule is reached as ./LVS001. Without it all rules are listed.
+    #[arg(value_name = "FILE|CODE")]
+    pub subject: Option<PathBuf>,
+    /// List all rules with their codes
+    #[arg(long, conflicts_with = "subject")]
+    pub list: bool,
     /// Only requests of this client
     #[arg(long, value_name = "HOST")]
     pub from: Option<HostName>,
@@ -34,7 +43,32 @@ pub struct ExplainArguments {
     pub via: Option<HostName>,
 }
 
+/// What is to be explained.
+#[derive(Debug)]
+enum ExplainSubject<'a> {
+    AllRules,
+    Rule(&'static Rule),
+    UnknownRule(UnknownRule),
+    File(&'a Path),
+}
+
 impl ExplainArguments {
+    /// By the shape of the argument: a code or the name of a rule has neither a slash nor a dot.
+    fn subject(&self) -> ExplainSubject<'_> {
+        let Some(path) = &self.subject else { return ExplainSubject::AllRules };
+        let Some(word) = path.to_str().filter(|word| !word.contains(['/', '.'])) else {
+            return ExplainSubject::File(path);
+        };
+        match find(word) {
+            Some(rule) => ExplainSubject::Rule(rule),
+            // A rule's name that is mistyped, unless there is such a file.
+            None if looks_like_code(word) || (!nearest(word).is_empty() && !path.exists()) => {
+                ExplainSubject::UnknownRule(UnknownRule { word: word.to_owned() })
+            }
+            None => ExplainSubject::File(path),
+        }
+    }
+
     /// Whether `expected` is to be followed.
     pub fn fits(&self, expected: &ExpectedRequest<'_>) -> bool {
         let ExpectedRequest { client, service, real_server, .. } = expected;
@@ -58,21 +92,46 @@ enum NothingToWalk {
     None,
 }
 
-/// `explain`. A file that `check` refuses for what its packets meet is explained all the same.
+/// Requests are chosen, and there are none.
+#[derive(Debug, thiserror::Error)]
+#[error("--from, --service and --via choose requests of a topology file: name the file")]
+struct NoFileGiven;
+
+/// `explain`.
 pub fn explain(arguments: &ExplainArguments, common: &CommonArguments) -> CommandResult {
-    let name = arguments.file.display().to_string();
-    let text = topology::read_file(&arguments.file)?;
+    let subject = arguments.subject();
+    let chooses =
+        arguments.from.is_some() || arguments.service.is_some() || arguments.via.is_some();
+    match subject {
+        ExplainSubject::File(file) => explain_file(file, arguments, common),
+        ExplainSubject::UnknownRule(error) => usage(&error, common),
+        _ if chooses => usage(&NoFileGiven, common),
+        ExplainSubject::Rule(rule) => rules::page(rule, common),
+        ExplainSubject::AllRules => rules::list(common),
+    }
+}
+
+fn usage(error: &dyn std::error::Error, common: &CommonArguments) -> CommandResult {
+    output::print_error(error, common)?;
+    Ok(Exit::Usage)
+}
+
+/// A file that `check` refuses for what its packets meet is explained all the same.
+fn explain_file(
+    file: &Path,
+    arguments: &ExplainArguments,
+    common: &CommonArguments,
+) -> CommandResult {
+    let name = file.display().to_string();
+    let text = topology::read_file(file)?;
     let parsed = topology::read(&name, &text);
-    let wrong = show_findings(&name, &text, &parsed.findings, common.format)?;
+    let wrong = show_findings(&name, &text, &parsed.findings, &[], common.format)?;
     let Some(topology) = parsed.topology.filter(|_| !wrong) else { return Ok(Exit::Findings) };
     let found = match walk_all(&topology, arguments) {
         Ok(found) => found,
-        Err(error) => {
-            output::print_error(&error, common)?;
-            return Ok(Exit::Usage);
-        }
+        Err(error) => return usage(&error, common),
     };
-    show(&arguments.file, &found, common)?;
+    show(file, &found, common)?;
     Ok(if found.iter().any(WalkView::is_dead) { Exit::Findings } else { Exit::Ok })
 }
 
