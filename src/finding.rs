@@ -1,6 +1,10 @@
 //! A finding: what is wrong, where, why it matters, and what to do.
 
+pub mod rules;
+
 use serde::{Deserialize, Serialize};
+
+use rules::Rule;
 
 /// A place in the topology file. Lines and columns count from 1; 0 where it is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,7 +34,7 @@ pub enum Severity {
 pub struct Finding {
     /// Whether it blocks.
     pub severity: Severity,
-    /// The rule's stable name, in kebab-case.
+    /// The rule's stable name, in kebab-case; [`rules`] has its code.
     pub rule: &'static str,
     /// The place in the file that the report marks.
     pub at: Position,
@@ -40,9 +44,55 @@ pub struct Finding {
     pub why: String,
     /// What to do.
     pub cure: String,
+    /// It is an error only because the operator wants it so (`--deny`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
+}
+
+/// A finding that a comment in the file silences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SilencedFinding {
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// Why the author of the file accepts it.
+    pub reason: String,
+}
+
+/// Findings that count as errors on the operator's demand: `--deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeniedFindings {
+    /// All warnings.
+    Warnings,
+    /// Every finding of one rule.
+    OfRule(&'static Rule),
+}
+
+impl std::str::FromStr for DeniedFindings {
+    type Err = rules::UnknownRule;
+
+    /// `warnings`, or a rule's code or name.
+    fn from_str(word: &str) -> Result<Self, rules::UnknownRule> {
+        if word == "warnings" { Ok(Self::Warnings) } else { word.parse().map(Self::OfRule) }
+    }
+}
+
+impl DeniedFindings {
+    /// Whether `finding` is among them.
+    pub fn has(self, finding: &Finding) -> bool {
+        match self {
+            Self::Warnings => finding.severity == Severity::Warning,
+            Self::OfRule(rule) => finding.rule == rule.name,
+        }
+    }
 }
 
 impl Finding {
+    /// The rule's row in the table of rules.
+    pub fn of_rule(&self) -> Option<&'static Rule> {
+        rules::find(self.rule)
+    }
+
     /// An error: blocks plan and apply.
     pub fn error(
         rule: &'static str,
@@ -51,8 +101,9 @@ impl Finding {
         why: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
+        debug_assert!(rules::find(rule).is_some(), "src/finding/rules.rs lacks {rule:?}");
         let (message, why, cure) = (message.into(), why.into(), cure.into());
-        Self { severity: Severity::Error, rule, at, message, why, cure }
+        Self { severity: Severity::Error, rule, at, message, why, cure, denied: false }
     }
 
     /// A warning: does not block.

@@ -33,6 +33,7 @@
 //! `desired` and `plan` prevent traps 1-4, 9, 10, 12, 16-18 and 23-26. Traps 19, 21, 29 and 39-41 show
 //! on hosts only. Trap 38 needs keys that this version of the format does not have.
 
+mod allow;
 mod index;
 mod ipvs;
 mod marks;
@@ -45,7 +46,7 @@ mod values;
 mod vips;
 mod walk;
 
-use crate::finding::{Finding, Severity};
+use crate::finding::{DeniedFindings, Finding, Severity, SilencedFinding};
 use crate::topology::{self, Service, Topology, UnclearHosts, Vip};
 
 use index::Index;
@@ -55,20 +56,41 @@ use index::Index;
 pub struct Examined {
     /// The resolved topology; `None` if any finding is an error.
     pub topology: Option<Topology>,
-    /// All findings, in file order.
+    /// All findings but the silenced ones, in file order.
     pub findings: Vec<Finding>,
+    /// Findings that comments of the file silence.
+    pub silenced: Vec<SilencedFinding>,
 }
 
-/// Reads `text` and applies every rule. `name` is the file's name for messages.
+impl Examined {
+    /// The same, where the findings of `denied` count as errors too.
+    #[must_use]
+    pub fn denying(mut self, denied: &[DeniedFindings]) -> Self {
+        for finding in &mut self.findings {
+            let is_error = finding.severity == Severity::Error;
+            if !is_error && denied.iter().any(|denied| denied.has(finding)) {
+                (finding.severity, finding.denied) = (Severity::Error, true);
+                self.topology = None;
+            }
+        }
+        self
+    }
+}
+
+/// Reads `text`, applies every rule, and takes out what comments silence. `name` is the file's name for messages.
 pub fn examine(name: &str, text: &str) -> Examined {
     let topology::ParsedTopology { topology, unclear, mut findings } = topology::read(name, text);
     let whole = !findings.iter().any(|f| f.severity == Severity::Error);
     if let Some(topology) = &topology {
         findings.extend(apply(&Subject::new(topology, &unclear, whole)));
     }
+    let (comments, about_comments) = topology::allow_comments(text);
+    findings.extend(about_comments);
+    sort_and_dedup(&mut findings);
+    let silenced = allow::silence(&mut findings, comments);
     sort_and_dedup(&mut findings);
     let blocked = findings.iter().any(|f| f.severity == Severity::Error);
-    Examined { topology: topology.filter(|_| !blocked), findings }
+    Examined { topology: topology.filter(|_| !blocked), findings, silenced }
 }
 
 /// Applies every rule to a resolved topology.
@@ -104,9 +126,9 @@ impl<'a> Subject<'a> {
     }
 }
 
-type Rule = fn(&Subject<'_>) -> Vec<Finding>;
+type RuleFunction = fn(&Subject<'_>) -> Vec<Finding>;
 
-const RULES: &[Rule] = &[
+const RULES: &[RuleFunction] = &[
     services::duplicate_service,
     services::duplicate_real_server,
     services::port_mapping,

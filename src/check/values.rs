@@ -220,10 +220,15 @@ pub(super) fn one_destination(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// FTP opens its data connections to ports that it says in the control connection. IPVS follows that (ip_vs_ftp) only
-/// where it rewrites addresses.
+/// where it rewrites addresses. A persistent service of port 21 takes a client's connections to unprivileged ports of
+/// the VIP too (ip_vs_ctl.c, `ip_vs_service_find`); without persistence they end at the director (ip_vs_core.c,
+/// `ip_vs_leave`).
 pub(super) fn ftp_data(subject: &Subject<'_>) -> Vec<Finding> {
     let control = |service: &&Service| {
-        protocols(service).contains(&Protocol::Tcp) && service.ports() == BTreeSet::from([21])
+        let takes_data = service.mark.is_none() && service.persistence.is_some();
+        protocols(service).contains(&Protocol::Tcp)
+            && service.ports() == BTreeSet::from([21])
+            && !takes_data
     };
     let services = subject.topology.services.iter().filter(control);
     services
@@ -233,8 +238,8 @@ pub(super) fn ftp_data(subject: &Subject<'_>) -> Vec<Finding> {
                 "ftp-data",
                 real.at,
                 format!("{} is FTP under {}, and takes port 21 only", service.display_name(), real.forward),
-                "a passive transfer is a second connection to another port of the VIP, which no service takes: logins work, transfers hang",
-                "use `forward: nat`, or one persistent service for all of FTP's ports: a `mark` for port 21 and the passive range",
+                "a passive transfer is a second connection to another port of the VIP, which no real server gets: logins work, transfers fail",
+                "add `persistence: 300`: then port 21 takes a client's data connections too; or use `forward: nat`, or a persistent `mark` for port 21 and the passive range",
             ))
         })
         .collect()

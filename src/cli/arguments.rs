@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
+use super::rules::DenyArgument;
 use crate::apply::transaction::VerifyBy;
 use crate::import::guess::GivenDirector;
 use crate::lab::scenario::LabTransport;
@@ -34,8 +35,9 @@ pub struct ProgramArguments {
 const EXIT_CODES: &str = "Exit codes:
   0  done, and all is well (plan, status: nothing differs)
   1  unexpected error
-  2  wrong command line, or --limit names a host that the file does not have
-  3  the file has errors, or nothing in it could be imported; no host was touched
+  2  wrong command line; --limit names an unknown host, or explain an unknown rule
+  3  the file has errors (with --deny also warnings), or nothing in it could be imported; no host
+     was touched
   4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
      and the hosts are not as the file says
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
@@ -102,8 +104,11 @@ pub enum Command {
         /// Topology files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// What counts as an error.
+        #[command(flatten)]
+        deny: DenyArgument,
     },
-    /// Follow each request and its reply from host to host, and say where it would die; touch no host
+    /// Follow each request from host to host, and say where it would die; or print the page of a rule; touch no host
     Explain(super::explain::ExplainArguments),
     /// Show what apply would do, step by step and why; change nothing
     ///
@@ -114,6 +119,9 @@ pub enum Command {
         /// Which hosts.
         #[command(flatten)]
         hosts: HostArguments,
+        /// What counts as an error.
+        #[command(flatten)]
+        deny: DenyArgument,
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
@@ -142,6 +150,9 @@ pub enum Command {
         /// Which hosts.
         #[command(flatten)]
         hosts: HostArguments,
+        /// What counts as an error.
+        #[command(flatten)]
+        deny: DenyArgument,
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
@@ -234,6 +245,14 @@ pub struct HostArguments {
     /// The topology file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// How they are reached.
+    #[command(flatten)]
+    pub reach: ReachArguments,
+}
+
+/// How hosts are reached.
+#[derive(Debug, Clone, Args)]
+pub struct ReachArguments {
     /// How long a host may take to answer one request, in seconds; what waits or has many steps gets
     /// more
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -6,9 +6,10 @@ use tokio::time::{Instant, sleep};
 
 use super::arguments::{AdoptArgument, AllowArgument, CommonArguments, HostArguments};
 use super::change_arguments::ChangeArguments;
-use super::cluster::{ObservedCluster, load, run_on_hosts};
+use super::cluster::{ObservedCluster, examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
+use super::rules::DenyArgument;
 use crate::apply::cluster_plan::Direction;
 use crate::apply::operator::OperatorConsole as _;
 use crate::apply::recover::{self, RollbackOptions};
@@ -16,8 +17,8 @@ use crate::apply::requests::describe_busy;
 use crate::apply::saved_plan::{SavedContent, SavedPlan};
 use crate::apply::transaction::{self, RetryReason, TransactionOutcome, VerifyBy};
 use crate::apply::{ClusterReport, open_transactions, operator};
-use crate::report;
 use crate::topology::PaceOverride;
+use crate::{report, topology};
 
 /// Between two observations while another transaction holds a host.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ const PLANS: u32 = 5;
 /// `apply`, of a topology or of a saved plan.
 pub fn apply(
     hosts: &HostArguments,
+    deny: &DenyArgument,
     (adopt, allow): (AdoptArgument, AllowArgument),
     pace: PaceOverride,
     change: &ChangeArguments,
@@ -35,12 +37,23 @@ pub fn apply(
 ) -> CommandResult {
     if let Some(text) = plan_file::text_of(&hosts.file)? {
         let plan = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
-        return plan_file::run_saved(plan, hosts, adopt, pace, common, async |cluster, plan| {
-            cluster.refuse_unanswered(allow.allow_unanswered);
-            run_transaction(cluster, change, verify, Some(plan), common).await
-        });
+        return plan_file::run_saved(
+            plan,
+            hosts,
+            deny,
+            adopt,
+            pace,
+            common,
+            async |cluster, plan| {
+                cluster.refuse_unanswered(allow.allow_unanswered);
+                run_transaction(cluster, change, verify, Some(plan), common).await
+            },
+        );
     }
-    let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
+    let text = topology::read_file(&hosts.file)?;
+    let Some(topology) = examine(&hosts.file, &text, &deny.findings, common.format)? else {
+        return Ok(Exit::Findings);
+    };
     run_on_hosts(topology, hosts, pace, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
         cluster.refuse_unanswered(allow.allow_unanswered);

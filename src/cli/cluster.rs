@@ -11,7 +11,7 @@ use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::operator::now;
 use crate::apply::session::Observations;
 use crate::apply::{ConnectionSettings, Session};
-use crate::finding::{Finding, Severity};
+use crate::finding::{DeniedFindings, Finding, Severity, SilencedFinding};
 use crate::names::HostName;
 use crate::topology::{PaceOverride, Topology};
 use crate::{check, report, topology, transport};
@@ -39,24 +39,26 @@ pub(super) fn load(
     path: &Path,
     format: OutputFormat,
 ) -> Result<Option<Topology>, Box<dyn std::error::Error>> {
-    examine(path, &topology::read_file(path)?, format)
+    examine(path, &topology::read_file(path)?, &[], format)
 }
 
-/// Checks `text`, which was read from `path`; `None`: it has errors, which are printed. Findings go to
-/// standard error, but for notes, which only `check` prints; with `--format json` errors also make the
-/// document on standard output.
+/// Checks `text`, which was read from `path`; `None`: it has errors, or findings that `denied` has, which are printed.
+/// Findings go to standard error, but for notes, which only `check` prints; with `--format json` errors also make
+/// the document on standard output.
 ///
 /// A caller that needs the text too reads it once and calls this: a pipe yields its text only once, and a
 /// second reading of a file may yield another text.
 pub(super) fn examine(
     path: &Path,
     text: &str,
+    denied: &[DeniedFindings],
     format: OutputFormat,
 ) -> Result<Option<Topology>, Box<dyn std::error::Error>> {
     let name = path.display().to_string();
-    let mut examined = check::examine(&name, text);
+    let mut examined = check::examine(&name, text).denying(denied);
     examined.findings.retain(|finding| finding.severity != Severity::Note);
-    let bad = show_findings(&name, text, &examined.findings, format)?;
+    examined.silenced.retain(|silenced| silenced.finding.severity != Severity::Note);
+    let bad = show_findings(&name, text, &examined.findings, &examined.silenced, format)?;
     Ok(examined.topology.filter(|_| !bad))
 }
 
@@ -65,14 +67,13 @@ pub(super) fn show_findings(
     name: &str,
     text: &str,
     findings: &[Finding],
+    silenced: &[SilencedFinding],
     format: OutputFormat,
 ) -> Result<bool, Box<dyn std::error::Error>> {
     let bad = findings.iter().any(|finding| finding.severity == Severity::Error);
-    if !findings.is_empty() {
-        output::print_message(&report::findings::text(name, text, findings, true));
-    }
+    output::print_message(&report::findings::text(name, text, findings, silenced, true));
     if bad && format == OutputFormat::Json {
-        output::print_json(&report::findings::json(name, findings))?;
+        output::print_json(&report::findings::json(name, findings, silenced))?;
     }
     Ok(bad)
 }
@@ -174,15 +175,15 @@ pub(super) fn run_on_hosts(
 }
 
 fn settings(hosts: &HostArguments, topology: &Topology) -> Result<ConnectionSettings, UnknownHost> {
-    let limit: BTreeSet<HostName> = hosts.limit.iter().cloned().collect();
+    let limit: BTreeSet<HostName> = hosts.reach.limit.iter().cloned().collect();
     if let Some(name) = limit.iter().find(|name| !topology.hosts.contains_key(name)) {
         let known = topology.hosts.keys().map(ToString::to_string).collect();
         return Err(UnknownHost { name: name.clone(), known });
     }
     let transport = transport::Options {
-        connect_timeout: Duration::from_secs(hosts.connect_timeout),
-        call_timeout: Duration::from_secs(hosts.call_timeout),
-        ssh_config: hosts.ssh_config.clone(),
+        connect_timeout: Duration::from_secs(hosts.reach.connect_timeout),
+        call_timeout: Duration::from_secs(hosts.reach.call_timeout),
+        ssh_config: hosts.reach.ssh_config.clone(),
         ..transport::Options::default()
     };
     Ok(ConnectionSettings { transport, reach: BTreeMap::new(), limit })

@@ -10,6 +10,7 @@ use super::arguments::{
 use super::cluster::{examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
+use super::rules::DenyArgument;
 use crate::apply::saved_plan::SavedContent;
 use crate::apply::{open_transactions, status, verify};
 use crate::finding::{Finding, Severity};
@@ -17,7 +18,7 @@ use crate::topology::{self, PaceOverride};
 use crate::{check, report};
 
 /// `check`. The other files are checked even where one cannot be read.
-pub fn check(files: &[PathBuf], common: &CommonArguments) -> CommandResult {
+pub fn check(files: &[PathBuf], deny: &DenyArgument, common: &CommonArguments) -> CommandResult {
     let mut worst = Exit::Ok;
     let mut documents = Vec::new();
     for path in files {
@@ -33,18 +34,21 @@ pub fn check(files: &[PathBuf], common: &CommonArguments) -> CommandResult {
                 continue;
             }
         };
-        let findings = check::examine(&name, &text).findings;
+        let examined = check::examine(&name, &text).denying(&deny.findings);
+        let (findings, silenced) = (examined.findings, examined.silenced);
         let is_error = |finding: &Finding| finding.severity == Severity::Error;
         if findings.iter().any(is_error) && worst == Exit::Ok {
             worst = Exit::Findings;
         }
         match common.format {
-            OutputFormat::Json => documents.push(report::findings::json(&name, &findings)),
-            OutputFormat::Text if findings.is_empty() => {
+            OutputFormat::Json => {
+                documents.push(report::findings::json(&name, &findings, &silenced));
+            }
+            OutputFormat::Text if findings.is_empty() && silenced.is_empty() => {
                 output::print(&format!("{name}: nothing found\n"))?;
             }
             OutputFormat::Text => {
-                output::print(&report::findings::text(&name, &text, &findings, true))?;
+                output::print(&report::findings::text(&name, &text, &findings, &silenced, true))?;
             }
         }
     }
@@ -61,6 +65,7 @@ pub fn check(files: &[PathBuf], common: &CommonArguments) -> CommandResult {
 /// `plan`; `out`: the file to save it to, and whether to replace an existing one.
 pub fn plan(
     hosts: &HostArguments,
+    deny: &DenyArgument,
     (adopt, allow): (AdoptArgument, AllowArgument),
     pace: PaceOverride,
     out: Option<(&Path, bool)>,
@@ -70,7 +75,7 @@ pub fn plan(
         plan_file::check_free(path, force)?;
     }
     let text = topology::read_file(&hosts.file)?;
-    let Some(topology) = examine(&hosts.file, &text, common.format)? else {
+    let Some(topology) = examine(&hosts.file, &text, &deny.findings, common.format)? else {
         return Ok(Exit::Findings);
     };
     run_on_hosts(topology, hosts, pace, common, async |cluster| {

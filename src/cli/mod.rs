@@ -12,6 +12,7 @@ mod lab;
 pub mod output;
 mod plan_file;
 pub mod render;
+pub mod rules;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -39,14 +40,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         };
     log_to_stderr(verbose);
     let result = match command {
-        Command::Check { files } => inspect::check(&files, &common),
+        Command::Check { files, deny } => inspect::check(&files, &deny, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
-        Command::Plan { hosts, adopt, allow, pace, out, force } => {
+        Command::Plan { hosts, deny, adopt, allow, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            inspect::plan(&hosts, (adopt, allow), pace.to_override(), out, &common)
+            inspect::plan(&hosts, &deny, (adopt, allow), pace.to_override(), out, &common)
         }
-        Command::Apply { hosts, adopt, allow, pace, change, verify } => {
-            change::apply(&hosts, (adopt, allow), pace.to_override(), &change, verify, &common)
+        Command::Apply { hosts, deny, adopt, allow, pace, change, verify } => {
+            let plan = (adopt, allow);
+            change::apply(&hosts, &deny, plan, pace.to_override(), &change, verify, &common)
         }
         Command::Rollback { hosts, force, dry_run } => {
             change::rollback(&hosts, force, dry_run, &common)

@@ -6,8 +6,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputFormat};
-use super::cluster::{ObservedCluster, run_on_hosts};
+use super::cluster::{ObservedCluster, examine, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
+use super::rules::DenyArgument;
 use crate::apply::cluster_plan::Direction;
 use crate::apply::saved_plan::{SavedContent, SavedPlan, short};
 use crate::apply::{ClusterReport, operator};
@@ -59,7 +60,7 @@ pub(super) fn content(
         file: hosts.file.display().to_string(),
         topology: text,
         adopt: adopt.adopt,
-        limit: hosts.limit.iter().cloned().collect(),
+        limit: hosts.reach.limit.iter().cloned().collect(),
         drain,
         ramp,
         hosts: SavedContent::hosts(&cluster.plan, &cluster.observed)?,
@@ -141,6 +142,7 @@ pub(super) fn text_of(path: &Path) -> Result<Option<String>, io::Error> {
 pub(super) fn run_saved(
     saved: SavedPlan,
     hosts: &HostArguments,
+    deny: &DenyArgument,
     adopt: AdoptArgument,
     pace: PaceOverride,
     common: &CommonArguments,
@@ -149,7 +151,7 @@ pub(super) fn run_saved(
     let PaceOverride { drain, ramp } = pace;
     let again = [
         (adopt.adopt, "--adopt"),
-        (!hosts.limit.is_empty(), "--limit"),
+        (!hosts.reach.limit.is_empty(), "--limit"),
         (drain.is_some(), "--drain"),
         (ramp.is_some(), "--ramp"),
     ];
@@ -161,7 +163,13 @@ pub(super) fn run_saved(
     let Some(topology) = check::examine(&content.file, &content.topology).topology else {
         return Err(PlanFileError::Topology { path: hosts.file.clone() }.into());
     };
-    let hosts = HostArguments { limit: content.limit.iter().cloned().collect(), ..hosts.clone() };
+    // `plan` has printed the findings; only what this command line denies is new.
+    let (file, text) = (Path::new(&content.file), &content.topology);
+    if !deny.findings.is_empty() && examine(file, text, &deny.findings, common.format)?.is_none() {
+        return Ok(Exit::Findings);
+    }
+    let mut hosts = hosts.clone();
+    hosts.reach.limit = content.limit.iter().cloned().collect();
     let pace = PaceOverride { drain: content.drain, ramp: content.ramp };
     run_on_hosts(topology, &hosts, pace, common, async |cluster| {
         if content.adopt {

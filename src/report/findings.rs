@@ -8,7 +8,7 @@ use annotate_snippets::{
 };
 use serde_json::{Value, json};
 
-use crate::finding::{Finding, Position, Severity};
+use crate::finding::{Finding, Position, Severity, SilencedFinding};
 use crate::visible::is_hidden;
 
 /// Columns that a finding may take.
@@ -22,9 +22,15 @@ const AROUND: usize = 200;
 const QUOTED: usize = 600;
 
 /// At most [`SHOWN`] findings with file, line, column, the line itself, the reason and the cure; then
-/// how many there are, and how many are not shown. Empty if there are none.
-pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> String {
-    let Some(summary) = summary(findings) else { return String::new() };
+/// the command that says more, and how many there are, are not shown, and are silenced by comments. Empty if there are none.
+pub fn text(
+    name: &str,
+    text: &str,
+    findings: &[Finding],
+    silenced: &[SilencedFinding],
+    colour: bool,
+) -> String {
+    let Some(summary) = summary(findings, silenced) else { return String::new() };
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let renderer = renderer.term_width(WIDTH).decor_style(DecorStyle::Ascii);
     let text = visible(text);
@@ -36,6 +42,9 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
         out.push_str(&rendered(&renderer, &name, &lines, &short(finding)));
         out.push_str("\n\n");
     }
+    if let Some(rule) = shown.iter().min_by_key(|it| it.severity).and_then(|it| it.of_rule()) {
+        let _ = writeln!(out, "more about a finding: lvsprov explain {}", rule.code);
+    }
     out.extend([name.as_str(), ": ", &summary]);
     if shown.len() < findings.len() {
         let rest = findings.len() - shown.len();
@@ -45,12 +54,21 @@ pub fn text(name: &str, text: &str, findings: &[Finding], colour: bool) -> Strin
     out
 }
 
-/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "notes": n, "not_shown": n,
-/// "findings": [...]}`, each finding with its fields; at most [`SHOWN`] of them. The other numbers count
-/// all findings.
-pub fn json(name: &str, findings: &[Finding]) -> Value {
+/// Schema `lvsprov/check/1`: `{"file": ..., "errors": n, "warnings": n, "notes": n, "silenced": n, "not_shown": n,
+/// "findings": [...], "silenced_findings": [...]}`, each finding with its fields and its rule's code; at most
+/// [`SHOWN`] of each. The other numbers count all findings.
+pub fn json(name: &str, findings: &[Finding], silenced: &[SilencedFinding]) -> Value {
     let [errors, warnings, notes] = counts(findings);
-    let shown: Vec<Finding> = shown(findings).into_iter().map(short).collect();
+    let shown: Vec<Value> =
+        shown(findings).into_iter().map(|finding| with_code(finding, &short(finding))).collect();
+    let silenced_findings: Vec<Value> = silenced
+        .iter()
+        .take(SHOWN)
+        .map(|SilencedFinding { finding, reason }| {
+            let reason = cut(reason);
+            with_code(finding, &SilencedFinding { finding: short(finding), reason })
+        })
+        .collect();
     super::with_schema(
         "check",
         &json!({
@@ -58,10 +76,21 @@ pub fn json(name: &str, findings: &[Finding]) -> Value {
             "errors": errors,
             "warnings": warnings,
             "notes": notes,
+            "silenced": silenced.len(),
             "not_shown": findings.len() - shown.len(),
             "findings": shown,
+            "silenced_findings": silenced_findings,
         }),
     )
+}
+
+/// `value`, which is made of `finding`, with the code of its rule.
+fn with_code(finding: &Finding, value: &impl serde::Serialize) -> Value {
+    let mut value = json!(value);
+    if let (Some(members), Some(rule)) = (value.as_object_mut(), finding.of_rule()) {
+        members.insert("code".to_owned(), rule.code.into());
+    }
+    value
 }
 
 /// The worst findings, in the order in which they stand.
@@ -75,23 +104,27 @@ fn shown(findings: &[Finding]) -> Vec<&Finding> {
 
 /// The finding, with what it says cut to [`QUOTED`].
 fn short(finding: &Finding) -> Finding {
-    let Finding { severity, rule, at, message, why, cure } = finding;
-    let [message, why, cure] =
-        [message, why, cure].map(|text| match text.char_indices().nth(QUOTED) {
-            Some((end, _)) => format!("{}...", &text[..end]),
-            None => text.clone(),
-        });
-    Finding { severity: *severity, rule, at: *at, message, why, cure }
+    let Finding { severity, rule, at, message, why, cure, denied } = finding;
+    let [message, why, cure] = [message, why, cure].map(|text| cut(text));
+    Finding { severity: *severity, rule, at: *at, message, why, cure, denied: *denied }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn rendered(renderer: &Renderer, name: &str, lines: &[&str], finding: &Finding) -> String {
-    let Finding { severity, rule, at, message, why, cure } = finding;
+    let Finding { severity, rule, at, message, why, cure, denied } = finding;
     let level = match severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
         Severity::Note => Level::INFO,
     };
-    let title = level.primary_title(message).id(*rule);
+    let id = finding.of_rule().map_or_else(|| (*rule).to_owned(), ToString::to_string);
+    let title = level.primary_title(message).id(id);
     let line = usize::try_from(at.line).unwrap_or(usize::MAX);
     let column = usize::try_from(at.column).unwrap_or(usize::MAX).max(1);
     let source = line.checked_sub(1).and_then(|index| lines.get(index));
@@ -123,7 +156,10 @@ fn rendered(renderer: &Renderer, name: &str, lines: &[&str], finding: &Finding) 
         // The end of the file, or a place that is not known.
         None => title.element(Origin::path(name).line(line.max(1)).char_column(1)),
     };
-    let group = group.element(Level::NOTE.message(why)).element(Level::HELP.message(cure));
+    let mut group = group.element(Level::NOTE.message(why)).element(Level::HELP.message(cure));
+    if *denied {
+        group = group.element(Level::NOTE.message("it counts as an error because of --deny"));
+    }
     renderer.render(&[group])
 }
 
@@ -153,7 +189,7 @@ fn counts(findings: &[Finding]) -> [usize; 3] {
     [Severity::Error, Severity::Warning, Severity::Note].map(count)
 }
 
-fn summary(findings: &[Finding]) -> Option<String> {
+fn summary(findings: &[Finding], silenced: &[SilencedFinding]) -> Option<String> {
     let many = |n: usize, what: &str| match n {
         0 => None,
         1 => Some(format!("1 {what}")),
@@ -162,7 +198,15 @@ fn summary(findings: &[Finding]) -> Option<String> {
     let [errors, warnings, notes] = counts(findings);
     let parts = [many(errors, "error"), many(warnings, "warning"), many(notes, "note")];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { None } else { Some(parts.join(", ")) }
+    let silenced = match silenced.len() {
+        0 => String::new(),
+        count => format!("; {count} silenced"),
+    };
+    match (parts.is_empty(), silenced.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(format!("nothing found{silenced}")),
+        (false, _) => Some(parts.join(", ") + &silenced),
+    }
 }
 
 /// A file, and its name too, may hold anything: commands for the terminal, or characters that

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod costs;
 pub mod findings;
 pub mod lab;
+pub mod rules;
 pub mod status;
 pub mod table;
 mod transaction;

@@ -8,6 +8,7 @@
 //! [`read_file`]. Findings are collected: one run shows them all. [`crate::check`] has the rules that
 //! tell whether the cluster would work.
 
+mod comments;
 mod document;
 mod file;
 mod load;
@@ -27,6 +28,7 @@ use std::collections::BTreeSet;
 use crate::finding::{Finding, Position};
 use crate::names::HostName;
 
+pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
     Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network, Pace,

@@ -69,12 +69,8 @@ pub struct KeyValue {
 
 /// Reads `text`. `None` if it is not YAML; the finding says why.
 pub fn parse(text: &str) -> (Option<YamlNode>, Vec<Finding>) {
-    let mut options = granit_parser::Options::default();
-    options.set_emit_comments(false);
-    options.block_nesting_limit = MAX_DEPTH;
-    options.flow_nesting_limit = MAX_DEPTH;
     let mut builder = TreeBuilder::default();
-    for event in Parser::new_from_str_with_options(text, options) {
+    for event in Parser::new_from_str_with_options(text, options()) {
         let done = match event {
             Ok((event, span)) => builder.take(event, span),
             Err(error) => Err(syntax(&error).into()),
@@ -85,6 +81,15 @@ pub fn parse(text: &str) -> (Option<YamlNode>, Vec<Finding>) {
         }
     }
     (builder.root, builder.findings)
+}
+
+/// The parser's options: no comments, and a limit to the depth.
+pub(super) fn options() -> granit_parser::Options {
+    let mut options = granit_parser::Options::default();
+    options.set_emit_comments(false);
+    options.block_nesting_limit = MAX_DEPTH;
+    options.flow_nesting_limit = MAX_DEPTH;
+    options
 }
 
 /// A finding that ends the parse.
@@ -297,7 +302,8 @@ fn take_key(
     MapKey::Good(At { value: text, at: node.at })
 }
 
-fn position(span: Span) -> Position {
+/// Where `span` begins, and its length where it ends on the same line.
+pub(super) fn position(span: Span) -> Position {
     let Position { line, column, .. } = mark(span.start);
     let same_line = span.start.line() == span.end.line();
     let length = if same_line { span.end.col().saturating_sub(span.start.col()) } else { 0 };
@@ -322,8 +328,8 @@ fn syntax(error: &ScanError) -> Finding {
     )
 }
 
-/// The parser's message may quote the text: hidden characters are replaced.
-fn plain(message: &str) -> String {
+/// Text of the file, or a message that quotes it, with hidden characters replaced.
+pub(super) fn plain(message: &str) -> String {
     let shown = |c: char| if is_hidden(c) { '\u{fffd}' } else { c };
     message.chars().map(shown).collect()
 }

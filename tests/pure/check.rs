@@ -3,12 +3,12 @@
 //! `tests/cases/check/NAME.yaml` is examined and its rendering compared with `NAME.txt`, byte for
 //! byte. `LVSPROV_BLESS=1` writes the `.txt` files anew: look at the difference before committing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lvsprov::check;
-use lvsprov::finding::Severity;
+use lvsprov::finding::{Severity, rules};
 use lvsprov::report;
 
 use crate::support::cases::{Case, cases};
@@ -40,13 +40,18 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
+/// As `check` prints it, without colours.
+fn shown(name: &str, source: &str, examined: &check::Examined) -> String {
+    report::findings::text(name, source, &examined.findings, &examined.silenced, false)
+}
+
 fn every_case_reads_as_written() {
     let bless = std::env::var_os("LVSPROV_BLESS").is_some();
     let mut wrong = Vec::new();
     for path in files("tests/cases/check") {
         let source = fs::read_to_string(&path).unwrap();
         let examined = check::examine(&name(&path), &source);
-        let shown = report::findings::text(&name(&path), &source, &examined.findings, false);
+        let shown = shown(&name(&path), &source, &examined);
         let golden = path.with_extension("txt");
         if bless {
             fs::write(&golden, &shown).unwrap();
@@ -59,7 +64,7 @@ fn every_case_reads_as_written() {
 
 /// The first comment of a case names the rules that it is there for.
 fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
-    let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
+    let (mut found, mut wrong) = (BTreeMap::<String, BTreeSet<Severity>>::new(), Vec::new());
     for path in files("tests/cases/check") {
         let source = fs::read_to_string(&path).unwrap();
         let promised: BTreeSet<&str> = source
@@ -72,6 +77,8 @@ fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
             .collect();
         let examined = check::examine(&name(&path), &source);
         let rules: BTreeSet<&str> = examined.findings.iter().map(|f| f.rule).collect();
+        let silenced = examined.silenced.iter().map(|it| it.finding.rule);
+        let rules: BTreeSet<&str> = rules.into_iter().chain(silenced).collect();
         if rules != promised {
             let extra: Vec<_> = rules.difference(&promised).collect();
             let absent: Vec<_> = promised.difference(&rules).collect();
@@ -79,11 +86,19 @@ fn every_case_finds_what_it_is_there_for_and_every_rule_has_a_case() {
         }
         let errors = examined.findings.iter().any(|f| f.severity == Severity::Error);
         assert_eq!(examined.topology.is_none(), errors, "{}", path.display());
-        found.extend(examined.findings.iter().map(|f| f.rule.to_owned()));
+        for finding in &examined.findings {
+            found.entry(finding.rule.to_owned()).or_default().insert(finding.severity);
+        }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let unproven: Vec<String> = rules_in_the_sources().difference(&found).cloned().collect();
-    assert!(unproven.is_empty(), "rules without a case: {unproven:?}");
+    let known: BTreeSet<String> = rules::all().map(|rule| rule.name.to_owned()).collect();
+    let uncoded: Vec<String> = rules_in_the_sources().difference(&known).cloned().collect();
+    assert!(uncoded.is_empty(), "rules without a code in src/finding/rules.rs: {uncoded:?}");
+    // The cases show each rule of the table with each of its severities, and no other.
+    let listed = rules::all().map(|rule| {
+        (rule.name.to_owned(), rule.severities.iter().copied().collect::<BTreeSet<_>>())
+    });
+    assert_eq!(found, listed.collect::<BTreeMap<_, _>>());
 }
 
 /// What stands first in a call that makes a finding.
@@ -116,7 +131,7 @@ fn every_playbook_is_without_a_finding() {
     for path in files("playbooks") {
         let source = fs::read_to_string(&path).unwrap();
         let examined = check::examine(&name(&path), &source);
-        let shown = report::findings::text(&name(&path), &source, &examined.findings, false);
+        let shown = shown(&name(&path), &source, &examined);
         // A note says what comes with a method; there is nothing to mend.
         assert!(examined.findings.iter().all(|f| f.severity == Severity::Note), "{shown}");
         let topology = examined.topology.expect("no finding, so there is a topology");
@@ -132,7 +147,7 @@ fn every_playbook_is_without_a_finding() {
 fn findings_are_data_too() {
     let source = "version: 1\nname: x\nhost: {}\n";
     let examined = check::examine("x.yaml", source);
-    let json = report::findings::json("x.yaml", &examined.findings);
+    let json = report::findings::json("x.yaml", &examined.findings, &examined.silenced);
     assert_eq!(json["file"], "x.yaml");
     assert_eq!(json["errors"], examined.findings.len());
     assert_eq!(json["warnings"], 0);
@@ -140,6 +155,8 @@ fn findings_are_data_too() {
     let unknown = json["findings"].as_array().unwrap().iter().find(|f| f["rule"] == "unknown-key");
     let unknown = unknown.unwrap_or_else(|| panic!("{json:#}"));
     assert_eq!(unknown["severity"], "error");
+    assert_eq!(unknown["code"], "LVS089");
+    assert_eq!(unknown.get("denied"), None);
     assert_eq!(unknown["at"], serde_json::json!({"line": 3, "column": 1, "length": 4}));
     assert_eq!(unknown["cure"], "did you mean `hosts`?");
 }
@@ -147,10 +164,9 @@ fn findings_are_data_too() {
 fn colour_is_there_only_if_asked_for() {
     let source = "version: 2\n";
     let examined = check::examine("x.yaml", source);
-    assert!(report::findings::text("x.yaml", source, &examined.findings, true).contains('\u{1b}'));
-    assert!(
-        !report::findings::text("x.yaml", source, &examined.findings, false).contains('\u{1b}')
-    );
+    let coloured = report::findings::text("x.yaml", source, &examined.findings, &[], true);
+    assert!(coloured.contains('\u{1b}'));
+    assert!(!shown("x.yaml", source, &examined).contains('\u{1b}'));
 }
 
 fn nothing_in_a_file_reaches_the_terminal_as_a_command() {
@@ -161,11 +177,13 @@ fn nothing_in_a_file_reaches_the_terminal_as_a_command() {
         "a: *\u{1b}[31m\n",
         "a: !\u{1b}[31m b\n",
         "version: 1\nname: \"a\u{202e}b\"\n",
+        "version: 1 # lvsprov: \u{9b}31m\n",
+        "version: 1 # lvsprov: allow \u{9b}31m\u{202e} x\n",
     ];
     for source in sources {
-        let findings = check::examine("x\u{1b}.yaml", source).findings;
-        assert!(!findings.is_empty(), "{source:?}");
-        let shown = report::findings::text("x\u{1b}.yaml", source, &findings, false);
+        let examined = check::examine("x\u{1b}.yaml", source);
+        assert!(!examined.findings.is_empty(), "{source:?}");
+        let shown = shown("x\u{1b}.yaml", source, &examined);
         let bad = shown.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
         assert_eq!(bad, None, "{shown:?}");
     }

@@ -78,13 +78,13 @@ fn of_many_findings_on_one_line_a_hundred_are_shown_and_the_rest_is_counted() {
     let text = format!("{HEAD}networks: {{{keys}}}\n");
     let found = examine("x", &text).findings;
     assert!(found.len() > 20_000);
-    let shown = findings::text("x", &text, &found, false);
+    let shown = findings::text("x", &text, &found, &[], false);
     assert_eq!(shown.matches("\nerror[").count() + 1, 100);
     assert!(shown.lines().all(|line| line.chars().count() < 300), "a line is not cut");
     let rest = found.len() - 100;
     let summary = format!("x: {} errors; 100 findings shown, {rest} not shown\n", found.len());
     assert!(shown.ends_with(&summary), "{:?}", shown.lines().last());
-    let json = findings::json("x", &found);
+    let json = findings::json("x", &found, &[]);
     assert_eq!(json["errors"], found.len());
     assert_eq!(json["not_shown"], rest);
     assert_eq!(json["findings"].as_array().unwrap().len(), 100);
@@ -98,7 +98,7 @@ fn a_cut_line_keeps_its_column_and_its_mark() {
     let text = format!("{HEAD}{line}\n");
     let found = examine("x", &text).findings;
     let wrong = found.iter().filter(|f| f.at.line == 3 && f.message.contains("/33")).cloned();
-    let shown = findings::text("x", &text, &wrong.collect::<Vec<_>>(), false);
+    let shown = findings::text("x", &text, &wrong.collect::<Vec<_>>(), &[], false);
     assert!(shown.contains(&format!("--> x:3:{column}\n")), "{shown}");
     let lines: Vec<&str> = shown.lines().collect();
     let source = lines.iter().position(|line| line.contains("wrong: 10.0.0.0/33")).unwrap();
@@ -111,8 +111,8 @@ fn errors_are_shown_before_warnings() {
     service(&mut text, "80", 0..1);
     text.push_str("nonsense: 1\n");
     let found = examine("x", &text).findings;
-    let shown = findings::text("x", &text, &found, false);
-    assert!(shown.contains("error[unknown-key]"), "{shown}");
+    let shown = findings::text("x", &text, &found, &[], false);
+    assert!(shown.contains("error[LVS089 unknown-key]"), "{shown}");
 }
 
 fn every_product_has_a_bound() {
@@ -161,8 +161,8 @@ fn text_that_aliases_repeat_counts() {
 fn a_long_value_is_not_quoted_whole() {
     let text = format!("{HEAD}\"{}\": 1\n", "k".repeat(1_000_000));
     let found = examine("x", &text).findings;
-    assert!(findings::text("x", &text, &found, false).len() < 20_000);
-    assert!(findings::json("x", &found).to_string().len() < 20_000);
+    assert!(findings::text("x", &text, &found, &[], false).len() < 20_000);
+    assert!(findings::json("x", &found, &[]).to_string().len() < 20_000);
 }
 
 /// Every one of these took minutes or gigabytes.

@@ -10,6 +10,7 @@ mod house;
 mod import;
 mod large;
 mod plans;
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 mod walk;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         import::cases(),
         large::cases(),
         plans::cases(),
+        rules::cases(),
         walk::cases(),
     ];
     support::cases::run(&cases.concat(), None)

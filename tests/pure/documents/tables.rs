@@ -17,8 +17,7 @@ pub fn cases() -> Vec<Case> {
         exit_codes_are_those_of_the_help_text,
         every_kind_of_json_document_is_listed,
         every_module_is_in_the_map,
-        every_playbook_is_listed,
-        every_rule_of_check_is_listed
+        every_playbook_is_listed
     ]
 }
 
@@ -216,30 +215,4 @@ fn every_playbook_is_listed() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(listed.contains_key(&name), "docs/lab.md does not list {name}");
     }
-}
-
-fn every_rule_of_check_is_listed() {
-    let mut shown = BTreeSet::new();
-    for entry in fs::read_dir(root().join("tests/cases/check")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "txt") {
-            let text = fs::read_to_string(&path).unwrap();
-            for severity in ["error", "warning", "info"] {
-                let starts =
-                    text.lines().filter_map(|line| line.strip_prefix(severity)?.strip_prefix('['));
-                shown.extend(starts.filter_map(|rest| Some(rest.split_once("]:")?.0.to_owned())));
-            }
-        }
-    }
-    let page = read("docs/checks.md");
-    let listed: BTreeSet<String> = rows(&page)
-        .iter()
-        .flat_map(|row| quoted(&row[0]).map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    let missing: Vec<_> = shown.difference(&listed).collect();
-    let unknown: Vec<_> = listed.difference(&shown).collect();
-    assert!(
-        missing.is_empty() && unknown.is_empty(),
-        "missing {missing:?}, no case shows {unknown:?}"
-    );
 }
