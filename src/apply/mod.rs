@@ -33,6 +33,7 @@ pub mod stage_work;
 pub mod status;
 pub mod traffic;
 pub mod transaction;
+pub mod unanswered;
 pub mod verify;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::protocol::{Reply, Request};
 use crate::state::Observation;
 use crate::topology::{Host, Reach, Topology};
 use crate::transport::{Connection, Options};
+use crate::walk;
 
 /// The state of each host that was observed, or why its observation failed.
 pub type Observations = BTreeMap<HostName, Result<Observation, Failure>>;
@@ -293,8 +294,11 @@ impl<'a> Session<'a> {
         let connected = self.connections.keys().filter(|name| hosts.contains(*name));
         let request = |name: &HostName| {
             let desired = self.desired.get(name);
-            let sysctls =
+            let mut sysctls =
                 desired.map(|desired| sysctls_to_read(&desired.state)).unwrap_or_default();
+            if let (Some(host), Some(desired)) = (self.topology.hosts.get(name), desired) {
+                sysctls.extend(walk::sysctls(host, &desired.state));
+            }
             let topology = self.topology.name.clone();
             (name.clone(), Request::Observe { topology, sysctls, counters })
         };

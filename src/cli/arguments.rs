@@ -125,6 +125,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// What it may leave behind.
+        #[command(flatten)]
+        allow: AllowArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -153,6 +156,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// What it may leave behind.
+        #[command(flatten)]
+        allow: AllowArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -239,6 +245,14 @@ pub struct HostArguments {
     /// The topology file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// How they are reached.
+    #[command(flatten)]
+    pub reach: ReachArguments,
+}
+
+/// How hosts are reached.
+#[derive(Debug, Clone, Args)]
+pub struct ReachArguments {
     /// How long a host may take to answer one request, in seconds; what waits or has many steps gets
     /// more
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -306,6 +320,17 @@ pub struct AdoptArgument {
     /// where a receipt was lost.
     #[arg(long)]
     pub adopt: bool,
+}
+
+/// What a plan may leave behind.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct AllowArgument {
+    /// Go on although a request will get no answer
+    ///
+    /// The plan is walked through: each request and its reply, from host to host, with the routes, policy
+    /// rules and settings that the hosts have. Where a packet dies, nothing is changed, unless this is given.
+    #[arg(long)]
+    pub allow_unanswered: bool,
 }
 
 /// `import`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::arguments::{AdoptArgument, CommonArguments, HostArguments};
+use super::arguments::{AdoptArgument, AllowArgument, CommonArguments, HostArguments};
 use super::change_arguments::ChangeArguments;
 use super::cluster::{ObservedCluster, examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
@@ -29,7 +29,7 @@ const PLANS: u32 = 5;
 pub fn apply(
     hosts: &HostArguments,
     deny: &DenyArgument,
-    adopt: AdoptArgument,
+    (adopt, allow): (AdoptArgument, AllowArgument),
     pace: PaceOverride,
     change: &ChangeArguments,
     verify: VerifyBy,
@@ -45,6 +45,7 @@ pub fn apply(
             pace,
             common,
             async |cluster, plan| {
+                cluster.refuse_unanswered(allow.allow_unanswered);
                 run_transaction(cluster, change, verify, Some(plan), common).await
             },
         );
@@ -55,6 +56,7 @@ pub fn apply(
     };
     run_on_hosts(topology, hosts, pace, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
+        cluster.refuse_unanswered(allow.allow_unanswered);
         run_transaction(cluster, change, verify, None, common).await
     })
 }

@@ -84,6 +84,8 @@ pub(super) struct ObservedCluster<'a> {
     pub observed: Observations,
     pub plan: ClusterPlan,
     pub direction: Direction,
+    /// A plan after which a request gets no answer is refused.
+    refuses_unanswered: bool,
     pub console: &'a Console,
 }
 
@@ -95,12 +97,26 @@ impl ObservedCluster<'_> {
         }
     }
 
+    /// From now on a plan after which a request gets no answer is refused, unless `allowed`.
+    pub fn refuse_unanswered(&mut self, allowed: bool) {
+        self.refuses_unanswered = !allowed;
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        let Self { session, observed, plan, direction, refuses_unanswered, .. } = self;
+        if *refuses_unanswered && *direction != Direction::Destroy {
+            plan.refuse_unanswered(session.topology, &session.desired, observed);
+        }
+    }
+
     /// Plans anew towards another state.
     pub fn plan_towards(&mut self, direction: Direction) {
         self.direction = direction;
         let Self { session, observed, plan, .. } = self;
         let (topology, desired) = (session.topology, &session.desired);
         *plan = cluster_plan::plan(topology, desired, observed, session.absent(), direction);
+        self.judge();
     }
 
     /// Reconnects to lost hosts, observes all hosts, and plans anew.
@@ -141,7 +157,14 @@ pub(super) fn run_on_hosts(
         let direction = Direction::Apply { now: now() };
         let (desired, absent) = (&session.desired, session.absent());
         let plan = cluster_plan::plan(&topology, desired, &observed, absent, direction);
-        let mut cluster = ObservedCluster { session, observed, plan, direction, console: &console };
+        let mut cluster = ObservedCluster {
+            session,
+            observed,
+            plan,
+            direction,
+            refuses_unanswered: false,
+            console: &console,
+        };
         let result = command(&mut cluster).await;
         cluster.session.close().await;
         result
@@ -152,15 +175,15 @@ pub(super) fn run_on_hosts(
 }
 
 fn settings(hosts: &HostArguments, topology: &Topology) -> Result<ConnectionSettings, UnknownHost> {
-    let limit: BTreeSet<HostName> = hosts.limit.iter().cloned().collect();
+    let limit: BTreeSet<HostName> = hosts.reach.limit.iter().cloned().collect();
     if let Some(name) = limit.iter().find(|name| !topology.hosts.contains_key(name)) {
         let known = topology.hosts.keys().map(ToString::to_string).collect();
         return Err(UnknownHost { name: name.clone(), known });
     }
     let transport = transport::Options {
-        connect_timeout: Duration::from_secs(hosts.connect_timeout),
-        call_timeout: Duration::from_secs(hosts.call_timeout),
-        ssh_config: hosts.ssh_config.clone(),
+        connect_timeout: Duration::from_secs(hosts.reach.connect_timeout),
+        call_timeout: Duration::from_secs(hosts.reach.call_timeout),
+        ssh_config: hosts.reach.ssh_config.clone(),
         ..transport::Options::default()
     };
     Ok(ConnectionSettings { transport, reach: BTreeMap::new(), limit })

@@ -4,19 +4,22 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::arguments::{CommonArguments, OutputFormat};
-use super::cluster::show_findings;
+use super::arguments::{CommonArguments, HostArguments, OutputFormat, ReachArguments};
+use super::cluster::{ObservedCluster, run_on_hosts, show_findings};
 use super::output::{self, CommandResult, Exit};
 use super::rules;
+use crate::apply::unanswered::world_as_observed;
 use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::finding::rules::{Rule, UnknownRule, find, looks_like_code, nearest};
 use crate::names::HostName;
 use crate::report::walk::{self, WalkView};
-use crate::topology::{self, Topology};
+use crate::topology::{self, PaceOverride, Topology};
+use crate::walk::World;
 
 const EXAMPLES: &str = "Examples:
   lvsprov explain topology.yaml
   lvsprov explain topology.yaml --service web --via web2 --from client
+  lvsprov explain topology.yaml --live      # the hosts as they are, not as the file says
   lvsprov explain LVS001       # the page of a rule; also: lvsprov explain no-answer
   lvsprov explain --list       # all rules";
 
@@ -32,6 +35,15 @@ pub struct ExplainArguments {
     /// List all rules with their codes
     #[arg(long, conflicts_with = "subject")]
     pub list: bool,
+    /// Walk through the hosts as they are now, instead of as the file says: connects to them, changes nothing
+    ///
+    /// Routes, policy rules, settings, addresses and IPVS are read. A host that is not reached is as the file
+    /// says, and named.
+    #[arg(long)]
+    pub live: bool,
+    /// With --live.
+    #[command(flatten)]
+    pub reach: ReachArguments,
     /// Only requests of this client
     #[arg(long, value_name = "HOST")]
     pub from: Option<HostName>,
@@ -94,14 +106,18 @@ enum NothingToWalk {
 
 /// Requests are chosen, and there are none.
 #[derive(Debug, thiserror::Error)]
-#[error("--from, --service and --via choose requests of a topology file: name the file")]
+#[error(
+    "--live, --from, --service and --via are about the requests of a topology file: name the file"
+)]
 struct NoFileGiven;
 
 /// `explain`.
 pub fn explain(arguments: &ExplainArguments, common: &CommonArguments) -> CommandResult {
     let subject = arguments.subject();
-    let chooses =
-        arguments.from.is_some() || arguments.service.is_some() || arguments.via.is_some();
+    let chooses = arguments.from.is_some()
+        || arguments.service.is_some()
+        || arguments.via.is_some()
+        || arguments.live;
     match subject {
         ExplainSubject::File(file) => explain_file(file, arguments, common),
         ExplainSubject::UnknownRule(error) => usage(&error, common),
@@ -127,19 +143,41 @@ fn explain_file(
     let parsed = topology::read(&name, &text);
     let wrong = show_findings(&name, &text, &parsed.findings, &[], common.format)?;
     let Some(topology) = parsed.topology.filter(|_| !wrong) else { return Ok(Exit::Findings) };
-    let found = match walk_all(&topology, arguments) {
+    if arguments.live {
+        let hosts = HostArguments { file: file.to_owned(), reach: arguments.reach.clone() };
+        let pace = PaceOverride::default();
+        return run_on_hosts(topology, &hosts, pace, common, async |cluster| {
+            let ObservedCluster { session, observed, .. } = cluster;
+            let topology = session.topology;
+            let world = world_as_observed(topology, &session.desired, observed);
+            let seen = |name: &&HostName| matches!(observed.get(*name), Some(Ok(_)));
+            let not_seen = topology.hosts.keys().filter(|name| !seen(name)).cloned().collect();
+            report_all(file, topology, (&world, not_seen), arguments, common)
+        });
+    }
+    report_all(file, &topology, (&world(&topology), Vec::new()), arguments, common)
+}
+
+fn report_all(
+    file: &Path,
+    topology: &Topology,
+    (world, not_seen): (&World, Vec<HostName>),
+    arguments: &ExplainArguments,
+    common: &CommonArguments,
+) -> CommandResult {
+    let found = match walk_all(topology, world, arguments) {
         Ok(found) => found,
         Err(error) => return usage(&error, common),
     };
-    show(file, &found, common)?;
+    show(file, &found, &not_seen, common)?;
     Ok(if found.iter().any(WalkView::is_dead) { Exit::Findings } else { Exit::Ok })
 }
 
 fn walk_all(
     topology: &Topology,
+    world: &World,
     arguments: &ExplainArguments,
 ) -> Result<Vec<WalkView>, NothingToWalk> {
-    let world = world(topology);
     let all: Vec<ExpectedRequest<'_>> = expected_requests(topology).collect();
     let wanted = all.iter().filter(|it| arguments.fits(it));
     let found: Vec<WalkView> =
@@ -159,12 +197,13 @@ fn name_of(expected: &ExpectedRequest<'_>) -> String {
 fn show(
     file: &Path,
     found: &[WalkView],
+    not_seen: &[HostName],
     common: &CommonArguments,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let file = file.display().to_string();
     match common.format {
-        OutputFormat::Text => output::print(&walk::text(&file, found))?,
-        OutputFormat::Json => output::print_json(&walk::json(&file, found))?,
+        OutputFormat::Text => output::print(&walk::text(&file, found, not_seen))?,
+        OutputFormat::Json => output::print_json(&walk::json(&file, found, not_seen))?,
     }
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputFormat};
+use super::arguments::{
+    AdoptArgument, AllowArgument, CommonArguments, HostArguments, OutputFormat,
+};
 use super::cluster::{examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
@@ -64,7 +66,7 @@ pub fn check(files: &[PathBuf], deny: &DenyArgument, common: &CommonArguments) -
 pub fn plan(
     hosts: &HostArguments,
     deny: &DenyArgument,
-    adopt: AdoptArgument,
+    (adopt, allow): (AdoptArgument, AllowArgument),
     pace: PaceOverride,
     out: Option<(&Path, bool)>,
     common: &CommonArguments,
@@ -78,6 +80,7 @@ pub fn plan(
     };
     run_on_hosts(topology, hosts, pace, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
+        cluster.refuse_unanswered(allow.allow_unanswered);
         let mut report = cluster.plan.report(cluster.session.topology);
         open_transactions::add_to_report(&mut report, &cluster.plan, &cluster.observed);
         let content = plan_file::content(cluster, hosts, text, adopt, pace);

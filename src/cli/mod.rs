@@ -42,12 +42,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Check { files, deny } => inspect::check(&files, &deny, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
-        Command::Plan { hosts, deny, adopt, pace, out, force } => {
+        Command::Plan { hosts, deny, adopt, allow, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            inspect::plan(&hosts, &deny, adopt, pace.to_override(), out, &common)
+            inspect::plan(&hosts, &deny, (adopt, allow), pace.to_override(), out, &common)
         }
-        Command::Apply { hosts, deny, adopt, pace, change, verify } => {
-            change::apply(&hosts, &deny, adopt, pace.to_override(), &change, verify, &common)
+        Command::Apply { hosts, deny, adopt, allow, pace, change, verify } => {
+            let plan = (adopt, allow);
+            change::apply(&hosts, &deny, plan, pace.to_override(), &change, verify, &common)
         }
         Command::Rollback { hosts, force, dry_run } => {
             change::rollback(&hosts, force, dry_run, &common)

@@ -60,7 +60,7 @@ pub(super) fn content(
         file: hosts.file.display().to_string(),
         topology: text,
         adopt: adopt.adopt,
-        limit: hosts.limit.iter().cloned().collect(),
+        limit: hosts.reach.limit.iter().cloned().collect(),
         drain,
         ramp,
         hosts: SavedContent::hosts(&cluster.plan, &cluster.observed)?,
@@ -151,7 +151,7 @@ pub(super) fn run_saved(
     let PaceOverride { drain, ramp } = pace;
     let again = [
         (adopt.adopt, "--adopt"),
-        (!hosts.limit.is_empty(), "--limit"),
+        (!hosts.reach.limit.is_empty(), "--limit"),
         (drain.is_some(), "--drain"),
         (ramp.is_some(), "--ramp"),
     ];
@@ -168,7 +168,8 @@ pub(super) fn run_saved(
     if !deny.findings.is_empty() && examine(file, text, &deny.findings, common.format)?.is_none() {
         return Ok(Exit::Findings);
     }
-    let hosts = HostArguments { limit: content.limit.iter().cloned().collect(), ..hosts.clone() };
+    let mut hosts = hosts.clone();
+    hosts.reach.limit = content.limit.iter().cloned().collect();
     let pace = PaceOverride { drain: content.drain, ramp: content.ramp };
     run_on_hosts(topology, &hosts, pace, common, async |cluster| {
         if content.adopt {

@@ -9,7 +9,7 @@ use super::net::{Net, NetState, fou};
 use super::{modules, nft, sysctls};
 use crate::names::IfName;
 use crate::state::{
-    Capability, Controller, Counters, DestinationKey, HostFacts, HostState, Link, Module,
+    Capability, Controller, Counters, DestinationKey, HostFacts, HostState, Link, Module, Routing,
     ServiceKey, Sysctl,
 };
 
@@ -29,7 +29,8 @@ pub async fn read(
     wanted: impl FnOnce(&BTreeMap<IfName, Link>) -> BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<KernelState> {
-    let NetState { links, hardware, tunnels, addresses, routes } = Net::open()?.read().await?;
+    let NetState { links, hardware, tunnels, addresses, routes, routing } =
+        Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         let mut socket = IpvsSocket::open()?;
         (socket.observe(counters)?, control::read(&mut socket)?)
@@ -37,7 +38,12 @@ pub async fn read(
         (ipvs::IpvsObservation::default(), Control::default())
     };
     let nft = nft::observe()?;
-    let facts = HostFacts { foreign_tables: nft.unmanaged, ..facts(hardware) };
+    let facts = HostFacts {
+        foreign_tables: nft.unmanaged,
+        stateful_drops: nft.stateful_drops,
+        routing,
+        ..facts(hardware)
+    };
     // A request for the family of a module that is not loaded could load it.
     let gue_ports = match facts.capability(Module::Fou) {
         Capability::Present => fou::gue_ports()?,
@@ -77,6 +83,8 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
         parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
+        stateful_drops: Vec::new(),
+        routing: Routing::default(),
         controller: controller().map_or(Controller::Unknown, Controller::Address),
     }
 }

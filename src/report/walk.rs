@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{plural, table};
 use crate::desired::ExpectedRequest;
+use crate::names::HostName;
 use crate::walk::{Walk, WalkVerdict};
 
 /// How one request goes, for a program.
@@ -68,13 +69,14 @@ impl WalkView {
     }
 }
 
-/// As JSON, schema `lvsprov/explain/1`.
-pub fn json(file: &str, walks: &[WalkView]) -> serde_json::Value {
-    super::with_schema("explain", &serde_json::json!({ "file": file, "walks": walks }))
+/// As JSON, schema `lvsprov/explain/1`. `not_seen`: hosts that are as the file says.
+pub fn json(file: &str, walks: &[WalkView], not_seen: &[HostName]) -> serde_json::Value {
+    let all = serde_json::json!({ "file": file, "not_seen": not_seen, "walks": walks });
+    super::with_schema("explain", &all)
 }
 
 /// As text: a walk, and below it a line for each thing that happens.
-pub fn text(file: &str, walks: &[WalkView]) -> String {
+pub fn text(file: &str, walks: &[WalkView], not_seen: &[HostName]) -> String {
     let mut text = String::new();
     for walk in walks {
         let verdict = match walk.verdict {
@@ -109,5 +111,9 @@ pub fn text(file: &str, walks: &[WalkView]) -> String {
         plural(count(&["answered"]), "request"),
         count(&["unknown"])
     );
+    if !not_seen.is_empty() {
+        let names: Vec<&str> = not_seen.iter().map(HostName::as_str).collect();
+        let _ = writeln!(text, "not seen, and taken to be as the file says: {}", names.join(", "));
+    }
     text
 }

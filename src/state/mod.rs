@@ -21,6 +21,7 @@ pub mod observation;
 pub mod packets;
 pub mod protocol;
 pub mod receipt;
+pub mod routing;
 mod settings;
 pub mod silent;
 pub mod stage;
@@ -44,11 +45,12 @@ pub use module::Module;
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{
     Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
-    OtherTransaction, Reverted,
+    OtherTransaction, Reverted, StatefulDrop,
 };
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;
 pub use receipt::{RECEIPT_VERSION, Receipt};
+pub use routing::Routing;
 pub use settings::{Edit, Item, Owned};
 pub use stage::Stage;
 pub use step::Step;

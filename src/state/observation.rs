@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Intent, Journal, Operator, TransactionId};
-use super::{DestinationKey, HostState, Module, Owned, Receipt, ServiceKey};
+use super::{DestinationKey, HostState, Module, Owned, Receipt, Routing, ServiceKey};
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
 
@@ -123,8 +123,24 @@ pub struct HostFacts {
     pub parts: Option<BTreeSet<String>>,
     /// nftables tables that are not ours, by family and name: `ip filter`.
     pub foreign_tables: BTreeSet<String>,
+    /// Rules of theirs that drop packets which pass through and belong to no known connection.
+    #[serde(default)]
+    pub stateful_drops: Vec<StatefulDrop>,
+    /// Policy rules, and routes beside the plain ones of the main table.
+    #[serde(default)]
+    pub routing: Routing,
     /// The way that this connection's controller reaches the host.
     pub controller: Controller,
+}
+
+/// A rule of another program that drops packets which pass through and which connection tracking calls invalid.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatefulDrop {
+    /// Family, table and chain, fit for a terminal: `inet filter forward`.
+    pub chain: String,
+    /// Whether it drops all of them: neither the rule nor the way to its chain asks for anything else.
+    pub always: bool,
 }
 
 /// The way that a controller reaches a host, as far as the host knows.

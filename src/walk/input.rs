@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use super::death::Cause;
 use super::machine::Machine;
-use super::routes::{Flow, RouteEntry, RouteKind};
+use super::routes::Flow;
 use crate::names::IfName;
+use crate::state::routing::{RouteEntry, RouteKind};
 
 /// The addresses of a packet, as routing sees them.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +19,21 @@ pub struct Addresses {
     pub target: IpAddr,
     /// Firewall mark.
     pub mark: u32,
+}
+
+/// Why a packet that came in is not taken.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// It dies.
+    Dies(Cause),
+    /// What becomes of it depends on rules or routes that the walk does not follow.
+    Unclear,
+}
+
+impl From<Cause> for NotTaken {
+    fn from(cause: Cause) -> Self {
+        Self::Dies(cause)
+    }
 }
 
 /// What happens to a packet that came in.
@@ -31,28 +47,29 @@ pub enum Input<'a> {
 
 impl Machine {
     /// What happens to a packet that came in on `dev`.
-    pub fn input(&self, dev: &IfName, packet: Addresses) -> Result<Input<'_>, Cause> {
+    pub fn input(&self, dev: &IfName, packet: Addresses) -> Result<Input<'_>, NotTaken> {
         if !self.devices.get(dev).is_some_and(|device| device.up) {
-            return Err(Cause::DeviceDown { dev: dev.clone() });
+            return Err(Cause::DeviceDown { dev: dev.clone() }.into());
         }
         let Addresses { source, target, mark } = packet;
         let flow = Flow { source: Some(source), target, iif: Some(dev), oif: None, mark };
         let ipv6 = target.is_ipv6();
         let route = self.route(&flow);
         match route {
+            Some(RouteEntry { kind: RouteKind::Unclear, .. }) => Err(NotTaken::Unclear),
             Some(RouteEntry { kind: RouteKind::Local, .. }) => {
                 self.validate(dev, packet, None)?;
                 Ok(Input::Local)
             }
             _ if !self.forwards(dev, ipv6) => {
-                Err(Cause::NotForwarding { dev: dev.clone(), target })
+                Err(Cause::NotForwarding { dev: dev.clone(), target }.into())
             }
             Some(route) if route.kind == RouteKind::Unicast => {
                 self.validate(dev, packet, route.dev.as_ref())?;
                 Ok(Input::Forward(route))
             }
-            Some(_) => Err(Cause::RouteRefuses { target }),
-            None => Err(Cause::NoRoute { target }),
+            Some(_) => Err(Cause::RouteRefuses { target }.into()),
+            None => Err(Cause::NoRoute { target }.into()),
         }
     }
 
@@ -62,24 +79,26 @@ impl Machine {
         dev: &IfName,
         packet: Addresses,
         leaves: Option<&IfName>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), NotTaken> {
         let Addresses { source, target, mark: _ } = packet;
         if source.is_ipv6() {
             return Ok(());
         }
         let rp_filter = self.rp_filter(dev);
-        let own = || Cause::OwnSource { dev: dev.clone(), source };
+        let own = || NotTaken::Dies(Cause::OwnSource { dev: dev.clone(), source });
         if rp_filter == 0 && !self.custom_rules {
             let taken = !self.has(source) || self.accept_local(dev);
             return if taken { Ok(()) } else { Err(own()) };
         }
-        let invalid = |towards: Option<&IfName>, loose_passes| Cause::SourceInvalid {
-            dev: dev.clone(),
-            source,
-            rp_filter,
-            of_all: self.rp_filter_is_of_all(dev),
-            towards: towards.cloned(),
-            loose_passes,
+        let invalid = |towards: Option<&IfName>, loose_passes| {
+            NotTaken::Dies(Cause::SourceInvalid {
+                dev: dev.clone(),
+                source,
+                rp_filter,
+                of_all: self.rp_filter_is_of_all(dev),
+                towards: towards.cloned(),
+                loose_passes,
+            })
         };
         // The question is asked the other way round: how would we reach the source from here? Its mark counts
         // only with src_valid_mark.
@@ -87,6 +106,9 @@ impl Machine {
         let Some(route) = self.route(&flow).filter(|route| route.kind != RouteKind::Refuses) else {
             return if rp_filter == 0 { Ok(()) } else { Err(invalid(None, false)) };
         };
+        if route.kind == RouteKind::Unclear {
+            return Err(NotTaken::Unclear);
+        }
         if route.kind == RouteKind::Local && !self.accept_local(dev) {
             return Err(own());
         }

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::machine::{DeviceKind, Machine, Wrapping};
 use super::request::WalkRequest;
-use super::routes::RouteEntry;
 use super::walker::Packet;
 use crate::names::IfName;
+use crate::state::routing::RouteEntry;
 use crate::state::{PacketRule, Protocol, ServiceKey, Tunnel, VirtualService, VsItem};
 
 impl Machine {

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::routes::{PolicyRule, Routes};
+use super::routes::Routes;
 use crate::names::{HostName, IfName, NetworkName};
+use crate::state::routing::PolicyRule;
 use crate::state::{
     Conf6Item, ConfDev, ConfItem, PacketRule, Scope, ServiceKey, Sysctl, VirtualService, VsItem,
 };

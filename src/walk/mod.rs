@@ -2,7 +2,7 @@
 //! kernel would treat it: who answers ARP, which route is taken, source validation, forwarding, IPVS, tunnels.
 //!
 //! It yields the way, or the host and the setting at which the packet dies, or what is not known. Pure: a
-//! [`World`] is built from the file ([`World::of_file`]) or from what was seen on the hosts. What a rule makes of a
+//! [`World`] is built from the file ([`World::of_file`]) or from what was seen on the hosts ([`World::of_hosts`]). What a rule makes of a
 //! dead walk is decided in [`crate::check`]; which settings keep it alive in [`crate::desired`].
 //!
 //! Not followed: netfilter rules of others, ICMP, the size of packets.
@@ -13,6 +13,7 @@ mod ipvs;
 mod machine;
 mod neighbour;
 mod of_file;
+mod of_hosts;
 mod request;
 mod routes;
 #[cfg(test)]
@@ -25,12 +26,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::names::HostName;
+use crate::state::routing::RouteKind;
 
 pub use death::{Cause, Death};
+pub use input::{Addresses, Input, NotTaken};
 pub use machine::{Device, DeviceAddress, DeviceKind, Machine, Unwraps, Wrapping};
 pub use of_file::HostStates;
+pub use of_hosts::{SeenHost, sysctls};
 pub use request::{Hop, Walk, WalkRequest, WalkVerdict};
-pub use routes::{DEFAULT, LOCAL, MAIN, PolicyRule, RouteEntry, RouteKind, Routes, default_rules};
+pub use routes::Routes;
 
 /// All hosts, and what lies between them.
 #[derive(Debug, Default)]

@@ -10,11 +10,11 @@ use ipnet::IpNet;
 
 use super::World;
 use super::death::{Cause, Death};
-use super::input::{Addresses, Input};
+use super::input::{Addresses, Input, NotTaken};
 use super::machine::Machine;
-use super::routes::RouteEntry;
 use crate::names::{HostName, IfName, NetworkName};
 use crate::state::Scope;
+use crate::state::routing::RouteEntry;
 
 impl World {
     /// The hosts that answer on `network` for `target`, each with its device.
@@ -50,10 +50,30 @@ impl World {
             let asks = Addresses { source, target, mark: 0 };
             let arp_ignore = if target.is_ipv4() { machine.arp_ignore(dev) } else { 0 };
             let cause = match machine.input(dev, asks) {
-                Err(cause) if target.is_ipv4() => cause,
+                Err(NotTaken::Dies(cause)) if target.is_ipv4() => cause,
                 _ => Cause::Silent { dev: dev.clone(), target, arp_ignore },
             };
             Some(Death { host: host.clone(), cause })
+        })
+    }
+}
+
+impl World {
+    /// A host on `network` that has `target`, and of which it is not known whether it answers for it.
+    pub fn unclear_holder(
+        &self,
+        network: &NetworkName,
+        asker: &HostName,
+        source: Option<IpAddr>,
+        target: IpAddr,
+    ) -> Option<&HostName> {
+        let asks = Addresses { source: source?, target, mark: 0 };
+        self.holders(target).filter(|host| *host != asker).find(|host| {
+            let machine = self.machines.get(*host);
+            machine.is_some_and(|machine| {
+                let mut devices = machine.devices_on(network);
+                devices.any(|dev| matches!(machine.input(dev, asks), Err(NotTaken::Unclear)))
+            })
         })
     }
 }

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 
 use super::World;
 use super::machine::{Device, DeviceAddress, DeviceKind, Machine, Unwraps, Wrapping};
-use super::routes::{LOCAL, MAIN, RouteEntry, RouteKind, Routes, default_rules};
+use super::routes::Routes;
 use crate::names::{HostName, IfName};
+use crate::state::routing::{LOCAL, MAIN, RouteEntry, RouteKind, default_rules};
 use crate::state::{
     Address, ConfItem, HostState, Link, Module, Route, RouteKey, Scope, Sysctl, TunnelDevice,
     TunnelKind,
@@ -36,7 +37,7 @@ impl World {
 
 impl Machine {
     /// `host` with `state` set on it.
-    fn of_file(host: &Host, state: &HostState) -> Self {
+    pub(super) fn of_file(host: &Host, state: &HostState) -> Self {
         let mut sysctls = BTreeMap::from([(Sysctl::all(ConfItem::RpFilter), "1".to_owned())]);
         sysctls.extend(state.sysctls.clone());
         let mut machine = Self {
@@ -62,7 +63,7 @@ impl Machine {
     }
 
     /// A route of the main table. Without a device it leaves where the gateway is on-link.
-    fn configured(&self, key: &RouteKey, route: &Route) -> RouteEntry {
+    pub(super) fn configured(&self, key: &RouteKey, route: &Route) -> RouteEntry {
         let near = |address: IpAddr| {
             let on =
                 |device: &Device| device.addresses.iter().any(|own| own.net.contains(&address));
@@ -87,10 +88,7 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
         all.insert(lo, Device { kind, up: true, addresses: Vec::new() });
     }
     for interface in host.interfaces.values() {
-        let kind = match &interface.network {
-            Some(network) => DeviceKind::Wire(network.clone()),
-            None => kind_by_name(&interface.name),
-        };
+        let kind = kind_of(host, state, &interface.name);
         let device = all.entry(interface.name.clone()).or_insert_with(|| Device {
             kind,
             up: true,
@@ -117,6 +115,16 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
         device.addresses.push(own);
     }
     all
+}
+
+/// Where a device leads: by the file, by what lvsprov made it, by its name.
+pub(super) fn kind_of(host: &Host, state: &HostState, dev: &IfName) -> DeviceKind {
+    let network = host.interfaces.get(dev).and_then(|interface| interface.network.clone());
+    match (network, state.tunnels.get(dev)) {
+        (Some(network), _) => DeviceKind::Wire(network),
+        (None, Some(tunnel)) => DeviceKind::Tunnel(of_tunnel(tunnel)),
+        (None, None) => kind_by_name(dev),
+    }
 }
 
 /// The kernel's own devices.
@@ -151,11 +159,9 @@ fn of_tunnel(tunnel: &TunnelDevice) -> Unwraps {
 }
 
 /// The routes that the kernel makes of an address (net/ipv4/fib_frontend.c, `fib_add_ifaddr`): local to it, and to
-/// its subnet; on lo the whole subnet is local.
-fn of_address(dev: &IfName, device: &Device, net: IpNet) -> Vec<RouteEntry> {
-    if !device.up {
-        return Vec::new();
-    }
+/// its subnet; on lo the whole subnet is local. Of IPv4 an address of a device that is down is local all the same, of IPv6 it
+/// is not (net/ipv6/addrconf.c, `addrconf_ifdown`).
+pub(super) fn of_address(dev: &IfName, device: &Device, net: IpNet) -> Vec<RouteEntry> {
     let entry = |table, destination, kind, source| RouteEntry {
         table,
         destination,
@@ -165,7 +171,11 @@ fn of_address(dev: &IfName, device: &Device, net: IpNet) -> Vec<RouteEntry> {
         metric: 0,
         source,
     };
-    let mut all = vec![entry(LOCAL, IpNet::from(net.addr()), RouteKind::Local, None)];
+    let local = entry(LOCAL, IpNet::from(net.addr()), RouteKind::Local, None);
+    if !device.up {
+        return if net.addr().is_ipv4() { vec![local] } else { Vec::new() };
+    }
+    let mut all = vec![local];
     if net.prefix_len() < net.max_prefix_len() {
         let subnet = net.trunc();
         all.push(match device.kind {

@@ -1,52 +1,15 @@
 //! Which route a packet takes on one host: policy rules, tables, the longest prefix, the lowest metric.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 
 use super::machine::{Device, Machine};
 use crate::names::IfName;
 use crate::state::Scope;
-
-/// `RT_TABLE_LOCAL`.
-pub const LOCAL: u32 = 255;
-/// `RT_TABLE_MAIN`.
-pub const MAIN: u32 = 254;
-/// `RT_TABLE_DEFAULT`.
-pub const DEFAULT: u32 = 253;
-
-/// A route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteEntry {
-    /// Its table.
-    pub table: u32,
-    /// Where it leads to.
-    pub destination: IpNet,
-    /// What it does.
-    pub kind: RouteKind,
-    /// Next hop; `None`: the destination is on-link.
-    pub gateway: Option<IpAddr>,
-    /// Outgoing device.
-    pub dev: Option<IfName>,
-    /// The lowest wins.
-    pub metric: u32,
-    /// Preferred source.
-    pub source: Option<IpAddr>,
-}
-
-/// What a route does with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RouteKind {
-    /// Sends it on.
-    Unicast,
-    /// Delivers it here.
-    Local,
-    /// Drops it, with or without an ICMP message (blackhole, unreachable, prohibit).
-    Refuses,
-    /// Goes on with the next rule.
-    Throw,
-}
+use crate::state::routing::{LOCAL, PolicyRule, RouteEntry, RouteKind};
 
 /// All routes of a host, by table and destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,47 +49,6 @@ impl Routes {
     }
 }
 
-/// A policy rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyRule {
-    /// The lowest number is asked first.
-    pub priority: u32,
-    /// Family: IPv6?
-    pub ipv6: bool,
-    /// Source prefix.
-    pub from: Option<IpNet>,
-    /// Destination prefix.
-    pub to: Option<IpNet>,
-    /// Incoming device; `lo` for what the host sends itself.
-    pub iif: Option<IfName>,
-    /// Outgoing device that is asked for.
-    pub oif: Option<IfName>,
-    /// Firewall mark and mask.
-    pub mark: Option<(u32, u32)>,
-    /// The table that is asked; `None`: the packet is refused.
-    pub table: Option<u32>,
-}
-
-/// The rules of a host without policy rules of its own (net/ipv4/fib_rules.c, `fib_default_rules_init`).
-pub fn default_rules() -> Vec<PolicyRule> {
-    let rule = |priority, ipv6, table| PolicyRule {
-        priority,
-        ipv6,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        table: Some(table),
-    };
-    let v4 = [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)];
-    let v6 = [(0, LOCAL), (32766, MAIN)];
-    v4.map(|(priority, table)| rule(priority, false, table))
-        .into_iter()
-        .chain(v6.map(|(priority, table)| rule(priority, true, table)))
-        .collect()
-}
-
 /// What is asked of the routes.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow<'a> {
@@ -142,33 +64,70 @@ pub struct Flow<'a> {
     pub mark: u32,
 }
 
-impl PolicyRule {
-    fn applies(&self, flow: &Flow<'_>) -> bool {
-        let within = |net: Option<IpNet>, address: Option<IpAddr>| match (net, address) {
-            (None, _) => true,
-            (Some(net), Some(address)) => net.contains(&address),
-            (Some(net), None) => net.prefix_len() == 0,
-        };
-        let iif = match (&self.iif, flow.iif) {
-            (None, _) => true,
-            (Some(wanted), Some(is)) => wanted == is,
-            (Some(wanted), None) => wanted.as_str() == "lo",
-        };
-        self.ipv6 == flow.target.is_ipv6()
-            && within(self.from, flow.source)
-            && within(self.to, Some(flow.target))
-            && iif
-            && (self.oif.is_none() || self.oif.as_ref() == flow.oif)
-            && self.mark.is_none_or(|(value, mask)| flow.mark & mask == value & mask)
+/// Whether a packet is one that a rule is for.
+#[derive(PartialEq, Eq)]
+enum Applies {
+    Yes,
+    No,
+    /// The rule has selectors that are not known.
+    Unclear,
+}
+
+fn applies(rule: &PolicyRule, flow: &Flow<'_>) -> Applies {
+    if rule.ipv6 != flow.target.is_ipv6() {
+        return Applies::No;
+    }
+    let within = |net: Option<IpNet>, address: Option<IpAddr>| match (net, address) {
+        (None, _) => true,
+        (Some(net), Some(address)) => net.contains(&address),
+        (Some(net), None) => net.prefix_len() == 0,
+    };
+    let iif = match (&rule.iif, flow.iif) {
+        (None, _) => true,
+        (Some(wanted), Some(is)) => wanted == is,
+        (Some(wanted), None) => wanted.as_str() == "lo",
+    };
+    let matches = within(rule.from, flow.source)
+        && within(rule.to, Some(flow.target))
+        && iif
+        && (rule.oif.is_none() || rule.oif.as_ref() == flow.oif)
+        && rule.mark.is_none_or(|(value, mask)| flow.mark & mask == value & mask);
+    match (rule.unclear.is_empty(), matches, rule.invert) {
+        (true, matches, invert) if matches != invert => Applies::Yes,
+        // Selectors that are not known may make a match none.
+        (false, true, _) | (false, _, true) => Applies::Unclear,
+        _ => Applies::No,
     }
 }
 
+/// Stands for every route that is not known, as a rule on the way to it is not.
+static BEHIND_UNCLEAR_RULE: LazyLock<RouteEntry> = LazyLock::new(|| RouteEntry {
+    table: LOCAL,
+    destination: IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+    kind: RouteKind::Unclear,
+    gateway: None,
+    dev: None,
+    metric: 0,
+    source: None,
+});
+
 impl Machine {
-    /// The route of `flow`; `None`: there is none. A route that refuses is returned as it is.
+    /// The route of `flow`; `None`: there is none. A route that refuses is returned as it is, and so is one that is unclear.
     pub fn route(&self, flow: &Flow<'_>) -> Option<&RouteEntry> {
-        for rule in self.rules.iter().filter(|rule| rule.applies(flow)) {
+        for rule in &self.rules {
+            match applies(rule, flow) {
+                Applies::Yes => {}
+                Applies::No => continue,
+                Applies::Unclear => return Some(&BEHIND_UNCLEAR_RULE),
+            }
             match self.in_table(rule.table?, flow) {
                 None | Some(RouteEntry { kind: RouteKind::Throw, .. }) => {}
+                // Not a route that refuses: net/core/fib_rules.c, `fib_rules_lookup`.
+                Some(RouteEntry { destination, kind, .. })
+                    if *kind != RouteKind::Refuses
+                        && rule
+                            .suppress_prefix
+                            .is_some_and(|most| destination.prefix_len() <= most) => {}
                 found => return found,
             }
         }

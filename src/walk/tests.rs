@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::routes::Flow;
 use super::*;
 use crate::desired::{ExpectedRequest, desired, expected_requests};
+use crate::state::routing::{PolicyRule, RouteEntry};
 use crate::state::{
     Address, AddressKey, ConfItem, HostState, Link, Route, RouteKey, Scope, Sysctl,
 };
@@ -230,16 +231,8 @@ fn policy_rules_come_before_the_main_table() {
         metric,
         source: None,
     };
-    let rule = PolicyRule {
-        priority: 100,
-        ipv6: false,
-        from: Some("192.0.2.80/32".parse().unwrap()),
-        to: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        table: Some(100),
-    };
+    let from = Some("192.0.2.80/32".parse().unwrap());
+    let rule = PolicyRule { from, ..PolicyRule::plain(100, false, 100) };
     web1.rules.insert(1, rule);
     let flow = |source| Flow { source: Some(ip(source)), target, iif: None, oif: None, mark: 0 };
     let gateway = |machine: &Machine, source| machine.route(&flow(source)).unwrap().gateway;

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use super::World;
 use super::death::{Cause, Death};
-use super::input::{Addresses, Input};
+use super::input::{Addresses, Input, NotTaken};
 use super::machine::{DeviceKind, Machine};
 use super::request::{Hop, Walk, WalkRequest, WalkVerdict};
-use super::routes::{Flow, RouteEntry, RouteKind};
+use super::routes::Flow;
 use crate::names::{HostName, IfName, NetworkName};
+use crate::state::routing::{RouteEntry, RouteKind};
 use crate::state::{Destination, ForwardingMethod, PacketRule, Tunnel};
 
 /// More hops than any way has: what goes on longer goes round in a circle.
@@ -110,6 +111,14 @@ impl World {
     }
 }
 
+fn unclear(machine: &Machine, target: IpAddr) -> Stop {
+    let name = &machine.name;
+    Stop::Unknown(format!(
+        "which way {name} takes for {target}: rules or routes are in the way that the walk does not follow (`ip rule`, \
+         `ip route show table all`)"
+    ))
+}
+
 fn dead(machine: &Machine, cause: Cause) -> Stop {
     Stop::Dead(Death { host: machine.name.clone(), cause })
 }
@@ -189,6 +198,7 @@ impl<'a> Walker<'a> {
                 RouteKind::Refuses | RouteKind::Throw => {
                     Err(dead(from, Cause::RouteRefuses { target: packet.target }))
                 }
+                RouteKind::Unclear => Err(unclear(from, packet.target)),
                 RouteKind::Unicast => self.follow(from, route, packet),
             },
         }
@@ -283,6 +293,11 @@ impl<'a> Walker<'a> {
                 format!("{next_hop}, to which {} sends it, is no host of the file", machine.name),
             )),
             (None, _) => {
+                let unclear_host =
+                    self.world.unclear_holder(network, &machine.name, asks_as, next_hop);
+                if let Some(holder) = unclear_host.and_then(|name| self.world.machine(name)) {
+                    return Err(unclear(holder, asks_as.unwrap_or(next_hop)));
+                }
                 let holder = self.world.silent_holder(network, &machine.name, asks_as, next_hop);
                 let (network, holder) = (network.clone(), holder.map(Box::new));
                 Err(dead(machine, Cause::NobodyAnswers { network, next_hop, asks_as, holder }))
@@ -316,7 +331,11 @@ impl<'a> Walker<'a> {
             self.before_routing(machine, &mut packet);
             let addresses =
                 Addresses { source: packet.source, target: packet.target, mark: packet.mark };
-            match machine.input(dev, addresses).map_err(|cause| dead(machine, cause))? {
+            let input = machine.input(dev, addresses).map_err(|why| match why {
+                NotTaken::Dies(cause) => dead(machine, cause),
+                NotTaken::Unclear => unclear(machine, addresses.target),
+            })?;
+            match input {
                 Input::Forward(route) => {
                     self.while_forwarding(machine, &mut packet);
                     return Ok(Taken::Onwards(route, packet));
@@ -398,6 +417,9 @@ impl<'a> Walker<'a> {
             self.connection = Some(Connection { rewrites: false, ..connection });
             return Ok(Arrival { machine: director, packet });
         }
+        if route.kind == RouteKind::Unclear {
+            return Err(unclear(director, rip));
+        }
         if route.kind != RouteKind::Unicast {
             return Err(dead(director, Cause::RouteRefuses { target: rip }));
         }
@@ -461,6 +483,9 @@ fn start(client: &Machine, request: &WalkRequest<'_>) -> Onward<Packet> {
     let target = request.vip;
     let flow = Flow { source: None, target, iif: None, oif: None, mark: 0 };
     let route = client.route(&flow).ok_or_else(|| dead(client, Cause::NoRoute { target }))?;
+    if route.kind == RouteKind::Unclear {
+        return Err(unclear(client, target));
+    }
     let source = client.source_for(route, target);
     let source = source.ok_or_else(|| dead(client, Cause::NoSource { target }))?;
     Ok(Packet { source, target, port: request.port, mark: 0, inside: None })

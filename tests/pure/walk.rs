@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use lvsprov::names::HostName;
 use lvsprov::plan::simulate;
-use lvsprov::state::{Edit, HostState};
+use lvsprov::state::Routing;
 use lvsprov::topology::Topology;
-use lvsprov::walk::World;
+use lvsprov::walk::HostStates;
 
 use crate::support::cases::{Case, cases};
 use crate::support::playbooks::load;
-use crate::support::prediction::{Prediction, Record, announced, is_known, ways};
+use crate::support::prediction::{Prediction, Record, announced, is_known, seen_world, ways};
 
 pub fn cases() -> Vec<Case> {
     cases![the_walk_says_what_kernels_did]
@@ -33,29 +33,44 @@ fn records() -> Vec<PathBuf> {
 struct Replay {
     file: String,
     topology: Topology,
-    states: BTreeMap<HostName, HostState>,
+    states: HostStates,
+    routing: BTreeMap<HostName, Routing>,
 }
 
 fn the_walk_says_what_kernels_did() {
-    let (mut tried, mut wrong) = (0, Vec::new());
+    let (mut tried, mut routed, mut wrong) = (0, 0, Vec::new());
     for path in records() {
         let lines = BufReader::new(GzDecoder::new(File::open(&path).unwrap())).lines();
         let mut replay: Option<Replay> = None;
         for line in lines {
             match serde_json::from_str(&line.unwrap()).unwrap() {
-                Record::Cluster { file, kernel: _, states } => {
+                Record::Cluster { file, kernel: _, states, routing } => {
                     let topology = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(&file));
-                    replay = Some(Replay { file, topology, states });
+                    replay = Some(Replay { file, topology, states, routing });
                 }
                 Record::Broken { host, edit, served } => {
                     let replay = replay.as_ref().expect("a cluster comes first");
                     tried += 1;
-                    wrong.extend(replay.contradictions(&host, &edit, &served));
+                    let mut states = replay.states.clone();
+                    let state = states.get_mut(&host).unwrap();
+                    *state = simulate(state, [&*edit]).unwrap();
+                    let what = format!("{edit} on {host}");
+                    wrong.extend(replay.contradictions(&states, &replay.routing, &what, &served));
+                }
+                Record::Routed { host, commands, state, routing, served } => {
+                    let replay = replay.as_ref().expect("a cluster comes first");
+                    routed += 1;
+                    let mut states = replay.states.clone();
+                    states.insert(host.clone(), *state);
+                    let mut all = replay.routing.clone();
+                    all.insert(host.clone(), routing);
+                    let what = format!("ip {} on {host}", commands.join("; ip "));
+                    wrong.extend(replay.contradictions(&states, &all, &what, &served));
                 }
             }
         }
     }
-    println!("{tried} broken clusters");
+    println!("{tried} broken clusters, {routed} with routes and rules of others");
     assert!(tried >= 1_000, "only {tried} on record");
     assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -63,18 +78,15 @@ fn the_walk_says_what_kernels_did() {
 impl Replay {
     fn contradictions(
         &self,
-        host: &HostName,
-        edit: &Edit,
+        states: &HostStates,
+        routing: &BTreeMap<HostName, Routing>,
+        what: &str,
         served: &[(HostName, usize, Vec<Option<String>>)],
     ) -> Vec<String> {
-        let mut states = self.states.clone();
-        let state = states.get_mut(host).unwrap();
-        *state = simulate(state, [edit]).unwrap();
-        let world = World::of_file(&self.topology, &states);
+        let world = seen_world(&self.topology, states, routing);
         let ways = ways(&self.topology);
         let announced = announced(&world, &ways);
-        let what = format!("{edit} on {host}");
-        if is_known(&self.file, &what) {
+        if is_known(&self.file, what) {
             return Vec::new();
         }
         let wrong = served.iter().filter_map(|(client, number, served)| {

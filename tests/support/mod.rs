@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod any_tables;
 pub mod cases;
+pub mod foreign_routing;
 pub mod ipvsadm;
 pub mod netns_host;
 pub mod nft_tables;

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use lvsprov::desired::{ExpectedRequest, every_request};
 use lvsprov::names::HostName;
-use lvsprov::state::{Edit, HostState};
+use lvsprov::state::{Edit, HostState, Routing};
 use lvsprov::topology::Topology;
-use lvsprov::walk::{Cause, WalkVerdict, World};
+use lvsprov::walk::{Cause, HostStates, SeenHost, WalkVerdict, World};
 use serde::{Deserialize, Serialize};
 
 /// The requests of a client to a service, one for each real server.
@@ -48,6 +48,19 @@ pub fn is_known(file: &str, what: &str) -> bool {
     KNOWN.iter().any(|(known, begins, _)| file.contains(known) && what.starts_with(begins))
 }
 
+/// The hosts of `topology` as they were seen.
+pub fn seen_world(
+    topology: &Topology,
+    states: &HostStates,
+    routing: &BTreeMap<HostName, Routing>,
+) -> World {
+    let none = Routing::default();
+    let seen = states.iter().map(|(name, state)| {
+        (name.clone(), SeenHost { state, routing: routing.get(name).unwrap_or(&none) })
+    });
+    World::of_hosts(topology, &seen.collect(), &HostStates::new())
+}
+
 /// A line of a record.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,6 +73,9 @@ pub enum Record {
         kernel: String,
         /// What was seen.
         states: BTreeMap<HostName, HostState>,
+        /// Policy rules and other tables; a host that is missing has none of its own.
+        #[serde(default)]
+        routing: BTreeMap<HostName, Routing>,
     },
     /// What its clients got after one thing was broken.
     Broken {
@@ -68,6 +84,19 @@ pub enum Record {
         /// What.
         edit: Box<Edit>,
         /// By client and number of the service, who answered each request; `None`: none did.
+        served: Vec<(HostName, usize, Vec<Option<String>>)>,
+    },
+    /// What its clients got after routes or policy rules were added, and what was seen of the host then.
+    Routed {
+        /// Where.
+        host: HostName,
+        /// By these commands of `ip`.
+        commands: Vec<String>,
+        /// Its state then.
+        state: Box<HostState>,
+        /// Its policy rules and other tables then.
+        routing: Routing,
+        /// As in `Broken`.
         served: Vec<(HostName, usize, Vec<Option<String>>)>,
     },
 }

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what_others_made_is_left_shown_adopted_and_given_back", foreign),
         Case::new("the_director_waits_for_a_real_server_that_is_not_there", waiting),
         Case::new("a_cluster_that_answers_nobody_is_undone_and_says_why", answers_nobody),
+        Case::new("a_stateful_firewall_under_nat_is_refused_or_tracked", stateful_firewall),
         Case::new("without_a_client_that_is_reached_it_says_what_was_not_tried", no_client),
     ]
 }
@@ -273,13 +274,28 @@ fn answers_nobody() {
     let route = ["172.25.7.0/24", "dev", "eth0"];
     run("ip", &[&["-n", "client", "route", "del"], &route[..]].concat());
     let without = cluster.photograph();
-    let applied = cluster.expect(&["apply"], 5);
+    let unchanged = || {
+        let after = cluster.photograph();
+        assert!(without == after, "something was changed:\n{}", difference(&without, &after));
+    };
+    // The hosts show it beforehand, the file does not.
+    cluster.expect(&["check"], 0);
+    for command in ["plan", "apply"] {
+        let refused = cluster.expect(&[command], 5);
+        let why = "after this plan client gets no answer from tcp 172.25.7.200:80 by rs1: client has no \
+                   route to 172.25.7.200";
+        assert!(refused.contains(why), "{refused}");
+        unchanged();
+    }
+    let walked = cluster.expect(&["explain", "--live"], 3);
+    assert!(walked.contains("client has no route to 172.25.7.200"), "{walked}");
+    cluster.expect(&["explain"], 0);
+    let applied = cluster.expect(&["apply", "--allow-unanswered"], 5);
     assert!(applied.contains("no route (the client has no route to the VIP)"), "{applied}");
-    let after = cluster.photograph();
-    assert!(without == after, "it was not undone:\n{}", difference(&without, &after));
+    unchanged();
 
     // The state alone is as wanted.
-    let kept = cluster.expect(&["apply", "--verify", "state"], 0);
+    let kept = cluster.expect(&["apply", "--verify", "state", "--allow-unanswered"], 0);
     let line = "not proven by requests: tcp 172.25.7.200:80 (--verify state sends none)";
     assert!(kept.contains(line), "{kept}");
     assert!(inside("lvs", "ipvsadm", &["-Sn"]).contains("172.25.7.200:80"));
@@ -289,6 +305,63 @@ fn answers_nobody() {
     run("ip", &[&["-n", "client", "route", "add"], &route[..], &own].concat());
     let after = cluster.photograph();
     assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+}
+
+/// What firewalld and ufw do: packets of no known connection are dropped. Under NAT those are the replies.
+fn stateful_firewall() {
+    modules();
+    let services = "  - {vip: 172.25.254.100/24, port: 80, scheduler: rr, forward: nat, \
+                    real_servers: [{host: rs1, port: 8080}, {host: rs2, port: 8080}]}\n";
+    let cluster = Cluster::new(services, "172.25.254.1/24");
+    let before = cluster.photograph();
+    let firewalls: [&[&[&str]]; 2] = [
+        &[
+            &["nft", "add table inet old"],
+            &["nft", "add chain inet old forward { type filter hook forward priority 0; }"],
+            &["nft", "add chain inet old checked"],
+            &["nft", "add rule inet old forward counter jump checked"],
+            &["nft", "add rule inet old checked ct state invalid counter drop"],
+        ],
+        &[&["iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"]],
+    ];
+    let chains = ["inet old checked", "ip filter FORWARD"];
+    for (firewall, chain) in firewalls.into_iter().zip(chains) {
+        for command in firewall {
+            inside("lvs", command[0], &command[1..]);
+        }
+        let why = format!(
+            "the nftables chain {chain} drops packets that connection tracking calls invalid"
+        );
+        for command in ["plan", "apply"] {
+            let refused = cluster.expect(&[command], 5);
+            assert!(refused.contains(&why), "{refused}");
+        }
+        // The kernel agrees: without a listener a request that arrives is refused, and a reply that is dropped is silence.
+        let undone = cluster.expect(&["apply", "--allow-unanswered"], 5);
+        assert!(undone.contains("timed out (nothing came back"), "{undone}");
+        let text = std::fs::read_to_string(&cluster.file).unwrap();
+        let tracked = text.replace("netns: lvs,", "netns: lvs, ipvs: {settings: {conntrack: 1}},");
+        std::fs::write(&cluster.file, tracked).unwrap();
+        // Refused by the real server itself, through the director: the way works, and that is no reason to undo it.
+        let applied = cluster.expect(&["apply"], 0);
+        assert!(!applied.contains("timed out"), "{applied}");
+        cluster.expect(&["destroy"], 0);
+        std::fs::write(&cluster.file, text).unwrap();
+        inside("lvs", "nft", &["flush ruleset"]);
+    }
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    // A rule for some packets only is a caution.
+    let some: [&[&str]; 3] = [
+        &["add table inet old"],
+        &["add chain inet old forward { type filter hook forward priority 0; }"],
+        &["add rule inet old forward iifname eth9 ct state invalid drop"],
+    ];
+    for command in some {
+        inside("lvs", "nft", command);
+    }
+    let plan = cluster.expect(&["plan"], 4);
+    assert!(plan.contains("under further conditions, which are not read"), "{plan}");
 }
 
 fn no_client() {

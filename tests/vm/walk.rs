@@ -4,8 +4,9 @@
 //! What was seen and answered is recorded (`scripts/walk-record`); `pure` tries the walk on the record.
 //!
 //! What is broken: each setting that lvsprov made is taken away, each interface is set down, the VIP is put on hosts
-//! that must not have it, and settings of hosts are set to other values than they have. `make test` tries every
-//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all.
+//! that must not have it, settings of hosts are set to other values than they have, and routes and policy rules are added
+//! as a VPN or an old script would. `make test` tries every
+//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all, `LVSPROV_EVERY_MUTANT=routing` all routes and rules.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,15 +23,16 @@ use lvsprov::lab::{self, Lab, responders, targets};
 use lvsprov::names::HostName;
 use lvsprov::plan::simulate;
 use lvsprov::state::{
-    Address, AddressKey, ConfDev, ConfItem, Edit, HostState, Link, Receipt, Scope, Sysctl,
+    Address, AddressKey, ConfDev, ConfItem, Edit, HostState, Link, Receipt, Routing, Scope, Sysctl,
 };
 use lvsprov::topology::{Reach, Role, Topology};
 use lvsprov::transport::Options;
 use lvsprov::walk::{HostStates, World};
 
 use crate::support::cases::Case;
+use crate::support::foreign_routing::{self, ForeignRouting};
 use crate::support::playbooks::{load, playbooks};
-use crate::support::prediction::{Prediction, Record, announced, is_known, ways};
+use crate::support::prediction::{Prediction, Record, announced, is_known, seen_world, ways};
 
 /// One in so many mutants is tried by `make test`.
 const SHARE: usize = 18;
@@ -118,12 +120,15 @@ impl<'a> Cluster<'a> {
         let observed = session.observe(false).await;
         let mut states = HostStates::new();
         let mut receipts: BTreeMap<HostName, Receipt> = BTreeMap::new();
+        let mut routing = BTreeMap::new();
         for (host, observation) in observed {
             let observation = observation.unwrap();
             states.insert(host.clone(), observation.state);
+            routing.insert(host.clone(), observation.facts.routing);
             receipts.extend(observation.receipt.map(|receipt| (host, receipt)));
         }
-        let (mut wrong, _) = self.compare(&states, "nothing broken").await;
+        let (mut wrong, _) =
+            self.compare(&seen_world(self.topology, &states, &routing), "nothing broken").await;
         let mutants = mutants(self.topology, &mut states, &receipts);
         record(|| Record::Cluster {
             file: file.to_owned(),
@@ -132,18 +137,30 @@ impl<'a> Cluster<'a> {
                 .trim()
                 .to_owned(),
             states: states.clone(),
+            routing: routing.clone(),
         });
-        let every = std::env::var_os("LVSPROV_EVERY_MUTANT").is_some();
-        let step = if every { 1 } else { SHARE };
+        let every = std::env::var("LVSPROV_EVERY_MUTANT").unwrap_or_default();
+        let step = if every.is_empty() { SHARE } else { 1 };
+        let mutants = if every == "routing" { Vec::new() } else { mutants };
         let count = mutants.len();
         let mut tried = 0;
         for mutant in mutants.into_iter().step_by(step) {
             tried += 1;
-            let found = self.try_one(&mutant, &states).await;
+            let found = self.try_one(&mutant, &states, &routing).await;
             wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
             self.apply(&mut session).await;
             if mutant.edit.changed::<Link>().is_some() {
-                self.settle(&states).await;
+                self.settle(&seen_world(self.topology, &states, &routing)).await;
+            }
+        }
+        let foreign = foreign_routing::all(self.topology);
+        let count = count + foreign.len();
+        // Not all of them begin with the same command, and a host has always the same number of them.
+        for (nth, mutant) in foreign.into_iter().enumerate() {
+            if !every.is_empty() || nth % SHARE == file.len() % SHARE {
+                tried += 1;
+                let found = self.try_routing(&mutant, &mut session).await;
+                wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
             }
         }
         session.close().await;
@@ -170,13 +187,19 @@ impl<'a> Cluster<'a> {
     }
 
     /// Breaks it, compares, and takes it back.
-    async fn try_one(&self, mutant: &Mutant, states: &HostStates) -> Vec<String> {
+    async fn try_one(
+        &self,
+        mutant: &Mutant,
+        states: &HostStates,
+        routing: &BTreeMap<HostName, Routing>,
+    ) -> Vec<String> {
         let Mutant { host, edit } = mutant;
         let mut broken = states.clone();
         let state = broken.get_mut(host).unwrap();
         *state = simulate(state, [edit]).unwrap();
         drift::inflict(&self.lab, host, edit).unwrap();
-        let (wrong, served) = self.compare(&broken, &format!("{edit} on {host}")).await;
+        let world = seen_world(self.topology, &broken, routing);
+        let (wrong, served) = self.compare(&world, &format!("{edit} on {host}")).await;
         record(|| Record::Broken { host: host.clone(), edit: Box::new(edit.clone()), served });
         // What is not lvsprov's, apply does not mend.
         if let Some(back) = edit.inverse() {
@@ -185,10 +208,51 @@ impl<'a> Cluster<'a> {
         wrong
     }
 
+    /// Adds routes and rules, looks at the hosts, compares, and takes them back.
+    async fn try_routing(&self, mutant: &ForeignRouting, session: &mut Session<'_>) -> Vec<String> {
+        let ForeignRouting { host, commands, back } = mutant;
+        // What the kernel refuses (a gateway that is no neighbour) is nothing to compare.
+        let all_done = commands.iter().all(|command| self.ip(host, command));
+        let mut wrong = Vec::new();
+        if all_done {
+            let observed = session.observe(false).await;
+            let (mut states, mut routing) = (HostStates::new(), BTreeMap::new());
+            for (name, observation) in observed {
+                let observation = observation.unwrap();
+                states.insert(name.clone(), observation.state);
+                routing.insert(name, observation.facts.routing);
+            }
+            let world = seen_world(self.topology, &states, &routing);
+            let what = format!("ip {} on {host}", commands.join("; ip "));
+            let (found, served) = self.compare(&world, &what).await;
+            wrong = found;
+            record(|| Record::Routed {
+                host: host.clone(),
+                commands: commands.clone(),
+                state: Box::new(states[host].clone()),
+                routing: routing[host].clone(),
+                served,
+            });
+        }
+        for command in back {
+            self.ip(host, command);
+        }
+        wrong
+    }
+
+    fn ip(&self, host: &HostName, command: &str) -> bool {
+        let family = if command.contains(':') { "-6" } else { "-4" };
+        let run = || {
+            let mut ip = Command::new("ip");
+            ip.arg(family).args(command.split(' ')).output()
+        };
+        self.lab.run_in(host, run).unwrap().unwrap().status.success()
+    }
+
     /// Waits until all is as before: a device that comes up looks for duplicates of its IPv6 addresses first.
-    async fn settle(&self, states: &HostStates) {
+    async fn settle(&self, world: &World) {
         for _ in 0..20 {
-            if self.compare(states, "nothing broken").await.0.is_empty() {
+            if self.compare(world, "nothing broken").await.0.is_empty() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -197,15 +261,14 @@ impl<'a> Cluster<'a> {
     }
 
     /// Asks every service from every client, and says where the walk was wrong.
-    async fn compare(&self, states: &HostStates, what: &str) -> (Vec<String>, Served) {
+    async fn compare(&self, world: &World, what: &str) -> (Vec<String>, Served) {
         self.forget_neighbours();
-        let world = World::of_file(self.topology, states);
         let mut served_all = Vec::new();
         let mut wrong = Vec::new();
         let all_ways = ways(self.topology);
-        let announced = announced(&world, &all_ways);
+        let announced = announced(world, &all_ways);
         for ((client, number), ways) in all_ways {
-            let says = Prediction::of(&world, &announced, &ways);
+            let says = Prediction::of(world, &announced, &ways);
             let Some(target) = targets::of_service(ways[0].service).first().copied() else {
                 continue;
             };

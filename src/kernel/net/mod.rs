@@ -10,6 +10,7 @@ pub mod fou;
 mod fuzz;
 mod links;
 mod routes;
+mod rules;
 mod tunnels;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
 use crate::names::IfName;
-use crate::state::{Address, AddressKey, Link, Route, RouteKey, TunnelDevice};
+use crate::state::{Address, AddressKey, Link, Route, RouteKey, Routing, TunnelDevice};
+use routes::AllRoutes;
 
 pub use links::{LinksByIndex, ObservedLink};
 
@@ -51,6 +53,8 @@ pub struct NetState {
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The route in use to each destination.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// All else that decides the way of a packet.
+    pub routing: Routing,
 }
 
 impl Net {
@@ -62,12 +66,13 @@ impl Net {
         Ok(Self { handle, driver: tokio::spawn(connection) })
     }
 
-    /// Reads links, addresses and routes.
+    /// Reads links, addresses, routes and policy rules.
     pub async fn read(&self) -> Result<NetState> {
         let links = self.links().await?;
         let addresses = self.addresses(&links).await?;
-        let routes = self.routes(&links).await?;
-        let mut state = NetState { addresses, routes, ..NetState::default() };
+        let AllRoutes { main: routes, beside } = self.all_routes(&links).await?;
+        let routing = Routing { rules: self.rules().await?, routes: beside };
+        let mut state = NetState { addresses, routes, routing, ..NetState::default() };
         for link in links.into_values() {
             if let Some(hardware) = link.hardware {
                 state.hardware.insert(link.name.clone(), hardware);

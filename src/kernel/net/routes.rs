@@ -12,18 +12,29 @@ use netlink_packet_route::route::{
 };
 use nix::errno::Errno;
 
+use super::rules::beside_main;
 use super::{LinksByIndex, Net, errno_of, refused};
 use crate::kernel::error::{Error, Result};
+use crate::state::routing::{MAIN, RouteEntry};
 use crate::state::{Route, RouteKey, Scope};
 
 /// `IP6_RT_PRIO_USER`: the metric that the kernel gives an IPv6 route without one. Its canonical form is 0:
 /// a route without metric, with 0 or with 1024 is the same. In IPv4 0 and 1024 are different metrics.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
 
+/// The routes of a host.
+#[derive(Debug, Default)]
+pub(super) struct AllRoutes {
+    /// Of the main table; of several to one destination the one in use.
+    pub main: BTreeMap<RouteKey, Route>,
+    /// What [`crate::state::Routing`] holds of routes.
+    pub beside: Vec<RouteEntry>,
+}
+
 impl Net {
-    /// Dumps the main table. Of several routes to one destination it keeps the one in use.
-    pub async fn routes(&self, links: &LinksByIndex) -> Result<BTreeMap<RouteKey, Route>> {
-        let mut best = BTreeMap::new();
+    /// Dumps all tables.
+    pub(super) async fn all_routes(&self, links: &LinksByIndex) -> Result<AllRoutes> {
+        let mut all = AllRoutes::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
@@ -35,18 +46,22 @@ impl Net {
                 .try_collect()
                 .await
                 .map_err(|error| refused("cannot read the routes".to_owned(), error))?;
-            for message in messages.iter().filter(|message| in_main_table(message, family)) {
-                if let Some((key, route)) = observed(message, links) {
-                    keep_better(&mut best, key, route);
+            // A kernel without IPv6 answers with other families.
+            for message in messages.iter().filter(|it| it.header.address_family == family) {
+                if is_of_main_table(message)
+                    && let Some((key, route)) = observed(message, links)
+                {
+                    keep_better(&mut all.main, key, route);
                 }
+                all.beside.extend(beside_main(message, links));
             }
         }
-        Ok(best)
+        Ok(all)
     }
 
     async fn present_route(&self, key: &RouteKey) -> Result<(LinksByIndex, Option<Route>)> {
         let links = self.links().await?;
-        let route = self.routes(&links).await?.remove(key);
+        let route = self.all_routes(&links).await?.main.remove(key);
         Ok((links, route))
     }
 
@@ -127,17 +142,18 @@ impl Net {
     }
 }
 
-/// Whether it is a route of `family` in the main table, and not a cache entry (RTM_F_CLONED). A kernel without
-/// IPv6 answers with other families.
-fn in_main_table(message: &RouteMessage, family: AddressFamily) -> bool {
+/// Whether it is a route of the main table, and not a cache entry (RTM_F_CLONED).
+fn is_of_main_table(message: &RouteMessage) -> bool {
+    table_of(message) == MAIN && !message.header.flags.contains(RouteFlags::Cloned)
+}
+
+/// Its table: numbers above 255 do not fit into the header.
+pub(super) fn table_of(message: &RouteMessage) -> u32 {
     let table = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    let header = &message.header;
-    header.address_family == family
-        && table.unwrap_or_else(|| header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
-        && !header.flags.contains(RouteFlags::Cloned)
+    table.unwrap_or_else(|| message.header.table.into())
 }
 
 /// Keeps the route that the kernel uses: the lowest metric; of equal metrics the first of the dump. A route
@@ -208,11 +224,16 @@ pub(super) fn observed(message: &RouteMessage, links: &LinksByIndex) -> Option<(
             other => route.unsupported.push(words(&format!("{other:?}"))),
         }
     }
-    if v6 && route.metric == IPV6_DEFAULT_METRIC {
-        route.metric = 0;
+    if v6 {
+        route.metric = canonical_metric(route.metric);
     }
     let net = IpNet::new(destination, header.destination_prefix_length).ok()?;
     Some((RouteKey(net.trunc()), route))
+}
+
+/// The canonical form of a metric of IPv6.
+pub(super) fn canonical_metric(metric: u32) -> u32 {
+    if metric == IPV6_DEFAULT_METRIC { 0 } else { metric }
 }
 
 /// `Mtu(1400)` as `mtu 1400`: netlink-packet-route has only `Debug` for these.
@@ -220,7 +241,7 @@ fn words(debug: &str) -> String {
     debug.replace('(', " ").replace(')', "").to_lowercase()
 }
 
-fn unspecified(v6: bool) -> IpAddr {
+pub(super) fn unspecified(v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
     } else {
@@ -228,7 +249,7 @@ fn unspecified(v6: bool) -> IpAddr {
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),

@@ -1,7 +1,8 @@
 //! nftables over netlink, with lvsprov's own codec: lvsprov's tables, decoded exactly and replaced as a whole.
 //!
 //! [`expr`], [`rule`], [`codec`] and [`table`] encode and decode, and are pure; [`socket`] sends and receives.
-//! A host needs no `nft` program. Of tables that lvsprov did not make only family and name are read.
+//! A host needs no `nft` program. Of tables that lvsprov did not make it reads family and name, and which of their rules drop
+//! what connection tracking calls invalid ([`foreign`]).
 //! Which crates were tried, and why none is used: docs/libraries.md.
 //!
 //! What the rules do, and what they do not:
@@ -16,6 +17,7 @@
 pub mod codec;
 mod explain;
 pub mod expr;
+pub mod foreign;
 pub mod rule;
 pub mod socket;
 pub mod table;

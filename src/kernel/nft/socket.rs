@@ -21,17 +21,21 @@ use nix::sys::socket::{
 
 use super::codec::{self, ANY, INET, message};
 use super::explain::{CURE_MISSING, cannot_read, explain, keeps_changing, undecodable};
+use super::foreign;
 use super::table::{self, BatchMessage, TableContents};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST};
 use crate::kernel::wire::{self, WireError};
-use crate::state::{PacketRules, TableName};
+use crate::state::{PacketRules, StatefulDrop, TableName};
 
 /// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END (include/uapi/linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `struct nfgenmsg` of both: family, version, and the subsystem of the batch.
 const BATCH_HEADER: [u8; 4] = [ANY, 0, 0, codec::SUBSYSTEM];
+
+/// Families whose chains routed packets of IP pass: NFPROTO_INET, _IPV4, _IPV6.
+const ROUTED: [u8; 3] = [INET, 2, 10];
 
 /// Seconds to wait for an answer: a new chain may load modules.
 const PATIENCE_S: i64 = 30;
@@ -49,6 +53,8 @@ pub struct NftObservation {
     pub tables: BTreeMap<TableName, PacketRules>,
     /// Family and name of all other tables, fit for a terminal: `ip filter`.
     pub unmanaged: BTreeSet<String>,
+    /// Rules of these that drop what connection tracking calls invalid.
+    pub stateful_drops: Vec<StatefulDrop>,
 }
 
 /// Why a read gave no result.
@@ -133,7 +139,7 @@ impl NftSocket {
     fn try_to_read(&mut self) -> std::result::Result<(NftObservation, u32), NftReadError> {
         let before = self.generation()?;
         let mut observation = NftObservation::default();
-        let mut managed = Vec::new();
+        let (mut managed, mut foreign) = (Vec::new(), Vec::new());
         let tables = self
             .dump(message::GETTABLE, ANY, &[], |family, body| Ok((family, codec::table(body)?)))?;
         for (family, found) in tables {
@@ -141,13 +147,21 @@ impl NftSocket {
             if let Some(name) = name.and_then(|name| name.parse::<TableName>().ok()) {
                 managed.push((name, found));
             } else {
-                let name = table::printable(&found.name);
-                observation.unmanaged.insert(format!("{} {name}", table::family(family)));
+                let printable = table::printable(&found.name);
+                let named = format!("{} {printable}", table::family(family));
+                observation.unmanaged.insert(named.clone());
+                // 1: NFT_TABLE_F_DORMANT.
+                if ROUTED.contains(&family) && found.flags & 1 == 0 {
+                    foreign.push((family, named, found.name));
+                }
             }
         }
-        if managed.is_empty() {
+        if managed.is_empty() && foreign.is_empty() {
             // A single dump: the kernel itself marks an interrupted one.
             return Ok((observation, before));
+        }
+        for (family, named, table) in foreign {
+            observation.stateful_drops.extend(self.stateful_drops(family, &named, &table)?);
         }
         let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
         for (name, found) in managed {
@@ -161,6 +175,26 @@ impl NftSocket {
         } else {
             Err(NftReadError::Interrupted)
         }
+    }
+
+    /// What [`foreign::drops`] finds in a table. Its rules are read only if one of its chains is on the way.
+    fn stateful_drops(
+        &mut self,
+        family: u8,
+        named: &str,
+        table: &[u8],
+    ) -> std::result::Result<Vec<StatefulDrop>, NftReadError> {
+        let mut chains = self.dump(message::GETCHAIN, family, &[], |_, body| codec::chain(body))?;
+        chains.retain(|chain| chain.table == table);
+        let Ok(name) = std::str::from_utf8(table) else { return Ok(Vec::new()) };
+        if !chains.iter().any(foreign::is_on_the_way) {
+            return Ok(Vec::new());
+        }
+        let of_table = codec::of_table(name).into_bytes();
+        let mut rules =
+            self.dump(message::GETRULE, family, &of_table, |_, body| foreign::rule(body))?;
+        rules.retain(|rule| rule.table == table);
+        Ok(foreign::drops(named, &chains, &rules))
     }
 
     /// The contents of a table. Old kernels dump those of all tables: the others are dropped here.

@@ -152,13 +152,17 @@ async fn survey<'s>(
 ) -> (Session<'s>, Observations, ClusterPlan) {
     let mut session = Session::open(scenario.topology, &scenario.settings).await;
     let observed = session.observe(false).await;
-    let plan = cluster_plan::plan(
+    let mut plan = cluster_plan::plan(
         scenario.topology,
         &session.desired,
         &observed,
         session.absent(),
         direction,
     );
+    // As `plan` and `apply` do.
+    if direction != Direction::Destroy {
+        plan.refuse_unanswered(scenario.topology, &session.desired, &observed);
+    }
     (session, observed, plan)
 }
 

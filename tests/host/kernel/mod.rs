@@ -13,6 +13,7 @@ mod network;
 mod nft;
 mod renewed;
 mod retries;
+mod routing;
 mod timer;
 mod values;
 mod wire;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         nft::cases(),
         renewed::cases(),
         retries::cases(),
+        routing::cases(),
         timer::cases(),
         values::cases(),
         wire::cases(),

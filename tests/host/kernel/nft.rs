@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         drift_is_seen_and_mended,
         a_rule_of_ours_that_somebody_else_added_is_seen_as_it_is,
         other_tables_are_named_and_left_alone,
+        rules_that_drop_invalid_packets_on_their_way_are_found,
         this_kernel_is_known_to_have_nftables,
         thousands_of_rules_are_one_transaction,
         others_may_write_at_the_same_time,
@@ -33,6 +34,45 @@ pub fn cases() -> Vec<Case> {
         the_mss_is_made_smaller_and_never_greater,
         connections_leave_with_the_address_of_the_host
     ]
+}
+
+fn rules_that_drop_invalid_packets_on_their_way_are_found() {
+    let netns = NetnsHost::with_lo();
+    let ruleset = "table inet old {
+            chain in { type filter hook input priority 0; ct state invalid drop; }
+            chain early { type filter hook prerouting priority -300; ct state invalid drop; }
+            chain forward {
+                type filter hook forward priority 0;
+                counter log jump checked
+                iifname \"eth9\" jump sometimes
+                ct state established,related accept
+            }
+            chain checked { ct state invalid counter drop; }
+            chain sometimes { ct state invalid reject; }
+            chain never { ct state invalid drop; }
+            chain new { type filter hook forward priority 1; ct state new drop; }
+        }
+        table ip asleep {
+            flags dormant;
+            chain forward { type filter hook forward priority 0; ct state invalid drop; }
+        }
+        table ip6 six {
+            chain mangled { type filter hook prerouting priority -150; ct state invalid drop; }
+        }
+        table arp other {
+            chain in { type filter hook input priority 0; drop; }
+        }";
+    nft(&netns, ruleset);
+    let found: Vec<(String, bool)> = netns
+        .look(&[])
+        .facts
+        .stateful_drops
+        .into_iter()
+        .map(|drop| (drop.chain, drop.always))
+        .collect();
+    let expected =
+        [("inet old checked", true), ("inet old sometimes", false), ("ip6 six mangled", true)];
+    assert_eq!(found, expected.map(|(chain, always)| (chain.to_owned(), always)));
 }
 
 /// Ends a thread that works beside a test, also if the test fails.

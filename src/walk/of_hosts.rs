@@ -1,0 +1,134 @@
+//! The hosts as they were seen. What was not seen is as the file says ([`super::of_file`]).
+
+use std::collections::BTreeMap;
+
+use super::World;
+use super::machine::{Device, DeviceAddress, Machine};
+use super::of_file::{HostStates, kind_of, of_address};
+use super::routes::Routes;
+use crate::names::{HostName, IfName};
+use crate::state::routing::{LOCAL, MAIN, PolicyRule, RouteEntry, Routing, default_rules};
+use crate::state::{
+    Address, Conf6Item, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Sysctl, VsItem,
+};
+use crate::topology::{Host, Topology};
+
+/// A host as it was seen, or as it would be after a change.
+#[derive(Debug, Clone, Copy)]
+pub struct SeenHost<'a> {
+    /// Its state, with the settings of [`sysctls`].
+    pub state: &'a HostState,
+    /// Policy rules and other tables.
+    pub routing: &'a Routing,
+}
+
+impl World {
+    /// The hosts of `topology` as they were `seen`; the others with `states` set on them, as the file has them.
+    pub fn of_hosts(
+        topology: &Topology,
+        seen: &BTreeMap<HostName, SeenHost<'_>>,
+        states: &HostStates,
+    ) -> Self {
+        let none = HostState::default();
+        Self::new(topology.hosts.values().map(|host| match seen.get(&host.name) {
+            Some(seen) => Machine::of_host(host, *seen),
+            None => Machine::of_file(host, states.get(&host.name).unwrap_or(&none)),
+        }))
+    }
+}
+
+/// The settings that decide what becomes of a packet on `host`.
+pub fn sysctls(host: &Host, state: &HostState) -> Vec<Sysctl> {
+    let own = host.interfaces.keys().chain(state.tunnels.keys());
+    let of_modules = state.modules.iter().filter_map(|module| module.device()?.parse().ok());
+    let devices = own.cloned().chain(of_modules).map(ConfDev::Dev).chain([ConfDev::All]);
+    let of_device = |dev: ConfDev| {
+        let v4 = [
+            ConfItem::RpFilter,
+            ConfItem::ArpIgnore,
+            ConfItem::ArpAnnounce,
+            ConfItem::AcceptLocal,
+            ConfItem::Forwarding,
+        ];
+        let v6 = Sysctl::Conf6(dev.clone(), Conf6Item::Forwarding);
+        v4.map(|item| Sysctl::Conf(dev.clone(), item)).into_iter().chain([v6])
+    };
+    let whole = [Sysctl::IpForward, Sysctl::Ip6Forward];
+    devices.flat_map(of_device).chain(whole).chain([Sysctl::Vs(VsItem::Conntrack)]).collect()
+}
+
+impl Machine {
+    fn of_host(host: &Host, SeenHost { state, routing }: SeenHost<'_>) -> Self {
+        let rules = if routing.rules.is_empty() { default_rules() } else { routing.rules.clone() };
+        let mut machine = Self {
+            name: host.name.clone(),
+            devices: devices(host, state),
+            sysctls: state.sysctls.clone(),
+            routes: Routes::default(),
+            custom_rules: has_custom_rules(&rules),
+            rules,
+            services: state.services.clone(),
+            packet_rules: state.tables.values().flat_map(|table| table.rules.clone()).collect(),
+            gue_ports: state.gue_ports.iter().map(|it| (it.v6, it.port)).collect(),
+        };
+        for (dev, device) in &machine.devices {
+            let of_device =
+                device.addresses.iter().flat_map(|own| of_address(dev, device, own.net));
+            // Routes to subnets were seen with the others.
+            of_device
+                .filter(|route| route.table == LOCAL)
+                .for_each(|route| machine.routes.add(route));
+        }
+        let not_plain = |(key, route): &(&RouteKey, &Route)| {
+            let is_this = |it: &RouteEntry| {
+                it.table == MAIN && it.destination == key.0 && it.metric == route.metric
+            };
+            routing.routes.iter().any(is_this)
+        };
+        for (key, route) in state.routes.iter().filter(|it| !not_plain(it)) {
+            machine.routes.add(machine.configured(key, route));
+        }
+        for route in &routing.routes {
+            machine.routes.add(RouteEntry::clone(route));
+        }
+        machine
+    }
+}
+
+/// Whether rules of IPv4 were added to the kernel's own (net/ipv4/fib_rules.c, `fib_has_custom_rules`).
+fn has_custom_rules(rules: &[PolicyRule]) -> bool {
+    let own = default_rules();
+    let v4 = |rules: &[PolicyRule]| -> Vec<PolicyRule> {
+        rules.iter().filter(|rule| !rule.ipv6).cloned().collect()
+    };
+    v4(rules) != v4(&own)
+}
+
+fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
+    let mut all: BTreeMap<IfName, Device> = state
+        .links
+        .iter()
+        .map(|(dev, link)| {
+            let kind = kind_of(host, state, dev);
+            (dev.clone(), Device { kind, up: *link == Link::Up, addresses: Vec::new() })
+        })
+        .collect();
+    // The kernel keeps the order in which addresses were added, and its first is the source of what the host sends:
+    // those that the file says the host has were there before the VIPs.
+    let of_file = |dev: &IfName| {
+        host.interfaces.get(dev).map(|it| it.addresses.as_slice()).unwrap_or_default()
+    };
+    for (dev, device) in &mut all {
+        let seen = state.addresses.iter().filter(|(key, _)| key.dev == *dev);
+        let (own, added): (Vec<_>, Vec<_>) =
+            seen.partition(|(key, _)| of_file(dev).contains(&key.net));
+        for (key, Address { scope, deprecated, .. }) in own.into_iter().chain(added) {
+            device.addresses.push(DeviceAddress {
+                net: key.net,
+                scope: *scope,
+                deprecated: *deprecated,
+            });
+        }
+    }
+    all
+}
