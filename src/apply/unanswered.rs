@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::cluster_plan::{ClusterPlan, HostPlanResult};
 use super::session::Observations;
+use crate::check::cure_of_death;
 use crate::desired::{Desired, expected_requests};
 use crate::names::HostName;
 use crate::plan::preflight::Obstacle;
@@ -204,7 +205,7 @@ fn obstacles(
             why: format!("{what} is lost on its way, and no host logs it"),
             cure: format!(
                 "{}; `lvsprov explain FILE --live` shows the whole way; --allow-unanswered applies it all the same",
-                death.cause.cure(&death.host)
+                cure_of_death(topology, &death)
             ),
         });
     }

@@ -1,14 +1,14 @@
 //! Lookups that the rules share, built once. A rule visits every real server of every service; a scan
 //! over all services for each of them would take minutes on a large file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::names::{HostName, IfName, NetworkName};
-use crate::topology::{Forward, Host, Interface, Role, Service, Topology};
+use crate::topology::{Forward, Gateway, Host, Interface, Role, Service, Topology};
 
 /// Lookups by address and by host.
 #[derive(Default)]
@@ -23,12 +23,18 @@ pub(super) struct Index<'a> {
     pub clients: Vec<&'a Host>,
     /// Directors of services with `nat` or `fullnat`.
     pub rewriting: HashSet<&'a HostName>,
+    /// Hosts that forward: routers, then these directors.
+    pub forwarding: Vec<&'a Host>,
     /// Directors of at least one service.
     pub directors: BTreeSet<&'a HostName>,
     /// Real servers of at least one service.
     pub serving: HashSet<&'a HostName>,
     /// On-link subnets that a director gets from the prefix lengths of its VIPs.
     subnets: HashMap<&'a HostName, Subnets<'a>>,
+    /// Cache: the next hops of packets from a host to IPv4 or IPv6 clients.
+    pub hops_of_replies: RefCell<HashMap<(&'a HostName, bool), Vec<&'a Gateway>>>,
+    /// What looking for missing routes has cost so far.
+    pub spent_on_cures: Cell<usize>,
     /// Cache: whether a host shares a subnet with an interface of a director.
     pub common: RefCell<HashMap<(&'a HostName, &'a HostName, &'a IfName), bool>>,
 }
@@ -71,6 +77,12 @@ impl<'a> Index<'a> {
                 subnets.by_net.insert(net.trunc(), (interface, net));
             }
         }
+        let hosts = topology.hosts.values();
+        let forwards = |host: &&Host| {
+            host.roles.contains(&Role::Router) || index.rewriting.contains(&host.name)
+        };
+        index.forwarding = hosts.filter(forwards).collect();
+        index.forwarding.sort_by_key(|host| !host.roles.contains(&Role::Router));
         index
     }
 

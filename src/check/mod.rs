@@ -27,6 +27,7 @@
 //! | 36 | sh and mh without fallback | `hash-without-fallback` (warning) | weights, ignored-values |
 //! | 37 | two directors that forward to each other; backup_only without a backup daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
 //! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
+//! | - | a static route to what the host has itself, or by a host that drops the packets | `route-to-connected`, `route-via-no-router` (warning) | routes |
 //! | - | weights that cannot grow | `ramp-without-effect` (warning) | pace |
 //! | - | marked packets go to the mark's service, not to the service of their address | `mark-overlaps` | marks |
 //!
@@ -34,12 +35,15 @@
 //! on hosts only. Trap 38 needs keys that this version of the format does not have.
 
 mod allow;
+mod cure;
 mod index;
 mod ipvs;
 mod marks;
+mod nat;
 mod pace;
 mod path;
 mod reach;
+mod routes;
 mod services;
 mod tunnels;
 mod values;
@@ -49,6 +53,7 @@ mod walk;
 use crate::finding::{DeniedFindings, Finding, Severity, SilencedFinding};
 use crate::topology::{self, Service, Topology, UnclearHosts, Vip};
 
+pub use cure::cure_of_death;
 use index::Index;
 
 /// The result of [`examine`].
@@ -169,11 +174,13 @@ const RULES: &[RuleFunction] = &[
     reach::fullnat_no_route,
     reach::family_without_client,
     reach::director_is_gateway,
-    reach::nat_gateway,
-    reach::nat_client_on_link,
+    nat::nat_gateway,
+    nat::nat_client_on_link,
     reach::vip_unreachable,
     reach::no_way_back,
     reach::router_not_reached,
+    routes::to_connected,
+    routes::via_no_router,
 ];
 
 fn apply(subject: &Subject<'_>) -> Vec<Finding> {

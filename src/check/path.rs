@@ -1,4 +1,4 @@
-//! The path of a packet from host to host, by the file's addresses and gateways.
+//! The path of a packet from host to host, by the file's addresses, routes and gateways.
 //!
 //! A coarse walk over routes, for rules: the packet arrives, stops at a host, or leaves the hosts of the
 //! file. It ignores ARP, rp_filter and IPVS.
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::Subject;
 use crate::names::{HostName, NetworkName};
-use crate::topology::{Host, Interface, Role, Service};
+use crate::topology::{Gateway, Host, Interface, NextHop, Role, Service};
 
 /// The end of a walk.
 #[derive(Clone, Copy)]
@@ -44,9 +44,26 @@ impl<'a> Subject<'a> {
 
     /// Walks from `from` to `to`.
     pub fn walk(&self, from: &'a Host, to: IpAddr) -> WalkEnd<'a> {
+        self.walk_noting(from, to, |_| {})
+    }
+
+    /// The same, with the hosts on the way, `from` first.
+    pub fn walk_passing(&self, from: &'a Host, to: IpAddr) -> (WalkEnd<'a>, Vec<&'a Host>) {
+        let mut passed = Vec::new();
+        let end = self.walk_noting(from, to, |host| passed.push(host));
+        (end, passed)
+    }
+
+    fn walk_noting(
+        &self,
+        from: &'a Host,
+        to: IpAddr,
+        mut note: impl FnMut(&'a Host),
+    ) -> WalkEnd<'a> {
         let mut passed = BTreeSet::from([&from.name]);
         let mut here = from;
         loop {
+            note(here);
             here = match self.next_hop(here, to) {
                 Err(end) => return end,
                 Ok(next) if self.has(next, to) => return WalkEnd::Arrives,
@@ -64,7 +81,8 @@ impl<'a> Subject<'a> {
         if self.has(here, to) {
             return Err(WalkEnd::Arrives);
         }
-        if let Some((interface, _)) = self.on_link(here, to) {
+        let hop = here.next_hop_beside(self.on_link(here, to), to);
+        if let Some(NextHop::OnLink(interface, _)) = hop {
             return match self.holder(to) {
                 Some((holder, wire)) if Some(wire) == interface.network.as_ref() => Ok(holder),
                 Some(_) => Err(WalkEnd::WrongWire(here, interface)),
@@ -77,11 +95,43 @@ impl<'a> Subject<'a> {
         if self.is_unclear(here) || self.has_unclear_gateway(here) {
             return Err(WalkEnd::Unknown);
         }
-        match here.gateway_for(to).map(|g| g.host.as_ref()) {
-            None => Err(WalkEnd::NoGateway(here)),
-            Some(None) => Err(WalkEnd::Unknown),
-            Some(Some(name)) => self.host(name).ok_or(WalkEnd::Unknown),
+        let Some(NextHop::Via(gateway)) = hop else { return Err(WalkEnd::NoGateway(here)) };
+        gateway.host.as_ref().and_then(|name| self.host(name)).ok_or(WalkEnd::Unknown)
+    }
+
+    /// The next hops of packets from `host` to clients of the family of `address`: of its static routes to clients,
+    /// and its default gateway, unless each client is behind a static route.
+    pub fn hops_of_replies(&self, host: &'a Host, address: IpAddr) -> Vec<&'a Gateway> {
+        let gateway = host.gateway_for(address);
+        if host.routes.is_empty() {
+            return gateway.into_iter().collect();
         }
+        let key = (&host.name, address.is_ipv4());
+        if let Some(known) = self.index.hops_of_replies.borrow().get(&key) {
+            return known.clone();
+        }
+        let clients = self.index.clients.iter().filter(|client| !self.is_unclear(client));
+        let addresses =
+            clients.flat_map(|client| client.interfaces.values()).flat_map(|it| &it.addresses);
+        let of_family = addresses.map(IpNet::addr).filter(|it| it.is_ipv4() == address.is_ipv4());
+        let mut hops: Vec<&Gateway> = Vec::new();
+        let mut some_by_gateway = false;
+        for hop in of_family.map(|client| host.next_hop_beside(self.on_link(host, client), client))
+        {
+            match hop {
+                Some(NextHop::Via(hop)) if Some(hop) != gateway => {
+                    if !hops.contains(&hop) {
+                        hops.push(hop);
+                    }
+                }
+                _ => some_by_gateway = true,
+            }
+        }
+        if some_by_gateway || hops.is_empty() {
+            hops.extend(gateway);
+        }
+        self.index.hops_of_replies.borrow_mut().insert(key, hops.clone());
+        hops
     }
 
     /// The interface on which `address` is on-link, with the host's own address there. On a director the
@@ -100,10 +150,14 @@ impl<'a> Subject<'a> {
         neighbour.then_some(director)
     }
 
-    /// Whether `here` is a router that shares a subnet with the director on the VIP's network.
+    /// Whether `here` is a router that shares a subnet with the director on the VIP's network, and to which the
+    /// file gives no route to the VIP.
     pub fn takes_host_route(&self, here: &'a Host, service: &'a Service) -> bool {
         let Some(director) = self.host(&service.director) else { return false };
         let outside = service.vip.as_ref().and_then(|vip| director.interfaces.get(&vip.interface));
+        if service.vip_address().is_some_and(|vip| here.route_for(vip).is_some()) {
+            return false;
+        }
         let Some(interface) = outside.filter(|_| here.roles.contains(&Role::Router)) else {
             return false;
         };
@@ -117,7 +171,7 @@ impl<'a> Subject<'a> {
         })
     }
 
-    fn has(&self, host: &Host, address: IpAddr) -> bool {
+    pub fn has(&self, host: &Host, address: IpAddr) -> bool {
         host.interface_with(address).is_some() || self.is_vip_of(host, address)
     }
 
@@ -132,7 +186,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The host that answers ARP for `address`, and the network.
-    fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
+    pub fn holder(&self, address: IpAddr) -> Option<(&'a Host, &'a NetworkName)> {
         if let Some(service) = self.index.vips.get(&address) {
             let host = self.host(&service.director)?;
             let vip = service.vip.as_ref()?;
@@ -142,16 +196,18 @@ impl<'a> Subject<'a> {
     }
 
     /// Routers forward, and directors of NAT and FULLNAT services.
-    fn forwards(&self, host: &Host) -> bool {
+    pub fn forwards(&self, host: &Host) -> bool {
         host.roles.contains(&Role::Router) || self.index.rewriting.contains(&host.name)
     }
 }
 
 /// The source address of packets from `host` to `to`.
 pub(super) fn source(host: &Host, to: IpAddr) -> Option<IpAddr> {
-    if let Some((_, net)) = host.on_link(to) {
-        return Some(net.addr());
+    match host.next_hop(to)? {
+        NextHop::OnLink(_, net) => Some(net.addr()),
+        NextHop::Via(gateway) => {
+            let own = host.interfaces.get(&gateway.interface)?.addresses.iter();
+            own.filter(|net| net.contains(&gateway.address)).map(IpNet::addr).next()
+        }
     }
-    let gateway = host.gateway_for(to)?;
-    host.on_link(gateway.address).map(|(_, net)| net.addr())
 }

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::cure::{self, obstacle};
 use super::path::{WalkEnd, source};
 use super::{MAX_FINDINGS, Subject, vips};
 use crate::finding::Finding;
 use crate::topology::{Forward, Host, RealServer, Role, Service};
 
 /// The real servers whose method is `wanted`, if their host and director are not unclear.
-fn real_servers<'a>(
+pub(super) fn real_servers<'a>(
     subject: &Subject<'a>,
     wanted: impl Fn(Forward) -> bool,
 ) -> Vec<(&'a Service, &'a RealServer, &'a Host, &'a Host)> {
@@ -31,7 +32,7 @@ fn real_servers<'a>(
 }
 
 /// Clients that are not unclear, with their source address towards `vip`.
-fn clients<'a>(subject: &Subject<'a>, vip: IpAddr) -> Vec<(&'a Host, IpAddr)> {
+pub(super) fn clients<'a>(subject: &Subject<'a>, vip: IpAddr) -> Vec<(&'a Host, IpAddr)> {
     let clients = subject.index.clients.iter().filter(|host| !subject.is_unclear(host));
     clients.filter_map(|host| Some((*host, source(host, vip)?))).collect()
 }
@@ -75,7 +76,7 @@ pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
                     director.name, real.host, real.rip
                 ),
                 "the director routes requests to the real server like any other packet",
-                cure(there, real.host.as_str()),
+                cure::of_walk(subject, (director, real.rip), there, real.host.as_str()),
             ));
             continue;
         }
@@ -90,7 +91,7 @@ pub(super) fn fullnat_no_route(subject: &Subject<'_>) -> Vec<Finding> {
                 real.host, director.name
             ),
             "requests have that source address: replies to it never arrive",
-            cure(back, director.name.as_str()),
+            cure::of_walk(subject, (host, source), back, director.name.as_str()),
         ));
     }
     findings
@@ -136,7 +137,7 @@ pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
                 director.name, real.host, real.rip
             ),
             "the director routes the tunnel's packets like any other packet",
-            cure(end, &real.host.to_string()),
+            cure::of_walk(subject, (director, real.rip), end, real.host.as_str()),
         ));
     }
     findings
@@ -147,80 +148,25 @@ pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, real, host, director) in real_servers(subject, |f| !f.rewrites()) {
         let Some(vip) = service.vip_address() else { continue };
-        let gateway = host.gateway_for(vip);
-        let Some(gateway) = gateway.filter(|g| g.host.as_ref() == Some(&director.name)) else {
-            continue;
-        };
+        let hops = subject.hops_of_replies(host, vip);
+        let gateway = hops.into_iter().find(|g| g.host.as_ref() == Some(&director.name));
+        let Some(gateway) = gateway else { continue };
         findings.push(Finding::error(
             "director-is-gateway",
             gateway.at,
-            format!("the gateway of {} is the director {}", host.name, director.name),
+            match host.routes.iter().find(|route| route.via == *gateway) {
+                Some(route) => {
+                    let to = route.to;
+                    format!("the route of {} to {to} leads by the director {}", host.name, director.name)
+                }
+                None => format!("the gateway of {} is the director {}", host.name, director.name),
+            },
             format!(
                 "under {} the replies have the VIP {} as source, and the director drops packets whose source is its own address",
                 real.forward, vip
             ),
             "name the router as gateway, or use `forward: nat`",
         ));
-    }
-    findings
-}
-
-/// Trap 14: replies that bypass the director are not rewritten.
-pub(super) fn nat_gateway(subject: &Subject<'_>) -> Vec<Finding> {
-    const WHY: &str = "under nat only the director can restore the VIP as the source of a reply: the client resets or ignores a reply that bypasses it";
-    let mut findings = Vec::new();
-    for (_, real, host, director) in real_servers(subject, Forward::needs_director_as_gateway) {
-        let name = &director.name;
-        let finding = match host.gateway_for(real.rip) {
-            Some(gateway) if gateway.host.as_ref() == Some(name) => continue,
-            Some(gateway) => {
-                let is =
-                    gateway.host.as_ref().map_or(gateway.address.to_string(), ToString::to_string);
-                let message =
-                    format!("the gateway of {} is {is}, not the director {name}", host.name);
-                let cure = format!(
-                    "write `gateway: {name}`, or remove `gateway`: lvsprov derives it for nat"
-                );
-                Finding::error("nat-gateway", gateway.at, message, WHY, cure)
-            }
-            None if subject.has_unclear_gateway(host) => continue,
-            None => {
-                let message = format!(
-                    "{} shares no subnet with the director {name}, which must be its gateway",
-                    host.name
-                );
-                let cure = format!(
-                    "give {name} an address in the subnet of {}, or use `forward: tun`",
-                    real.rip
-                );
-                Finding::error("nat-gateway", real.at, message, WHY, cure)
-            }
-        };
-        findings.push(finding);
-    }
-    findings
-}
-
-/// Trap 15: a client that is on-link for a NAT real server.
-pub(super) fn nat_client_on_link(subject: &Subject<'_>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (service, real, host, _) in real_servers(subject, Forward::needs_director_as_gateway) {
-        let Some(vip) = service.vip_address() else { continue };
-        for (client, source) in clients(subject, vip) {
-            if findings.len() >= MAX_FINDINGS {
-                return findings;
-            }
-            let near = subject.on_link(host, source).filter(|_| client.name != host.name);
-            if near.is_some() {
-                findings.push(Finding::error(
-                    "nat-client-on-link",
-                    client.at,
-                    format!("{} ({source}) is in the subnet of {}, a real server of {}", client.name, real.host, service.display_name()),
-                    "the real server replies directly, past the director, and the client resets a reply from an address other than the VIP",
-                    "move the client or the real servers into another subnet, or use `forward: dr`",
-                ));
-            }
-        }
     }
     findings
 }
@@ -250,7 +196,7 @@ pub(super) fn vip_unreachable(subject: &Subject<'_>) -> Vec<Finding> {
                 client.at,
                 format!("{} cannot reach the VIP {}: {because}", client.name, vip.address),
                 "its requests would never reach the director",
-                cure(end, &service.director.to_string()),
+                cure::of_walk(subject, (client, vip.address), end, service.director.as_str()),
             ));
         }
     }
@@ -282,7 +228,7 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
                     sender.name, client.name
                 ),
                 format!("requests to {vip} arrive, but the client gets no reply"),
-                way_back(end, service, client),
+                way_back(subject, (sender, source), end, service, client),
             ));
         }
     }
@@ -290,8 +236,14 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// Under NAT the VIP's prefix length can give the director its only subnet with the client.
-fn way_back(end: WalkEnd<'_>, service: &Service, client: &Host) -> String {
-    let cure = cure(end, &client.name.to_string());
+fn way_back<'a>(
+    subject: &Subject<'a>,
+    way: (&'a Host, IpAddr),
+    end: WalkEnd<'a>,
+    service: &Service,
+    client: &Host,
+) -> String {
+    let cure = cure::of_walk(subject, way, end, client.name.as_str());
     match (end, &service.vip) {
         (WalkEnd::NoGateway(_), Some(vip))
             if service.uses(Forward::needs_director_as_gateway) && vip.prefix.is_none() =>
@@ -299,39 +251,6 @@ fn way_back(end: WalkEnd<'_>, service: &Service, client: &Host) -> String {
             format!("{cure}, or give the VIP its prefix length (`vip: {}/24`)", vip.address)
         }
         _ => cure,
-    }
-}
-
-fn obstacle(end: WalkEnd<'_>) -> Option<String> {
-    Some(match end {
-        WalkEnd::Arrives | WalkEnd::Unknown => return None,
-        WalkEnd::NoGateway(at) => format!("{} has no subnet with it and no gateway", at.name),
-        WalkEnd::NotForwarding(at) => {
-            format!("{} is the gateway, but does not forward", at.name)
-        }
-        WalkEnd::GatewayLoop(at) => format!("the gateways lead back to {}", at.name),
-        WalkEnd::WrongWire(at, interface) => {
-            format!(
-                "{} looks for it on {}, but no host on that network has it",
-                at.name, interface.name
-            )
-        }
-    })
-}
-
-fn cure(end: WalkEnd<'_>, towards: &str) -> String {
-    match end {
-        WalkEnd::NoGateway(at) => format!("give {} a `gateway:` towards {towards}", at.name),
-        WalkEnd::NotForwarding(at) => {
-            format!("add router to the roles of {}, or name another gateway", at.name)
-        }
-        WalkEnd::GatewayLoop(_) | WalkEnd::Arrives | WalkEnd::Unknown => {
-            format!("correct a `gateway:` on the path to {towards}")
-        }
-        WalkEnd::WrongWire(at, _) => format!(
-            "correct the prefix length or the network of {}, or name the interface with `vip_interface:`",
-            at.name
-        ),
     }
 }
 
@@ -365,8 +284,8 @@ pub(super) fn router_not_reached(subject: &Subject<'_>) -> Vec<Finding> {
         for (service, real, host, _) in real_servers(subject, |f| !f.rewrites()) {
             // IPv6 has no rp_filter.
             let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { continue };
-            let behind =
-                host.gateway_for(vip).is_some_and(|g| g.host.as_ref() == Some(&router.name));
+            let mut hops = subject.hops_of_replies(host, vip).into_iter();
+            let behind = hops.any(|hop| hop.host.as_ref() == Some(&router.name));
             let Some((vip_side, _)) = subject.on_link(router, vip) else { continue };
             let Some((rip_side, _)) = subject.on_link(router, real.rip) else { continue };
             if behind && vip_side.name != rip_side.name {

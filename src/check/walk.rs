@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{MAX_FINDINGS, Subject};
+use super::{MAX_FINDINGS, Subject, cure};
 use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::finding::{Finding, Position};
 use crate::walk::{Death, WalkVerdict};
@@ -29,7 +29,9 @@ pub(super) fn unanswered(subject: &Subject<'_>) -> Vec<Finding> {
                 ""
             };
             let why = format!("{what} is lost on its way{sometimes}, and no host logs it");
-            Some(finding(&death, why, first, requests.len() - 1, position(subject, &death)?))
+            let cure = cure::of_death(subject, &death);
+            let at = position(subject, &death)?;
+            Some(finding(&death, (why, cure), first, requests.len() - 1, at))
         })
         .collect()
 }
@@ -41,7 +43,7 @@ fn position(subject: &Subject<'_>, death: &Death) -> Option<Position> {
 
 fn finding(
     death: &Death,
-    why: String,
+    (why, cure): (String, String),
     first: &ExpectedRequest<'_>,
     more: usize,
     at: Position,
@@ -62,6 +64,6 @@ fn finding(
             real_server.host
         ),
         why,
-        death.cause.cure(&death.host),
+        cure,
     )
 }

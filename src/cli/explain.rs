@@ -181,7 +181,7 @@ fn walk_all(
     let all: Vec<ExpectedRequest<'_>> = expected_requests(topology).collect();
     let wanted = all.iter().filter(|it| arguments.fits(it));
     let found: Vec<WalkView> =
-        wanted.map(|it| WalkView::new(it, world.walk(&it.request))).collect();
+        wanted.map(|it| WalkView::new(topology, it, world.walk(&it.request))).collect();
     match (found.is_empty(), all.is_empty()) {
         (false, _) => Ok(found),
         (true, true) => Err(NothingToWalk::None),

@@ -2,7 +2,7 @@
 //!
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
 //! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
-//! (gateways, routers and the client) each add their part; a host with several roles gets the sum;
+//! (gateways, static routes, routers and the client) each add their part; a host with several roles gets the sum;
 //! [`source_validation`] then looks at the cluster as a whole. Each says where its settings differ from
 //! the recipes in circulation, and why.
 
@@ -30,7 +30,7 @@ use crate::state::{
     Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
     TunnelDevice, VirtualService, VsItem,
 };
-use crate::topology::{Host, Service, Topology};
+use crate::topology::{Host, Role, Service, StaticRoute, Topology};
 use crate::walk::World;
 
 /// What one host must look like, and why.
@@ -88,8 +88,10 @@ pub fn desired_for(topology: &Topology, host: &Host) -> Desired {
 struct Places<'a> {
     /// The services that a host directs or serves, in the topology's order.
     services: HashMap<&'a HostName, Vec<&'a Service>>,
-    /// Hosts that are a gateway of another.
+    /// Hosts that are the next hop of a default or static route of another.
     gateways: HashSet<&'a HostName>,
+    /// The static routes of each host that lead to a client.
+    routes_to_clients: HashMap<&'a HostName, Vec<&'a StaticRoute>>,
 }
 
 impl<'a> Places<'a> {
@@ -102,13 +104,35 @@ impl<'a> Places<'a> {
                 services.entry(host).or_default().push(service);
             }
         }
-        let gateways = topology.hosts.values().flat_map(|host| &host.gateways);
-        Self { services, gateways: gateways.filter_map(|it| it.host.as_ref()).collect() }
+        let gateways = topology.hosts.values().flat_map(|host| {
+            host.gateways.iter().chain(host.routes.iter().map(|route| &route.via))
+        });
+        let gateways = gateways.filter_map(|it| it.host.as_ref()).collect();
+        let with_routes = topology.hosts.values().filter(|host| !host.routes.is_empty());
+        let routes_to_clients = with_routes.map(|host| (&host.name, to_clients(topology, host)));
+        Self { services, gateways, routes_to_clients: routes_to_clients.collect() }
+    }
+
+    fn routes_to_clients(
+        &self,
+        host: &HostName,
+    ) -> impl Iterator<Item = &'a StaticRoute> + use<'a, '_> {
+        self.routes_to_clients.get(host).into_iter().flatten().copied()
     }
 
     fn services_of(&self, host: &HostName) -> impl Iterator<Item = &'a Service> + use<'a, '_> {
         self.services.get(host).into_iter().flatten().copied()
     }
+}
+
+/// The static routes of `host` that lead to a client.
+fn to_clients<'a>(topology: &Topology, host: &'a Host) -> Vec<&'a StaticRoute> {
+    let leads_to_client = |route: &&StaticRoute| {
+        let clients = topology.with_role(Role::Client);
+        let mut devices = clients.flat_map(|client| client.interfaces.values());
+        devices.any(|dev| dev.addresses.iter().any(|net| route.to.contains(&net.addr())))
+    };
+    host.routes.iter().filter(leads_to_client).collect()
 }
 
 /// What the forwarding methods and the place of `host` ask for.
@@ -123,7 +147,7 @@ fn by_method(topology: &Topology, places: &Places<'_>, host: &Host) -> Desired {
             director::settle(topology, host, service, &mut desired);
         }
         if service.real_servers.iter().any(|rs| rs.host == host.name) {
-            real_server::settle(topology, host, service, &mut desired);
+            real_server::settle(topology, places, host, service, &mut desired);
         }
     }
     path::settle(topology, places, host, &mut desired);

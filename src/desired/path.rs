@@ -1,16 +1,25 @@
-//! What lies on the way: default gateways, routers, and the hosts that replies of real servers pass.
+//! What lies on the way: default gateways, static routes, routers, and the hosts that replies of real servers
+//! pass.
 
 use std::net::IpAddr;
 
 use super::{Desired, Places, director};
 use crate::names::IfName;
 use crate::state::{ConfItem, Route, RouteKey, Sysctl};
-use crate::topology::{Forward, Gateway, Host, Role, Service, Topology};
+use crate::topology::{Forward, Gateway, Host, NextHop, Role, Service, StaticRoute, Topology};
 
 /// Adds what `host` needs for packets to find their way.
-pub(super) fn settle(topology: &Topology, places: &Places<'_>, host: &Host, desired: &mut Desired) {
+pub(super) fn settle<'a>(
+    topology: &'a Topology,
+    places: &Places<'a>,
+    host: &Host,
+    desired: &mut Desired,
+) {
     for gateway in &host.gateways {
         default_route(places, host, gateway, desired);
+    }
+    for route in &host.routes {
+        static_route(route, desired);
     }
     if host.roles.contains(&Role::Router) {
         let why = "it is a router: requests and replies pass through it";
@@ -30,7 +39,7 @@ pub(super) fn settle(topology: &Topology, places: &Places<'_>, host: &Host, desi
     }
     if places.gateways.contains(&host.name) {
         for service in &topology.services {
-            replies_with_the_vip(topology, host, service, desired);
+            replies_with_the_vip(topology, places, host, service, desired);
         }
     }
 }
@@ -42,18 +51,24 @@ fn via(gateway: IpAddr, dev: &IfName) -> Route {
 fn default_route(places: &Places<'_>, host: &Host, gateway: &Gateway, desired: &mut Desired) {
     let named = gateway.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
     let of_its_family = |service: &&Service| service.ipv6 == gateway.address.is_ipv6();
-    let serves = |property: fn(Forward) -> bool| {
+    let serves = |property: &dyn Fn(&Service, Forward) -> bool| {
         places.services_of(&host.name).filter(of_its_family).any(|service| {
             let mut here = service.real_servers.iter().filter(|rs| rs.host == host.name);
-            host.name != service.director && here.any(|real_server| property(real_server.forward))
+            host.name != service.director && here.any(|rs| property(service, rs.forward))
         })
     };
-    let why = if serves(Forward::needs_director_as_gateway) {
+    let is_director = |service: &Service| gateway.host.as_ref() == Some(&service.director);
+    let mut to_clients = places.routes_to_clients(&host.name);
+    let by_routes =
+        to_clients.any(|route| route.via.address.is_ipv4() == gateway.address.is_ipv4());
+    let why = if serves(&|service, forward| {
+        forward.needs_director_as_gateway() && is_director(service)
+    }) {
         format!(
             "NAT: replies must go back through the director{named}, which puts the VIP back as their \
              source"
         )
-    } else if serves(|forward| !forward.rewrites()) {
+    } else if !by_routes && serves(&|_, forward| !forward.rewrites()) {
         format!(
             "replies go straight to the client, by {}{named}, not by the director",
             gateway.address
@@ -66,6 +81,12 @@ fn default_route(places: &Places<'_>, host: &Host, gateway: &Gateway, desired: &
         via(gateway.address, &gateway.interface),
         why,
     );
+}
+
+fn static_route(StaticRoute { to, via }: &StaticRoute, desired: &mut Desired) {
+    let named = via.host.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    let why = format!("`routes:` in the file: {to} lies behind {}{named}", via.address);
+    desired.route(RouteKey(*to), self::via(via.address, &via.interface), why);
 }
 
 /// A router in whose subnets the VIP is not needs a route to it by the director.
@@ -84,10 +105,12 @@ fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &m
 }
 
 /// Over which interface, and by which address of the director, a router reaches a VIP that is in
-/// none of its subnets. `None` where a subnet holds it or the director is not a neighbour.
+/// none of its subnets. `None` where a subnet or a static route of the file holds it, or the director is not a
+/// neighbour.
 fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(IfName, IpAddr)> {
     let vip = service.vip.as_ref()?;
-    if host.on_link(vip.address).is_some() || host.interface_with(vip.address).is_some() {
+    let holds = host.on_link(vip.address).is_some() || host.route_for(vip.address).is_some();
+    if holds || host.interface_with(vip.address).is_some() {
         return None;
     }
     let director = topology.hosts.get(&service.director)?;
@@ -102,8 +125,9 @@ fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(If
 /// Replies carry the VIP as their source. Their next hop takes them in on the side of their sender: the real
 /// server (DR, TUN), or the director, which rewrote them or answers itself. Where the next hop's own route to
 /// the VIP points elsewhere, a strict source check drops them all.
-fn replies_with_the_vip(
-    topology: &Topology,
+fn replies_with_the_vip<'a>(
+    topology: &'a Topology,
+    places: &Places<'a>,
     host: &Host,
     service: &Service,
     desired: &mut Desired,
@@ -113,37 +137,49 @@ fn replies_with_the_vip(
     for real_server in &service.real_servers {
         let sender =
             if real_server.forward.rewrites() { &service.director } else { &real_server.host };
-        let gateway = topology.hosts.get(sender).and_then(|sender| sender.gateway_for(vip));
-        let Some(gateway) = gateway.filter(|gateway| gateway.host.as_ref() == Some(&host.name))
-        else {
-            continue;
-        };
-        let Some((incoming, _)) = host.interface_with(gateway.address) else { continue };
-        let Some(towards) = route_towards_vip(topology, host, service) else { continue };
-        if towards == incoming.name {
-            continue;
+        let Some(sender) = topology.hosts.get(sender) else { continue };
+        for hop in next_hops_of_replies(places, sender, vip) {
+            if hop.host.as_ref() != Some(&host.name) {
+                continue;
+            }
+            let Some((incoming, _)) = host.interface_with(hop.address) else { continue };
+            let Some(towards) = route_towards_vip(topology, host, service) else { continue };
+            if towards == incoming.name {
+                continue;
+            }
+            desired.sysctl(
+                Sysctl::dev(&incoming.name, ConfItem::RpFilter),
+                "2",
+                format!(
+                    "replies with source {vip} come in on {}, while the route to {vip} points to \
+                     {towards}: a strict source check would drop every one of them",
+                    incoming.name
+                ),
+            );
         }
-        desired.sysctl(
-            Sysctl::dev(&incoming.name, ConfItem::RpFilter),
-            "2",
-            format!(
-                "replies with source {} come in on {}, while the route to {} points to {towards}: a \
-                 strict source check would drop every one of them",
-                vip, incoming.name, vip
-            ),
-        );
     }
+}
+
+/// The default gateway of `sender`, and the next hops of its static routes to clients.
+fn next_hops_of_replies<'a>(
+    places: &Places<'a>,
+    sender: &'a Host,
+    vip: IpAddr,
+) -> impl Iterator<Item = &'a Gateway> {
+    let routes = places.routes_to_clients(&sender.name).map(|route| &route.via);
+    let of_family = routes.filter(move |via| via.address.is_ipv4() == vip.is_ipv4());
+    sender.gateway_for(vip).into_iter().chain(of_family)
 }
 
 fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Option<IfName> {
     let vip = service.vip_address()?;
-    if let Some((interface, _)) = host.on_link(vip) {
-        return Some(interface.name.clone());
-    }
     if host.roles.contains(&Role::Router)
         && let Some((dev, _)) = host_route(topology, host, service)
     {
         return Some(dev);
     }
-    host.gateway_for(vip).map(|gateway| gateway.interface.clone())
+    Some(match host.next_hop(vip)? {
+        NextHop::OnLink(interface, _) => interface.name.clone(),
+        NextHop::Via(gateway) => gateway.interface.clone(),
+    })
 }

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Desired, label, tunnels};
+use super::{Desired, Places, label, tunnels};
 use crate::names::IfName;
 use crate::state::{Address, AddressKey, ConfItem, Scope, Sysctl};
 use crate::topology::model::host_prefix;
@@ -27,7 +27,13 @@ use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
 
 /// Adds what `service` needs on its real server `host`.
 #[allow(clippy::match_same_arms, reason = "nothing is needed, for different reasons")]
-pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
+pub(super) fn settle(
+    topology: &Topology,
+    places: &Places<'_>,
+    host: &Host,
+    service: &Service,
+    desired: &mut Desired,
+) {
     if host.name == service.director {
         return;
     }
@@ -38,7 +44,7 @@ pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desire
             (Forward::Dr, Some(address)) => {
                 if address.is_ipv4() {
                     arp(address, desired);
-                    loose_source_check(topology, host, rs, desired);
+                    loose_source_check(topology, places, host, rs, desired);
                 }
                 vip_on_lo(address, desired);
             }
@@ -75,9 +81,16 @@ fn arp(vip: IpAddr, desired: &mut Desired) {
 
 /// Requests come in where the director is. Where replies leave by another interface, a strict
 /// source check drops the request without a word.
-fn loose_source_check(topology: &Topology, host: &Host, rs: &RealServer, desired: &mut Desired) {
+fn loose_source_check(
+    topology: &Topology,
+    places: &Places<'_>,
+    host: &Host,
+    rs: &RealServer,
+    desired: &mut Desired,
+) {
     let receiving = &rs.interface;
-    let Some(other) = reply_interfaces(topology, host).into_iter().find(|dev| dev != receiving)
+    let Some(other) =
+        reply_interfaces(topology, places, host).into_iter().find(|dev| dev != receiving)
     else {
         return;
     };
@@ -92,7 +105,7 @@ fn loose_source_check(topology: &Topology, host: &Host, rs: &RealServer, desired
 }
 
 /// By which interfaces this host reaches the clients over IPv4.
-fn reply_interfaces(topology: &Topology, host: &Host) -> Vec<IfName> {
+fn reply_interfaces(topology: &Topology, places: &Places<'_>, host: &Host) -> Vec<IfName> {
     let on_link = topology
         .with_role(Role::Client)
         .flat_map(|client| client.interfaces.values())
@@ -100,8 +113,9 @@ fn reply_interfaces(topology: &Topology, host: &Host) -> Vec<IfName> {
         .filter(|net| net.addr().is_ipv4())
         .filter_map(|net| host.on_link(net.addr()))
         .map(|(interface, _)| interface.name.clone());
-    let gateways = host.gateways.iter().filter(|gateway| gateway.address.is_ipv4());
-    gateways.map(|gateway| gateway.interface.clone()).chain(on_link).collect()
+    let routes = places.routes_to_clients(&host.name).map(|route| &route.via);
+    let vias = host.gateways.iter().chain(routes).filter(|via| via.address.is_ipv4());
+    vias.map(|via| via.interface.clone()).chain(on_link).collect()
 }
 
 /// Whether an ARP request for the VIP reaches this host.

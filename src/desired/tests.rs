@@ -187,3 +187,68 @@ fn what_the_file_says_of_ipvs_is_for_directors() {
     let web1 = state(web, "web1");
     assert!(web1.timeouts.is_none() && web1.daemons.is_empty() && web1.sysctls.is_empty());
 }
+
+/// The VIP is in no subnet; `routes` is of the router next to the director.
+fn behind_two_routers(routes: &str) -> Topology {
+    let text = format!(
+        r"
+version: 1
+name: t
+networks: {{clients: [198.51.100.0/24], transit: [203.0.113.0/24], farm: [192.0.2.0/24], other: [100.65.0.0/24]}}
+hosts:
+  client: {{role: client, interfaces: {{eth0: 198.51.100.9/24}}, gateway: outer}}
+  outer: {{role: router, interfaces: {{eth0: 198.51.100.1/24, eth1: 203.0.113.1/24}}, gateway: inner}}
+  inner:
+    role: router
+    interfaces: {{eth0: 203.0.113.2/24, eth1: 192.0.2.1/24, eth2: 100.65.0.1/24}}
+    routes: [{routes}]
+  lvs: {{role: director, interfaces: {{eth0: 192.0.2.2/24}}, gateway: inner}}
+  web1: {{role: real_server, interfaces: {{eth0: 192.0.2.3/24}}, gateway: 192.0.2.77, routes: [{{to: 198.51.100.0/24, via: inner}}]}}
+services:
+  - {{name: web, vip: 100.64.0.80, port: 80, forward: dr, real_servers: [web1]}}
+"
+    );
+    let read = topology::read("t.yaml", &text);
+    assert!(read.findings.is_empty(), "{:?}", read.findings);
+    read.topology.unwrap()
+}
+
+/// The routes of a host, with the reason of each.
+fn routes(topology: &Topology, host: &str) -> Vec<String> {
+    let host = &topology.hosts[&host.parse().unwrap()];
+    let Desired { state, reasons, .. } = desired_for(topology, host);
+    let of = |key: &RouteKey| reasons.of(&Item::Route(key.clone())).unwrap().to_owned();
+    state.routes.iter().map(|(key, route)| format!("{key} {route}: {}", of(key))).collect()
+}
+
+#[test]
+fn a_static_route_is_wanted_and_takes_the_place_of_a_derived_host_route() {
+    let back = "{to: 198.51.100.0/24, via: outer}";
+    let of_file = "198.51.100.0/24 via 203.0.113.1 dev eth0: `routes:` in the file: 198.51.100.0/24 lies \
+                   behind 203.0.113.1 (outer)";
+    let derived = routes(&behind_two_routers(back), "inner");
+    assert_eq!(derived.len(), 2, "{derived:?}");
+    assert!(derived[0].starts_with("100.64.0.80/32 via 192.0.2.2 dev eth1: "), "{derived:?}");
+    assert_eq!(derived[1], of_file);
+    let wider = behind_two_routers(&format!("{back}, {{to: 100.64.0.0/24, via: 192.0.2.77}}"));
+    let wider = routes(&wider, "inner");
+    assert_eq!(wider.len(), 2, "{wider:?}");
+    assert!(wider[0].starts_with("100.64.0.0/24 via 192.0.2.77 dev eth1: "), "{wider:?}");
+}
+
+/// The replies' way is the static route, not the default gateway: the reason of the gateway does not say otherwise, and
+/// the router on that way expects the VIP there.
+#[test]
+fn replies_that_leave_by_a_static_route_are_expected_where_it_leads() {
+    let back = "{to: 198.51.100.0/24, via: outer}";
+    let topology = behind_two_routers(back);
+    let web1 = routes(&topology, "web1");
+    assert!(web1[0].ends_with(": the file names 192.0.2.77 as its gateway"), "{web1:?}");
+    let rp_filter = |topology: &Topology| {
+        let inner = desired_for(topology, &topology.hosts[&"inner".parse().unwrap()]);
+        value(&inner.state, "net.ipv4.conf.eth1.rp_filter").map(str::to_owned)
+    };
+    assert_eq!(rp_filter(&topology), None, "the host route to the VIP leads there too");
+    let elsewhere = format!("{back}, {{to: 100.64.0.0/24, via: 100.65.0.77}}");
+    assert_eq!(rp_filter(&behind_two_routers(&elsewhere)), Some("2".to_owned()));
+}

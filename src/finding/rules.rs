@@ -48,11 +48,11 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS002 "dr-not-on-link" [Error] "a DR real server behind a router: DR rewrites the MAC address only";
         LVS003 "tun-no-route" [Error] "a director without a route to a TUN real server";
         LVS004 "fullnat-no-route" [Error] "a FULLNAT real server without a route to the director's address, or the reverse";
-        LVS005 "nat-gateway" [Error] "a NAT real server whose gateway is not the director: its replies keep the RIP as source";
+        LVS005 "nat-gateway" [Error] "a NAT real server whose gateway, or route to clients, is not the director: its replies keep the RIP as source";
         LVS006 "nat-client-on-link" [Error] "a NAT client in the real servers' subnet: replies go past the director";
-        LVS007 "director-is-gateway" [Error] "the director as gateway of a DR or TUN real server: it drops packets from its own VIP";
-        LVS008 "vip-unreachable" [Error] "a client from which no way leads to the VIP";
-        LVS009 "no-way-back" [Error] "replies that do not reach the client";
+        LVS007 "director-is-gateway" [Error] "the director as gateway of a DR or TUN real server, or as its next hop to clients: it drops packets from its own VIP";
+        LVS008 "vip-unreachable" [Error] "a client from which no way leads to the VIP; the cure names the route that is missing";
+        LVS009 "no-way-back" [Error] "replies that do not reach the client; the cure names the route that is missing";
         LVS010 "router-not-reached" [Warning] "a router that needs a setting or a route, and that the file does not say how to reach";
         LVS011 "client-is-real-server" [Warning] "a client that is a real server too: its own requests are not balanced";
         LVS012 "family-without-client" [Warning] "a service of a family of which no client has an address: nothing can verify it";
@@ -137,10 +137,15 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS081 "rip-missing" [Error] "a real server without an address";
         LVS082 "rip-ambiguous" [Error] "a real server with several possible addresses: write `address`";
         LVS083 "rip-not-its-own" [Error] "an `address` that the real server does not have";
-        LVS084 "own-gateway" [Error] "a host that is its own gateway";
+        LVS084 "own-gateway" [Error] "a host that is its own gateway, or the next hop of its own route";
         LVS085 "two-gateways" [Error] "two gateways of one family";
-        LVS086 "gateway-not-on-link" [Error] "a gateway that is no neighbour";
+        LVS086 "gateway-not-on-link" [Error] "a gateway, or a route's next hop, that is no neighbour";
         LVS087 "gateway-ambiguous" [Error] "a gateway with several addresses next to the host";
+        LVS121 "route-is-default" [Error] "a default route under `routes`: write `gateway`";
+        LVS122 "duplicate-route" [Error] "two routes of one host to one destination";
+        LVS123 "route-families-differ" [Error] "an IPv6 next hop of an IPv4 route, or the reverse";
+        LVS124 "route-to-connected" [Error] "a route to a subnet or an address that the host has itself";
+        LVS125 "route-via-no-router" [Warning] "a route by a host of the file that does not forward";
     }
     "Keys and values" {
         LVS088 "missing-key" [Error] "a key that lvsprov cannot derive is missing";

@@ -34,6 +34,8 @@ pub struct DraftHost {
     pub interfaces: BTreeMap<IfName, DraftInterface>,
     /// Host names or addresses, one for each address family.
     pub gateways: Vec<String>,
+    /// Static routes: the destination, and the next hop as a host name or an address.
+    pub routes: Vec<(IpNet, String)>,
     /// Its connection as a key and value of the file.
     pub reach: Option<(&'static str, String)>,
     /// A director's IPVS settings outside the table.

@@ -105,7 +105,7 @@ impl TopologyText {
     }
 
     fn host(&mut self, name: &str, host: &DraftHost) {
-        let DraftHost { roles, interfaces, gateways, reach, ipvs, guessed } = host;
+        let DraftHost { roles, interfaces, gateways, routes, reach, ipvs, guessed } = host;
         if let Some(guessed) = guessed {
             self.line(format_args!("  # guessed: {guessed}"));
         }
@@ -118,6 +118,13 @@ impl TopologyText {
         if !gateways.is_empty() {
             parts
                 .push(format!("gateway: {}", list(gateways.iter().map(|gateway| scalar(gateway)))));
+        }
+        if !routes.is_empty() {
+            let route = |(to, via): &(IpNet, String)| {
+                format!("{{to: {}, via: {}}}", scalar(&to.to_string()), scalar(via))
+            };
+            let routes: Vec<_> = routes.iter().map(route).collect();
+            parts.push(format!("routes: [{}]", routes.join(", ")));
         }
         if let Some((key, value)) = reach {
             let value = if *key == "local" { "true".to_owned() } else { scalar(value) };

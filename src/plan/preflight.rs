@@ -321,18 +321,36 @@ fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
 fn routes(goal: &Goal, seen: &Observation, all: &mut Vec<Obstacle>) {
     for (key, wanted) in &goal.wanted.routes {
         let Some(there) = seen.state.routes.get(key) else { continue };
-        if there != wanted && !there.unsupported.is_empty() {
+        if is_connected(there) && wanted.gateway.is_some() {
+            all.push(Obstacle {
+                message: format!("{key} is connected to this host already: {there}"),
+                why: "the route of the file would take the place of the one to the host's own neighbours"
+                    .to_owned(),
+                cure: format!(
+                    "leave {key} out of `routes:`, and add the interface with its address to the file"
+                ),
+            });
+        } else if there != wanted && !there.unsupported.is_empty() {
             all.push(Obstacle {
                 message: format!("route {key} {there} would have to be replaced"),
                 why: format!(
                     "it has what lvsprov could not put back: {}",
                     there.unsupported.join(", ")
                 ),
-                cure: "replace it by hand first, or leave the gateway out of the file".to_owned(),
+                cure: "replace it by hand first, or leave the gateway or the route out of the file"
+                    .to_owned(),
             });
         }
     }
 }
+
+/// `RTPROT_KERNEL` without a next hop: it came with an address of the interface.
+fn is_connected(route: &Route) -> bool {
+    route.protocol == KERNEL && route.gateway.is_none()
+}
+
+/// `RTPROT_KERNEL` (include/uapi/linux/rtnetlink.h).
+const KERNEL: u8 = 2;
 
 /// A VIP on a silent device must stand on no other: there ARP requests for it are answered, or its whole
 /// subnet is local. What is ours stays or goes as the plan says.

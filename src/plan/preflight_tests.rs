@@ -124,6 +124,24 @@ fn a_route_that_could_not_be_put_back_is_not_replaced_but_may_stay() {
     assert_eq!(messages(&desired(), &seen), Vec::<String>::new(), "it is not ours");
 }
 
+/// The file has a route to a subnet of an interface that it does not name.
+#[test]
+fn a_static_route_does_not_take_the_place_of_a_connected_one() {
+    let net: RouteKey = "198.51.100.0/24".parse().unwrap();
+    let mut wanted = desired();
+    wanted.state.routes = [(net.clone(), route("192.0.2.1"))].into();
+    let mut seen = seen();
+    assert_eq!(messages(&wanted, &seen), Vec::<String>::new());
+    let by_another = route("192.0.2.9");
+    seen.state.routes.insert(net.clone(), by_another.clone());
+    assert_eq!(messages(&wanted, &seen), Vec::<String>::new(), "it is replaced");
+    let dev = Some("eth1".parse().unwrap());
+    let connected = Route { gateway: None, dev, scope: Scope::Link, protocol: 2, ..by_another };
+    seen.state.routes.insert(net, connected);
+    let found = messages(&wanted, &seen);
+    assert_eq!(found, ["198.51.100.0/24 is connected to this host already: dev eth1"]);
+}
+
 /// DHCP and hosters put an MTU or a window on default routes: there is nothing to replace.
 #[test]
 fn a_route_that_leads_where_it_should_stays_with_whatever_else_it_says() {

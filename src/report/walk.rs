@@ -6,8 +6,10 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
 use super::{plural, table};
+use crate::check::cure_of_death;
 use crate::desired::ExpectedRequest;
 use crate::names::HostName;
+use crate::topology::Topology;
 use crate::walk::{Walk, WalkVerdict};
 
 /// How one request goes, for a program.
@@ -41,13 +43,13 @@ pub struct HopView {
 }
 
 impl WalkView {
-    /// Of the walk of `expected`.
-    pub fn new(expected: &ExpectedRequest<'_>, walk: Walk) -> Self {
+    /// Of the walk of `expected` in `topology`.
+    pub fn new(topology: &Topology, expected: &ExpectedRequest<'_>, walk: Walk) -> Self {
         let (verdict, reason, cure) = match &walk.end {
             WalkVerdict::Answered => ("answered", None, None),
             WalkVerdict::Dead { death, in_reply } => {
                 let verdict = if *in_reply { "reply_dies" } else { "request_dies" };
-                (verdict, Some(death.to_string()), Some(death.cause.cure(&death.host)))
+                (verdict, Some(death.to_string()), Some(cure_of_death(topology, death)))
             }
             WalkVerdict::Unknown(missing) => ("unknown", Some(missing.clone()), None),
         };

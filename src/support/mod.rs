@@ -218,6 +218,7 @@ fn host(name: &str, role: Role, number: u8, gateway: Option<(&str, u8)>) -> (Hos
         roles: [role].into(),
         interfaces: [(interface.name.clone(), interface)].into(),
         gateways: gateway.into_iter().collect(),
+        routes: Vec::new(),
         ipvs: crate::topology::IpvsSettings::default(),
         reach: None,
         at: AT,

@@ -102,10 +102,28 @@ pub struct HostDoc {
     pub roles: Vec<At<Role>>,
     pub interfaces: Vec<InterfaceDoc>,
     pub gateway: Field<Vec<At<GatewayDoc>>>,
+    pub routes: RoutesDoc,
     pub ipvs: IpvsDoc,
     pub reach: Field<ReachDoc>,
     /// Its roles or interfaces are not all valid.
     pub unclear: bool,
+}
+
+/// Under `routes`.
+#[derive(Debug, Default)]
+pub struct RoutesDoc {
+    pub valid: Vec<RouteDoc>,
+    /// A value under it is not valid.
+    pub unclear: bool,
+}
+
+/// One of `routes`.
+#[derive(Debug)]
+pub struct RouteDoc {
+    pub at: Position,
+    pub to: At<IpNet>,
+    pub via: At<GatewayDoc>,
+    pub interface: Option<At<IfName>>,
 }
 
 /// Under `interfaces`.

@@ -4,9 +4,12 @@
 //! skip every value that depends on it, so one mistake gives one finding.
 
 mod ipvs;
+mod routes;
 mod services;
 
-use super::document::{Defaults, Document, Field, HostDoc, InterfaceDoc, IpvsDoc, NetworkDoc};
+use super::document::{
+    Defaults, Document, Field, HostDoc, InterfaceDoc, IpvsDoc, NetworkDoc, RoutesDoc,
+};
 use super::node::{At, KeyValue, YamlNode, YamlValue};
 use super::{reach, scalar, suggest};
 use crate::finding::{Finding, Position};
@@ -14,7 +17,7 @@ use crate::finding::{Finding, Position};
 const TOP: &[&str] = &["version", "name", "networks", "defaults", "ipvs", "hosts", "services"];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] = &["scheduler", "forward", "protocol", "port", "weight", "gateway"];
-const HOST: &[&str] = &["role", "interfaces", "gateway", "ipvs", "ssh", "local", "netns"];
+const HOST: &[&str] = &["role", "interfaces", "gateway", "routes", "ipvs", "ssh", "local", "netns"];
 const INTERFACE: &[&str] = &["addresses", "network"];
 
 /// Reads the tree. `None` if the root is not a mapping.
@@ -244,16 +247,27 @@ impl Loader {
         let Some(mapping) = self.mapping(value, &what, key.at, HOST) else {
             let (roles, interfaces) = (Vec::new(), Vec::new());
             let (gateway, reach) = (Field::Invalid, Field::Invalid);
-            let ipvs = IpvsDoc::default();
-            return Some(HostDoc { name, roles, interfaces, gateway, ipvs, reach, unclear: true });
+            let (routes, ipvs) = (RoutesDoc::default(), IpvsDoc::default());
+            let unclear = true;
+            return Some(HostDoc {
+                name,
+                roles,
+                interfaces,
+                gateway,
+                routes,
+                ipvs,
+                reach,
+                unclear,
+            });
         };
         let roles = self.roles(&mapping, &what);
         let interfaces = self.interfaces(&mapping, &what);
         let unclear = self.findings.len() > before;
         let gateway = self.several(&mapping, "gateway", "`gateway`", scalar::gateway);
+        let routes = self.routes(&mapping);
         let ipvs = self.ipvs(&mapping);
         let reach = reach::reach(self, &mapping);
-        Some(HostDoc { name, roles, interfaces, gateway, ipvs, reach, unclear })
+        Some(HostDoc { name, roles, interfaces, gateway, routes, ipvs, reach, unclear })
     }
 
     fn roles(&mut self, mapping: &Mapping<'_>, what: &str) -> Vec<At<super::Role>> {

@@ -31,9 +31,9 @@ use crate::names::HostName;
 pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
-    Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network, Pace,
+    Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network, NextHop, Pace,
     PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
-    SshTarget, Topology, Vip,
+    SshTarget, StaticRoute, Topology, Vip,
 };
 pub(crate) use suggest::listed;
 
@@ -42,7 +42,7 @@ pub(crate) use suggest::listed;
 pub struct UnclearHosts {
     /// Hosts whose roles or interfaces are not all valid.
     pub hosts: BTreeSet<HostName>,
-    /// Hosts whose gateway is not valid.
+    /// Hosts whose gateway or routes are not all valid.
     pub gateways: BTreeSet<HostName>,
 }
 

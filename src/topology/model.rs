@@ -74,6 +74,8 @@ pub struct Host {
     /// Its default gateways, at most one a family: those that the file names, and those that a
     /// forwarding method needs.
     pub gateways: Vec<Gateway>,
+    /// Its static routes, sorted by destination, each destination once.
+    pub routes: Vec<StaticRoute>,
     /// IPVS settings outside the table; only directors use them.
     pub ipvs: IpvsSettings,
     /// How lvsprov connects to it; `None`: unmanaged, described for the rules only.
@@ -112,7 +114,16 @@ pub struct IpvsSettings {
     pub daemons_at: BTreeMap<DaemonRole, Position>,
 }
 
-/// A default gateway.
+/// A static route to a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticRoute {
+    /// The destination, without host bits. Never a default route.
+    pub to: IpNet,
+    /// The next hop, of the same address family.
+    pub via: Gateway,
+}
+
+/// A next hop: a default gateway, or that of a static route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     /// The next hop.
@@ -125,6 +136,15 @@ pub struct Gateway {
     pub derived: bool,
     /// Its position in the file; the host's position if derived.
     pub at: Position,
+}
+
+/// By which route a host's packets to an address leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop<'a> {
+    /// The address is on-link over this interface, by this address of the host.
+    OnLink(&'a Interface, IpNet),
+    /// By a static route or the default route.
+    Via(&'a Gateway),
 }
 
 /// How lvsprov connects to a host.
@@ -182,6 +202,36 @@ impl Host {
     /// Its default gateway for packets of the family of `address`.
     pub fn gateway_for(&self, address: IpAddr) -> Option<&Gateway> {
         self.gateways.iter().find(|gateway| gateway.address.is_ipv4() == address.is_ipv4())
+    }
+
+    /// The static route for `address`: the one with the longest prefix.
+    pub fn route_for(&self, address: IpAddr) -> Option<&StaticRoute> {
+        let holding = self.routes.iter().filter(|route| route.to.contains(&address));
+        holding.max_by_key(|route| route.to.prefix_len())
+    }
+
+    /// The next hop of packets to `address`.
+    pub fn next_hop(&self, address: IpAddr) -> Option<NextHop<'_>> {
+        self.next_hop_beside(self.on_link(address), address)
+    }
+
+    /// The next hop of packets to `address`, which is on-link as `on_link` says: the longest prefix wins, a
+    /// connected route before a static one (net/ipv4/fib_trie.c, `fib_table_lookup`).
+    pub fn next_hop_beside<'a>(
+        &'a self,
+        on_link: Option<(&'a Interface, IpNet)>,
+        address: IpAddr,
+    ) -> Option<NextHop<'a>> {
+        let route = self.route_for(address);
+        match (on_link, route) {
+            (Some((interface, net)), route)
+                if route.is_none_or(|route| route.to.prefix_len() <= net.prefix_len()) =>
+            {
+                Some(NextHop::OnLink(interface, net))
+            }
+            (_, Some(route)) => Some(NextHop::Via(&route.via)),
+            (_, None) => self.gateway_for(address).map(NextHop::Via),
+        }
     }
 
     /// The interface with `address`, and the address with its prefix length.

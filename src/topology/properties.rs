@@ -38,7 +38,7 @@ fn shuffled(node: &YamlNode, key: &str, parent: &str, rng: &mut TestRng, out: &m
         YamlValue::List(items) => {
             let mut items: Vec<&YamlNode> = items.iter().collect();
             // The first address of an interface is its primary one.
-            if matches!(key, "role" | "subnets" | "services" | "real_servers")
+            if matches!(key, "role" | "subnets" | "services" | "real_servers" | "routes")
                 || parent == "networks"
             {
                 shuffle(&mut items, rng);
@@ -77,12 +77,17 @@ fn forget_positions(topology: &mut Topology) {
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }
-    for Host { name: _, roles: _, interfaces, gateways, ipvs, reach: _, at } in hosts.values_mut() {
+    for Host { name: _, roles: _, interfaces, gateways, routes, ipvs, reach: _, at } in
+        hosts.values_mut()
+    {
         *at = nowhere;
         for Interface { name: _, addresses: _, network: _, at } in interfaces.values_mut() {
             *at = nowhere;
         }
-        for Gateway { address: _, host: _, interface: _, derived: _, at } in gateways {
+        let vias = routes.iter_mut().map(|StaticRoute { to: _, via }| via);
+        for Gateway { address: _, host: _, interface: _, derived: _, at } in
+            gateways.iter_mut().chain(vias)
+        {
             *at = nowhere;
         }
         for at in ipvs.settings_at.values_mut().chain(ipvs.daemons_at.values_mut()) {
@@ -207,6 +212,9 @@ const PIECES: &[&str] = &[
     "role: ",
     "director",
     "gateway: ",
+    "routes: ",
+    "to: ",
+    "via: ",
     "real_servers: ",
     "lo",
     "dr",

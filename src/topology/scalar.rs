@@ -16,7 +16,7 @@ use crate::finding::{Finding, Position};
 use crate::names::{HostName, NameError, TopologyName};
 use crate::state::{DaemonRole, Protocol, VsItem};
 
-pub use addresses::{address, interface_address, subnet, usable_on, vip};
+pub use addresses::{address, interface_address, route_destination, subnet, usable_on, vip};
 
 /// Maximum weight: the kernel stores a signed int (`ip_vs_add_dest`, ERANGE below 0).
 const MAX_WEIGHT: u64 = 2_147_483_647;
@@ -365,15 +365,24 @@ pub fn role(node: &YamlNode) -> ScalarResult<At<Role>> {
     })
 }
 
-/// A host's name or an address.
+/// A default gateway: a host's name or an address.
 pub fn gateway(node: &YamlNode) -> ScalarResult<At<GatewayDoc>> {
-    let text = text(node, "a gateway")?;
+    host_or_address(node, "a gateway")
+}
+
+/// The next hop of a route: a host's name or an address.
+pub fn next_hop(node: &YamlNode) -> ScalarResult<At<GatewayDoc>> {
+    host_or_address(node, "a next hop")
+}
+
+fn host_or_address(node: &YamlNode, what: &str) -> ScalarResult<At<GatewayDoc>> {
+    let text = text(node, what)?;
     let looks_like_address = text.parse::<IpAddr>().is_ok()
         || text.contains('/')
         || text.contains(':')
         || text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if looks_like_address {
-        let At { value, at } = address(node, "a gateway")?;
+        let At { value, at } = address(node, what)?;
         return Ok(At { value: GatewayDoc::Address(value), at });
     }
     let At { value, at } = name_at::<HostName>(text, node.at)?;

@@ -197,3 +197,75 @@ fn with_an_error_there_is_no_topology_and_with_a_warning_there_is() {
     assert!(examined.topology.is_some());
     assert!(examine("x", &text.replace("sh,", "sh2,")).topology.is_none());
 }
+
+/// Two routers between the clients and the farm; `routes` is of the first.
+fn with_routes(routes: &str) -> Topology {
+    topology(&format!(
+        r#"
+version: 1
+name: t
+networks: {{clients: [198.51.100.0/24, "2001:db8:1::/64"], transit: [203.0.113.0/24, "2001:db8:2::/64"], farm: [192.0.2.0/24]}}
+hosts:
+  client: {{role: client, interfaces: {{eth0: 198.51.100.9/24}}, gateway: r1}}
+  r1:
+    role: router
+    interfaces: {{eth0: [198.51.100.1/24, "2001:db8:1::1/64"], eth1: [203.0.113.1/24, "2001:db8:2::1/64"], eth2: 203.0.113.11/24}}
+    routes: [{routes}]
+  r2:
+    role: router
+    interfaces: {{eth0: [203.0.113.2/24, "2001:db8:2::2/64"], eth1: 192.0.2.1/24}}
+    gateway: 203.0.113.1
+  lvs: {{role: director, interfaces: {{eth0: 192.0.2.2/24}}, gateway: r2}}
+  rs1: {{role: real_server, interfaces: {{eth0: 192.0.2.3/24}}, gateway: r2}}
+services:
+  - {{vip: 192.0.2.80, port: 80, forward: dr, real_servers: [rs1]}}
+"#
+    ))
+}
+
+#[test]
+fn the_next_hop_of_a_route_is_named_or_an_address_over_the_interface_that_the_file_says() {
+    let found = with_routes(
+        "{to: 192.0.2.0/24, via: r2}, {to: \"2001:db8:9::/48\", via: r2}, \
+         {to: 100.64.0.0/10, via: 203.0.113.77, interface: eth2}, \
+         {to: 192.0.2.80/32, via: 203.0.113.2, interface: eth2}",
+    );
+    let shown: Vec<String> = host(&found, "r1")
+        .routes
+        .iter()
+        .map(|StaticRoute { to, via }| {
+            let host = via.host.as_ref().map_or("no host of the file", |name| name.as_str());
+            format!("{to} by {} ({host}) on {}", via.address, via.interface)
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "100.64.0.0/10 by 203.0.113.77 (no host of the file) on eth2",
+            "192.0.2.0/24 by 203.0.113.2 (r2) on eth1",
+            "192.0.2.80/32 by 203.0.113.2 (r2) on eth2",
+            "2001:db8:9::/48 by 2001:db8:2::2 (r2) on eth1",
+        ]
+    );
+}
+
+#[test]
+fn the_longest_prefix_wins_and_a_connected_route_before_a_static_one() {
+    let found = with_routes(
+        "{to: 192.0.2.0/24, via: r2}, {to: 192.0.2.128/25, via: 203.0.113.77}, \
+         {to: 198.51.100.128/25, via: r2}, {to: 198.51.0.0/16, via: 203.0.113.78}",
+    );
+    let via = |address: &str| match host(&found, "r1").next_hop(ip(address)) {
+        None => "none".to_owned(),
+        Some(NextHop::OnLink(interface, _)) => interface.name.to_string(),
+        Some(NextHop::Via(gateway)) => gateway.address.to_string(),
+    };
+    assert_eq!(via("192.0.2.80"), "203.0.113.2");
+    assert_eq!(via("192.0.2.200"), "203.0.113.77");
+    assert_eq!(via("198.51.100.9"), "eth0", "connected, and longer than the /16");
+    assert_eq!(via("198.51.100.200"), "203.0.113.2", "the /25 is longer than the connected /24");
+    assert_eq!(via("198.51.7.7"), "203.0.113.78");
+    assert_eq!(via("100.64.0.1"), "none");
+    let r2 = host(&found, "r2").next_hop(ip("100.64.0.1"));
+    assert!(matches!(r2, Some(NextHop::Via(gateway)) if gateway.address == ip("203.0.113.1")));
+}

@@ -148,7 +148,7 @@ impl Cause {
             Self::DeviceDown { dev } => format!("set {dev} of {host} up"),
             Self::NoRoute { target } => {
                 format!(
-                    "give {host} a route to {target}: a `gateway:`, or an address in its subnet"
+                    "give {host} a route to {target}: a `gateway:`, a route under `routes:`, or an address in its subnet"
                 )
             }
             Self::RouteRefuses { target } => {
@@ -162,7 +162,7 @@ impl Cause {
             }
             Self::SourceInvalid { source, towards: None, .. } => {
                 format!(
-                    "give {host} a route to {source}: a `gateway:`, or an address in its subnet"
+                    "give {host} a route to {source}: a `gateway:`, a route under `routes:`, or an address in its subnet"
                 )
             }
             Self::SourceInvalid { dev, .. } => {
@@ -187,7 +187,7 @@ impl Cause {
             }
             Self::Announces { .. } => format!("set net.ipv4.conf.all.arp_announce=2 on {host}"),
             Self::Loop { .. } => {
-                format!("correct a `gateway:` on this way; it leads back to {host}")
+                format!("correct a `gateway:` or a route on this way; it leads back to {host}")
             }
             Self::WrongHost { target } => {
                 format!("remove {target} from {host}, or let it be the director")

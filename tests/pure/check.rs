@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         every_case_reads_as_written,
         every_case_finds_what_it_is_there_for_and_every_rule_has_a_case,
         every_playbook_is_without_a_finding,
+        the_route_that_a_cure_names_is_the_cure,
         findings_are_data_too,
         colour_is_there_only_if_asked_for,
         nothing_in_a_file_reaches_the_terminal_as_a_command
@@ -141,6 +142,65 @@ fn every_playbook_is_without_a_finding() {
             "a playbook is named as its file"
         );
         assert!(source.lines().count() <= 25, "{} is not short", path.display());
+    }
+}
+
+/// A cluster with two routers. `HOST:` takes what the cure adds; in turn each lacks its route.
+const TWO_ROUTERS: &str = r#"version: 1
+name: two-routers
+networks:
+  clients: [198.51.100.0/24, "2001:db8:1::/64"]
+  transit: [203.0.113.0/24, "2001:db8:2::/64"]
+  farm: [192.0.2.0/24, "2001:db8:3::/64"]
+hosts:
+  client: {role: client, interfaces: {eth0: [198.51.100.9/24, "2001:db8:1::9/64"]}, gateway: edge}
+  edge: {role: router, interfaces: {eth0: [198.51.100.1/24, "2001:db8:1::1/64"], eth1: [203.0.113.1/24, "2001:db8:2::1/64"]}}
+  core: {role: router, interfaces: {eth0: [203.0.113.2/24, "2001:db8:2::2/64"], eth1: [192.0.2.1/24, "2001:db8:3::1/64"]}}
+  lvs: {role: director, interfaces: {eth0: [192.0.2.2/24, "2001:db8:3::2/64"]}}
+  web1: {role: real_server, interfaces: {eth0: [192.0.2.3/24, "2001:db8:3::3/64"]}}
+services:
+  - {vip: VIP, port: 80, forward: FORWARD, real_servers: [web1]}
+"#;
+
+/// `add `routes: [{...}]` to HOST` and `add `{...}` to the `routes:` of HOST`: the routes, and the host.
+fn named_route(cure: &str) -> Option<(String, String)> {
+    let (_, rest) = cure.split_once("add `")?;
+    let (entry, rest) = rest.split_once("` to ")?;
+    let rest = rest.strip_prefix("the `routes:` of ").unwrap_or(rest);
+    let entry = entry.strip_prefix("routes: [").map_or(entry, |it| it.trim_end_matches(']'));
+    let host = rest.split([' ', ',']).next()?;
+    Some((entry.to_owned(), host.to_owned()))
+}
+
+fn the_route_that_a_cure_names_is_the_cure() {
+    for vip in ["192.0.2.80", "100.64.0.80", "\"2001:db8:3::80\""] {
+        for forward in ["dr", "tun"] {
+            let text = TWO_ROUTERS.replace("VIP", vip).replace("FORWARD", forward);
+            let mut routes: Vec<(String, String)> = Vec::new();
+            for turn in 0.. {
+                let mut text = text.clone();
+                for (entry, host) in routes.iter().rev() {
+                    let start = format!("  {host}: {{");
+                    assert_eq!(text.matches(&start).count(), 1, "{host}");
+                    let known = format!("{start}routes: [");
+                    text = if text.contains(&known) {
+                        text.replace(&known, &format!("{known}{entry}, "))
+                    } else {
+                        text.replace(&start, &format!("{known}{entry}], "))
+                    };
+                }
+                let findings = check::examine("x.yaml", &text).findings;
+                let shown = report::findings::text("x.yaml", &text, &findings, &[], false);
+                let Some(first) = findings.iter().find(|it| it.severity == Severity::Error) else {
+                    break;
+                };
+                let named = named_route(&first.cure).unwrap_or_else(|| panic!("{shown}"));
+                assert!(!routes.contains(&named), "named twice: {named:?}\n{shown}");
+                routes.push(named);
+                assert!(turn < 8, "{routes:?}\n{shown}");
+            }
+            assert!((3..=6).contains(&routes.len()), "{vip} {forward}: {routes:?}");
+        }
     }
 }
 

@@ -144,6 +144,24 @@ fn every_product_has_a_bound() {
     );
     assert!(refused(&text).contains("addresses of one host"));
 
+    let routes =
+        list(0..600, |n| format!("{{to: 10.{}.{}.0/24, via: 192.0.2.1}}", n / 250, n % 250));
+    let host = |name: &str, number: usize, routes: &str| {
+        format!(
+            "{name}: {{role: client, interfaces: {{e: 192.0.2.{number}/16}}, routes: [{routes}]}}"
+        )
+    };
+    let text = |hosts: &str| {
+        format!("{HEAD}networks: {{n: 192.0.0.0/16}}\nhosts: {{{hosts}}}\nservices: []\n")
+    };
+    assert!(refused(&text(&host("a", 2, &routes))).contains("routes of one host"));
+    let clients = list(0..19_000, |n| format!("c{n}: {{role: client}}"));
+    let routes =
+        list(0..500, |n| format!("{{to: 10.{}.{}.0/24, via: 192.0.2.1}}", n / 250, n % 250));
+    let with_routes = list(0..3, |n| host(&format!("r{n}"), n + 2, &routes));
+    let found = refused(&text(&format!("{with_routes}, {clients}")));
+    assert!(found.contains("pairs of a route and a client"), "{found}");
+
     let subnets = list(0..5_000, |n| format!("n{n}: 10.{}.{}.0/24", n / 250, n % 250));
     let text =
         format!("{HEAD}networks: {{{subnets}}}\nhosts: {{a: {{role: client}}}}\nservices: []\n");

@@ -49,7 +49,7 @@ pub fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Clusters that no playbook has: two routers, two ways, two directors.
+/// Clusters that no playbook has: static routes, two routers, two ways, two directors.
 fn own() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/walk");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -13,13 +13,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::draft::{DraftHost, DraftService, DraftTopology};
 use super::guess;
 use super::remark::{Remark, RemarkKind};
 use crate::names::{HostName, IfName, NameError, TopologyName};
 use crate::state::{
-    ForwardingMethod, Observation, RouteKey, ServiceFlags, ServiceKey, Sysctl, VirtualService,
-    VsItem,
+    ForwardingMethod, Observation, Route, RouteKey, ServiceFlags, ServiceKey, Sysctl,
+    VirtualService, VsItem,
 };
 use crate::topology::Role;
 
@@ -137,7 +139,7 @@ impl<'a> LiveImport<'a> {
             reach: Some(observed.reach.clone()),
             ..DraftHost::default()
         };
-        host.gateways = self.gateways(observed, addresses);
+        (host.gateways, host.routes) = self.routes(observed, addresses);
         if !state.services.is_empty() {
             host.roles.insert(Role::Director);
             host.ipvs = settings::ipvs(state);
@@ -177,24 +179,31 @@ impl<'a> LiveImport<'a> {
         host
     }
 
-    /// Next hops of the default routes, by name if the host was observed.
-    fn gateways(&mut self, observed: &ObservedHost, addresses: &AddressMap) -> Vec<String> {
-        let routes = &observed.observation.state.routes;
-        let mut gateways: Vec<String> = Vec::new();
-        let mut others = Vec::new();
-        for (key, route) in routes {
-            let default = key.0.prefix_len() == 0;
-            match route.gateway {
-                Some(gateway) if default && addresses.reaches(&observed.name, gateway) => {
-                    let name = addresses.owner(gateway).filter(|name| **name != observed.name);
-                    let text = name.map_or_else(|| gateway.to_string(), ToString::to_string);
-                    if !gateways.contains(&text) {
-                        gateways.push(text);
-                    }
+    /// Next hops of the default routes, and the static routes, next hops by name if the host was observed.
+    fn routes(
+        &mut self,
+        observed: &ObservedHost,
+        addresses: &AddressMap,
+    ) -> (Vec<String>, Vec<(IpNet, String)>) {
+        let (mut gateways, mut routes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, route) in &observed.observation.state.routes {
+            // On-link routes have no next hop.
+            let Some(gateway) = route.gateway else { continue };
+            let near = addresses.reaches(&observed.name, gateway);
+            let name = addresses.owner(gateway);
+            let text = || name.map_or_else(|| gateway.to_string(), ToString::to_string);
+            let own = name == Some(&observed.name);
+            if key.0.prefix_len() == 0 && near {
+                let text = if own { gateway.to_string() } else { text() };
+                if !gateways.contains(&text) {
+                    gateways.push(text);
                 }
-                Some(_) => others.push(format!("{key} {route}")),
-                // On-link routes.
-                None => {}
+            } else if self.vips.contains(&key.0.addr()) && near && !own {
+                // lvsprov derives it.
+            } else if near && !own && is_static(route) {
+                routes.push((key.0, text()));
+            } else {
+                others.push(format!("{key} {route}"));
             }
         }
         if !others.is_empty() {
@@ -202,10 +211,10 @@ impl<'a> LiveImport<'a> {
                 Some(&observed.name),
                 RemarkKind::NotExpressible,
                 format!("{} other route(s): {}", others.len(), others.join("; ")),
-                "a topology has default gateways only; lvsprov does not change these routes",
+                "under `routes:` stand static routes by neighbours only; lvsprov does not change these routes",
             );
         }
-        gateways
+        (gateways, routes)
     }
 
     /// Adds a host for each RIP of no observed host.
@@ -330,4 +339,10 @@ impl<'a> LiveImport<'a> {
                     && elsewhere(at.0.ip()) == Some(true)
             })
     }
+}
+
+/// Whether an administrator made the route (`RTPROT_BOOT`, `RTPROT_STATIC`; include/uapi/linux/rtnetlink.h), and it
+/// has nothing that the file cannot say.
+fn is_static(route: &Route) -> bool {
+    matches!(route.protocol, 3 | 4) && route.unsupported.is_empty() && route.source.is_none()
 }

@@ -170,3 +170,33 @@ fn without_a_director_the_import_is_empty() {
     assert!(draft.services.is_empty());
     assert!(remarks.iter().any(|remark| remark.what == "no director"), "{remarks:?}");
 }
+
+#[test]
+fn static_routes_by_neighbours_are_taken_and_others_are_remarks() {
+    let mut lvs = observed("lvs", &["eth0 198.51.100.2/24", "eth1 10.0.0.1/24"], None, NAT);
+    let mut route = |to: &str, gateway: &str, protocol| {
+        let route = Route { protocol, ..Route::via(gateway.parse().unwrap(), None) };
+        lvs.observation.state.routes.insert(RouteKey(to.parse().unwrap()), route);
+    };
+    route("192.0.2.0/24", "198.51.100.254", 3);
+    route("192.0.2.128/25", "198.51.100.77", 4);
+    // By DHCP and by a routing daemon.
+    route("203.0.113.0/25", "198.51.100.254", 16);
+    route("203.0.113.128/25", "198.51.100.254", 186);
+    let mut router = observed("router", &["eth0 198.51.100.254/24"], None, "");
+    set(&mut router, "net.ipv4.ip_forward", "1");
+    let vip: IpAddr = "198.51.100.8".parse().unwrap();
+    let by_director = Route::via("198.51.100.2".parse().unwrap(), None);
+    router.observation.state.routes.insert(RouteKey::host(vip), by_director);
+    let web1 = observed("web1", &["eth0 10.0.0.11/24"], Some("10.0.0.1"), "");
+    let web2 = observed("web2", &["eth0 10.0.0.12/24"], Some("10.0.0.1"), "");
+    let (text, remarks) = written(&[lvs, router, web1, web2]);
+    assert_parts(
+        &text,
+        &[
+            "routes: [{to: 192.0.2.0/24, via: router}, {to: 192.0.2.128/25, via: 198.51.100.77}]",
+            "router: {role: router, interfaces: {eth0: 198.51.100.254/24}, ssh: root@router}",
+        ],
+    );
+    assert_parts(&remarks, &["2 other route(s): 203.0.113.0/25"]);
+}

@@ -14,6 +14,52 @@ use crate::topology::model::{Gateway, Host, Interface};
 use crate::topology::node::At;
 use crate::topology::suggest;
 
+/// A next hop that the file names.
+#[derive(Clone, Copy)]
+pub(super) struct NextHopDoc<'a> {
+    /// The key that names it: `gateway` or `via`.
+    pub key: &'static str,
+    /// The host whose next hop it is.
+    pub of: &'a HostName,
+    pub stated: &'a At<GatewayDoc>,
+    /// The family of a route's destination; `None`: any.
+    pub ipv4: Option<bool>,
+    /// The interface that a route names.
+    pub interface: Option<&'a IfName>,
+}
+
+impl NextHopDoc<'_> {
+    fn at(&self) -> Position {
+        self.stated.at
+    }
+
+    /// The host, or the interface that the route names, whose subnets must hold it.
+    fn place(&self) -> String {
+        let of = self.of;
+        self.interface.map_or_else(|| of.to_string(), |dev| format!("{dev} on {of}"))
+    }
+
+    fn is_own(&self) -> Finding {
+        let (message, cure) = match self.key {
+            "via" => (
+                format!("{} is the next hop of its own route", self.of),
+                "name the next router, or remove the route",
+            ),
+            _ => (
+                format!("{} is its own gateway", self.of),
+                "name the next router, or remove `gateway`",
+            ),
+        };
+        Finding::error(
+            "own-gateway",
+            self.at(),
+            message,
+            "a packet would never leave the host",
+            cure,
+        )
+    }
+}
+
 /// The gateways that the file sets for hosts.
 pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
     for doc in hosts {
@@ -25,7 +71,9 @@ pub(super) fn stated(resolver: &mut Resolver, hosts: &[HostDoc]) {
         };
         let mut clear = !stated.is_empty();
         for gateway in stated {
-            match resolver.gateway(name, gateway) {
+            let stated = gateway;
+            let hop = NextHopDoc { key: "gateway", of: name, stated, ipv4: None, interface: None };
+            match resolver.next_hop(hop) {
                 Some(found) => {
                     for one in found {
                         resolver.add_stated_gateway(name, one);
@@ -55,7 +103,7 @@ pub(super) fn derived(resolver: &mut Resolver, hosts: &[HostDoc]) {
             let Some(host) = resolver.hosts.get(&real.host) else { continue };
             let candidates = near
                 .entry((&real.host, &service.director))
-                .or_insert_with(|| candidates(host, director));
+                .or_insert_with(|| candidates(host, director, None));
             let mut on_rips_side = candidates.iter().filter(|(address, dev)| {
                 **dev == real.interface && address.is_ipv4() == real.rip.is_ipv4()
             });
@@ -96,7 +144,7 @@ pub(super) fn default(resolver: &mut Resolver, stated: &Field<GatewayDoc>, hosts
         let found: Vec<(IpAddr, IfName)> = match value {
             GatewayDoc::Host(name) => {
                 let gateway = resolver.clear_host(name).filter(|g| g.name != host.name);
-                let candidates = gateway.map(|g| candidates(host, g)).unwrap_or_default();
+                let candidates = gateway.map(|g| candidates(host, g, None)).unwrap_or_default();
                 [true, false]
                     .into_iter()
                     .filter_map(|v4| {
@@ -130,11 +178,24 @@ fn on_link(host: &Host, address: IpAddr) -> Option<(IpAddr, IfName)> {
     is_plugged(interface.name.as_str()).then(|| (address, interface.name.clone()))
 }
 
-/// The addresses of `gateway` that are on-link for `host`, each with the interface of `host`.
-fn candidates<'a>(host: &'a Host, gateway: &Host) -> Vec<(IpAddr, &'a IfName)> {
+/// The same by `stated`, if the file names the interface.
+fn on_link_over(host: &Host, address: IpAddr, stated: Option<&IfName>) -> Option<(IpAddr, IfName)> {
+    let Some(stated) = stated else { return on_link(host, address) };
+    let mut there = plugged(host).filter(|(interface, _)| interface.name == *stated);
+    there.any(|(_, net)| net.contains(&address)).then(|| (address, stated.clone()))
+}
+
+/// The addresses of `gateway` that are on-link for `host`, each with the interface of `host`: `only` that one,
+/// if it is given.
+fn candidates<'a>(
+    host: &'a Host,
+    gateway: &Host,
+    only: Option<&IfName>,
+) -> Vec<(IpAddr, &'a IfName)> {
     let mut found: Vec<(IpAddr, &IfName)> = Vec::new();
     let mut known = HashSet::new();
-    for (ours, net) in plugged(host) {
+    let is_meant = |ours: &Interface| only.is_none_or(|only| *only == ours.name);
+    for (ours, net) in plugged(host).filter(|(ours, _)| is_meant(ours)) {
         for (theirs, address) in plugged(gateway) {
             let address = address.addr();
             let near = ours.network == theirs.network && net.contains(&address);
@@ -194,32 +255,29 @@ impl Resolver {
         self.findings.push(suggest::unknown_name("host", at, name.as_str(), mistakes, known));
     }
 
-    fn gateway(&mut self, of: &HostName, stated: &At<GatewayDoc>) -> Option<Vec<Gateway>> {
-        match &stated.value {
+    /// The next hop, for each address family that the two hosts share.
+    pub(super) fn next_hop(&mut self, hop: NextHopDoc<'_>) -> Option<Vec<Gateway>> {
+        match &hop.stated.value {
             GatewayDoc::Host(name) if !self.hosts.contains_key(name) => {
-                self.unknown_host(name, stated.at);
+                self.unknown_host(name, hop.at());
                 None
             }
-            GatewayDoc::Host(name) => self.gateway_by_name(of, name, stated.at),
+            GatewayDoc::Host(name) => self.next_hop_by_name(hop, name),
             GatewayDoc::Address(address) => {
-                self.gateway_by_address(of, *address, stated.at).map(|gateway| vec![gateway])
+                self.next_hop_by_address(hop, *address).map(|gateway| vec![gateway])
             }
         }
     }
 
-    /// One gateway for each address family that the two hosts share.
-    fn gateway_by_name(
-        &mut self,
-        of: &HostName,
-        name: &HostName,
-        at: Position,
-    ) -> Option<Vec<Gateway>> {
+    fn next_hop_by_name(&mut self, hop: NextHopDoc<'_>, name: &HostName) -> Option<Vec<Gateway>> {
+        let of = hop.of;
         if of == name {
-            self.findings.push(own_gateway(of, at));
+            self.findings.push(hop.is_own());
             return None;
         }
         let (host, gateway) = (self.clear_host(of)?, self.clear_host(name)?);
-        let candidates = candidates(host, gateway);
+        let mut candidates = candidates(host, gateway, hop.interface);
+        candidates.retain(|(address, _)| hop.ipv4.is_none_or(|v4| address.is_ipv4() == v4));
         let of_family = |v4: bool| candidates.iter().filter(move |(a, _)| a.is_ipv4() == v4);
         let ambiguous = [true, false].into_iter().find(|v4| of_family(*v4).count() > 1);
         if !candidates.is_empty() && ambiguous.is_none() {
@@ -228,18 +286,26 @@ impl Resolver {
                 host: Some(name.clone()),
                 interface: (*dev).clone(),
                 derived: false,
-                at,
+                at: hop.at(),
             };
             return Some(candidates.iter().map(one).collect());
         }
         let finding = if candidates.is_empty() {
+            let family = match hop.ipv4 {
+                None => "",
+                Some(true) => "IPv4 ",
+                Some(false) => "IPv6 ",
+            };
             let theirs = suggest::listed(plugged(gateway).map(|(_, a)| a));
             let theirs = if theirs.is_empty() { "none".to_owned() } else { theirs };
             let ours = suggest::listed(plugged(host).map(|(_, a)| a));
             Finding::error(
                 "gateway-not-on-link",
-                at,
-                format!("{name} has no address in a subnet of {of} on a shared network"),
+                hop.at(),
+                format!(
+                    "{name} has no {family}address in a subnet of {} on a shared network",
+                    hop.place()
+                ),
                 format!("a gateway must be on-link; {of} has {ours}, {name} has {theirs}"),
                 format!(
                     "give both an address in one subnet of one network, or name another gateway for {of}"
@@ -250,11 +316,12 @@ impl Resolver {
             let all: Vec<IpAddr> = all.map(|(a, _)| *a).collect();
             Finding::error(
                 "gateway-ambiguous",
-                at,
+                hop.at(),
                 format!("{name} has several addresses next to {of}: {}", suggest::listed(&all)),
-                "a default route has one next hop",
+                "a route has one next hop",
                 format!(
-                    "name the address: `gateway: {}`",
+                    "name the address: `{}: {}`",
+                    hop.key,
                     all.first().map_or(String::new(), IpAddr::to_string)
                 ),
             )
@@ -263,27 +330,22 @@ impl Resolver {
         None
     }
 
-    fn gateway_by_address(
-        &mut self,
-        of: &HostName,
-        address: IpAddr,
-        at: Position,
-    ) -> Option<Gateway> {
+    fn next_hop_by_address(&mut self, hop: NextHopDoc<'_>, address: IpAddr) -> Option<Gateway> {
+        let of = hop.of;
         let host = self.clear_host(of)?;
         if host.interface_with(address).is_some() {
-            let finding = own_gateway(of, at);
-            self.findings.push(finding);
+            self.findings.push(hop.is_own());
             return None;
         }
-        let found = on_link(host, address);
+        let found = on_link_over(host, address, hop.interface);
         let holder = self.holder(address);
         let Some((address, dev)) = found else {
             self.findings.push(Finding::error(
                 "gateway-not-on-link",
-                at,
-                format!("{address} is in no subnet of {of}"),
+                hop.at(),
+                format!("{address} is in no subnet of {}", hop.place()),
                 "the kernel refuses a gateway that is not on-link (ENETUNREACH)",
-                format!("name an address in a subnet of {of}"),
+                format!("name an address in a subnet of {}", hop.place()),
             ));
             return None;
         };
@@ -299,20 +361,10 @@ impl Resolver {
             );
             let why = "no host on its own network answers ARP for it";
             let cure = "name a gateway on a shared network";
-            self.findings.push(Finding::error("gateway-not-on-link", at, message, why, cure));
+            self.findings.push(Finding::error("gateway-not-on-link", hop.at(), message, why, cure));
             return None;
         }
         let host = holder.map(|h| h.name.clone());
-        Some(Gateway { address, host, interface: dev, derived: false, at })
+        Some(Gateway { address, host, interface: dev, derived: false, at: hop.at() })
     }
-}
-
-fn own_gateway(of: &HostName, at: Position) -> Finding {
-    Finding::error(
-        "own-gateway",
-        at,
-        format!("{of} is its own gateway"),
-        "a packet would never leave the host",
-        "name the next router, or remove `gateway`",
-    )
 }

@@ -39,8 +39,10 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
         }
         let roles = doc.roles.iter().map(|r| r.value).collect();
         let (reach, at) = (reach(&doc.reach), doc.name.at);
-        let (gateways, ipvs) = (Vec::new(), super::ipvs::settings(&document.ipvs, &doc.ipvs));
-        let host = Host { name: name.clone(), roles, interfaces, gateways, ipvs, reach, at };
+        let ipvs = super::ipvs::settings(&document.ipvs, &doc.ipvs);
+        let (gateways, routes) = (Vec::new(), Vec::new());
+        let host =
+            Host { name: name.clone(), roles, interfaces, gateways, routes, ipvs, reach, at };
         resolver.hosts.insert(name, host);
     }
     resolver.index();

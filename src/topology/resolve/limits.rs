@@ -15,6 +15,10 @@ const HOSTS: usize = 20_000;
 const ADDRESSES_OF_ONE: usize = 512;
 /// Addresses of all hosts.
 const ADDRESSES: usize = 50_000;
+/// Static routes of one host.
+const ROUTES_OF_ONE: usize = 512;
+/// Static routes of all hosts.
+const ROUTES: usize = 50_000;
 /// Subnets of all networks.
 const SUBNETS: usize = 4_096;
 /// IPVS services.
@@ -23,6 +27,8 @@ const SERVICES: usize = 20_000;
 const DESTINATIONS: usize = 100_000;
 /// Clients times (services and real servers) times hosts that forward.
 const WAYS: usize = 20_000_000;
+/// Static routes times clients.
+const ROUTES_TO_CLIENTS: usize = 20_000_000;
 /// Services with a mark times services.
 const MARKS: usize = 4_000_000;
 
@@ -80,6 +86,13 @@ fn hosts(document: &Document) -> Vec<LimitCount> {
     let mut counts: Vec<LimitCount> =
         all().map(|(at, n)| count(at, "addresses of one host", n, ADDRESSES_OF_ONE)).collect();
     counts.extend(sum("addresses", ADDRESSES, all()));
+    let routes = || document.hosts.iter().map(|host| (host.name.at, host.routes.valid.len()));
+    counts.extend(routes().map(|(at, n)| count(at, "routes of one host", n, ROUTES_OF_ONE)));
+    counts.extend(sum("routes", ROUTES, routes()));
+    let is_client = |host: &&HostDoc| host.roles.iter().any(|role| role.value == Role::Client);
+    let clients = document.hosts.iter().filter(is_client).count();
+    let pairs = routes().map(|(at, n)| (at, n.saturating_mul(clients)));
+    counts.extend(sum("pairs of a route and a client", ROUTES_TO_CLIENTS, pairs));
     counts.extend(sum("hosts", HOSTS, document.hosts.iter().map(|host| (host.name.at, 1))));
     counts
 }

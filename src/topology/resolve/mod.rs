@@ -10,6 +10,7 @@ mod hosts;
 mod ipvs;
 mod limits;
 mod rips;
+mod routes;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +30,7 @@ pub(super) struct Resolver {
     hosts: BTreeMap<HostName, Host>,
     /// Hosts whose roles or interfaces are not all valid.
     unclear: BTreeSet<HostName>,
-    /// Hosts whose gateway is not valid.
+    /// Hosts whose gateway or routes are not all valid.
     unclear_gateways: BTreeSet<HostName>,
     /// The first host with each address on a network.
     holders: HashMap<IpAddr, HostName>,
@@ -69,6 +70,7 @@ pub(super) fn resolve(document: &Document) -> Resolved {
     resolver.networks(&document.networks);
     hosts::resolve(&mut resolver, document);
     gateways::stated(&mut resolver, &document.hosts);
+    routes::resolve(&mut resolver, &document.hosts);
     services::resolve(&mut resolver, document);
     gateways::derived(&mut resolver, &document.hosts);
     gateways::default(&mut resolver, &document.defaults.gateway, &document.hosts);

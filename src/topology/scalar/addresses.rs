@@ -92,15 +92,51 @@ pub fn subnet(node: &YamlNode) -> ScalarResult<At<IpNet>> {
     let text = text(node, "a subnet")?;
     let net = prefix(text, node.at, "a subnet such as 192.0.2.0/24")?;
     usable(net.network(), node.at)?;
-    if net.addr() != net.network() {
+    without_host_bits(net, node.at)?;
+    Ok(At { value: net, at: node.at })
+}
+
+fn without_host_bits(net: IpNet, at: Position) -> ScalarResult<()> {
+    if net.addr() == net.network() {
+        return Ok(());
+    }
+    refuse(
+        "subnet-has-host-bits",
+        at,
+        format!("{net} is an address in a subnet, not a subnet"),
+        "the address or the prefix length may be mistyped",
+        format!("write {}", net.trunc()),
+    )
+}
+
+/// The destination of a static route: a subnet, or one address as /32 or /128.
+pub fn route_destination(node: &YamlNode) -> ScalarResult<At<IpNet>> {
+    let text = text(node, "a route's destination")?;
+    if text == "default" || text.ends_with("/0") {
         return refuse(
-            "subnet-has-host-bits",
+            "route-is-default",
             node.at,
-            format!("{net} is an address in a subnet, not a subnet"),
-            "the address or the prefix length may be mistyped",
-            format!("write {}", net.trunc()),
+            format!("{text} is the default route"),
+            "a host has one default route of each address family, and `gateway` sets it",
+            "write `gateway:` on the host instead, with the next hop",
         );
     }
+    if let Some(address) = parse(text) {
+        return refuse(
+            "prefix-missing",
+            node.at,
+            format!("{text} has no prefix length"),
+            "lvsprov needs it to know which addresses the route is for",
+            format!("write {} for this address alone, or a subnet", IpNet::from(address)),
+        );
+    }
+    let net = prefix(text, node.at, "a subnet such as 198.51.100.0/24")?;
+    // A shorter prefix holds other addresses beside the unusable ones.
+    if let Some(why) = unusable(net.addr()).filter(|_| net.prefix_len() >= 8) {
+        let message = format!("{net} cannot be the destination of a route");
+        return refuse("unusable-address", node.at, message, why, "write a subnet of other hosts");
+    }
+    without_host_bits(net, node.at)?;
     Ok(At { value: net, at: node.at })
 }
 
