@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
+use crate::apply::holders::VipProbing;
 use crate::apply::transaction::VerifyBy;
 use crate::import::guess::GivenDirector;
 use crate::lab::scenario::LabTransport;
@@ -117,6 +118,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// Other machines.
+        #[command(flatten)]
+        probe: ProbeArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -142,6 +146,9 @@ pub enum Command {
         /// Items that lvsprov did not make.
         #[command(flatten)]
         adopt: AdoptArgument,
+        /// Other machines.
+        #[command(flatten)]
+        probe: ProbeArgument,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -219,6 +226,9 @@ pub enum Command {
         /// Revert a transaction when its time has come, instead of serving a controller
         #[arg(long)]
         revert: Option<String>,
+        /// Repeat the announcements that standard input names, instead of serving a controller
+        #[arg(long)]
+        announce: bool,
     },
 }
 
@@ -245,6 +255,24 @@ pub struct HostArguments {
     /// How long connecting to a host may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub connect_timeout: u64,
+}
+
+/// Whether hosts are asked on their segments who has a VIP.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ProbeArgument {
+    /// Do not ask whether another machine has a VIP that is about to be added
+    ///
+    /// Before a host gets a VIP, its agent asks by ARP (neighbour solicitation) who has it. An answer from a
+    /// machine that is not in the file stops the change: two machines would answer for the VIP.
+    #[arg(long)]
+    pub no_vip_probe: bool,
+}
+
+impl ProbeArgument {
+    /// For the session.
+    pub fn to_probing(self) -> VipProbing {
+        if self.no_vip_probe { VipProbing::Off } else { VipProbing::On }
+    }
 }
 
 /// How fast real servers are taken out.

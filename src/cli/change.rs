@@ -10,6 +10,7 @@ use super::cluster::{ObservedCluster, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
 use crate::apply::cluster_plan::Direction;
+use crate::apply::holders::VipProbing;
 use crate::apply::operator::OperatorConsole as _;
 use crate::apply::recover::{self, RollbackOptions};
 use crate::apply::requests::describe_busy;
@@ -28,6 +29,7 @@ const PLANS: u32 = 5;
 pub fn apply(
     hosts: &HostArguments,
     adopt: AdoptArgument,
+    probing: VipProbing,
     pace: PaceOverride,
     change: &ChangeArguments,
     verify: VerifyBy,
@@ -35,12 +37,12 @@ pub fn apply(
 ) -> CommandResult {
     if let Some(text) = plan_file::text_of(&hosts.file)? {
         let plan = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
-        return plan_file::run_saved(plan, hosts, adopt, pace, common, async |cluster, plan| {
+        return plan_file::run_saved(plan, hosts, adopt, probing, pace, common, async |cluster, plan| {
             run_transaction(cluster, change, verify, Some(plan), common).await
         });
     }
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
+    run_on_hosts(topology, hosts, pace, probing, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
         run_transaction(cluster, change, verify, None, common).await
     })
@@ -55,7 +57,7 @@ pub fn destroy(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         cluster.plan_towards(Direction::Destroy);
         if dry_run {
             let mut report = cluster.plan.report(cluster.session.topology);
@@ -75,7 +77,7 @@ pub fn rollback(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, console, .. } = cluster;
         let options = RollbackOptions { by: operator::here(), force, dry_run };
         let _signals = (!dry_run).then(|| console.catch_signals());
@@ -87,7 +89,7 @@ pub fn rollback(
 /// `confirm`.
 pub fn confirm(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, .. } = cluster;
         let report = recover::confirm(session, plan, observed, &operator::here()).await;
         let nothing = report.open_transactions.is_empty();

@@ -8,6 +8,7 @@ use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputForm
 use super::cluster::{examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
+use crate::apply::holders::VipProbing;
 use crate::apply::saved_plan::SavedContent;
 use crate::apply::{open_transactions, status, verify};
 use crate::finding::{Finding, Severity};
@@ -60,6 +61,7 @@ pub fn check(files: &[PathBuf], common: &CommonArguments) -> CommandResult {
 pub fn plan(
     hosts: &HostArguments,
     adopt: AdoptArgument,
+    probing: VipProbing,
     pace: PaceOverride,
     out: Option<(&Path, bool)>,
     common: &CommonArguments,
@@ -71,7 +73,7 @@ pub fn plan(
     let Some(topology) = examine(&hosts.file, &text, common.format)? else {
         return Ok(Exit::Findings);
     };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
+    run_on_hosts(topology, hosts, pace, probing, common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
         let mut report = cluster.plan.report(cluster.session.topology);
         open_transactions::add_to_report(&mut report, &cluster.plan, &cluster.observed);
@@ -97,7 +99,7 @@ pub fn plan(
 /// `verify`.
 pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
         let report = verify::verify(&mut cluster.session, &cluster.plan, &cluster.observed).await;
         output::print_result(
             common,
@@ -111,7 +113,7 @@ pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult 
 /// `status`.
 pub fn status(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
         let report = status::status(cluster.session.topology, &cluster.plan, &cluster.observed);
         output::print_result(
             common,

@@ -41,12 +41,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Check { files } => inspect::check(&files, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
-        Command::Plan { hosts, adopt, pace, out, force } => {
+        Command::Plan { hosts, adopt, probe, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            inspect::plan(&hosts, adopt, pace.to_override(), out, &common)
+            let (probing, pace) = (probe.to_probing(), pace.to_override());
+            inspect::plan(&hosts, adopt, probing, pace, out, &common)
         }
-        Command::Apply { hosts, adopt, pace, change, verify } => {
-            change::apply(&hosts, adopt, pace.to_override(), &change, verify, &common)
+        Command::Apply { hosts, adopt, probe, pace, change, verify } => {
+            let (probing, pace) = (probe.to_probing(), pace.to_override());
+            change::apply(&hosts, adopt, probing, pace, &change, verify, &common)
         }
         Command::Rollback { hosts, force, dry_run } => {
             change::rollback(&hosts, force, dry_run, &common)
@@ -66,11 +68,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir, revert } => {
+        Command::Agent { netns, state_dir, revert, announce } => {
             return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
                 state_dir,
                 revert,
+                announce,
             });
         }
     };

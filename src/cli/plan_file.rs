@@ -9,6 +9,7 @@ use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputForm
 use super::cluster::{ObservedCluster, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use crate::apply::cluster_plan::Direction;
+use crate::apply::holders::VipProbing;
 use crate::apply::saved_plan::{SavedContent, SavedPlan, short};
 use crate::apply::{ClusterReport, operator};
 use crate::check;
@@ -142,6 +143,7 @@ pub(super) fn run_saved(
     saved: SavedPlan,
     hosts: &HostArguments,
     adopt: AdoptArgument,
+    probing: VipProbing,
     pace: PaceOverride,
     common: &CommonArguments,
     command: impl AsyncFnOnce(&mut ObservedCluster<'_>, &SavedContent) -> CommandResult,
@@ -163,7 +165,7 @@ pub(super) fn run_saved(
     };
     let hosts = HostArguments { limit: content.limit.iter().cloned().collect(), ..hosts.clone() };
     let pace = PaceOverride { drain: content.drain, ramp: content.ramp };
-    run_on_hosts(topology, &hosts, pace, common, async |cluster| {
+    run_on_hosts(topology, &hosts, pace, probing, common, async |cluster| {
         if content.adopt {
             cluster.plan_towards(Direction::Adopt { now: operator::now() });
         }
