@@ -129,9 +129,10 @@ pub fn add_to_plan(
         let none = SegmentAnswers::default();
         let controls = holders.controls.get(name).unwrap_or(&none);
         for (key, macs) in &found.answers {
-            let of_dev = controls.answers.iter().filter(|(control, _)| {
-                control.dev == key.dev && is_same_family(control, key)
-            });
+            let of_dev = controls
+                .answers
+                .iter()
+                .filter(|(control, _)| control.dev == key.dev && is_same_family(control, key));
             let proxies = of_dev.flat_map(|(_, macs)| macs.iter().cloned()).collect();
             let answers = HolderAnswers { key, macs, proxies: &proxies };
             obstacles.extend(answers.obstacles(name, &hosts));
@@ -245,7 +246,8 @@ mod tests {
                 BTreeMap::from([(host("director"), found)])
             };
             let control = "198.19.255.251/32@eth0".parse().unwrap();
-            let found = VipHolders { answers: all(self.vip(), macs), controls: all(control, proxies) };
+            let found =
+                VipHolders { answers: all(self.vip(), macs), controls: all(control, proxies) };
             self.with(&found)
         }
 

@@ -37,9 +37,17 @@ pub fn apply(
 ) -> CommandResult {
     if let Some(text) = plan_file::text_of(&hosts.file)? {
         let plan = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
-        return plan_file::run_saved(plan, hosts, adopt, probing, pace, common, async |cluster, plan| {
-            run_transaction(cluster, change, verify, Some(plan), common).await
-        });
+        return plan_file::run_saved(
+            plan,
+            hosts,
+            adopt,
+            probing,
+            pace,
+            common,
+            async |cluster, plan| {
+                run_transaction(cluster, change, verify, Some(plan), common).await
+            },
+        );
     }
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
     run_on_hosts(topology, hosts, pace, probing, common, async |cluster| {
@@ -77,7 +85,8 @@ pub fn rollback(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, console, .. } = cluster;
         let options = RollbackOptions { by: operator::here(), force, dry_run };
         let _signals = (!dry_run).then(|| console.catch_signals());
@@ -89,7 +98,8 @@ pub fn rollback(
 /// `confirm`.
 pub fn confirm(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, .. } = cluster;
         let report = recover::confirm(session, plan, observed, &operator::here()).await;
         let nothing = report.open_transactions.is_empty();

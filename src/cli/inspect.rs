@@ -99,7 +99,8 @@ pub fn plan(
 /// `verify`.
 pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let report = verify::verify(&mut cluster.session, &cluster.plan, &cluster.observed).await;
         output::print_result(
             common,
@@ -113,7 +114,8 @@ pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult 
 /// `status`.
 pub fn status(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), VipProbing::Off, common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let report = status::status(cluster.session.topology, &cluster.plan, &cluster.observed);
         output::print_result(
             common,

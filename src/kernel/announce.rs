@@ -82,7 +82,7 @@ impl PendingAnnouncements {
         failed
     }
 
-    fn send_on(&mut self, dev: &IfName, interface: &Interface) -> Result<()> {
+    fn send_on(&mut self, dev: &IfName, interface: &OwnInterface) -> Result<()> {
         let of_dev: Vec<(IpAddr, &mut u32)> = self
             .0
             .iter_mut()
@@ -90,7 +90,9 @@ impl PendingAnnouncements {
             .map(|(key, left)| (key.net.addr(), left))
             .collect();
         let Some(mac) = interface.mac.filter(|_| interface.has_neighbours()) else {
-            of_dev.into_iter().for_each(|(_, left)| *left = 0);
+            for (_, left) in of_dev {
+                *left = 0;
+            }
             return Ok(());
         };
         let all: Vec<String> = of_dev.iter().map(|(address, _)| address.to_string()).collect();
@@ -151,27 +153,27 @@ fn forwards(dev: &IfName) -> bool {
 }
 
 /// An interface of this host.
-struct Interface {
+struct OwnInterface {
     flags: InterfaceFlags,
     mac: Option<Mac>,
     addresses: BTreeSet<IpAddr>,
 }
 
-impl Interface {
+impl OwnInterface {
     /// Whether hosts on its link learn hardware addresses.
     fn has_neighbours(&self) -> bool {
         !self.flags.intersects(InterfaceFlags::IFF_NOARP | InterfaceFlags::IFF_LOOPBACK)
     }
 }
 
-fn interfaces() -> Result<BTreeMap<String, Interface>> {
+fn interfaces() -> Result<BTreeMap<String, OwnInterface>> {
     let all = getifaddrs().map_err(|errno| {
         Error::new("cannot read the interfaces, so that nothing is announced")
             .because(io::Error::from(errno))
     })?;
-    let mut interfaces: BTreeMap<String, Interface> = BTreeMap::new();
+    let mut interfaces: BTreeMap<String, OwnInterface> = BTreeMap::new();
     for entry in all {
-        let interface = interfaces.entry(entry.interface_name).or_insert_with(|| Interface {
+        let interface = interfaces.entry(entry.interface_name).or_insert_with(|| OwnInterface {
             flags: entry.flags,
             mac: None,
             addresses: BTreeSet::new(),

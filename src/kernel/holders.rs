@@ -72,11 +72,13 @@ fn queries(dev: &IfName, addresses: &[IpAddr]) -> Vec<Result<Query>> {
     let mut queries = Vec::new();
     if !v4.is_empty() {
         let query = ArpQuery::prepare(dev, v4, ArpSender::Unspecified);
-        queries.push(query.map(|query| -> Query { Box::new(move |wait| Ok(any(query.run(wait)?))) }));
+        queries
+            .push(query.map(|query| -> Query { Box::new(move |wait| Ok(any(query.run(wait)?))) }));
     }
     if !v6.is_empty() {
         let query = NeighbourQuery::prepare(dev, v6);
-        queries.push(query.map(|query| -> Query { Box::new(move |wait| Ok(any(query.run(wait)?))) }));
+        queries
+            .push(query.map(|query| -> Query { Box::new(move |wait| Ok(any(query.run(wait)?))) }));
     }
     queries
 }

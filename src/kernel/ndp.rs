@@ -15,8 +15,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv,
+    sendmsg, setsockopt, socket, sockopt,
 };
 
 use super::arp::{Mac, readable_before};
@@ -152,12 +152,7 @@ impl NeighbourQuery {
 /// duplicates of it (RFC 4862, 5.4; net/ipv6/datagram.c, `ip6_datagram_send_ctl`).
 ///
 /// The router flag is the interface's own: a host that sees it missing takes the sender for no router any more.
-pub(super) fn announce(
-    dev: &IfName,
-    mac: Mac,
-    router: bool,
-    address: Ipv6Addr,
-) -> nix::Result<()> {
+pub(super) fn announce(dev: &IfName, mac: Mac, router: bool, address: Ipv6Addr) -> nix::Result<()> {
     let socket = open(dev)?;
     let index = nix::net::if_::if_nametoindex(dev.as_str())?;
     let source = libc::in6_pktinfo {

@@ -50,9 +50,9 @@ pub fn controls(key: &AddressKey, seen: &HostState) -> BTreeSet<AddressKey> {
             first.chain([UNUSED.into()]).collect()
         }
         IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            let [e, f, g, h] = UNUSED_IDENTIFIER;
-            vec![Ipv6Addr::new(a, b, c, d, e, f, g, h).into()]
+            let mut segments = address.segments();
+            segments[4..].copy_from_slice(&UNUSED_IDENTIFIER);
+            vec![Ipv6Addr::from(segments).into()]
         }
     };
     let others = addresses.into_iter().filter(|address| *address != key.net.addr());
@@ -148,8 +148,7 @@ impl HolderAnswers<'_> {
     /// A caution where the answers prove nothing.
     pub fn caution(&self) -> Option<String> {
         let AddressKey { dev, net } = self.key;
-        let proxies: Vec<&str> =
-            self.macs.intersection(self.proxies).map(String::as_str).collect();
+        let proxies: Vec<&str> = self.macs.intersection(self.proxies).map(String::as_str).collect();
         (!proxies.is_empty()).then(|| {
             format!(
                 "whether another machine has {} is unknown: {} answers on {dev} for addresses that no \
@@ -193,7 +192,8 @@ mod tests {
     fn state(addresses: &[&str]) -> HostState {
         let plain = |text: &&str| (key(text), Address::plain(Scope::Global));
         HostState {
-            links: [("eth0".parse().unwrap(), Link::Up), ("eth1".parse().unwrap(), Link::Down)].into(),
+            links: [("eth0".parse().unwrap(), Link::Up), ("eth1".parse().unwrap(), Link::Down)]
+                .into(),
             addresses: addresses.iter().map(plain).collect(),
             ..HostState::default()
         }
@@ -217,7 +217,10 @@ mod tests {
     #[test]
     fn a_control_is_an_address_that_no_machine_has() {
         let seen = state(&["192.0.2.1/24@eth0", "10.0.0.1/8@eth0", "192.0.2.9/32@eth0"]);
-        assert_eq!(controls(&key(VIP), &seen), keys(&["192.0.2.0/32@eth0", "198.19.255.251/32@eth0"]));
+        assert_eq!(
+            controls(&key(VIP), &seen),
+            keys(&["192.0.2.0/32@eth0", "198.19.255.251/32@eth0"])
+        );
         assert_eq!(controls(&key(VIP), &state(&[])), keys(&["198.19.255.251/32@eth0"]));
         assert_eq!(
             controls(&key("2001:db8:0:7::80/64@eth0"), &seen),

@@ -10,8 +10,8 @@ use super::simulate;
 use crate::desired::Desired;
 use crate::state::silent::is_silent;
 use crate::state::{
-    AddressKey, Capability, Conf6Item, ConfDev, Controller, Edit, HostState, Item, Link, Module, Observation, Present,
-    RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
+    AddressKey, Capability, Conf6Item, ConfDev, Controller, Edit, HostState, Item, Link, Module,
+    Observation, Present, RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
 };
 
 /// Something on a host that stands in the way.

@@ -12,6 +12,7 @@ use lvsprov::plan::simulate;
 use lvsprov::report;
 use lvsprov::state::Edit;
 use lvsprov::state::announcement::announced_by;
+use lvsprov::topology::Service;
 
 use crate::support::cases::{Case, cases};
 use crate::support::playbooks::{bare, load, playbooks};
@@ -82,18 +83,18 @@ fn only_a_director_announces_and_only_its_vips() {
             let mut seen = bare(host);
             let direction = Direction::Apply { now: 0 };
             let desired = desired_for(&topology, host);
-            let plan = |seen: &_, direction| {
-                match cluster_plan::plan_host(&topology, host, &desired, seen, direction) {
-                    HostPlanResult::Plan(plan) => plan,
-                    other => panic!("{}: {}: {other:?}", path.display(), host.name),
-                }
+            let plan = |seen: &_, direction| match cluster_plan::plan_host(
+                &topology, host, &desired, seen, direction,
+            ) {
+                HostPlanResult::Plan(plan) => plan,
+                other => panic!("{}: {}: {other:?}", path.display(), host.name),
             };
             let there = plan(&seen, direction);
             let vips: BTreeSet<IpAddr> = topology
                 .services
                 .iter()
                 .filter(|service| service.director == host.name)
-                .filter_map(|service| service.vip_address())
+                .filter_map(Service::vip_address)
                 .collect();
             for key in announced_by(there.edits()) {
                 assert!(vips.contains(&key.net.addr()), "{}: {key}", host.name);

@@ -32,8 +32,7 @@ fn mac(cluster: &NetnsCluster, host: &str, dev: &str) -> String {
 /// What a command prints. Its exit code depends on whether this kernel has IPVS.
 fn output(cluster: &NetnsCluster, arguments: &[&str]) -> String {
     let output = cluster.command(arguments).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr)
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// The switch has the VIP: a machine on the segment that the file does not know.
@@ -42,8 +41,10 @@ fn a_machine_that_is_not_in_the_file_keeps_the_director_from_the_vip() {
     let vip = format!("{VIP}/32");
     cluster.ip("sw", &["address", "add", &vip, "dev", "br0"]);
     let before = cluster.photograph();
-    let found =
-        format!("! another machine has {VIP}: {} answers for it on eth0", mac(&cluster, "sw", "br0"));
+    let found = format!(
+        "! another machine has {VIP}: {} answers for it on eth0",
+        mac(&cluster, "sw", "br0")
+    );
     let plan = cluster.expect(&["plan"], 5);
     assert!(plan.contains(&found), "{plan}");
     assert!(plan.contains("why: no host of the file has this hardware address"), "{plan}");
@@ -79,8 +80,10 @@ fn a_host_of_the_file_that_keeps_the_vip_is_named() {
     let vip = format!("{VIP}/32");
     cluster.ip("client", &["address", "add", &vip, "dev", "eth0"]);
     let plan = cluster.expect(&["plan"], 5);
-    let found =
-        format!("! client has {VIP} too: {} answers for it on eth0", mac(&cluster, "client", "eth0"));
+    let found = format!(
+        "! client has {VIP} too: {} answers for it on eth0",
+        mac(&cluster, "client", "eth0")
+    );
     assert!(plan.contains(&found), "{plan}");
     assert!(plan.contains(&format!("no step of this plan removes {vip}@eth0 there")), "{plan}");
     assert!(!plan.contains("another machine"), "{plan}");

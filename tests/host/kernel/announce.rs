@@ -90,9 +90,7 @@ impl Listener {
     fn collect(&mut self) -> &mut Self {
         self.frames.extend(self.arp.collect().unwrap());
         let mut bytes = [0; 1280];
-        while let Ok(length) =
-            recv(self.icmp6.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT)
-        {
+        while let Ok(length) = recv(self.icmp6.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
             self.messages.push(bytes[..length].to_vec());
         }
         self
