@@ -67,14 +67,17 @@ impl PendingAnnouncements {
         let mut failed = Vec::new();
         let devs: BTreeSet<IfName> = self.0.keys().map(|key| key.dev.clone()).collect();
         for dev in devs {
-            let own = |key: &AddressKey| key.dev == dev;
-            let Some(interface) = interfaces.get(dev.as_str()) else {
-                self.0.retain(|key, _| !own(key));
-                continue;
+            let interface = interfaces.get(dev.as_str());
+            let has = |key: &AddressKey| {
+                interface.is_some_and(|it| it.addresses.contains(&key.net.addr()))
             };
-            self.0.retain(|key, _| !own(key) || interface.addresses.contains(&key.net.addr()));
-            if let Err(error) = self.send_on(&dev, interface) {
-                self.0.retain(|key, _| !own(key));
+            let gone = self.0.extract_if(.., |key, _| key.dev == dev && !has(key));
+            let gone: Vec<String> = gone.map(|(key, _)| key.net.addr().to_string()).collect();
+            if !gone.is_empty() {
+                failed.push(not_announced(&gone, &dev).because("the interface does not have it"));
+            }
+            if let Some(Err(error)) = interface.map(|interface| self.send_on(&dev, interface)) {
+                self.0.retain(|key, _| key.dev != dev);
                 failed.push(error);
             }
         }
@@ -96,7 +99,7 @@ impl PendingAnnouncements {
             return Ok(());
         };
         let all: Vec<String> = of_dev.iter().map(|(address, _)| address.to_string()).collect();
-        let failed = || Error::new(format!("{} not announced on {dev}", all.join(", ")));
+        let failed = || not_announced(&all, dev);
         if of_dev.is_empty() {
             return Ok(());
         }
@@ -130,6 +133,10 @@ impl PendingAnnouncements {
         }
         Ok(())
     }
+}
+
+fn not_announced(addresses: &[String], dev: &IfName) -> Error {
+    Error::new(format!("{} not announced on {dev}", addresses.join(", ")))
 }
 
 /// Tries until the address can be used; `false`: it cannot before the deadline.
@@ -171,22 +178,47 @@ fn interfaces() -> Result<BTreeMap<String, OwnInterface>> {
         Error::new("cannot read the interfaces, so that nothing is announced")
             .because(io::Error::from(errno))
     })?;
-    let mut interfaces: BTreeMap<String, OwnInterface> = BTreeMap::new();
+    let (mut interfaces, mut addresses) = (BTreeMap::new(), Vec::new());
     for entry in all {
-        let interface = interfaces.entry(entry.interface_name).or_insert_with(|| OwnInterface {
-            flags: entry.flags,
-            mac: None,
-            addresses: BTreeSet::new(),
-        });
         let Some(address) = entry.address else { continue };
         if let Some(link) = address.as_link_addr() {
-            let ethernet = link.addr().filter(|mac| link.halen() == 6 && *mac != [0; 6]);
-            interface.mac = ethernet.map(Mac);
+            let mac = link.addr().filter(|mac| link.halen() == 6 && *mac != [0; 6]).map(Mac);
+            let interface = OwnInterface { flags: entry.flags, mac, addresses: BTreeSet::new() };
+            interfaces.insert(entry.interface_name, interface);
         } else if let Some(v4) = address.as_sockaddr_in() {
-            interface.addresses.insert(v4.ip().into());
+            addresses.push((entry.interface_name, IpAddr::V4(v4.ip())));
         } else if let Some(v6) = address.as_sockaddr_in6() {
-            interface.addresses.insert(v6.ip().into());
+            addresses.push((entry.interface_name, IpAddr::V6(v6.ip())));
+        }
+    }
+    for (name, address) in addresses {
+        let dev = device_of(&name, interfaces.keys()).map(str::to_owned);
+        if let Some(interface) = dev.and_then(|dev| interfaces.get_mut(&dev)) {
+            interface.addresses.insert(address);
         }
     }
     Ok(interfaces)
+}
+
+/// The interface of an address: getifaddrs(3) names an IPv4 address by its label (`eth0:0`), which begins with the name of
+/// its interface.
+fn device_of<'n>(label: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n str> {
+    let fitting = names.filter(|name| label.starts_with(name.as_str()));
+    fitting.max_by_key(|name| name.len()).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_belongs_to_the_interface_whose_name_it_begins_with() {
+        let names = ["eth1", "eth10", "lo"].map(str::to_owned);
+        let device = |label| device_of(label, names.iter());
+        assert_eq!(device("eth1"), Some("eth1"));
+        assert_eq!(device("eth1:0"), Some("eth1"));
+        assert_eq!(device("eth10"), Some("eth10"));
+        assert_eq!(device("eth10:web"), Some("eth10"));
+        assert_eq!(device("wlan0"), None);
+    }
 }

@@ -125,7 +125,9 @@ fn a_neighbour_with_an_old_entry_learns_the_new_machine() {
     let (a, b) = NetnsHost::two("192.0.2.1/24", "192.0.2.2/24");
     remember(&b, VIP);
     let mut listener = Listener::at(&b);
-    let changes = vec![Edit::add::<Address>(address_key("192.0.2.80/32@v0"), plain_address())];
+    // As a director gets it.
+    let labelled = Address { label: Some("v0:0".to_owned()), ..plain_address() };
+    let changes = vec![Edit::add::<Address>(address_key("192.0.2.80/32@v0"), labelled)];
     let mut agent = Agent::start(&a);
     let wish = begin(1, changes.clone(), &agent.look());
     assert_eq!(agent.ask(&Request::Prepare(Box::new(wish))), Reply::Prepared);
