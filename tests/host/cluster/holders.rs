@@ -1,8 +1,14 @@
 //! Who has the VIP: machines that are not in the file, hosts of the file that keep it, and real servers, which never
 //! announce it.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use lvsprov::kernel::arp::ArpListener;
 use lvsprov::kernel::namespace;
+use lvsprov::kernel::sys::open_arp_socket;
 
 use super::netns_cluster::{NetnsCluster, VIP};
 use crate::support::cases::{Case, cases};
@@ -11,6 +17,7 @@ use crate::support::netns_host::eventually;
 pub fn cases() -> Vec<Case> {
     cases![
         a_machine_that_is_not_in_the_file_keeps_the_director_from_the_vip,
+        a_machine_that_answers_for_every_address_is_no_obstacle,
         a_host_of_the_file_that_keeps_the_vip_is_named,
         real_servers_never_announce_the_vip
     ]
@@ -75,6 +82,48 @@ fn a_machine_that_is_not_in_the_file_keeps_the_director_from_the_vip() {
     assert!(!held.contains("another machine"), "{held}");
 }
 
+/// As the switch of some clouds does.
+fn a_machine_that_answers_for_every_address_is_no_obstacle() {
+    let cluster = cluster();
+    let proxy: Vec<u8> = mac(&cluster, "sw", "br0")
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect();
+    let switch = std::fs::File::open(format!("/run/netns/{}", cluster.name("sw"))).unwrap();
+    let socket = namespace::run_in(&switch, || {
+        open_arp_socket(nix::net::if_::if_nametoindex("br0").unwrap()).unwrap()
+    });
+    let socket = socket.unwrap();
+    let (stop, asked) = (AtomicBool::new(false), Mutex::new(BTreeSet::new()));
+    let answer = || {
+        let mut frame = [0; 128];
+        while !stop.load(Ordering::Relaxed) {
+            let Ok(_) = nix::unistd::read(&socket, &mut frame) else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            let (asker, target) = (frame[22..32].to_vec(), frame[38..42].to_vec());
+            // A request of another machine.
+            if frame[21] == 1 && asker[..6] != proxy {
+                asked.lock().unwrap().insert(target.clone());
+                let header = [&asker[..6], &proxy, &frame[12..20], &[0, 2]].concat();
+                let reply = [&header[..], &proxy, &target, &asker].concat();
+                nix::unistd::write(&socket, &reply).unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(answer);
+        let plan = output(&cluster, &["plan", "--limit", "lvs"]);
+        stop.store(true, Ordering::Relaxed);
+        assert!(!plan.contains("another machine has 172"), "{plan}");
+    });
+    let vip: std::net::Ipv4Addr = VIP.parse().unwrap();
+    let expected = [vip.octets(), [172, 25, 0, 0], [198, 19, 255, 251]].map(Vec::from);
+    let asked = asked.into_inner().unwrap();
+    assert!(expected.iter().all(|target| asked.contains(target)), "{asked:?}");
+}
+
 fn a_host_of_the_file_that_keeps_the_vip_is_named() {
     let cluster = cluster();
     let vip = format!("{VIP}/32");
@@ -116,7 +165,7 @@ fn real_servers_never_announce_the_vip() {
     cluster.ip("rs2", &["address", "del", &format!("{VIP}/32"), "dev", "lo"]);
     cluster.expect(&["apply", "--limit", "rs1,rs2"], 0);
     // The third announcement would come within 2 seconds.
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(claims(), 0);
     // The listener would notice it.
     let arping = ["arping", "-q", "-U", "-c", "1", "-I", "eth0", "-s", VIP, VIP];
