@@ -102,12 +102,12 @@ fn a_machine_that_answers_for_every_address_is_no_obstacle() {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            let (asker, target) = (frame[22..32].to_vec(), frame[38..42].to_vec());
+            let (sender, target) = (frame[22..32].to_vec(), frame[38..42].to_vec());
             // A request of another machine.
-            if frame[21] == 1 && asker[..6] != proxy {
+            if frame[21] == 1 && sender[..6] != proxy {
                 asked.lock().unwrap().insert(target.clone());
-                let header = [&asker[..6], &proxy, &frame[12..20], &[0, 2]].concat();
-                let reply = [&header[..], &proxy, &target, &asker].concat();
+                let header = [&sender[..6], &proxy, &frame[12..20], &[0, 2]].concat();
+                let reply = [&header[..], &proxy, &target, &sender].concat();
                 nix::unistd::write(&socket, &reply).unwrap();
             }
         }
