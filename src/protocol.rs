@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
 use crate::state::{
-    Expected, Holder, Journal, Observation, Operator, Protocol, Receipt, Step, Sysctl,
+    AddressKey, Expected, Holder, Journal, Observation, Operator, Protocol, Receipt, Step, Sysctl,
     TransactionId,
 };
 
@@ -104,6 +104,14 @@ pub enum Request {
         dev: IfName,
         /// For which address.
         target: IpAddr,
+        /// How long to listen, in milliseconds; 1-10000.
+        wait_ms: u32,
+    },
+    /// Ask on the interface of each address, by ARP probe or neighbour solicitation, who has it. For addresses that
+    /// this host does not have.
+    FindHolders {
+        /// Addresses, each with its interface.
+        addresses: BTreeSet<AddressKey>,
         /// How long to listen, in milliseconds; 1-10000.
         wait_ms: u32,
     },
@@ -209,6 +217,8 @@ pub enum Reply {
     Closed,
     /// To `WhoHas`: each distinct hardware address that answered, in text (`aa:bb:cc:dd:ee:ff`).
     Answered(BTreeSet<String>),
+    /// To `FindHolders`.
+    Holders(SegmentAnswers),
     /// To `Fetch`.
     Fetched(Fetched),
     /// The request failed, and no step was executed. The transaction may have come further on the disk: a
@@ -226,6 +236,18 @@ pub struct Execution {
     pub failure: Option<Failure>,
     /// The host afterwards.
     pub after: Observation,
+    /// What else failed, while all steps before `failure` were executed: an announcement, for one.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// The results of `FindHolders`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentAnswers {
+    /// The hardware addresses that answered for each address, in text; none for one that no host answers for.
+    pub answers: BTreeMap<AddressKey, BTreeSet<String>>,
+    /// Interfaces on which the host could not ask, and why.
+    pub failures: BTreeMap<IfName, Failure>,
 }
 
 /// The results of `Fetch`.

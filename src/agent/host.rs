@@ -14,17 +14,18 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::process::{self, Process};
-use super::revert;
 use super::transaction::actor::{Actor, ArmedTimer, Executor, HostRun, WantedSysctls};
 use super::transaction::reverting::RevertOrder;
+use super::{announcer, revert};
+use crate::kernel::announce::PendingAnnouncements;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace::NamespaceId;
 use crate::kernel::net::Net;
 use crate::kernel::observe::{self, KernelState};
-use crate::kernel::{act, fault, traffic, who_has};
+use crate::kernel::{act, fault, holders, traffic, who_has};
 use crate::names::IfName;
-use crate::protocol::Fetched;
-use crate::state::{Controller, Protocol, Step};
+use crate::protocol::{Fetched, SegmentAnswers};
+use crate::state::{AddressKey, Controller, Protocol, Step};
 
 /// The revert timer's process that this process started and released last.
 pub(super) type Released = Arc<Mutex<Option<Child>>>;
@@ -50,7 +51,7 @@ impl LocalHost {
         Self { piped, ..self }
     }
 
-    /// With another program than this one for the revert timer: where this one is not lvsprov.
+    /// With another program than this one for the revert timer and the announcer: where this one is not lvsprov.
     #[must_use]
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
@@ -87,6 +88,22 @@ impl Actor for LocalHost {
         wait: Duration,
     ) -> BoxFuture<'a, Result<BTreeSet<String>>> {
         Box::pin(who_has(dev, target, wait))
+    }
+
+    fn find_holders<'a>(
+        &'a self,
+        addresses: &'a BTreeSet<AddressKey>,
+        wait: Duration,
+    ) -> BoxFuture<'a, SegmentAnswers> {
+        Box::pin(holders::find(addresses, wait))
+    }
+
+    fn announce(&self, addresses: &BTreeSet<AddressKey>) -> Vec<Error> {
+        let (pending, mut failed) = PendingAnnouncements::begin(addresses);
+        if !pending.is_empty() {
+            failed.extend(announcer::start(&self.program, &pending).err());
+        }
+        failed
     }
 
     fn fetch(

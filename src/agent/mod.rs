@@ -2,9 +2,10 @@
 //!
 //! [`serve`] reads requests and writes replies. [`transaction`] is the machine that answers them, over a
 //! store and an actor: [`disk`] and [`host`] are the real ones. [`revert`] is the process of the revert
-//! timer. The kernel's edge is [`crate::kernel`]: everything there works in the network namespace of the
+//! timer, [`announcer`] the one that repeats announcements. The kernel's edge is [`crate::kernel`]: everything there works in the network namespace of the
 //! thread that calls it.
 
+pub mod announcer;
 mod cgroups;
 pub mod disk;
 pub mod host;

@@ -34,6 +34,8 @@ pub struct AgentOptions {
     pub state_dir: Option<PathBuf>,
     /// Be the revert timer of a transaction instead ([`super::revert`]); which one.
     pub revert: Option<String>,
+    /// Be the announcer instead ([`super::announcer`]).
+    pub announce: bool,
 }
 
 /// Why an agent could not serve.
@@ -59,7 +61,10 @@ enum AgentError {
 /// The whole life of an agent. Call it first in a process, before there is another thread: a network
 /// namespace is entered by thread, and every later one inherits it.
 pub fn main(options: AgentOptions) -> ExitCode {
-    let AgentOptions { netns, state_dir, revert } = options;
+    let AgentOptions { netns, state_dir, revert, announce } = options;
+    if announce {
+        return super::announcer::main();
+    }
     let state_dir = state_dir.unwrap_or_else(|| STATE_DIR.into());
     if let Some(order) = revert {
         return super::revert::main(&state_dir, &order);

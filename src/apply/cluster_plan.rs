@@ -274,6 +274,11 @@ impl HostPlan {
         self.stages.is_empty() && self.goal.receipt_after.as_ref() == observed
     }
 
+    /// The edits of its steps, in their order.
+    pub fn edits(&self) -> impl Iterator<Item = &Edit> {
+        self.stages.iter().flat_map(|(_, steps)| steps).map(|step| &step.edit)
+    }
+
     /// Its steps as reports.
     pub fn reports(&self, state: StepState) -> Vec<StepReport> {
         let steps = self.stages.iter().flat_map(|(stage, steps)| {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod announcements;
 mod crashes;
 mod cut;
 mod laws;
@@ -164,6 +165,11 @@ pub(super) struct World {
 }
 
 impl World {
+    /// The addresses that a host has announced, in order.
+    pub fn announced(&self, host: &HostName) -> Vec<crate::state::AddressKey> {
+        self.inner.lock().unwrap().hosts[host].memory.announced()
+    }
+
     pub fn bare(topology: &Topology) -> Self {
         let crash = Arc::<Mutex<CrashPoint>>::default();
         let host = |name: &HostName| {
@@ -401,7 +407,13 @@ impl Inner {
 
 /// Whether it is done under the host's lock, one after the other.
 fn changes(request: &Request) -> bool {
-    !matches!(request, Request::Observe { .. } | Request::WhoHas { .. } | Request::Fetch { .. })
+    !matches!(
+        request,
+        Request::Observe { .. }
+            | Request::WhoHas { .. }
+            | Request::FindHolders { .. }
+            | Request::Fetch { .. }
+    )
 }
 
 /// Everything that must be as it was, once modules and what they bring are left out.

@@ -5,6 +5,7 @@
 //! | [`session`] | the connections to all hosts; asks and observes them |
 //! | [`requests`] | the requests of a transaction and what their answers mean |
 //! | [`cluster_plan`] | observed hosts -> the steps of each host, in stages |
+//! | [`holders`] | whether another machine has a VIP that the plan adds |
 //! | [`saved_plan`] | a plan in a file, with the state it was made from |
 //! | [`transaction`] | the two-phase commit over all hosts, phase after phase: |
 //! | [`prepare`] | who takes part, what goes into each journal |
@@ -20,6 +21,7 @@ mod commit;
 mod confirm;
 pub mod drain;
 mod execute;
+pub mod holders;
 pub mod open_transactions;
 pub mod operator;
 pub mod outcome;

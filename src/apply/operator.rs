@@ -62,7 +62,9 @@ impl Activity {
             | Request::Execute { .. }
             | Request::Vote { .. }
             | Request::Close { .. } => Self::Changing,
-            Request::WhoHas { .. } | Request::Fetch { .. } => Self::Verifying,
+            Request::WhoHas { .. } | Request::FindHolders { .. } | Request::Fetch { .. } => {
+                Self::Verifying
+            }
         }
     }
 }

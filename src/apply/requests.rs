@@ -108,6 +108,7 @@ pub fn unexpected(reply: &Reply) -> Failure {
         Reply::Voted => "voted",
         Reply::Closed => "closed",
         Reply::Answered(_) => "answered",
+        Reply::Holders(_) => "holders",
         Reply::Fetched(_) => "fetched",
         Reply::Refused(_) => "refused",
     };

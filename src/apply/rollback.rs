@@ -247,6 +247,9 @@ async fn execute(
             match requests::executed(answers.remove(&name)) {
                 Ok(outcome) => {
                     stage_work::record(host, stage, usize::MAX, &outcome);
+                    for warning in &outcome.warnings {
+                        session.console().notify(&format!("{name}: {warning}"));
+                    }
                     last.insert(name, outcome.after);
                 }
                 Err(error) => stage_work::record_error(host, stage, usize::MAX, error),

@@ -226,7 +226,8 @@ fn depends_on(topology: &Topology, director: &HostName) -> BTreeSet<HostName> {
 
 /// Records the answer to the next `asked` steps of a stage.
 pub fn record(host: &mut HostReport, stage: Stage, asked: usize, outcome: &Execution) {
-    let Execution { done, failure, after: _ } = outcome;
+    let Execution { done, failure, after: _, warnings } = outcome;
+    host.notes.extend(warnings.iter().cloned());
     let planned = |step: &&mut StepReport| step.stage == stage && step.state == StepState::Planned;
     for (at, step) in host.steps.iter_mut().filter(planned).take(asked).enumerate() {
         step.state = match (at.cmp(done), failure) {

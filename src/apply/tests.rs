@@ -149,7 +149,7 @@ fn all_done(_: &HostName, _: Stage, work: &StageWork) -> Result<Execution, Reque
 
 fn outcome(done: usize, failure: Option<Failure>) -> Execution {
     let after = Observation::default();
-    Execution { done, failure, after }
+    Execution { done, failure, after, warnings: Vec::new() }
 }
 
 fn states(report: &HostReport) -> Vec<StepState> {

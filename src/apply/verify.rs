@@ -17,7 +17,7 @@ use crate::protocol::{Reply, Request};
 use crate::topology::{Role, Service, Topology};
 
 /// How long to listen for a neighbour's answers, in milliseconds. A neighbour answers within a few of them.
-const ARP_WAIT_MS: u32 = 700;
+pub(super) const ARP_WAIT_MS: u32 = 700;
 
 /// What `verify` found. The JSON form is stable: members are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
 use super::rules::DenyArgument;
+use crate::apply::holders::VipProbing;
 use crate::apply::transaction::VerifyBy;
 use crate::import::guess::GivenDirector;
 use crate::lab::scenario::LabTransport;
@@ -122,12 +123,9 @@ pub enum Command {
         /// What counts as an error.
         #[command(flatten)]
         deny: DenyArgument,
-        /// Items that lvsprov did not make.
+        /// What it may come to.
         #[command(flatten)]
-        adopt: AdoptArgument,
-        /// What it may leave behind.
-        #[command(flatten)]
-        allow: AllowArgument,
+        plan: PlanArguments,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -153,12 +151,9 @@ pub enum Command {
         /// What counts as an error.
         #[command(flatten)]
         deny: DenyArgument,
-        /// Items that lvsprov did not make.
+        /// What it may come to.
         #[command(flatten)]
-        adopt: AdoptArgument,
-        /// What it may leave behind.
-        #[command(flatten)]
-        allow: AllowArgument,
+        plan: PlanArguments,
         /// How fast.
         #[command(flatten)]
         pace: PaceArguments,
@@ -236,6 +231,9 @@ pub enum Command {
         /// Revert a transaction when its time has come, instead of serving a controller
         #[arg(long)]
         revert: Option<String>,
+        /// Repeat the announcements that standard input names, instead of serving a controller
+        #[arg(long)]
+        announce: bool,
     },
 }
 
@@ -270,6 +268,24 @@ pub struct ReachArguments {
     /// How long connecting to a host may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub connect_timeout: u64,
+}
+
+/// Whether hosts are asked on their segments who has a VIP.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ProbeArgument {
+    /// Do not ask whether another machine has a VIP that is about to be added
+    ///
+    /// Before a host gets a VIP, its agent asks by ARP (neighbour solicitation) who has it. An answer from a
+    /// machine that is not in the file stops the change: two machines would answer for the VIP.
+    #[arg(long)]
+    pub no_vip_probe: bool,
+}
+
+impl ProbeArgument {
+    /// For the session.
+    pub fn to_probing(self) -> VipProbing {
+        if self.no_vip_probe { VipProbing::Off } else { VipProbing::On }
+    }
 }
 
 /// How fast real servers are taken out.
@@ -320,6 +336,20 @@ pub struct AdoptArgument {
     /// where a receipt was lost.
     #[arg(long)]
     pub adopt: bool,
+}
+
+/// What a plan takes over, looks for, and may leave behind.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PlanArguments {
+    /// Items that lvsprov did not make.
+    #[command(flatten)]
+    pub adopt: AdoptArgument,
+    /// What it may leave behind.
+    #[command(flatten)]
+    pub allow: AllowArgument,
+    /// Other machines.
+    #[command(flatten)]
+    pub probe: ProbeArgument,
 }
 
 /// What a plan may leave behind.

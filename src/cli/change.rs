@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::arguments::{AdoptArgument, AllowArgument, CommonArguments, HostArguments};
+use super::arguments::{CommonArguments, HostArguments, PlanArguments};
 use super::change_arguments::ChangeArguments;
 use super::cluster::{ObservedCluster, examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
 use super::rules::DenyArgument;
 use crate::apply::cluster_plan::Direction;
+use crate::apply::holders::VipProbing;
 use crate::apply::operator::OperatorConsole as _;
 use crate::apply::recover::{self, RollbackOptions};
 use crate::apply::requests::describe_busy;
@@ -29,24 +30,24 @@ const PLANS: u32 = 5;
 pub fn apply(
     hosts: &HostArguments,
     deny: &DenyArgument,
-    (adopt, allow): (AdoptArgument, AllowArgument),
+    plan: PlanArguments,
     pace: PaceOverride,
     change: &ChangeArguments,
     verify: VerifyBy,
     common: &CommonArguments,
 ) -> CommandResult {
     if let Some(text) = plan_file::text_of(&hosts.file)? {
-        let plan = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
+        let saved = SavedPlan::read(&hosts.file.display().to_string(), &text)?;
         return plan_file::run_saved(
-            plan,
+            saved,
             hosts,
             deny,
-            adopt,
+            plan,
             pace,
             common,
-            async |cluster, plan| {
-                cluster.refuse_unanswered(allow.allow_unanswered);
-                run_transaction(cluster, change, verify, Some(plan), common).await
+            async |cluster, saved| {
+                cluster.refuse_unanswered(plan.allow.allow_unanswered);
+                run_transaction(cluster, change, verify, Some(saved), common).await
             },
         );
     }
@@ -54,9 +55,10 @@ pub fn apply(
     let Some(topology) = examine(&hosts.file, &text, &deny.findings, common.format)? else {
         return Ok(Exit::Findings);
     };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
-        cluster.adopt_if(adopt.adopt);
-        cluster.refuse_unanswered(allow.allow_unanswered);
+    let probing = plan.probe.to_probing();
+    run_on_hosts(topology, hosts, pace, probing, common, async |cluster| {
+        cluster.adopt_if(plan.adopt.adopt);
+        cluster.refuse_unanswered(plan.allow.allow_unanswered);
         run_transaction(cluster, change, verify, None, common).await
     })
 }
@@ -70,7 +72,7 @@ pub fn destroy(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         cluster.plan_towards(Direction::Destroy);
         if dry_run {
             let mut report = cluster.plan.report(cluster.session.topology);
@@ -90,7 +92,8 @@ pub fn rollback(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, console, .. } = cluster;
         let options = RollbackOptions { by: operator::here(), force, dry_run };
         let _signals = (!dry_run).then(|| console.catch_signals());
@@ -102,7 +105,8 @@ pub fn rollback(
 /// `confirm`.
 pub fn confirm(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let ObservedCluster { session, observed, plan, .. } = cluster;
         let report = recover::confirm(session, plan, observed, &operator::here()).await;
         let nothing = report.open_transactions.is_empty();

@@ -8,6 +8,7 @@ use super::arguments::{CommonArguments, HostArguments, OutputFormat};
 use super::console::Console;
 use super::output::{self, CommandResult, Exit};
 use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
+use crate::apply::holders::{self, VipHolders, VipProbing};
 use crate::apply::operator::now;
 use crate::apply::session::Observations;
 use crate::apply::{ConnectionSettings, Session};
@@ -87,6 +88,8 @@ pub(super) struct ObservedCluster<'a> {
     /// A plan after which a request gets no answer is refused.
     refuses_unanswered: bool,
     pub console: &'a Console,
+    probing: VipProbing,
+    holders: VipHolders,
 }
 
 impl ObservedCluster<'_> {
@@ -113,9 +116,10 @@ impl ObservedCluster<'_> {
     /// Plans anew towards another state.
     pub fn plan_towards(&mut self, direction: Direction) {
         self.direction = direction;
-        let Self { session, observed, plan, .. } = self;
+        let Self { session, observed, plan, holders, .. } = self;
         let (topology, desired) = (session.topology, &session.desired);
         *plan = cluster_plan::plan(topology, desired, observed, session.absent(), direction);
+        holders::add_to_plan(plan, desired, observed, holders);
         self.judge();
     }
 
@@ -125,7 +129,18 @@ impl ObservedCluster<'_> {
         let lost = self.session.lost(&all);
         self.session.reconnect(&lost, false).await;
         self.observed = self.session.observe(true).await;
+        self.holders = VipHolders::default();
         self.plan_towards(self.direction);
+        self.find_holders().await;
+    }
+
+    /// Asks whether another machine has a VIP that the plan adds.
+    async fn find_holders(&mut self) {
+        if self.probing == VipProbing::On {
+            let Self { session, observed, plan, holders, .. } = self;
+            *holders = holders::find(session, plan, observed).await;
+            holders::add_to_plan(plan, &session.desired, observed, holders);
+        }
     }
 }
 
@@ -134,6 +149,7 @@ pub(super) fn run_on_hosts(
     mut topology: Topology,
     hosts: &HostArguments,
     pace: PaceOverride,
+    probing: VipProbing,
     common: &CommonArguments,
     command: impl AsyncFnOnce(&mut ObservedCluster<'_>) -> CommandResult,
 ) -> CommandResult {
@@ -164,7 +180,10 @@ pub(super) fn run_on_hosts(
             direction,
             refuses_unanswered: false,
             console: &console,
+            probing,
+            holders: VipHolders::default(),
         };
+        cluster.find_holders().await;
         let result = command(&mut cluster).await;
         cluster.session.close().await;
         result

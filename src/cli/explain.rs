@@ -8,6 +8,7 @@ use super::arguments::{CommonArguments, HostArguments, OutputFormat, ReachArgume
 use super::cluster::{ObservedCluster, run_on_hosts, show_findings};
 use super::output::{self, CommandResult, Exit};
 use super::rules;
+use crate::apply::holders::VipProbing;
 use crate::apply::unanswered::world_as_observed;
 use crate::desired::{ExpectedRequest, expected_requests, world};
 use crate::finding::rules::{Rule, UnknownRule, find, looks_like_code, nearest};
@@ -146,7 +147,7 @@ fn explain_file(
     if arguments.live {
         let hosts = HostArguments { file: file.to_owned(), reach: arguments.reach.clone() };
         let pace = PaceOverride::default();
-        return run_on_hosts(topology, &hosts, pace, common, async |cluster| {
+        return run_on_hosts(topology, &hosts, pace, VipProbing::Off, common, async |cluster| {
             let ObservedCluster { session, observed, .. } = cluster;
             let topology = session.topology;
             let world = world_as_observed(topology, &session.desired, observed);

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::arguments::{
-    AdoptArgument, AllowArgument, CommonArguments, HostArguments, OutputFormat,
-};
+use super::arguments::{CommonArguments, HostArguments, OutputFormat, PlanArguments};
 use super::cluster::{examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
 use super::rules::DenyArgument;
+use crate::apply::holders::VipProbing;
 use crate::apply::saved_plan::SavedContent;
 use crate::apply::{open_transactions, status, verify};
 use crate::finding::{Finding, Severity};
@@ -66,7 +65,7 @@ pub fn check(files: &[PathBuf], deny: &DenyArgument, common: &CommonArguments) -
 pub fn plan(
     hosts: &HostArguments,
     deny: &DenyArgument,
-    (adopt, allow): (AdoptArgument, AllowArgument),
+    plan: PlanArguments,
     pace: PaceOverride,
     out: Option<(&Path, bool)>,
     common: &CommonArguments,
@@ -78,7 +77,8 @@ pub fn plan(
     let Some(topology) = examine(&hosts.file, &text, &deny.findings, common.format)? else {
         return Ok(Exit::Findings);
     };
-    run_on_hosts(topology, hosts, pace, common, async |cluster| {
+    let PlanArguments { adopt, allow, probe } = plan;
+    run_on_hosts(topology, hosts, pace, probe.to_probing(), common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
         cluster.refuse_unanswered(allow.allow_unanswered);
         let mut report = cluster.plan.report(cluster.session.topology);
@@ -105,7 +105,8 @@ pub fn plan(
 /// `verify`.
 pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let report = verify::verify(&mut cluster.session, &cluster.plan, &cluster.observed).await;
         output::print_result(
             common,
@@ -119,7 +120,8 @@ pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult 
 /// `status`.
 pub fn status(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
-    run_on_hosts(topology, hosts, PaceOverride::default(), common, async |cluster| {
+    let pace = PaceOverride::default();
+    run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
         let report = status::status(cluster.session.topology, &cluster.plan, &cluster.observed);
         output::print_result(
             common,

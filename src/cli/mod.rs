@@ -42,12 +42,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Check { files, deny } => inspect::check(&files, &deny, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
-        Command::Plan { hosts, deny, adopt, allow, pace, out, force } => {
+        Command::Plan { hosts, deny, plan, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
-            inspect::plan(&hosts, &deny, (adopt, allow), pace.to_override(), out, &common)
+            inspect::plan(&hosts, &deny, plan, pace.to_override(), out, &common)
         }
-        Command::Apply { hosts, deny, adopt, allow, pace, change, verify } => {
-            let plan = (adopt, allow);
+        Command::Apply { hosts, deny, plan, pace, change, verify } => {
             change::apply(&hosts, &deny, plan, pace.to_override(), &change, verify, &common)
         }
         Command::Rollback { hosts, force, dry_run } => {
@@ -68,11 +67,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir, revert } => {
+        Command::Agent { netns, state_dir, revert, announce } => {
             return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
                 state_dir,
                 revert,
+                announce,
             });
         }
     };

@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::arguments::{AdoptArgument, CommonArguments, HostArguments, OutputFormat};
+use super::arguments::{
+    AdoptArgument, CommonArguments, HostArguments, OutputFormat, PlanArguments,
+};
 use super::cluster::{ObservedCluster, examine, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::rules::DenyArgument;
@@ -143,14 +145,14 @@ pub(super) fn run_saved(
     saved: SavedPlan,
     hosts: &HostArguments,
     deny: &DenyArgument,
-    adopt: AdoptArgument,
+    plan: PlanArguments,
     pace: PaceOverride,
     common: &CommonArguments,
     command: impl AsyncFnOnce(&mut ObservedCluster<'_>, &SavedContent) -> CommandResult,
 ) -> CommandResult {
     let PaceOverride { drain, ramp } = pace;
     let again = [
-        (adopt.adopt, "--adopt"),
+        (plan.adopt.adopt, "--adopt"),
         (!hosts.reach.limit.is_empty(), "--limit"),
         (drain.is_some(), "--drain"),
         (ramp.is_some(), "--ramp"),
@@ -171,7 +173,8 @@ pub(super) fn run_saved(
     let mut hosts = hosts.clone();
     hosts.reach.limit = content.limit.iter().cloned().collect();
     let pace = PaceOverride { drain: content.drain, ramp: content.ramp };
-    run_on_hosts(topology, &hosts, pace, common, async |cluster| {
+    let probing = plan.probe.to_probing();
+    run_on_hosts(topology, &hosts, pace, probing, common, async |cluster| {
         if content.adopt {
             cluster.plan_towards(Direction::Adopt { now: operator::now() });
         }

@@ -2,7 +2,7 @@
 //!
 //! Only Ethernet. Frames that are not complete ARP for IPv4 (RFC 826) are dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
@@ -224,17 +224,31 @@ fn sender_for(addresses: &[Ipv4Net], target: Ipv4Addr) -> Ipv4Addr {
         .map_or(Ipv4Addr::UNSPECIFIED, Ipv4Net::addr)
 }
 
-/// A query for the hosts that have an address.
+/// Which sender the requests of a query name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArpSender {
+    /// An address of the interface.
+    Own,
+    /// None: an address that this host may get soon (RFC 5227, 2.1.1). A router with `proxy_arp` does not answer
+    /// (net/ipv4/arp.c, `arp_process`).
+    Unspecified,
+}
+
+/// A query for the hosts that have certain addresses.
 #[derive(Debug)]
 pub struct ArpQuery {
     listener: ArpListener,
-    frame: [u8; FRAME],
-    target: Ipv4Addr,
+    requests: BTreeMap<Ipv4Addr, [u8; FRAME]>,
+    sender: ArpSender,
 }
 
 impl ArpQuery {
     /// Opens the socket on `dev`, in the network namespace of the calling thread.
-    pub fn prepare(dev: &IfName, target: Ipv4Addr) -> Result<Self> {
+    pub fn prepare(
+        dev: &IfName,
+        targets: impl IntoIterator<Item = Ipv4Addr>,
+        sender: ArpSender,
+    ) -> Result<Self> {
         let InterfaceIdentity { mac, addresses } = identity_of(dev)?;
         let listener = ArpListener::open(dev).map_err(|error| {
             let denied = error.kind() == io::ErrorKind::PermissionDenied;
@@ -242,21 +256,31 @@ impl ArpQuery {
                 .because(error)
                 .maybe_cure(denied.then_some("it needs root with CAP_NET_RAW"))
         })?;
-        let frame = request_frame(mac, sender_for(&addresses, target), target);
-        Ok(Self { listener, frame, target })
+        let request = |target| {
+            let sender = match sender {
+                ArpSender::Own => sender_for(&addresses, target),
+                ArpSender::Unspecified => Ipv4Addr::UNSPECIFIED,
+            };
+            (target, request_frame(mac, sender, target))
+        };
+        Ok(Self { listener, requests: targets.into_iter().map(request).collect(), sender })
     }
 
-    /// Sends three requests within `wait` and returns the hardware address of each host that answers. Blocks;
-    /// any thread may call it.
-    pub fn run(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
+    /// Sends three requests for each target within `wait`, and returns the hardware addresses of the hosts that
+    /// answer. Blocks; any thread may call it.
+    pub fn run(&self, wait: Duration) -> io::Result<BTreeMap<Ipv4Addr, BTreeSet<Mac>>> {
         let start = Instant::now();
-        let mut answers = BTreeSet::new();
+        let mut answers: BTreeMap<Ipv4Addr, BTreeSet<Mac>> = BTreeMap::new();
         for round in 1..=REQUESTS {
-            nix::unistd::write(&self.listener.socket, &self.frame)?;
+            for request in self.requests.values() {
+                send(&self.listener.socket, request)?;
+            }
             let until = start + wait * round / REQUESTS;
             while self.listener.wait(until.saturating_duration_since(Instant::now()))? {
-                if let Received::Frame(frame) = self.listener.next()? {
-                    answers.extend(self.answer(&frame));
+                if let Received::Frame(frame) = self.listener.next()?
+                    && self.is_answer(&frame)
+                {
+                    answers.entry(frame.sender_ip).or_default().insert(frame.sender_mac);
                 }
                 if Instant::now() >= until {
                     break;
@@ -266,20 +290,37 @@ impl ArpQuery {
         Ok(answers)
     }
 
-    fn answer(&self, frame: &ArpFrame) -> Option<Mac> {
-        let is_answer = frame.operation == Operation::Reply
-            && frame.sender_ip == self.target
-            && !frame.outgoing;
-        is_answer.then_some(frame.sender_mac)
+    /// Whether its sender has a target. To a probe a request counts too (RFC 5227, 2.1.1).
+    fn is_answer(&self, frame: &ArpFrame) -> bool {
+        let counts = match self.sender {
+            ArpSender::Own => frame.operation == Operation::Reply,
+            ArpSender::Unspecified => true,
+        };
+        counts && !frame.outgoing && self.requests.contains_key(&frame.sender_ip)
     }
 }
 
-/// The hardware addresses of the hosts on the link of `dev` that answer for `target` within `wait`. This host
-/// does not receive its own requests, so it is never among them. Blocks.
-pub fn who_has(dev: &IfName, target: Ipv4Addr, wait: Duration) -> Result<BTreeSet<Mac>> {
-    ArpQuery::prepare(dev, target)?
-        .run(wait)
-        .map_err(|error| Error::new(format!("cannot query {target} over {dev}")).because(error))
+/// Sends a frame on a packet socket; waits a little where the interface's queue is full.
+fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+    for _ in 0..100 {
+        match nix::unistd::write(socket, frame) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => std::thread::sleep(Duration::from_millis(1)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(Errno::ENOBUFS.into())
+}
+
+/// Announces each address of `mac` on `dev` once: a request for the sender's own address (RFC 5227, 3).
+pub(super) fn announce(
+    dev: &IfName,
+    mac: Mac,
+    addresses: impl IntoIterator<Item = Ipv4Addr>,
+) -> io::Result<()> {
+    let ArpListener { socket } = ArpListener::open(dev)?;
+    addresses.into_iter().try_for_each(|own| send(&socket, &request_frame(mac, own, own)))
 }
 
 #[cfg(test)]

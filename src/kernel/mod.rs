@@ -1,18 +1,21 @@
 //! The kernel edge: netlink, /proc/sys and modules. It obeys and decides nothing.
 //!
-//! [`observe`] reads the kernel's state, [`act`] changes it, [`arp`], [`ndp`] and [`traffic`] test it with packets.
+//! [`observe`] reads the kernel's state, [`act`] changes it, [`announce`] shows neighbours what changed, [`arp`], [`ndp`],
+//! [`holders`] and [`traffic`] test it with packets.
 //! Below them: [`net`] (rtnetlink), [`ipvs`] and [`nft`] (lvsprov's own codecs, framed by [`wire`], sent by
 //! [`netlink`]), [`sysctls`] and [`modules`]. All functions work in the network namespace of the calling thread,
 //! which [`namespace`] chooses. [`sys`] holds the only unsafe code. [`crate::agent`] has the files that lvsprov
 //! keeps on a host, and transactions.
 
 pub mod act;
+pub mod announce;
 pub mod arp;
 pub mod error;
 pub mod fault;
 #[cfg(test)]
 mod fuzz;
 pub mod generic;
+pub mod holders;
 pub mod ipvs;
 pub mod modules;
 pub mod namespace;
@@ -44,12 +47,12 @@ pub async fn who_has(
 ) -> error::Result<BTreeSet<String>> {
     let run: Box<dyn FnOnce() -> std::io::Result<_> + Send> = match target {
         IpAddr::V4(target) => {
-            let query = arp::ArpQuery::prepare(dev, target)?;
-            Box::new(move || query.run(wait))
+            let query = arp::ArpQuery::prepare(dev, [target], arp::ArpSender::Own)?;
+            Box::new(move || Ok(query.run(wait)?.remove(&target)))
         }
         IpAddr::V6(target) => {
-            let query = ndp::NeighbourQuery::prepare(dev, target)?;
-            Box::new(move || query.run(wait))
+            let query = ndp::NeighbourQuery::prepare(dev, [target])?;
+            Box::new(move || Ok(query.run(wait)?.remove(&target)))
         }
     };
     let failed = || Error::new(format!("cannot query {target} over {dev}"));
@@ -57,5 +60,5 @@ pub async fn who_has(
         .await
         .map_err(|error| failed().because(error))?
         .map_err(|error| failed().because(error))?;
-    Ok(answers.into_iter().map(|mac| mac.to_string()).collect())
+    Ok(answers.into_iter().flatten().map(|mac| mac.to_string()).collect())
 }

@@ -4,7 +4,7 @@
 //! It uses a raw ICMPv6 socket: the kernel adds checksum and source address, and delivers a copy of each
 //! received advertisement (net/ipv6/raw.c).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::libc;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv,
+    sendmsg, setsockopt, socket, sockopt,
 };
 
 use super::arp::{Mac, readable_before};
@@ -27,6 +28,10 @@ const ADVERTISEMENT: u8 = 136;
 /// Options: the link-layer address of a solicitation's sender, and of an advertisement's target.
 const SOURCE_LINK_ADDRESS: u8 = 1;
 const TARGET_LINK_ADDRESS: u8 = 2;
+/// Flags of an advertisement (RFC 4861, 4.4).
+const ROUTER: u8 = 0x80;
+const OVERRIDE: u8 = 0x20;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Bytes: type, code, checksum, flags, target address.
 const HEADER: usize = 24;
 /// Hosts ignore neighbour discovery with another hop limit: a router could have forwarded it (RFC 4861, 7.1).
@@ -49,12 +54,23 @@ fn solicitation(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
     message
 }
 
-/// The target link-layer address, if `message` is an advertisement of `target`.
-fn advertiser(message: &[u8], target: Ipv6Addr) -> Option<Mac> {
+/// An unsolicited advertisement (RFC 4861, 7.2.6): the hosts that know `target` replace its link-layer address.
+fn unsolicited(mac: Mac, target: Ipv6Addr, router: bool) -> Vec<u8> {
+    let flags = OVERRIDE | if router { ROUTER } else { 0 };
+    let mut message = vec![ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
+    message.extend_from_slice(&target.octets());
+    message.extend_from_slice(&[TARGET_LINK_ADDRESS, 1]);
+    message.extend_from_slice(&mac.0);
+    message
+}
+
+/// The target and its link-layer address, if `message` is an advertisement.
+fn advertiser(message: &[u8]) -> Option<(Ipv6Addr, Mac)> {
     let (head, mut options) = message.split_at_checked(HEADER)?;
-    if head.first() != Some(&ADVERTISEMENT) || head.get(8..) != Some(target.octets().as_slice()) {
+    if head.first() != Some(&ADVERTISEMENT) {
         return None;
     }
+    let target: [u8; 16] = head.get(8..)?.try_into().ok()?;
     while let [kind, length, ..] = options {
         // In units of 8 bytes; 0 is not allowed, and the loop would not end.
         let length = usize::from(*length) * 8;
@@ -62,25 +78,23 @@ fn advertiser(message: &[u8], target: Ipv6Addr) -> Option<Mac> {
         if *kind == TARGET_LINK_ADDRESS
             && let [_, _, mac @ ..] = option
         {
-            return mac.try_into().ok().map(Mac);
+            return Some((target.into(), Mac(mac.try_into().ok()?)));
         }
         options = rest;
     }
     None
 }
 
-/// A query for the hosts that have an address.
+/// A query for the hosts that have certain addresses.
 #[derive(Debug)]
 pub struct NeighbourQuery {
     socket: OwnedFd,
-    message: Vec<u8>,
-    to: SockaddrIn6,
-    target: Ipv6Addr,
+    solicitations: BTreeMap<Ipv6Addr, (Vec<u8>, SockaddrIn6)>,
 }
 
 impl NeighbourQuery {
     /// Opens the socket on `dev`, in the network namespace of the calling thread.
-    pub fn prepare(dev: &IfName, target: Ipv6Addr) -> Result<Self> {
+    pub fn prepare(dev: &IfName, targets: impl IntoIterator<Item = Ipv6Addr>) -> Result<Self> {
         let mac = mac_of(dev)?;
         let socket = open(dev).map_err(|errno| {
             let cure = (errno == Errno::EPERM).then_some("it needs root with CAP_NET_RAW");
@@ -92,26 +106,35 @@ impl NeighbourQuery {
         let index = nix::net::if_::if_nametoindex(dev.as_str()).map_err(|errno| {
             Error::new(format!("this host has no interface {dev}")).because(errno)
         })?;
-        let to = SocketAddrV6::new(solicited_node(target), 0, 0, index);
-        Ok(Self { socket, message: solicitation(mac, target), to: to.into(), target })
+        let solicit = |target: Ipv6Addr| {
+            let to = SocketAddrV6::new(solicited_node(target), 0, 0, index);
+            (target, (solicitation(mac, target), to.into()))
+        };
+        Ok(Self { socket, solicitations: targets.into_iter().map(solicit).collect() })
     }
 
-    /// Sends three solicitations within `wait` and returns the hardware address of each host that answers.
-    /// Blocks; any thread may call it.
-    pub fn run(&self, wait: Duration) -> io::Result<BTreeSet<Mac>> {
+    /// Sends three solicitations for each target within `wait`, and returns the hardware addresses of the hosts
+    /// that answer. Blocks; any thread may call it.
+    pub fn run(&self, wait: Duration) -> io::Result<BTreeMap<Ipv6Addr, BTreeSet<Mac>>> {
         let start = Instant::now();
-        let mut answers = BTreeSet::new();
+        let mut answers: BTreeMap<Ipv6Addr, BTreeSet<Mac>> = BTreeMap::new();
         for round in 1..=SOLICITATIONS {
-            let message = [IoSlice::new(&self.message)];
-            let none = MsgFlags::empty();
-            sendmsg(self.socket.as_raw_fd(), &message, &[], none, Some(&self.to))?;
+            for (message, to) in self.solicitations.values() {
+                let message = [IoSlice::new(message)];
+                let none = MsgFlags::empty();
+                sendmsg(self.socket.as_raw_fd(), &message, &[], none, Some(to))?;
+            }
             let until = start + wait * round / SOLICITATIONS;
             while readable_before(&self.socket, until)? {
                 let mut bytes = [0; 1280];
                 match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
                     Ok(length) => {
-                        let message = bytes.get(..length).unwrap_or_default();
-                        answers.extend(advertiser(message, self.target));
+                        let answer = advertiser(bytes.get(..length).unwrap_or_default());
+                        if let Some((target, mac)) =
+                            answer.filter(|(target, _)| self.solicitations.contains_key(target))
+                        {
+                            answers.entry(target).or_default().insert(mac);
+                        }
                     }
                     Err(Errno::EAGAIN | Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
@@ -123,6 +146,24 @@ impl NeighbourQuery {
         }
         Ok(answers)
     }
+}
+
+/// Announces `address` of `mac` on `dev` once, to all hosts on the link. EINVAL as long as the kernel looks for
+/// duplicates of it (RFC 4862, 5.4; net/ipv6/datagram.c, `ip6_datagram_send_ctl`).
+///
+/// The router flag is the interface's own: a host that sees it missing takes the sender for no router any more.
+pub(super) fn announce(dev: &IfName, mac: Mac, router: bool, address: Ipv6Addr) -> nix::Result<()> {
+    let socket = open(dev)?;
+    let index = nix::net::if_::if_nametoindex(dev.as_str())?;
+    let source = libc::in6_pktinfo {
+        ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+        ipi6_ifindex: index,
+    };
+    let message = unsolicited(mac, address, router);
+    let to: SockaddrIn6 = SocketAddrV6::new(ALL_NODES, 0, 0, index).into();
+    let message = [IoSlice::new(&message)];
+    let control = [ControlMessage::Ipv6PacketInfo(&source)];
+    sendmsg(socket.as_raw_fd(), &message, &control, MsgFlags::empty(), Some(&to)).map(drop)
 }
 
 fn open(dev: &IfName) -> nix::Result<OwnedFd> {
@@ -182,36 +223,36 @@ mod tests {
     }
 
     #[test]
-    fn only_an_advertisement_of_the_address_is_an_answer() {
+    fn an_announcement_overrides_and_is_not_solicited() {
+        for (router, flags) in [(false, 0x20), (true, 0xa0)] {
+            let message = unsolicited(MAC, VIP, router);
+            assert_eq!(message[..8], [136, 0, 0, 0, flags, 0, 0, 0]);
+            assert_eq!(advertiser(&message), Some((VIP, MAC)));
+        }
+    }
+
+    #[test]
+    fn only_a_whole_advertisement_is_an_answer() {
         let link_address = [TARGET_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7];
         let good = advertisement(VIP, &link_address);
-        assert_eq!(advertiser(&good, VIP), Some(MAC));
-        assert_eq!(advertiser(&good, Ipv6Addr::LOCALHOST), None);
-        assert_eq!(advertiser(&solicitation(MAC, VIP), VIP), None);
-        assert_eq!(advertiser(&advertisement(VIP, &[]), VIP), None);
+        assert_eq!(advertiser(&good), Some((VIP, MAC)));
+        assert_eq!(advertiser(&solicitation(MAC, VIP)), None);
+        assert_eq!(advertiser(&advertisement(VIP, &[])), None);
         for length in 0..good.len() {
-            assert_eq!(advertiser(&good[..length], VIP), None, "{length} bytes");
+            assert_eq!(advertiser(&good[..length]), None, "{length} bytes");
         }
         // After another option (a nonce, RFC 3971), and after one of length 0.
         let nonce = [14, 1, 9, 9, 9, 9, 9, 9];
-        assert_eq!(
-            advertiser(&advertisement(VIP, &[nonce, link_address].concat()), VIP),
-            Some(MAC)
-        );
-        assert_eq!(
-            advertiser(
-                &advertisement(VIP, &[[14, 0, 9, 9, 9, 9, 9, 9], link_address].concat()),
-                VIP
-            ),
-            None
-        );
+        let behind = |first: [u8; 8]| advertisement(VIP, &[first, link_address].concat());
+        assert_eq!(advertiser(&behind(nonce)), Some((VIP, MAC)));
+        assert_eq!(advertiser(&behind([14, 0, 9, 9, 9, 9, 9, 9])), None);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..96), whole: bool) {
             let bytes = if whole { advertisement(VIP, &bytes) } else { bytes };
-            let _ = advertiser(&bytes, VIP);
+            let _ = advertiser(&bytes);
         }
     }
 
@@ -226,7 +267,7 @@ mod tests {
             solicitation(MAC, VIP),
         ];
         crate::support::fuzz::target!("fuzz_ndp", 10_000, seeds, |bytes| {
-            let _ = advertiser(bytes, VIP);
+            let _ = advertiser(bytes);
         });
     }
 }

@@ -10,10 +10,12 @@
 //! - [`drain`], [`ramp`], [`pacing`]: real servers are taken out and in without a refused client.
 //! - [`scheduler_swap`]: no connection is refused while a service has no scheduler.
 //! - [`preflight`]: what must be true of a host before anything is touched.
+//! - [`holders`]: whether another machine has an address that a host is about to get.
 //!
 //! All of it is pure: nothing here looks at a host.
 
 pub mod drain;
+pub mod holders;
 pub mod journal;
 pub mod order;
 pub mod other_topologies;

@@ -17,6 +17,7 @@
 use super::scheduler_swap;
 use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
+use crate::state::announcement;
 use crate::state::{
     Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
     Owned, PacketRules, Present, Route, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl,
@@ -263,7 +264,13 @@ fn shrinks(edit: &Edit) -> bool {
 
 fn why(edit: &Edit, reasons: &Reasons) -> String {
     let of_item = reasons.of(&edit.item());
-    let Some(of) = edit.of::<Destination>() else { return of_item.unwrap_or(BACK).to_owned() };
+    let Some(of) = edit.of::<Destination>() else {
+        let why = of_item.unwrap_or(BACK);
+        return match announcement::describe(edit) {
+            Some(announced) => format!("{why}; {announced}"),
+            None => why.to_owned(),
+        };
+    };
     // Where the service goes as a whole, its real servers were not taken out of the file.
     let gone =
         if of_item.is_some() { "it is no real server of this service in the file" } else { BACK };

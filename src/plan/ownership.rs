@@ -327,13 +327,14 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
     Route { metric: there.metric, ..wanted.clone() }
 }
 
-/// Values under /proc/sys that must be read to plan for `desired`: its own, what a new tunnel
-/// inherits. (What moves with `ip_forward` the agent adds itself.)
+/// Values under /proc/sys that must be read to plan for `desired`: its own, whether IPv6 is off where it wants an
+/// address, what a new tunnel inherits. (What moves with `ip_forward` the agent adds itself.)
 pub fn sysctls_to_read(desired: &HostState) -> BTreeSet<Sysctl> {
     let mut keys: BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
     if desired.modules.contains(&Module::IpVs) {
         keys.extend(super::drain::BORROWED);
     }
+    keys.extend(desired.addresses.keys().filter_map(super::preflight::disable_ipv6));
     let devices = desired.modules.iter().any(|module| module.device().is_some());
     if devices || !desired.tunnels.is_empty() {
         let inherited: Vec<_> = keys.iter().filter_map(effects::inherited_from).collect();

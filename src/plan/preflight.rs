@@ -10,8 +10,8 @@ use super::simulate;
 use crate::desired::Desired;
 use crate::state::silent::is_silent;
 use crate::state::{
-    Capability, Controller, Edit, HostState, Item, Link, Module, Observation, Present,
-    RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
+    AddressKey, Capability, Conf6Item, ConfDev, Controller, Edit, HostState, Item, Link, Module,
+    Observation, Present, RECEIPT_VERSION, Route, RouteKey, Sysctl, VsItem,
 };
 
 /// Something on a host that stands in the way.
@@ -39,6 +39,7 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     capabilities(desired, seen, &mut all);
     parts(desired, seen, &mut all);
     settings(desired, seen, &mut all);
+    ipv6(desired, seen, &mut all);
     routes(goal, seen, &mut all);
     vips(desired, goal, seen, &mut all);
     contested(goal, &mut all);
@@ -182,7 +183,7 @@ fn interfaces(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
             });
         }
         for net in nets {
-            let key = crate::state::AddressKey { dev: dev.clone(), net: *net };
+            let key = AddressKey { dev: dev.clone(), net: *net };
             if !seen.state.addresses.contains_key(&key) {
                 let there: Vec<_> = seen
                     .state
@@ -314,6 +315,34 @@ fn settings(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
                     .to_owned(),
             });
         }
+    }
+}
+
+/// The setting that switches IPv6 off where `key` is an IPv6 address.
+pub fn disable_ipv6(key: &AddressKey) -> Option<Sysctl> {
+    let dev = ConfDev::Dev(key.dev.clone());
+    key.net.addr().is_ipv6().then_some(Sysctl::Conf6(dev, Conf6Item::DisableIpv6))
+}
+
+/// An interface without IPv6 takes no IPv6 address: the kernel would refuse it (EACCES) as the last step.
+fn ipv6(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {
+    let mut wanted: BTreeMap<Sysctl, Vec<String>> = BTreeMap::new();
+    for key in desired.state.addresses.keys() {
+        if let Some(setting) = disable_ipv6(key) {
+            wanted.entry(setting).or_default().push(key.net.to_string());
+        }
+    }
+    for (setting, addresses) in wanted {
+        let is_off = seen.state.sysctls.get(&setting).is_some_and(|value| value != "0");
+        let Some(dev) = setting.device().filter(|_| is_off) else { continue };
+        all.push(Obstacle {
+            message: format!("IPv6 is off on {dev}: {setting}=1"),
+            why: format!("the kernel would refuse {} there (EACCES)", addresses.join(", ")),
+            cure: format!(
+                "`sysctl -w {setting}=0`, and the same in /etc/sysctl.d; \
+                 `net.ipv6.conf.all.disable_ipv6=1` there switches it off again on every interface"
+            ),
+        });
     }
 }
 

@@ -181,6 +181,29 @@ fn a_vip_that_stands_elsewhere_on_a_real_server() {
 }
 
 #[test]
+fn an_interface_without_ipv6_takes_no_ipv6_address() {
+    let mut desired = desired();
+    let vips = ["2001:db8::80/128@eth0", "2001:db8::81/128@eth0", "192.0.2.80/32@eth0"];
+    desired.state.addresses = vips.map(|vip| (key(vip), address())).into();
+    let with = |dev: &str, value: &str| {
+        let mut seen = seen();
+        let setting = format!("net.ipv6.conf.{dev}.disable_ipv6").parse().unwrap();
+        seen.state.sysctls.insert(setting, value.to_owned());
+        seen
+    };
+    let off = obstacles(&desired, &goal(&desired, &seen()), &with("eth0", "1"));
+    assert_eq!(off.len(), 1, "{off:?}");
+    let obstacle = &off[0];
+    assert_eq!(obstacle.message, "IPv6 is off on eth0: net.ipv6.conf.eth0.disable_ipv6=1");
+    assert!(obstacle.why.contains("2001:db8::80/128, 2001:db8::81/128"), "{obstacle}");
+    for on in [with("eth0", "0"), with("eth1", "1")] {
+        assert_eq!(messages(&desired, &on), Vec::<String>::new());
+    }
+    desired.state.addresses.retain(|key, _| key.net.addr().is_ipv4());
+    assert_eq!(messages(&desired, &with("eth0", "1")), Vec::<String>::new());
+}
+
+#[test]
 fn a_receipt_of_a_later_version() {
     let mut later = seen();
     later.receipt = Some(Receipt {

@@ -5,6 +5,7 @@
 //! dumps in hash order, and keeps of several routes to one destination the one that is used.
 //! Every key has a text form, so that a state can be a JSON object.
 
+pub mod announcement;
 pub mod control;
 pub mod edit;
 mod edit_json;

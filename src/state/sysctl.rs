@@ -81,6 +81,7 @@ items! {
     /// What is set of IPv6 on an interface (Documentation/networking/ip-sysctl.rst).
     Conf6Item:
     AcceptRa "accept_ra" "Obey router advertisements: 0 no, 1 unless forwarding, 2 also when forwarding.",
+    DisableIpv6 "disable_ipv6" "No IPv6 on the interface: the kernel refuses addresses (EACCES). Follows `all` when that changes. Only read.",
     Forwarding "forwarding" "Forward packets that come in here. Follows `all` when that changes.",
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `LVSPROV_BLESS=1 cargo test --test pure plans` writes them anew; read the difference before you commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use lvsprov::apply::cluster_plan::{self, Direction, HostPlanResult};
@@ -10,6 +11,8 @@ use lvsprov::desired::desired_for;
 use lvsprov::plan::simulate;
 use lvsprov::report;
 use lvsprov::state::Edit;
+use lvsprov::state::announcement::announced_by;
+use lvsprov::topology::Service;
 
 use crate::support::cases::{Case, cases};
 use crate::support::playbooks::{bare, load, playbooks};
@@ -17,7 +20,8 @@ use crate::support::playbooks::{bare, load, playbooks};
 pub fn cases() -> Vec<Case> {
     cases![
         every_playbook_has_the_plan_that_was_read_and_found_right,
-        every_plan_can_be_carried_out_and_then_nothing_is_left
+        every_plan_can_be_carried_out_and_then_nothing_is_left,
+        only_a_director_announces_and_only_its_vips
     ]
 }
 
@@ -68,4 +72,41 @@ fn every_plan_can_be_carried_out_and_then_nothing_is_left() {
             assert_eq!(again.stages, vec![], "{}: {}", path.display(), host.name);
         }
     }
+}
+
+/// On the way to the file's state, and back from it.
+fn only_a_director_announces_and_only_its_vips() {
+    let mut announced = 0;
+    for path in playbooks() {
+        let topology = load(&path);
+        for host in topology.hosts.values() {
+            let mut seen = bare(host);
+            let direction = Direction::Apply { now: 0 };
+            let desired = desired_for(&topology, host);
+            let plan = |seen: &_, direction| match cluster_plan::plan_host(
+                &topology, host, &desired, seen, direction,
+            ) {
+                HostPlanResult::Plan(plan) => plan,
+                other => panic!("{}: {}: {other:?}", path.display(), host.name),
+            };
+            let there = plan(&seen, direction);
+            let vips: BTreeSet<IpAddr> = topology
+                .services
+                .iter()
+                .filter(|service| service.director == host.name)
+                .filter_map(Service::vip_address)
+                .collect();
+            for key in announced_by(there.edits()) {
+                assert!(vips.contains(&key.net.addr()), "{}: {key}", host.name);
+                announced += 1;
+            }
+            seen.state = simulate(&seen.state, there.edits()).unwrap();
+            seen.receipt.clone_from(&there.goal.receipt_after);
+            if seen.receipt.is_some() {
+                let back = plan(&seen, Direction::Destroy);
+                assert_eq!(announced_by(back.edits()), BTreeSet::new(), "{}", host.name);
+            }
+        }
+    }
+    assert!(announced >= 5, "only {announced} VIPs are announced");
 }

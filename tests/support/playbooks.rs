@@ -62,7 +62,7 @@ pub fn bare(host: &Host) -> Observation {
         for item in Conf6Item::ALL {
             let value = match item {
                 Conf6Item::AcceptRa => "1",
-                Conf6Item::Forwarding => "0",
+                Conf6Item::DisableIpv6 | Conf6Item::Forwarding => "0",
             };
             state.sysctls.insert(Sysctl::Conf6(dev.clone(), *item), value.to_owned());
         }

@@ -22,6 +22,10 @@ pub fn cases() -> Vec<Case> {
         Case::new("a_cluster_that_answers_nobody_is_undone_and_says_why", answers_nobody),
         Case::new("a_stateful_firewall_under_nat_is_refused_or_tracked", stateful_firewall),
         Case::new("without_a_client_that_is_reached_it_says_what_was_not_tried", no_client),
+        Case::new(
+            "a_vip_that_moves_is_announced_and_one_that_another_machine_has_is_refused",
+            moves,
+        ),
     ]
 }
 
@@ -382,6 +386,68 @@ fn no_client() {
     let applied = cluster.expect(&["apply"], 0);
     assert!(applied.contains(&line("has no `ssh`, `local` or `netns` in the file")), "{applied}");
     cluster.expect(&["destroy"], 0);
+}
+
+/// The second real server becomes the director of the VIP; then another machine has it.
+fn moves() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, director: lvs, \
+                    real_servers: [rs1]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let text = std::fs::read_to_string(&cluster.file).unwrap();
+    let text = text.replace("rs2: {role: real_server", "rs2: {role: director");
+    let directed_by = |director: &str| {
+        let text = text.replace("director: lvs,", &format!("director: {director},"));
+        std::fs::write(&cluster.file, text).unwrap();
+    };
+    let before = cluster.photograph();
+    let client_sends_to = || {
+        let entry = run("ip", &["-n", "client", "-j", "neigh", "show", "172.25.7.200"]);
+        let entry: serde_json::Value = serde_json::from_str(&entry).unwrap();
+        entry[0]["lladdr"].as_str().unwrap().to_owned()
+    };
+    directed_by("lvs");
+    let plan = cluster.expect(&["plan"], 4);
+    assert!(plan.contains("announced on eth0 by gratuitous ARP"), "{plan}");
+    // The client has asked for the VIP once its requests are refused.
+    cluster.expect(&["apply"], 0);
+    assert_eq!(client_sends_to(), hardware("lvs"));
+    directed_by("rs2");
+    // No request of the client makes it ask again.
+    let moved = cluster.expect(&["apply", "--verify", "state"], 0);
+    assert!(moved.contains("announced on eth0 by gratuitous ARP"), "{moved}");
+    assert!(!moved.contains("not announced"), "{moved}");
+    assert_eq!(client_sends_to(), hardware("rs2"));
+    let again = cluster.expect(&["apply"], 0);
+    assert!(again.contains("0 changes made"), "{again}");
+    cluster.expect(&["destroy"], 0);
+
+    run("ip", &["-n", "switch", "address", "add", "172.25.7.200/32", "dev", "br0"]);
+    let held = cluster.photograph();
+    let switch = run("ip", &["-n", "switch", "-j", "link", "show", "br0"]);
+    let switch: serde_json::Value = serde_json::from_str(&switch).unwrap();
+    let mac = switch[0]["address"].as_str().unwrap();
+    let found = format!("! another machine has 172.25.7.200: {mac} answers for it on eth0");
+    for command in [&["plan"][..], &["apply", "--limit", "rs2"]] {
+        let refused = cluster.expect(command, 5);
+        assert!(refused.contains(&found), "{refused}");
+        assert!(refused.contains("rs2  not touched: something stands in the way"), "{refused}");
+    }
+    let after = cluster.photograph();
+    assert!(held == after, "something was touched:\n{}", difference(&held, &after));
+    cluster.expect(&["apply", "--verify", "state", "--no-vip-probe"], 0);
+    run("ip", &["-n", "switch", "address", "del", "172.25.7.200/32", "dev", "br0"]);
+    cluster.expect(&["destroy"], 0);
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(&cluster);
+}
+
+/// The hardware address of a host.
+fn hardware(host: &str) -> String {
+    let links = run("ip", &["-n", host, "-j", "link", "show", "eth0"]);
+    let links: serde_json::Value = serde_json::from_str(&links).unwrap();
+    links[0]["address"].as_str().unwrap().to_owned()
 }
 
 fn receipts_gone(cluster: &Cluster) {

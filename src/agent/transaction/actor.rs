@@ -14,8 +14,8 @@ use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace::NamespaceId;
 use crate::kernel::observe::KernelState;
 use crate::names::IfName;
-use crate::protocol::Fetched;
-use crate::state::{Link, Protocol, Step, Sysctl};
+use crate::protocol::{Fetched, SegmentAnswers};
+use crate::state::{AddressKey, Link, Protocol, Step, Sysctl};
 
 /// Names the sysctls to read, given the host's links.
 pub type WantedSysctls<'a> =
@@ -43,6 +43,17 @@ pub trait Actor: fmt::Debug + Send + Sync {
         target: IpAddr,
         wait: Duration,
     ) -> BoxFuture<'a, Result<BTreeSet<String>>>;
+
+    /// See [`crate::protocol::Request::FindHolders`].
+    fn find_holders<'a>(
+        &'a self,
+        addresses: &'a BTreeSet<AddressKey>,
+        wait: Duration,
+    ) -> BoxFuture<'a, SegmentAnswers>;
+
+    /// Announces addresses that this host has got ([`crate::state::announcement`]): once before it returns, and again
+    /// in the background, even if this process ends. Returns what failed.
+    fn announce(&self, addresses: &BTreeSet<AddressKey>) -> Vec<Error>;
 
     /// See [`crate::protocol::Request::Fetch`].
     fn fetch(

@@ -81,9 +81,14 @@ impl Agent {
                 requests::close(self, &topology, &transaction, decision).await
             }
             Request::WhoHas { dev, target, wait_ms } => {
-                in_range("the time to listen in milliseconds", wait_ms, 1, 10_000)?;
+                in_range(LISTENING, wait_ms, 1, 10_000)?;
                 let wait = Duration::from_millis(wait_ms.into());
                 Ok(Reply::Answered(self.actor.who_has(&dev, target, wait).await?))
+            }
+            Request::FindHolders { addresses, wait_ms } => {
+                in_range(LISTENING, wait_ms, 1, 10_000)?;
+                let wait = Duration::from_millis(wait_ms.into());
+                Ok(Reply::Holders(self.actor.find_holders(&addresses, wait).await))
             }
             Request::Fetch { target, protocol, count, timeout_ms } => {
                 in_range("the number of requests", count, 1, 10_000)?;
@@ -94,6 +99,8 @@ impl Agent {
         }
     }
 }
+
+const LISTENING: &str = "the time to listen in milliseconds";
 
 fn in_range(what: &str, value: u32, lowest: u32, highest: u32) -> Result<()> {
     if (lowest..=highest).contains(&value) {

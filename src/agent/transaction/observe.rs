@@ -112,12 +112,12 @@ pub(super) async fn after_execution(
     failure: Option<Failure>,
 ) -> Execution {
     match observe(store, actor, topology, sysctls, false).await {
-        Ok(after) => Execution { done, failure, after },
+        Ok(after) => Execution { done, failure, after, warnings: Vec::new() },
         Err(error) => {
             // The steps were executed: the caller must not take the empty state for the host's.
             let blind = Error::new("the host was changed, but cannot be read again").because(error);
             let failure = failure.or_else(|| Some(blind.to_failure()));
-            Execution { done, failure, after: Observation::default() }
+            Execution { done, failure, after: Observation::default(), warnings: Vec::new() }
         }
     }
 }

@@ -55,7 +55,9 @@ fn rules() -> BTreeSet<PacketRule> {
 fn found() -> HostState {
     let mut sysctls: Vec<Sysctl> = vec![Sysctl::IpForward, Sysctl::Ip6Forward];
     sysctls.extend(ConfItem::ALL.iter().map(|item| Sysctl::Conf(ConfDev::Default, *item)));
-    sysctls.extend(Conf6Item::ALL.iter().map(|item| Sysctl::Conf6(ConfDev::Default, *item)));
+    // The others are only read.
+    let set = Conf6Item::ALL.iter().filter(|item| **item != Conf6Item::DisableIpv6);
+    sysctls.extend(set.map(|item| Sysctl::Conf6(ConfDev::Default, *item)));
     sysctls.extend(VsItem::ALL.iter().map(|item| Sysctl::Vs(*item)));
     let address = |scope| Address {
         scope,

@@ -17,6 +17,7 @@ use super::{Agent, in_range, observe};
 use crate::kernel::error::{Error, Result};
 use crate::names::TopologyName;
 use crate::protocol::{Busy, Decision, Reply};
+use crate::state::announcement::announced_by;
 use crate::state::{Journal, Operator, Step, Sysctl, TransactionId};
 
 /// How long a request waits for another process that has the lock, of another topology say: that is no
@@ -115,9 +116,22 @@ pub(super) async fn execute(
         held.entered = Phase::Prepared;
     }
     let (done, failed) = executor.execute(steps).await;
+    let warnings = announce(actor, steps.get(..done).unwrap_or(steps));
     let failure = failed.map(|error| error.to_failure());
-    let execution = observe::after_execution(store, actor, topology, sysctls, done, failure).await;
+    let mut execution =
+        observe::after_execution(store, actor, topology, sysctls, done, failure).await;
+    execution.warnings = warnings;
     Ok(Reply::Executed(Box::new(execution)))
+}
+
+/// Announces the addresses that `done` brought. What failed, a line each: the steps are executed all the same.
+pub(super) fn announce(actor: &dyn Actor, done: &[Step]) -> Vec<String> {
+    let addresses = announced_by(done.iter().map(|step| &step.edit));
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let failed = actor.announce(&addresses).into_iter();
+    failed.map(|error| error.to_failure().to_string()).collect()
 }
 
 /// See [`crate::protocol::Request::Vote`].

@@ -13,7 +13,7 @@ use super::journal::{self, TransactionFiles};
 use super::lock::{self, HeldBy, Lock};
 use super::phase::Phase;
 use super::store::Store;
-use super::{observe, records};
+use super::{observe, records, requests};
 use crate::desired::Reasons;
 use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
@@ -260,6 +260,9 @@ impl<'a> RevertTimer<'a> {
         loop {
             let (count, failed) = executor.execute(rest).await;
             done += count;
+            for warning in requests::announce(self.actor, rest.get(..count).unwrap_or(rest)) {
+                self.note(warning);
+            }
             let Some(error) = failed else { break };
             failures += 1;
             if let Some(step) = rest.get(count) {

@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use super::super::session::{AgentConnection, HostConnector};
 use super::*;
+use crate::protocol::SegmentAnswers;
 
 struct MemoryLine {
     world: World,
@@ -130,6 +131,15 @@ impl MemoryLine {
         };
         match request {
             Request::WhoHas { target, .. } => return Ok(Reply::Answered(inner.who_has(target))),
+            Request::FindHolders { addresses, .. } => {
+                let answers = addresses.into_iter();
+                let answers = answers.map(|key| {
+                    let macs = inner.who_has(key.net.addr());
+                    (key, macs)
+                });
+                let answers = answers.collect();
+                return Ok(Reply::Holders(SegmentAnswers { answers, ..SegmentAnswers::default() }));
+            }
             Request::Fetch { count, .. } => {
                 inner.fetched += count;
                 return Ok(inner.serves.fetch(count));

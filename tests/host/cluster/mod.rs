@@ -3,6 +3,7 @@
 //! The director's interface is down unless a test says otherwise: something stands in its way then on
 //! every kernel, with IPVS or without, and the rest of the cluster is what is looked at here. Clusters
 //! that go live are in `vm/end_to_end.rs`.
+mod holders;
 mod netns_cluster;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -19,6 +20,10 @@ use crate::support::cases::{Case, cases};
 use crate::support::speed;
 
 pub fn cases() -> Vec<Case> {
+    [changes(), holders::cases()].concat()
+}
+
+fn changes() -> Vec<Case> {
     cases![
         real_servers_get_ready_while_something_stands_in_the_directors_way,
         a_vip_that_was_there_before_is_kept_as_it_was,

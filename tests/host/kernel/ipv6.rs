@@ -4,6 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
+use lvsprov::plan::preflight::disable_ipv6;
 use lvsprov::state::{Address, Edit, Link, Route, Scope, Sysctl};
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         an_address_without_duplicate_detection_is_there_at_once,
         a_deprecated_address_is_never_the_source,
         a_scope_that_the_kernel_would_ignore_is_refused,
+        where_ipv6_is_off_an_address_is_refused,
         an_interface_that_goes_down_keeps_its_addresses,
         forwarding_is_set_with_all_that_it_writes,
         settings_of_ipvs_are_left_out_where_there_is_none,
@@ -69,6 +71,22 @@ fn an_address_without_duplicate_detection_is_there_at_once() {
     netns.fails(other, "expected scope global, found scope global, nodad");
     netns.do_all(vec![Edit::remove::<Address>(at_once, nodad())]);
     assert_eq!(in_ip(&netns, "v0", "2001:db8::2"), None);
+}
+
+/// `preflight` finds it before any step.
+fn where_ipv6_is_off_an_address_is_refused() {
+    let netns = NetnsHost::with_pair("10.9.0.1/24");
+    netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
+    for key in ["2001:db8::80/128@v0", "2001:db8::80/128@lo"] {
+        let key = address_key(key);
+        let setting = disable_ipv6(&key).unwrap();
+        let seen = netns.look(&[&setting.to_string()]);
+        assert_eq!(seen.state.sysctls[&setting], "1");
+        netns.fails(Edit::add::<Address>(key.clone(), nodad()), "Permission denied");
+        let path = setting.path();
+        netns.run(|| std::fs::write(&path, "0").unwrap());
+        netns.do_all(vec![Edit::add::<Address>(key, nodad())]);
+    }
 }
 
 /// A VIP next to an address with a shorter prefix would be what the host sends from.

@@ -3,6 +3,7 @@
 //!
 //! What needs IPVS or IPIP is in `vm/kernel`.
 
+mod announce;
 mod cgroups;
 mod disk;
 mod faults;
@@ -22,6 +23,7 @@ use crate::support::cases::Case;
 
 pub fn cases() -> Vec<Case> {
     [
+        announce::cases(),
         cgroups::cases(),
         disk::cases(),
         faults::cases(),

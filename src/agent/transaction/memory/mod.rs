@@ -27,8 +27,8 @@ use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
 use crate::plan::simulate;
-use crate::protocol::Fetched;
-use crate::state::{Observation, OpenTransaction, Protocol, Step};
+use crate::protocol::{Fetched, SegmentAnswers};
+use crate::state::{AddressKey, Observation, OpenTransaction, Protocol, Step};
 
 /// What happens at a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,7 @@ struct HostMemory {
     timers: Vec<RunningTimer>,
     locked: bool,
     step_fault: Option<StepFault>,
+    announced: Vec<AddressKey>,
 }
 
 /// One host; a clone is the same host.
@@ -117,6 +118,7 @@ impl MemoryHost {
             timers: Vec::new(),
             locked: false,
             step_fault: None,
+            announced: Vec::new(),
         };
         Self { memory: Arc::new(Mutex::new(memory)), crash }
     }
@@ -148,6 +150,11 @@ impl MemoryHost {
 
     pub fn set_kernel(&self, kernel: KernelState) {
         self.lock().kernel = kernel;
+    }
+
+    /// The addresses that it announced, in order.
+    pub fn announced(&self) -> Vec<AddressKey> {
+        self.lock().announced.clone()
     }
 
     pub fn set_step_fault(&self, fault: Option<StepFault>) {
@@ -279,6 +286,21 @@ impl Actor for MemoryProcess {
         _: Duration,
     ) -> BoxFuture<'a, Result<BTreeSet<String>>> {
         panic!("the network answers this")
+    }
+
+    fn find_holders<'a>(
+        &'a self,
+        _: &'a BTreeSet<AddressKey>,
+        _: Duration,
+    ) -> BoxFuture<'a, SegmentAnswers> {
+        panic!("the network answers this")
+    }
+
+    fn announce(&self, addresses: &BTreeSet<AddressKey>) -> Vec<Error> {
+        if !self.is_dead() {
+            self.host.lock().announced.extend(addresses.iter().cloned());
+        }
+        Vec::new()
     }
 
     fn fetch(
