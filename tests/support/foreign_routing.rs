@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lvsprov::names::HostName;
-use lvsprov::topology::{Host, Topology};
+use lvsprov::topology::{Host, Role, Service, Topology};
 
 /// Commands of `ip` on one host, and those that take it back.
 #[derive(Debug, Clone)]
@@ -23,14 +23,14 @@ const PRIORITY: u32 = 900;
 pub fn all(topology: &Topology) -> Vec<ForeignRouting> {
     let mut all = Vec::new();
     for host in topology.hosts.values() {
-        for client in topology.with_role(lvsprov::topology::Role::Client) {
+        for client in topology.with_role(Role::Client) {
             for own in client.interfaces.values().flat_map(|it| &it.addresses) {
                 if host.name != client.name && has_family(host, own.addr()) {
                     all.extend(towards(topology, host, own.addr()));
                 }
             }
         }
-        let vips = topology.services.iter().filter_map(|service| service.vip_address());
+        let vips = topology.services.iter().filter_map(Service::vip_address);
         let vips: std::collections::BTreeSet<IpAddr> = vips.collect();
         for vip in vips.into_iter().filter(|vip| has_family(host, *vip)) {
             all.extend(for_vip(host, vip));

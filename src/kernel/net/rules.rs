@@ -1,4 +1,4 @@
-//! Policy rules, and routes beside the plain ones of the main table: what [`Routing`] holds. Only read, never written.
+//! Policy rules, and routes beside the plain ones of the main table: what [`crate::state::Routing`] holds. Only read, never written.
 
 use std::net::IpAddr;
 
@@ -55,17 +55,16 @@ pub(super) fn rule(message: &RuleMessage) -> Option<PolicyRule> {
     let mut rule = PolicyRule::plain(0, ipv6, header.table.into());
     rule.invert = header.flags.contains(RuleFlags::Invert);
     match header.action {
-        RuleAction::ToTable => {}
+        // Where a rule jumps to is in an attribute.
+        RuleAction::ToTable | RuleAction::Goto => {}
         RuleAction::Nop => return None,
         RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => rule.table = None,
-        // Where a rule jumps to is in an attribute.
-        RuleAction::Goto => {}
         other => rule.unclear.push(format!("{other:?}").to_lowercase()),
     }
     if header.tos != 0 {
         rule.unclear.push(format!("tos {:#x}", header.tos));
     }
-    let (mut mark, mut mask) = (None, None);
+    let (mut mark, mut mark_bits) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Destination(address) => rule.to = prefix(*address, header.dst_len),
@@ -80,21 +79,23 @@ pub(super) fn rule(message: &RuleMessage) -> Option<PolicyRule> {
             },
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::FwMark(value) => mark = Some(*value),
-            RuleAttribute::FwMask(value) => mask = Some(*value),
+            RuleAttribute::FwMask(value) => mark_bits = Some(*value),
             RuleAttribute::Table(table) => rule.table = rule.table.and(Some(*table)),
-            RuleAttribute::SuppressPrefixLen(UNSET) | RuleAttribute::SuppressIfGroup(UNSET) => {}
+            // Not set; who made it; a number for statistics.
+            RuleAttribute::SuppressPrefixLen(UNSET)
+            | RuleAttribute::SuppressIfGroup(UNSET)
+            | RuleAttribute::Protocol(_)
+            | RuleAttribute::Realm(_)
+            | RuleAttribute::L3MDev(false) => {}
             RuleAttribute::SuppressPrefixLen(length) => {
                 rule.suppress_prefix = Some(u8::try_from(*length).unwrap_or(u8::MAX));
-            }
-            // Who made it, and a number for statistics.
-            RuleAttribute::Protocol(_) | RuleAttribute::Realm(_) | RuleAttribute::L3MDev(false) => {
             }
             other => rule.unclear.push(format!("{other:?}").to_lowercase()),
         }
     }
-    rule.mark = match (mark, mask) {
+    rule.mark = match (mark, mark_bits) {
         (None, None) => None,
-        (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
+        (mark, bits) => Some((mark.unwrap_or(0), bits.unwrap_or(u32::MAX))),
     };
     Some(rule)
 }

@@ -24,8 +24,8 @@ const INVALID: u32 = 1;
 const NOT_EQUAL: u32 = 1;
 /// NF_DROP, NFT_JUMP, NFT_GOTO as the kernel dumps them.
 const DROP: u32 = 0;
-const JUMP: u32 = -3_i32 as u32;
-const GOTO: u32 = -4_i32 as u32;
+const JUMP: u32 = (-3_i32).cast_unsigned();
+const GOTO: u32 = (-4_i32).cast_unsigned();
 /// `struct xt_conntrack_mtinfo3` (include/uapi/linux/netfilter/xt_conntrack.h): offsets of `match_flags`,
 /// `invert_flags` and `state_mask`; XT_CONNTRACK_STATE, XT_CONNTRACK_STATE_INVALID.
 const XT_MATCH_FLAGS: usize = 146;

@@ -327,9 +327,8 @@ fn compare(
                 format!("dev {dev}{gateway}")
             }
             // Nothing comes in there, and `ip route get` does not ask.
-            Err(NotTaken::Dies(Cause::DeviceDown { .. })) => continue,
+            Err(NotTaken::Dies(Cause::DeviceDown { .. }) | NotTaken::Unclear) => continue,
             Err(NotTaken::Dies(_)) => "dies".to_owned(),
-            Err(NotTaken::Unclear) => continue,
         };
         count += 1;
         let kind = if walk.starts_with("dev") {
