@@ -211,3 +211,8 @@ fn obstacles(
     }
     all
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+#[path = "unanswered_tests.rs"]
+mod tests;

@@ -71,7 +71,7 @@ fn the_walk_says_what_kernels_did() {
         }
     }
     println!("{tried} broken clusters, {routed} with routes and rules of others");
-    assert!(tried >= 1_000, "only {tried} on record");
+    assert!(tried >= 1_000 && routed >= 1_000, "only {tried} and {routed} on record");
     assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
 }
 

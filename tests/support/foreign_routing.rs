@@ -10,6 +10,8 @@ use lvsprov::topology::{Host, Role, Service, Topology};
 #[derive(Debug, Clone)]
 pub struct ForeignRouting {
     pub host: HostName,
+    /// Of which family the commands are.
+    pub ipv6: bool,
     pub commands: Vec<String>,
     pub back: Vec<String>,
 }
@@ -51,6 +53,7 @@ fn towards(topology: &Topology, host: &Host, client: IpAddr) -> Vec<ForeignRouti
     let no_rule = format!("rule del pref {PRIORITY}");
     let one = |command: String, back: String| ForeignRouting {
         host: host.name.clone(),
+        ipv6: client.is_ipv6(),
         commands: vec![command],
         back: vec![back],
     };
@@ -88,6 +91,7 @@ fn towards(topology: &Topology, host: &Host, client: IpAddr) -> Vec<ForeignRouti
         ));
         all.push(ForeignRouting {
             host: host.name.clone(),
+            ipv6: client.is_ipv6(),
             commands: vec![
                 format!("route add default via {gateway} table {TABLE}"),
                 rule(&format!("to {client_net} lookup {TABLE}")),
@@ -109,11 +113,13 @@ fn for_vip(host: &Host, vip: IpAddr) -> Vec<ForeignRouting> {
     ];
     let of_rule = |rule: String| ForeignRouting {
         host: host.name.clone(),
+        ipv6: vip.is_ipv6(),
         commands: vec![format!("rule add pref {PRIORITY} {rule}")],
         back: vec![no_rule.clone()],
     };
     let throw = ForeignRouting {
         host: host.name.clone(),
+        ipv6: vip.is_ipv6(),
         commands: vec![
             format!("route add throw {net} table {TABLE}"),
             format!("route add blackhole default table {TABLE}"),

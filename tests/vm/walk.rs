@@ -210,9 +210,9 @@ impl<'a> Cluster<'a> {
 
     /// Adds routes and rules, looks at the hosts, compares, and takes them back.
     async fn try_routing(&self, mutant: &ForeignRouting, session: &mut Session<'_>) -> Vec<String> {
-        let ForeignRouting { host, commands, back } = mutant;
+        let ForeignRouting { host, ipv6, commands, back } = mutant;
         // What the kernel refuses (a gateway that is no neighbour) is nothing to compare.
-        let all_done = commands.iter().all(|command| self.ip(host, command));
+        let all_done = commands.iter().all(|command| self.ip(host, *ipv6, command));
         let mut wrong = Vec::new();
         if all_done {
             let observed = session.observe(false).await;
@@ -235,13 +235,14 @@ impl<'a> Cluster<'a> {
             });
         }
         for command in back {
-            self.ip(host, command);
+            let done = self.ip(host, *ipv6, command);
+            assert!(done || !all_done, "ip {command} on {host}: it is not taken back");
         }
         wrong
     }
 
-    fn ip(&self, host: &HostName, command: &str) -> bool {
-        let family = if command.contains(':') { "-6" } else { "-4" };
+    fn ip(&self, host: &HostName, ipv6: bool, command: &str) -> bool {
+        let family = if ipv6 { "-6" } else { "-4" };
         let run = || {
             let mut ip = Command::new("ip");
             ip.arg(family).args(command.split(' ')).output()
