@@ -54,7 +54,8 @@ pub fn sysctls(host: &Host, state: &HostState) -> Vec<Sysctl> {
         v4.map(|item| Sysctl::Conf(dev.clone(), item)).into_iter().chain([v6])
     };
     let whole = [Sysctl::IpForward, Sysctl::Ip6Forward];
-    devices.flat_map(of_device).chain(whole).chain([Sysctl::Vs(VsItem::Conntrack)]).collect()
+    let ipvs = [VsItem::Conntrack, VsItem::SnatReroute].map(Sysctl::Vs);
+    devices.flat_map(of_device).chain(whole).chain(ipvs).collect()
 }
 
 impl Machine {

@@ -11,7 +11,7 @@ use super::request::{Hop, Walk, WalkRequest, WalkVerdict};
 use super::routes::Flow;
 use crate::names::{HostName, IfName, NetworkName};
 use crate::state::routing::{RouteEntry, RouteKind};
-use crate::state::{Destination, ForwardingMethod, PacketRule, Tunnel};
+use crate::state::{Destination, ForwardingMethod, PacketRule, Tunnel, VsItem};
 
 /// More hops than any way has: what goes on longer goes round in a circle.
 const MOST_HOPS: usize = 64;
@@ -337,7 +337,7 @@ impl<'a> Walker<'a> {
             })?;
             match input {
                 Input::Forward(route) => {
-                    self.while_forwarding(machine, &mut packet);
+                    let route = self.while_forwarding(machine, route, &mut packet)?;
                     return Ok(Taken::Onwards(route, packet));
                 }
                 Input::Local => {}
@@ -373,16 +373,39 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Hook forward on the director: IPVS puts the VIP back as the source.
-    fn while_forwarding(&mut self, machine: &Machine, packet: &mut Packet) {
-        let Some(connection) = &self.connection else { return };
-        if connection.rewrites
+    /// Hook forward on the director: IPVS puts the VIP back as the source, and with `snat_reroute` the packet is routed anew,
+    /// as one that the host sends (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_route_me_harder`).
+    fn while_forwarding(
+        &mut self,
+        machine: &'a Machine,
+        route: &'a RouteEntry,
+        packet: &mut Packet,
+    ) -> Onward<&'a RouteEntry> {
+        let Some(connection) = &self.connection else { return Ok(route) };
+        let is_reply = connection.rewrites
             && *connection.director == machine.name
-            && connection.rip == packet.source
-        {
-            packet.source = connection.vip;
-            let text = format!("puts {} back as the source", connection.vip);
-            self.note(machine, text);
+            && connection.rip == packet.source;
+        if !is_reply {
+            return Ok(route);
+        }
+        packet.source = connection.vip;
+        let text = format!("puts {} back as the source", connection.vip);
+        self.note(machine, text);
+        if !machine.ipvs_setting(VsItem::SnatReroute) {
+            return Ok(route);
+        }
+        let target = packet.target;
+        let flow =
+            Flow { source: Some(packet.source), target, iif: None, oif: None, mark: packet.mark };
+        let Some(route) = machine.route(&flow) else {
+            return Err(dead(machine, Cause::NoRoute { target }));
+        };
+        match route.kind {
+            RouteKind::Unicast => Ok(route),
+            RouteKind::Unclear => Err(unclear(machine, target)),
+            RouteKind::Local | RouteKind::Refuses | RouteKind::Throw => {
+                Err(dead(machine, Cause::RouteRefuses { target }))
+            }
         }
     }
 
