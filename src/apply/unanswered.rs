@@ -97,8 +97,7 @@ impl ClusterPlan {
             let before = observed.get(name).and_then(|it| it.as_ref().ok()).map(|it| &it.state);
             match (result, before) {
                 (HostPlanResult::Plan(plan), Some(before)) => {
-                    let steps = plan.stages.iter().flat_map(|(_, steps)| steps);
-                    let mut state = simulate(before, steps.map(|step| &step.edit)).ok()?;
+                    let mut state = simulate(before, plan.edits()).ok()?;
                     route_subnets(before, &mut state);
                     after.insert(name.clone(), state);
                 }

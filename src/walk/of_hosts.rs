@@ -1,6 +1,8 @@
 //! The hosts as they were seen. What was not seen is as the file says ([`super::of_file`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
 
 use super::World;
 use super::machine::{Device, DeviceAddress, Machine};
@@ -8,9 +10,7 @@ use super::of_file::{HostStates, kind_of, of_address};
 use super::routes::Routes;
 use crate::names::{HostName, IfName};
 use crate::state::routing::{LOCAL, MAIN, PolicyRule, RouteEntry, Routing, default_rules};
-use crate::state::{
-    Address, Conf6Item, ConfDev, ConfItem, HostState, Link, Route, RouteKey, Sysctl, VsItem,
-};
+use crate::state::{Address, Conf6Item, ConfDev, ConfItem, HostState, Link, Sysctl, VsItem};
 use crate::topology::{Host, Topology};
 
 /// A host as it was seen, or as it would be after a change.
@@ -80,14 +80,14 @@ impl Machine {
                 .filter(|route| route.table == LOCAL)
                 .for_each(|route| machine.routes.add(route));
         }
-        let not_plain = |(key, route): &(&RouteKey, &Route)| {
-            let is_this = |it: &RouteEntry| {
-                it.table == MAIN && it.destination == key.0 && it.metric == route.metric
-            };
-            routing.routes.iter().any(is_this)
-        };
-        for (key, route) in state.routes.iter().filter(|it| !not_plain(it)) {
-            machine.routes.add(machine.configured(key, route));
+        // A host may have very many routes: each is looked up, not searched for.
+        let of_main = routing.routes.iter().filter(|it| it.table == MAIN);
+        let not_plain: BTreeSet<(IpNet, u32)> =
+            of_main.map(|it| (it.destination, it.metric)).collect();
+        for (key, route) in &state.routes {
+            if !not_plain.contains(&(key.0, route.metric)) {
+                machine.routes.add(machine.configured(key, route));
+            }
         }
         for route in &routing.routes {
             machine.routes.add(RouteEntry::clone(route));
