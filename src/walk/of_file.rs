@@ -40,17 +40,8 @@ impl Machine {
     pub(super) fn of_file(host: &Host, state: &HostState) -> Self {
         let mut sysctls = BTreeMap::from([(Sysctl::all(ConfItem::RpFilter), "1".to_owned())]);
         sysctls.extend(state.sysctls.clone());
-        let mut machine = Self {
-            name: host.name.clone(),
-            devices: devices(host, state),
-            sysctls,
-            routes: Routes::default(),
-            rules: default_rules(),
-            custom_rules: false,
-            services: state.services.clone(),
-            packet_rules: state.tables.values().flat_map(|table| table.rules.clone()).collect(),
-            gue_ports: state.gue_ports.iter().map(|it| (it.v6, it.port)).collect(),
-        };
+        let mut machine =
+            Self { sysctls, ..Self::without_routes(host, state, devices(host, state)) };
         for (dev, device) in &machine.devices {
             let of_device =
                 device.addresses.iter().flat_map(|own| of_address(dev, device, own.net));
@@ -60,6 +51,25 @@ impl Machine {
             machine.routes.add(machine.configured(key, route));
         }
         machine
+    }
+
+    /// With `devices`, the kernel's own policy rules, and what else `state` has but routes.
+    pub(super) fn without_routes(
+        host: &Host,
+        state: &HostState,
+        devices: BTreeMap<IfName, Device>,
+    ) -> Self {
+        Self {
+            name: host.name.clone(),
+            devices,
+            sysctls: state.sysctls.clone(),
+            routes: Routes::default(),
+            rules: default_rules(),
+            custom_rules: false,
+            services: state.services.clone(),
+            packet_rules: state.tables.values().flat_map(|table| table.rules.clone()).collect(),
+            gue_ports: state.gue_ports.iter().map(|it| (it.v6, it.port)).collect(),
+        }
     }
 
     /// A route of the main table. Without a device it leaves where the gateway is on-link.

@@ -7,7 +7,6 @@ use ipnet::IpNet;
 use super::World;
 use super::machine::{Device, DeviceAddress, Machine};
 use super::of_file::{HostStates, kind_of, of_address};
-use super::routes::Routes;
 use crate::names::{HostName, IfName};
 use crate::state::routing::{LOCAL, MAIN, PolicyRule, RouteEntry, Routing, default_rules};
 use crate::state::{Address, Conf6Item, ConfDev, ConfItem, HostState, Link, Sysctl, VsItem};
@@ -62,15 +61,9 @@ impl Machine {
     fn of_host(host: &Host, SeenHost { state, routing }: SeenHost<'_>) -> Self {
         let rules = if routing.rules.is_empty() { default_rules() } else { routing.rules.clone() };
         let mut machine = Self {
-            name: host.name.clone(),
-            devices: devices(host, state),
-            sysctls: state.sysctls.clone(),
-            routes: Routes::default(),
             custom_rules: has_custom_rules(&rules),
             rules,
-            services: state.services.clone(),
-            packet_rules: state.tables.values().flat_map(|table| table.rules.clone()).collect(),
-            gue_ports: state.gue_ports.iter().map(|it| (it.v6, it.port)).collect(),
+            ..Self::without_routes(host, state, devices(host, state))
         };
         for (dev, device) in &machine.devices {
             let of_device =
