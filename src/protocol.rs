@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
+use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, Expected, Holder, Journal, Observation, Operator, Protocol, Receipt, Step, Sysctl,
-    TransactionId,
+    AddressKey, Expected, Holder, Journal, Observation, Operator, Protocol, Receipt, Settled, Step,
+    Sysctl, TransactionId,
 };
 
 /// Where an agent keeps receipts and journals unless it is started with another folder.
@@ -23,7 +24,7 @@ pub const STATE_DIR: &str = "/var/lib/lvsprov";
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +116,18 @@ pub enum Request {
         /// How long to listen, in milliseconds; 1-10000.
         wait_ms: u32,
     },
+    /// Ask the kernel what it would do with packets, and read its counters of drops. Sends nothing.
+    Examine {
+        /// The packets; at most 10000.
+        routes: Vec<RouteQuestion>,
+    },
+    /// Watch for packets between any two of `addresses` that this host's kernel drops. Loads the module of the drop monitor.
+    WatchDrops {
+        /// Addresses of IP.
+        addresses: BTreeSet<IpAddr>,
+        /// How long, in milliseconds; 1-60000.
+        wait_ms: u32,
+    },
     /// Open connections (TCP) or send datagrams (UDP) from this host, one after the other.
     Fetch {
         /// The server's address and port.
@@ -142,6 +155,9 @@ pub struct Prepare {
     pub receipt: Receipt,
     /// The receipt after the commit; `None`: it is removed.
     pub receipt_after: Option<Receipt>,
+    /// The state that the host makes again after a restart, from the commit on; `None`: that of now stays, if
+    /// `receipt_after` names one.
+    pub settled: Option<Settled>,
     /// When the host undoes the transaction by itself; `None`: never.
     pub revert: Option<RevertAfter>,
     /// Seconds without a message after which the agent takes the controller for lost and ends; 1-86400.
@@ -219,6 +235,10 @@ pub enum Reply {
     Answered(BTreeSet<String>),
     /// To `FindHolders`.
     Holders(SegmentAnswers),
+    /// To `Examine`.
+    Examined(Examination),
+    /// To `WatchDrops`.
+    Dropped(Vec<ObservedDrop>),
     /// To `Fetch`.
     Fetched(Fetched),
     /// The request failed, and no step was executed. The transaction may have come further on the disk: a

@@ -1,7 +1,7 @@
 //! The host on which this process runs, in the network namespace in which it runs: the [`Actor`] of a real
 //! host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -16,16 +16,17 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::process::{self, Process};
 use super::transaction::actor::{Actor, ArmedTimer, Executor, HostRun, WantedSysctls};
 use super::transaction::reverting::RevertOrder;
-use super::{announcer, revert};
+use super::{announcer, boot_unit, link_managers, revert};
 use crate::kernel::announce::PendingAnnouncements;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace::NamespaceId;
 use crate::kernel::net::Net;
 use crate::kernel::observe::{self, KernelState};
-use crate::kernel::{act, fault, holders, traffic, who_has};
+use crate::kernel::{act, drop_counters, drop_monitor, fault, holders, traffic, who_has};
 use crate::names::IfName;
 use crate::protocol::{Fetched, SegmentAnswers};
-use crate::state::{AddressKey, Controller, Protocol, Step};
+use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
+use crate::state::{AddressKey, BootUnit, Controller, LinkManager, Protocol, Step};
 
 /// The revert timer's process that this process started and released last.
 pub(super) type Released = Arc<Mutex<Option<Child>>>;
@@ -35,12 +36,20 @@ pub(super) type Released = Arc<Mutex<Option<Child>>>;
 pub struct LocalHost {
     program: PathBuf,
     piped: bool,
+    state_dir: Option<PathBuf>,
+    is_boot_unit: bool,
     released: Released,
 }
 
 impl Default for LocalHost {
     fn default() -> Self {
-        Self { program: "/proc/self/exe".into(), piped: false, released: Released::default() }
+        Self {
+            program: "/proc/self/exe".into(),
+            piped: false,
+            state_dir: None,
+            is_boot_unit: false,
+            released: Released::default(),
+        }
     }
 }
 
@@ -49,6 +58,18 @@ impl LocalHost {
     #[must_use]
     pub fn piped(self, piped: bool) -> Self {
         Self { piped, ..self }
+    }
+
+    /// With its state in this folder: it may get a boot unit, which reads it there.
+    #[must_use]
+    pub fn keeping_state_in(self, state_dir: &Path) -> Self {
+        Self { state_dir: Some(state_dir.to_owned()), ..self }
+    }
+
+    /// Started by the boot unit, or in its place.
+    #[must_use]
+    pub fn as_boot_unit(self) -> Self {
+        Self { is_boot_unit: true, ..self }
     }
 
     /// With another program than this one for the revert timer and the announcer: where this one is not lvsprov.
@@ -96,6 +117,22 @@ impl Actor for LocalHost {
         wait: Duration,
     ) -> BoxFuture<'a, SegmentAnswers> {
         Box::pin(holders::find(addresses, wait))
+    }
+
+    fn examine<'a>(&'a self, routes: &'a [RouteQuestion]) -> BoxFuture<'a, Result<Examination>> {
+        Box::pin(async move {
+            let routes = Net::open()?.lookups(routes).await?;
+            Ok(Examination { routes, drops: drop_counters::read()? })
+        })
+    }
+
+    fn watch_drops<'a>(
+        &'a self,
+        addresses: &'a BTreeSet<IpAddr>,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<ObservedDrop>>> {
+        // The agent does nothing else meanwhile.
+        Box::pin(std::future::ready(drop_monitor::watch(addresses, wait)))
     }
 
     fn announce(&self, addresses: &BTreeSet<AddressKey>) -> Vec<Error> {
@@ -167,6 +204,32 @@ impl Actor for LocalHost {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    fn boot_unit(&self, carriers: &BTreeSet<IfName>) -> BootUnit {
+        let examine = |state_dir| boot_unit::examine(state_dir, carriers);
+        self.state_dir.as_deref().map_or(BootUnit::Unknown, examine)
+    }
+
+    fn link_managers(&self) -> BTreeMap<IfName, LinkManager> {
+        let may_have_unit = |state_dir| boot_unit::why_impossible(state_dir).is_none();
+        if self.state_dir.as_deref().is_some_and(may_have_unit) {
+            link_managers::read()
+        } else {
+            BTreeMap::new()
+        }
+    }
+
+    fn install_boot_unit(&self, carriers: &BTreeSet<IfName>) -> Result<()> {
+        boot_unit::install(carriers)
+    }
+
+    fn start_boot_unit(&self) -> Result<()> {
+        boot_unit::start()
+    }
+
+    fn remove_boot_unit(&self) -> Result<()> {
+        boot_unit::remove(!self.is_boot_unit)
     }
 
     /// On `CLOCK_BOOTTIME`, which is never set. Blocks the thread: the timer's process has nothing else to

@@ -121,7 +121,8 @@ pub fn main(state_dir: &Path, order: &str) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (disk, host) = (Disk::new(state_dir), LocalHost::default());
+    let host = LocalHost::default().keeping_state_in(state_dir);
+    let disk = Disk::new(state_dir);
     let mut timer = RevertTimer::new(&disk, &host, &order, notes);
     let ended = released(&timer, order.first_ms(), &alarm)
         .and_then(|open| if open { runtime.block_on(timer.live()) } else { Ok(()) });

@@ -21,6 +21,7 @@ use nix::unistd;
 
 use super::{Agent, Disk, LocalHost};
 use crate::failure::Failure;
+use crate::plan::boot::ReplayScope;
 use crate::protocol::{Hello, Reply, Request, STATE_DIR, VERSION};
 use crate::transport::frame::{self, FrameError};
 use crate::transport::greeting::GreetingMark;
@@ -36,6 +37,8 @@ pub struct AgentOptions {
     pub revert: Option<String>,
     /// Be the announcer instead ([`super::announcer`]).
     pub announce: bool,
+    /// Make the settled state again instead ([`super::transaction::boot`]).
+    pub boot: Option<ReplayScope>,
 }
 
 /// Why an agent could not serve.
@@ -61,13 +64,19 @@ enum AgentError {
 /// The whole life of an agent. Call it first in a process, before there is another thread: a network
 /// namespace is entered by thread, and every later one inherits it.
 pub fn main(options: AgentOptions) -> ExitCode {
-    let AgentOptions { netns, state_dir, revert, announce } = options;
+    let AgentOptions { netns, state_dir, revert, announce, boot } = options;
     if announce {
         return super::announcer::main();
     }
     let state_dir = state_dir.unwrap_or_else(|| STATE_DIR.into());
     if let Some(order) = revert {
         return super::revert::main(&state_dir, &order);
+    }
+    if let Some(scope) = boot {
+        return match netns.map_or(Ok(()), |path| enter(&path)) {
+            Ok(()) => super::boot::main(state_dir, scope),
+            Err(error) => complain(None, &error),
+        };
     }
     let limit = IdleLimit::default();
     let (mut input, mut output) = match take_stdio() {
@@ -79,7 +88,8 @@ pub fn main(options: AgentOptions) -> ExitCode {
     let piped = netns.is_some();
     let served =
         netns.map_or(Ok(()), |path| enter(&path)).and_then(|()| runtime()).and_then(|runtime| {
-            let mut agent = Agent::new(Disk::new(state_dir), LocalHost::default().piped(piped));
+            let host = LocalHost::default().piped(piped).keeping_state_in(&state_dir);
+            let mut agent = Agent::new(Disk::new(state_dir), host);
             serve(&mut input, &mut output, |request| {
                 let reply = runtime.block_on(agent.answer(request));
                 limit.set(agent.idle_limit());

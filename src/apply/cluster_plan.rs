@@ -10,10 +10,10 @@ use crate::desired::{Desired, Reasons};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::{self, Arranged, Pacing};
-use crate::plan::other_topologies;
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
+use crate::plan::{boot, link_managers, other_topologies};
 use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Stage, Step};
 use crate::topology::{Host, Topology};
@@ -34,6 +34,8 @@ pub struct HostPlan {
     /// Whether the way back to the controller changes, or may where it is unknown: then the change is
     /// confirmed, or the host reverts it.
     pub moves_way_back: bool,
+    /// Whether preparing the transaction installs the boot unit.
+    pub installs_unit: bool,
 }
 
 /// The steps of every host, or why it has none.
@@ -126,7 +128,11 @@ pub fn plan_host(
         Direction::Apply { now } | Direction::Adopt { now } => {
             let adopt = matches!(direction, Direction::Adopt { .. });
             let directs = topology.services.iter().any(|service| service.director == host.name);
-            let policy = AdoptPolicy { adopt, exclusive: host.ipvs.exclusive && directs };
+            let policy = AdoptPolicy {
+                adopt,
+                exclusive: host.ipvs.exclusive && directs,
+                transient: !topology.persist,
+            };
             let goal = match Goal::apply_on(policy, &topology.name, now, desired, observed) {
                 Ok(goal) => goal,
                 Err(error) => return planner_fault(&error),
@@ -165,6 +171,9 @@ pub fn plan_host(
         Ok(steps) => {
             let mut stages = stages::stage(host, steps);
             explain_displaced(&goal, &mut stages);
+            if direction != Direction::Destroy {
+                explain_given_back(desired, &goal, &mut stages);
+            }
             let options = match direction {
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
                     drain::PacingOptions::of(topology, host)
@@ -180,8 +189,15 @@ pub fn plan_host(
                     unmanaged::list(&goal, observed)
                 }
             };
-            let plan =
-                HostPlan { goal, stages, pacing, cautions: notes, foreign, moves_way_back: false };
+            let plan = HostPlan {
+                goal,
+                stages,
+                pacing,
+                cautions: notes,
+                foreign,
+                moves_way_back: false,
+                installs_unit: false,
+            };
             check_steps(plan, observed)
         }
         Err(error) => planner_fault(&error),
@@ -199,6 +215,18 @@ fn explain_displaced(goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
     }
 }
 
+/// Gives a setting its reason that goes back to the value from before lvsprov because that serves.
+fn explain_given_back(desired: &Desired, goal: &Goal, stages: &mut [(Stage, Vec<Step>)]) {
+    let ours = goal.receipt_after.as_ref().map(|receipt| &receipt.owned);
+    for step in stages.iter_mut().flat_map(|(_, steps)| steps) {
+        let item = step.edit.item();
+        let Item::Sysctl(key) = &item else { continue };
+        if desired.accepted.contains_key(key) && !ours.is_some_and(|ours| ours.contains(&item)) {
+            "the value from before lvsprov serves, and goes back".clone_into(&mut step.why);
+        }
+    }
+}
+
 /// Looks for obstacles and cautions in the steps themselves.
 fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
     let changes: Vec<Edit> =
@@ -211,11 +239,15 @@ fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
         return HostPlanResult::Obstructed(obstacles);
     }
     plan.cautions.extend(other_topologies::cautions(&plan.goal, observed));
+    plan.cautions.extend(boot::caution(&plan.goal, observed));
+    plan.cautions.extend(link_managers::cautions(&plan.goal, observed));
+    plan.installs_unit = boot::installs_unit(&plan.goal, observed);
     match simulate(&observed.state, &changes) {
         Ok(after) => {
             let caution = preflight::way_back(observed, &after);
             plan.moves_way_back = caution.is_some();
             plan.cautions.extend(caution);
+            plan.cautions.extend(preflight::lost_lro(observed, &after));
         }
         Err(error) => return planner_fault(&error),
     }
@@ -253,8 +285,11 @@ impl HostPlanResult {
         match self {
             Self::Plan(plan) => {
                 let steps = plan.reports(StepState::Planned);
-                let status =
-                    if steps.is_empty() { HostStatus::Unchanged } else { HostStatus::Pending };
+                let status = if steps.is_empty() && !plan.installs_unit {
+                    HostStatus::Unchanged
+                } else {
+                    HostStatus::Pending
+                };
                 let foreign = plan.foreign.clone();
                 HostReport { steps, notes: plan.notes(), foreign, ..HostReport::bare(status) }
             }

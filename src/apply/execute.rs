@@ -129,7 +129,8 @@ impl ClusterTransaction<'_, '_> {
         let mut first = None;
         for (name, participant) in &self.participants {
             let Some(host) = self.report.hosts.get_mut(name) else { continue };
-            if !matches!(host.status, HostStatus::Pending | HostStatus::Changed) {
+            let acted = matches!(host.status, HostStatus::Pending | HostStatus::Changed);
+            if !acted || host.steps.is_empty() {
                 continue;
             }
             let topology = self.session.topology;

@@ -412,6 +412,8 @@ fn changes(request: &Request) -> bool {
         Request::Observe { .. }
             | Request::WhoHas { .. }
             | Request::FindHolders { .. }
+            | Request::Examine { .. }
+            | Request::WatchDrops { .. }
             | Request::Fetch { .. }
     )
 }

@@ -13,15 +13,18 @@
 //! | `confirm` | the network answers, or the operator says yes ([`traffic`], [`verify`]) |
 //! | `commit` | the votes and the one decision; abort is a [`rollback`] of every host |
 //! | [`open_transactions`], [`recover`] | transactions of earlier runs: what each is, `rollback` and `confirm` |
+//! | [`doctor`] | why requests are not answered: walk, real requests, and what the kernels say |
 //! | [`operator`] | who runs this controller, and their console |
 //! | [`outcome`], [`status`] | results as plain types, which [`crate::report`] renders |
 
 pub mod cluster_plan;
 mod commit;
 mod confirm;
+pub mod doctor;
 pub mod drain;
 mod execute;
 pub mod holders;
+mod moments;
 pub mod open_transactions;
 pub mod operator;
 pub mod outcome;

@@ -62,9 +62,11 @@ impl Activity {
             | Request::Execute { .. }
             | Request::Vote { .. }
             | Request::Close { .. } => Self::Changing,
-            Request::WhoHas { .. } | Request::FindHolders { .. } | Request::Fetch { .. } => {
-                Self::Verifying
-            }
+            Request::WhoHas { .. }
+            | Request::FindHolders { .. }
+            | Request::Examine { .. }
+            | Request::WatchDrops { .. }
+            | Request::Fetch { .. } => Self::Verifying,
         }
     }
 }

@@ -364,6 +364,7 @@ impl ClusterReport {
 
     /// Whether any step is planned.
     pub fn has_pending(&self) -> bool {
-        self.count(StepState::Planned) > 0
+        let pending = |host: &HostReport| host.status == HostStatus::Pending;
+        self.count(StepState::Planned) > 0 || self.hosts.values().any(pending)
     }
 }

@@ -21,7 +21,7 @@ use crate::plan::other_topologies;
 use crate::plan::ownership::{sysctls_to_read, with_modules_of};
 use crate::protocol::{Prepare, RevertAfter};
 use crate::state::{
-    Expected, Intent, Item, JOURNAL_VERSION, Journal, Observation, Receipt, Stage, Sysctl,
+    Expected, Intent, Item, JOURNAL_VERSION, Journal, Observation, Receipt, Settled, Stage, Sysctl,
     TransactionId,
 };
 use crate::topology::{Role, Topology};
@@ -170,10 +170,19 @@ pub fn begin(
         receipt_before,
         receipt: plan.goal.receipt.clone(),
         receipt_after: plan.goal.receipt_after.clone(),
+        settled: settled_to_send(plan, observed),
         revert: time.map(|time| revert_after(time, directs)),
         idle_limit_s: seconds(IDLE + *silence + time.unwrap_or_default()),
         sysctls: sysctls(plan, desired),
     })
+}
+
+/// The settled state, where the host does not have it already.
+fn settled_to_send(plan: &HostPlan, observed: &Observation) -> Option<Settled> {
+    let digest = |receipt: Option<&Receipt>| receipt.and_then(|receipt| receipt.settled.clone());
+    let (here, after) =
+        (digest(observed.receipt.as_ref()), digest(plan.goal.receipt_after.as_ref()));
+    plan.goal.settled.clone().filter(|_| after.is_some() && after != here)
 }
 
 /// What a host's steps were made from.

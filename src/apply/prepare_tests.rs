@@ -87,6 +87,8 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         since: 3,
         owned: Owned::new(),
         found: crate::state::HostState::default(),
+        run: None,
+        settled: None,
     };
     let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
     let (id, policy, hosts) =

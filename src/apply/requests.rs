@@ -109,6 +109,8 @@ pub fn unexpected(reply: &Reply) -> Failure {
         Reply::Closed => "closed",
         Reply::Answered(_) => "answered",
         Reply::Holders(_) => "holders",
+        Reply::Examined(_) => "examined",
+        Reply::Dropped(_) => "dropped",
         Reply::Fetched(_) => "fetched",
         Reply::Refused(_) => "refused",
     };

@@ -168,6 +168,7 @@ fn way_back(
         cautions: Vec::new(),
         foreign: Vec::new(),
         moves_way_back: false,
+        installs_unit: false,
     };
     Ok(Some(WayBack { open: open.clone(), plan }))
 }

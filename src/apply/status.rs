@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_plan::ClusterPlan;
+use super::cluster_plan::{ClusterPlan, HostPlanResult};
 use super::open_transactions;
 use super::outcome::{HostStatus, HostTransactionReport, OpenTransactionReport, StepState};
 use super::session::Observations;
@@ -14,8 +14,8 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::UnmanagedItem;
 use crate::state::{
-    Counters, DaemonRole, DestinationKey, Observation, Reverted, ServiceFlags, ServiceKey,
-    SyncDaemon, Timeouts,
+    BootUnit, Counters, DaemonRole, DestinationKey, Observation, Reverted, ServiceFlags,
+    ServiceKey, SyncDaemon, Timeouts,
 };
 use crate::topology::Topology;
 
@@ -117,6 +117,18 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
             .map(|step| step.text.clone())
             .collect();
         drift.extend(report.obstacles.iter().map(ToString::to_string));
+        if matches!(result, HostPlanResult::Plan(plan) if plan.installs_unit) {
+            match observation.map(|it| &it.boot_unit) {
+                Some(BootUnit::Incomplete(files)) => {
+                    let write =
+                        |file| format!("write {file}, which belongs to lvsprov-boot.service");
+                    drift.extend(files.iter().map(write));
+                }
+                _ => drift.push(
+                    "install lvsprov-boot.service, which makes all of it again at boot".to_owned(),
+                ),
+            }
+        }
         let view = HostView {
             status: report.status,
             failure: report.failure,

@@ -265,6 +265,12 @@ impl<'c, 's> ClusterTransaction<'c, 's> {
     ) -> Result<Self, Box<ClusterReport>> {
         let mut report = plan.report(session.topology);
         report.action = plan.action;
+        // The boot unit alone is no step: preparing installs it.
+        for host in report.hosts.values_mut().filter(|host| host.steps.is_empty()) {
+            if host.status == HostStatus::Pending {
+                host.status = HostStatus::Unchanged;
+            }
+        }
         let participants = prepare::participants(session.topology, plan, observed, &mut report);
         if participants.is_empty() {
             if plan.action == Action::Apply && !report.has_failures() {

@@ -4,6 +4,7 @@ use super::*;
 use crate::apply::tests::{all_bare, host};
 use crate::desired;
 use crate::failure::Failure;
+use crate::state::firewall::Firewall;
 use crate::state::routing::{PolicyRule, default_rules};
 use crate::state::{Link, Routing};
 
@@ -31,13 +32,13 @@ services:
   - {vip: 198.51.100.80/24, port: 80, forward: nat, real_servers: [web1]}
 ";
 
-fn read(text: &str) -> Topology {
+pub(in crate::apply) fn read(text: &str) -> Topology {
     let examined = crate::check::examine("t.yaml", text);
     examined.topology.unwrap_or_else(|| panic!("{:?}", examined.findings))
 }
 
 /// Bare hosts with the routes and rules that kernels have by themselves.
-fn seen(topology: &Topology) -> Observations {
+pub(in crate::apply) fn seen(topology: &Topology) -> Observations {
     let mut all = all_bare(topology);
     for observation in all.values_mut().flatten() {
         observation.facts.routing.rules = default_rules();
@@ -138,4 +139,116 @@ fn a_firewall_that_drops_replies_of_nat_is_found_unless_they_are_tracked() {
     let mut seen = super::tests::seen(&topology);
     at(&mut seen, "lvs").facts.stateful_drops = vec![drop(true)];
     assert_eq!(judged(&topology, &seen), BTreeMap::new());
+}
+
+#[test]
+fn an_interface_with_a_smaller_mtu_than_its_neighbours_is_a_caution_where_it_is() {
+    let topology = read(DR);
+    let mut seen = seen(&topology);
+    at(&mut seen, "router").facts.mtus.insert("eth1".parse().unwrap(), 1400);
+    let found = judged(&topology, &seen);
+    // About replies the router sends ICMP messages, which reach the real server.
+    let text = "uploads of client from tcp 192.0.2.80:80 by web1 hang after the first kilobytes: eth1 of router has an MTU of 1400, and packets of 1500 bytes are sent to it; ";
+    assert!(found["router"][0].starts_with(text), "{found:?}");
+    assert_eq!((found.len(), found["router"].len()), (1, 1), "nothing is refused: {found:?}");
+}
+
+/// Rules of another program: a chain at `hook` with this policy.
+fn rules_at(hook: &str, drops: bool, rules: &serde_json::Value) -> std::sync::Arc<Firewall> {
+    let base = serde_json::json!({"hook": hook, "priority": 0, "drops": drops});
+    let chain = serde_json::json!({"name": hook, "base": base, "rules": rules});
+    let table = serde_json::json!({"family": "inet", "name": "fw", "chains": [chain]});
+    serde_json::from_value::<Firewall>(serde_json::json!({"tables": [table]})).unwrap().into()
+}
+
+#[test]
+fn a_firewall_that_drops_a_service_is_an_obstacle_for_each_port_that_it_closes() {
+    let text = DR.replace(
+        "  - {vip",
+        "  - {vip: 192.0.2.80, port: 443, forward: dr, real_servers: [web1]}\n  - {vip",
+    );
+    let topology = read(&text);
+    let mut seen = seen(&topology);
+    let ports = serde_json::json!({"source": false, "target": true, "ranges": [[443, 443]], "negated": false});
+    let open = serde_json::json!([{"handle": 4, "ops": [{"ports": ports}, {"verdict": "accept"}]}]);
+    at(&mut seen, "lvs").facts.firewall = rules_at("input", true, &open);
+    let found = judged(&topology, &seen);
+    assert_eq!(
+        found["lvs"],
+        [
+            "after this plan client gets no answer from tcp 192.0.2.80:80 by web1: lvs drops tcp to 192.0.2.80 port 80 \
+          from 198.51.100.9 at the hook input: the policy of the nftables chain inet fw input (connection tracking \
+          calls it new)"
+        ]
+    );
+    // What is not read is a caution, and hinders nothing.
+    let unread =
+        serde_json::json!([{"handle": 5, "ops": [{"unread": "limit"}, {"verdict": "accept"}]}]);
+    at(&mut seen, "lvs").facts.firewall = rules_at("input", true, &unread);
+    assert_eq!(
+        judged(&topology, &seen)["lvs"],
+        [
+            "not known whether packets of the services pass lvs: the nftables chain inet fw input: the rule with handle 5 (limit)"
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_the_walk_follows_is_not_judged_twice() {
+    let topology = read(NAT);
+    let mut seen = seen(&topology);
+    let states = serde_json::json!({"bits": 1, "negated": false});
+    let careful =
+        serde_json::json!([{"handle": 4, "ops": [{"states": states}, {"verdict": "drop"}]}]);
+    let drop = StatefulDrop { chain: "inet fw forward".to_owned(), always: true };
+    at(&mut seen, "lvs").facts.stateful_drops = vec![drop];
+    at(&mut seen, "lvs").facts.firewall = rules_at("forward", false, &careful);
+    let found = judged(&topology, &seen);
+    assert_eq!(found["lvs"].len(), 1, "{found:?}");
+    assert!(
+        found["lvs"][0]
+            .contains("(connection tracking calls it invalid: net.ipv4.vs.conntrack is 0)"),
+        "{found:?}"
+    );
+    let accepted = serde_json::json!({"ranges": [[80, 80]], "source": true, "target": false, "negated": false});
+    let states = serde_json::json!({"bits": 1, "negated": false});
+    let other = serde_json::json!([
+        {"handle": 3, "ops": [{"ports": accepted}, {"verdict": "accept"}]},
+        {"handle": 4, "ops": [{"states": states}, {"verdict": "drop"}]},
+    ]);
+    at(&mut seen, "lvs").facts.firewall = rules_at("forward", false, &other);
+    assert_eq!(judged(&topology, &seen), BTreeMap::new(), "the rule before it lets replies pass");
+}
+
+#[test]
+fn without_a_client_in_the_file_rules_are_judged_for_any() {
+    let text = DR.replace(
+        "  client: {role: client, interfaces: {eth0: 198.51.100.9/24}, gateway: router}\n",
+        "",
+    );
+    let topology = read(&text);
+    let mut seen = seen(&topology);
+    assert_eq!(judged(&topology, &seen), BTreeMap::new());
+    at(&mut seen, "web1").facts.firewall = rules_at("output", true, &serde_json::json!([]));
+    let found = judged(&topology, &seen);
+    assert_eq!(
+        found["web1"],
+        [
+            "after this plan no client gets an answer from tcp 192.0.2.80:80 by web1: web1 drops tcp from 192.0.2.80 \
+          port 80 to any client at the hook output: the policy of the nftables chain inet fw output (connection \
+          tracking calls it established)"
+        ]
+    );
+    // Only some clients: which, the file does not say.
+    let load =
+        serde_json::json!({"load": {"field": {"network": {"offset": 16, "length": 4}}, "to": 0}});
+    let client = serde_json::json!({"compare": {"at": 0, "how": "equal", "with": "c6336409"}});
+    let some = serde_json::json!([{"handle": 4, "ops": [load, client, {"verdict": "accept"}]}]);
+    at(&mut seen, "web1").facts.firewall = rules_at("output", true, &some);
+    let found = judged(&topology, &seen);
+    assert_eq!((found.len(), found["web1"].len()), (1, 1), "{found:?}");
+    assert!(
+        found["web1"][0].starts_with("not known whether packets of the services pass web1: "),
+        "{found:?}"
+    );
 }

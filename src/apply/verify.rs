@@ -165,12 +165,12 @@ fn verify_state(plan: &ClusterPlan) -> Vec<Verification> {
     verifications.collect()
 }
 
-fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
+pub(super) fn vips(topology: &Topology) -> BTreeMap<IpAddr, &Service> {
     topology.services.iter().filter_map(|s| Some((s.vip_address()?, s))).collect()
 }
 
 /// On the VIP's segment exactly one host may answer ARP (neighbour discovery) for it: the director.
-async fn verify_arp(
+pub(super) async fn verify_arp(
     session: &mut Session<'_>,
     (vip, service): (IpAddr, &Service),
     observed: &Observations,

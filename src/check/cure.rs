@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::Subject;
 use super::path::WalkEnd;
-use crate::names::IfName;
+use crate::names::{HostName, IfName};
+use crate::state::{ConfItem, Sysctl};
 use crate::topology::{Host, Interface, Role, Topology, UnclearHosts};
 use crate::walk::{Cause, Death};
 
@@ -71,10 +72,31 @@ pub fn cure_of_death(topology: &Topology, death: &Death) -> String {
 
 /// The same, for a rule.
 pub(super) fn of_death(subject: &Subject<'_>, death: &Death) -> String {
-    let Death { host, cause } = innermost(death);
+    let Death { host, cause } = death.innermost();
     let (target, dev) = match cause {
         Cause::NoRoute { target } | Cause::Loop { target } => (*target, None),
-        Cause::SourceInvalid { dev, source, towards: None, .. } => (*source, Some(dev)),
+        Cause::SourceInvalid { dev, source, towards: None, refused: false, .. } => {
+            (*source, Some(dev))
+        }
+        Cause::OwnSource { source, .. } if is_own_of_director(subject, *source) => {
+            return format!(
+                "{}; or, if the director itself sends it, give the director another address than the VIP",
+                death.cause.cure(&death.host)
+            );
+        }
+        Cause::OwnSource { dev, source } if is_passed_on_by_director(subject, host, *source) => {
+            return format!(
+                "`lvsprov apply`, which sets {}=1 on {host}; or {}",
+                Sysctl::dev(dev, ConfItem::AcceptLocal),
+                death.cause.cure(&death.host)
+            );
+        }
+        Cause::WrongHost { target } if has_vip_as_real_server(subject, host, *target) => {
+            return format!(
+                "{host} has {target} as a real server: let another host be the client or router here, or give the services \
+                 VIPs of their own"
+            );
+        }
         _ => return death.cause.cure(&death.host),
     };
     let Some(at) = subject.host(host) else { return death.cause.cure(&death.host) };
@@ -84,12 +106,29 @@ pub(super) fn of_death(subject: &Subject<'_>, death: &Death) -> String {
     of_no_route(subject, at, target, &target.to_string(), dev)
 }
 
-/// A neighbour that does not answer has a reason of its own.
-fn innermost(death: &Death) -> &Death {
-    match &death.cause {
-        Cause::NobodyAnswers { holder: Some(holder), .. } => innermost(holder),
-        _ => death,
-    }
+/// Whether `vip` is an address that the file gives its director.
+fn is_own_of_director(subject: &Subject<'_>, vip: IpAddr) -> bool {
+    let mut services = subject.with_vip().filter(|(_, its)| its.address == vip);
+    services.any(|(service, _)| {
+        let director = subject.host(&service.director);
+        director.is_some_and(|director| director.interface_with(vip).is_some())
+    })
+}
+
+/// Whether `host` is the director of `vip` and forwards: it passes on replies that have it as their source.
+fn is_passed_on_by_director(subject: &Subject<'_>, host: &HostName, vip: IpAddr) -> bool {
+    let mut services = subject.with_vip().filter(|(_, its)| its.address == vip && vip.is_ipv4());
+    services.any(|(service, _)| service.director == *host)
+        && subject.host(host).is_some_and(|host| subject.forwards(host))
+}
+
+/// Whether lvsprov itself puts `vip` on `host`.
+fn has_vip_as_real_server(subject: &Subject<'_>, host: &HostName, vip: IpAddr) -> bool {
+    let mut services = subject.with_vip().filter(|(_, its)| its.address == vip);
+    services.any(|(service, _)| {
+        let mut servers = service.real_servers.iter();
+        servers.any(|server| server.host == *host && !server.forward.rewrites())
+    })
 }
 
 /// `at` has no route to `to`, an address of `towards`. `dev`: where packets from there come in.

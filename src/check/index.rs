@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::names::{HostName, IfName, NetworkName};
+use crate::names::{HostName, NetworkName};
 use crate::topology::{Forward, Gateway, Host, Interface, Role, Service, Topology};
 
 /// Lookups by address and by host.
@@ -35,8 +35,8 @@ pub(super) struct Index<'a> {
     pub hops_of_replies: RefCell<HashMap<(&'a HostName, bool), Vec<&'a Gateway>>>,
     /// What looking for missing routes has cost so far.
     pub spent_on_cures: Cell<usize>,
-    /// Cache: whether a host shares a subnet with an interface of a director.
-    pub common: RefCell<HashMap<(&'a HostName, &'a HostName, &'a IfName), bool>>,
+    /// Cache: whether a host shares a subnet of IPv4, or of IPv6, with a director.
+    pub common: RefCell<HashMap<(&'a HostName, &'a HostName, bool), bool>>,
 }
 
 #[derive(Default)]

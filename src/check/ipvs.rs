@@ -268,7 +268,7 @@ pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
                 "idle-connections",
                 service.at,
                 format!("IPVS remembers idle connections for {tcp} s, connection tracking for {ESTABLISHED} s"),
-                "after that, packets get a new source port, and the real server resets the connection",
+                "after that, packets of the real server do not reach the client until the client sends one; if its source port is taken by then, the connection is reset",
                 format!("write `tcp: {ESTABLISHED}` or less, or raise net.netfilter.nf_conntrack_tcp_timeout_established yourself"),
             ));
         }

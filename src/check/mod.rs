@@ -12,7 +12,7 @@
 //! | 7 | a DR real server behind a gateway | `dr-not-on-link` | dr-not-on-link |
 //! | 8, 28 | the director is its own real server (allowed) | `port-mapping` | director-serves |
 //! | 10 | a router that lvsprov does not manage drops the replies | `router-not-reached` (warning) | router-not-reached |
-//! | 11 | the director as gateway of DR and TUN real servers | `director-is-gateway` | director-is-gateway |
+//! | 11 | the director as gateway of DR and TUN real servers, without being a router | `director-is-gateway`; else `accept_local` is set | director-is-gateway |
 //! | 12 | the router cannot reach the VIP | `vip-unreachable`; the host route is set, or `router-not-reached` | vip-unreachable, router-not-reached |
 //! | 12 | the VIP's subnet is on another network | `vip-wrong-network` | wrong-wire |
 //! | 13 | a mark without a VIP: its addresses may be local on no host | `mark-without-vip` (note) | marks |
@@ -20,6 +20,7 @@
 //! | 15 | a NAT client on the real servers' subnet | `nat-client-on-link` | nat-client-on-link |
 //! | 20 | FULLNAT: no route there or back; no connection tracking; real servers do not see the client's address | `fullnat-no-route`, `setting-contradicts`, `fullnat-hides-clients` (note) | fullnat, ipvs-settings |
 //! | 22 | two timeouts for one connection | `idle-connections` (note, or warning) | fullnat, ipvs-settings |
+//! | 26 | large packets that do not fit, and whose sender does not learn it | `large-packets-lost` (warning) | large-packets |
 //! | 27 | tunnels that one real server cannot receive at the same time | `gre-checksums-differ`, `gue-port-taken`, `gue-port` | tunnels, service-words |
 //! | 32 | mixed families without a tunnel, or with a sync daemon | `mixed-families`, `mixed-families-and-sync` | families |
 //! | 33 | every port without persistence | `port-zero`, `port-any` | numbers, ignored-values |
@@ -31,7 +32,7 @@
 //! | - | weights that cannot grow | `ramp-without-effect` (warning) | pace |
 //! | - | marked packets go to the mark's service, not to the service of their address | `mark-overlaps` | marks |
 //!
-//! `desired` and `plan` prevent traps 1-4, 9, 10, 12, 16-18 and 23-26. Traps 19, 21, 29 and 39-41 show
+//! `desired` and `plan` prevent traps 1-4, 9-12, 16-18 and 23-26. Traps 19, 21, 29 and 39-41 show
 //! on hosts only. Trap 38 needs keys that this version of the format does not have.
 
 mod allow;
@@ -155,6 +156,7 @@ const RULES: &[RuleFunction] = &[
     marks::without_address,
     tunnels::gre_checksums,
     tunnels::gue_port_taken,
+    tunnels::partner_unknown,
     ipvs::sync_interface,
     ipvs::setting_range,
     ipvs::setting_contradicts,
@@ -189,6 +191,7 @@ fn apply(subject: &Subject<'_>) -> Vec<Finding> {
     // A walk through a cluster that is known to be wrong says nothing new.
     if subject.whole && !has_errors {
         findings.extend(walk::unanswered(subject));
+        findings.extend(walk::large_lost(subject));
     }
     findings
 }

@@ -150,23 +150,24 @@ impl<'a> Subject<'a> {
         neighbour.then_some(director)
     }
 
-    /// Whether `here` is a router that shares a subnet with the director on the VIP's network, and to which the
-    /// file gives no route to the VIP.
+    /// Whether `here` is a router that shares a subnet with the director, by whichever interface of the director, and to
+    /// which the file gives no route to the VIP: `desired` sets one then.
     pub fn takes_host_route(&self, here: &'a Host, service: &'a Service) -> bool {
         let Some(director) = self.host(&service.director) else { return false };
-        let outside = service.vip.as_ref().and_then(|vip| director.interfaces.get(&vip.interface));
-        if service.vip_address().is_some_and(|vip| here.route_for(vip).is_some()) {
+        let Some(vip) = service.vip_address() else { return false };
+        let is_router = here.roles.contains(&Role::Router);
+        if !is_router || here.route_for(vip).is_some() || here.name == director.name {
             return false;
         }
-        let Some(interface) = outside.filter(|_| here.roles.contains(&Role::Router)) else {
-            return false;
-        };
-        let key = (&here.name, &director.name, &interface.name);
+        let key = (&here.name, &director.name, vip.is_ipv4());
         *self.index.common.borrow_mut().entry(key).or_insert_with(|| {
-            here.interfaces.values().filter(|i| i.network == interface.network).any(|i| {
-                i.addresses
-                    .iter()
-                    .any(|ours| interface.addresses.iter().any(|d| ours.contains(&d.addr())))
+            let theirs = |network| {
+                let on = director.interfaces.values().filter(move |it| it.network == network);
+                on.flat_map(|it| &it.addresses).filter(|net| net.addr().is_ipv4() == vip.is_ipv4())
+            };
+            here.interfaces.values().filter(|it| it.network.is_some()).any(|ours| {
+                let mut near = theirs(ours.network.clone());
+                near.any(|net| ours.addresses.iter().any(|own| own.contains(&net.addr())))
             })
         })
     }

@@ -10,7 +10,7 @@ use super::cure::{self, obstacle};
 use super::path::{WalkEnd, source};
 use super::{MAX_FINDINGS, Subject, vips};
 use crate::finding::Finding;
-use crate::topology::{Forward, Host, RealServer, Role, Service};
+use crate::topology::{Forward, Gateway, Host, NextHop, RealServer, Role, Service};
 
 /// The real servers whose method is `wanted`, if their host and director are not unclear.
 pub(super) fn real_servers<'a>(
@@ -143,32 +143,69 @@ pub(super) fn tun_no_route(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Trap 11: replies have the VIP as source and pass through the director, which has the VIP.
+/// Trap 11: replies have the VIP as source and pass through the director, which has the VIP. One that forwards passes them
+/// on: `desired` sets `accept_local` there, and IPv6 has no source validation (net/ipv6/ip6_output.c, `ip6_forward`).
 pub(super) fn director_is_gateway(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, real, host, director) in real_servers(subject, |f| !f.rewrites()) {
-        let Some(vip) = service.vip_address() else { continue };
-        let hops = subject.hops_of_replies(host, vip);
-        let gateway = hops.into_iter().find(|g| g.host.as_ref() == Some(&director.name));
-        let Some(gateway) = gateway else { continue };
+        let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { continue };
+        if subject.forwards(director) {
+            continue;
+        }
+        let Some(gateway) = leaves_by(subject, host, vip, director) else { continue };
         findings.push(Finding::error(
             "director-is-gateway",
             gateway.at,
             match host.routes.iter().find(|route| route.via == *gateway) {
                 Some(route) => {
                     let to = route.to;
-                    format!("the route of {} to {to} leads by the director {}", host.name, director.name)
+                    format!(
+                        "the route of {} to {to} leads by the director {}, which does not forward",
+                        host.name, director.name
+                    )
                 }
-                None => format!("the gateway of {} is the director {}", host.name, director.name),
+                None => format!(
+                    "the gateway of {} is the director {}, which does not forward",
+                    host.name, director.name
+                ),
             },
             format!(
-                "under {} the replies have the VIP {} as source, and the director drops packets whose source is its own address",
+                "under {} the replies have the VIP {} as source, and the director drops what is not for itself",
                 real.forward, vip
             ),
-            "name the router as gateway, or use `forward: nat`",
+            format!(
+                "name the router as gateway, add router to the roles of {} (lvsprov then has it take replies with its own \
+                 VIP as their source), or use `forward: nat`",
+                director.name
+            ),
         ));
     }
     findings
+}
+
+/// The next hop of IPv4 replies of `host` to clients that is the director, if one is.
+fn leaves_by<'a>(
+    subject: &Subject<'a>,
+    host: &'a Host,
+    vip: IpAddr,
+    director: &Host,
+) -> Option<&'a Gateway> {
+    let hops = subject.hops_of_replies(host, vip).into_iter().filter(|_| vip.is_ipv4());
+    let mut by_director = hops.filter(|hop| hop.host.as_ref() == Some(&director.name));
+    by_director.find(|hop| is_on_a_way_back(subject, host, hop, vip))
+}
+
+/// Whether replies to a client of the file leave `host` by `hop`: a client on a subnet of `host` needs no gateway. Without a client
+/// of the VIP's family in the file its clients are somewhere behind the gateway.
+fn is_on_a_way_back(subject: &Subject<'_>, host: &Host, hop: &Gateway, vip: IpAddr) -> bool {
+    let Some(host) = subject.host(&host.name) else { return true };
+    let mut clients =
+        subject.index.clients.iter().filter_map(|client| source(client, vip)).peekable();
+    let leaves_by = |client| match host.next_hop_beside(subject.on_link(host, client), client) {
+        Some(NextHop::Via(next)) => next == hop,
+        Some(NextHop::OnLink(..)) | None => false,
+    };
+    clients.peek().is_none() || clients.any(leaves_by)
 }
 
 /// A client without a route to the VIP.
@@ -220,6 +257,13 @@ pub(super) fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
             }
             let end = subject.walk(sender, source);
             let Some(because) = obstacle(end) else { continue };
+            // The rule `director-is-gateway` reports it.
+            if matches!(end, WalkEnd::NotForwarding(at) if at.name == director.name)
+                && sender.name != director.name
+                && leaves_by(subject, sender, vip, director).is_some()
+            {
+                continue;
+            }
             findings.push(Finding::error(
                 "no-way-back",
                 sender.at,

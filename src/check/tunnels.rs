@@ -6,7 +6,7 @@ use super::Subject;
 use crate::finding::Finding;
 use crate::names::HostName;
 use crate::state::{Protocol, Tunnel};
-use crate::topology::{RealServer, Service};
+use crate::topology::{RealServer, Role, Service, TunnelSources};
 
 fn tunnelled<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Service, &'a RealServer)> {
     let services = subject.topology.services.iter();
@@ -85,4 +85,30 @@ pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// A sync daemon means that another director takes over. Real servers take wrapped packets from directors of the file only
+/// (desired/tunnel_guard.rs).
+pub(super) fn partner_unknown(subject: &Subject<'_>) -> Vec<Finding> {
+    let all: Vec<_> = subject.topology.with_role(Role::Director).collect();
+    let [only] = all.as_slice() else { return Vec::new() };
+    let of_directors = |real: &RealServer| matches!(&real.tunnel_sources, TunnelSources::Directors { further } if further.is_empty());
+    let guarded = tunnelled(subject).find(|(_, real)| of_directors(real));
+    let daemon = only.ipvs.daemons.keys().next();
+    let (Some((service, _)), Some(daemon), true) = (guarded, daemon, subject.whole) else {
+        return Vec::new();
+    };
+    let at = only.ipvs.daemons_at.get(daemon).copied().unwrap_or(only.at);
+    vec![Finding::warning(
+        "sync-partner-unknown",
+        at,
+        format!(
+            "{} has a sync daemon, and the file has no other director: real servers of {} would drop what that one wraps",
+            only.name,
+            service.display_name()
+        ),
+        "real servers take wrapped packets from directors of the file only: any host could reach them past the director \
+         otherwise",
+        "add the other director to `hosts`, or name its address under the service: `tunnel: {type: ipip, sources: [ADDRESS]}`",
+    )]
 }

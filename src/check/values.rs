@@ -57,7 +57,8 @@ pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// Only UDP has one-packet scheduling (ip_vs_core.c, `ip_vs_schedule`). Persistence takes precedence
-/// (`ip_vs_sched_persist`). A one-packet connection is not hashed (ip_vs_conn.c, `ip_vs_conn_hash`), so
+/// (`ip_vs_sched_persist`): by the client's address, or with the engine sip by the call, which is what one-packet scheduling is
+/// for there. A one-packet connection is not hashed (ip_vs_conn.c, `ip_vs_conn_hash`), so
 /// the director does not find it for the reply.
 pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -75,7 +76,7 @@ pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
                 "one-packet scheduling works for UDP only: the kernel ignores the flag for other protocols",
                 "write `protocol: udp`, or remove `one_packet`",
             ));
-        } else if service.persistence.is_some() {
+        } else if service.persistence.is_some() && !uses_sip(service) {
             findings.push(Finding::warning(
                 "one-packet-persistent",
                 place(service),
@@ -114,24 +115,32 @@ pub(super) fn port_any(subject: &Subject<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// The engine sip reads UDP only (ip_vs_pe_sip.c, `ip_vs_sip_fill_param`).
+/// The engine sip finds a Call-ID in UDP packets only (ip_vs_pe_sip.c, `ip_vs_sip_fill_param`), and IPVS drops a packet for
+/// which the engine finds none (ip_vs_core.c, `ip_vs_sched_persist`).
 pub(super) fn engine(subject: &Subject<'_>) -> Vec<Finding> {
-    let useless = |s: &&Service| {
-        let engine = s.persistence.and_then(|persistence| persistence.engine);
-        engine == Some(Engine::Sip) && !protocols(s).contains(&Protocol::Udp)
-    };
-    let services = subject.topology.services.iter().filter(useless);
-    services
-        .map(|service| {
-            Finding::error(
-                "engine-without-udp",
-                place(service),
-                format!("{} has the engine sip, but no UDP", service.display_name()),
-                "the engine reads the Call-ID from UDP packets only: for other protocols persistence uses the client's address",
-                "write `protocol: udp`, or remove `engine`",
-            )
-        })
-        .collect()
+    let mut findings = Vec::new();
+    for service in subject.topology.services.iter().filter(|service| uses_sip(service)) {
+        let other: Vec<String> = protocols(service)
+            .iter()
+            .filter(|protocol| **protocol != Protocol::Udp)
+            .map(ToString::to_string)
+            .collect();
+        if other.is_empty() {
+            continue;
+        }
+        findings.push(Finding::error(
+            "engine-without-udp",
+            place(service),
+            format!("{} has the engine sip, but its protocol is {}", service.display_name(), other.join(" and ")),
+            "the engine finds a Call-ID in UDP packets only, and IPVS drops packets without one: clients time out",
+            "write `protocol: udp`, or remove `engine`",
+        ));
+    }
+    findings
+}
+
+fn uses_sip(service: &Service) -> bool {
+    service.persistence.and_then(|persistence| persistence.engine) == Some(Engine::Sip)
 }
 
 /// Flags that the service's scheduler does not read. Only sh and mh read flags (ip_vs_sh.c, ip_vs_mh.c).

@@ -1,11 +1,11 @@
-//! The rule that walks: a request that is not answered, whatever the reason.
+//! The rules that walk: a request that is not answered, whatever the reason; and large packets that are lost.
 
 use std::collections::BTreeMap;
 
 use super::{MAX_FINDINGS, Subject, cure};
-use crate::desired::{ExpectedRequest, expected_requests, world};
+use crate::desired::{ExpectedRequest, expected_requests, large_requests, world};
 use crate::finding::{Finding, Position};
-use crate::walk::{Death, WalkVerdict};
+use crate::walk::{Death, LargeVerdict, WalkVerdict};
 
 /// Requests that would not be answered after an apply.
 pub(super) fn unanswered(subject: &Subject<'_>) -> Vec<Finding> {
@@ -36,6 +36,46 @@ pub(super) fn unanswered(subject: &Subject<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// Requests whose large packets would be lost after an apply, where small ones are answered.
+pub(super) fn large_lost(subject: &Subject<'_>) -> Vec<Finding> {
+    let world = world(subject.topology);
+    let mut lost: BTreeMap<(Death, bool), Vec<ExpectedRequest<'_>>> = BTreeMap::new();
+    for expected in large_requests(subject.topology) {
+        let Some((up, down)) = world.large(&expected.request) else { continue };
+        for verdict in [up, down] {
+            if let LargeVerdict::Lost { death, in_reply } = verdict {
+                lost.entry((death, in_reply)).or_default().push(expected);
+            }
+        }
+    }
+    let all = lost.into_iter().take(MAX_FINDINGS).filter_map(|((death, in_reply), requests)| {
+        let ExpectedRequest { client, service, real_server, .. } = requests.first()?;
+        let what = if in_reply { "downloads" } else { "uploads" };
+        let message = format!(
+            "{what} of {} from {} by {} hang: {death}{}",
+            client.name,
+            service.display_name(),
+            real_server.host,
+            more(requests.len() - 1)
+        );
+        let why =
+            "small packets pass, so connections are made; full ones are lost, and no host logs it";
+        let cure = cure::of_death(subject, &death);
+        let at = position(subject, &death)?;
+        Some(Finding::warning("large-packets-lost", at, message, why, cure))
+    });
+    all.collect()
+}
+
+/// ` (and 2 more pairs …)`.
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " (and 1 more pair of client and real server)".to_owned(),
+        more => format!(" (and {more} more pairs of client and real server)"),
+    }
+}
+
 /// Where the host stands that drops the packet.
 fn position(subject: &Subject<'_>, death: &Death) -> Option<Position> {
     Some(subject.topology.hosts.get(&death.host)?.at)
@@ -49,11 +89,7 @@ fn finding(
     at: Position,
 ) -> Finding {
     let ExpectedRequest { client, service, real_server, .. } = first;
-    let more = match more {
-        0 => String::new(),
-        1 => " (and 1 more pair of client and real server)".to_owned(),
-        more => format!(" (and {more} more pairs of client and real server)"),
-    };
+    let more = self::more(more);
     Finding::error(
         "no-answer",
         at,

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
+use super::format::ReasonArgument;
 use super::rules::DenyArgument;
+use super::watch::WatchArguments;
 use crate::apply::holders::VipProbing;
 use crate::apply::transaction::VerifyBy;
+use crate::desired::ExpectedRequest;
 use crate::import::guess::GivenDirector;
 use crate::lab::scenario::LabTransport;
 use crate::lab::vm::Kvm;
@@ -43,7 +46,7 @@ const EXIT_CODES: &str = "Exit codes:
      and the hosts are not as the file says
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
      was begun is undone; or it has moved on since a plan was saved
-  6  verify, lab run: something that must be true is not
+  6  verify, lab run, doctor: something that must be true is not
   130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
 
 const PLAN_EXAMPLES: &str = "Examples:
@@ -95,6 +98,10 @@ pub enum OutputFormat {
     Text,
     /// For a program: one JSON document on standard output, with a `schema` member.
     Json,
+    /// For a comment in a pull request: check, plan, apply, destroy, rollback, confirm, explain.
+    Markdown,
+    /// One page for a browser, with the cluster as a picture, without script: plan, explain FILE.
+    Html,
 }
 
 /// The subcommands.
@@ -111,6 +118,8 @@ pub enum Command {
     },
     /// Follow each request from host to host, and say where it would die; or print the page of a rule; touch no host
     Explain(super::explain::ExplainArguments),
+    /// Find out why a cluster does not answer: walk, real requests, and what the kernels say; change nothing
+    Doctor(super::doctor::DoctorArguments),
     /// Show what apply would do, step by step and why; change nothing
     ///
     /// Also lists transactions that earlier runs left unfinished, and what apply, rollback and confirm would do
@@ -194,7 +203,14 @@ pub enum Command {
     /// Verify that it works: state, who answers ARP for the VIP, requests from the clients
     Verify(HostArguments),
     /// Show what is running: services, real servers, connections, and what differs from the file
-    Status(HostArguments),
+    Status {
+        /// Which hosts.
+        #[command(flatten)]
+        hosts: HostArguments,
+        /// Again and again.
+        #[command(flatten)]
+        watch: WatchArguments,
+    },
     /// Put every host back as it was before the first apply
     #[command(after_long_help = DESTROY_EXAMPLES)]
     Destroy {
@@ -210,6 +226,9 @@ pub enum Command {
         /// How it goes.
         #[command(flatten)]
         change: ChangeArguments,
+        /// Its report.
+        #[command(flatten)]
+        reasons: ReasonArgument,
     },
     /// Make a topology file of existing rules: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
@@ -234,6 +253,12 @@ pub enum Command {
         /// Repeat the announcements that standard input names, instead of serving a controller
         #[arg(long)]
         announce: bool,
+        /// Make again what this host had before it was restarted, instead of serving a controller
+        #[arg(long)]
+        boot: bool,
+        /// Leave the IPVS services that exist as they are: a program has configured an interface
+        #[arg(long, requires = "boot")]
+        network_only: bool,
     },
 }
 
@@ -246,6 +271,38 @@ pub struct HostArguments {
     /// How they are reached.
     #[command(flatten)]
     pub reach: ReachArguments,
+}
+
+/// Which requests of a file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RequestChoice {
+    /// Only requests of this client
+    #[arg(long, value_name = "HOST")]
+    pub from: Option<HostName>,
+    /// Only requests to this service: its name, or PROTOCOL ADDRESS:PORT
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// Only requests that this real server answers
+    #[arg(long, value_name = "HOST")]
+    pub via: Option<HostName>,
+}
+
+impl RequestChoice {
+    /// Whether it leaves requests out.
+    pub fn chooses(&self) -> bool {
+        self.from.is_some() || self.via.is_some() || self.service.is_some()
+    }
+
+    /// Whether `expected` is one of them.
+    pub fn fits(&self, expected: &ExpectedRequest<'_>) -> bool {
+        let ExpectedRequest { client, service, real_server, .. } = expected;
+        self.from.as_ref().is_none_or(|name| *name == client.name)
+            && self.via.as_ref().is_none_or(|name| *name == real_server.host)
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|name| service.name.as_str() == name || service.display_name() == *name)
+    }
 }
 
 /// How hosts are reached.
@@ -350,6 +407,9 @@ pub struct PlanArguments {
     /// Other machines.
     #[command(flatten)]
     pub probe: ProbeArgument,
+    /// Its report.
+    #[command(flatten)]
+    pub reasons: ReasonArgument,
 }
 
 /// What a plan may leave behind.
@@ -431,6 +491,11 @@ pub enum RenderCommand {
         #[arg(long, value_name = "HOST")]
         director: Option<HostName>,
     },
+    /// The systemd unit that makes a host's settings again at boot
+    ///
+    /// The same for every host: what is to be made again lies there since the last apply. docs/reboot.md
+    /// has how to install it.
+    BootUnit,
 }
 
 /// Labs.

@@ -18,6 +18,7 @@ use crate::apply::requests::describe_busy;
 use crate::apply::saved_plan::{SavedContent, SavedPlan};
 use crate::apply::transaction::{self, RetryReason, TransactionOutcome, VerifyBy};
 use crate::apply::{ClusterReport, open_transactions, operator};
+use crate::report::cluster::ReasonDetail;
 use crate::topology::PaceOverride;
 use crate::{report, topology};
 
@@ -47,7 +48,8 @@ pub fn apply(
             common,
             async |cluster, saved| {
                 cluster.refuse_unanswered(plan.allow.allow_unanswered);
-                run_transaction(cluster, change, verify, Some(saved), common).await
+                let how = Running { change, verify, reasons: plan.reasons.detail() };
+                run_transaction(cluster, &how, Some(saved), common).await
             },
         );
     }
@@ -59,7 +61,8 @@ pub fn apply(
     run_on_hosts(topology, hosts, pace, probing, common, async |cluster| {
         cluster.adopt_if(plan.adopt.adopt);
         cluster.refuse_unanswered(plan.allow.allow_unanswered);
-        run_transaction(cluster, change, verify, None, common).await
+        let how = Running { change, verify, reasons: plan.reasons.detail() };
+        run_transaction(cluster, &how, None, common).await
     })
 }
 
@@ -69,6 +72,7 @@ pub fn destroy(
     dry_run: bool,
     pace: PaceOverride,
     change: &ChangeArguments,
+    reasons: ReasonDetail,
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
@@ -77,10 +81,11 @@ pub fn destroy(
         if dry_run {
             let mut report = cluster.plan.report(cluster.session.topology);
             open_transactions::add_to_report(&mut report, &cluster.plan, &cluster.observed);
-            return print_report(&report, common);
+            return print_report(&report, reasons, common);
         }
         // A removed service answers no requests.
-        run_transaction(cluster, change, VerifyBy::State, None, common).await
+        let how = Running { change, verify: VerifyBy::State, reasons };
+        run_transaction(cluster, &how, None, common).await
     })
 }
 
@@ -98,7 +103,7 @@ pub fn rollback(
         let options = RollbackOptions { by: operator::here(), force, dry_run };
         let _signals = (!dry_run).then(|| console.catch_signals());
         let report = recover::rollback(session, plan, observed, &options).await;
-        print_report(&report, common)
+        print_report(&report, ReasonDetail::Short, common)
     })
 }
 
@@ -111,29 +116,41 @@ pub fn confirm(hosts: &HostArguments, common: &CommonArguments) -> CommandResult
         let report = recover::confirm(session, plan, observed, &operator::here()).await;
         let nothing = report.open_transactions.is_empty();
         let differs = plan.report(session.topology).has_pending();
-        let exit = print_report(&report, common)?;
+        let exit = print_report(&report, ReasonDetail::Short, common)?;
         // An operator who confirms expects a transaction to keep.
         Ok(if exit == Exit::Ok && nothing && differs { Exit::Pending } else { exit })
     })
 }
 
-fn print_report(report: &ClusterReport, common: &CommonArguments) -> CommandResult {
-    output::print_result(
+fn print_report(
+    report: &ClusterReport,
+    reasons: ReasonDetail,
+    common: &CommonArguments,
+) -> CommandResult {
+    output::print_report(
         common,
         || report::cluster::json(report),
-        || report::cluster::text(report),
+        || report::cluster::text_with(report, reasons),
+        || report::markdown::cluster::markdown(report),
     )?;
     Ok(if report.has_failures() { Exit::HostFailed } else { Exit::Ok })
+}
+
+/// How a transaction goes, and how it is reported.
+struct Running<'a> {
+    change: &'a ChangeArguments,
+    verify: VerifyBy,
+    reasons: ReasonDetail,
 }
 
 /// Runs the plan as a transaction. While another transaction holds a host it waits, observes and plans anew.
 async fn run_transaction(
     cluster: &mut ObservedCluster<'_>,
-    change: &ChangeArguments,
-    verify: VerifyBy,
+    how: &Running<'_>,
     saved: Option<&SavedContent>,
     common: &CommonArguments,
 ) -> CommandResult {
+    let Running { change, verify, reasons } = *how;
     let _signals = cluster.console.catch_signals();
     let until = Instant::now() + Duration::from_secs(change.wait);
     let mut plans = 1;
@@ -167,7 +184,7 @@ async fn run_transaction(
             _ => false,
         };
         if !goes_on {
-            return print_report(&report, common);
+            return print_report(&report, reasons, common);
         }
     }
 }

@@ -12,8 +12,11 @@ use crate::apply::holders::{self, VipHolders, VipProbing};
 use crate::apply::operator::now;
 use crate::apply::session::Observations;
 use crate::apply::{ConnectionSettings, Session};
+use crate::desired::{self, ExpectedRequest};
 use crate::finding::{DeniedFindings, Finding, Severity, SilencedFinding};
 use crate::names::HostName;
+use crate::report::page::WalkedHosts;
+use crate::report::walk::WalkView;
 use crate::topology::{PaceOverride, Topology};
 use crate::{check, report, topology, transport};
 
@@ -44,7 +47,7 @@ pub(super) fn load(
 }
 
 /// Checks `text`, which was read from `path`; `None`: it has errors, or findings that `denied` has, which are printed.
-/// Findings go to standard error, but for notes, which only `check` prints; with `--format json` errors also make
+/// Findings go to standard error, but for notes, which only `check` prints; in other formats than text errors also make
 /// the document on standard output.
 ///
 /// A caller that needs the text too reads it once and calls this: a pipe yields its text only once, and a
@@ -63,6 +66,19 @@ pub(super) fn examine(
     Ok(examined.topology.filter(|_| !bad))
 }
 
+/// Reads the file at `path` without checking it: for commands that look into what `check` refuses. `None`: it cannot be read as
+/// a topology, and its errors are printed.
+pub(super) fn read_unchecked(
+    path: &Path,
+    format: OutputFormat,
+) -> Result<Option<Topology>, Box<dyn std::error::Error>> {
+    let name = path.display().to_string();
+    let text = topology::read_file(path)?;
+    let parsed = topology::read(&name, &text);
+    let wrong = show_findings(&name, &text, &parsed.findings, &[], format)?;
+    Ok(parsed.topology.filter(|_| !wrong))
+}
+
 /// Prints findings as [`examine`] does, and says whether an error is among them.
 pub(super) fn show_findings(
     name: &str,
@@ -73,8 +89,16 @@ pub(super) fn show_findings(
 ) -> Result<bool, Box<dyn std::error::Error>> {
     let bad = findings.iter().any(|finding| finding.severity == Severity::Error);
     output::print_message(&report::findings::text(name, text, findings, silenced, true));
-    if bad && format == OutputFormat::Json {
-        output::print_json(&report::findings::json(name, findings, silenced))?;
+    match format {
+        _ if !bad => {}
+        OutputFormat::Text => {}
+        OutputFormat::Json => {
+            output::print_json(&report::findings::json(name, findings, silenced))?;
+        }
+        OutputFormat::Markdown => {
+            output::print(&report::markdown::findings::markdown(name, text, findings, silenced))?;
+        }
+        OutputFormat::Html => output::print(&report::page::findings(name, findings)?)?,
     }
     Ok(bad)
 }
@@ -106,6 +130,20 @@ impl ObservedCluster<'_> {
         self.judge();
     }
 
+    /// The requests of the file through the hosts with this plan done; through those of the file where a host has no plan.
+    pub fn walk_after_plan(&self) -> (Vec<WalkView>, WalkedHosts) {
+        let Self { session, observed, plan, .. } = self;
+        let topology = session.topology;
+        let after = plan.world_after(topology, &session.desired, observed);
+        let hosts = match &after {
+            Some(_) => WalkedHosts::AfterThePlan,
+            None => WalkedHosts::AsTheFileSays,
+        };
+        let world = after.unwrap_or_else(|| desired::world(topology));
+        let walk = |it: ExpectedRequest<'_>| super::explain::view(topology, &world, &it);
+        (report::page::requests(topology).into_iter().map(walk).collect(), hosts)
+    }
+
     fn judge(&mut self) {
         let Self { session, observed, plan, direction, refuses_unanswered, .. } = self;
         if *refuses_unanswered && *direction != Direction::Destroy {
@@ -132,6 +170,17 @@ impl ObservedCluster<'_> {
         self.holders = VipHolders::default();
         self.plan_towards(self.direction);
         self.find_holders().await;
+    }
+
+    /// Observes all hosts over the connections that there are, and plans anew; `reconnect`: tries lost hosts first.
+    pub async fn look_again(&mut self, reconnect: bool) {
+        if reconnect {
+            let all = self.session.topology.hosts.keys().cloned().collect();
+            let lost = self.session.lost(&all);
+            self.session.reconnect(&lost, false).await;
+        }
+        self.observed = self.session.observe(true).await;
+        self.plan_towards(self.direction);
     }
 
     /// Asks whether another machine has a VIP that the plan adds.

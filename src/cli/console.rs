@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, IsTerminal as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ const TICK: Duration = Duration::from_millis(120);
 pub struct Console {
     bar: Option<ProgressBar>,
     signals: Arc<Signals>,
+    hidden: AtomicBool,
     /// Lines of standard input, from the first question on.
     answers: Mutex<Option<mpsc::Receiver<OperatorAnswer>>>,
 }
@@ -105,7 +106,22 @@ impl Console {
             let style = ProgressStyle::with_template("{spinner} {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
-        Self { bar, signals: Arc::default(), answers: Mutex::new(None) }
+        Self {
+            bar,
+            signals: Arc::default(),
+            hidden: AtomicBool::new(false),
+            answers: Mutex::new(None),
+        }
+    }
+
+    /// Shows no line from now on: the command draws on the terminal itself.
+    pub fn hide(&self) {
+        self.hidden.store(true, Ordering::SeqCst);
+    }
+
+    /// The line, where it is shown.
+    fn shown_bar(&self) -> Option<&ProgressBar> {
+        self.bar.as_ref().filter(|_| !self.hidden.load(Ordering::SeqCst))
     }
 
     /// Catches SIGINT and SIGTERM from now on. Needs a runtime.
@@ -149,7 +165,7 @@ fn read_answers() -> mpsc::Receiver<OperatorAnswer> {
 
 impl OperatorConsole for Console {
     fn show_awaited(&self, activity: Activity, hosts: &BTreeSet<HostName>) {
-        let Some(bar) = &self.bar else { return };
+        let Some(bar) = self.shown_bar() else { return };
         if hosts.is_empty() {
             bar.disable_steady_tick();
             bar.set_message("");
@@ -163,7 +179,7 @@ impl OperatorConsole for Console {
     }
 
     fn show_wait(&self, what: Option<&str>) {
-        let Some(bar) = &self.bar else { return };
+        let Some(bar) = self.shown_bar() else { return };
         if let Some(what) = what {
             bar.set_message(what.to_owned());
             bar.enable_steady_tick(TICK);

@@ -4,17 +4,22 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::arguments::{CommonArguments, HostArguments, OutputFormat, ReachArguments};
-use super::cluster::{ObservedCluster, run_on_hosts, show_findings};
+use super::arguments::{
+    CommonArguments, HostArguments, OutputFormat, ReachArguments, RequestChoice,
+};
+use super::cluster::{ObservedCluster, read_unchecked, run_on_hosts};
+use super::format;
 use super::output::{self, CommandResult, Exit};
 use super::rules;
 use crate::apply::holders::VipProbing;
 use crate::apply::unanswered::world_as_observed;
-use crate::desired::{ExpectedRequest, expected_requests, world};
+use crate::desired::{ExpectedRequest, expected_requests, requests_through, world};
 use crate::finding::rules::{Rule, UnknownRule, find, looks_like_code, nearest};
 use crate::names::HostName;
+use crate::report::page::WalkedHosts;
 use crate::report::walk::{self, WalkView};
-use crate::topology::{self, PaceOverride, Topology};
+use crate::report::{markdown, page};
+use crate::topology::{PaceOverride, Topology};
 use crate::walk::World;
 
 const EXAMPLES: &str = "Examples:
@@ -45,15 +50,9 @@ pub struct ExplainArguments {
     /// With --live.
     #[command(flatten)]
     pub reach: ReachArguments,
-    /// Only requests of this client
-    #[arg(long, value_name = "HOST")]
-    pub from: Option<HostName>,
-    /// Only requests to this service: its name, or PROTOCOL ADDRESS:PORT
-    #[arg(long, value_name = "SERVICE")]
-    pub service: Option<String>,
-    /// Only requests that this real server answers
-    #[arg(long, value_name = "HOST")]
-    pub via: Option<HostName>,
+    /// Which requests.
+    #[command(flatten)]
+    pub choice: RequestChoice,
 }
 
 /// What is to be explained.
@@ -81,22 +80,11 @@ impl ExplainArguments {
             None => ExplainSubject::File(path),
         }
     }
-
-    /// Whether `expected` is to be followed.
-    pub fn fits(&self, expected: &ExpectedRequest<'_>) -> bool {
-        let ExpectedRequest { client, service, real_server, .. } = expected;
-        self.from.as_ref().is_none_or(|name| *name == client.name)
-            && self.via.as_ref().is_none_or(|name| *name == real_server.host)
-            && self
-                .service
-                .as_ref()
-                .is_none_or(|name| service.name.as_str() == name || service.display_name() == *name)
-    }
 }
 
 /// Why there is nothing to explain.
 #[derive(Debug, thiserror::Error)]
-enum NothingToWalk {
+pub(super) enum NothingToWalk {
     #[error("no request fits: the file has these, as CLIENT -> SERVICE -> REAL SERVER: {}", .known.join("; "))]
     NoneFits { known: Vec<String> },
     #[error(
@@ -115,10 +103,12 @@ struct NoFileGiven;
 /// `explain`.
 pub fn explain(arguments: &ExplainArguments, common: &CommonArguments) -> CommandResult {
     let subject = arguments.subject();
-    let chooses = arguments.from.is_some()
-        || arguments.service.is_some()
-        || arguments.via.is_some()
-        || arguments.live;
+    let chooses = arguments.choice.chooses() || arguments.live;
+    let has_page = matches!(subject, ExplainSubject::File(_));
+    if common.format == OutputFormat::Html && !has_page {
+        output::print_error_message(&format::NoSuchFormat(common.format));
+        return Ok(Exit::Usage);
+    }
     match subject {
         ExplainSubject::File(file) => explain_file(file, arguments, common),
         ExplainSubject::UnknownRule(error) => usage(&error, common),
@@ -139,11 +129,7 @@ fn explain_file(
     arguments: &ExplainArguments,
     common: &CommonArguments,
 ) -> CommandResult {
-    let name = file.display().to_string();
-    let text = topology::read_file(file)?;
-    let parsed = topology::read(&name, &text);
-    let wrong = show_findings(&name, &text, &parsed.findings, &[], common.format)?;
-    let Some(topology) = parsed.topology.filter(|_| !wrong) else { return Ok(Exit::Findings) };
+    let Some(topology) = read_unchecked(file, common.format)? else { return Ok(Exit::Findings) };
     if arguments.live {
         let hosts = HostArguments { file: file.to_owned(), reach: arguments.reach.clone() };
         let pace = PaceOverride::default();
@@ -153,58 +139,79 @@ fn explain_file(
             let world = world_as_observed(topology, &session.desired, observed);
             let seen = |name: &&HostName| matches!(observed.get(*name), Some(Ok(_)));
             let not_seen = topology.hosts.keys().filter(|name| !seen(name)).cloned().collect();
-            report_all(file, topology, (&world, not_seen), arguments, common)
+            let walked = WalkedWorld { world: &world, hosts: WalkedHosts::AsSeen, not_seen };
+            report_all(file, topology, &walked, arguments, common)
         });
     }
-    report_all(file, &topology, (&world(&topology), Vec::new()), arguments, common)
+    let world = world(&topology);
+    let hosts = WalkedHosts::AsTheFileSays;
+    let walked = WalkedWorld { world: &world, hosts, not_seen: Vec::new() };
+    report_all(file, &topology, &walked, arguments, common)
+}
+
+/// The hosts through which requests are followed.
+struct WalkedWorld<'a> {
+    world: &'a World,
+    hosts: WalkedHosts,
+    /// Those that are as the file says, though the others were seen.
+    not_seen: Vec<HostName>,
 }
 
 fn report_all(
     file: &Path,
     topology: &Topology,
-    (world, not_seen): (&World, Vec<HostName>),
+    walked: &WalkedWorld<'_>,
     arguments: &ExplainArguments,
     common: &CommonArguments,
 ) -> CommandResult {
-    let found = match walk_all(topology, world, arguments) {
+    let all = match common.format {
+        OutputFormat::Html => page::requests(topology),
+        _ => requests_through(topology, walked.world),
+    };
+    let found = match walk_all(topology, walked.world, &all, arguments) {
         Ok(found) => found,
         Err(error) => return usage(&error, common),
     };
-    show(file, &found, &not_seen, common)?;
-    Ok(if found.iter().any(WalkView::is_dead) { Exit::Findings } else { Exit::Ok })
+    let dead = found.iter().any(|walk| walk.is_dead() || walk.hangs());
+    let (file, not_seen) = (file.display().to_string(), &walked.not_seen);
+    match common.format {
+        OutputFormat::Text => output::print(&walk::text(&file, &found, not_seen))?,
+        OutputFormat::Json => output::print_json(&walk::json(&file, &found, not_seen))?,
+        OutputFormat::Markdown => {
+            output::print(&markdown::walk::markdown(&file, &found, not_seen))?;
+        }
+        OutputFormat::Html => {
+            output::print(&page::explain(&file, topology, found, walked.hosts, not_seen)?)?;
+        }
+    }
+    Ok(if dead { Exit::Findings } else { Exit::Ok })
 }
 
 fn walk_all(
     topology: &Topology,
     world: &World,
+    all: &[ExpectedRequest<'_>],
     arguments: &ExplainArguments,
 ) -> Result<Vec<WalkView>, NothingToWalk> {
-    let all: Vec<ExpectedRequest<'_>> = expected_requests(topology).collect();
-    let wanted = all.iter().filter(|it| arguments.fits(it));
-    let found: Vec<WalkView> =
-        wanted.map(|it| WalkView::new(topology, it, world.walk(&it.request))).collect();
-    match (found.is_empty(), all.is_empty()) {
-        (false, _) => Ok(found),
-        (true, true) => Err(NothingToWalk::None),
-        (true, false) => Err(NothingToWalk::NoneFits { known: all.iter().map(name_of).collect() }),
+    let wanted = all.iter().filter(|it| arguments.choice.fits(it));
+    let found: Vec<WalkView> = wanted.map(|it| view(topology, world, it)).collect();
+    if found.is_empty() { Err(NothingToWalk::of(topology)) } else { Ok(found) }
+}
+
+impl NothingToWalk {
+    /// Where none of the requests of `topology` is chosen.
+    pub(super) fn of(topology: &Topology) -> Self {
+        let known: Vec<String> = expected_requests(topology).map(|it| name_of(&it)).collect();
+        if known.is_empty() { Self::None } else { Self::NoneFits { known } }
     }
+}
+
+pub(super) fn view(topology: &Topology, world: &World, expected: &ExpectedRequest<'_>) -> WalkView {
+    let (walk, large) = (world.walk(&expected.request), world.large(&expected.request));
+    WalkView::new(topology, expected, walk, large.as_ref())
 }
 
 fn name_of(expected: &ExpectedRequest<'_>) -> String {
     let ExpectedRequest { client, service, real_server, .. } = expected;
     format!("{} -> {} -> {}", client.name, service.display_name(), real_server.host)
-}
-
-fn show(
-    file: &Path,
-    found: &[WalkView],
-    not_seen: &[HostName],
-    common: &CommonArguments,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let file = file.display().to_string();
-    match common.format {
-        OutputFormat::Text => output::print(&walk::text(&file, found, not_seen))?,
-        OutputFormat::Json => output::print_json(&walk::json(&file, found, not_seen))?,
-    }
-    Ok(())
 }

@@ -322,7 +322,7 @@ fn print_nothing(result: &Imported, common: &CommonArguments) -> Result<(), outp
         "nothing was imported: there is no service, timeout or daemon that could be taken over\n",
     );
     match common.format {
-        OutputFormat::Text => Ok(()),
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => Ok(()),
         OutputFormat::Json => output::print_json(&report::with_schema(
             "import",
             &json!({ "topology": null, "remarks": remarks }),

@@ -9,6 +9,7 @@ use super::cluster::{examine, load, run_on_hosts};
 use super::output::{self, CommandResult, Exit};
 use super::plan_file;
 use super::rules::DenyArgument;
+use super::watch::WatchArguments;
 use crate::apply::holders::VipProbing;
 use crate::apply::saved_plan::SavedContent;
 use crate::apply::{open_transactions, status, verify};
@@ -43,6 +44,9 @@ pub fn check(files: &[PathBuf], deny: &DenyArgument, common: &CommonArguments) -
             OutputFormat::Json => {
                 documents.push(report::findings::json(&name, &findings, &silenced));
             }
+            OutputFormat::Markdown | OutputFormat::Html => output::print(
+                &report::markdown::findings::markdown(&name, &text, &findings, &silenced),
+            )?,
             OutputFormat::Text if findings.is_empty() && silenced.is_empty() => {
                 output::print(&format!("{name}: nothing found\n"))?;
             }
@@ -52,7 +56,7 @@ pub fn check(files: &[PathBuf], deny: &DenyArgument, common: &CommonArguments) -
         }
     }
     match (common.format, documents.as_slice()) {
-        (OutputFormat::Text, _) => {}
+        (OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html, _) => {}
         (OutputFormat::Json, [only]) => output::print_json(only)?,
         (OutputFormat::Json, all) => {
             output::print_json(&report::with_schema("check", &json!({ "files": all })))?;
@@ -77,19 +81,30 @@ pub fn plan(
     let Some(topology) = examine(&hosts.file, &text, &deny.findings, common.format)? else {
         return Ok(Exit::Findings);
     };
-    let PlanArguments { adopt, allow, probe } = plan;
+    let PlanArguments { adopt, allow, probe, reasons } = plan;
     run_on_hosts(topology, hosts, pace, probe.to_probing(), common, async |cluster| {
         cluster.adopt_if(adopt.adopt);
+        // Before the plan is refused for a request that dies: the page shows where.
+        let walked = (common.format == OutputFormat::Html).then(|| cluster.walk_after_plan());
         cluster.refuse_unanswered(allow.allow_unanswered);
         let mut report = cluster.plan.report(cluster.session.topology);
         open_transactions::add_to_report(&mut report, &cluster.plan, &cluster.observed);
         let content = plan_file::content(cluster, hosts, text, adopt, pace);
         report.fingerprint = content.as_ref().map(SavedContent::fingerprint);
-        output::print_result(
-            common,
-            || report::cluster::json(&report),
-            || report::cluster::text(&report),
-        )?;
+        match walked {
+            Some((walks, hosts)) => output::print(&report::page::plan(
+                cluster.session.topology,
+                &report,
+                walks,
+                hosts,
+            )?)?,
+            None => output::print_report(
+                common,
+                || report::cluster::json(&report),
+                || report::cluster::text_with(&report, reasons.detail()),
+                || report::markdown::cluster::markdown(&report),
+            )?,
+        }
         let pending = report.has_pending() || !report.open_transactions.is_empty();
         let exit = match (report.has_failures(), pending) {
             (true, _) => Exit::HostFailed,
@@ -117,11 +132,18 @@ pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult 
     })
 }
 
-/// `status`.
-pub fn status(hosts: &HostArguments, common: &CommonArguments) -> CommandResult {
+/// `status`, once or again and again.
+pub fn status(
+    hosts: &HostArguments,
+    watch: WatchArguments,
+    common: &CommonArguments,
+) -> CommandResult {
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
     let pace = PaceOverride::default();
     run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
+        if watch.watch {
+            return super::watch::run(cluster, watch.interval, common).await;
+        }
         let report = status::status(cluster.session.topology, &cluster.plan, &cluster.observed);
         output::print_result(
             common,

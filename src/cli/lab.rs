@@ -117,8 +117,8 @@ fn in_vm(run: &LabRun, format: OutputFormat) -> CommandResult {
     arguments.extend([
         "--format".into(),
         match format {
-            OutputFormat::Text => "text".into(),
             OutputFormat::Json => "json".into(),
+            OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => "text".into(),
         },
     ]);
     arguments.extend(["--requests".into(), run.requests.to_string().into()]);
@@ -184,7 +184,9 @@ fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) 
     let good = results.iter().all(|case| case.ok);
     match format {
         OutputFormat::Json => output::print_json(&report::lab::json(&results))?,
-        OutputFormat::Text => output::print(&report::lab::summary(&results))?,
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => {
+            output::print(&report::lab::summary(&results))?;
+        }
     }
     Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
 }

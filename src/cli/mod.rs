@@ -5,7 +5,9 @@ pub mod change;
 pub mod change_arguments;
 mod cluster;
 pub mod console;
+pub mod doctor;
 pub mod explain;
+pub mod format;
 pub mod import;
 pub mod inspect;
 mod lab;
@@ -13,6 +15,7 @@ pub mod output;
 mod plan_file;
 pub mod render;
 pub mod rules;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -25,6 +28,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use arguments::{Command, LabCommand, ProgramArguments, RenderCommand};
 pub use output::Exit;
+
+use crate::plan::boot::ReplayScope;
 
 /// Parses `arguments`, runs the subcommand, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -39,9 +44,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         };
     log_to_stderr(verbose);
+    if !command.has_format(common.format) {
+        output::print_error_message(&format::NoSuchFormat(common.format));
+        return Exit::Usage.into();
+    }
     let result = match command {
         Command::Check { files, deny } => inspect::check(&files, &deny, &common),
         Command::Explain(arguments) => explain::explain(&arguments, &common),
+        Command::Doctor(arguments) => doctor::doctor(&arguments, &common),
         Command::Plan { hosts, deny, plan, pace, out, force } => {
             let out = out.as_deref().map(|path| (path, force));
             inspect::plan(&hosts, &deny, plan, pace.to_override(), out, &common)
@@ -54,25 +64,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Confirm(hosts) => change::confirm(&hosts, &common),
         Command::Verify(hosts) => inspect::verify(&hosts, &common),
-        Command::Status(hosts) => inspect::status(&hosts, &common),
-        Command::Destroy { hosts, dry_run, drain, change } => {
-            change::destroy(&hosts, dry_run, drain.to_override(), &change, &common)
+        Command::Status { hosts, watch } => inspect::status(&hosts, watch, &common),
+        Command::Destroy { hosts, dry_run, drain, change, reasons } => {
+            let pace = drain.to_override();
+            change::destroy(&hosts, dry_run, pace, &change, reasons.detail(), &common)
         }
         Command::Import(import) => import::import(&import, &common),
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)
         }
+        Command::Render(RenderCommand::BootUnit) => render::boot_unit(&common),
         Command::Lab(LabCommand::Run(run)) => lab::run(&run, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir, revert, announce } => {
+        Command::Agent { netns, state_dir, revert, announce, boot, network_only } => {
+            let scope = if network_only { ReplayScope::Network } else { ReplayScope::All };
             return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
                 state_dir,
                 revert,
                 announce,
+                boot: boot.then_some(scope),
             });
         }
     };

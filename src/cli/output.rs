@@ -31,7 +31,7 @@ pub enum Exit {
     /// 5: a host could not be reached, refused, or failed, or a service is not answered; the report says
     /// which.
     HostFailed,
-    /// 6: `verify` or `lab run`: a claim does not hold.
+    /// 6: `verify` or `lab run`: a claim does not hold; `doctor`: a request is not answered, or something is wrong.
     NotProven,
 }
 
@@ -69,15 +69,26 @@ impl From<Exit> for ExitCode {
 #[error("cannot write the result to standard output; what the command did is done")]
 pub struct OutputError(#[source] io::Error);
 
-/// Prints the result in the format of the command line.
+/// Prints the result in the format of the command line, which is text or JSON.
 pub fn print_result(
     common: &CommonArguments,
     json: impl FnOnce() -> Value,
     text: impl FnOnce() -> String,
 ) -> Result<(), OutputError> {
+    print_report(common, json, text, String::new)
+}
+
+/// Prints the result in the format of the command line, which is text, JSON or Markdown.
+pub fn print_report(
+    common: &CommonArguments,
+    json: impl FnOnce() -> Value,
+    text: impl FnOnce() -> String,
+    markdown: impl FnOnce() -> String,
+) -> Result<(), OutputError> {
     match common.format {
         OutputFormat::Json => print_json(&json()),
         OutputFormat::Text => print(&text()),
+        OutputFormat::Markdown | OutputFormat::Html => print(&markdown()),
     }
 }
 
@@ -86,6 +97,14 @@ pub fn print(text: &str) -> Result<(), OutputError> {
     match write(&mut anstream::stdout().lock(), text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(OutputError),
+    }
+}
+
+/// Prints text on standard output; `false`: the reader has closed it.
+pub fn print_while_read(text: &str) -> Result<bool, OutputError> {
+    match write(&mut anstream::stdout().lock(), text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(OutputError),
     }
 }
 
@@ -107,7 +126,7 @@ pub fn print_error(
     print_error_message(error);
     match common.format {
         OutputFormat::Json => print_json(&error_json(error)),
-        OutputFormat::Text => Ok(()),
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => Ok(()),
     }
 }
 

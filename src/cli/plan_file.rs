@@ -203,7 +203,9 @@ pub(super) fn refuse_if_changed(
             }
             output::print_json(&document)?;
         }
-        OutputFormat::Text => output::print(&text(&differences))?,
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => {
+            output::print(&text(&differences))?;
+        }
     }
     Ok(Some(Exit::HostFailed))
 }

@@ -39,7 +39,7 @@ pub fn ipvsadm(
     };
     let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
     match common.format {
-        OutputFormat::Text => {
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => {
             for unsupported in &rendered.unsupported {
                 output::print_message(&format!("{}: {unsupported}\n", host.name));
             }
@@ -49,6 +49,18 @@ pub fn ipvsadm(
             "render",
             &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unsupported }),
         ))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// `render boot-unit`.
+pub fn boot_unit(common: &CommonArguments) -> CommandResult {
+    let text = crate::agent::boot_unit::UNIT;
+    match common.format {
+        OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => output::print(text)?,
+        OutputFormat::Json => {
+            output::print_json(&report::with_schema("render", &json!({ "text": text })))?;
+        }
     }
     Ok(Exit::Ok)
 }

@@ -21,16 +21,18 @@ pub struct DenyArgument {
 
 /// The page of one rule.
 pub(super) fn page(rule: &'static Rule, common: &CommonArguments) -> CommandResult {
-    output::print_result(
+    output::print_report(
         common,
         || report::rules::page_json(rule),
         || report::rules::page_text(rule),
+        || report::rules::page_markdown(rule),
     )?;
     Ok(Exit::Ok)
 }
 
 /// All rules.
 pub(super) fn list(common: &CommonArguments) -> CommandResult {
-    output::print_result(common, report::rules::list_json, report::rules::list_text)?;
+    let (json, text) = (report::rules::list_json, report::rules::list_text);
+    output::print_report(common, json, text, report::rules::list_markdown)?;
     Ok(Exit::Ok)
 }

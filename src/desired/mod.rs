@@ -1,7 +1,7 @@
 //! From the topology to what one host must look like, each setting with its reason.
 //!
 //! Everything here follows from the forwarding method and from where the host stands; nothing is
-//! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`]) and [`path`]
+//! set that the method does not need. [`director`], [`real_server`] (with [`tunnels`] and [`tunnel_guard`]) and [`path`]
 //! (gateways, static routes, routers and the client) each add their part; a host with several roles gets the sum;
 //! [`source_validation`] then looks at the cluster as a whole. Each says where its settings differ from
 //! the recipes in circulation, and why.
@@ -13,10 +13,14 @@ mod requests;
 mod source_validation;
 #[cfg(test)]
 mod tests;
+mod tunnel_guard;
 mod tunnels;
 
 pub use director::service_key;
-pub use requests::{ExpectedRequest, every_request, expected_requests};
+pub use requests::{
+    ExpectedRequest, every_request, expected_requests, large_requests, requests_of_any_client,
+    requests_through,
+};
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -24,11 +28,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::names::{HostName, IfName};
+use crate::names::{HostName, IfName, NetworkName};
 use crate::state::{
-    Address, AddressKey, DaemonRole, Destination, DestinationKey, GuePort, HostState, Item, Link,
-    Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts,
-    TunnelDevice, VirtualService, VsItem,
+    AcceptedValues, Address, AddressKey, ConfItem, DaemonRole, Destination, DestinationKey,
+    GuePort, HostState, Item, Link, Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon,
+    Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 use crate::topology::{Host, Role, Service, StaticRoute, Topology};
 use crate::walk::World;
@@ -38,6 +42,8 @@ use crate::walk::World;
 pub struct Desired {
     /// The settings.
     pub state: HostState,
+    /// Settings of `state` of which other values serve too.
+    pub accepted: BTreeMap<Sysctl, AcceptedValues>,
     /// Why each is there.
     pub reasons: Reasons,
     /// Interfaces and addresses that the file says the host has already.
@@ -92,6 +98,10 @@ struct Places<'a> {
     gateways: HashSet<&'a HostName>,
     /// The static routes of each host that lead to a client.
     routes_to_clients: HashMap<&'a HostName, Vec<&'a StaticRoute>>,
+    /// The IPv4 subnets that hosts have on each network, VIPs with a prefix length included.
+    subnets: HashMap<&'a NetworkName, BTreeSet<IpNet>>,
+    /// Whether a client of the file has an IPv4 address.
+    has_client_of_v4: bool,
 }
 
 impl<'a> Places<'a> {
@@ -110,7 +120,13 @@ impl<'a> Places<'a> {
         let gateways = gateways.filter_map(|it| it.host.as_ref()).collect();
         let with_routes = topology.hosts.values().filter(|host| !host.routes.is_empty());
         let routes_to_clients = with_routes.map(|host| (&host.name, to_clients(topology, host)));
-        Self { services, gateways, routes_to_clients: routes_to_clients.collect() }
+        Self {
+            services,
+            gateways,
+            routes_to_clients: routes_to_clients.collect(),
+            subnets: subnets(topology),
+            has_client_of_v4: has_client_of_v4(topology),
+        }
     }
 
     fn routes_to_clients(
@@ -123,6 +139,35 @@ impl<'a> Places<'a> {
     fn services_of(&self, host: &HostName) -> impl Iterator<Item = &'a Service> + use<'a, '_> {
         self.services.get(host).into_iter().flatten().copied()
     }
+}
+
+fn has_client_of_v4(topology: &Topology) -> bool {
+    let interfaces = topology.with_role(Role::Client).flat_map(|client| client.interfaces.values());
+    interfaces.flat_map(|it| &it.addresses).any(|net| net.addr().is_ipv4())
+}
+
+fn subnets(topology: &Topology) -> HashMap<&NetworkName, BTreeSet<IpNet>> {
+    let mut all: HashMap<&NetworkName, BTreeSet<IpNet>> = HashMap::new();
+    let interfaces = topology.hosts.values().flat_map(|host| host.interfaces.values());
+    for interface in interfaces {
+        if let Some(network) = &interface.network {
+            let nets = interface.addresses.iter().filter(|net| net.addr().is_ipv4());
+            all.entry(network).or_default().extend(nets.map(IpNet::trunc));
+        }
+    }
+    for service in &topology.services {
+        let director = topology.hosts.get(&service.director);
+        let Some((vip, director)) = service.vip.as_ref().zip(director) else { continue };
+        let dev = director.interfaces.get(&vip.interface);
+        let net = IpNet::new(vip.address, vip.prefix_on_director()).ok();
+        if let Some((network, net)) = dev.and_then(|dev| dev.network.as_ref()).zip(net)
+            && net.addr().is_ipv4()
+            && net.prefix_len() < net.max_prefix_len()
+        {
+            all.entry(network).or_default().insert(net.trunc());
+        }
+    }
+    all
 }
 
 /// The static routes of `host` that lead to a client.
@@ -150,6 +195,7 @@ fn by_method(topology: &Topology, places: &Places<'_>, host: &Host) -> Desired {
             real_server::settle(topology, places, host, service, &mut desired);
         }
     }
+    tunnel_guard::settle(topology, places, host, &mut desired);
     path::settle(topology, places, host, &mut desired);
     desired
 }
@@ -166,8 +212,37 @@ impl Desired {
     }
 
     fn sysctl(&mut self, key: Sysctl, value: &str, why: impl Into<String>) {
+        self.accepted.remove(&key);
         self.state.sysctls.insert(key.clone(), value.to_owned());
         self.because(Item::Sysctl(key), why);
+    }
+
+    /// A setting of which the values in `accepted` serve too, if it is wanted for no other reason that leaves no choice.
+    fn sysctl_of(
+        &mut self,
+        key: Sysctl,
+        value: &str,
+        accepted: AcceptedValues,
+        why: impl Into<String>,
+    ) {
+        let accepted = match self.accepted.remove(&key) {
+            None if self.state.sysctls.contains_key(&key) => return,
+            None => accepted,
+            Some(earlier) => earlier.and(&accepted),
+        };
+        self.sysctl(key.clone(), value, why);
+        self.accepted.insert(key, accepted);
+    }
+
+    /// Source validation on `dev` that is not strict.
+    fn loose_source_validation(&mut self, dev: &IfName, why: impl Into<String>) {
+        let key = Sysctl::dev(dev, ConfItem::RpFilter);
+        self.sysctl_of(key, "2", AcceptedValues::NotStrict, why);
+    }
+
+    /// Packets that come in on `dev` with a source that is an address of the host itself.
+    fn accept_local(&mut self, dev: &IfName, why: impl Into<String>) {
+        self.sysctl(Sysctl::dev(dev, ConfItem::AcceptLocal), "1", why);
     }
 
     fn link_up(&mut self, dev: IfName, why: impl Into<String>) {
@@ -263,6 +338,14 @@ impl Desired {
             self.reasons.destinations.insert((service.clone(), key), why.into());
         }
     }
+}
+
+/// Why a director takes replies of `real_server` that come in on `dev` with its own VIP as their source.
+fn why_accept_local(vip: IpAddr, dev: &IfName, real_server: &HostName) -> String {
+    format!(
+        "replies of {real_server} with source {vip} come in on {dev} and pass through the director, which has {vip} itself: \
+         without this it drops them; any host on {dev} can then use the director's addresses as a source"
+    )
 }
 
 /// A VIP as a host address on `dev`, with a label that ifconfig shows. `None` where the name with

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Desired, Places, director};
 use crate::names::IfName;
-use crate::state::{ConfItem, Route, RouteKey, Sysctl};
+use crate::state::{Route, RouteKey, Sysctl};
 use crate::topology::{Forward, Gateway, Host, NextHop, Role, Service, StaticRoute, Topology};
 
 /// Adds what `host` needs for packets to find their way.
@@ -110,7 +110,8 @@ fn route_to_vip(topology: &Topology, host: &Host, service: &Service, desired: &m
 fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(IfName, IpAddr)> {
     let vip = service.vip.as_ref()?;
     let holds = host.on_link(vip.address).is_some() || host.route_for(vip.address).is_some();
-    if holds || host.interface_with(vip.address).is_some() {
+    // The director itself has the VIP: a route by an address of its own is refused (`fib_check_nh`).
+    if holds || host.interface_with(vip.address).is_some() || host.name == service.director {
         return None;
     }
     let director = topology.hosts.get(&service.director)?;
@@ -124,7 +125,8 @@ fn host_route(topology: &Topology, host: &Host, service: &Service) -> Option<(If
 
 /// Replies carry the VIP as their source. Their next hop takes them in on the side of their sender: the real
 /// server (DR, TUN), or the director, which rewrote them or answers itself. Where the next hop's own route to
-/// the VIP points elsewhere, a strict source check drops them all.
+/// the VIP points elsewhere, a strict source check drops them all. Where the next hop is the director, the source is an address
+/// of its own: [`super::source_validation`] finds that by the ways of clients, and without one in the file they may be anywhere.
 fn replies_with_the_vip<'a>(
     topology: &'a Topology,
     places: &Places<'a>,
@@ -134,6 +136,7 @@ fn replies_with_the_vip<'a>(
 ) {
     // There is no source check in IPv6.
     let Some(vip) = service.vip_address().filter(IpAddr::is_ipv4) else { return };
+    let is_director = host.name == service.director;
     for real_server in &service.real_servers {
         let sender =
             if real_server.forward.rewrites() { &service.director } else { &real_server.host };
@@ -143,13 +146,16 @@ fn replies_with_the_vip<'a>(
                 continue;
             }
             let Some((incoming, _)) = host.interface_with(hop.address) else { continue };
+            if is_director && !places.has_client_of_v4 && host.roles.contains(&Role::Router) {
+                let why = super::why_accept_local(vip, &incoming.name, &real_server.host);
+                desired.accept_local(&incoming.name, why);
+            }
             let Some(towards) = route_towards_vip(topology, host, service) else { continue };
             if towards == incoming.name {
                 continue;
             }
-            desired.sysctl(
-                Sysctl::dev(&incoming.name, ConfItem::RpFilter),
-                "2",
+            desired.loose_source_validation(
+                &incoming.name,
                 format!(
                     "replies with source {vip} come in on {}, while the route to {vip} points to \
                      {towards}: a strict source check would drop every one of them",
@@ -173,6 +179,9 @@ fn next_hops_of_replies<'a>(
 
 fn route_towards_vip(topology: &Topology, host: &Host, service: &Service) -> Option<IfName> {
     let vip = service.vip_address()?;
+    if host.name == service.director {
+        return Some(service.vip.as_ref()?.interface.clone());
+    }
     if host.roles.contains(&Role::Router)
         && let Some((dev, _)) = host_route(topology, host, service)
     {

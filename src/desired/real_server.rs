@@ -5,15 +5,16 @@
 //! Differences from the recipes in circulation, each because of how the kernel works:
 //! - `arp_ignore` and `arp_announce` are set on `all` only. The kernel uses the maximum of `all` and
 //!   the receiving interface (include/linux/inetdevice.h, `IN_DEV_MAXCONF`), so `all` holds on every
-//!   interface, one plugged in later included; `lo` is never the receiving interface.
+//!   interface, one plugged in later included; `lo` is never the receiving interface. A stricter `arp_ignore` that
+//!   the host has already stays where it serves.
 //! - IPv6 has nothing like them and needs nothing: a neighbour solicitation is answered for addresses
 //!   of the interface where it comes in only, and one that the host sends has an address of the
 //!   interface where it goes out (net/ipv6/ndisc.c, `ndisc_recv_ns`, `ndisc_solicit`).
 //! - No host route `VIP dev lo`: the address itself puts `local VIP` into the local table, which is
 //!   asked first (net/ipv4/fib_frontend.c, `fib_add_ifaddr`).
 //! - `rp_filter` is 2 on the interface concerned instead of 0 on it and on `all`: the maximum counts
-//!   here too, so 2 (loose) beats a strict `all`, and the other interfaces keep their protection.
-//!   IPv6 has no source check.
+//!   here too, so 2 (loose) beats a strict `all`, and the other interfaces keep their protection. Where it is 0 on both
+//!   already, it stays. IPv6 has no source check.
 
 use std::net::IpAddr;
 
@@ -21,7 +22,7 @@ use ipnet::IpNet;
 
 use super::{Desired, Places, label, tunnels};
 use crate::names::IfName;
-use crate::state::{Address, AddressKey, ConfItem, Scope, Sysctl};
+use crate::state::{AcceptedValues, Address, AddressKey, ConfItem, Scope, Sysctl};
 use crate::topology::model::host_prefix;
 use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
 
@@ -43,7 +44,7 @@ pub(super) fn settle(
             (Forward::Nat | Forward::Fullnat, _) | (Forward::Dr, None) => {}
             (Forward::Dr, Some(address)) => {
                 if address.is_ipv4() {
-                    arp(address, desired);
+                    arp(places, host, address, desired);
                     loose_source_check(topology, places, host, rs, desired);
                 }
                 vip_on_lo(address, desired);
@@ -52,7 +53,7 @@ pub(super) fn settle(
                 if let Some(address) = address.filter(IpAddr::is_ipv4)
                     && shares_the_vips_segment(topology, host, service)
                 {
-                    arp(address, desired);
+                    arp(places, host, address, desired);
                 }
                 tunnels::settle(topology, service, rs, desired);
             }
@@ -60,10 +61,13 @@ pub(super) fn settle(
     }
 }
 
-fn arp(vip: IpAddr, desired: &mut Desired) {
-    desired.sysctl(
+/// `arp_announce` has one value that serves: 1 names the VIP where it is in the subnet of the neighbour that is asked
+/// for, and 3 and more are as 0 (net/ipv4/arp.c, `arp_solicit`).
+fn arp(places: &Places<'_>, host: &Host, vip: IpAddr, desired: &mut Desired) {
+    desired.sysctl_of(
         Sysctl::all(ConfItem::ArpIgnore),
         "1",
+        arp_ignore(places, host),
         format!(
             "{vip} is on this host too: without this it answers ARP for it, and clients bypass the \
              director"
@@ -77,6 +81,26 @@ fn arp(vip: IpAddr, desired: &mut Desired) {
              it, and the neighbours learn the wrong machine for it"
         ),
     );
+}
+
+/// The values of `arp_ignore` with which the host is silent about a VIP on lo, and answers for its own addresses
+/// (net/ipv4/arp.c, `arp_ignore`). 2 asks more than 1: the sender must be in a subnet of the receiving interface that has
+/// the address too. It serves where every host of the file that may ask is in one, and where only directors and routers
+/// ask, which pass on packets of others: of its own packet a host may name the source, from any subnet (`arp_announce=0`).
+/// Not 3, which is silent about addresses of scope host only: a VIP that was on lo before lvsprov may have another. Not 8,
+/// which is silent about all. The others answer for all.
+fn arp_ignore(places: &Places<'_>, host: &Host) -> AcceptedValues {
+    let only_serves = host.roles.iter().all(|role| *role == Role::RealServer);
+    let all_near = host.interfaces.values().all(|interface| {
+        let network = interface.network.as_ref();
+        let Some(subnets) = network.and_then(|it| places.subnets.get(it)) else { return true };
+        let own = || interface.addresses.iter().filter(|net| net.addr().is_ipv4());
+        own().map(IpNet::addr).all(|asked| {
+            let mut asking = subnets.iter().filter(|subnet| subnet.contains(&asked));
+            asking.all(|subnet| own().any(|net| net.contains(&asked) && net.contains(subnet)))
+        })
+    });
+    if only_serves && all_near { AcceptedValues::of([1, 2]) } else { AcceptedValues::of([1]) }
 }
 
 /// Requests come in where the director is. Where replies leave by another interface, a strict
@@ -94,9 +118,8 @@ fn loose_source_check(
     else {
         return;
     };
-    desired.sysctl(
-        Sysctl::dev(receiving, ConfItem::RpFilter),
-        "2",
+    desired.loose_source_validation(
+        receiving,
         format!(
             "requests come in on {receiving} from the director but replies leave by {other}: a \
              strict source check would drop the requests"

@@ -22,8 +22,9 @@ use std::net::IpAddr;
 use super::real_server::{vip, vip_on_lo};
 use super::{Desired, director};
 use crate::names::IfName;
-use crate::state::{ConfItem, GuePort, Module, Protocol, Sysctl, Tunnel, TunnelDevice, TunnelKind};
-use crate::topology::{RealServer, Service, Topology};
+use crate::state::{GuePort, Module, Protocol, Tunnel, TunnelDevice, TunnelKind};
+use crate::topology::{ETHERNET_MTU, Interface, RealServer, Role, Service, Topology};
+use crate::walk::wrapping_bytes;
 
 /// Adds what a real server of `service` needs to take what is sent to it by `rs`.
 pub(super) fn settle(
@@ -35,9 +36,8 @@ pub(super) fn settle(
     let Some(dev) = receiver(service, rs, desired) else { return };
     desired.link_up(dev.clone(), "wrapped requests are unwrapped here");
     if !service.ipv6 {
-        desired.sysctl(
-            Sysctl::dev(&dev, ConfItem::RpFilter),
-            "2",
+        desired.loose_source_validation(
+            &dev,
             "requests come out of the tunnel but replies leave by another interface: a strict source \
              check would drop them; 2 (loose) is enough and beats a strict `all`, as the kernel takes \
              the larger of the two",
@@ -76,9 +76,6 @@ fn receiver(service: &Service, rs: &RealServer, desired: &mut Desired) -> Option
 
 /// `IP_VS_TUNNEL_ENCAP_FLAG_CSUM` (include/uapi/linux/ip_vs.h), of GUE and GRE.
 const CHECKSUM: u16 = 1;
-
-/// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`, of GUE.
-const REMOTE_CHECKSUM: u16 = 2;
 
 /// The device that takes IPv4 or IPv6 as they are: over IPv4 the kernel's, which takes packets from
 /// any host; over IPv6 one of our own.
@@ -158,38 +155,46 @@ fn tail(address: IpAddr) -> String {
     format!("{number:08x}")
 }
 
-/// The MTU of Ethernet, which the way from the director to the real server is taken to have.
-const MTU: u16 = 1500;
-
 /// Requests of TCP: what clients send must leave room for what wraps it.
 fn clamp(topology: &Topology, service: &Service, rs: &RealServer, desired: &mut Desired) {
     let Some(source) = service.vip_address() else { return };
     if !director::protocols(service).any(|protocol| protocol == Protocol::Tcp) {
         return;
     }
-    let mss = largest_segment(rs.rip.is_ipv6(), service.ipv6, rs.tunnel);
+    let mtu = mtu_of_way(topology, service, rs);
+    let Some(mss) = largest_segment(mtu, rs.rip.is_ipv6(), service.ipv6, rs.tunnel) else { return };
     let why = format!(
         "clients of {source} are asked for segments of at most {mss} bytes: wrapped, larger ones do \
-         not fit into {MTU} bytes, and large uploads would stall where ICMP is lost on the way"
+         not fit into {mtu} bytes, and large uploads would stall where ICMP is lost on the way"
     );
     desired.clamp_mss(topology, source, mss, &why);
     desired.module(Module::NfTables, "the maximum segment size is clamped with nftables");
 }
 
-/// Bytes of payload of a TCP segment without options (RFC 9293, 3.7.1) that still fits when wrapped
-/// (net/netfilter/ipvs/ip_vs_xmit.c, `ip_vs_tunnel_xmit` and `__ip_vs_get_out_rt`).
-fn largest_segment(outside_v6: bool, inside_v6: bool, tunnel: Tunnel) -> u16 {
-    let header = |v6: bool| if v6 { 40 } else { 20 };
-    let between = match tunnel {
-        Tunnel::Ipip => 0,
-        // UDP and GUE; a remote checksum is an option of 4 bytes behind 4 of private flags.
-        Tunnel::Gue { flags, .. } if flags & REMOTE_CHECKSUM != 0 => 8 + 4 + 8,
-        Tunnel::Gue { .. } => 8 + 4,
-        Tunnel::Gre { flags } if flags & CHECKSUM != 0 => 4 + 4,
-        Tunnel::Gre { .. } => 4,
-    };
+/// The smallest MTU between the director and the real server, as the file has it. Where routers stand between them, all
+/// their interfaces count.
+fn mtu_of_way(topology: &Topology, service: &Service, rs: &RealServer) -> u32 {
+    let mtu = |interface: &Interface| interface.mtu.unwrap_or(ETHERNET_MTU);
+    let hosts = |name| topology.hosts.get(name);
+    let of_server = hosts(&rs.host).and_then(|host| host.interface_with(rs.rip));
+    let of_server = of_server.map(|(interface, _)| mtu(interface));
+    let director = hosts(&service.director);
+    let on_link = director.and_then(|director| director.on_link(rs.rip));
+    let way = on_link.map(|(interface, _)| mtu(interface)).or_else(|| {
+        let routers = topology.with_role(Role::Router).chain(director);
+        let all = routers.flat_map(|host| host.interfaces.values());
+        all.filter(|interface| interface.network.is_some()).map(mtu).min()
+    });
+    of_server.into_iter().chain(way).min().unwrap_or(ETHERNET_MTU)
+}
+
+/// Bytes of payload of a TCP segment without options (RFC 9293, 3.7.1) that still fits into `mtu` bytes when wrapped. `None`:
+/// none does.
+fn largest_segment(mtu: u32, outside_v6: bool, inside_v6: bool, tunnel: Tunnel) -> Option<u16> {
     let tcp = 20;
-    MTU - header(outside_v6) - between - header(inside_v6) - tcp
+    let header = if inside_v6 { 40 } else { 20 };
+    let most = mtu.checked_sub(wrapping_bytes(tunnel, outside_v6) + header + tcp)?;
+    u16::try_from(most).ok().filter(|most| *most > 0)
 }
 
 #[cfg(test)]
@@ -200,13 +205,21 @@ mod tests {
     #[test]
     fn a_wrapped_segment_fills_the_wire_exactly() {
         let gue = |flags| Tunnel::Gue { port: 6080, flags };
-        assert_eq!(largest_segment(false, false, Tunnel::Ipip), 1440);
-        assert_eq!(largest_segment(false, true, Tunnel::Ipip), 1420);
-        assert_eq!(largest_segment(true, true, Tunnel::Ipip), 1400);
-        assert_eq!(largest_segment(false, false, gue(1)), 1428);
-        assert_eq!(largest_segment(true, true, gue(2)), 1380);
-        assert_eq!(largest_segment(false, false, Tunnel::Gre { flags: 0 }), 1436);
-        assert_eq!(largest_segment(true, false, Tunnel::Gre { flags: 1 }), 1412);
+        assert_eq!(largest_segment(ETHERNET_MTU, false, false, Tunnel::Ipip), Some(1440));
+        assert_eq!(largest_segment(ETHERNET_MTU, false, true, Tunnel::Ipip), Some(1420));
+        assert_eq!(largest_segment(ETHERNET_MTU, true, true, Tunnel::Ipip), Some(1400));
+        assert_eq!(largest_segment(ETHERNET_MTU, false, false, gue(1)), Some(1428));
+        assert_eq!(largest_segment(ETHERNET_MTU, true, true, gue(2)), Some(1380));
+        assert_eq!(
+            largest_segment(ETHERNET_MTU, false, false, Tunnel::Gre { flags: 0 }),
+            Some(1436)
+        );
+        assert_eq!(
+            largest_segment(ETHERNET_MTU, true, false, Tunnel::Gre { flags: 1 }),
+            Some(1412)
+        );
+        assert_eq!(largest_segment(9000, false, false, Tunnel::Ipip), Some(8940));
+        assert_eq!(largest_segment(68, true, true, Tunnel::Ipip), None);
     }
 
     #[test]

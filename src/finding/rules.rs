@@ -45,12 +45,13 @@ macro_rules! rules {
 pub const GROUPS: &[RuleGroup] = rules! {
     "The way of a packet" {
         LVS001 "no-answer" [Error] "a request or reply that a host of the file would drop, whatever the reason; asked only where no other rule finds an error";
+        LVS126 "large-packets-lost" [Warning] "large packets that do not fit on their way, and whose sender does not learn it: the connection hangs after the first kilobytes";
         LVS002 "dr-not-on-link" [Error] "a DR real server behind a router: DR rewrites the MAC address only";
         LVS003 "tun-no-route" [Error] "a director without a route to a TUN real server";
         LVS004 "fullnat-no-route" [Error] "a FULLNAT real server without a route to the director's address, or the reverse";
         LVS005 "nat-gateway" [Error] "a NAT real server whose gateway, or route to clients, is not the director: its replies keep the RIP as source";
         LVS006 "nat-client-on-link" [Error] "a NAT client in the real servers' subnet: replies go past the director";
-        LVS007 "director-is-gateway" [Error] "the director as gateway of a DR or TUN real server, or as its next hop to clients: it drops packets from its own VIP";
+        LVS007 "director-is-gateway" [Error] "the director as gateway of a DR or TUN real server, or as its next hop to clients, without being a router: it passes no replies on";
         LVS008 "vip-unreachable" [Error] "a client from which no way leads to the VIP; the cure names the route that is missing";
         LVS009 "no-way-back" [Error] "replies that do not reach the client; the cure names the route that is missing";
         LVS010 "router-not-reached" [Warning] "a router that needs a setting or a route, and that the file does not say how to reach";
@@ -82,14 +83,14 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS032 "one-destination" [Warning] "`dh`, `lblc`, `lblcr`: everything goes to one real server";
         LVS033 "ftp-data" [Warning] "FTP under `dr` or `tun` with port 21 only, and no persistence: transfers fail";
         LVS034 "hash-without-fallback" [Warning] "`sh` or `mh` without the fallback flag, where clients would be refused";
-        LVS035 "flag-of-other-scheduler" [Error] "a flag of `sh` with `mh`, or the reverse";
+        LVS035 "flag-of-other-scheduler" [Error] "a flag of `sh` or `mh` with another scheduler";
         LVS036 "flag-ignored" [Warning] "a flag that the scheduler does not read";
         LVS037 "ramp-without-effect" [Warning] "a `ramp` with a scheduler or weights that cannot grow";
         LVS038 "thresholds" [Error] "a lower threshold above the upper one, or without one";
         LVS039 "one-packet" [Error] "`one_packet` without UDP: the kernel ignores it";
         LVS040 "one-packet-nat" [Warning] "`one_packet` under NAT: replies keep the RIP as source";
         LVS041 "one-packet-persistent" [Warning] "`one_packet` with `persistence`, which goes first";
-        LVS042 "engine-without-udp" [Error] "the engine `sip` without UDP: the kernel ignores it";
+        LVS042 "engine-without-udp" [Error] "the engine `sip` for another protocol than UDP: IPVS drops its packets";
         LVS043 "mask-of-other-family" [Error] "an IPv4 mask for IPv6 persistence, or the reverse";
         LVS044 "mixed-families" [Error] "a real server of the other address family under NAT or DR";
         LVS045 "mixed-families-and-sync" [Error] "a real server of the other family beside a sync daemon";
@@ -108,6 +109,7 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS056 "gue-port" [Error] "GUE without a port";
         LVS057 "gue-port-taken" [Error] "a GUE port that is also a service's UDP port on that host";
         LVS058 "gre-checksums-differ" [Error] "GRE with and without a checksum to one address: one device takes only one kind";
+        LVS127 "sync-partner-unknown" [Warning] "a tunnel whose director has a sync daemon, and no other director in the file: real servers drop what that one wraps";
     }
     "IPVS beside its table" {
         LVS059 "ipvs-without-director" [Error] "`ipvs` under a host that is no director";

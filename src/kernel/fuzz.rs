@@ -1,5 +1,5 @@
 //! Fuzz targets for decoders of the kernel's answers and of packets. Private decoders have their target in
-//! their own module: `fuzz_ipvs`, `fuzz_nft`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
+//! their own module: `fuzz_ipvs`, `fuzz_nft`, `fuzz_iptables`, `fuzz_fou`, `fuzz_rtnetlink`, `fuzz_ndp`.
 #![allow(clippy::unwrap_used)]
 
 use super::arp::ArpFrame;

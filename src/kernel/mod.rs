@@ -10,12 +10,15 @@
 pub mod act;
 pub mod announce;
 pub mod arp;
+pub mod drop_counters;
+pub mod drop_monitor;
 pub mod error;
 pub mod fault;
 #[cfg(test)]
 mod fuzz;
 pub mod generic;
 pub mod holders;
+pub mod iptables;
 pub mod ipvs;
 pub mod modules;
 pub mod namespace;
@@ -24,6 +27,7 @@ pub mod net;
 pub mod netlink;
 pub mod nft;
 pub mod observe;
+pub mod offloads;
 pub mod sys;
 pub mod sysctls;
 pub mod traffic;

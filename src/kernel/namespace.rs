@@ -12,12 +12,11 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use super::sys;
+pub use crate::state::NamespaceId;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use serde::{Deserialize, Serialize};
-
-use super::sys;
 
 /// The network namespace of the calling thread.
 pub fn current() -> io::Result<OwnedFd> {
@@ -29,21 +28,6 @@ pub fn identity(namespace: impl AsFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(namespace)?.st_ino)
 }
 
-/// Identifies a network namespace among all of this boot, deleted ones included. The inode alone does not: a
-/// new namespace gets the number of a deleted one (`ida_alloc` takes the lowest free number).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NamespaceId {
-    /// The file system of the inode.
-    pub device: u64,
-    /// Its number there: see [`identity`].
-    pub inode: u64,
-    /// See [`sys::namespace_cookie`]; `None` before Linux 5.14.
-    pub cookie: Option<u64>,
-    /// See [`lo_node`]. Read only without a cookie; `None` where sysfs cannot be mounted.
-    pub lo: Option<u64>,
-}
-
 impl NamespaceId {
     /// Identifies the namespace of the calling thread.
     pub fn current() -> io::Result<Self> {
@@ -51,14 +35,6 @@ impl NamespaceId {
         let cookie = sys::namespace_cookie(&UnixDatagram::unbound()?).ok();
         let lo = if cookie.is_some() { None } else { lo_node().ok() };
         Ok(Self { device: found.st_dev, inode: found.st_ino, cookie, lo })
-    }
-
-    /// Whether it certainly is another namespace than `other`: only fields that both have are compared.
-    pub fn differs(&self, other: &Self) -> bool {
-        let differ = |a: Option<u64>, b: Option<u64>| a.zip(b).is_some_and(|(a, b)| a != b);
-        (self.device, self.inode) != (other.device, other.inode)
-            || differ(self.cookie, other.cookie)
-            || differ(self.lo, other.lo)
     }
 }
 

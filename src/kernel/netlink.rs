@@ -55,6 +55,16 @@ impl NetlinkSocket {
         Ok(Self { socket, peer, patience_s, seq: 0, buffer: vec![0; BUFFER] })
     }
 
+    /// Receives what the kernel sends to a multicast group of its own accord.
+    pub fn add_membership(&self, group: u32) -> io::Result<()> {
+        self.socket.add_membership(group)
+    }
+
+    /// Receives it no more. A failure means only that more is read.
+    pub fn drop_membership(&self, group: u32) {
+        let _ = self.socket.drop_membership(group);
+    }
+
     /// The part of the kernel that answers.
     pub fn peer(&self) -> &'static str {
         self.peer

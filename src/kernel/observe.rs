@@ -1,13 +1,16 @@
 //! Reads the kernel's state that a plan needs. Changes nothing, loads no module.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::error::Result;
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::net::{Net, NetState, fou};
-use super::{modules, nft, sysctls};
+use super::{iptables, modules, nft, offloads, sysctls};
 use crate::names::IfName;
+use crate::state::effects::LEADERS;
+use crate::state::firewall::Firewall;
 use crate::state::{
     Capability, Controller, Counters, DestinationKey, HostFacts, HostState, Link, Module, Routing,
     ServiceKey, Sysctl,
@@ -29,7 +32,7 @@ pub async fn read(
     wanted: impl FnOnce(&BTreeMap<IfName, Link>) -> BTreeSet<Sysctl>,
     counters: bool,
 ) -> Result<KernelState> {
-    let NetState { links, hardware, tunnels, addresses, routes, routing } =
+    let NetState { links, indexes, hardware, mtus, tunnels, addresses, routes, routing } =
         Net::open()?.read().await?;
     let (ipvs, control) = if ipvs::is_loaded() {
         let mut socket = IpvsSocket::open()?;
@@ -37,11 +40,15 @@ pub async fn read(
     } else {
         (ipvs::IpvsObservation::default(), Control::default())
     };
-    let nft = nft::observe()?;
+    let mut nft = nft::observe()?;
+    nft.filters.extend(iptables::observe()?);
+    let indexes = if nft.filters.is_empty() { BTreeMap::new() } else { indexes };
     let facts = HostFacts {
+        firewall: Arc::new(Firewall { tables: nft.filters, indexes }),
         foreign_tables: nft.unmanaged,
         stateful_drops: nft.stateful_drops,
         routing,
+        mtus,
         ..facts(hardware)
     };
     // A request for the family of a module that is not loaded could load it.
@@ -65,7 +72,18 @@ pub async fn read(
         tunnels,
         gue_ports,
     };
-    Ok(KernelState { facts, state, counters: ipvs.counters })
+    let lro = devices_with_lro(&state);
+    Ok(KernelState { facts: HostFacts { lro, ..facts }, state, counters: ipvs.counters })
+}
+
+/// What forwarding would switch LRO off on. Only for a caution: where it cannot be read, there is none.
+fn devices_with_lro(state: &HostState) -> BTreeSet<IfName> {
+    let is_off = |key: &Sysctl| state.sysctls.get(key).is_some_and(|value| value == "0");
+    if LEADERS.iter().any(is_off) {
+        offloads::with_lro().unwrap_or_default()
+    } else {
+        BTreeSet::new()
+    }
 }
 
 fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
@@ -80,10 +98,13 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         kernel,
         machine,
         hardware,
+        mtus: BTreeMap::new(),
+        lro: BTreeSet::new(),
         modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
         parts: modules::available_parts(),
         foreign_tables: BTreeSet::new(),
         stateful_drops: Vec::new(),
+        firewall: Arc::default(),
         routing: Routing::default(),
         controller: controller().map_or(Controller::Unknown, Controller::Address),
     }

@@ -1,7 +1,7 @@
-//! The only unsafe code: calls for AF_PACKET and network namespaces that no crate in use offers safely.
+//! The only unsafe code: calls for AF_PACKET, network namespaces and xtables that no crate in use offers safely.
 //!
-//! Three calls: bind a packet socket to an interface, read its number of dropped packets, and read the cookie
-//! of a socket's network namespace. All else (opening, filtering, sending, receiving) goes through `nix` and
+//! Four calls: bind a packet socket to an interface, read its number of dropped packets, read the cookie
+//! of a socket's network namespace, and read an option of a socket into bytes. All else (opening, filtering, sending, receiving) goes through `nix` and
 //! `socket2`.
 
 #![allow(unsafe_code)] // audited here, denied everywhere else
@@ -96,6 +96,31 @@ pub fn namespace_cookie(socket: &impl AsFd) -> io::Result<u64> {
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Reads an option of a socket into `buffer`, whose bytes the kernel may read as a question, and says how many there are now.
+pub fn read_option(
+    socket: &impl AsFd,
+    level: i32,
+    option: i32,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(buffer.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too many bytes"))?;
+    // SAFETY: the kernel reads and writes at most `length` bytes of `buffer`, and that is its size. Any byte is a valid one.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    usize::try_from(length).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 fn length_of<T>() -> libc::socklen_t {

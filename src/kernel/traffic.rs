@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -22,12 +23,13 @@ use crate::state::Protocol;
 
 /// Sent to a TCP server.
 const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-/// Sent to a UDP server.
-const DATAGRAM: &[u8] = b"lvsprov\n";
 /// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 16 * 1024;
 /// Characters of an answer's line in the report at most.
 const LINE_LIMIT: usize = 200;
+
+/// Datagrams sent by this process.
+static DATAGRAMS: AtomicU64 = AtomicU64::new(0);
 
 /// Fetches `count` times from `target`, each within `patience`.
 pub async fn fetch(
@@ -198,7 +200,7 @@ async fn over_udp(target: SocketAddr, patience: Duration) -> ExchangeResult {
         let socket = UdpSocket::bind((any, 0)).await?;
         // A connected socket receives only answers from the VIP, and gets ICMP errors.
         socket.connect(target).await?;
-        socket.send(DATAGRAM).await?;
+        socket.send(datagram().as_bytes()).await?;
         let mut bytes = [0; 2048];
         let length = socket.recv(&mut bytes).await?;
         Ok(printable(first_line(bytes.get(..length).unwrap_or_default()).0))
@@ -207,6 +209,13 @@ async fn over_udp(target: SocketAddr, patience: Duration) -> ExchangeResult {
         Ok(answer) => answer.map_err(|error: io::Error| reason(&error)),
         Err(_) => Err(Fetched::TIMED_OUT.to_owned()),
     }
+}
+
+/// Sent to a UDP server. Where persistence goes by the calls of SIP, IPVS drops a datagram without a Call-ID
+/// (net/netfilter/ipvs/ip_vs_pe_sip.c): this is one of a new call, which an application that expects something else ignores.
+fn datagram() -> String {
+    let number = DATAGRAMS.fetch_add(1, Ordering::Relaxed);
+    format!("lvsprov\r\nCall-ID: {}-{number}@lvsprov\r\n\r\n", std::process::id())
 }
 
 /// A short reason, equal for equal errors, so that reasons can be counted.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::preflight::Obstacle;
-use crate::names::HostName;
+use crate::names::{HostName, IfName};
 use crate::state::announcement::is_announced;
 use crate::state::{AddressKey, HostState, Link};
 use crate::topology::model::host_prefix;
@@ -60,6 +60,17 @@ pub fn controls(key: &AddressKey, seen: &HostState) -> BTreeSet<AddressKey> {
         .filter_map(|address| IpNet::new(address, host_prefix(address)).ok())
         .map(|net| AddressKey { dev: key.dev.clone(), net })
         .collect()
+}
+
+/// The hardware addresses among `macs` that are another machine's, for a host that knows no other host of the file: neither
+/// one of its own (`hardware`) nor a proxy's, which answers for [`controls`] too.
+pub fn strangers(
+    macs: &BTreeSet<String>,
+    hardware: &BTreeMap<IfName, String>,
+    proxies: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let is_own = |mac: &String| hardware.values().any(|own| own == mac);
+    macs.difference(proxies).filter(|mac| !is_own(mac)).cloned().collect()
 }
 
 /// A host of the file that was observed.
@@ -201,6 +212,16 @@ mod tests {
 
     fn keys(texts: &[&str]) -> BTreeSet<AddressKey> {
         texts.iter().map(|text| key(text)).collect()
+    }
+
+    #[test]
+    fn a_host_alone_trusts_neither_its_own_interfaces_nor_a_proxy() {
+        let macs = |all: &[&str]| all.iter().map(|mac| (*mac).to_owned()).collect::<BTreeSet<_>>();
+        let own = [("eth1".parse().unwrap(), "02:00:00:00:00:01".to_owned())].into();
+        let all = macs(&["02:00:00:00:00:01", "02:00:00:00:00:02", STRANGER]);
+        let proxies = macs(&["02:00:00:00:00:02"]);
+        assert_eq!(strangers(&all, &own, &proxies), macs(&[STRANGER]));
+        assert_eq!(strangers(&BTreeSet::new(), &own, &proxies), BTreeSet::new());
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl Goal {
             since: journal.since,
             owned: Owned::new(),
             found: HostState::default(),
+            run: None,
+            settled: None,
         });
         let wanted = match unfinished.to_put_back() {
             Some((_, before)) => before.clone(),
@@ -97,9 +99,11 @@ impl Goal {
             owned: journal.touched.clone(),
             receipt,
             receipt_after: receipt_before.clone(),
+            settled: None,
             left: BTreeSet::new(),
             contested: BTreeMap::new(),
             displaced: BTreeSet::new(),
+            kept_settings: BTreeSet::new(),
         }
     }
 }

@@ -2,12 +2,13 @@
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
 //!
 //! [`generate`] makes the states, [`world`] walks whole clusters, [`pace`] takes real servers out and in
-//! slowly, [`sharing`] has several topologies on one host.
+//! slowly, [`sharing`] has several topologies on one host, [`reboot`] restarts it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod generate;
 mod pace;
+mod reboot;
 mod sharing;
 mod world;
 
@@ -19,6 +20,7 @@ use super::ownership::Goal;
 use super::{order, simulate};
 use crate::desired::{Desired, Reasons, desired_for};
 use crate::names::{IfName, TopologyName};
+use crate::state::accepted::Surroundings;
 use crate::state::*;
 use crate::state::{Edit, EditVerb, KeyedEdit, Observation, Receipt, TunnelDevice};
 use crate::support::{Cluster, cluster};
@@ -129,6 +131,55 @@ proptest! {
         let mut owned = goal.owned.clone();
         owned.extend(b.state.modules.iter().map(|m| Item::Module(*m)));
         prop_assert_eq!(outside(&after, &owned), outside(&a, &owned));
+    }
+
+    /// A value that serves is neither owned, written nor given back. One that does not serve afterwards is none.
+    #[test]
+    fn law_1_a_value_that_serves_is_kept(a in seen_state(), b in wanted()) {
+        let seen = sighting(a.clone(), None);
+        let goal = goal(&b, &seen);
+        let once = applied(&b, &seen);
+        let back = destroyed(&once);
+        let all = Sysctl::all(ConfItem::RpFilter);
+        let mut around = Surroundings::of(&a);
+        around.rp_filter_of_all = once.state.sysctls.get(&all).map(String::as_str);
+        for (key, accepted) in &b.accepted {
+            let after = &once.state.sysctls[key];
+            prop_assert!(accepted.serves(key, after, around), "{} = {}", key, after);
+            let Some(before) = a.sysctls.get(key) else { continue };
+            let serves = accepted.serves(key, before, around);
+            prop_assert_eq!(serves, goal.kept_settings.contains(key), "{} = {}", key, before);
+            prop_assert_eq!(serves, !goal.owned.contains(&Item::Sysctl(key.clone())), "{}", key);
+            if serves {
+                prop_assert_eq!((after, &back.sysctls[key]), (before, before), "{}", key);
+            }
+        }
+    }
+
+    /// An operator sets another value that serves: no step, no other receipt, and destroy goes back to what was found.
+    #[test]
+    fn law_2_another_value_that_serves_is_no_drift(a in seen_state(), b in wanted(), value in 0..4u8) {
+        let mut once = applied(&b, &sighting(a.clone(), None));
+        let value = value.to_string();
+        let (mut changed, owned) = (Vec::new(), once.receipt.as_ref().map(|it| it.owned.clone()));
+        for (key, accepted) in &b.accepted {
+            let item = Item::Sysctl(key.clone());
+            // A device that lvsprov made has the file's value.
+            let is_ours = a.sysctls.contains_key(key)
+                && owned.as_ref().is_some_and(|owned| owned.contains(&item));
+            if is_ours && accepted.serves_anywhere(&value) {
+                once.state.sysctls.insert(key.clone(), value.clone());
+                changed.push(key);
+            }
+        }
+        let again = goal(&b, &once);
+        let steps = changes(&once.state, &again);
+        prop_assert_eq!(&steps, &Vec::<Edit>::new());
+        prop_assert_eq!(&again.receipt_after, &once.receipt);
+        let back = destroyed(&once);
+        for key in changed.into_iter().filter(|key| a.sysctls.contains_key(*key)) {
+            prop_assert_eq!(&back.sysctls[key], &a.sysctls[key], "{}", key);
+        }
     }
 
     #[test]
@@ -253,13 +304,18 @@ proptest! {
     #[test]
     fn law_4_on_the_way_nothing_is_exposed(
         from in cluster(), to in cluster(), order in any::<prop::sample::Index>(),
+        (arp_ignore, rp_filter) in (0..4u8, 0..3u8),
     ) {
-        let mut world = World::bare(&to);
+        let mut world = World::bare(&to, arp_ignore, rp_filter);
+        let found = world.hosts.clone();
         world.walk(&from, Some(&order), "bare to first");
         world.walk(&to, Some(&order), "first to second");
         world.walk_back(&to, "second to bare");
         for (host, state) in &world.hosts {
             prop_assert!(state.services.is_empty() && vips_on(state).is_empty(), "{host} keeps something");
+            for item in [ConfItem::ArpIgnore, ConfItem::RpFilter].map(Sysctl::all) {
+                prop_assert_eq!(&state.sysctls[&item], &found[host].sysctls[&item], "{}", host);
+            }
         }
     }
 }

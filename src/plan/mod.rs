@@ -2,10 +2,13 @@
 //!
 //! - [`order`]: from what is seen to what is wanted, in an order that is safe at every point.
 //! - [`ownership`]: what is ours, its values before, and the goal of an apply or a destroy.
+//! - `accepted`: settings whose value on the host serves.
 //! - [`unmanaged`]: settings that lvsprov did not make, and how far an apply may go with them.
 //! - [`other_topologies`]: what another topology owns on the same host.
 //! - [`journal`]: what lies on a host while it is changed, and how that is undone.
+//! - [`boot`]: what a host makes again by itself after a restart.
 //! - [`mod@simulate`]: steps applied in memory, as strictly as the kernel does it.
+//! - [`link_managers`]: programs on the host that work against lvsprov's settings.
 //! - [`stages`]: the order across hosts.
 //! - [`drain`], [`ramp`], [`pacing`]: real servers are taken out and in without a refused client.
 //! - [`scheduler_swap`]: no connection is refused while a service has no scheduler.
@@ -14,9 +17,12 @@
 //!
 //! All of it is pure: nothing here looks at a host.
 
+mod accepted;
+pub mod boot;
 pub mod drain;
 pub mod holders;
 pub mod journal;
+pub mod link_managers;
 pub mod order;
 pub mod other_topologies;
 pub mod ownership;

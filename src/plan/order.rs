@@ -4,14 +4,14 @@
 //! prepared. So a VIP never stands on a real server without its ARP settings, a destination never
 //! without its service, and a director has the VIP only while its rules are complete:
 //!
-//! 1. addresses removed, destinations and services removed, packet rules removed, sync daemons stopped,
-//!    tunnels down and away, GUE ports closed, routes removed; a destination whose forwarding method
-//!    or way of wrapping changes goes too, as its real server is made ready for the new one only while
-//!    nothing is sent there;
-//! 2. modules; GUE ports and tunnel devices, which have settings of their own; `ip_forward`, because
+//! 1. addresses removed, destinations and services removed, sync daemons stopped, tunnels down and away,
+//!    GUE ports closed, packet rules removed, which guarded the tunnels, routes removed; a destination whose
+//!    forwarding method or way of wrapping changes goes too, as its real server is made ready for the new
+//!    one only while nothing is sent there;
+//! 2. modules; tunnel devices, which have settings of their own; `ip_forward`, because
 //!    writing it moves other values; other sysctls, those that grow before those that shrink, so that
 //!    a maximum over two of them never dips;
-//! 3. tunnels up, routes, timeouts, packet rules, connection tracking off (source NAT needs it as long
+//! 3. packet rules, GUE ports, tunnels up, routes, timeouts, connection tracking off (source NAT needs it as long
 //!    as there is any), services and destinations, sync daemons, addresses.
 
 use super::scheduler_swap;
@@ -114,10 +114,10 @@ impl PlanDraft<'_> {
             self.withdraw_service(&key)?;
         }
         self.withdraw_all::<SyncDaemon>()?;
-        self.withdraw_all::<PacketRules>()?;
         self.links_down()?;
         self.withdraw_all::<TunnelDevice>()?;
         self.withdraw_all::<GuePort>()?;
+        self.withdraw_all::<PacketRules>()?;
         self.withdraw_all::<Route>()
     }
 
@@ -164,7 +164,6 @@ impl PlanDraft<'_> {
                 self.push(Edit::add::<Module>(module, Present))?;
             }
         }
-        self.build_all::<GuePort>()?;
         self.build_all::<TunnelDevice>()?;
         // Writing either `forwarding` moves others: those are looked at afterwards.
         self.write_sysctls(|key| *key == Sysctl::IpForward)?;
@@ -188,6 +187,8 @@ impl PlanDraft<'_> {
     }
 
     fn build(&mut self) -> Result<(), SimulateError> {
+        self.build_all::<PacketRules>()?;
+        self.build_all::<GuePort>()?;
         for dev in Link::keys(self.wanted) {
             if let Some(edit) =
                 self.edit::<Link>(&dev).filter(|_| self.state.links.contains_key(&dev))
@@ -199,7 +200,6 @@ impl PlanDraft<'_> {
         if self.state.timeouts.is_some() {
             self.build_all::<Timeouts>()?;
         }
-        self.build_all::<PacketRules>()?;
         if let Some(edit) = self.sysctl(&CONNTRACK) {
             self.push(edit)?;
         }

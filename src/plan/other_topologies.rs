@@ -111,6 +111,7 @@ pub fn unreadable<'a>(
     items.extend(
         goal.receipt_after.iter().flat_map(|receipt_after| receipt_after.owned.iter().cloned()),
     );
+    items.extend(goal.kept_settings.iter().cloned().map(Item::Sysctl));
     let here = seen.state.items();
     items.retain(|item| {
         !is_module(item) && here.contains(item) && kept(item, goal, seen) != (true, true)

@@ -8,15 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::other_topologies;
 use super::simulate::{self, SimulateError};
 use super::unmanaged::{self, AdoptPolicy, ExistingService};
+use super::{accepted, boot, other_topologies};
 use crate::desired::Desired;
 use crate::names::TopologyName;
+use crate::state::accepted::counts_together;
 use crate::state::effects::{self, LEADERS, led_by};
 use crate::state::{
     Destination, Edit, ForwardingMethod, HostState, Item, Module, Observation, Owned, Present,
-    RECEIPT_VERSION, Receipt, Route, ServiceKey, Step, Sysctl, Timeouts,
+    RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
 };
 
 /// What to reach on a host, and what its receipt must say on the way and after.
@@ -30,12 +31,16 @@ pub struct Goal {
     pub receipt: Receipt,
     /// What it must say after the last; `None`: nothing is ours any more.
     pub receipt_after: Option<Receipt>,
+    /// What the host makes again after a restart, from then on. `receipt_after` names its digest.
+    pub settled: Option<Settled>,
     /// Services of the file that exist, are not ours, and match: they are used and left as they are.
     pub left: BTreeSet<ServiceKey>,
     /// Services of the file that exist, are not ours, and differ, with the difference: they stand in the way.
     pub contested: BTreeMap<ServiceKey, String>,
     /// Services that are removed because the table is ours as a whole.
     pub displaced: BTreeSet<ServiceKey>,
+    /// Settings of the file with a value that serves, and that lvsprov did not write: they are left as they are.
+    pub kept_settings: BTreeSet<Sysctl>,
 }
 
 impl Goal {
@@ -68,8 +73,17 @@ impl Goal {
             }
         }
         settled_state.services.retain(|key, _| !left.contains(key));
+        let settled = boot::settled(topology, desired, &left, policy);
+        let before = with_modules(&seen.state, &settled_state.items())?;
+        let present = boot::present_receipt(seen);
+        let kept_settings = accepted::keep(
+            &desired.accepted,
+            &mut settled_state,
+            &before,
+            (seen, present.as_ref()),
+        );
         let ours = settled_state.items();
-        let mut receipt = taking(topology, now, &settled_state, seen)?;
+        let mut receipt = taking(topology, now, &ours, &before, (seen, present));
         if policy.adopt {
             adopt(&mut receipt, &settled_state, seen);
         }
@@ -107,26 +121,41 @@ impl Goal {
                 owned.extend(led.into_keys().map(Item::Sysctl));
             }
         }
-        let kept = keeping(&receipt, &ours, policy.exclusive);
+        let mut kept = keeping(&receipt, &ours, policy.exclusive);
+        let settled = (!policy.transient).then_some(settled);
+        kept.settled = settled.as_ref().and_then(boot::digest);
         let receipt_after = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
-        let goal = Self { wanted, owned, receipt, receipt_after, left, contested, displaced };
+        let settled = settled.filter(|_| receipt_after.is_some());
+        let goal = Self {
+            wanted,
+            owned,
+            receipt,
+            receipt_after,
+            settled,
+            left,
+            contested,
+            displaced,
+            kept_settings,
+        };
         Ok(goal.leaving(seen))
     }
 
     /// The goal of `destroy`: all as it was found. `None` where nothing is ours.
     pub fn destroy(seen: &Observation) -> Option<Self> {
-        let receipt = seen.receipt.clone()?;
+        let receipt = boot::present_receipt(seen)?;
         let mut owned = receipt.owned.clone();
         owned.extend(receipt.found.items());
-        let wanted = receipt.found.clone();
+        let wanted = boot::without_loading(&receipt.found, &seen.state);
         let goal = Self {
             wanted,
             owned,
             receipt,
             receipt_after: None,
+            settled: None,
             left: BTreeSet::new(),
             contested: BTreeMap::new(),
             displaced: BTreeSet::new(),
+            kept_settings: BTreeSet::new(),
         };
         Some(goal.leaving(seen))
     }
@@ -148,35 +177,41 @@ impl Goal {
     }
 }
 
-/// The receipt with what is newly taken added, as it is now.
+/// The receipt with what is newly taken of `ours` added, as it is now; `before`: with the modules that are wanted.
 fn taking(
     topology: &TopologyName,
     now: u64,
-    wanted: &HostState,
-    seen: &Observation,
-) -> Result<Receipt, SimulateError> {
-    let mut receipt = seen.receipt.clone().unwrap_or_else(|| Receipt {
+    ours: &Owned,
+    before: &HostState,
+    (seen, present): (&Observation, Option<Receipt>),
+) -> Receipt {
+    let mut receipt = present.unwrap_or_else(|| Receipt {
         version: RECEIPT_VERSION,
         topology: topology.clone(),
         since: now,
         owned: Owned::new(),
         found: HostState::default(),
+        run: seen.run.clone(),
+        settled: None,
     });
-    let ours = wanted.items();
-    let before = with_modules(&seen.state, &ours)?;
-    for item in ours.difference(&receipt.owned.clone()) {
+    take(&mut receipt, ours, before, seen);
+    receipt
+}
+
+/// Adds those of `items` that `receipt` does not own, as they are in `before`.
+pub(super) fn take(receipt: &mut Receipt, items: &Owned, before: &HostState, seen: &Observation) {
+    for item in items.difference(&receipt.owned.clone()) {
         // A service that had no place in the table before the file named it was found earlier.
         let displaced =
             matches!(item, Item::Service(key) if receipt.found.services.contains_key(key));
         if !displaced {
-            receipt.found.copy_item(item, found_before(item, &before, seen));
+            receipt.found.copy_item(item, found_before(item, before, seen));
         }
         if let Item::Sysctl(key) = item {
-            take_along(&mut receipt, key, &before, seen);
+            take_along(receipt, key, before, seen);
         }
         receipt.owned.insert(item.clone());
     }
-    Ok(receipt)
 }
 
 /// Remembers what moves when `key` is written, unless that is remembered already.
@@ -190,9 +225,14 @@ fn take_along(receipt: &mut Receipt, key: &Sysctl, before: &HostState, seen: &Ob
 }
 
 /// Where it says how `item` was before any topology took it: in the receipt of another that has it, else in
-/// what is here now.
-fn found_before<'a>(item: &Item, here: &'a HostState, seen: &'a Observation) -> &'a HostState {
-    let having = || seen.others.values().filter(|theirs| speaks_of(theirs, item));
+/// what is here now. A receipt from before a restart says nothing of the present values.
+pub(super) fn found_before<'a>(
+    item: &Item,
+    here: &'a HostState,
+    seen: &'a Observation,
+) -> &'a HostState {
+    let current = |theirs: &&Receipt| !theirs.is_stale(seen.run.as_ref());
+    let having = || seen.others.values().filter(current).filter(|theirs| speaks_of(theirs, item));
     let first = having().find(|theirs| theirs.found.differs(here, item));
     first.or_else(|| having().next()).map_or(here, |theirs| &theirs.found)
 }
@@ -256,7 +296,7 @@ pub fn with_modules_of<'a>(
 
 /// The state once the modules that are wanted are there: `tunl0` comes with one of them, and how it
 /// starts is what it must go back to, because modules stay.
-fn with_modules(seen: &HostState, ours: &Owned) -> Result<HostState, SimulateError> {
+pub(super) fn with_modules(seen: &HostState, ours: &Owned) -> Result<HostState, SimulateError> {
     let mut state = seen.clone();
     for item in ours {
         let Item::Module(module) = item else { continue };
@@ -270,7 +310,7 @@ fn with_modules(seen: &HostState, ours: &Owned) -> Result<HostState, SimulateErr
 /// What the file leaves open is taken from the present value: the metric of a default route that is
 /// replaced, all of a route that already leads where it should, the label of an address that exists,
 /// and IPVS's own word for a real server that is the director itself.
-fn inherit(desired: &HostState, seen: &HostState) -> HostState {
+pub(super) fn inherit(desired: &HostState, seen: &HostState) -> HostState {
     let mut state = desired.clone();
     for (key, route) in &mut state.routes {
         if let Some(there) = seen.routes.get(key) {
@@ -328,9 +368,10 @@ fn inherit_route(wanted: &Route, there: &Route) -> Route {
 }
 
 /// Values under /proc/sys that must be read to plan for `desired`: its own, whether IPv6 is off where it wants an
-/// address, what a new tunnel inherits. (What moves with `ip_forward` the agent adds itself.)
+/// address, what a new tunnel inherits, what counts together with a device's own value. (What moves with `ip_forward` the agent adds itself.)
 pub fn sysctls_to_read(desired: &HostState) -> BTreeSet<Sysctl> {
     let mut keys: BTreeSet<Sysctl> = desired.sysctls.keys().cloned().collect();
+    keys.extend(desired.sysctls.keys().filter_map(counts_together));
     if desired.modules.contains(&Module::IpVs) {
         keys.extend(super::drain::BORROWED);
     }

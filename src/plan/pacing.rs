@@ -101,7 +101,7 @@ pub enum CountedConnections {
 impl CountedConnections {
     /// How many of them `counters` has.
     pub fn of(self, counters: &Counters) -> u64 {
-        let Counters { active, inactive, persistent: _, total: _ } = counters;
+        let Counters { active, inactive, .. } = counters;
         match self {
             Self::Active => u64::from(*active),
             Self::All => u64::from(*active) + u64::from(*inactive),

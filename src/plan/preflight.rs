@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
-use super::simulate;
+use super::{link_managers, simulate};
 use crate::desired::Desired;
+use crate::state::effects::LEADERS;
 use crate::state::silent::is_silent;
 use crate::state::{
     AddressKey, Capability, Conf6Item, ConfDev, Controller, Edit, HostState, Item, Link, Module,
@@ -43,6 +44,7 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     routes(goal, seen, &mut all);
     vips(desired, goal, seen, &mut all);
     contested(goal, &mut all);
+    link_managers::obstacles(goal, seen, &mut all);
     all
 }
 
@@ -156,6 +158,22 @@ fn route_back(seen: &Observation, after: &HostState, controller: IpAddr) -> Opti
 fn way_to(state: &HostState, address: IpAddr) -> Option<(&RouteKey, &Route)> {
     let fitting = state.routes.iter().filter(|(key, _)| key.0.contains(&address));
     fitting.max_by_key(|(key, _)| key.0.prefix_len())
+}
+
+/// A caution where forwarding is switched on, and LRO off with it (net/core/dev.c, `dev_disable_lro`).
+pub fn lost_lro(seen: &Observation, after: &HostState) -> Option<String> {
+    let is = |state: &HostState, key: &Sysctl, value: &str| {
+        state.sysctls.get(key).is_some_and(|present| present == value)
+    };
+    let switched_on = LEADERS.iter().any(|key| is(&seen.state, key, "0") && is(after, key, "1"));
+    let devices: Vec<String> = seen.facts.lro.iter().map(ToString::to_string).collect();
+    (switched_on && !devices.is_empty()).then(|| {
+        format!(
+            "forwarding switches large receive offload (LRO) off on {}, for good: destroy does not switch it on again, \
+             `ethtool -K DEVICE lro on` does",
+            devices.join(", ")
+        )
+    })
 }
 
 fn interfaces(desired: &Desired, seen: &Observation, all: &mut Vec<Obstacle>) {

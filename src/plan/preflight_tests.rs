@@ -212,6 +212,8 @@ fn a_receipt_of_a_later_version() {
         since: 0,
         owned: [].into(),
         found: HostState::default(),
+        run: None,
+        settled: None,
     });
     let message = format!("the receipt on this host has version {}", RECEIPT_VERSION + 1);
     assert_eq!(messages(&desired(), &later), [message]);
@@ -237,7 +239,15 @@ mod sharing {
         let mut found = HostState::default();
         found.sysctls.insert(Sysctl::all(ConfItem::ArpIgnore), value.to_owned());
         let topology = "other".parse().unwrap();
-        Receipt { version: RECEIPT_VERSION, topology, since: 0, owned: [arp()].into(), found }
+        Receipt {
+            version: RECEIPT_VERSION,
+            topology,
+            since: 0,
+            owned: [arp()].into(),
+            found,
+            run: None,
+            settled: None,
+        }
     }
 
     fn with_value(value: &str) -> Observation {
@@ -564,6 +574,8 @@ fn a_vip_that_is_to_stand_on_a_tunnel_device() {
             since: 0,
             owned: [Item::Address(there)].into(),
             found: HostState::default(),
+            run: None,
+            settled: None,
         });
         assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "{dev}");
     }

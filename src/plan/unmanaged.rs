@@ -22,6 +22,8 @@ pub struct AdoptPolicy {
     pub adopt: bool,
     /// The IPVS table is ours as a whole (`ipvs: exclusive`).
     pub exclusive: bool,
+    /// After a restart the host makes nothing again (`persist: false`).
+    pub transient: bool,
 }
 
 /// One thing that is not ours.

@@ -67,9 +67,9 @@ fn goal(terms: AdoptPolicy, desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply_on(terms, &name(), 7, desired, seen).unwrap()
 }
 
-const PLAIN: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: false };
-const ADOPT: AdoptPolicy = AdoptPolicy { adopt: true, exclusive: false };
-const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true };
+const PLAIN: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: false, transient: false };
+const ADOPT: AdoptPolicy = AdoptPolicy { adopt: true, exclusive: false, transient: false };
+const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true, transient: false };
 
 fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();
@@ -252,6 +252,8 @@ fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() 
         since: 0,
         owned: [item(MAIL), item(WEB)].into(),
         found: HostState::default(),
+        run: None,
+        settled: None,
     };
     seen.others.insert(other, theirs);
     for terms in [PLAIN, ADOPT, EXCLUSIVE] {

@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 
 use owo_colors::OwoColorize as _;
 
-use super::{plural, transaction};
-use crate::apply::outcome::{Action, RollbackEnd, TransactionEnd};
+use super::steps::{self, SameSteps, StageSteps, StepCounts, short_reason};
+use super::{hosts, plural, transaction};
+use crate::apply::outcome::{Action, TransactionEnd};
 use crate::apply::verify::Verification;
 use crate::apply::{ClusterReport, HostReport, HostStatus, StepReport, StepState};
+use crate::names::HostName;
 use crate::state::{Edit, EditVerb};
 
 /// As JSON, schema `lvsprov/plan/1` or `lvsprov/result/1`.
@@ -19,59 +21,53 @@ pub fn json(report: &ClusterReport) -> serde_json::Value {
     super::with_schema(kind, report)
 }
 
-/// As text: host by host, each step with before, after and why; then a line that sums up.
+/// As text: what clients may feel, the steps by stage and host, each with before, after and the first of its reasons, then
+/// what else is to know of hosts; and last a line that sums up.
 pub fn text(report: &ClusterReport) -> String {
-    let mut text = String::new();
-    for (name, host) in &report.hosts {
-        let _ = writeln!(text, "{}  {}", name.bold(), status(host, report));
-        let mut stage = None;
-        for step in &host.steps {
-            if stage != Some(step.stage) {
-                stage = Some(step.stage);
-                let _ = writeln!(text, "  {}", step.stage.describe().dimmed());
-            }
-            let _ = writeln!(text, "    {} {}{}", mark(&step.edit), step.text, done(step));
-            let cost = super::costs::of(step);
-            if !cost.is_empty() {
-                let _ = writeln!(text, "        {}", cost.yellow());
-            }
-            let _ = writeln!(text, "        {}", step.why.dimmed());
-        }
-        for obstacle in &host.obstacles {
-            let _ = writeln!(text, "    {} {}", "!".red(), obstacle.message);
-            let _ = writeln!(text, "        why: {}", obstacle.why);
-            let _ = writeln!(text, "        do:  {}", obstacle.cure);
-        }
-        if let Some(failure) = &host.failure {
-            let _ = writeln!(text, "    {} {}", "error:".red(), failure.message);
-            for cause in &failure.causes {
-                let _ = writeln!(text, "        {cause}");
-            }
-            if let Some(cure) = &failure.cure {
-                let _ = writeln!(text, "        do: {cure}");
+    text_with(report, ReasonDetail::Short)
+}
+
+/// How much of a step's reasons is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasonDetail {
+    /// The first one, cut to a line.
+    Short,
+    /// All of them, a line each.
+    Full,
+}
+
+/// As text, with the reasons as `detail` says.
+pub fn text_with(report: &ClusterReport, detail: ReasonDetail) -> String {
+    let mut text = felt_text(report);
+    let mut is_cut = false;
+    for StageSteps { stage, groups } in steps::by_stage(report) {
+        let _ = writeln!(text, "{}", stage.describe().bold());
+        for SameSteps { hosts, steps } in groups {
+            let each = if hosts.len() > 1 { "  the same on each" } else { "" };
+            let _ = writeln!(text, "{}{}", listed(&hosts, 2), each.dimmed());
+            for step in steps {
+                is_cut |= write_step(&mut text, step, detail);
             }
         }
-        for note in &host.notes {
-            let _ = writeln!(text, "    note: {note}");
-        }
-        let is_over = matches!(
-            host.rollback.as_ref().map(|rollback| &rollback.end),
-            Some(RollbackEnd::RolledBack | RollbackEnd::Committed)
-        );
-        if let Some(open) = host.open_transaction.as_ref().filter(|_| !is_over) {
-            text.push_str(&transaction::host_transaction(open));
-        }
-        // Without steps it explains nothing.
-        if let Some(reverted) = host.reverted.as_ref().filter(|_| !host.steps.is_empty()) {
-            text.push_str(&transaction::reverted(reverted));
-        }
-        if let Some(rollback) = &host.rollback {
-            text.push_str(&transaction::rollback(rollback, report));
-        }
-        text.push_str(&super::foreign(&host.foreign));
+        text.push('\n');
     }
-    let _ = writeln!(text, "\n{}", summary(report));
-    text.push_str(&super::costs::summary(report));
+    let hosts = hosts::text(report);
+    if !hosts.is_empty() {
+        text.push_str(&hosts);
+        text.push('\n');
+    }
+    if is_cut {
+        text.push_str("reasons are cut (...): `--explain` shows all of them\n");
+    }
+    text.push_str(&remarks(report));
+    let _ = writeln!(text, "{}", summary(report).bold());
+    text.push_str(&what_next(report));
+    text
+}
+
+/// Live connections, requests, open transactions, the fingerprint: a line each, as far as there are any.
+pub(super) fn remarks(report: &ClusterReport) -> String {
+    let mut text = super::costs::summary(report);
     text.push_str(&super::verify::summary(&report.verifications));
     let closes = matches!(report.action, Action::Rollback | Action::Confirm);
     if !closes || report.has_failures() {
@@ -81,12 +77,90 @@ pub fn text(report: &ClusterReport) -> String {
         let short: String = fingerprint.chars().take(12).collect();
         let _ = writeln!(text, "fingerprint of this plan: {short}");
     }
-    text.push_str(&what_next(report));
+    text
+}
+
+/// Columns of a line.
+const WIDTH: usize = 100;
+/// Steps that are listed first; the rest are counted.
+const FELT: usize = 12;
+
+/// The planned steps that clients may feel, before all others. Empty where there are none, and for a destroy, where it
+/// would be all of them.
+fn felt_text(report: &ClusterReport) -> String {
+    let felt = steps::felt(report);
+    if felt.is_empty() || report.action != Action::Plan {
+        return String::new();
+    }
+    let mut text = format!("{}\n", "clients may feel".red().bold());
+    for (host, step) in felt.iter().take(FELT) {
+        let cost = super::costs::of(step);
+        let cost = if cost.is_empty() { cost } else { format!("  {}", cost.yellow()) };
+        let _ = writeln!(text, "  {} {} {}{cost}", host.bold(), mark(&step.edit), step.text);
+    }
+    match felt.len().saturating_sub(FELT) {
+        0 => {}
+        more => {
+            let _ = writeln!(text, "  and {more} {} more, below", plural(more, "step"));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Writes a step, and says whether its reasons are cut.
+fn write_step(text: &mut String, step: &StepReport, detail: ReasonDetail) -> bool {
+    let _ = write!(text, "    {} {}{}", mark(&step.edit), step.text, done(step));
+    let cost = super::costs::of(step);
+    let room = if cost.is_empty() { WIDTH.saturating_sub(6 + width_of(step)) } else { 0 };
+    if detail == ReasonDetail::Short && step.why.chars().count() + 4 <= room {
+        let _ = writeln!(text, "  {}", format_args!("# {}", step.why).dimmed());
+        return false;
+    }
+    text.push('\n');
+    if !cost.is_empty() {
+        let _ = writeln!(text, "        {}", cost.yellow());
+    }
+    if detail == ReasonDetail::Full {
+        for reason in step.why.split("; ") {
+            let _ = writeln!(text, "        {}", format_args!("# {reason}").dimmed());
+        }
+        return false;
+    }
+    let reason = short_reason(&step.why, WIDTH - 10);
+    let _ = writeln!(text, "        {}", format_args!("# {reason}").dimmed());
+    reason != step.why
+}
+
+/// Columns of a step's line without its mark and its reason.
+fn width_of(step: &StepReport) -> usize {
+    let done = anstream::adapter::strip_str(&done(step)).to_string();
+    step.text.chars().count() + done.chars().count()
+}
+
+/// Names, in lines of at most [`WIDTH`] columns; without a line end.
+pub(super) fn listed(names: &[&HostName], indent: usize) -> String {
+    let indent = " ".repeat(indent);
+    let mut text = indent.clone();
+    let mut column = indent.len();
+    for (at, name) in names.iter().enumerate() {
+        let comma = if at + 1 < names.len() { "," } else { "" };
+        let width = name.as_str().len() + comma.len();
+        if at > 0 && column + 1 + width > WIDTH {
+            let _ = write!(text, "\n{indent}");
+            column = indent.len();
+        } else if at > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        let _ = write!(text, "{}{comma}", name.bold());
+        column += width;
+    }
     text
 }
 
 /// After an apply or destroy that failed: the state of the hosts, and what to do. Empty after a success.
-fn what_next(report: &ClusterReport) -> String {
+pub(super) fn what_next(report: &ClusterReport) -> String {
     let (again, back) = match report.action {
         Action::Plan
         | Action::PlanDestroy
@@ -140,74 +214,6 @@ fn what_next(report: &ClusterReport) -> String {
     text
 }
 
-fn status(host: &HostReport, report: &ClusterReport) -> String {
-    let action = report.action;
-    let steps = host.steps.len();
-    let back = matches!(action, Action::Destroy | Action::PlanDestroy);
-    if let Some(status) = transaction::status(host, action) {
-        return status;
-    }
-    match &host.status {
-        HostStatus::Unchanged if back => "nothing to take back".green().to_string(),
-        HostStatus::Unchanged => "as it should be".green().to_string(),
-        HostStatus::Pending => format!("{steps} {}", plural(steps, "step")).yellow().to_string(),
-        HostStatus::Changed if is_left_open(report) => {
-            format!("{steps} {} done, and left open", plural(steps, "step")).yellow().to_string()
-        }
-        HostStatus::Changed => {
-            format!("{steps} {} done, verified", plural(steps, "step")).green().to_string()
-        }
-        HostStatus::Unverified => "done, but not as wanted afterwards".red().to_string(),
-        HostStatus::Failed => format!("failed{}", how_far(host)).red().to_string(),
-        HostStatus::Undone { because } => format!("undone, because {because}").yellow().to_string(),
-        HostStatus::Unreachable => "not touched: it could not be reached".red().to_string(),
-        HostStatus::Refused => "not touched: it refused".red().to_string(),
-        HostStatus::Obstructed => "not touched: something stands in the way".red().to_string(),
-        HostStatus::NotAttempted { because } => match count(host, StepState::Done) {
-            0 => format!("not attempted, because {because}").red().to_string(),
-            done => {
-                format!("{done} of {steps} steps done, the rest not attempted, because {because}")
-                    .red()
-                    .to_string()
-            }
-        },
-        HostStatus::Unmanaged => {
-            "not touched: the file does not say how it is reached".dimmed().to_string()
-        }
-        HostStatus::LeftOut => "left out by --limit".dimmed().to_string(),
-    }
-}
-
-/// Whether the transaction is executed and neither committed nor aborted.
-fn is_left_open(report: &ClusterReport) -> bool {
-    report.transaction.as_ref().is_some_and(|of| of.ended == TransactionEnd::Open)
-}
-
-fn count(host: &HostReport, state: StepState) -> usize {
-    host.steps.iter().filter(|step| step.state == state).count()
-}
-
-/// How far a host that failed came.
-fn how_far(host: &HostReport) -> String {
-    let (all, done) = (host.steps.len(), count(host, StepState::Done));
-    match count(host, StepState::Undone) {
-        0 => {}
-        undone => {
-            return format!(", and its {undone} {} undone", plural_is(undone, "step"));
-        }
-    }
-    let failed = count(host, StepState::Failed);
-    match count(host, StepState::Unknown) {
-        0 if all == 0 => String::new(),
-        0 if done == 0 && failed == 0 => ": nothing on it was changed".to_owned(),
-        0 => format!(": {done} of {all} {} done, then it stopped", plural(all, "step")),
-        unknown => format!(
-            ": {done} of {all} {} done, of {unknown} more it is not known",
-            plural(all, "step")
-        ),
-    }
-}
-
 pub(super) fn mark(edit: &Edit) -> String {
     match edit.verb() {
         EditVerb::Add => "+".green().to_string(),
@@ -227,11 +233,8 @@ pub(super) fn done(step: &StepReport) -> String {
     }
 }
 
-fn plural_is(count: usize, noun: &str) -> String {
-    format!("{} {}", plural(count, noun), if count == 1 { "is" } else { "are" })
-}
-
-fn summary(report: &ClusterReport) -> String {
+/// One line: how many changes on how many hosts, what was not done, and how many hosts have nothing to change.
+pub(super) fn summary(report: &ClusterReport) -> String {
     let name = &report.topology;
     let failed = match report.action {
         // Their summary counts failures itself.
@@ -240,31 +243,49 @@ fn summary(report: &ClusterReport) -> String {
             report.hosts.values().filter(|host| host.status.is_failure()).count()
         }
     };
-    let changed = report.count(StepState::Done);
-    let planned = report.count(StepState::Planned);
+    let planned = StepCounts::of(report, StepState::Planned);
+    let done = StepCounts::of(report, StepState::Done);
     let left = [StepState::NotDone, StepState::Failed, StepState::Unknown, StepState::Undone]
         .map(|state| report.count(state))
         .iter()
         .sum::<usize>();
     let outcome = match report.action {
-        Action::Plan | Action::PlanDestroy if planned == 0 && failed > 0 => {
+        Action::Plan | Action::PlanDestroy if planned.all() == 0 && failed > 0 => {
             format!("{name}: nothing to do elsewhere")
         }
-        Action::Plan | Action::PlanDestroy if planned == 0 => format!("{name}: nothing to do"),
-        Action::Plan => format!("{name}: {planned} {} to do", plural(planned, "change")),
-        Action::PlanDestroy => {
-            format!("{name}: {planned} {} to take back", plural(planned, "change"))
+        Action::Plan | Action::PlanDestroy if planned.all() == 0 => {
+            format!("{name}: nothing to do")
         }
-        Action::Apply => format!("{name}: {changed} {} made", plural(changed, "change")),
-        Action::Destroy => format!("{name}: {changed} {} taken back", plural(changed, "change")),
-        Action::Rollback | Action::PlanRollback | Action::Confirm => transaction::summary(report),
+        Action::Plan => {
+            format!("{name}: {} ({})", on_hosts(planned, "to do"), planned.describe())
+        }
+        Action::PlanDestroy => format!("{name}: {}", on_hosts(planned, "to take back")),
+        Action::Apply => format!("{name}: {}", on_hosts(done, "made")),
+        Action::Destroy => format!("{name}: {}", on_hosts(done, "taken back")),
+        Action::Rollback | Action::PlanRollback | Action::Confirm => {
+            return transaction::summary(report);
+        }
     };
-    match (failed, left) {
-        (0, 0) => outcome,
-        (0, left) => format!("{outcome}, {left} not"),
-        (failed, 0) => format!("{outcome}, {failed} {} failed", plural(failed, "host")),
-        (failed, left) => {
-            format!("{outcome}, {left} not; {failed} {} failed", plural(failed, "host"))
-        }
+    let is_unchanged = |host: &&HostReport| host.status == HostStatus::Unchanged;
+    let unchanged = report.hosts.values().filter(is_unchanged).count();
+    let mut text = outcome;
+    if left > 0 {
+        let _ = write!(text, ", {left} not");
     }
+    if unchanged > 0 {
+        let _ = write!(text, ", {unchanged} {} unchanged", plural(unchanged, "host"));
+    }
+    if failed > 0 {
+        let mark = if left > 0 { ";" } else { "," };
+        let _ = write!(text, "{mark} {failed} {} failed", plural(failed, "host"));
+    }
+    text
+}
+
+/// `18 changes to do on 5 hosts`.
+fn on_hosts(counts: StepCounts, what: &str) -> String {
+    let (all, hosts) = (counts.all(), counts.hosts);
+    let on =
+        if hosts == 0 { String::new() } else { format!(" on {hosts} {}", plural(hosts, "host")) };
+    format!("{all} {} {what}{on}", plural(all, "change"))
 }

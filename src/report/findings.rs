@@ -94,7 +94,7 @@ fn with_code(finding: &Finding, value: &impl serde::Serialize) -> Value {
 }
 
 /// The worst findings, in the order in which they stand.
-fn shown(findings: &[Finding]) -> Vec<&Finding> {
+pub(super) fn shown(findings: &[Finding]) -> Vec<&Finding> {
     let mut worst: Vec<(usize, &Finding)> = findings.iter().enumerate().collect();
     worst.sort_by_key(|(_, finding)| finding.severity);
     worst.truncate(SHOWN);
@@ -189,7 +189,8 @@ fn counts(findings: &[Finding]) -> [usize; 3] {
     [Severity::Error, Severity::Warning, Severity::Note].map(count)
 }
 
-fn summary(findings: &[Finding], silenced: &[SilencedFinding]) -> Option<String> {
+/// How many there are; `None`: none.
+pub(super) fn summary(findings: &[Finding], silenced: &[SilencedFinding]) -> Option<String> {
     let many = |n: usize, what: &str| match n {
         0 => None,
         1 => Some(format!("1 {what}")),

@@ -1,17 +1,26 @@
-//! The result of a command, as text for people and JSON for programs. It decides nothing.
+//! The result of a command, as text for people, JSON for programs, Markdown for a pull request, and an HTML page. It decides
+//! nothing about hosts.
 //!
 //! Text has ANSI colours; the caller removes them where there is no terminal.
 
 pub mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 pub mod costs;
+pub mod doctor;
 pub mod findings;
+mod hosts;
 pub mod lab;
+pub mod markdown;
+pub mod page;
 pub mod rules;
 pub mod status;
+pub mod steps;
 pub mod table;
 mod transaction;
 pub mod verify;
 pub mod walk;
+pub mod watch;
 
 /// Items of a host that lvsprov did not make, a line each, aligned.
 fn foreign(all: &[crate::plan::UnmanagedItem]) -> String {

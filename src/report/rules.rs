@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
-use super::table;
+use super::{markdown, table};
 use crate::finding::Severity;
 use crate::finding::rules::{self, Rule};
 
@@ -29,6 +29,28 @@ pub fn page_text(rule: &Rule) -> String {
         let _ = write!(text, "\n{}", plain(page));
     }
     text
+}
+
+/// The page of `rule` as Markdown.
+pub fn page_markdown(rule: &Rule) -> String {
+    let severities = severities(rule).join(" or ");
+    let page = page(rule).unwrap_or_default();
+    format!("### {rule}\n\n**{severities}**. It finds: {}.\n\n{page}\n", markdown::text(rule.title))
+}
+
+/// All rules as Markdown: a table a group.
+pub fn list_markdown() -> String {
+    let mut out = String::from("### lvsprov explain --list\n");
+    for group in rules::GROUPS {
+        let row = |rule: &Rule| {
+            let severities = severities(rule).join(", ");
+            [rule.code, rule.name, &severities, rule.title].map(str::to_owned).to_vec()
+        };
+        let rows: Vec<Vec<String>> = group.rules.iter().map(row).collect();
+        let table = markdown::table(&["code", "rule", "severity", "finds"], &rows);
+        let _ = write!(out, "\n#### {}\n\n{table}", markdown::text(group.title));
+    }
+    out
 }
 
 /// Schema `lvsprov/rules/1`: a list of this one, with its page.
@@ -174,5 +196,17 @@ mod tests {
         let long = wrapped(&format!("* {}", "word ".repeat(40)), "  ");
         assert!(long.lines().all(|line| line.chars().count() <= WIDTH), "{long}");
         assert!(long.lines().skip(1).all(|line| line.starts_with("  word")), "{long}");
+    }
+
+    #[test]
+    fn every_rule_has_a_row_and_a_page_in_markdown() {
+        let list = list_markdown();
+        for rule in rules::GROUPS.iter().flat_map(|group| group.rules) {
+            assert!(list.contains(&format!("\n| {} | {} | ", rule.code, rule.name)), "{rule}");
+            let markdown = page_markdown(rule);
+            assert!(markdown.starts_with(&format!("### {rule}\n\n**")), "{markdown}");
+            let page = page(rule).unwrap_or_default();
+            assert!(!page.is_empty() && markdown.ends_with(&format!("\n\n{page}\n")), "{rule}");
+        }
     }
 }

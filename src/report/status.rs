@@ -53,7 +53,8 @@ pub fn text(report: &StatusReport) -> String {
     text
 }
 
-fn state(host: &HostView) -> String {
+/// How a host stands, in a few words.
+pub(super) fn state(host: &HostView) -> String {
     let since = host.applied_since.map_or_else(
         || "never applied here".to_owned(),
         |since| format!("applied {} ago", age(since)),
@@ -142,7 +143,13 @@ mod tests {
             weight: 1,
             upper_threshold,
             lower_threshold: 0,
-            counters: Counters { active, inactive: 2, persistent: 3, total: 4 },
+            counters: Counters {
+                active,
+                inactive: 2,
+                persistent: 3,
+                total: 4,
+                ..Counters::default()
+            },
         }
     }
 

@@ -54,10 +54,11 @@ pub(super) fn host_transaction(transaction: &HostTransactionReport) -> String {
 
 /// The transaction that a host reverted by itself.
 pub(super) fn reverted(reverted: &Reverted) -> String {
-    let Reverted { transaction, intent, by, at } = reverted;
+    let Reverted { transaction, intent, by, at, restarted } = reverted;
+    let when = if *restarted { "before this host was restarted" } else { "in time" };
     format!(
         "    {} this host undid transaction {transaction} ({intent} by {by}) by itself {} ago: it was \
-         not confirmed in time\n",
+         not confirmed {when}\n",
         "reverted:".yellow(),
         super::status::age(*at)
     )
@@ -165,7 +166,7 @@ pub(super) fn open_hosts(report: &ClusterReport) -> Vec<&str> {
 }
 
 /// The status of a host after a rollback or confirm; `None` for any other command.
-pub(super) fn status(host: &HostReport, action: Action) -> Option<String> {
+pub(super) fn status(host: &HostReport, action: Action, several: bool) -> Option<String> {
     let end = host.rollback.as_ref().map(|rollback| &rollback.end);
     match action {
         Action::Rollback | Action::PlanRollback | Action::Confirm => {}
@@ -174,11 +175,15 @@ pub(super) fn status(host: &HostReport, action: Action) -> Option<String> {
     match (&host.status, end) {
         (HostStatus::Unchanged, _) => Some("nothing is unfinished here".green().to_string()),
         (_, Some(RollbackEnd::RolledBack)) => {
-            Some("undone: it is as it was before".green().to_string())
+            let one = "undone: it is as it was before";
+            let all = "undone: they are as they were before";
+            Some(if several { all } else { one }.green().to_string())
         }
         (_, Some(RollbackEnd::Committed)) => Some("kept, and closed".green().to_string()),
         (_, Some(RollbackEnd::Planned)) => Some("unfinished".yellow().to_string()),
-        (HostStatus::Failed, _) => Some("left as it is".red().to_string()),
+        (HostStatus::Failed, _) => {
+            Some(if several { "left as they are" } else { "left as it is" }.red().to_string())
+        }
         _ => None,
     }
 }

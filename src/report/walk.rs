@@ -10,7 +10,7 @@ use crate::check::cure_of_death;
 use crate::desired::ExpectedRequest;
 use crate::names::HostName;
 use crate::topology::Topology;
-use crate::walk::{Walk, WalkVerdict};
+use crate::walk::{Hop, LargeVerdict, Walk, WalkVerdict};
 
 /// How one request goes, for a program.
 #[derive(Debug, Serialize)]
@@ -29,8 +29,73 @@ pub struct WalkView {
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<String>,
+    /// The host that drops it, or cannot send it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dies_on: Option<String>,
+    /// What becomes of large packets from the client, where small ones are answered and the service has TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uploads: Option<LargeView>,
+    /// The same of packets to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downloads: Option<LargeView>,
+    /// Rules of other programs on the way whose verdict is not known: `lvs: the nftables chain …`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unclear_rules: Vec<String>,
     /// What happens, in order.
     pub hops: Vec<HopView>,
+}
+
+/// What becomes of large packets, for a program.
+#[derive(Debug, Serialize)]
+pub struct LargeView {
+    /// `pass`, `pass_after_icmp`, `hang` or `unknown`.
+    pub verdict: &'static str,
+    /// Where and why they are lost, whose ICMP message makes them smaller, or what is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+impl LargeView {
+    fn new(topology: &Topology, large: &LargeVerdict) -> Self {
+        let (verdict, reason, cure) = match large {
+            LargeVerdict::Pass => ("pass", None, None),
+            LargeVerdict::Shrunk { by, mtu } => {
+                let reason = format!(
+                    "ICMP messages of {by} must reach the sender: {mtu} bytes fit (a firewall that drops them makes \
+                     connections hang)"
+                );
+                ("pass_after_icmp", Some(reason), None)
+            }
+            LargeVerdict::Lost { death, .. } => {
+                ("hang", Some(death.to_string()), Some(cure_of_death(topology, death)))
+            }
+            LargeVerdict::Unknown(missing) => ("unknown", Some(missing.clone()), None),
+        };
+        Self { verdict, reason, cure }
+    }
+
+    /// For lines below the hops; none where large packets pass. `what`: uploads, downloads.
+    fn remarks(&self, what: &str) -> Vec<WalkRemark> {
+        let label = match self.verdict {
+            "pass" => return Vec::new(),
+            "pass_after_icmp" => format!("large {what} pass after ICMP"),
+            "hang" => format!("small packets pass, {what} hang"),
+            _ => format!("large {what}, not known"),
+        };
+        let mut all = vec![WalkRemark { label, text: self.reason.clone().unwrap_or_default() }];
+        all.extend(self.cure.clone().map(|text| WalkRemark { label: "cure".to_owned(), text }));
+        all
+    }
+}
+
+/// A line below the hops of a walk, with what it begins with.
+#[derive(Debug, Serialize)]
+pub(super) struct WalkRemark {
+    pub label: String,
+    pub text: String,
 }
 
 /// What happens on one host.
@@ -40,11 +105,21 @@ pub struct HopView {
     pub host: String,
     /// What happens there.
     pub text: String,
+    /// The network over which the packet leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
+    /// It happens to the reply.
+    pub in_reply: bool,
 }
 
 impl WalkView {
     /// Of the walk of `expected` in `topology`.
-    pub fn new(topology: &Topology, expected: &ExpectedRequest<'_>, walk: Walk) -> Self {
+    pub fn new(
+        topology: &Topology,
+        expected: &ExpectedRequest<'_>,
+        walk: Walk,
+        large: Option<&(LargeVerdict, LargeVerdict)>,
+    ) -> Self {
         let (verdict, reason, cure) = match &walk.end {
             WalkVerdict::Answered => ("answered", None, None),
             WalkVerdict::Dead { death, in_reply } => {
@@ -53,7 +128,17 @@ impl WalkView {
             }
             WalkVerdict::Unknown(missing) => ("unknown", Some(missing.clone()), None),
         };
-        let hops = walk.hops.into_iter();
+        let dies_on = match &walk.end {
+            WalkVerdict::Dead { death, .. } => Some(death.host.to_string()),
+            WalkVerdict::Answered | WalkVerdict::Unknown(_) => None,
+        };
+        let reply_from = walk.reply_from.unwrap_or(usize::MAX);
+        let hop = |(at, hop): (usize, Hop)| HopView {
+            host: hop.host.to_string(),
+            text: hop.text,
+            over: hop.over.map(|network| network.to_string()),
+            in_reply: at >= reply_from,
+        };
         Self {
             client: expected.client.name.to_string(),
             service: expected.service.display_name(),
@@ -61,13 +146,55 @@ impl WalkView {
             verdict,
             reason,
             cure,
-            hops: hops.map(|hop| HopView { host: hop.host.to_string(), text: hop.text }).collect(),
+            dies_on,
+            uploads: large.map(|(up, _)| LargeView::new(topology, up)),
+            downloads: large.map(|(_, down)| LargeView::new(topology, down)),
+            unclear_rules: walk
+                .unclear
+                .iter()
+                .map(|(host, why)| format!("{host}: {why}"))
+                .collect(),
+            hops: walk.hops.into_iter().enumerate().map(hop).collect(),
         }
     }
 
     /// Whether a packet dies.
     pub fn is_dead(&self) -> bool {
         matches!(self.verdict, "request_dies" | "reply_dies")
+    }
+
+    /// Whether small packets pass and large ones are lost.
+    pub fn hangs(&self) -> bool {
+        self.uploads.iter().chain(&self.downloads).any(|large| large.verdict == "hang")
+    }
+
+    /// The lines below the hops: where and why the packet dies, the cure, rules that could not be read, large packets.
+    pub(super) fn remarks(&self) -> Vec<WalkRemark> {
+        let remark =
+            |label: &str, text: &String| WalkRemark { label: label.to_owned(), text: text.clone() };
+        let reason = match self.verdict {
+            "unknown" => "not known",
+            "reply_dies" => "the reply dies",
+            _ => "the request dies",
+        };
+        let reason = self.reason.iter().map(|text| remark(reason, text));
+        let cure = self.cure.iter().map(|text| remark("cure", text));
+        let rules = self.unclear_rules.iter().map(|text| remark("rules, not known", text));
+        let mut all: Vec<WalkRemark> = reason.chain(cure).chain(rules).collect();
+        for (what, large) in [("uploads", &self.uploads), ("downloads", &self.downloads)] {
+            all.extend(large.iter().flat_map(|large| large.remarks(what)));
+        }
+        all
+    }
+
+    /// The verdict for people.
+    pub fn verdict_text(&self) -> &'static str {
+        match self.verdict {
+            "answered" if self.hangs() => "answered, then HANGS",
+            "answered" => "answered",
+            "unknown" => "not known",
+            _ => "NO ANSWER",
+        }
     }
 }
 
@@ -81,41 +208,37 @@ pub fn json(file: &str, walks: &[WalkView], not_seen: &[HostName]) -> serde_json
 pub fn text(file: &str, walks: &[WalkView], not_seen: &[HostName]) -> String {
     let mut text = String::new();
     for walk in walks {
+        let verdict = walk.verdict_text();
         let verdict = match walk.verdict {
-            "answered" => "answered".green().to_string(),
-            "unknown" => "not known".yellow().to_string(),
-            _ => "NO ANSWER".red().bold().to_string(),
+            "answered" if walk.hangs() => verdict.red().bold().to_string(),
+            "answered" => verdict.green().to_string(),
+            "unknown" => verdict.yellow().to_string(),
+            _ => verdict.red().bold().to_string(),
         };
         let WalkView { client, service, real_server, .. } = walk;
         let _ = writeln!(text, "{client} asks {service}, real server {real_server}: {verdict}");
         let rows: Vec<Vec<String>> =
             walk.hops.iter().map(|hop| vec![hop.host.clone(), hop.text.clone()]).collect();
         text.push_str(&table::aligned(&rows, 2));
-        if let Some(reason) = &walk.reason {
-            let label = match walk.verdict {
-                "unknown" => "not known:",
-                "reply_dies" => "the reply dies:",
-                _ => "the request dies:",
-            };
-            let _ = writeln!(text, "  {} {reason}", label.bold());
-        }
-        if let Some(cure) = &walk.cure {
-            let _ = writeln!(text, "  {} {cure}", "cure:".bold());
+        for WalkRemark { label, text: words } in walk.remarks() {
+            let _ = writeln!(text, "  {} {words}", format!("{label}:").bold());
         }
         text.push('\n');
     }
-    let count = |verdict: &[&str]| walks.iter().filter(|it| verdict.contains(&it.verdict)).count();
-    let dead = count(&["request_dies", "reply_dies"]);
-    let _ = writeln!(
-        text,
-        "{file}: {} {} answered, {dead} not, {} not known",
-        count(&["answered"]),
-        plural(count(&["answered"]), "request"),
-        count(&["unknown"])
-    );
+    let _ = writeln!(text, "{file}: {}", summary(walks.iter()));
     if !not_seen.is_empty() {
         let names: Vec<&str> = not_seen.iter().map(HostName::as_str).collect();
         let _ = writeln!(text, "not seen, and taken to be as the file says: {}", names.join(", "));
     }
     text
+}
+
+/// How many requests are answered, are not, and are not known.
+pub(super) fn summary<'w>(walks: impl Iterator<Item = &'w WalkView>) -> String {
+    let walks: Vec<&WalkView> = walks.collect();
+    let count = |verdict| walks.iter().filter(|it| it.verdict == verdict).count();
+    let dead = walks.iter().filter(|it| it.is_dead()).count();
+    let answered = count("answered");
+    let requests = plural(answered, "request");
+    format!("{answered} {requests} answered, {dead} not, {} not known", count("unknown"))
 }

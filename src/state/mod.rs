@@ -5,6 +5,7 @@
 //! dumps in hash order, and keeps of several routes to one destination the one that is used.
 //! Every key has a text form, so that a state can be a JSON object.
 
+pub mod accepted;
 pub mod announcement;
 pub mod control;
 pub mod edit;
@@ -12,10 +13,13 @@ mod edit_json;
 #[cfg(test)]
 mod edit_tests;
 pub mod effects;
+pub mod examination;
 pub mod expected;
+pub mod firewall;
 pub mod ipvs;
 mod ipvs_edits;
 pub mod journal;
+mod link_manager;
 mod module;
 pub mod net;
 pub mod observation;
@@ -23,17 +27,21 @@ pub mod packets;
 pub mod protocol;
 pub mod receipt;
 pub mod routing;
+mod run;
 mod settings;
+pub mod settled;
 pub mod silent;
 pub mod stage;
 pub mod step;
 pub mod sysctl;
+mod tunnel_guard;
 pub mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use accepted::AcceptedValues;
 pub use control::{DaemonRole, SyncDaemon, Timeouts};
 pub use edit::{EditVerb, KeyedEdit, Misfit, Present, SettingKind};
 pub use expected::Expected;
@@ -42,20 +50,24 @@ pub use ipvs::{
     VirtualService,
 };
 pub use journal::{BadTransactionId, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
+pub use link_manager::{KeepConfiguration, LinkManager};
 pub use module::Module;
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{
-    Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
+    BootUnit, Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
     OtherTransaction, Reverted, StatefulDrop,
 };
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;
 pub use receipt::{RECEIPT_VERSION, Receipt};
 pub use routing::Routing;
+pub use run::{HostRun, NamespaceId};
 pub use settings::{Edit, Item, Owned};
+pub use settled::{Settled, SettledDigest};
 pub use stage::Stage;
 pub use step::Step;
 pub use sysctl::{Conf6Item, ConfDev, ConfItem, Sysctl, VsItem};
+pub use tunnel_guard::{FragmentGuard, TunnelGuard, TunnelHeader};
 pub use tunnels::{GuePort, TunnelDevice, TunnelKind};
 
 use crate::names::IfName;

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::firewall::{self, Firewall};
 use super::journal::{Intent, Journal, Operator, TransactionId};
-use super::{DestinationKey, HostState, Module, Owned, Receipt, Routing, ServiceKey};
+use super::{
+    DestinationKey, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing, ServiceKey,
+};
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
 
@@ -32,7 +36,7 @@ pub struct OpenTransaction {
     pub notes: Vec<String>,
 }
 
-/// A transaction that a host undid by itself, as it was not confirmed in time.
+/// A transaction that a host undid by itself, as it was not confirmed in time or before a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reverted {
     /// The transaction.
@@ -43,6 +47,9 @@ pub struct Reverted {
     pub by: Operator,
     /// When it was undone, in seconds since 1970 by the host's clock.
     pub at: u64,
+    /// Whether the host was restarted before it was confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarted: bool,
 }
 
 /// A connection that holds a transaction.
@@ -75,6 +82,40 @@ pub struct OtherTransaction {
     pub touched: Owned,
 }
 
+/// The unit that makes the settled state again as the host boots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootUnit {
+    /// It is installed, of this version.
+    Installed,
+    /// It is not, or is of another version.
+    Missing,
+    /// It is, and these files of lvsprov that belong to it are not there, or are changed.
+    Incomplete(Vec<String>),
+    /// It cannot be on this host; why.
+    Impossible(String),
+    /// Not examined.
+    #[default]
+    Unknown,
+}
+
+impl BootUnit {
+    /// Whether an apply has something to install.
+    pub fn is_lacking(&self) -> bool {
+        matches!(self, Self::Missing | Self::Incomplete(_))
+    }
+
+    /// Whether the host starts it at boot.
+    pub fn is_enabled(&self) -> bool {
+        matches!(self, Self::Installed | Self::Incomplete(_))
+    }
+
+    /// Whether this host may have one.
+    pub fn is_possible(&self) -> bool {
+        !matches!(self, Self::Impossible(_) | Self::Unknown)
+    }
+}
+
 /// One reading of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
@@ -85,6 +126,15 @@ pub struct Observation {
     pub state: HostState,
     /// What this topology owns here, if it was ever applied.
     pub receipt: Option<Receipt>,
+    /// The present run of the host; `None` if it cannot be read.
+    #[serde(default)]
+    pub run: Option<HostRun>,
+    /// The unit that makes the settled state again.
+    #[serde(default)]
+    pub boot_unit: BootUnit,
+    /// The programs that manage its interfaces; read only where it may have a boot unit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub managers: BTreeMap<IfName, LinkManager>,
     /// The receipts of other topologies here.
     pub others: BTreeMap<TopologyName, Receipt>,
     /// Other topologies whose receipt or journal cannot be read, and why: what they own here is unknown.
@@ -115,6 +165,12 @@ pub struct HostFacts {
     pub machine: String,
     /// Hardware address of each interface that has one.
     pub hardware: BTreeMap<IfName, String>,
+    /// MTU of each interface, in bytes.
+    #[serde(default)]
+    pub mtus: BTreeMap<IfName, u32>,
+    /// Interfaces that merge segments as they receive them (LRO); read only while a kind of forwarding is off.
+    #[serde(default)]
+    pub lro: BTreeSet<IfName>,
     /// Whether the kernel has, or could load, each module.
     pub modules: BTreeMap<Module, Capability>,
     /// Schedulers (`rr`) and persistence engines (`pe_sip`) that the kernel has or could load; `None`
@@ -126,6 +182,13 @@ pub struct HostFacts {
     /// Rules of theirs that drop packets which pass through and belong to no known connection.
     #[serde(default)]
     pub stateful_drops: Vec<StatefulDrop>,
+    /// Those of them that routed packets pass.
+    #[serde(
+        default,
+        with = "firewall::shared",
+        skip_serializing_if = "firewall::shared::is_empty"
+    )]
+    pub firewall: Arc<Firewall>,
     /// Policy rules, and routes beside the plain ones of the main table.
     #[serde(default)]
     pub routing: Routing,
@@ -178,7 +241,8 @@ pub enum Capability {
     Unknown,
 }
 
-/// Connections of a destination as IPVS counts them now.
+/// Connections and traffic of a destination as IPVS counts them. Those of the past begin when it was added or its counters
+/// were zeroed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Established.
@@ -187,6 +251,18 @@ pub struct Counters {
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,
-    /// All since the counters were zeroed.
+    /// All connections of the past and now.
     pub total: u64,
+    /// Packets from clients.
+    #[serde(default)]
+    pub packets_in: u64,
+    /// Packets to clients: only those that pass the director, so none under direct routing and tunnels.
+    #[serde(default)]
+    pub packets_out: u64,
+    /// Bytes from clients, IP headers included.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes to clients, as `packets_out`.
+    #[serde(default)]
+    pub bytes_out: u64,
 }

@@ -1,4 +1,4 @@
-//! Firewall marks, source NAT and MSS clamping as a [`super::HostState`] has them: the rules of an
+//! Firewall marks, source NAT, MSS clamping and who may wrap packets, as a [`super::HostState`] has them: the rules of an
 //! nftables table of our own. Other tables are not read.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::edit::{JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
+use super::tunnel_guard::{FragmentGuard, TunnelGuard};
 use crate::names::TopologyName;
 use crate::state::Protocol;
 
@@ -91,6 +92,10 @@ pub enum PacketRule {
         /// Bytes of payload, 536-65495. The kernel only ever makes it smaller.
         mss: u16,
     },
+    /// Wrapped packets are taken from the directors only (hook input, priority mangle).
+    Guard(TunnelGuard),
+    /// The same for fragments of IPv6 that guards cannot look into.
+    Fragments(FragmentGuard),
     /// A rule in our table that another program put there. Never wanted.
     Unknown(
         /// Chain and handle, for a person.
@@ -120,6 +125,8 @@ impl fmt::Display for PacketRule {
                 }
             }
             Self::ClampMss { source, mss } => write!(f, "MSS of {source} at most {mss}"),
+            Self::Guard(guard) => guard.fmt(f),
+            Self::Fragments(guard) => guard.fmt(f),
             Self::Unknown(text) => write!(f, "something else: {text}"),
         }
     }

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostState, Owned};
+use super::{HostRun, HostState, Owned, SettledDigest};
 use crate::names::TopologyName;
 
-/// The receipt's format, see [`Receipt`]. Only this format is read.
-pub const RECEIPT_VERSION: u32 = 1;
+/// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, and format 2, whose tables guard no tunnel, are
+/// read too.
+pub const RECEIPT_VERSION: u32 = 3;
 
 /// What this topology owns on a host, and how that was before any topology had it.
 ///
@@ -29,4 +30,20 @@ pub struct Receipt {
     /// item that another topology had already it is what that one found, so that whichever is destroyed
     /// last puts back the original value.
     pub found: HostState,
+    /// The run of the host in which `found` was read; `None`: not known (format 1). After a restart `found` is
+    /// read anew: the values of an earlier run are not put back ([`crate::plan::boot`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<HostRun>,
+    /// The digest of the state that the host makes again after a restart; `None`: it makes nothing again. In an
+    /// observation only where it does: that state's file is there, whole, and the boot unit is installed, where one
+    /// can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<SettledDigest>,
+}
+
+impl Receipt {
+    /// Whether the host lost all that this receipt speaks of since `found` was read. `now`: the present run.
+    pub fn is_stale(&self, now: Option<&HostRun>) -> bool {
+        self.run.as_ref().zip(now).is_some_and(|(then, now)| now.lost_state_of(then))
+    }
 }

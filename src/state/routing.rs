@@ -45,6 +45,9 @@ pub struct RouteEntry {
     pub metric: u32,
     /// Preferred source.
     pub source: Option<IpAddr>,
+    /// Its own MTU (RTAX_MTU), which goes before that of the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
 /// What a route does with a packet.

@@ -71,9 +71,9 @@ items! {
     AcceptRedirects "accept_redirects" "Obey ICMP redirects. With `all`: AND on a router, OR on a host.",
     Forwarding "forwarding" "Forward packets that come in here. Follows `ip_forward` when that changes.",
     AcceptLocal "accept_local" "Take packets whose source is one of our own addresses. With `all`: OR.",
-    ArpAnnounce "arp_announce" "Which address an ARP request names as its sender: 2 = one that fits the interface. With `all`: the maximum.",
+    ArpAnnounce "arp_announce" "Which address an ARP request names as its sender: 2 = one that fits the interface; 3 and more are as 0. With `all`: the maximum.",
     ArpIgnore "arp_ignore" "Which ARP requests are answered: 1 = for addresses of the receiving interface. With `all`: the maximum.",
-    RpFilter "rp_filter" "Source validation: 0 none, 1 strict, 2 loose. With `all`: the maximum, so 2 beats 1.",
+    RpFilter "rp_filter" "Source validation: 0 none, 1 strict, 2 and more loose. With `all`: the maximum, so 2 beats 1.",
     SendRedirects "send_redirects" "Send ICMP redirects. With `all`: OR.",
 }
 

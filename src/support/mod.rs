@@ -84,6 +84,7 @@ impl Cluster {
             at: AT,
         };
         let topology = Topology {
+            persist: true,
             name: "t".parse().unwrap(),
             networks: [(network.name.clone(), network)].into(),
             hosts,
@@ -103,6 +104,11 @@ impl Cluster {
             return "director".parse().unwrap();
         }
         format!("rs{number}").parse().unwrap()
+    }
+
+    /// The director's address of a family.
+    pub fn address_of_director(ipv6: bool) -> IpAddr {
+        if ipv6 { address6(8) } else { address_of(8) }
     }
 
     /// The same cluster with both address families on every host, and with the variants of its services.
@@ -204,6 +210,7 @@ fn host(name: &str, role: Role, number: u8, gateway: Option<(&str, u8)>) -> (Hos
         name: "eth0".parse().unwrap(),
         addresses: vec![ipnet::IpNet::new(address_of(number), 24).unwrap()],
         network: Some("lan".parse().unwrap()),
+        mtu: None,
         at: AT,
     };
     let gateway = gateway.map(|(host, number)| Gateway {
@@ -242,6 +249,7 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         lower_threshold: 0,
         forward,
         tunnel: crate::state::Tunnel::Ipip,
+        tunnel_sources: crate::topology::TunnelSources::default(),
         at: AT,
     });
     Service {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::model::{Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget};
+use super::model::{Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources};
 use super::node::At;
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
@@ -53,6 +53,7 @@ pub struct Document {
     pub networks: Vec<NetworkDoc>,
     pub defaults: Defaults,
     pub ipvs: IpvsDoc,
+    pub persist: Field<bool>,
     pub hosts: Vec<HostDoc>,
     pub services: Vec<ServiceDoc>,
 }
@@ -133,6 +134,7 @@ pub struct InterfaceDoc {
     pub at: Position,
     pub addresses: Vec<At<IpNet>>,
     pub network: Field<NetworkName>,
+    pub mtu: Field<u32>,
     /// A value under it is not valid.
     pub unclear: bool,
 }
@@ -167,7 +169,7 @@ pub struct ServiceDoc {
     /// Seconds.
     pub ramp: Field<u32>,
     pub forward: Field<Forward>,
-    pub tunnel: Field<Tunnel>,
+    pub tunnel: Field<TunnelDoc>,
     pub director: Field<HostName>,
     pub vip_interface: Field<IfName>,
     pub real_servers: Vec<RealServerDoc>,
@@ -184,7 +186,20 @@ pub struct RealServerDoc {
     pub upper_threshold: Field<u32>,
     pub lower_threshold: Field<u32>,
     pub forward: Field<Forward>,
-    pub tunnel: Field<Tunnel>,
+    pub tunnel: Field<TunnelDoc>,
+}
+
+/// Under `tunnel`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelDoc {
+    pub tunnel: Tunnel,
+    pub sources: TunnelSources,
+}
+
+impl From<Tunnel> for TunnelDoc {
+    fn from(tunnel: Tunnel) -> Self {
+        Self { tunnel, sources: TunnelSources::default() }
+    }
 }
 
 /// Under `persistence`.

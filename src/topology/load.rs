@@ -14,11 +14,12 @@ use super::node::{At, KeyValue, YamlNode, YamlValue};
 use super::{reach, scalar, suggest};
 use crate::finding::{Finding, Position};
 
-const TOP: &[&str] = &["version", "name", "networks", "defaults", "ipvs", "hosts", "services"];
+const TOP: &[&str] =
+    &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist"];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] = &["scheduler", "forward", "protocol", "port", "weight", "gateway"];
 const HOST: &[&str] = &["role", "interfaces", "gateway", "routes", "ipvs", "ssh", "local", "netns"];
-const INTERFACE: &[&str] = &["addresses", "network"];
+const INTERFACE: &[&str] = &["addresses", "network", "mtu"];
 
 /// Reads the tree. `None` if the root is not a mapping.
 pub fn load(root: &YamlNode) -> (Option<Document>, Vec<Finding>) {
@@ -147,6 +148,7 @@ impl Loader {
             networks: self.networks(&mapping),
             defaults: self.defaults(&mapping),
             ipvs: self.ipvs(&mapping),
+            persist: self.field(&mapping, "persist", |node| scalar::boolean_at(node, "persist")),
             hosts: self.hosts(&mapping),
             services: self.services(&mapping),
         })
@@ -297,16 +299,17 @@ impl Loader {
     fn interface(&mut self, KeyValue { key, value }: &KeyValue) -> Option<InterfaceDoc> {
         let name = self.accept(scalar::name_at(&key.value, key.at))?;
         let before = self.findings.len();
-        let (node, network, at) = match &value.content {
+        let (node, network, mtu, at) = match &value.content {
             YamlValue::Map(_) => {
                 let what = format!("interface {}", key.value);
                 let mapping = self.mapping(value, &what, key.at, INTERFACE)?;
                 let network =
                     self.field(&mapping, "network", |n| scalar::name(n, "a network's name"));
-                (mapping.get("addresses"), network, key.at)
+                let mtu = self.field(&mapping, "mtu", scalar::mtu);
+                (mapping.get("addresses"), network, mtu, key.at)
             }
-            YamlValue::Scalar { .. } => (Some(value), Field::Missing, value.at),
-            _ => (Some(value), Field::Missing, key.at),
+            YamlValue::Scalar { .. } => (Some(value), Field::Missing, Field::Missing, value.at),
+            _ => (Some(value), Field::Missing, Field::Missing, key.at),
         };
         let items = node.and_then(|n| self.list(n, "an interface's addresses", true));
         let loopback = key.value == "lo";
@@ -320,7 +323,7 @@ impl Loader {
             })
             .collect();
         let unclear = self.findings.len() > before;
-        Some(InterfaceDoc { name, at, addresses, network, unclear })
+        Some(InterfaceDoc { name, at, addresses, network, mtu, unclear })
     }
 
     /// The result of `read`, which may record findings about any part of the value.

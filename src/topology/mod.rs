@@ -31,9 +31,9 @@ use crate::names::HostName;
 pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
-    Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network, NextHop, Pace,
-    PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag, Service,
-    SshTarget, StaticRoute, Topology, Vip,
+    ETHERNET_MTU, Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network,
+    NextHop, Pace, PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag,
+    Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip,
 };
 pub(crate) use suggest::listed;
 

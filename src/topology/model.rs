@@ -19,7 +19,7 @@ use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
-    SchedulerFlag, Service, Vip, host_prefix,
+    SchedulerFlag, Service, TunnelSources, Vip, host_prefix,
 };
 
 /// One file: one cluster.
@@ -33,6 +33,8 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Host>,
     /// The virtual services, in the order of VIP, protocol and port.
     pub services: Vec<Service>,
+    /// Whether hosts make again after a restart what the last apply left.
+    pub persist: bool,
     /// Set by command-line options for one run; the file has no such key.
     pub pace: PaceOverride,
 }
@@ -93,9 +95,14 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// Its L2 segment; `None` for lo and tunnel devices.
     pub network: Option<NetworkName>,
+    /// Its MTU, where the file says it: the largest IP packet that it sends and takes, in bytes.
+    pub mtu: Option<u32>,
     /// Its position in the file.
     pub at: Position,
 }
+
+/// The MTU of Ethernet: an interface has it unless the file says another one, or another one was seen.
+pub const ETHERNET_MTU: u32 = 1500;
 
 /// A director's IPVS settings outside the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -73,7 +73,7 @@ fn shuffle<T>(items: &mut [T], rng: &mut TestRng) {
 /// Clears every position. Destructures the types, so that a new position field does not compile unnoticed.
 fn forget_positions(topology: &mut Topology) {
     let nowhere = Position::default();
-    let Topology { name: _, networks, hosts, services, pace: _ } = topology;
+    let Topology { name: _, networks, hosts, services, persist: _, pace: _ } = topology;
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }
@@ -81,7 +81,7 @@ fn forget_positions(topology: &mut Topology) {
         hosts.values_mut()
     {
         *at = nowhere;
-        for Interface { name: _, addresses: _, network: _, at } in interfaces.values_mut() {
+        for Interface { name: _, addresses: _, network: _, mtu: _, at } in interfaces.values_mut() {
             *at = nowhere;
         }
         let vias = routes.iter_mut().map(|StaticRoute { to: _, via }| via);

@@ -16,7 +16,9 @@ use crate::finding::{Finding, Position};
 use crate::names::{HostName, NameError, TopologyName};
 use crate::state::{DaemonRole, Protocol, VsItem};
 
-pub use addresses::{address, interface_address, route_destination, subnet, usable_on, vip};
+pub use addresses::{
+    address, interface_address, route_destination, subnet, tunnel_source, usable_on, vip,
+};
 
 /// Maximum weight: the kernel stores a signed int (`ip_vs_add_dest`, ERANGE below 0).
 const MAX_WEIGHT: u64 = 2_147_483_647;
@@ -152,6 +154,12 @@ pub fn service_port(node: &YamlNode) -> ScalarResult<At<u16>> {
 /// Seconds of drain or ramp, 0-3600: the controller waits that long.
 pub fn wait_seconds(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "number of seconds", "0 to 3600", (0, u64::from(Pace::LONGEST)))
+}
+
+/// 68-65535 bytes: the smallest and the largest MTU of Ethernet devices (include/uapi/linux/if_ether.h, `ETH_MIN_MTU`,
+/// `ETH_MAX_MTU`).
+pub fn mtu(node: &YamlNode) -> ScalarResult<At<u32>> {
+    number_of(node, "MTU", "68 to 65535", (68, 65_535))
 }
 
 /// 0-2147483647.

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -119,7 +120,7 @@ fn examine(path: PathBuf, records: Option<PathBuf>) -> io::Result<Binary> {
     } else {
         let known = digest(&mut file)?;
         if let Some(folder) = &records {
-            known_digest::record(folder, &path, &found, &known);
+            known_digest::record(folder, &path, &found, &known, SystemTime::now());
         }
         known
     };

@@ -77,10 +77,16 @@ pub(super) fn recall(folder: &Path, path: &Path, found: &Metadata) -> Option<Kno
 
 /// Records it. `found` is the state of the open file before it was read. A record that cannot be written costs
 /// the next run its time and nothing else.
-pub(super) fn record(folder: &Path, path: &Path, found: &Metadata, known: &KnownDigest) {
+pub(super) fn record(
+    folder: &Path,
+    path: &Path,
+    found: &Metadata,
+    known: &KnownDigest,
+    now: SystemTime,
+) {
     let file = FileState::of(found);
     let unchanged = fs::metadata(path).is_ok_and(|now| FileState::of(&now) == file);
-    if !unchanged || !file.is_settled(SystemTime::now()) {
+    if !unchanged || !file.is_settled(now) {
         return;
     }
     let at = record_of(folder, path);
@@ -101,12 +107,19 @@ fn record_of(folder: &Path, path: &Path) -> PathBuf {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::File;
+    use std::io::Write as _;
 
     use super::*;
 
-    /// A program whose change time lies far enough back, without waiting for it: the file of this very test.
-    fn settled() -> PathBuf {
-        std::env::current_exe().unwrap()
+    /// When a file that has just been written counts as settled.
+    fn later() -> SystemTime {
+        SystemTime::now() + SETTLED + Duration::from_secs(2)
+    }
+
+    fn program() -> tempfile::TempPath {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"new").unwrap();
+        file.into_temp_path()
     }
 
     fn known(digest: &str) -> KnownDigest {
@@ -115,25 +128,22 @@ mod tests {
 
     #[test]
     fn it_is_recalled_for_the_same_file_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = settled();
+        let (folder, path) = (tempfile::tempdir().unwrap(), program());
         let found = fs::metadata(&path).unwrap();
         assert_eq!(recall(folder.path(), &path, &found), None);
-        record(folder.path(), &path, &found, &known(&"a1".repeat(32)));
+        record(folder.path(), &path, &found, &known(&"a1".repeat(32)), later());
         assert_eq!(recall(folder.path(), &path, &found), Some(known(&"a1".repeat(32))));
         let other = File::open("/proc/self/stat").unwrap().metadata().unwrap();
         assert_eq!(recall(folder.path(), &path, &other), None);
-        record(folder.path(), &path, &found, &known(&"b2".repeat(32)));
+        record(folder.path(), &path, &found, &known(&"b2".repeat(32)), later());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "old records pile up");
     }
 
     #[test]
     fn a_file_that_has_just_changed_is_not_recorded() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("program");
-        fs::write(&path, "new").unwrap();
+        let (folder, path) = (tempfile::tempdir().unwrap(), program());
         let found = fs::metadata(&path).unwrap();
-        record(folder.path(), &path, &found, &known(&"a1".repeat(32)));
+        record(folder.path(), &path, &found, &known(&"a1".repeat(32)), SystemTime::now());
         assert_eq!(recall(folder.path(), &path, &found), None);
         let changed = Duration::from_secs(u64::try_from(found.ctime()).unwrap());
         let later = UNIX_EPOCH + changed + SETTLED + Duration::from_secs(1);
@@ -142,11 +152,10 @@ mod tests {
 
     #[test]
     fn what_is_no_digest_is_not_believed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = settled();
+        let (folder, path) = (tempfile::tempdir().unwrap(), program());
         let found = fs::metadata(&path).unwrap();
         for wrong in ["", "$(reboot)", &"g1".repeat(32), &"a1".repeat(31)] {
-            record(folder.path(), &path, &found, &known(wrong));
+            record(folder.path(), &path, &found, &known(wrong), later());
             assert_eq!(recall(folder.path(), &path, &found), None, "{wrong:?}");
         }
         fs::write(record_of(folder.path(), &path), "{\"file\":").unwrap();

@@ -177,6 +177,7 @@ fn place(reach: &Reach, options: &Options) -> HostLocation {
 pub fn call_limit(request: &Request, base: Duration) -> Duration {
     let own = match request {
         Request::Observe { .. }
+        | Request::Examine { .. }
         | Request::Resume { .. }
         | Request::Vote { .. }
         | Request::Close { .. } => Duration::ZERO,
@@ -185,9 +186,9 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
             .saturating_mul(u32::try_from(prepare.journal.steps().count()).unwrap_or(u32::MAX)),
         Request::Execute { steps, .. } => Duration::from_millis(250)
             .saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX)),
-        Request::WhoHas { wait_ms, .. } | Request::FindHolders { wait_ms, .. } => {
-            Duration::from_millis((*wait_ms).into())
-        }
+        Request::WhoHas { wait_ms, .. }
+        | Request::FindHolders { wait_ms, .. }
+        | Request::WatchDrops { wait_ms, .. } => Duration::from_millis((*wait_ms).into()),
         Request::Fetch { count, timeout_ms, .. } => {
             Duration::from_millis((*timeout_ms).into()).saturating_mul(*count)
         }
@@ -206,6 +207,8 @@ fn name_of(request: &Request) -> (&'static str, bool) {
         Request::Close { .. } => ("close", true),
         Request::WhoHas { .. } => ("who has", false),
         Request::FindHolders { .. } => ("find holders", false),
+        Request::Examine { .. } => ("examine", false),
+        Request::WatchDrops { .. } => ("watch drops", false),
         Request::Fetch { .. } => ("fetch", false),
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::filter::FilterDrop;
 use crate::names::{HostName, IfName, NetworkName};
+use crate::state::firewall::HookPoint;
 
 /// A packet that goes no further.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +14,16 @@ pub struct Death {
     pub host: HostName,
     /// Why.
     pub cause: Cause,
+}
+
+impl Death {
+    /// A neighbour that does not answer has a reason of its own.
+    pub fn innermost(&self) -> &Self {
+        match &self.cause {
+            Cause::NobodyAnswers { holder: Some(holder), .. } => holder.innermost(),
+            _ => self,
+        }
+    }
 }
 
 /// Why.
@@ -53,6 +65,8 @@ pub enum Cause {
         towards: Option<IfName>,
         /// With 2 it would pass.
         loose_passes: bool,
+        /// There is no way to the source because a route or a rule refuses it.
+        refused: bool,
     },
     /// Its source is an address of this host itself.
     OwnSource {
@@ -122,6 +136,13 @@ pub enum Cause {
         /// The gateway.
         gateway: IpAddr,
     },
+    /// It is wrapped, and the host that wrapped it is none of those that may.
+    WrappedByStranger {
+        /// The source outside.
+        source: IpAddr,
+        /// The destination inside.
+        vip: IpAddr,
+    },
     /// No device unwraps it.
     NotUnwrapped {
         /// To whom the wrapped packet was sent.
@@ -138,6 +159,54 @@ pub enum Cause {
     NoSource {
         /// The destination.
         target: IpAddr,
+    },
+    /// A rule of another program drops it.
+    Filtered {
+        /// Which.
+        by: Box<FilterDrop>,
+        /// At this hook.
+        hook: HookPoint,
+        /// The packet: `tcp to 192.0.2.80 port 80`.
+        packet: String,
+        /// What connection tracking calls it.
+        state: Option<&'static str>,
+        /// It is a reply of NAT that connection tracking does not know, as IPVS took the request out of it.
+        is_untracked_nat: bool,
+    },
+    /// It is larger than the device where it comes in takes.
+    TooLarge {
+        /// Where it comes in.
+        dev: IfName,
+        /// What the device is sure to take, in bytes.
+        mtu: u32,
+        /// Its size.
+        size: u32,
+    },
+    /// It is larger than what leaves by the device, and its sender does not learn that.
+    TooBig {
+        /// Where it would leave.
+        dev: IfName,
+        /// What fits, with what IPVS wraps around it.
+        mtu: u32,
+        /// Its size.
+        size: u32,
+        /// What becomes of the ICMP message.
+        message: Box<Death>,
+    },
+    /// ICMP: the message names the real server, not the VIP: it did not pass the director.
+    AboutRealServer {
+        /// The real server.
+        rip: IpAddr,
+    },
+    /// ICMPv6: nothing on the director is waiting for messages about what IPVS wrapped.
+    AboutWrapped {
+        /// The real server.
+        rip: IpAddr,
+    },
+    /// ICMP: the host does not send smaller packets.
+    Smallest {
+        /// Its smallest, in bytes.
+        size: u32,
     },
 }
 
@@ -159,6 +228,9 @@ impl Cause {
             }
             Self::SourceInvalid { dev, loose_passes: true, .. } => {
                 format!("set net.ipv4.conf.{dev}.rp_filter=2 (loose) on {host}")
+            }
+            Self::SourceInvalid { source, refused: true, .. } => {
+                format!("remove the route or rule of {host} that refuses {source}")
             }
             Self::SourceInvalid { source, towards: None, .. } => {
                 format!(
@@ -196,6 +268,10 @@ impl Cause {
             Self::DirectRouteByGateway { .. } => {
                 "put both into one subnet, or use `forward: tun`".to_owned()
             }
+            Self::WrappedByStranger { source, .. } => format!(
+                "give the address {source} to the director in the file, name it in `tunnel: {{sources: [{source}]}}`, and run \
+                 `lvsprov apply`"
+            ),
             Self::NotUnwrapped { .. } => {
                 format!("run `lvsprov apply`: {host} needs a tunnel device that is up")
             }
@@ -203,6 +279,37 @@ impl Cause {
                 "let replies go back through the director, or use `forward: dr` or `tun`".to_owned()
             }
             Self::NoSource { .. } => format!("give {host} an address of that family"),
+            Self::Filtered { by, packet, is_untracked_nat, .. } => {
+                let FilterDrop { chain, shown_by, .. } = by.as_ref();
+                let tracked = if *is_untracked_nat {
+                    "say `ipvs: {settings: {conntrack: 1}}` on this host in the file, or "
+                } else {
+                    ""
+                };
+                format!(
+                    "{tracked}accept {packet} in the {chain} of {host} before that (`{shown_by}` shows its rules; lvsprov \
+                     changes no rules of other programs)"
+                )
+            }
+            Self::TooLarge { dev, mtu, size } => format!(
+                "set the MTU of {dev} of {host} to {size}, or that of every other interface on its network to {mtu}"
+            ),
+            Self::TooBig { dev, size, message, .. } => {
+                let raise = format!("raise the MTU of {dev} of {host} until {size} bytes fit");
+                match &message.cause {
+                    Self::AboutWrapped { .. } | Self::Smallest { .. } => raise,
+                    cause => format!(
+                        "{raise}, or mend the way of the ICMP message: {}",
+                        cause.cure(&message.host)
+                    ),
+                }
+            }
+            Self::AboutRealServer { .. } => {
+                format!("route what routers send to {host} through the director")
+            }
+            Self::AboutWrapped { .. } | Self::Smallest { .. } => {
+                "raise the MTU on this way".to_owned()
+            }
         }
     }
 }
@@ -217,7 +324,7 @@ impl fmt::Display for Death {
             Cause::NotForwarding { dev, target } => {
                 write!(f, "{host} does not forward what comes in on {dev} for {target}")
             }
-            Cause::SourceInvalid { dev, source, rp_filter, of_all, towards, .. } => {
+            Cause::SourceInvalid { dev, source, rp_filter, of_all, towards, refused, .. } => {
                 let kind = if *rp_filter == 1 { "strict" } else { "loose" };
                 write!(
                     f,
@@ -225,6 +332,9 @@ impl fmt::Display for Death {
                 )?;
                 f.write_str(if *of_all { " of all)" } else { ")" })?;
                 match towards {
+                    None if *refused => {
+                        write!(f, ", and a route or rule refuses the source {source}")
+                    }
                     None => write!(f, ", and it has no route to the source {source}"),
                     Some(towards) if towards == dev => write!(f, " refuses the source {source}"),
                     Some(towards) => {
@@ -279,6 +389,11 @@ impl fmt::Display for Death {
                     "the route of {host} to {rip} leads by {gateway}, which sends requests back"
                 )
             }
+            Cause::WrappedByStranger { source, vip } => write!(
+                f,
+                "{host} drops what {source} has wrapped for {vip}: {source} is no address of a director (nftables table of \
+                 lvsprov, chain wrapped)"
+            ),
             Cause::NotUnwrapped { rip } => {
                 write!(f, "no device of {host} unwraps what is sent to {rip}")
             }
@@ -288,9 +403,56 @@ impl fmt::Display for Death {
                     "{host} gets the reply from {source}, not from {expected}, and ignores it"
                 )
             }
+            Cause::Filtered { .. } => self.write_filtered(f),
             Cause::NoSource { target } => {
                 write!(f, "{host} has no address to send from to {target}")
             }
+            Cause::TooLarge { .. }
+            | Cause::TooBig { .. }
+            | Cause::AboutRealServer { .. }
+            | Cause::AboutWrapped { .. }
+            | Cause::Smallest { .. } => self.write_of_size(f),
+        }
+    }
+}
+
+impl Death {
+    /// Which rule drops it.
+    fn write_filtered(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, cause } = self;
+        let Cause::Filtered { by, hook, packet, state, is_untracked_nat } = cause else {
+            return Ok(());
+        };
+        write!(f, "{host} drops {packet} at the hook {hook}: {by}")?;
+        let Some(state) = state else { return Ok(()) };
+        let why = if *is_untracked_nat { ": net.ipv4.vs.conntrack is 0" } else { "" };
+        write!(f, " (connection tracking calls it {state}{why})")
+    }
+
+    /// Where the packet is too large, or a message about that is lost.
+    fn write_of_size(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, cause } = self;
+        match cause {
+            Cause::TooLarge { dev, mtu, size } => write!(
+                f,
+                "{dev} of {host} has an MTU of {mtu}, and packets of {size} bytes are sent to it"
+            ),
+            Cause::TooBig { dev, mtu, size, message } => write!(
+                f,
+                "{host} gets packets of {size} bytes where {mtu} fit through {dev}, and its ICMP message does not reach \
+                 their sender: {message}"
+            ),
+            Cause::AboutRealServer { rip } => write!(
+                f,
+                "the message reaches {host} past the director and is about {rip}, with which {host} has no connection"
+            ),
+            Cause::AboutWrapped { rip } => {
+                write!(f, "{host} ignores ICMPv6 messages about what IPVS wrapped for {rip}")
+            }
+            Cause::Smallest { size } => {
+                write!(f, "{host} sends no packets smaller than {size} bytes when it is asked to")
+            }
+            _ => Ok(()),
         }
     }
 }

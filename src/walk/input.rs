@@ -90,7 +90,7 @@ impl Machine {
             let taken = !self.has(source) || self.accept_local(dev);
             return if taken { Ok(()) } else { Err(own()) };
         }
-        let invalid = |towards: Option<&IfName>, loose_passes| {
+        let invalid = |towards: Option<&IfName>, loose_passes, refused| {
             NotTaken::Dies(Cause::SourceInvalid {
                 dev: dev.clone(),
                 source,
@@ -98,13 +98,16 @@ impl Machine {
                 of_all: self.rp_filter_is_of_all(dev),
                 towards: towards.cloned(),
                 loose_passes,
+                refused,
             })
         };
         // The question is asked the other way round: how would we reach the source from here? Its mark counts
         // only with src_valid_mark.
         let flow = Flow { source: Some(target), target: source, iif: leaves, oif: None, mark: 0 };
-        let Some(route) = self.route(&flow).filter(|route| route.kind != RouteKind::Refuses) else {
-            return if rp_filter == 0 { Ok(()) } else { Err(invalid(None, false)) };
+        let route = match self.route(&flow) {
+            Some(route) if route.kind != RouteKind::Refuses => route,
+            _ if rp_filter == 0 => return Ok(()),
+            refusing => return Err(invalid(None, false, refusing.is_some())),
         };
         if route.kind == RouteKind::Unclear {
             return Err(NotTaken::Unclear);
@@ -120,8 +123,8 @@ impl Machine {
         let towards = route.dev.as_ref();
         match (rp_filter, no_address) {
             (0, _) => Ok(()),
-            (_, true) => Err(invalid(towards, false)),
-            (1, false) => Err(invalid(towards, true)),
+            (_, true) => Err(invalid(towards, false, false)),
+            (1, false) => Err(invalid(towards, true, false)),
             (_, false) => Ok(()),
         }
     }

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use super::death::Cause;
+use super::filter::UNTRACKED;
+use super::hooks::Tracking;
 use super::machine::{DeviceKind, Machine, Wrapping};
+use super::packet::Packet;
 use super::request::WalkRequest;
-use super::walker::Packet;
 use crate::names::IfName;
 use crate::state::routing::RouteEntry;
 use crate::state::{PacketRule, Protocol, ServiceKey, Tunnel, VirtualService, VsItem};
@@ -22,6 +25,12 @@ impl Machine {
             .or_else(|| self.services.get(&at(0)))
     }
 
+    /// Whether this host is a real server of `service` and listens on `port`, which its client asks.
+    pub(super) fn serves(&self, service: &VirtualService, port: u16) -> bool {
+        let mut servers = service.destinations.keys().map(|key| key.0);
+        servers.any(|at| self.has(at.ip()) && (at.port() == 0 || at.port() == port))
+    }
+
     /// FULLNAT: the address that a packet of IPVS to a real server gets as its source.
     pub(super) fn masquerades(
         &self,
@@ -36,7 +45,9 @@ impl Machine {
                     && *protocol == request.protocol
                     && (*port == 0 || *port == packet.port))
         });
-        (hides && self.ipvs_setting(VsItem::Conntrack))
+        // A rule of another program may have taken the packet out of connection tracking (nf_nat_core.c, `nf_nat_inet_fn`).
+        let is_tracked = packet.tracking != Tracking::Is(Some(UNTRACKED));
+        (hides && is_tracked && self.ipvs_setting(VsItem::Conntrack))
             .then(|| self.source_for(route, packet.target))
             .flatten()
     }
@@ -69,5 +80,27 @@ impl Machine {
         };
         let mut all = self.devices.iter().filter(|(_, device)| device.up && fits(&device.kind));
         all.next().map(|(dev, _)| dev)
+    }
+
+    /// A rule of lvsprov's own drops a wrapped packet that comes in on `dev`: another host than a director has wrapped it.
+    pub(super) fn guards(&self, dev: &IfName, packet: &Packet) -> Option<Cause> {
+        let (inside, tunnel) = packet.inside.as_ref()?;
+        let (source, vip) = (packet.source, inside.target);
+        let drops = |rule: &PacketRule| match rule {
+            PacketRule::Guard(guard) => guard.drops((source, dev), *tunnel, vip),
+            _ => false,
+        };
+        let is_dropped = self.packet_rules.iter().any(drops);
+        is_dropped.then_some(Cause::WrappedByStranger { source, vip })
+    }
+
+    /// Whether the tunnel device `dev` takes no packet that `source` has wrapped, as the host has that address itself
+    /// (net/ipv6/ip6_tunnel.c, `ip6_tnl_rcv_ctl`). GRE does not ask; over IPv4 source validation does.
+    pub(super) fn refuses_outer_source(&self, dev: &IfName, source: IpAddr) -> bool {
+        let is_ip6tnl = self.devices.get(dev).is_some_and(|device| match &device.kind {
+            DeviceKind::Tunnel(it) => it.outside_v6 && it.wrapping == Wrapping::Bare,
+            DeviceKind::Loopback | DeviceKind::Wire(_) | DeviceKind::Elsewhere => false,
+        });
+        is_ip6tnl && self.has(source)
     }
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::routes::Routes;
 use crate::names::{HostName, IfName, NetworkName};
-use crate::state::routing::PolicyRule;
+use crate::state::firewall::Firewall;
+use crate::state::routing::{PolicyRule, RouteEntry, RouteKind};
 use crate::state::{
     Conf6Item, ConfDev, ConfItem, PacketRule, Scope, ServiceKey, Sysctl, VirtualService, VsItem,
 };
+use crate::topology::ETHERNET_MTU;
 
 /// One host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Machine {
     pub packet_rules: Vec<PacketRule>,
     /// UDP ports where GUE packets are unwrapped: whether over IPv6, and the port.
     pub gue_ports: Vec<(bool, u16)>,
+    /// nftables rules of other programs.
+    pub firewall: Arc<Firewall>,
 }
 
 /// One device.
@@ -44,7 +49,12 @@ pub struct Device {
     pub up: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<DeviceAddress>,
+    /// The largest IP packet that it sends, and that is sure to be taken, in bytes.
+    pub mtu: u32,
 }
+
+/// The MTU of lo (drivers/net/loopback.c, `gen_lo_setup`).
+pub const LOOPBACK_MTU: u32 = 65_536;
 
 /// Where a device leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +160,15 @@ impl Machine {
     pub fn ipvs_setting(&self, item: VsItem) -> bool {
         self.sysctls.get(&Sysctl::Vs(item)).map(String::as_str).or(item.default_value())
             == Some("1")
+    }
+
+    /// The largest packet that leaves by `route` (include/net/ip.h, `ip_dst_mtu_maybe_forward`).
+    pub fn mtu_of(&self, route: &RouteEntry) -> u32 {
+        if route.kind == RouteKind::Local {
+            return LOOPBACK_MTU;
+        }
+        let of_device = || route.dev.as_ref().and_then(|dev| self.devices.get(dev));
+        route.mtu.or_else(|| of_device().map(|device| device.mtu)).unwrap_or(ETHERNET_MTU)
     }
 
     /// Whether `address` is one of its own.

@@ -5,20 +5,35 @@
 //! [`World`] is built from the file ([`World::of_file`]) or from what was seen on the hosts ([`World::of_hosts`]). What a rule makes of a
 //! dead walk is decided in [`crate::check`]; which settings keep it alive in [`crate::desired`].
 //!
-//! Not followed: netfilter rules of others, ICMP, the size of packets.
+//! [`World::large`] asks the same of packets as large as TCP makes them, and follows the ICMP messages about those that do
+//! not fit.
+//!
+//! Rules of other programs, in nftables and iptables-legacy, are asked at each hook ([`crate::state::firewall`]). Not followed:
+//! what stands in tables of bridges, devices (netdev) and ARP.
 
+mod any_client;
+mod conntrack;
 mod death;
+mod director;
+mod filter;
+mod hooked_packet;
+mod hooks;
+mod icmp;
 mod input;
 mod ipvs;
+mod large;
 mod machine;
 mod neighbour;
 mod of_file;
 mod of_hosts;
+mod packet;
+mod registers;
 mod request;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod walker;
+mod way;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,12 +43,16 @@ use ipnet::IpNet;
 use crate::names::HostName;
 use crate::state::routing::RouteKind;
 
+pub use any_client::AnyClient;
 pub use death::{Cause, Death};
+pub use filter::{ESTABLISHED, FilterDrop, FilterEnd, INVALID, Judgement, NEW, UNTRACKED};
+pub use hooked_packet::{HookedPacket, PacketDevice};
 pub use input::{Addresses, Input, NotTaken};
+pub use large::{LargeVerdict, wrapping_bytes};
 pub use machine::{Device, DeviceAddress, DeviceKind, Machine, Unwraps, Wrapping};
 pub use of_file::HostStates;
 pub use of_hosts::{SeenHost, sysctls};
-pub use request::{Hop, Walk, WalkRequest, WalkVerdict};
+pub use request::{Hop, Lookup, Walk, WalkRequest, WalkVerdict};
 pub use routes::Routes;
 
 /// All hosts, and what lies between them.
@@ -44,6 +63,8 @@ pub struct World {
     holders: BTreeMap<IpAddr, Vec<HostName>>,
     /// Local routes to more than one address: a subnet on lo.
     local_subnets: Vec<(HostName, IpNet)>,
+    /// Rules of other programs are known of a host.
+    is_filtered: bool,
 }
 
 impl World {
@@ -62,6 +83,7 @@ impl World {
                     world.local_subnets.push((machine.name.clone(), net));
                 }
             }
+            world.is_filtered |= !machine.firewall.is_empty();
             world.machines.insert(machine.name.clone(), machine);
         }
         world
@@ -70,6 +92,11 @@ impl World {
     /// A host.
     pub fn machine(&self, name: &HostName) -> Option<&Machine> {
         self.machines.get(name)
+    }
+
+    /// Whether packets meet rules of other programs on one of the hosts.
+    pub fn is_filtered(&self) -> bool {
+        self.is_filtered
     }
 
     /// The hosts that take packets to `address` as their own.

@@ -130,9 +130,10 @@ impl Machine {
         };
         let names_source = self.has(source)
             && match self.arp_announce(dev) {
-                0 => true,
                 1 => fits(),
-                _ => false,
+                2 => false,
+                // The kernel takes 3 and more as 0.
+                _ => true,
             };
         if names_source {
             return Some(source);

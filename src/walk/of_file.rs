@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::World;
-use super::machine::{Device, DeviceAddress, DeviceKind, Machine, Unwraps, Wrapping};
+use super::machine::{Device, DeviceAddress, DeviceKind, LOOPBACK_MTU, Machine, Unwraps, Wrapping};
 use super::routes::Routes;
 use crate::names::{HostName, IfName};
 use crate::state::routing::{LOCAL, MAIN, RouteEntry, RouteKind, default_rules};
@@ -17,7 +18,7 @@ use crate::state::{
     Address, ConfItem, HostState, Link, Module, Route, RouteKey, Scope, Sysctl, TunnelDevice,
     TunnelKind,
 };
-use crate::topology::{Host, Topology};
+use crate::topology::{ETHERNET_MTU, Host, Topology};
 
 /// What lvsprov sets on each host.
 pub type HostStates = BTreeMap<HostName, HostState>;
@@ -69,6 +70,7 @@ impl Machine {
             services: state.services.clone(),
             packet_rules: state.tables.values().flat_map(|table| table.rules.clone()).collect(),
             gue_ports: state.gue_ports.iter().map(|it| (it.v6, it.port)).collect(),
+            firewall: Arc::default(),
         }
     }
 
@@ -87,15 +89,21 @@ impl Machine {
             dev: route.dev.clone().or_else(|| near(route.gateway?)),
             metric: route.metric,
             source: route.source,
+            mtu: own_mtu(route),
         }
     }
+}
+
+/// The MTU of a route, as [`Route::unsupported`] has it: `mtu 1400`.
+fn own_mtu(route: &Route) -> Option<u32> {
+    route.unsupported.iter().find_map(|text| text.strip_prefix("mtu ")?.parse().ok())
 }
 
 fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
     let mut all = BTreeMap::new();
     if let Ok(lo) = "lo".parse::<IfName>() {
         let kind = DeviceKind::Loopback;
-        all.insert(lo, Device { kind, up: true, addresses: Vec::new() });
+        all.insert(lo, Device { kind, up: true, addresses: Vec::new(), mtu: LOOPBACK_MTU });
     }
     for interface in host.interfaces.values() {
         let kind = kind_of(host, state, &interface.name);
@@ -103,6 +111,7 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
             kind,
             up: true,
             addresses: Vec::new(),
+            mtu: interface.mtu.unwrap_or(ETHERNET_MTU),
         });
         device.addresses.extend(interface.addresses.iter().map(|net| DeviceAddress {
             net: *net,
@@ -110,7 +119,7 @@ fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
             deprecated: false,
         }));
     }
-    let off = |kind| Device { kind, up: false, addresses: Vec::new() };
+    let off = |kind| Device { kind, up: false, addresses: Vec::new(), mtu: ETHERNET_MTU };
     for (dev, tunnel) in &state.tunnels {
         all.insert(dev.clone(), off(DeviceKind::Tunnel(of_tunnel(tunnel))));
     }
@@ -170,7 +179,8 @@ fn of_tunnel(tunnel: &TunnelDevice) -> Unwraps {
 
 /// The routes that the kernel makes of an address (net/ipv4/fib_frontend.c, `fib_add_ifaddr`): local to it, and to
 /// its subnet; on lo the whole subnet is local. Of IPv4 an address of a device that is down is local all the same, of IPv6 it
-/// is not (net/ipv6/addrconf.c, `addrconf_ifdown`).
+/// is not (net/ipv6/addrconf.c, `addrconf_ifdown`). To an address of its own that is not the first of its subnet on the device
+/// a host sends from the first.
 pub(super) fn of_address(dev: &IfName, device: &Device, net: IpNet) -> Vec<RouteEntry> {
     let entry = |table, destination, kind, source| RouteEntry {
         table,
@@ -180,8 +190,11 @@ pub(super) fn of_address(dev: &IfName, device: &Device, net: IpNet) -> Vec<Route
         dev: Some(dev.clone()),
         metric: 0,
         source,
+        mtu: None,
     };
-    let local = entry(LOCAL, IpNet::from(net.addr()), RouteKind::Local, None);
+    let first = device.of_family(false).find(|own| own.net.trunc() == net.trunc());
+    let first = first.map(|own| own.net.addr()).filter(|first| *first != net.addr());
+    let local = entry(LOCAL, IpNet::from(net.addr()), RouteKind::Local, first);
     if !device.up {
         return if net.addr().is_ipv4() { vec![local] } else { Vec::new() };
     }

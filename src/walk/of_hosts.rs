@@ -1,6 +1,7 @@
 //! The hosts as they were seen. What was not seen is as the file says ([`super::of_file`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -8,9 +9,10 @@ use super::World;
 use super::machine::{Device, DeviceAddress, Machine};
 use super::of_file::{HostStates, kind_of, of_address};
 use crate::names::{HostName, IfName};
+use crate::state::firewall::Firewall;
 use crate::state::routing::{LOCAL, MAIN, PolicyRule, RouteEntry, Routing, default_rules};
 use crate::state::{Address, Conf6Item, ConfDev, ConfItem, HostState, Link, Sysctl, VsItem};
-use crate::topology::{Host, Topology};
+use crate::topology::{ETHERNET_MTU, Host, Topology};
 
 /// A host as it was seen, or as it would be after a change.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,10 @@ pub struct SeenHost<'a> {
     pub state: &'a HostState,
     /// Policy rules and other tables.
     pub routing: &'a Routing,
+    /// The MTU of each interface; of one that is missing it is as the file says.
+    pub mtus: &'a BTreeMap<IfName, u32>,
+    /// nftables rules of other programs; `None`: it has none, or they were not read.
+    pub firewall: Option<&'a Arc<Firewall>>,
 }
 
 impl World {
@@ -53,17 +59,19 @@ pub fn sysctls(host: &Host, state: &HostState) -> Vec<Sysctl> {
         v4.map(|item| Sysctl::Conf(dev.clone(), item)).into_iter().chain([v6])
     };
     let whole = [Sysctl::IpForward, Sysctl::Ip6Forward];
-    let ipvs = [VsItem::Conntrack, VsItem::SnatReroute].map(Sysctl::Vs);
+    let ipvs = [VsItem::Conntrack, VsItem::SnatReroute, VsItem::PmtuDisc].map(Sysctl::Vs);
     devices.flat_map(of_device).chain(whole).chain(ipvs).collect()
 }
 
 impl Machine {
-    fn of_host(host: &Host, SeenHost { state, routing }: SeenHost<'_>) -> Self {
+    fn of_host(host: &Host, seen: SeenHost<'_>) -> Self {
+        let SeenHost { state, routing, mtus, firewall } = seen;
         let rules = if routing.rules.is_empty() { default_rules() } else { routing.rules.clone() };
         let mut machine = Self {
             custom_rules: has_custom_rules(&rules),
             rules,
-            ..Self::without_routes(host, state, devices(host, state))
+            firewall: firewall.cloned().unwrap_or_default(),
+            ..Self::without_routes(host, state, devices(host, state, mtus))
         };
         for (dev, device) in &machine.devices {
             let of_device =
@@ -98,13 +106,20 @@ fn has_custom_rules(rules: &[PolicyRule]) -> bool {
     v4(rules) != v4(&own)
 }
 
-fn devices(host: &Host, state: &HostState) -> BTreeMap<IfName, Device> {
+fn devices(
+    host: &Host,
+    state: &HostState,
+    mtus: &BTreeMap<IfName, u32>,
+) -> BTreeMap<IfName, Device> {
+    let of_file =
+        |dev: &IfName| host.interfaces.get(dev).and_then(|it| it.mtu).unwrap_or(ETHERNET_MTU);
     let mut all: BTreeMap<IfName, Device> = state
         .links
         .iter()
         .map(|(dev, link)| {
             let kind = kind_of(host, state, dev);
-            (dev.clone(), Device { kind, up: *link == Link::Up, addresses: Vec::new() })
+            let mtu = mtus.get(dev).copied().unwrap_or_else(|| of_file(dev));
+            (dev.clone(), Device { kind, up: *link == Link::Up, addresses: Vec::new(), mtu })
         })
         .collect();
     // The kernel keeps the order in which addresses were added, and its first is the source of what the host sends:

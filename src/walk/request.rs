@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::death::Death;
-use crate::names::HostName;
+use crate::names::{HostName, NetworkName};
+use crate::state::examination::RouteQuestion;
 use crate::state::{DestinationKey, Protocol};
 
 /// Whose request is followed, and to which real server IPVS sends it.
@@ -32,8 +33,25 @@ pub struct Walk {
     pub hops: Vec<Hop>,
     /// How it ended.
     pub end: WalkVerdict,
+    /// The hops from this one on are of the reply; `None`: there is no reply.
+    pub reply_from: Option<usize>,
     /// It may as well be answered: several devices of a host answer for one address, and which one wins is chance.
     pub by_chance: bool,
+    /// The route lookups on the way, in order.
+    pub lookups: Vec<Lookup>,
+    /// Rules of other programs on the way whose verdict is not known, and on which host.
+    pub unclear: Vec<(HostName, String)>,
+}
+
+/// A route lookup on a host: its kernel can be asked the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// Where.
+    pub host: HostName,
+    /// The packet.
+    pub question: RouteQuestion,
+    /// Whether the walk has the packet go on from here.
+    pub passes: bool,
 }
 
 /// Something that happened on a host.
@@ -43,6 +61,8 @@ pub struct Hop {
     pub host: HostName,
     /// What.
     pub text: String,
+    /// The network over which the packet leaves the host; `None`: it stays there.
+    pub over: Option<NetworkName>,
 }
 
 /// How a walk ended.

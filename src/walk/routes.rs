@@ -101,15 +101,23 @@ fn applies(rule: &PolicyRule, flow: &Flow<'_>) -> Applies {
 }
 
 /// Stands for every route that is not known, as a rule on the way to it is not.
-static BEHIND_UNCLEAR_RULE: LazyLock<RouteEntry> = LazyLock::new(|| RouteEntry {
-    table: LOCAL,
-    destination: IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-    kind: RouteKind::Unclear,
-    gateway: None,
-    dev: None,
-    metric: 0,
-    source: None,
-});
+static BEHIND_UNCLEAR_RULE: LazyLock<RouteEntry> = LazyLock::new(|| of_rule(RouteKind::Unclear));
+
+/// Stands for a rule that refuses: prohibit, unreachable, blackhole.
+static REFUSED_BY_RULE: LazyLock<RouteEntry> = LazyLock::new(|| of_rule(RouteKind::Refuses));
+
+fn of_rule(kind: RouteKind) -> RouteEntry {
+    RouteEntry {
+        table: LOCAL,
+        destination: IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        kind,
+        gateway: None,
+        dev: None,
+        metric: 0,
+        source: None,
+        mtu: None,
+    }
+}
 
 impl Machine {
     /// The route of `flow`; `None`: there is none. A route that refuses is returned as it is, and so is one that is unclear.
@@ -120,7 +128,8 @@ impl Machine {
                 Applies::No => continue,
                 Applies::Unclear => return Some(&BEHIND_UNCLEAR_RULE),
             }
-            match self.in_table(rule.table?, flow) {
+            let Some(table) = rule.table else { return Some(&REFUSED_BY_RULE) };
+            match self.in_table(table, flow) {
                 None | Some(RouteEntry { kind: RouteKind::Throw, .. }) => {}
                 // Not a route that refuses: net/core/fib_rules.c, `fib_rules_lookup`.
                 Some(RouteEntry { destination, kind, .. })
@@ -153,7 +162,7 @@ impl Machine {
     /// The source of what the host itself sends by `route` to `target`.
     pub fn source_for(&self, route: &RouteEntry, target: IpAddr) -> Option<IpAddr> {
         if route.kind == RouteKind::Local {
-            return Some(target);
+            return route.source.or(Some(target));
         }
         if route.source.is_some() {
             return route.source;

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use super::routes::Flow;
 use super::*;
-use crate::desired::{ExpectedRequest, desired, expected_requests};
+use crate::desired::{ExpectedRequest, desired, every_request, expected_requests};
 use crate::state::routing::{PolicyRule, RouteEntry};
 use crate::state::{
-    Address, AddressKey, ConfItem, HostState, Link, Route, RouteKey, Scope, Sysctl,
+    Address, AddressKey, ConfItem, HostState, Link, PacketRule, Route, RouteKey, Scope, Sysctl,
+    TunnelGuard,
 };
 use crate::topology::{self, Topology};
 
@@ -215,6 +216,58 @@ fn arp_requests_are_answered_as_arp_ignore_says() {
     }
 }
 
+/// A director that asks its own VIP sends from its first address there, which real servers do not have; replies pass
+/// where it is a router and takes its own VIP as a source (seen on Linux 6.1: random cluster 1101).
+#[test]
+fn a_host_that_asks_its_own_second_address_sends_from_the_first() {
+    let topology =
+        read(&DR.replace("FORWARD", "dr").replace("vip: 192.0.2.80", "vip: 192.0.2.80/24"));
+    let world = World::of_file(&topology, &states(&topology));
+    let lvs = world.machine(&"lvs".parse().unwrap()).unwrap();
+    let source_to = |target: &str| {
+        let flow = Flow { source: None, target: ip(target), iif: None, oif: None, mark: 0 };
+        lvs.source_for(lvs.route(&flow).unwrap(), ip(target))
+    };
+    assert_eq!(source_to("192.0.2.80"), Some(ip("192.0.2.2")));
+    assert_eq!(source_to("192.0.2.2"), Some(ip("192.0.2.2")));
+    let alone = read(&DR.replace("FORWARD", "dr"));
+    let world = World::of_file(&alone, &states(&alone));
+    let lvs = world.machine(&"lvs".parse().unwrap()).unwrap();
+    let flow = Flow { source: None, target: ip("192.0.2.80"), iif: None, oif: None, mark: 0 };
+    assert_eq!(lvs.source_for(lvs.route(&flow).unwrap(), ip("192.0.2.80")), Some(ip("192.0.2.80")));
+}
+
+/// The sender that a host with 192.0.2.3/24 on eth0 and the VIP on lo names, for a packet from the VIP.
+#[test]
+fn arp_requests_name_the_sender_that_arp_announce_says() {
+    let (near, far) = ("192.0.2.80", "203.0.113.80");
+    for (arp_announce, near_named, far_named) in [
+        ("0", near, far),
+        ("1", near, "192.0.2.3"),
+        ("2", "192.0.2.3", "192.0.2.3"),
+        ("3", near, far),
+    ] {
+        for (vip, named) in [(near, near_named), (far, far_named)] {
+            let topology = read(
+                &DR.replace("FORWARD", "dr").replace("vip: 192.0.2.80", &format!("vip: {vip}")),
+            );
+            let mut states = states(&topology);
+            let key = Sysctl::all(ConfItem::ArpAnnounce);
+            host(&mut states, "web1").sysctls.insert(key, arp_announce.to_owned());
+            let world = World::of_file(&topology, &states);
+            let web1 = world.machine(&"web1".parse().unwrap()).unwrap();
+            let target = ip("192.0.2.1");
+            let flow = Flow { source: Some(ip(vip)), target, iif: None, oif: None, mark: 0 };
+            let route = web1.route(&flow).unwrap();
+            assert_eq!(
+                web1.asks_as(route, ip(vip), target),
+                Some(ip(named)),
+                "{arp_announce} {vip}"
+            );
+        }
+    }
+}
+
 #[test]
 fn policy_rules_come_before_the_main_table() {
     let topology = read(&DR.replace("FORWARD", "dr"));
@@ -230,6 +283,7 @@ fn policy_rules_come_before_the_main_table() {
         dev: Some("eth0".parse().unwrap()),
         metric,
         source: None,
+        mtu: None,
     };
     let from = Some("192.0.2.80/32".parse().unwrap());
     let rule = PolicyRule { from, ..PolicyRule::plain(100, false, 100) };
@@ -243,4 +297,97 @@ fn policy_rules_come_before_the_main_table() {
     assert_eq!(gateway(&web1, "192.0.2.3"), Some(ip("192.0.2.1")));
     web1.routes.add(route(RouteKind::Throw, 5));
     assert_eq!(gateway(&web1, "192.0.2.80"), Some(ip("192.0.2.1")), "throw goes on");
+}
+
+#[test]
+fn a_client_with_the_vip_answers_itself_only_what_it_serves() {
+    let topology = read(
+        "version: 1
+name: walk
+networks: {farm: [192.0.2.0/24]}
+hosts:
+  lvs: {role: director, interfaces: {eth0: 192.0.2.2/24}}
+  web1: {role: [real_server, client], interfaces: {eth0: 192.0.2.3/24}}
+  web2: {role: real_server, interfaces: {eth0: 192.0.2.4/24}}
+services:
+  - {name: own, vip: 192.0.2.80, port: 80, forward: dr, real_servers: [web1]}
+  - {name: other, vip: 192.0.2.80, port: 81, forward: dr, real_servers: [web2]}
+  - {name: marked, vip: 192.0.2.80, mark: 5, ports: [82], forward: dr, real_servers: [web1]}
+",
+    );
+    let world = World::of_file(&topology, &states(&topology));
+    let of = |name: &str| {
+        let mut all = every_request(&topology);
+        world.walk(&all.find(|it| it.service.name.as_str() == name).unwrap().request).end
+    };
+    assert_eq!([of("own"), of("marked")], [WalkVerdict::Answered, WalkVerdict::Answered]);
+    let past = Cause::WrongHost { target: ip("192.0.2.80") };
+    assert_eq!(death(of("other")), ("web1".to_owned(), past, false));
+}
+
+const SIX: &str = "version: 1
+name: walk
+networks: {farm: [\"2001:db8:2::/64\"]}
+hosts:
+  client: {role: client, interfaces: {eth0: \"2001:db8:2::9/64\"}}
+  lvs: {role: [director, client], interfaces: {eth0: \"2001:db8:2::2/64\"}}
+  web1: {role: real_server, interfaces: {eth0: \"2001:db8:2::3/64\"}}
+services:
+";
+
+/// The verdict on the request of `client` to the only service.
+fn walk_six(client: &str, service: &str) -> WalkVerdict {
+    let topology = read(&format!("{SIX}{service}"));
+    let world = World::of_file(&topology, &states(&topology));
+    let mut all = every_request(&topology);
+    world.walk(&all.find(|it| it.client.name.as_str() == client).unwrap().request).end
+}
+
+#[test]
+fn a_real_server_takes_nothing_that_is_wrapped_by_the_vip_over_ipv6() {
+    let of = |vip: &str, tunnel: &str| {
+        let keys = "port: 80, forward: tun, real_servers: [web1]";
+        walk_six(
+            "client",
+            &format!("  - {{vip: \"2001:db8:2::{vip}\", tunnel: {tunnel}, {keys}}}\n"),
+        )
+    };
+    let (host, cause, in_reply) = death(of("2", "ipip"));
+    assert_eq!((host.as_str(), in_reply), ("web1", false));
+    assert!(matches!(cause, Cause::OwnSource { source, .. } if source == ip("2001:db8:2::2")));
+    assert_eq!([of("80", "ipip"), of("2", "gre")], [WalkVerdict::Answered, WalkVerdict::Answered]);
+}
+
+/// The director has another address than the file says, or than the rule was made for.
+#[test]
+fn a_real_server_takes_nothing_that_a_stranger_has_wrapped() {
+    let tun = DR.replace("FORWARD", "tun");
+    assert_eq!(walk(&tun, |_| ()), WalkVerdict::Answered);
+    let other = |states: &mut HostStates| {
+        for table in host(states, "web1").tables.values_mut() {
+            let rules = std::mem::take(&mut table.rules);
+            table.rules = rules
+                .into_iter()
+                .map(|rule| match rule {
+                    PacketRule::Guard(guard) => {
+                        let sources = ["192.0.2.7/32".parse().unwrap()].into();
+                        TunnelGuard { sources, ..guard }.into()
+                    }
+                    rule => rule,
+                })
+                .collect();
+        }
+    };
+    let cause = Cause::WrappedByStranger { source: ip("192.0.2.2"), vip: ip("192.0.2.80") };
+    assert_eq!(death(walk(&tun, other)), ("web1".to_owned(), cause, false));
+    let any = tun.replace("forward: tun", "forward: tun, tunnel: {type: ipip, sources: any}");
+    assert_eq!(walk(&any, other), WalkVerdict::Answered);
+}
+
+#[test]
+fn what_a_client_on_the_director_sends_is_marked_on_lo_and_nothing_is_said_of_nat_then() {
+    let service =
+        "  - {vip: \"2001:db8:2::80\", mark: 4, ports: [80], forward: nat, real_servers: [web1]}\n";
+    let verdict = walk_six("lvs", service);
+    assert!(matches!(verdict, WalkVerdict::Unknown(_)), "{verdict:?}");
 }

@@ -2,10 +2,12 @@
 //! without IPVS. What it proves of the lab's hosts, `vm` proves again on a kernel with IPVS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod booted;
 mod cluster;
 mod kernel;
 mod lab;
 mod lab_traffic;
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 mod transport;
@@ -18,9 +20,16 @@ use support::cases::Case;
 const AT_ONCE: usize = 6;
 
 fn main() -> ExitCode {
-    let mut all =
-        [cluster::cases(), kernel::cases(), lab::cases(), lab_traffic::cases(), transport::cases()]
-            .concat();
+    let mut all = [
+        booted::cases(),
+        cluster::cases(),
+        kernel::cases(),
+        lab::cases(),
+        lab_traffic::cases(),
+        rules::cases(),
+        transport::cases(),
+    ]
+    .concat();
     // `vm` has them; here they are listed and left out.
     all.extend(lab::needs_ipvs().into_iter().map(Case::ignored));
     support::cases::run(&all, Some(AT_ONCE))

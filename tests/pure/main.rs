@@ -2,6 +2,8 @@
 //! from whole files to the text that comes out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod accepted;
+mod boot_unit;
 mod check;
 mod cli;
 mod docs;
@@ -10,6 +12,7 @@ mod house;
 mod import;
 mod large;
 mod plans;
+mod random;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
@@ -19,6 +22,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cases = [
+        accepted::cases(),
+        boot_unit::cases(),
         check::cases(),
         cli::cases(),
         docs::cases(),
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
         import::cases(),
         large::cases(),
         plans::cases(),
+        random::cases(),
         rules::cases(),
         walk::cases(),
     ];

@@ -9,7 +9,7 @@ use std::path::Path;
 use lvsprov::apply::cluster_plan::{self, Direction, HostPlanResult};
 use lvsprov::desired::desired_for;
 use lvsprov::plan::simulate;
-use lvsprov::report;
+use lvsprov::report::{self, cluster::ReasonDetail};
 use lvsprov::state::Edit;
 use lvsprov::state::announcement::announced_by;
 use lvsprov::topology::Service;
@@ -37,12 +37,17 @@ fn every_playbook_has_the_plan_that_was_read_and_found_right() {
             topology.hosts.values().map(|host| (host.name.clone(), Ok(bare(host)))).collect();
         let direction = Direction::Apply { now: 0 };
         let plan = cluster_plan::plan(&topology, &desired, &seen, &BTreeMap::new(), direction);
-        let text = report::cluster::text(&plan.report(&topology));
-        let shown = anstream::adapter::strip_str(&text).to_string();
+        let report = plan.report(&topology);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let golden =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/plan/{name}.txt"));
-        crate::support::playbooks::golden(&golden, &shown);
+        for (folder, detail) in
+            [("plan", ReasonDetail::Short), ("plan/explain", ReasonDetail::Full)]
+        {
+            let text = report::cluster::text_with(&report, detail);
+            let shown = anstream::adapter::strip_str(&text).to_string();
+            let golden = format!("tests/cases/{folder}/{name}.txt");
+            let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(golden);
+            crate::support::playbooks::golden(&golden, &shown);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         codes_and_names_are_unique_and_well_formed,
         a_code_keeps_its_rule,
         every_rule_has_a_page,
+        every_rule_has_a_trial_on_a_kernel_or_a_reason,
         the_table_of_checks_is_the_table_of_rules,
         every_symptom_leads_to_rules_and_commands,
         a_mistyped_rule_is_answered_with_the_nearest,
@@ -71,6 +72,40 @@ fn a_code_keeps_its_rule() {
         let new: Vec<_> = now.values().filter(|line| !pinned.contains(line.as_str())).collect();
         assert!(new.is_empty(), "{path} lacks {new:?}: LVSPROV_BLESS=1 adds them");
     }
+}
+
+/// `tests/cases/trials.txt` says of each rule which test breaks it on a kernel.
+fn every_rule_has_a_trial_on_a_kernel_or_a_reason() {
+    let text = read("tests/cases/trials.txt");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let rows: Vec<(&str, &str)> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+    let mut expected: Vec<String> = rules::all().map(ToString::to_string).collect();
+    expected.sort();
+    let named: Vec<&str> = rows.iter().map(|(rule, _)| *rule).collect();
+    assert_eq!(named, expected, "one row for each rule, by code");
+    for (rule, trials) in &rows {
+        if *trials == "file" {
+            continue;
+        }
+        for trial in trials.split("; ") {
+            let [program, module, function] = trial.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{rule}: {trial} is no program, module and function");
+            };
+            let folder = root().join("tests").join(program);
+            let sources = rust_files(&folder.join(module));
+            let sources = sources.into_iter().chain([folder.join(format!("{module}.rs"))]);
+            let needle = format!("fn {function}(");
+            let is_there =
+                |path: PathBuf| fs::read_to_string(path).is_ok_and(|it| it.contains(&needle));
+            assert!(sources.into_iter().any(is_there), "{rule}: there is no test {trial}");
+        }
+    }
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|it| it == "rs")).collect()
 }
 
 /// What a page names as the source of what it says.

@@ -10,7 +10,7 @@ use flate2::read::GzDecoder;
 use lvsprov::names::HostName;
 use lvsprov::plan::simulate;
 use lvsprov::state::Routing;
-use lvsprov::topology::Topology;
+use lvsprov::topology::{self, Topology};
 use lvsprov::walk::HostStates;
 
 use crate::support::cases::{Case, cases};
@@ -44,8 +44,11 @@ fn the_walk_says_what_kernels_did() {
         let mut replay: Option<Replay> = None;
         for line in lines {
             match serde_json::from_str(&line.unwrap()).unwrap() {
-                Record::Cluster { file, kernel: _, states, routing } => {
-                    let topology = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(&file));
+                Record::Cluster { file, text, kernel: _, states, routing } => {
+                    let topology = match text {
+                        Some(text) => topology::read(&file, &text).topology.unwrap(),
+                        None => load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)),
+                    };
                     replay = Some(Replay { file, topology, states, routing });
                 }
                 Record::Broken { host, edit, served } => {

@@ -248,6 +248,8 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
         since: 7,
         owned: touched.clone(),
         found: before.clone(),
+        run: None,
+        settled: None,
     };
     let receipt_before =
         unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
@@ -274,6 +276,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
         receipt_before,
         receipt_after: Some(Receipt { since: 8, ..receipt.clone() }),
         receipt,
+        settled: None,
         revert: None,
         idle_limit_s: 600,
         sysctls: BTreeSet::new(),
@@ -289,7 +292,15 @@ pub fn receipt() -> Receipt {
     let mut found = HostState::default();
     found.sysctls.insert(sysctl, "0".to_owned());
     let topology = "t".parse().unwrap();
-    Receipt { version: RECEIPT_VERSION, topology, since: 7, owned: found.items(), found }
+    Receipt {
+        version: RECEIPT_VERSION,
+        topology,
+        since: 7,
+        owned: found.items(),
+        found,
+        run: None,
+        settled: None,
+    }
 }
 
 pub fn run(command: &mut Command) -> String {

@@ -1,9 +1,13 @@
 //! Tables of ours for tests: rules, setting them, and `nft` as the second opinion.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use lvsprov::state::{Edit, KeyedEdit, PacketRule, PacketRules, Protocol, TableName};
+use lvsprov::state::{
+    Edit, FragmentGuard, KeyedEdit, PacketRule, PacketRules, Protocol, TableName, TunnelGuard,
+    TunnelHeader,
+};
 
 use crate::support::netns_host::{NetnsHost, run};
 
@@ -27,6 +31,18 @@ pub fn masquerade(vip: Option<&str>, rip: &str, port: u16) -> PacketRule {
 
 pub fn clamp(source: &str, mss: u16) -> PacketRule {
     PacketRule::ClampMss { source: source.parse().unwrap(), mss }
+}
+
+/// Packets to the VIPs, wrapped in `header`, from this one source only.
+pub fn guard(header: TunnelHeader, vips: &[&str], source: &str) -> PacketRule {
+    let source: IpAddr = source.parse().unwrap();
+    PacketRule::Guard(TunnelGuard {
+        outside_v6: source.is_ipv6(),
+        header,
+        vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+        sources: [source.into()].into(),
+        devices: ["tunl0".parse().unwrap()].into(),
+    })
 }
 
 /// From what is there now.
@@ -77,5 +93,16 @@ pub fn gallery() -> PacketRules {
         masquerade(Some("2001:db8::1"), "2001:db8:1::2", 80),
         clamp("192.0.2.1", 1400),
         clamp("2001:db8::1", 1380),
+        guard(TunnelHeader::None, &["192.0.2.1"], "10.0.0.9"),
+        guard(TunnelHeader::None, &["2001:db8::1", "2001:db8::2"], "2001:db8:1::9"),
+        guard(TunnelHeader::Gre { checksum: false }, &["192.0.2.1"], "10.0.0.9"),
+        guard(TunnelHeader::Gue { port: 6080 }, &["192.0.2.1"], "10.0.0.9"),
+        PacketRule::Fragments(FragmentGuard {
+            plain: true,
+            gre: true,
+            gue_ports: [6080].into(),
+            sources: ["2001:db8:1::9/128".parse().unwrap()].into(),
+            devices: ["sit0".parse().unwrap()].into(),
+        }),
     ])
 }

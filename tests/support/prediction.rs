@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lvsprov::desired::{ExpectedRequest, every_request};
-use lvsprov::names::HostName;
+use lvsprov::names::{HostName, IfName};
+use lvsprov::state::firewall::Firewall;
 use lvsprov::state::{Edit, HostState, Routing};
 use lvsprov::topology::Topology;
 use lvsprov::walk::{Cause, HostStates, SeenHost, WalkVerdict, World};
@@ -48,15 +50,31 @@ pub fn is_known(file: &str, what: &str) -> bool {
     KNOWN.iter().any(|(known, begins, _)| file.contains(known) && what.starts_with(begins))
 }
 
-/// The hosts of `topology` as they were seen.
+/// The MTUs of each host, by interface.
+pub type Mtus = BTreeMap<HostName, BTreeMap<IfName, u32>>;
+
+/// The hosts of `topology` as they were seen, with MTUs as the file says.
 pub fn seen_world(
     topology: &Topology,
     states: &HostStates,
     routing: &BTreeMap<HostName, Routing>,
 ) -> World {
-    let none = Routing::default();
+    seen_world_of(topology, states, routing, &Mtus::new(), &BTreeMap::new())
+}
+
+/// The same, with MTUs and rules of other programs as they were seen.
+pub fn seen_world_of(
+    topology: &Topology,
+    states: &HostStates,
+    routing: &BTreeMap<HostName, Routing>,
+    mtus: &Mtus,
+    firewalls: &BTreeMap<HostName, Arc<Firewall>>,
+) -> World {
+    let (none, no_mtus) = (Routing::default(), BTreeMap::new());
     let seen = states.iter().map(|(name, state)| {
-        (name.clone(), SeenHost { state, routing: routing.get(name).unwrap_or(&none) })
+        let routing = routing.get(name).unwrap_or(&none);
+        let mtus = mtus.get(name).unwrap_or(&no_mtus);
+        (name.clone(), SeenHost { state, routing, mtus, firewall: firewalls.get(name) })
     });
     World::of_hosts(topology, &seen.collect(), &HostStates::new())
 }
@@ -67,8 +85,11 @@ pub fn seen_world(
 pub enum Record {
     /// A cluster, and its hosts as they were seen after apply.
     Cluster {
-        /// The file, from the project's folder on.
+        /// The file, from the project's folder on; `random-SEED` for a random cluster.
         file: String,
+        /// The text of a random cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
         /// The kernel's release.
         kernel: String,
         /// What was seen.
@@ -125,6 +146,7 @@ impl Prediction {
             says.chance |= walk.by_chance;
             match walk.end {
                 WalkVerdict::Answered => {
+                    says.unknown |= !walk.unclear.is_empty();
                     says.alive.insert(server);
                 }
                 WalkVerdict::Dead { death, .. } => {

@@ -19,6 +19,14 @@ const IN_VM: &str = "LVSPROV_IN_VM";
 const GROUP: &str = "LVSPROV_TEST_GROUP";
 /// How many machines run side by side, instead of [`machines`].
 const MACHINES: &str = "LVSPROV_TEST_MACHINES";
+/// Set by `make kernels`.
+const THOROUGH: &str = "LVSPROV_THOROUGH";
+
+/// Whether more is tried than `make test` has the time for: each kind of crash in both directions, twice as many mutants
+/// of the walk, each playbook with local agents too.
+pub fn thorough() -> bool {
+    std::env::var_os(THOROUGH).is_some()
+}
 
 /// Cases that share one machine.
 pub struct Group {

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what_others_made_is_left_shown_adopted_and_given_back", foreign),
         Case::new("the_director_waits_for_a_real_server_that_is_not_there", waiting),
         Case::new("a_cluster_that_answers_nobody_is_undone_and_says_why", answers_nobody),
+        Case::new("a_value_that_serves_is_kept_and_left", serving),
         Case::new("a_stateful_firewall_under_nat_is_refused_or_tracked", stateful_firewall),
         Case::new("without_a_client_that_is_reached_it_says_what_was_not_tried", no_client),
         Case::new(
@@ -30,9 +31,9 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Hosts `client`, `lvs`, `rs1` and `rs2` on one bridge, each a named namespace with its own address.
-struct Cluster {
+pub(super) struct Cluster {
     folder: tempfile::TempDir,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     hosts: Vec<&'static str>,
 }
 
@@ -44,7 +45,7 @@ const ADDRESSES: [(&str, &str); 4] = [
 ];
 
 impl Cluster {
-    fn new(services: &str, client: &str) -> Self {
+    pub(super) fn new(services: &str, client: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("topology.yaml");
         let mut hosts = String::new();
@@ -104,7 +105,7 @@ impl Cluster {
         (output.status.code().unwrap_or(-1), text)
     }
 
-    fn expect(&self, arguments: &[&str], code: i32) -> String {
+    pub(super) fn expect(&self, arguments: &[&str], code: i32) -> String {
         let (exit, text) = self.lvsprov(arguments);
         assert_eq!(exit, code, "{arguments:?} said:\n{text}");
         text
@@ -175,7 +176,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
     checked(program, arguments, &output)
 }
 
-fn inside(host: &str, program: &str, arguments: &[&str]) -> String {
+pub(super) fn inside(host: &str, program: &str, arguments: &[&str]) -> String {
     run("ip", &[&["netns", "exec", host, program], arguments].concat())
 }
 
@@ -189,7 +190,7 @@ fn sysctl(host: &str, key: &str) -> String {
     inside(host, "sysctl", &["-n", key]).trim().to_owned()
 }
 
-fn modules() {
+pub(super) fn modules() {
     for module in ["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ipip"] {
         run("modprobe", &[module]);
     }
@@ -242,7 +243,10 @@ fn answers_nobody() {
     let cluster = Cluster::new(services, "172.25.7.250/24");
     let before = cluster.photograph();
     let undone = |why: &str| {
-        let applied = cluster.expect(&["apply"], 5);
+        // The rules can be read: it is refused beforehand.
+        let refused = cluster.expect(&["apply"], 5);
+        assert!(refused.contains("the nftables chain inet stale in"), "{refused}");
+        let applied = cluster.expect(&["apply", "--allow-unanswered"], 5);
         let because = "because it is not true that client is answered by tcp 172.25.7.200:80: 0 of 1 \
                        requests answered; 1 failed: ";
         assert!(applied.contains(&format!("{because}{why}")), "{applied}");
@@ -311,6 +315,49 @@ fn answers_nobody() {
     assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
 }
 
+/// A stricter `arp_ignore`, and source validation that is off, from before the cluster.
+fn serving() {
+    modules();
+    let services = "  - {vip: 172.25.7.200, port: 80, scheduler: rr, forward: dr, real_servers: [rs1, rs2]}\n  \
+                    - {vip: 172.25.7.201, port: 80, scheduler: rr, forward: tun, real_servers: [rs2]}\n";
+    let cluster = Cluster::new(services, "172.25.7.250/24");
+    let arp_ignore = "net.ipv4.conf.all.arp_ignore";
+    let set = |host: &str, key: &str, value: &str| {
+        inside(host, "sysctl", &["-qw", &format!("{key}={value}")]);
+    };
+    set("rs1", arp_ignore, "2");
+    set("rs2", arp_ignore, "8");
+    for dev in ["all", "default", "eth0", "tunl0"] {
+        set("rs2", &format!("net.ipv4.conf.{dev}.rp_filter"), "0");
+    }
+    let before = cluster.photograph();
+    let plan = cluster.expect(&["plan"], 4);
+    assert!(plan.contains("set net.ipv4.conf.all.arp_ignore: 8 -> 1"), "{plan}");
+    assert_eq!(plan.matches("arp_ignore").count(), 1, "{plan}");
+    assert!(!plan.contains("rp_filter"), "{plan}");
+    // Requests pass, and only the director answers ARP.
+    cluster.expect(&["apply"], 0);
+    assert_eq!((sysctl("rs1", arp_ignore), sysctl("rs2", arp_ignore)), ("2".into(), "1".into()));
+    cluster.expect(&["plan"], 0);
+    // What serves is no drift on either, and what does not serve is.
+    set("rs1", arp_ignore, "1");
+    set("rs2", arp_ignore, "2");
+    cluster.expect(&["plan"], 0);
+    let lowered = [&format!("{arp_ignore}=0")[..]];
+    let step = "set net.ipv4.conf.all.arp_ignore: 0 -> 1";
+    cluster.mends("rs1", "sysctl", &[&["-qw"], &lowered[..]].concat(), step);
+    let (all, strict) =
+        ("net.ipv4.conf.all.rp_filter=1", "set net.ipv4.conf.tunl0.rp_filter: 0 -> 2");
+    cluster.mends("rs2", "sysctl", &["-qw", all], strict);
+    cluster.expect(&["destroy"], 0);
+    assert_eq!((sysctl("rs1", arp_ignore), sysctl("rs2", arp_ignore)), ("0".into(), "8".into()));
+    set("rs1", arp_ignore, "2");
+    set("rs2", "net.ipv4.conf.all.rp_filter", "0");
+    let after = cluster.photograph();
+    assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
+    receipts_gone(&cluster);
+}
+
 /// What firewalld and ufw do: packets of no known connection are dropped. Under NAT those are the replies.
 fn stateful_firewall() {
     modules();
@@ -334,7 +381,7 @@ fn stateful_firewall() {
             inside("lvs", command[0], &command[1..]);
         }
         let why = format!(
-            "the nftables chain {chain} drops packets that connection tracking calls invalid"
+            "of the nftables chain {chain} (connection tracking calls it invalid: net.ipv4.vs.conntrack is 0)"
         );
         for command in ["plan", "apply"] {
             let refused = cluster.expect(&[command], 5);
@@ -355,7 +402,7 @@ fn stateful_firewall() {
     }
     let after = cluster.photograph();
     assert!(before == after, "destroy left a difference:\n{}", difference(&before, &after));
-    // A rule for some packets only is a caution.
+    // A rule for other packets hinders nothing.
     let some: [&[&str]; 3] = [
         &["add table inet old"],
         &["add chain inet old forward { type filter hook forward priority 0; }"],
@@ -365,7 +412,12 @@ fn stateful_firewall() {
         inside("lvs", "nft", command);
     }
     let plan = cluster.expect(&["plan"], 4);
+    assert!(!plan.contains("chain inet old"), "{plan}");
+    // Of one that is not read whole it is not known.
+    inside("lvs", "nft", &["add rule inet old forward meta length < 1000 ct state invalid drop"]);
+    let plan = cluster.expect(&["plan"], 4);
     assert!(plan.contains("under further conditions, which are not read"), "{plan}");
+    assert!(plan.contains("not known whether packets of the services pass lvs"), "{plan}");
 }
 
 fn no_client() {
@@ -407,14 +459,14 @@ fn moves() {
         entry[0]["lladdr"].as_str().unwrap().to_owned()
     };
     directed_by("lvs");
-    let plan = cluster.expect(&["plan"], 4);
+    let plan = cluster.expect(&["plan", "--explain"], 4);
     assert!(plan.contains("announced on eth0 by gratuitous ARP"), "{plan}");
     // The client has asked for the VIP once its requests are refused.
     cluster.expect(&["apply"], 0);
     assert_eq!(client_sends_to(), hardware("lvs"));
     directed_by("rs2");
     // No request of the client makes it ask again.
-    let moved = cluster.expect(&["apply", "--verify", "state"], 0);
+    let moved = cluster.expect(&["apply", "--verify", "state", "--explain"], 0);
     assert!(moved.contains("announced on eth0 by gratuitous ARP"), "{moved}");
     assert!(!moved.contains("not announced"), "{moved}");
     assert_eq!(client_sends_to(), hardware("rs2"));
@@ -485,6 +537,48 @@ fn difference(before: &str, after: &str) -> String {
     lines.take(20).map(|(before, after)| format!("- {before}\n+ {after}\n")).collect()
 }
 
+/// `status --watch` shows new connections, packets and bytes as rates, as far as the kernel's counters go.
+fn watched(cluster: &Cluster) {
+    let mut watch = Command::new(LVSPROV)
+        .arg("status")
+        .arg(&cluster.file)
+        .args(["--watch", "--format", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut look =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let total = |look: &serde_json::Value| -> u64 {
+        let servers = &look["status"]["hosts"]["lvs"]["services"][0]["real_servers"];
+        servers.as_array().unwrap().iter().map(|it| it["counters"]["total"].as_u64().unwrap()).sum()
+    };
+    let first = look();
+    assert_eq!(first["rates"], serde_json::json!([]), "{first}");
+    // Nothing listens: each request is refused by a real server, and counted all the same.
+    let (_, verified) = cluster.lvsprov(&["verify"]);
+    let mut rate = 0.0;
+    for _ in 0..30 {
+        let next = look();
+        let rates = next["rates"].as_array().unwrap();
+        assert_eq!(rates.len(), 2, "{next}");
+        rate = rates.iter().filter_map(|it| it["connections_per_s"].as_f64()).sum();
+        if rate > 0.0 {
+            assert!(total(&next) > total(&first), "{next}");
+            let of = |name: &str| next["service_rates"][0][name].as_f64().unwrap();
+            // Each connection has a packet at least, each packet an IP header; rates are rounded to tenths.
+            assert!(of("packets_in_per_s") > rate - 0.2, "{next}");
+            assert!(of("bytes_in_per_s") > 20.0 * (of("packets_in_per_s") - 0.1), "{next}");
+            assert_eq!((of("packets_out_per_s"), of("bytes_out_per_s")), (0.0, 0.0), "{next}");
+            break;
+        }
+    }
+    assert!(rate > 0.0, "no request was counted: {verified}");
+    let controller = nix::unistd::Pid::from_raw(i32::try_from(watch.id()).unwrap());
+    nix::sys::signal::kill(controller, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
 fn dr() {
     modules();
     let services = "  - {vip: 172.25.7.200, port: 80, scheduler: wrr, forward: dr, \
@@ -515,6 +609,7 @@ fn dr() {
         }
         assert_eq!(sysctl("lvs", "net.ipv4.ip_forward"), "0", "DR needs no forwarding");
         only_the_director_answers();
+        watched(cluster);
         let (lvs, rs1) = ("lvs", "rs1");
         let vip = "172.25.7.200";
         cluster.mends(
@@ -745,7 +840,7 @@ fn foreign() {
     // The table is ours as a whole.
     let exclusive = text.replace("version: 1\n", "version: 1\nipvs: exclusive\n");
     std::fs::write(&cluster.file, exclusive).unwrap();
-    let plan = cluster.expect(&["plan"], 4);
+    let plan = cluster.expect(&["plan", "--explain"], 4);
     assert!(plan.contains("remove service tcp 172.25.7.200:25"), "{plan}");
     assert!(plan.contains("destroy puts it back"), "{plan}");
     cluster.expect(&["apply"], 0);

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod crash_recovery;
+mod doctor;
 mod end_to_end;
+mod hosts;
 mod import;
 mod ipvs_round_trip;
 mod kernel;
@@ -15,6 +17,9 @@ mod lab;
 mod live_changes;
 mod machine;
 mod playbooks;
+mod random;
+mod reboot;
+mod rules;
 mod shares;
 #[path = "../support/mod.rs"]
 mod support;
@@ -39,25 +44,35 @@ fn main() -> ExitCode {
 /// Cases that want a kernel into which nothing was loaded have a machine of their own, and so have those that take long.
 fn groups() -> Vec<Group> {
     let mut all = vec![
-        group("kernel", 100, Place::machine(1500), kernel::cases()),
+        group("kernel", 130, Place::machine(1500), kernel::cases()),
         group("end_to_end", 300, Place::machine(1500), end_to_end::cases()),
-        group("live_changes", 300, Place::machine(1500), live_changes::cases()),
+        group("doctor", 155, Place::machine(1500), doctor::cases()),
+        group("live_changes", 260, Place::machine(1500), live_changes::cases()),
         group(
             "ipvs_round_trip",
-            100,
+            110,
             Place::Machine { limit_s: 900, prepare: ipvs_round_trip::prepare, at_once: 1 },
             ipvs_round_trip::cases(),
         ),
-        group("shares", 100, Place::machine(900), shares::cases()),
-        group("import", 60, Place::machine(900), import::cases()),
-        group("lab", 60, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
-        group("machine", 150, Place::Here, machine::cases()),
+        group("reboot", 30, Place::machine(900), reboot::cases()),
+        group("rules", 80, Place::machine(900), rules::cases()),
+        group("shares", 50, Place::machine(900), shares::cases()),
+        group("import", 20, Place::machine(900), import::cases()),
+        group("lab", 65, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
+        group(
+            "random",
+            70,
+            Place::Machine { limit_s: 20_000, prepare: random::prepare, at_once: 1 },
+            random::cases(),
+        ),
+        group("machine", 145, Place::Here, machine::cases()),
     ];
     all.extend(crash_recovery_groups());
     all.extend(playbook_groups());
     for (part, name) in ["walk_1", "walk_2"].into_iter().enumerate() {
         let cases = walk::cases().into_iter().skip(part).step_by(2).collect();
-        all.push(within("walk", name, 150, Place::machine(7200), cases));
+        let place = Place::Machine { limit_s: 7200, prepare: walk::prepare, at_once: 1 };
+        all.push(within("walk", name, 200, place, cases));
     }
     all
 }
@@ -70,9 +85,9 @@ fn crash_recovery_groups() -> Vec<Group> {
         .partition(|case| case.name().ends_with("left_half_way"));
     assert_eq!(scenes.len(), 3, "each scene has a machine of its own");
     let names = ["crash_recovery_dr", "crash_recovery_nat", "crash_recovery_tun"];
-    let mut all = vec![within("crash_recovery", "crash_recovery", 300, place, rest)];
+    let mut all = vec![within("crash_recovery", "crash_recovery", 450, place, rest)];
     for (name, scene) in names.into_iter().zip(scenes) {
-        all.push(within("crash_recovery", name, 200, place, vec![scene]));
+        all.push(within("crash_recovery", name, 250, place, vec![scene]));
     }
     all
 }
@@ -80,13 +95,13 @@ fn crash_recovery_groups() -> Vec<Group> {
 fn playbook_groups() -> Vec<Group> {
     let local = ["playbooks_1", "playbooks_2"];
     let over_ssh = ["playbooks_over_ssh_1", "playbooks_over_ssh_2"];
-    let of = |name, cases| within("playbooks", name, 250, Place::Here, cases);
+    let of = |name, expected_s, cases| within("playbooks", name, expected_s, Place::Here, cases);
     let mut all = Vec::new();
     for (part, name) in local.into_iter().enumerate() {
-        all.push(of(name, playbooks::local(part, local.len())));
+        all.push(of(name, 150, playbooks::local(part, local.len())));
     }
     for (part, name) in over_ssh.into_iter().enumerate() {
-        all.push(of(name, playbooks::over_ssh(part, over_ssh.len())));
+        all.push(of(name, 240, playbooks::over_ssh(part, over_ssh.len())));
     }
     all
 }

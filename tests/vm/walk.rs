@@ -3,50 +3,98 @@
 //!
 //! What was seen and answered is recorded (`scripts/walk-record`); `pure` tries the walk on the record.
 //!
-//! What is broken: each setting that lvsprov made is taken away, each interface is set down, the VIP is put on hosts
-//! that must not have it, settings of hosts are set to other values than they have, and routes and policy rules are added
-//! as a VPN or an old script would. `make test` tries every
-//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all, `LVSPROV_EVERY_MUTANT=routing` all routes and rules.
+//! What is broken: a setting, an address, a link ([`mutants`]); routes and policy rules are added as a VPN or an old script
+//! would ([`foreign_routing`]); the MTU of interfaces is lowered ([`large`]); firewalls are put on hosts ([`firewalls`]). `make test` tries every
+//! [`SHARE`]th; `LVSPROV_EVERY_MUTANT=1` all, `LVSPROV_EVERY_MUTANT=12` every twelfth, `LVSPROV_EVERY_MUTANT=routing` all routes
+//! and rules, `LVSPROV_EVERY_MUTANT=mtu` all MTUs, `LVSPROV_EVERY_MUTANT=firewall` all firewalls. Transfers that hang take long, so of these `make test` tries a few.
+//! `LVSPROV_RANDOM_CLUSTERS=1-60` tries those of the random clusters that `check` accepts instead of the files.
+
+mod firewalls;
+mod large;
+mod mutants;
+pub mod neighbours;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lvsprov::apply::cluster_plan::{self, Direction};
-use lvsprov::apply::transaction::{self, TransactionPolicy, VerifyBy};
-use lvsprov::apply::{ConnectionSettings, Session, operator};
+use lvsprov::apply::{ConnectionSettings, Session};
 use lvsprov::lab::clients::{self, ClientRequest};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::scenario::drift;
 use lvsprov::lab::{self, Lab, responders, targets};
 use lvsprov::names::HostName;
 use lvsprov::plan::simulate;
-use lvsprov::state::{
-    Address, AddressKey, ConfDev, ConfItem, Edit, HostState, Link, Receipt, Routing, Scope, Sysctl,
-};
-use lvsprov::topology::{Reach, Role, Topology};
-use lvsprov::transport::Options;
+use lvsprov::state::{Link, Receipt, Routing};
+use lvsprov::topology::Topology;
 use lvsprov::walk::{HostStates, World};
+
+use crate::hosts;
+use crate::random;
+use mutants::Mutant;
 
 use crate::support::cases::Case;
 use crate::support::foreign_routing::{self, ForeignRouting};
 use crate::support::playbooks::{load, playbooks};
 use crate::support::prediction::{Prediction, Record, announced, is_known, seen_world, ways};
+use crate::support::random_clusters::{RandomCluster, random_cluster};
+use crate::support::random_verdict::examine;
+use crate::support::vm::thorough;
 
-/// One in so many mutants is tried by `make test`.
-const SHARE: usize = 18;
+/// One in so many mutants is tried by `make test`: what the kernel did with all of them is on record, and replayed by `pure`.
+const SHARE: usize = 36;
+/// One in so many firewalls: `kernel::filter` in `host` compares their rules with the kernel in large numbers.
+const FIREWALL_SHARE: usize = 120;
+/// So many times as many are tried where there is time.
+const THOROUGH: usize = 2;
 /// After so long a request counts as lost: nothing is slow here, but the processor.
-const PATIENCE: Duration = Duration::from_millis(1500);
+pub const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// One for each cluster.
 pub fn cases() -> Vec<Case> {
+    let case = |name: &str, subject: Subject| {
+        let name = name.replace('-', "_");
+        Case::new(format!("the_kernel_does_what_the_walk_says_{name}"), move || agrees(&subject))
+    };
+    if let Some(seeds) = random::wanted() {
+        let accepted = seeds.into_iter().filter_map(Subject::random);
+        return accepted.map(|subject| case(&subject.name.clone(), subject)).collect();
+    }
     let all = playbooks().into_iter().chain(own());
-    all.map(|path| {
-        let name = path.file_stem().unwrap().to_str().unwrap().replace('-', "_");
-        Case::new(format!("the_kernel_does_what_the_walk_says_{name}"), move || agrees(&path))
-    })
-    .collect()
+    all.map(|path| case(path.file_stem().unwrap().to_str().unwrap(), Subject::file(&path)))
+        .collect()
+}
+
+/// Random clusters are many in one machine.
+pub fn prepare() {
+    if random::wanted().is_some() {
+        random::prepare();
+    }
+}
+
+/// A cluster that is tried.
+struct Subject {
+    /// The file, from the project's folder on; `random-SEED` for a random one.
+    name: String,
+    /// The text of a random one: the generator may change.
+    random: Option<RandomCluster>,
+    topology: Topology,
+}
+
+impl Subject {
+    fn file(path: &Path) -> Self {
+        let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+        Self { name, random: None, topology: load(path) }
+    }
+
+    /// `None`: `check` refuses it.
+    fn random(seed: u64) -> Option<Self> {
+        let random = random_cluster(seed);
+        let (topology, errors) = examine(&random.text).ok()?;
+        let name = format!("random-{seed}");
+        errors.is_empty().then_some(Self { name, random: Some(random), topology })
+    }
 }
 
 /// Clusters that no playbook has: static routes, two routers, two ways, two directors.
@@ -59,20 +107,65 @@ fn own() -> Vec<PathBuf> {
     all
 }
 
-fn agrees(path: &Path) {
+fn agrees(subject: &Subject) {
     lab::isolate().unwrap();
-    let topology = load(path);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let wrong = runtime.block_on(async {
-        let cluster = Cluster::up(&topology).await;
-        let file = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
-        cluster.try_all(file.to_str().unwrap()).await
+        let cluster = Cluster::up(&subject.topology).await;
+        if let Some(random) = &subject.random {
+            cluster.set_rp_filter(&random.rp_filter);
+        }
+        cluster.try_all(subject).await
     });
     assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Of each kind of mutant one in so many is tried, or none.
+struct Share {
+    settings: Option<usize>,
+    routing: Option<usize>,
+    firewalls: Option<usize>,
+    narrow: Option<Narrow>,
+}
+
+/// Which MTUs are tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Narrow {
+    Few,
+    All,
+}
+
+impl Share {
+    /// Of the cluster of `file`.
+    fn wanted(file: &str) -> Self {
+        let none = Self { settings: None, routing: None, firewalls: None, narrow: None };
+        let denser = if thorough() { THOROUGH } else { 1 };
+        match std::env::var("LVSPROV_EVERY_MUTANT").unwrap_or_default().as_str() {
+            "" if large::is_made_for(file) => Self { narrow: Some(Narrow::Few), ..none },
+            "" => Self {
+                settings: Some(SHARE / denser),
+                routing: Some(SHARE / denser),
+                firewalls: Some(FIREWALL_SHARE / denser),
+                narrow: Some(Narrow::Few),
+            },
+            "routing" => Self { routing: Some(1), ..none },
+            "firewall" => Self { firewalls: Some(1), ..none },
+            "mtu" => Self { narrow: Some(Narrow::All), ..none },
+            number => {
+                let step = Some(
+                    number
+                        .parse()
+                        .expect("LVSPROV_EVERY_MUTANT is a number, routing, firewall or mtu"),
+                );
+                let narrow = Some(Narrow::All);
+                Self { settings: step, routing: step, firewalls: step, narrow }
+            }
+        }
+    }
+}
+
 /// Who answered each request, by client and number of the service.
-type Served = Vec<(HostName, usize, Vec<Option<String>>)>;
+pub type Served = Vec<(HostName, usize, Vec<Option<String>>)>;
 
 /// Prints a line for the record that `scripts/walk-record` collects.
 fn record(line: impl FnOnce() -> Record) {
@@ -81,40 +174,35 @@ fn record(line: impl FnOnce() -> Record) {
     }
 }
 
-/// Something that is broken on a host.
-struct Mutant {
-    host: HostName,
-    edit: Edit,
-}
-
-struct Cluster<'a> {
+pub struct Cluster<'a> {
     topology: &'a Topology,
-    lab: Lab,
-    settings: ConnectionSettings,
+    pub lab: Lab,
+    pub settings: ConnectionSettings,
     _responders: responders::Responders,
     _state: tempfile::TempDir,
 }
 
 impl<'a> Cluster<'a> {
-    async fn up(topology: &'a Topology) -> Self {
+    pub async fn up(topology: &'a Topology) -> Self {
         let lab = Lab::build(topology, Management::None).unwrap();
+        forget_half_open_connections(&lab);
         let responders = responders::start(&lab, topology).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let transport = Options {
-            state_dir: Some(state.path().join("state")),
-            agent_binary: Some(env!("CARGO_BIN_EXE_lvsprov").into()),
-            call_timeout: Duration::from_mins(1),
-            hello_timeout: Duration::from_mins(1),
-            ..Options::default()
-        };
-        let reach = topology.hosts.keys();
-        let reach = reach.map(|host| (host.clone(), Reach::Netns(lab.netns_path(host).unwrap())));
-        let reach = reach.collect();
-        let settings = ConnectionSettings { transport, reach, ..ConnectionSettings::default() };
+        let settings = hosts::settings(&lab, topology, &state.path().join("state"));
         Self { topology, lab, settings, _responders: responders, _state: state }
     }
 
-    async fn try_all(&self, file: &str) -> Vec<String> {
+    /// Of `net.ipv4.conf.all`, as other programs leave it.
+    pub fn set_rp_filter(&self, values: &BTreeMap<String, u8>) {
+        for (host, value) in values {
+            let path = "/proc/sys/net/ipv4/conf/all/rp_filter";
+            let write = || std::fs::write(path, value.to_string());
+            self.lab.run_in(&host.parse().unwrap(), write).unwrap().unwrap();
+        }
+    }
+
+    async fn try_all(&self, subject: &Subject) -> Vec<String> {
+        let file = subject.name.as_str();
         let mut session = Session::open(self.topology, &self.settings).await;
         self.apply(&mut session).await;
         let observed = session.observe(false).await;
@@ -129,9 +217,10 @@ impl<'a> Cluster<'a> {
         }
         let (mut wrong, _) =
             self.compare(&seen_world(self.topology, &states, &routing), "nothing broken").await;
-        let mutants = mutants(self.topology, &mut states, &receipts);
+        let mutants = mutants::all(self.topology, &mut states, &receipts);
         record(|| Record::Cluster {
             file: file.to_owned(),
+            text: subject.random.as_ref().map(|random| random.text.clone()),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .unwrap()
                 .trim()
@@ -139,28 +228,52 @@ impl<'a> Cluster<'a> {
             states: states.clone(),
             routing: routing.clone(),
         });
-        let every = std::env::var("LVSPROV_EVERY_MUTANT").unwrap_or_default();
-        let step = if every.is_empty() { SHARE } else { 1 };
-        let mutants = if every == "routing" { Vec::new() } else { mutants };
-        let count = mutants.len();
-        let mut tried = 0;
-        for mutant in mutants.into_iter().step_by(step) {
-            tried += 1;
-            let found = self.try_one(&mutant, &states, &routing).await;
-            wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
-            self.apply(&mut session).await;
-            if mutant.edit.changed::<Link>().is_some() {
-                self.settle(&seen_world(self.topology, &states, &routing)).await;
+        let share = Share::wanted(file);
+        let (mut count, mut tried) = (0, 0);
+        if let Some(step) = share.settings {
+            count += mutants.len();
+            for mutant in mutants.into_iter().step_by(step) {
+                tried += 1;
+                let found = self.try_one(&mutant, &states, &routing).await;
+                wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
+                self.apply(&mut session).await;
+                if mutant.edit.changed::<Link>().is_some() {
+                    self.settle(&seen_world(self.topology, &states, &routing)).await;
+                }
             }
         }
-        let foreign = foreign_routing::all(self.topology);
-        let count = count + foreign.len();
         // Not all of them begin with the same command, and a host has always the same number of them.
-        for (nth, mutant) in foreign.into_iter().enumerate() {
-            if !every.is_empty() || nth % SHARE == file.len() % SHARE {
+        let is_chosen = |nth: usize, step: usize| nth % step == file.len() % step;
+        if let Some(step) = share.routing {
+            for (nth, mutant) in foreign_routing::all(self.topology).into_iter().enumerate() {
+                count += 1;
+                if is_chosen(nth, step) {
+                    tried += 1;
+                    let found = self.try_routing(&mutant, &mut session).await;
+                    wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
+                }
+            }
+        }
+        if let Some(step) = share.firewalls {
+            for (nth, mutant) in firewalls::all(self.topology).into_iter().enumerate() {
+                count += 1;
+                if is_chosen(nth, step) {
+                    tried += 1;
+                    wrong.extend(self.try_rules(&mutant, &mut session).await);
+                }
+            }
+        }
+        if let Some(which) = share.narrow {
+            let narrow = large::all(self.topology);
+            count += narrow.len();
+            let narrow = narrow.into_iter();
+            let narrow = narrow.filter(|it| which == Narrow::All || it.is_always_tried(file));
+            for (nth, mutant) in narrow.enumerate() {
+                if nth == 0 {
+                    self.send_single_segments();
+                }
                 tried += 1;
-                let found = self.try_routing(&mutant, &mut session).await;
-                wrong.extend(found.into_iter().filter(|what| !is_known(file, what)));
+                wrong.extend(self.try_narrow(&mutant, &mut session).await);
             }
         }
         session.close().await;
@@ -169,21 +282,11 @@ impl<'a> Cluster<'a> {
     }
 
     async fn apply(&self, session: &mut Session<'_>) {
-        let direction = Direction::Apply { now: operator::now() };
-        let observed = session.observe(false).await;
-        let plan = cluster_plan::plan(
-            self.topology,
-            &session.desired,
-            &observed,
-            session.absent(),
-            direction,
-        );
-        let policy = TransactionPolicy {
-            verify: VerifyBy::State,
-            ..TransactionPolicy::plain(operator::here(), operator::now())
-        };
-        let report = transaction::run(session, &plan, &observed, direction, &policy).await.report;
-        assert!(!report.has_failures(), "{}", lvsprov::report::cluster::text(&report));
+        self.try_apply(session).await.unwrap();
+    }
+
+    pub async fn try_apply(&self, session: &mut Session<'_>) -> Result<(), String> {
+        hosts::apply(self.topology, session).await
     }
 
     /// Breaks it, compares, and takes it back.
@@ -262,8 +365,23 @@ impl<'a> Cluster<'a> {
     }
 
     /// Asks every service from every client, and says where the walk was wrong.
+    ///
+    /// What an earlier trial left on its way (an ICMP error that a host sends when it has given up asking for a
+    /// neighbour, a question by which a host checks an old entry) teaches hosts their neighbours, who then need no
+    /// answer. So what contradicts the walk is asked again.
     async fn compare(&self, world: &World, what: &str) -> (Vec<String>, Served) {
-        self.forget_neighbours();
+        let mut found = self.compare_once(world, what).await;
+        for _ in 0..2 {
+            if found.0.is_empty() {
+                break;
+            }
+            found = self.compare_once(world, what).await;
+        }
+        found
+    }
+
+    async fn compare_once(&self, world: &World, what: &str) -> (Vec<String>, Served) {
+        neighbours::forget(&self.lab);
         let mut served_all = Vec::new();
         let mut wrong = Vec::new();
         let all_ways = ways(self.topology);
@@ -292,76 +410,13 @@ impl<'a> Cluster<'a> {
         }
         (wrong, served_all)
     }
-
-    /// A neighbour that is known is not asked for: what ARP would say now shows only without.
-    fn forget_neighbours(&self) {
-        for host in self.topology.hosts.keys() {
-            let flush = || Command::new("ip").args(["neigh", "flush", "all"]).status();
-            assert!(self.lab.run_in(host, flush).unwrap().unwrap().success());
-        }
-    }
 }
 
-/// Everything that is broken, one at a time. Values that `states` does not have yet are added to it: they are the lab's.
-fn mutants(
-    topology: &Topology,
-    states: &mut HostStates,
-    receipts: &BTreeMap<HostName, Receipt>,
-) -> Vec<Mutant> {
-    let mut all = Vec::new();
-    for (host, receipt) in receipts {
-        let state = &states[host];
-        for item in &receipt.owned {
-            let edits = drift::damage(item, state, &receipt.found);
-            all.extend(edits.into_iter().map(|edit| Mutant { host: host.clone(), edit }));
-        }
+/// A real server whose SYN-ACK is lost sends it again for a minute, and each on its way teaches hosts their neighbours
+/// (`arp_process` learns from a question): later trials of ARP would see answers that came from this one.
+fn forget_half_open_connections(lab: &Lab) {
+    for host in lab.host_names() {
+        let write = || std::fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "0");
+        lab.run_in(host, write).unwrap().unwrap();
     }
-    for host in topology.hosts.values() {
-        let state = states.get_mut(&host.name).unwrap();
-        let mut edits = Vec::new();
-        for interface in host.interfaces.values().filter(|interface| interface.network.is_some()) {
-            let dev = &interface.name;
-            edits.push(Edit::change::<Link>(dev.clone(), Link::Up, Link::Down));
-            for (item, value) in [
-                (ConfItem::Forwarding, "0"),
-                (ConfItem::RpFilter, "1"),
-                (ConfItem::ArpIgnore, "1"),
-                (ConfItem::ArpIgnore, "2"),
-                (ConfItem::ArpIgnore, "8"),
-                (ConfItem::ArpAnnounce, "2"),
-                (ConfItem::AcceptLocal, "1"),
-            ] {
-                edits.extend(set(state, Sysctl::dev(dev, item), value));
-            }
-            for vip in topology.services.iter().filter_map(lvsprov::topology::Service::vip_address)
-            {
-                let key = AddressKey { dev: dev.clone(), net: vip.into() };
-                let address = Address { nodad: vip.is_ipv6(), ..Address::plain(Scope::Global) };
-                edits.push(Edit::add::<Address>(key, address));
-            }
-        }
-        for (item, value) in [(ConfItem::RpFilter, "0"), (ConfItem::RpFilter, "2")] {
-            edits.extend(set(state, Sysctl::all(item), value));
-        }
-        if host.roles.contains(&Role::Client) {
-            edits.retain(|edit| edit.added::<Address>().is_none());
-        }
-        edits.retain(|edit| simulate(state, [edit]).is_ok());
-        all.extend(edits.into_iter().map(|edit| Mutant { host: host.name.clone(), edit }));
-    }
-    all.retain(|mutant| simulate(&states[&mutant.host], [&mutant.edit]).is_ok());
-    all
-}
-
-/// The setting with another value; a value that is not known is the one that the lab gives a bare host.
-fn set(state: &mut HostState, key: Sysctl, value: &str) -> Option<Edit> {
-    let bare = match &key {
-        Sysctl::Conf(ConfDev::All, ConfItem::RpFilter) => "1".to_owned(),
-        Sysctl::Conf(_, ConfItem::Forwarding) => {
-            state.sysctls.get(&Sysctl::IpForward).cloned().unwrap_or_else(|| "0".to_owned())
-        }
-        _ => "0".to_owned(),
-    };
-    let before = state.sysctls.entry(key.clone()).or_insert(bare).clone();
-    (before != value).then(|| Edit::change::<Sysctl>(key, before, value.to_owned()))
 }

@@ -11,11 +11,12 @@ use futures_util::future::BoxFuture;
 use super::super::process::Process;
 use super::reverting::RevertOrder;
 use crate::kernel::error::{Error, Result};
-use crate::kernel::namespace::NamespaceId;
 use crate::kernel::observe::KernelState;
 use crate::names::IfName;
 use crate::protocol::{Fetched, SegmentAnswers};
-use crate::state::{AddressKey, Link, Protocol, Step, Sysctl};
+pub use crate::state::HostRun;
+use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
+use crate::state::{AddressKey, BootUnit, Link, LinkManager, Protocol, Step, Sysctl};
 
 /// Names the sysctls to read, given the host's links.
 pub type WantedSysctls<'a> =
@@ -50,6 +51,16 @@ pub trait Actor: fmt::Debug + Send + Sync {
         addresses: &'a BTreeSet<AddressKey>,
         wait: Duration,
     ) -> BoxFuture<'a, SegmentAnswers>;
+
+    /// See [`crate::protocol::Request::Examine`].
+    fn examine<'a>(&'a self, routes: &'a [RouteQuestion]) -> BoxFuture<'a, Result<Examination>>;
+
+    /// See [`crate::protocol::Request::WatchDrops`].
+    fn watch_drops<'a>(
+        &'a self,
+        addresses: &'a BTreeSet<IpAddr>,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<ObservedDrop>>>;
 
     /// Announces addresses that this host has got ([`crate::state::announcement`]): once before it returns, and again
     /// in the background, even if this process ends. Returns what failed.
@@ -95,6 +106,23 @@ pub trait Actor: fmt::Debug + Send + Sync {
     /// connection released last. The phase on the disk stops a timer too: this only removes the process.
     fn disarm(&self, timer: Option<&Process>);
 
+    /// Whether the boot unit is installed, with what belongs to it where `carriers` are the interfaces that carry
+    /// addresses or routes of lvsprov.
+    fn boot_unit(&self, carriers: &BTreeSet<IfName>) -> BootUnit;
+
+    /// The programs that manage the interfaces; none where the host may have no boot unit.
+    fn link_managers(&self) -> BTreeMap<IfName, LinkManager>;
+
+    /// Installs the boot unit with what belongs to it, or brings it to this version. As long as no receipt names a
+    /// settled state it does nothing: so it needs no place in a journal.
+    fn install_boot_unit(&self, carriers: &BTreeSet<IfName>) -> Result<()>;
+
+    /// Has systemd start the boot unit, and does not wait for that: from then on it is restarted with the network.
+    fn start_boot_unit(&self) -> Result<()>;
+
+    /// Removes the boot unit and its program.
+    fn remove_boot_unit(&self) -> Result<()>;
+
     /// Sleeps until so many milliseconds after the host was started.
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>>;
 
@@ -121,27 +149,4 @@ pub trait ArmedTimer: Send {
 
     /// Lets it live: from here on the files on the disk decide what it does.
     fn release(self: Box<Self>);
-}
-
-/// One run of a host, or of the container or network namespace that is the host here: what the kernel
-/// holds is gone in the next one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostRun {
-    /// Names the time since the kernel was started.
-    pub boot: String,
-    /// When the first process was started, in clock ticks since the kernel was: tells two runs of a
-    /// container apart. `None` if it cannot be read.
-    pub init: Option<u64>,
-    /// The network namespace; one that was deleted and made again is as empty as after a restart. `None`
-    /// if it cannot be read.
-    pub namespace: Option<NamespaceId>,
-}
-
-impl HostRun {
-    /// Whether this is surely another run than `other`: by what is known of both.
-    pub fn differs(&self, other: &Self) -> bool {
-        let init = self.init.zip(other.init).is_some_and(|(a, b)| a != b);
-        let namespace = self.namespace.as_ref().zip(other.namespace.as_ref());
-        init || namespace.is_some_and(|(a, b)| a.differs(b)) || self.boot != other.boot
-    }
 }

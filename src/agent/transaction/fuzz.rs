@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{journal, receipt};
 use crate::desired::desired_for;
 use crate::names::TopologyName;
-use crate::state::{HostState, Owned, Receipt};
+use crate::state::{HostState, Owned, RECEIPT_VERSION, Receipt};
 use crate::support::{Cluster, fuzz, unfinished};
 use crate::topology::Forward;
 
@@ -19,6 +19,18 @@ fn states() -> Vec<HostState> {
     ];
     let topology = Cluster::of(&methods).topology;
     topology.hosts.values().map(|host| desired_for(&topology, host).state).collect()
+}
+
+fn empty(topology: TopologyName) -> Receipt {
+    Receipt {
+        version: RECEIPT_VERSION,
+        topology,
+        since: 7,
+        owned: Owned::new(),
+        found: HostState::default(),
+        run: None,
+        settled: None,
+    }
 }
 
 #[test]
@@ -40,7 +52,7 @@ fn fuzz_receipt() {
     let name: TopologyName = "t1".parse().unwrap();
     let seeds = states().into_iter().map(|found| {
         let (topology, owned) = (name.clone(), Owned::default());
-        receipt::text(&Receipt { version: 1, topology, since: 7, owned, found }).unwrap()
+        receipt::text(&Receipt { owned, found, ..empty(topology) }).unwrap()
     });
     let seeds: Vec<Vec<u8>> = seeds.collect();
     assert!(receipt::parse(Path::new("r"), &name, &seeds[0]).is_ok());
@@ -57,7 +69,7 @@ fn a_receipt_of_another_topology_is_named_as_it_is_written() {
     let (ours, theirs): (TopologyName, TopologyName) =
         ("t1".parse().unwrap(), "t2".parse().unwrap());
     let (owned, found) = (Owned::default(), HostState::default());
-    let kept = Receipt { version: 1, topology: theirs, since: 7, owned, found };
+    let kept = Receipt { owned, found, ..empty(theirs) };
     let error = receipt::parse(Path::new("r"), &ours, &receipt::text(&kept).unwrap()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("is that of the topology t2:"), "{text}");

@@ -17,6 +17,7 @@ use super::actor::Actor;
 use super::phase::Phase;
 use super::receipt::{self, FileFormat};
 use super::records::{HolderRecord, PreparedRecord};
+use super::settled::{self, SettledChange};
 use super::store::{Identity, Store, cannot_io, remove_if_present, sync_parent};
 use crate::kernel::error::{Error, Result};
 use crate::names::TopologyName;
@@ -188,10 +189,11 @@ pub fn parse(path: &Path, topology: &TopologyName, text: &[u8]) -> Result<Journa
     if version > JOURNAL_VERSION {
         return Err(receipt::later("journal", path, version, JOURNAL_VERSION));
     }
-    if version != JOURNAL_VERSION {
+    if version < 1 {
         return Err(damaged(path, &format!("has format {version}, which never existed")));
     }
     let journal: Journal = serde_json::from_slice(text).map_err(broken)?;
+    let journal = Journal { version: JOURNAL_VERSION, ..journal };
     if journal.topology != *topology {
         return Err(damaged(path, &format!("is that of the topology {}", journal.topology)));
     }
@@ -238,6 +240,13 @@ pub(super) fn close(
         Decision::Commit => (prepared.has_committed, "committed.json"),
         Decision::Abort => (prepared.has_before, "before.json"),
     };
+    if decision == Decision::Commit && prepared.settled != SettledChange::Keep {
+        // Before the receipt, which names it.
+        let target = settled::path(store.root(), &journal.topology);
+        let is_put = prepared.settled == SettledChange::Put;
+        put(store, &folder.join(settled::FILE), is_put, &target)
+            .map_err(|error| cannot_io("write", &target, error))?;
+    }
     let target = receipt::path(store.root(), &journal.topology);
     put(store, &folder.join(name), exists, &target)
         .and_then(|()| store.sync_folder(&folder))

@@ -3,9 +3,11 @@
 //!
 //! A transaction is written down in [`preparation`] and starts in [`prepare`]; the requests after that are
 //! in [`requests`], the rules between phases in [`phase`]. How it lies on the disk is in [`journal`],
-//! [`receipt`] and [`records`]; [`reverting`] is the revert timer's way back.
+//! [`receipt`], [`settled`] and [`records`]; [`reverting`] is the revert timer's way back, and [`boot`] what a host
+//! does by itself after a restart.
 
 pub mod actor;
+pub mod boot;
 #[cfg(test)]
 mod fuzz;
 pub mod journal;
@@ -21,7 +23,9 @@ pub mod receipt;
 mod records;
 mod requests;
 pub mod reverting;
+mod settled;
 pub mod store;
+mod unit;
 
 use std::time::Duration;
 
@@ -89,6 +93,16 @@ impl Agent {
                 in_range(LISTENING, wait_ms, 1, 10_000)?;
                 let wait = Duration::from_millis(wait_ms.into());
                 Ok(Reply::Holders(self.actor.find_holders(&addresses, wait).await))
+            }
+            Request::Examine { routes } => {
+                let count = u32::try_from(routes.len()).unwrap_or(u32::MAX);
+                in_range("the number of packets to ask about", count, 0, 10_000)?;
+                Ok(Reply::Examined(self.actor.examine(&routes).await?))
+            }
+            Request::WatchDrops { addresses, wait_ms } => {
+                in_range(LISTENING, wait_ms, 1, 60_000)?;
+                let wait = Duration::from_millis(wait_ms.into());
+                Ok(Reply::Dropped(self.actor.watch_drops(&addresses, wait).await?))
             }
             Request::Fetch { target, protocol, count, timeout_ms } => {
                 in_range("the number of requests", count, 1, 10_000)?;

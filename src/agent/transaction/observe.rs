@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
+use crate::plan::link_managers;
 use crate::protocol::Execution;
 use crate::state::{Item, Link, Observation, Owned, Receipt, Sysctl, effects};
 
@@ -75,7 +76,7 @@ async fn read_once(
     counters: bool,
     others: Others,
 ) -> Result<Observation> {
-    let receipt = receipt::read(store, topology)?;
+    let mut receipt = receipt::read(store, topology)?;
     let others = match others {
         Others::Read => others::read(store, topology)?,
         Others::LeftOut => others::OtherEntries::default(),
@@ -88,10 +89,19 @@ async fn read_once(
         wanted_sysctls(asked, receipt.as_ref(), touched, links.keys())
     };
     let KernelState { facts, state, counters } = actor.observe(Box::new(sysctls), counters).await?;
+    let receipts = receipt.iter().chain(others.receipts.values());
+    let boot_unit = actor.boot_unit(&link_managers::carriers_of(receipts, &state));
+    if let Some(receipt) = receipt.as_mut().filter(|_| boot_unit.is_lacking()) {
+        // The next transaction installs what is missing.
+        receipt.settled = None;
+    }
     Ok(Observation {
         facts,
         state,
         receipt,
+        run: actor.run().ok(),
+        boot_unit,
+        managers: actor.link_managers(),
         others: others.receipts,
         unreadable: others.unreadable,
         strays: others.strays,
@@ -135,7 +145,7 @@ fn wanted_sysctls<'a>(
     let mut wanted = asked.clone();
     wanted.extend(touched.iter().filter_map(effects::inherited_from));
     wanted.extend(touched);
-    if let Some(Receipt { version: _, topology: _, since: _, owned, found }) = receipt {
+    if let Some(Receipt { owned, found, .. }) = receipt {
         wanted.extend(found.sysctls.keys().cloned());
         wanted.extend(sysctls(owned));
     }
@@ -152,7 +162,7 @@ fn sysctl(item: &Item) -> Option<Sysctl> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Module};
+    use crate::state::{Conf6Item, ConfDev, ConfItem, HostState, Module, RECEIPT_VERSION};
 
     #[test]
     fn who_asks_for_ip_forward_gets_what_it_writes_as_well() {
@@ -230,9 +240,11 @@ mod tests {
         let owned: Sysctl = "net.ipv4.conf.lo.arp_ignore".parse().unwrap();
         let found: Sysctl = "net.ipv4.conf.all.arp_ignore".parse().unwrap();
         let receipt = Receipt {
-            version: 1,
+            version: RECEIPT_VERSION,
             topology: "t".parse().unwrap(),
             since: 0,
+            run: None,
+            settled: None,
             owned: [Item::Sysctl(owned.clone()), Item::Module(Module::IpVs)].into(),
             found: HostState {
                 sysctls: [(found.clone(), "0".to_owned())].into(),

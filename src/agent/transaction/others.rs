@@ -110,9 +110,16 @@ fn is_stray(store: &dyn Store, path: &Path) -> bool {
     let Ok(names) = store.entries(path) else { return false };
     let is_ours = |name: &str| {
         name.parse::<TransactionId>().is_ok()
-            || ["receipt.json", "journal.json", "reverted.json", ".receipt.json.", ".journal.json."]
-                .iter()
-                .any(|own| name.starts_with(own))
+            || [
+                "receipt.json",
+                "settled.json",
+                "journal.json",
+                "reverted.json",
+                ".receipt.json.",
+                ".journal.json.",
+            ]
+            .iter()
+            .any(|own| name.starts_with(own))
     };
     !names.is_empty() && !names.iter().any(|name| name.to_str().is_some_and(is_ours))
 }

@@ -21,6 +21,8 @@ fn receipt(name: &str) -> Receipt {
         since: 7,
         owned: Owned::new(),
         found: HostState::default(),
+        run: None,
+        settled: None,
     }
 }
 

@@ -96,6 +96,28 @@ pub(super) fn may_close(
     }
 }
 
+/// What a host does at boot with a transaction that is open there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtBoot {
+    /// Nothing: this very run of the host prepared it, and it goes on.
+    InProgress,
+    /// Nothing: the other hosts have committed it or undone it, and only a controller can ask them.
+    InDoubt,
+    /// Close it: no other decision is possible.
+    Close(Decision),
+}
+
+/// What a host does at boot with a transaction in the phase `open`; `lost`: whether the host was restarted since it was
+/// prepared. No host commits before all have voted: what this one has not voted for is committed nowhere.
+pub(super) fn at_boot(open: Phase, lost: bool) -> AtBoot {
+    match open {
+        _ if !lost => AtBoot::InProgress,
+        Phase::Prepared | Phase::Reverting | Phase::Aborting => AtBoot::Close(Decision::Abort),
+        Phase::Committing => AtBoot::Close(Decision::Commit),
+        Phase::Voted => AtBoot::InDoubt,
+    }
+}
+
 /// The revert timer began before the request.
 pub(super) fn reverted(transaction: &TransactionId) -> Error {
     Error::new(format!(
@@ -106,6 +128,7 @@ pub(super) fn reverted(transaction: &TransactionId) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic)]
     use super::Phase::{Aborting, Committing, Prepared, Reverting, Voted};
     use super::*;
 
@@ -124,6 +147,22 @@ mod tests {
                 if let Err(error) = may {
                     assert!(error.to_failure().cure.is_some());
                 }
+            }
+        }
+    }
+
+    /// What a host does by itself at boot no connection could have done otherwise.
+    #[test]
+    fn a_boot_decides_only_what_is_decided() {
+        let id = TransactionId::from_bits(1);
+        for open in Phase::ALL {
+            assert_eq!(at_boot(open, false), AtBoot::InProgress, "{open:?}");
+            let may = |decision| may_close(open, open, decision, 2, &id).is_ok();
+            let both = may(Decision::Commit) && may(Decision::Abort);
+            match at_boot(open, true) {
+                AtBoot::Close(decision) => assert!(may(decision) && !both, "{open:?}"),
+                AtBoot::InDoubt => assert!(both, "{open:?}"),
+                AtBoot::InProgress => panic!("{open:?}"),
             }
         }
     }

@@ -8,6 +8,7 @@ use super::journal::{self, TransactionFiles};
 use super::phase::Phase;
 use super::receipt::{self, WrittenReceipt};
 use super::records::{self, HolderRecord, PreparedRecord, TimerRecord};
+use super::settled::{self, SettledChange};
 use super::store::{Store, cannot_io, sync_parent, write_durably};
 use crate::kernel::error::{Error, Result};
 use crate::protocol::Prepare;
@@ -172,6 +173,11 @@ fn fill(written: &WrittenPreparation<'_>, preparation: &Preparation<'_>) -> Resu
             write_file(store, &target, &text)?;
         }
     }
+    if let Some(settled) = &request.settled {
+        let target = folder.join(settled::FILE);
+        let text = settled.text().map_err(|e| cannot_io("write", &target, e.into()))?;
+        write_file(store, &target, &text)?;
+    }
     let run = actor.run()?;
     let prepared = PreparedRecord {
         boot: run.boot,
@@ -179,6 +185,7 @@ fn fill(written: &WrittenPreparation<'_>, preparation: &Preparation<'_>) -> Resu
         namespace: run.namespace,
         has_before: request.receipt_before.is_some(),
         has_committed: request.receipt_after.is_some(),
+        settled: SettledChange::of(request),
         timer: timer.clone(),
     };
     let notes: Vec<String> = Vec::new();
@@ -238,6 +245,8 @@ mod tests {
             since: number,
             owned: Owned::new(),
             found: HostState::default(),
+            run: None,
+            settled: None,
         };
         let journal = Journal {
             version: JOURNAL_VERSION,
@@ -264,6 +273,7 @@ mod tests {
             receipt_before: None,
             receipt_after: Some(receipt.clone()),
             receipt,
+            settled: None,
             revert: None,
             idle_limit_s: 600,
             sysctls: std::collections::BTreeSet::new(),

@@ -15,10 +15,10 @@ use super::requests::{
 };
 use super::reverting::RevertOrder;
 use super::store::Store;
-use super::{Agent, in_range};
+use super::{Agent, in_range, settled};
 use crate::kernel::error::{Error, Result};
-use crate::plan::other_topologies;
 use crate::plan::preflight::Obstacle;
+use crate::plan::{link_managers, other_topologies};
 use crate::protocol::{Busy, Prepare, Reply, RevertAfter};
 use crate::state::{Item, JOURNAL_VERSION, Observation, RECEIPT_VERSION, Receipt, Sysctl};
 
@@ -53,6 +53,10 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
         return Ok(Reply::Changed(differences));
     }
     check_before(request, old.as_ref(), observed.receipt.as_ref())?;
+    settled::check(request, observed.receipt.as_ref())?;
+    if settled::is_named(request) {
+        install_unit(actor, request, &observed)?;
+    }
     actor.reach("prepare");
 
     let armed = arm(store, actor, request)?;
@@ -79,6 +83,20 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     *held = Some(entered);
     actor.reach("prepared");
     Ok(Reply::Prepared)
+}
+
+/// Installs the boot unit, and what belongs to it for the interfaces of all topologies, if anything of it is missing.
+fn install_unit(actor: &dyn Actor, request: &Prepare, observed: &Observation) -> Result<()> {
+    let state = &observed.state;
+    let after =
+        request.settled.as_ref().map(|settled| link_managers::carriers(&settled.state, state));
+    let receipts = request.receipt_after.iter().chain(observed.others.values());
+    let mut carriers = link_managers::carriers_of(receipts, state);
+    carriers.extend(after.into_iter().flatten());
+    if actor.boot_unit(&carriers).is_lacking() {
+        actor.install_boot_unit(&carriers)?;
+    }
+    Ok(())
 }
 
 /// Starts the revert timer, if `request` asks for one.
@@ -160,6 +178,7 @@ fn check(request: &Prepare) -> Result<()> {
         receipt_before,
         receipt: working,
         receipt_after,
+        settled: _,
         revert,
         idle_limit_s,
         sysctls: _,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::settled;
 use super::store::{
     EntryKind, Store, cannot_io, remove_if_present, symlink, sync_parent, write_durably,
 };
@@ -21,8 +22,21 @@ pub fn path(state_dir: &Path, topology: &TopologyName) -> PathBuf {
     state_dir.join(topology.as_str()).join("receipt.json")
 }
 
-/// Reads the receipt; `None` if there is none. Makes nothing, changes nothing.
+/// Reads the receipt; `None` if there is none. A settled state that is not there whole counts as none, so that
+/// the next transaction writes it anew. Makes nothing, changes nothing.
 pub fn read(store: &dyn Store, topology: &TopologyName) -> Result<Option<Receipt>> {
+    let Some(mut receipt) = read_as_written(store, topology)? else { return Ok(None) };
+    if receipt.settled.is_some() && receipt.settled != settled::digest(store, topology) {
+        receipt.settled = None;
+    }
+    Ok(Some(receipt))
+}
+
+/// The same with the settled state that it names, whether that is there or not.
+pub(super) fn read_as_written(
+    store: &dyn Store,
+    topology: &TopologyName,
+) -> Result<Option<Receipt>> {
     let path = path(store.root(), topology);
     if !store.folders_exist(&[store.root(), &store.root().join(topology.as_str())])? {
         return Ok(None);
@@ -48,10 +62,11 @@ pub(super) fn parse_any(path: &Path, text: &[u8]) -> Result<Receipt> {
     if version > RECEIPT_VERSION {
         return Err(later("receipt", path, version, RECEIPT_VERSION));
     }
-    if version != RECEIPT_VERSION {
+    if version < 1 {
         return Err(damaged(path, &format!("has format {version}, which never existed")));
     }
-    serde_json::from_slice(text).map_err(broken)
+    let receipt: Receipt = serde_json::from_slice(text).map_err(broken)?;
+    Ok(Receipt { version: RECEIPT_VERSION, ..receipt })
 }
 
 /// The member that every format of a file has.

@@ -38,17 +38,37 @@ fn items() -> Vec<Item> {
 }
 
 fn rules() -> BTreeSet<PacketRule> {
-    let vip = [192, 0, 2, 1].into();
+    let vip = std::net::IpAddr::from([192, 0, 2, 1]);
     let protocol = Protocol::Tcp;
+    let headers = every!(TunnelHeader:
+        TunnelHeader::None => TunnelHeader::None,
+        TunnelHeader::Gre { .. } => TunnelHeader::Gre { checksum: true },
+        TunnelHeader::Gue { .. } => TunnelHeader::Gue { port: 6080 },
+    );
+    let guard = |header| TunnelGuard {
+        outside_v6: false,
+        header,
+        vips: [vip].into(),
+        sources: ["192.0.2.9/32".parse().unwrap()].into(),
+        devices: ["tunl0".parse().unwrap()].into(),
+    };
     let all = every!(PacketRule:
         PacketRule::Mark { .. } => PacketRule::Mark { vip, protocol, ports: [80].into(), mark: 8 },
         PacketRule::Masquerade { .. } => {
             PacketRule::Masquerade { vip: Some(vip), rip: vip, protocol, port: 80 }
         },
         PacketRule::ClampMss { .. } => PacketRule::ClampMss { source: vip, mss: 1440 },
+        PacketRule::Guard(_) => guard(TunnelHeader::None).into(),
+        PacketRule::Fragments(_) => FragmentGuard {
+            plain: true,
+            gre: true,
+            gue_ports: [6080].into(),
+            sources: ["2001:db8::9/128".parse().unwrap()].into(),
+            devices: ["tunl0".parse().unwrap()].into(),
+        }.into(),
         PacketRule::Unknown(_) => PacketRule::Unknown("x".to_owned()),
     );
-    all.into_iter().collect()
+    all.into_iter().chain(headers.into_iter().map(|header| guard(header).into())).collect()
 }
 
 /// One of everything.
@@ -129,6 +149,12 @@ fn whole() -> Receipt {
         since: 7,
         owned: items().into_iter().collect(),
         found: found(),
+        run: Some(HostRun {
+            boot: "b".to_owned(),
+            init: Some(1),
+            namespace: Some(NamespaceId { device: 1, inode: 2, cookie: Some(3), lo: Some(4) }),
+        }),
+        settled: Some(SettledDigest::of(b"settled")),
     }
 }
 
@@ -145,7 +171,7 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         ".tunnels",
         ".destinations",
     ];
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 10] = [
         ".owned[]",
         ".modules[]",
         ".links.*",
@@ -153,6 +179,7 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         ".method",
         ".tunnel",
         ".kind",
+        ".header",
         ".rules[]",
         ".protocol",
     ];
@@ -189,7 +216,16 @@ fn the_keys_of_the_current_format_are_these() {
     let journal = serde_json::to_value(unfinished(&["a"], HostState::default()).journal).unwrap();
     let Value::Object(journal) = journal else { unreachable!() };
     shape_now.extend(journal.keys().map(|key| format!("journal .{key}")));
-    let shape_now: Vec<String> = shape_now.into_iter().collect();
+    let mut shape_now: Vec<String> = shape_now.into_iter().collect();
+    let settled = Settled {
+        version: RECEIPT_VERSION,
+        topology: "t".parse().unwrap(),
+        state: HostState::default(),
+        accepted: std::collections::BTreeMap::new(),
+        exclusive: false,
+    };
+    let Value::Object(settled) = serde_json::to_value(settled).unwrap() else { unreachable!() };
+    shape_now.extend(settled.keys().map(|key| format!("settled .{key}")));
     let formats = format!("receipt {RECEIPT_VERSION}, journal {JOURNAL_VERSION}\n");
     let now = format!("{formats}{}\n", shape_now.join("\n"));
     let path =
@@ -200,6 +236,17 @@ fn the_keys_of_the_current_format_are_these() {
         fs::write(&path, &now).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), now);
+}
+
+/// A receipt of format 1 has neither: it makes nothing again, and the next apply writes both.
+#[test]
+fn a_receipt_of_format_1_is_read() {
+    let text = r#"{"version":1,"topology":"t","since":7,"owned":[],"found":{"modules":[],"sysctls":{},"links":{},"addresses":{},"routes":{},"services":{}}}"#;
+    let read = parsed(text).unwrap();
+    assert_eq!(
+        (read.version, read.since, read.run, read.settled),
+        (RECEIPT_VERSION, 7, None, None)
+    );
 }
 
 fn parsed(text: &str) -> Result<Receipt> {

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::process::Process;
 use super::actor::{Actor, HostRun};
+use super::settled::SettledChange;
 use super::store::{Store, cannot_io};
 use crate::kernel::error::Result;
-use crate::kernel::namespace::NamespaceId;
-use crate::state::{Journal, Operator, Reverted};
+use crate::state::{Journal, NamespaceId, Operator, Reverted};
 
 /// Size of `holder.json` in bytes.
 pub(super) const HOLDER_SIZE: usize = 4 << 10;
@@ -35,6 +35,9 @@ pub(super) struct PreparedRecord {
     pub has_before: bool,
     /// Whether there is a receipt after the commit.
     pub has_committed: bool,
+    /// What the commit does with the settled state. Format 1 lacks it.
+    #[serde(default)]
+    pub settled: SettledChange,
     /// The revert timer, if there is one.
     pub timer: Option<TimerRecord>,
 }
@@ -43,9 +46,13 @@ impl PreparedRecord {
     /// Whether the host, or its network namespace, is another one since. Where the first process or the
     /// namespace cannot be read, by the rest alone.
     pub fn restarted(&self, actor: &dyn Actor) -> Result<bool> {
-        let Self { boot, init, namespace, has_before: _, has_committed: _, timer: _ } = self;
-        let then = HostRun { boot: boot.clone(), init: *init, namespace: namespace.clone() };
-        Ok(then.differs(&actor.run()?))
+        Ok(self.run().differs(&actor.run()?))
+    }
+
+    /// The run of the host in which it was prepared.
+    pub fn run(&self) -> HostRun {
+        let Self { boot, init, namespace, .. } = self;
+        HostRun { boot: boot.clone(), init: *init, namespace: namespace.clone() }
     }
 }
 
@@ -146,16 +153,19 @@ fn reverted_path(parent: &Path) -> PathBuf {
     parent.join("reverted.json")
 }
 
-/// Keeps past the end of a transaction that the timer undid it, in the room that `notes.json` had. Only
+/// Keeps past the end of a transaction that the host undid it by itself (the timer, or at boot if it was `restarted`), in
+/// the room that `notes.json` had. Only
 /// messages show it: it may fail.
 pub(super) fn keep_reverted(
     store: &dyn Store,
     actor: &dyn Actor,
     folder: &Path,
     journal: &Journal,
+    restarted: bool,
 ) {
     let Some(parent) = folder.parent() else { return };
     let reverted = Reverted {
+        restarted,
         transaction: journal.transaction.clone(),
         intent: journal.intent,
         by: journal.by.clone(),

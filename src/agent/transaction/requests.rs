@@ -13,7 +13,7 @@ use super::lock::{self, HeldBy, Lock};
 use super::phase::{Phase, may_close, may_execute, reverted};
 use super::records::{self, HolderRecord};
 use super::store::Store;
-use super::{Agent, in_range, observe};
+use super::{Agent, in_range, observe, unit};
 use crate::kernel::error::{Error, Result};
 use crate::names::TopologyName;
 use crate::protocol::{Busy, Decision, Reply};
@@ -180,6 +180,9 @@ pub(super) async fn close(
     journal::close(store, actor, &open, decision)?;
     held.closed = Some(decision);
     disarm(actor, &open);
+    // The transaction is closed, whatever becomes of the unit: without a receipt it does nothing.
+    let _ = unit::tidy(store, actor);
+    unit::start(store, actor);
     actor.reach("closed");
     Ok(Reply::Closed)
 }

@@ -13,7 +13,7 @@ use super::journal::{self, TransactionFiles};
 use super::lock::{self, HeldBy, Lock};
 use super::phase::Phase;
 use super::store::Store;
-use super::{observe, records, requests};
+use super::{observe, records, requests, unit};
 use crate::desired::Reasons;
 use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
@@ -198,9 +198,10 @@ impl<'a> RevertTimer<'a> {
             return Ok(RevertAttempt::NotNeeded);
         };
         let folder = journal::folder(store.root(), topology, transaction);
-        records::keep_reverted(store, actor, &folder, &open.journal);
+        records::keep_reverted(store, actor, &folder, &open.journal, false);
         journal::close(store, actor, &open, Decision::Abort)
             .inspect_err(|_| records::take_reverted_back(store, &folder))?;
+        let _ = unit::tidy(store, actor);
         actor.reach("closed");
         Ok(RevertAttempt::Executed)
     }

@@ -8,7 +8,9 @@
 
 use crate::desired::Desired;
 use crate::names::IfName;
-use crate::state::{Conf6Item, ConfDev, ConfItem, Module, PacketRule, Sysctl, VsItem};
+use crate::state::{
+    AcceptedValues, Conf6Item, ConfDev, ConfItem, Module, PacketRule, Sysctl, VsItem,
+};
 use crate::topology::{Host, RealServer, Service, Topology};
 
 use super::{protocols, speaks_ftp};
@@ -55,7 +57,8 @@ fn forward(host: &Host, service: &Service, why: &str, desired: &mut Desired) {
 
 /// Forwarding of IPv6. Turning it on drops default routes that came by router advertisement, unless
 /// `accept_ra` is 2 (net/ipv6/route.c, `rt6_purge_dflt_routers`). A host whose gateway is in the file
-/// needs no such route.
+/// needs no such route. 2 lets any machine of the segment give routes, so it is set only where 1 did already, and a default
+/// route came by it.
 pub(in crate::desired) fn forward6(host: &Host, why: &str, desired: &mut Desired) {
     desired.sysctl(Sysctl::Ip6Forward, "1", why);
     if host.gateways.iter().any(|gateway| gateway.address.is_ipv6()) {
@@ -63,13 +66,14 @@ pub(in crate::desired) fn forward6(host: &Host, why: &str, desired: &mut Desired
     }
     for interface in host.interfaces.values().filter(|interface| interface.network.is_some()) {
         if interface.addresses.iter().any(|net| net.addr().is_ipv6()) {
-            desired.sysctl(
+            desired.sysctl_of(
                 Sysctl::Conf6(ConfDev::Dev(interface.name.clone()), Conf6Item::AcceptRa),
                 "2",
+                AcceptedValues::KeepsAdvertisedRoute,
                 format!(
-                    "a host that forwards IPv6 ignores router advertisements and drops its default \
-                     route, if it came by one, unless this is 2; the file names no IPv6 gateway for {}",
-                    host.name
+                    "the default route came by a router advertisement on {}: a host that forwards IPv6 drops it and ignores \
+                     advertisements, unless this is 2; the file names no IPv6 gateway for {}",
+                    interface.name, host.name
                 ),
             );
         }
@@ -129,12 +133,24 @@ fn fullnat(topology: &Topology, host: &Host, service: &Service, desired: &mut De
     );
     for rs in others(service).filter(|rs| rs.forward.hides_client()) {
         for protocol in protocols(service) {
-            // Data connections of FTP go to other ports.
-            let port = if speaks_ftp(service) { 0 } else { rs.port };
-            let vip = service.vip_address();
-            let rule = PacketRule::Masquerade { vip, rip: rs.rip, protocol, port };
-            desired.packet_rule(topology, rule, &why);
+            for port in hidden_ports(service, rs) {
+                let vip = service.vip_address();
+                let rule = PacketRule::Masquerade { vip, rip: rs.rip, protocol, port };
+                desired.packet_rule(topology, rule, &why);
+            }
         }
     }
     desired.module(Module::NfTables, "FULLNAT rewrites the source address with nftables");
+}
+
+/// The real server's ports to which requests of clients go; 0: every port. A mark keeps the port that the client asked: a wider rule
+/// would hide the clients of a NAT service of the same VIP and real server too.
+fn hidden_ports(service: &Service, rs: &RealServer) -> Vec<u16> {
+    let of_mark = service.ports();
+    match () {
+        // Data connections of FTP go to other ports.
+        () if speaks_ftp(service) => vec![0],
+        () if rs.port == 0 && !of_mark.is_empty() => of_mark.into_iter().collect(),
+        () => vec![rs.port],
+    }
 }

@@ -7,6 +7,7 @@ use super::super::remark::{Remark, RemarkKind};
 use super::super::rules::GivenTimeouts;
 use super::ObservedHost;
 use crate::desired::desired;
+use crate::state::accepted::Surroundings;
 use crate::state::{HostState, Sysctl, Timeouts, VsItem};
 use crate::topology::Topology;
 
@@ -40,8 +41,13 @@ pub fn differences(topology: &Topology, observed: &[ObservedHost]) -> Vec<Remark
     for host in observed {
         let Some(desired) = all.get(&host.name) else { continue };
         for (key, wanted) in &desired.state.sysctls {
-            let Some(found) = host.observation.state.sysctls.get(key) else { continue };
-            if found != wanted {
+            let state = &host.observation.state;
+            let Some(found) = state.sysctls.get(key) else { continue };
+            let serves = desired
+                .accepted
+                .get(key)
+                .is_some_and(|accepted| accepted.serves(key, found, Surroundings::of(state)));
+            if found != wanted && !serves {
                 let mut remark = Remark::general(
                     RemarkKind::Guessed,
                     format!("{key} is {found}"),

@@ -73,8 +73,15 @@ pub(super) mod dest {
     pub const TUN_FLAGS: u16 = 15;
 }
 
-/// `IPVS_STATS_ATTR_CONNS`.
-pub(super) const STATS_CONNS: u16 = 1;
+/// `IPVS_STATS_ATTR_*`.
+pub(super) mod stats {
+    pub const CONNS: u16 = 1;
+    pub const INPKTS: u16 = 2;
+    pub const OUTPKTS: u16 = 3;
+    pub const INBYTES: u16 = 4;
+    pub const OUTBYTES: u16 = 5;
+}
+
 /// `IPVS_INFO_ATTR_VERSION` and `IPVS_INFO_ATTR_CONN_TAB_SIZE`.
 pub(super) const INFO_VERSION: u16 = 1;
 pub(super) const INFO_TABLE_SIZE: u16 = 2;

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::codec::{
-    AF_INET, AF_INET6, CodecError, CodecResult, INFO_TABLE_SIZE, INFO_VERSION, IpvsInfo,
-    STATS_CONNS, dest, svc, top,
+    AF_INET, AF_INET6, CodecError, CodecResult, INFO_TABLE_SIZE, INFO_VERSION, IpvsInfo, dest,
+    stats, svc, top,
 };
 use super::wire::{self, attributes};
 use crate::state::{
@@ -158,8 +158,41 @@ struct RawDestination<'a> {
     active: u32,
     inactive: u32,
     persistent: u32,
-    total: u64,
-    total64: Option<u64>,
+    stats: RawStats,
+    stats64: Option<RawStats>,
+}
+
+/// `IPVS_DEST_ATTR_STATS`, or `IPVS_DEST_ATTR_STATS64`, which kernels before 4.1 do not send.
+#[derive(Default, Clone, Copy)]
+struct RawStats {
+    connections: u64,
+    packets_in: u64,
+    packets_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl RawStats {
+    /// Of the 32-bit kind only the bytes have 64 bits (net/netfilter/ipvs/ip_vs_ctl.c, `ip_vs_genl_fill_stats`).
+    fn read(inside: &[u8]) -> CodecResult<Self> {
+        let mut raw = Self::default();
+        for attribute in attributes(inside) {
+            let (kind, value) = attribute?;
+            let field = match kind {
+                stats::CONNS => &mut raw.connections,
+                stats::INPKTS => &mut raw.packets_in,
+                stats::OUTPKTS => &mut raw.packets_out,
+                stats::INBYTES => &mut raw.bytes_in,
+                stats::OUTBYTES => &mut raw.bytes_out,
+                _ => continue,
+            };
+            *field = match value.len() {
+                4 => wire::read_u32(value, DESTINATION)?.into(),
+                _ => wire::read_u64(value, DESTINATION)?,
+            };
+        }
+        Ok(raw)
+    }
 }
 
 impl<'a> RawDestination<'a> {
@@ -177,16 +210,8 @@ impl<'a> RawDestination<'a> {
                 dest::ACTIVE_CONNS => raw.active = wire::read_u32(value, DESTINATION)?,
                 dest::INACT_CONNS => raw.inactive = wire::read_u32(value, DESTINATION)?,
                 dest::PERSIST_CONNS => raw.persistent = wire::read_u32(value, DESTINATION)?,
-                dest::STATS => {
-                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
-                        raw.total = wire::read_u32(conns, DESTINATION)?.into();
-                    }
-                }
-                dest::STATS64 => {
-                    if let Ok(conns) = nested(value, STATS_CONNS, "connections") {
-                        raw.total64 = Some(wire::read_u64(conns, DESTINATION)?);
-                    }
-                }
+                dest::STATS => raw.stats = RawStats::read(value)?,
+                dest::STATS64 => raw.stats64 = Some(RawStats::read(value)?),
                 dest::ADDR_FAMILY => raw.family = Some(wire::read_u16(value, DESTINATION)?),
                 dest::TUN_TYPE => raw.tunnel = wire::read_u8(value, DESTINATION)?,
                 dest::TUN_PORT => raw.tunnel_port = wire::read_be16(value, DESTINATION)?,
@@ -227,8 +252,8 @@ pub fn destination_key(body: &[u8], service: &ServiceKey) -> CodecResult<Destina
     RawDestination::read(nested(body, top::DEST, "destination")?)?.key(service)
 }
 
-/// A destination of `service` in an answer or a request, with its connection counters. The kernel updates
-/// `total` every 2 seconds; the other counters are current.
+/// A destination of `service` in an answer or a request, with its counters. The kernel updates those of
+/// the past every 2 seconds; those of connections are current.
 pub fn destination(
     body: &[u8],
     service: &ServiceKey,
@@ -247,11 +272,16 @@ pub fn destination(
         lower_threshold: required(raw.lower, DESTINATION, "lower threshold")?,
         tunnel: raw.tunnel()?,
     };
+    let past = raw.stats64.unwrap_or(raw.stats);
     let counters = Counters {
         active: raw.active,
         inactive: raw.inactive,
         persistent: raw.persistent,
-        total: raw.total64.unwrap_or(raw.total),
+        total: past.connections,
+        packets_in: past.packets_in,
+        packets_out: past.packets_out,
+        bytes_in: past.bytes_in,
+        bytes_out: past.bytes_out,
     };
     Ok((raw.key(service)?, destination, counters))
 }

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 
 use super::codec::{IpvsRequest, command};
-use super::wire::{self, WireError};
+use super::wire::{self, AttributeList, WireError};
 use super::{Table, table};
 use super::{control, decode};
 use crate::state::{
-    Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol, ServiceFlags,
-    ServiceKey, Timeouts, Tunnel, VirtualService,
+    Counters, Destination, DestinationId, DestinationKey, Edit, ForwardingMethod, Protocol,
+    ServiceFlags, ServiceKey, Timeouts, Tunnel, VirtualService,
 };
 use crate::support::fuzz;
 
@@ -162,6 +162,50 @@ proptest! {
             prop_assert_eq!(Some(&table), before.as_ref());
         }
     }
+}
+
+/// Of the 32-bit statistics only bytes have 64 bits; where both kinds are there the wider one counts.
+#[test]
+fn counters_have_the_width_that_the_kernel_gives_them() {
+    let past = |first: u64, wide: bool| {
+        let mut list = AttributeList::default();
+        for (kind, value) in (1..=5).zip(first..) {
+            match u32::try_from(value) {
+                Ok(short) if kind < 4 && !wide => list.put_u32(kind, short),
+                _ => list.put(kind, &value.to_ne_bytes()),
+            }
+        }
+        // Rates, which are not read.
+        list.put_u32(6, 9);
+        list
+    };
+    let counted = |wide: bool| {
+        let mut destination = AttributeList::default();
+        destination.put(1, &[192, 0, 2, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        destination.put(2, &80_u16.to_be_bytes());
+        for (kind, value) in [(3, 3), (4, 1), (5, 0), (6, 0), (7, 4), (8, 5), (9, 6)] {
+            destination.put_u32(kind, value);
+        }
+        destination.put_nested(10, &past(10, false));
+        if wide {
+            destination.put_nested(12, &past(u64::MAX - 10, true));
+        }
+        let mut body = AttributeList::default();
+        body.put_nested(2, &destination);
+        let service = "tcp 192.0.2.1:80".parse().unwrap();
+        decode::destination(&body.into_bytes(), &service).unwrap().2
+    };
+    let connections = Counters { active: 4, inactive: 5, persistent: 6, ..Counters::default() };
+    let expected = |first: u64| Counters {
+        total: first,
+        packets_in: first + 1,
+        packets_out: first + 2,
+        bytes_in: first + 3,
+        bytes_out: first + 4,
+        ..connections
+    };
+    assert_eq!(counted(false), expected(10));
+    assert_eq!(counted(true), expected(u64::MAX - 10));
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn known() -> LinksByIndex {
         name: name.parse().unwrap(),
         state: Link::Up,
         hardware: None,
+        mtu: None,
         tunnel: None,
     };
     BTreeMap::from([(1, observed("lo")), (2, observed("eth0"))])

@@ -20,6 +20,8 @@ pub struct ObservedLink {
     pub state: Link,
     /// Its hardware address (`aa:bb:cc:dd:ee:ff`); `None` where it has no Ethernet address.
     pub hardware: Option<String>,
+    /// IFLA_MTU.
+    pub mtu: Option<u32>,
     /// Its tunnel settings, if it is a tunnel device that accepts packets from any source to one address.
     pub tunnel: Option<TunnelDevice>,
 }
@@ -102,9 +104,13 @@ pub(super) fn observed(message: &LinkMessage) -> Option<ObservedLink> {
         LinkAttribute::Address(bytes) => hardware_text(bytes),
         _ => None,
     });
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
     let up = message.header.flags.contains(LinkFlags::Up);
     let state = if up { Link::Up } else { Link::Down };
-    Some(ObservedLink { name, state, hardware, tunnel: tunnels::observed(message) })
+    Some(ObservedLink { name, state, hardware, mtu, tunnel: tunnels::observed(message) })
 }
 
 /// `None` for an IP address (of a tunnel) and for all zeroes (lo).

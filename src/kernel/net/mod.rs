@@ -9,6 +9,7 @@ pub mod fou;
 #[cfg(test)]
 mod fuzz;
 mod links;
+mod lookups;
 mod routes;
 mod rules;
 mod tunnels;
@@ -45,8 +46,12 @@ impl Drop for Net {
 pub struct NetState {
     /// Interfaces.
     pub links: BTreeMap<IfName, Link>,
+    /// Their numbers.
+    pub indexes: BTreeMap<IfName, u32>,
     /// Hardware address of each interface that has one.
     pub hardware: BTreeMap<IfName, String>,
+    /// MTU of each interface.
+    pub mtus: BTreeMap<IfName, u32>,
     /// Tunnel devices that accept packets from any source to one local address.
     pub tunnels: BTreeMap<IfName, TunnelDevice>,
     /// Addresses of all interfaces.
@@ -73,9 +78,13 @@ impl Net {
         let AllRoutes { main: routes, beside } = self.all_routes(&links).await?;
         let routing = Routing { rules: self.rules().await?, routes: beside };
         let mut state = NetState { addresses, routes, routing, ..NetState::default() };
-        for link in links.into_values() {
+        for (index, link) in links {
+            state.indexes.insert(link.name.clone(), index);
             if let Some(hardware) = link.hardware {
                 state.hardware.insert(link.name.clone(), hardware);
+            }
+            if let Some(mtu) = link.mtu {
+                state.mtus.insert(link.name.clone(), mtu);
             }
             if let Some(tunnel) = link.tunnel {
                 state.tunnels.insert(link.name.clone(), tunnel);

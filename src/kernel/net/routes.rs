@@ -36,18 +36,7 @@ impl Net {
     pub(super) async fn all_routes(&self, links: &LinksByIndex) -> Result<AllRoutes> {
         let mut all = AllRoutes::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut query = RouteMessage::default();
-            query.header.address_family = family;
-            let messages: Vec<_> = self
-                .handle
-                .route()
-                .get(query)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|error| refused("cannot read the routes".to_owned(), error))?;
-            // A kernel without IPv6 answers with other families.
-            for message in messages.iter().filter(|it| it.header.address_family == family) {
+            for message in &self.dump_routes(family).await? {
                 if is_of_main_table(message)
                     && let Some((key, route)) = observed(message, links)
                 {
@@ -57,6 +46,29 @@ impl Net {
             }
         }
         Ok(all)
+    }
+
+    /// The routes of all tables of one family.
+    async fn dump_routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        let messages = self.handle.route().get(query).execute().try_collect().await;
+        let mut messages: Vec<RouteMessage> =
+            messages.map_err(|error| refused("cannot read the routes".to_owned(), error))?;
+        // A kernel without IPv6 answers with other families.
+        messages.retain(|message| message.header.address_family == family);
+        Ok(messages)
+    }
+
+    /// Whether the main table has just this route, whichever is in use.
+    async fn has_route(&self, key: &RouteKey, route: &Route, links: &LinksByIndex) -> Result<bool> {
+        let v6 = key.0.addr().is_ipv6();
+        let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let messages = self.dump_routes(family).await?;
+        let mut of_main = messages.iter().filter(|message| is_of_main_table(message));
+        Ok(of_main.any(|message| {
+            observed(message, links).is_some_and(|it| it.0 == *key && it.1 == *route)
+        }))
     }
 
     async fn present_route(&self, key: &RouteKey) -> Result<(LinksByIndex, Option<Route>)> {
@@ -92,7 +104,9 @@ impl Net {
     /// Replaces `before` by `after`; the destination has a route at each moment.
     ///
     /// The kernel replaces in place only a route of the same metric (net/ipv4/fib_trie.c,
-    /// `fib_table_insert`). Where the metric changes, the new route is added before the old one is removed.
+    /// `fib_table_insert`). Where the metric changes, the new route is added before the old one is removed. A route that
+    /// stands behind the old one already, as a DHCP client adds its own again at each lease, comes into use by itself: the
+    /// kernel would refuse it (EEXIST).
     pub async fn replace_route(&self, key: &RouteKey, before: &Route, after: &Route) -> Result<()> {
         if !before.unsupported.is_empty() {
             return Err(Error::new(format!(
@@ -101,6 +115,9 @@ impl Net {
             .cure("replace or remove it by hand, then plan again"));
         }
         let links = self.verify(key, Some(before)).await?;
+        if self.has_route(key, after, &links).await? {
+            return self.delete_route(key, before, &links).await;
+        }
         if before.metric == after.metric {
             return self.new_route(key, after, &links, true).await;
         }

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use nix::errno::Errno;
@@ -122,7 +122,7 @@ pub(super) fn beside_main(message: &RouteMessage, links: &LinksByIndex) -> Optio
         _ => RouteKind::Unclear,
     };
     let (mut destination, mut entry_dev) = (unspecified(ipv6), None);
-    let (mut gateway, mut source, mut metric) = (None, None, 0);
+    let (mut gateway, mut source, mut metric, mut mtu) = (None, None, 0, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address)?,
@@ -130,11 +130,16 @@ pub(super) fn beside_main(message: &RouteMessage, links: &LinksByIndex) -> Optio
             RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Priority(value) => metric = *value,
             RouteAttribute::Oif(index) => entry_dev = links.get(index).map(|it| it.name.clone()),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             // They change nothing about where the packet goes.
             RouteAttribute::Table(_)
             | RouteAttribute::CacheInfo(_)
             | RouteAttribute::Preference(_)
-            | RouteAttribute::Metrics(_)
             | RouteAttribute::Realm(_)
             | RouteAttribute::Uid(_) => {}
             // Next hops, a next hop object, an encapsulation, a gateway of the other family.
@@ -153,7 +158,7 @@ pub(super) fn beside_main(message: &RouteMessage, links: &LinksByIndex) -> Optio
         return None;
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?.trunc();
-    Some(RouteEntry { table, destination, kind, gateway, dev: entry_dev, metric, source })
+    Some(RouteEntry { table, destination, kind, gateway, dev: entry_dev, metric, source, mtu })
 }
 
 #[cfg(test)]

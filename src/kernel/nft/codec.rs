@@ -37,9 +37,10 @@ const ACCEPT: u32 = 1;
 /// NFT_SET_ANONYMOUS; and with NFT_SET_CONSTANT.
 const SET_ANONYMOUS: u32 = 0x1;
 const SET_FLAGS: u32 = 0x3;
-/// `nft`'s type inet_service; the kernel only stores it.
+/// `nft`'s types inet_service and integer; the kernel only stores it.
 const TYPE_PORT: u32 = 13;
-/// Set elements in one message: 16 bytes each, together below the 64 KiB of an attribute.
+const TYPE_INTEGER: u32 = 4;
+/// Set elements in one message: at most 28 bytes each, together below the 64 KiB of an attribute.
 const ELEMENTS: usize = 1000;
 
 /// `nlmsg_type` of a message.
@@ -80,29 +81,34 @@ pub fn new_rule(table: &str, chain: &str, expressions: &[Expr]) -> AttributeList
     body
 }
 
-/// A new set of `size` ports. The kernel replaces `%d` in an anonymous set's name by a number.
-pub fn new_set(table: &str, name: &str, id: u32, size: usize) -> AttributeList {
+/// Elements of a set: bytes as a register has them, all of one length. Ports have 2.
+pub type SetKeys = BTreeSet<Vec<u8>>;
+
+/// A new set for `keys`. The kernel replaces `%d` in an anonymous set's name by a number.
+pub fn new_set(table: &str, name: &str, id: u32, keys: &SetKeys) -> AttributeList {
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let length = keys.first().map_or(0, Vec::len);
     let mut description = AttributeList::default();
-    description.put_be32(1, u32::try_from(size).unwrap_or(u32::MAX));
+    description.put_be32(1, number(keys.len()));
     let mut body = of_table(table);
     body.put_text(2, name);
     body.put_be32(3, SET_FLAGS);
-    body.put_be32(4, TYPE_PORT);
-    body.put_be32(5, 2);
+    body.put_be32(4, if length == 2 { TYPE_PORT } else { TYPE_INTEGER });
+    body.put_be32(5, number(length));
     body.put_nested(9, &description);
     body.put_be32(10, id);
     body
 }
 
 /// The elements of a set, in as many messages as they need.
-pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> Vec<AttributeList> {
-    let ports: Vec<_> = ports.iter().collect();
-    let message = |ports: &[&u16]| {
+pub fn new_elements(table: &str, set: &str, id: u32, keys: &SetKeys) -> Vec<AttributeList> {
+    let keys: Vec<_> = keys.iter().collect();
+    let message = |keys: &[&Vec<u8>]| {
         let mut list = AttributeList::default();
-        for port in ports {
-            let mut key = AttributeList::default();
-            key.put(1 | wire::NESTED, &expr::data(&port.to_be_bytes()));
-            list.put_nested(expr::LIST_ELEMENT, &key);
+        for key in keys {
+            let mut element = AttributeList::default();
+            element.put(1 | wire::NESTED, &expr::data(key));
+            list.put_nested(expr::LIST_ELEMENT, &element);
         }
         let mut body = of_table(table);
         body.put_text(2, set);
@@ -110,7 +116,7 @@ pub fn new_elements(table: &str, set: &str, id: u32, ports: &BTreeSet<u16>) -> V
         body.put_be32(4, id);
         body
     };
-    ports.chunks(ELEMENTS).map(message).collect()
+    keys.chunks(ELEMENTS).map(message).collect()
 }
 
 /// Attributes that name a set.
@@ -256,8 +262,8 @@ pub struct ObservedSet {
     pub table: Vec<u8>,
     /// Its name.
     pub name: Vec<u8>,
-    /// Whether it has exactly the properties that [`new_set`] gives: anonymous, constant, keys of 2 bytes.
-    pub of_ports: bool,
+    /// Whether it has the properties that [`new_set`] gives: anonymous, constant, keys of a port, an address of IPv4 or one of IPv6.
+    pub plain: bool,
     /// Whether it belongs to a rule.
     pub anonymous: bool,
 }
@@ -275,28 +281,28 @@ pub fn set(body: &[u8]) -> Result<ObservedSet, WireError> {
         }
     }
     set.anonymous = flags & SET_ANONYMOUS != 0;
-    set.of_ports = flags == SET_FLAGS && length == 2;
+    set.plain = flags == SET_FLAGS && matches!(length, 2 | 4 | 16);
     Ok(set)
 }
 
-/// Reads elements of a set of ports into `ports`. `false`: an element is not a port.
-pub fn elements(body: &[u8], ports: &mut BTreeSet<u16>) -> Result<bool, WireError> {
+/// Reads elements of a set into `keys`. `false`: an element is more than a key.
+pub fn elements(body: &[u8], keys: &mut SetKeys) -> Result<bool, WireError> {
     let mut plain = true;
     for attribute in wire::attributes(body) {
         let (3, list) = attribute? else { continue };
         for element in wire::attributes(list) {
-            let mut port = None;
+            let mut key = None;
             for attribute in wire::attributes(element?.1) {
                 let (kind, value) = attribute?;
                 // NFTA_SET_ELEM_KEY, and NFTA_SET_ELEM_FLAGS, which may be zero.
                 match kind {
-                    1 => port = expr::value_in(value).and_then(|value| value.try_into().ok()),
+                    1 => key = expr::value_in(value).map(<[u8]>::to_vec),
                     3 => plain &= value.iter().all(|byte| *byte == 0),
                     _ => {}
                 }
             }
-            match port {
-                Some(port) => plain &= ports.insert(u16::from_be_bytes(port)),
+            match key {
+                Some(key) => plain &= keys.insert(key),
                 None => plain = false,
             }
         }
@@ -315,6 +321,6 @@ pub fn generation(body: &[u8]) -> Result<Option<u32>, WireError> {
 }
 
 /// A name without its NUL. The process that made the object chose the bytes: they need not be UTF-8.
-fn name(value: &[u8]) -> Vec<u8> {
+pub(in crate::kernel) fn name(value: &[u8]) -> Vec<u8> {
     value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }

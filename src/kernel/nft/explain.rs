@@ -52,7 +52,8 @@ fn meaning(errno: Errno, chain_or_rule: bool) -> (&'static str, Option<&'static 
             ": this kernel cannot do that",
             Some(
                 "source NAT needs the modules nft_chain_nat, nft_masq and nft_ct and Linux 5.2, \
-                 clamping the MSS needs nft_exthdr and Linux 4.14: install the kernel's full set of \
+                 clamping the MSS needs nft_exthdr and Linux 4.14, dropping wrapped packets of strangers \
+                 nft_counter: install the kernel's full set of \
                  modules and boot that kernel",
             ),
         ),

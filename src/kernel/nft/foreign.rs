@@ -8,14 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::ObservedChain;
-use super::expr::{LIST_ELEMENT, value_in};
+use super::codec::{ObservedChain, name};
+use super::expr::value_in;
+use super::filter::{self, Found};
 use crate::kernel::wire::{self, WireError};
 use crate::state::StatefulDrop;
 
-/// NFTA_EXPR_NAME, NFTA_EXPR_DATA.
-const EXPR_NAME: u16 = 1;
-const EXPR_DATA: u16 = 2;
 /// NFT_CT_STATE, and the bit of an invalid packet (include/uapi/linux/netfilter/nf_conntrack_common.h,
 /// `NF_CT_STATE_INVALID_BIT`).
 const CT_STATE: u32 = 0;
@@ -68,27 +66,11 @@ pub fn rule(body: &[u8]) -> Result<ForeignRule, WireError> {
     Ok(rule)
 }
 
-/// Without the NUL at its end.
-fn name(value: &[u8]) -> Vec<u8> {
-    value.strip_suffix(&[0]).unwrap_or(value).to_vec()
-}
-
 fn read_expressions(list: &[u8], rule: &mut ForeignRule) -> Result<(), WireError> {
     // Whether the register holds the packet's state, and then the bit of invalid packets of it.
     let (mut has_state, mut has_bit) = (false, false);
-    for element in wire::attributes(list) {
-        let (LIST_ELEMENT, element) = element? else { continue };
-        let (mut kind, mut found) = (String::new(), BTreeMap::new());
-        for attribute in wire::attributes(element) {
-            match attribute? {
-                (EXPR_NAME, value) => kind = wire::read_text(value, "an expression's name")?,
-                (EXPR_DATA, value) => {
-                    found = wire::attributes(value).collect::<Result<_, WireError>>()?;
-                }
-                _ => {}
-            }
-        }
-        let number = |of: u16| found.get(&of).and_then(|it| wire::read_be32(it, "a number").ok());
+    for (kind, found) in filter::named_expressions(list)? {
+        let number = |of| filter::number(&found, of);
         match kind.as_str() {
             "ct" if number(2) == Some(CT_STATE) => has_state = true,
             "bitwise" if has_state => {
@@ -119,7 +101,7 @@ fn host_order(value: &[u8]) -> Option<u32> {
 }
 
 /// iptables' `-m conntrack --ctstate INVALID`.
-fn is_invalid_match(found: &BTreeMap<u16, &[u8]>) -> bool {
+fn is_invalid_match(found: &Found<'_>) -> bool {
     let is_conntrack = found.get(&1).is_some_and(|it| name(it) == b"conntrack");
     let Some(info) = found.get(&3).filter(|_| is_conntrack) else { return false };
     let word = |at: usize| {
@@ -131,7 +113,7 @@ fn is_invalid_match(found: &BTreeMap<u16, &[u8]>) -> bool {
 }
 
 /// NFTA_IMMEDIATE_DATA, in it NFTA_DATA_VERDICT with NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
-fn read_verdict(found: &BTreeMap<u16, &[u8]>, rule: &mut ForeignRule) -> Result<(), WireError> {
+fn read_verdict(found: &Found<'_>, rule: &mut ForeignRule) -> Result<(), WireError> {
     let Some(data) = found.get(&2) else { return Ok(()) };
     for attribute in wire::attributes(data) {
         let (2, verdict) = attribute? else { continue };

@@ -1,8 +1,8 @@
 //! nftables over netlink, with lvsprov's own codec: lvsprov's tables, decoded exactly and replaced as a whole.
 //!
 //! [`expr`], [`rule`], [`codec`] and [`table`] encode and decode, and are pure; [`socket`] sends and receives.
-//! A host needs no `nft` program. Of tables that lvsprov did not make it reads family and name, and which of their rules drop
-//! what connection tracking calls invalid ([`foreign`]).
+//! A host needs no `nft` program. Of tables that lvsprov did not make it reads family and name, and the rules that decide
+//! whether routed packets pass ([`filter`]; [`foreign`]: which of them drop what connection tracking calls invalid).
 //! Which crates were tried, and why none is used: docs/libraries.md.
 //!
 //! What the rules do, and what they do not:
@@ -11,16 +11,23 @@
 //! * **Source NAT** of tables of family inet needs Linux 5.2; with `net.ipv4.vs.conntrack=0` IPVS takes
 //!   its packets out of connection tracking, and no source NAT rule sees them.
 //! * **The MSS** is clamped where segments leave their own host (output), not where they are routed.
+//! * **Wrapped packets** are judged where they are delivered (input), before a tunnel unwraps them ([`guard`],
+//!   [`fragments`]).
 //! * Of marks that overlap the last one wins, in the order of [`crate::state::PacketRules`]: for one
 //!   address and protocol a rule for some ports wins over that for all ports.
 
 pub mod codec;
 mod explain;
 pub mod expr;
+pub mod filter;
 pub mod foreign;
+mod foreign_tables;
+mod fragments;
+mod guard;
 pub mod rule;
 pub mod socket;
 pub mod table;
+pub(super) mod xtables;
 
 #[cfg(test)]
 mod tests;

@@ -19,13 +19,13 @@ use nix::sys::socket::{
     sockopt::{SndBuf, SndBufForce},
 };
 
-use super::codec::{self, ANY, INET, message};
+use super::codec::{self, ANY, INET, SetKeys, message};
 use super::explain::{CURE_MISSING, cannot_read, explain, keeps_changing, undecodable};
-use super::foreign;
 use super::table::{self, BatchMessage, TableContents};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::netlink::{ACK, DUMP, ExchangeEnd, NetlinkSocket, REQUEST};
 use crate::kernel::wire::{self, WireError};
+use crate::state::firewall::{FilterFamily, FilterTable};
 use crate::state::{PacketRules, StatefulDrop, TableName};
 
 /// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END (include/uapi/linux/netfilter/nfnetlink.h).
@@ -33,9 +33,6 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `struct nfgenmsg` of both: family, version, and the subsystem of the batch.
 const BATCH_HEADER: [u8; 4] = [ANY, 0, 0, codec::SUBSYSTEM];
-
-/// Families whose chains routed packets of IP pass: NFPROTO_INET, _IPV4, _IPV6.
-const ROUTED: [u8; 3] = [INET, 2, 10];
 
 /// Seconds to wait for an answer: a new chain may load modules.
 const PATIENCE_S: i64 = 30;
@@ -55,10 +52,22 @@ pub struct NftObservation {
     pub unmanaged: BTreeSet<String>,
     /// Rules of these that drop what connection tracking calls invalid.
     pub stateful_drops: Vec<StatefulDrop>,
+    /// Those that routed packets pass.
+    pub filters: Vec<FilterTable>,
+}
+
+/// The family of tables that routed packets of IP pass: NFPROTO_INET, _IPV4, _IPV6.
+fn routed(family: u8) -> Option<FilterFamily> {
+    match family {
+        INET => Some(FilterFamily::Inet),
+        2 => Some(FilterFamily::Ip),
+        10 => Some(FilterFamily::Ip6),
+        _ => None,
+    }
 }
 
 /// Why a read gave no result.
-enum NftReadError {
+pub(super) enum NftReadError {
     /// The ruleset changed during the read: it can be tried again.
     Interrupted,
     Failed(Error),
@@ -151,8 +160,8 @@ impl NftSocket {
                 let named = format!("{} {printable}", table::family(family));
                 observation.unmanaged.insert(named.clone());
                 // 1: NFT_TABLE_F_DORMANT.
-                if ROUTED.contains(&family) && found.flags & 1 == 0 {
-                    foreign.push((family, named, found.name));
+                if let Some(routed) = routed(family).filter(|_| found.flags & 1 == 0) {
+                    foreign.push(((family, routed), named, found.name));
                 }
             }
         }
@@ -161,7 +170,7 @@ impl NftSocket {
             return Ok((observation, before));
         }
         for (family, named, table) in foreign {
-            observation.stateful_drops.extend(self.stateful_drops(family, &named, &table)?);
+            self.read_foreign(family, &named, &table, &mut observation)?;
         }
         let chains = self.dump(message::GETCHAIN, INET, &[], |_, body| codec::chain(body))?;
         for (name, found) in managed {
@@ -175,26 +184,6 @@ impl NftSocket {
         } else {
             Err(NftReadError::Interrupted)
         }
-    }
-
-    /// What [`foreign::drops`] finds in a table. Its rules are read only if one of its chains is on the way.
-    fn stateful_drops(
-        &mut self,
-        family: u8,
-        named: &str,
-        table: &[u8],
-    ) -> std::result::Result<Vec<StatefulDrop>, NftReadError> {
-        let mut chains = self.dump(message::GETCHAIN, family, &[], |_, body| codec::chain(body))?;
-        chains.retain(|chain| chain.table == table);
-        let Ok(name) = std::str::from_utf8(table) else { return Ok(Vec::new()) };
-        if !chains.iter().any(foreign::is_on_the_way) {
-            return Ok(Vec::new());
-        }
-        let of_table = codec::of_table(name).into_bytes();
-        let mut rules =
-            self.dump(message::GETRULE, family, &of_table, |_, body| foreign::rule(body))?;
-        rules.retain(|rule| rule.table == table);
-        Ok(foreign::drops(named, &chains, &rules))
     }
 
     /// The contents of a table. Old kernels dump those of all tables: the others are dropped here.
@@ -213,28 +202,28 @@ impl NftSocket {
         found.retain(|set| set.table == table.name);
         let mut sets = Vec::with_capacity(found.len());
         for set in found {
-            let name = std::str::from_utf8(&set.name).ok().filter(|_| set.of_ports);
-            let ports = match name {
-                Some(name) => self.ports(&text, name)?,
+            let name = std::str::from_utf8(&set.name).ok().filter(|_| set.plain);
+            let keys = match name {
+                Some(name) => self.keys(&text, name)?,
                 None => None,
             };
-            sets.push((set, ports));
+            sets.push((set, keys));
         }
         Ok(TableContents { table, chains, rules, sets })
     }
 
-    /// The elements of a set, if all are ports.
-    fn ports(
+    /// The elements of a set, if all are plain keys.
+    fn keys(
         &mut self,
         table: &str,
         set: &str,
-    ) -> std::result::Result<Option<BTreeSet<u16>>, NftReadError> {
+    ) -> std::result::Result<Option<SetKeys>, NftReadError> {
         let request = codec::of_set(table, set).into_bytes();
-        let mut ports = BTreeSet::new();
+        let mut keys = SetKeys::new();
         let plain = self.dump(message::GETSETELEM, INET, &request, |_, body| {
-            codec::elements(body, &mut ports)
+            codec::elements(body, &mut keys)
         })?;
-        Ok(plain.iter().all(|plain| *plain).then_some(ports))
+        Ok(plain.iter().all(|plain| *plain).then_some(keys))
     }
 
     fn generation(&mut self) -> std::result::Result<u32, NftReadError> {
@@ -258,7 +247,7 @@ impl NftSocket {
     }
 
     /// Dumps; `each` gets the family and the attributes of each answer.
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         message: u8,
         family: u8,

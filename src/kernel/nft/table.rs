@@ -6,11 +6,14 @@ use netlink_packet_core::{
     NLM_F_APPEND as APPEND, NLM_F_CREATE as CREATE, NLM_F_EXCL as EXCLUSIVE,
 };
 
-use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message};
+use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, SetKeys, message};
 use super::expr::Expr;
-use super::rule::{self, Chain, RuleError, SetName};
+use super::rule::{self, Chain, KernelRule, RuleError};
 use crate::kernel::wire::AttributeList;
 use crate::state::{PacketRule, PacketRules, TableName};
+
+/// The name of an anonymous set in a transaction: the kernel puts a number there.
+const SET_NAME: &str = "__set%d";
 
 /// One message of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,19 +50,23 @@ pub fn transaction(
         let body = codec::new_chain(&table, chain.name(), kind, hook, priority);
         add(message::NEWCHAIN, CREATE | EXCLUSIVE, body, &format!("the chain {}", chain.name()));
     }
-    for (id, rule) in (1..).zip(rules) {
-        let set = SetName { name: "__set%d".to_owned(), id };
+    let mut number = 0;
+    for rule in rules {
         let what = rule.to_string();
         let chain = Chain::of(rule).ok_or_else(|| RuleError::Unknown(what.clone()))?;
-        if let Some(ports) = rule::set_of(rule) {
-            let body = codec::new_set(&table, &set.name, id, ports.len());
-            add(message::NEWSET, CREATE | EXCLUSIVE, body, &what);
-            for body in codec::new_elements(&table, &set.name, id, ports) {
-                add(message::NEWSETELEM, CREATE, body, &what);
+        for rule in rule::kernel_rules(rule)? {
+            number += 1;
+            if let Some(keys) = &rule.set {
+                let body = codec::new_set(&table, SET_NAME, number, keys);
+                add(message::NEWSET, CREATE | EXCLUSIVE, body, &what);
+                for body in codec::new_elements(&table, SET_NAME, number, keys) {
+                    add(message::NEWSETELEM, CREATE, body, &what);
+                }
             }
+            let expressions = rule.naming(SET_NAME, number);
+            let body = codec::new_rule(&table, chain.name(), &expressions);
+            add(message::NEWRULE, CREATE | APPEND, body, &what);
         }
-        let body = codec::new_rule(&table, chain.name(), &rule::expressions(rule, &set)?);
-        add(message::NEWRULE, CREATE | APPEND, body, &what);
     }
     Ok(all)
 }
@@ -73,8 +80,8 @@ pub struct TableContents {
     pub chains: Vec<ObservedChain>,
     /// Its rules; those of a chain in the order of evaluation.
     pub rules: Vec<ObservedRule>,
-    /// Its sets; with the elements if all are ports.
-    pub sets: Vec<(ObservedSet, Option<BTreeSet<u16>>)>,
+    /// Its sets; with the elements if all are plain keys.
+    pub sets: Vec<(ObservedSet, Option<SetKeys>)>,
 }
 
 /// The rules of a table. Each rule, chain or set that lvsprov would not write is a [`PacketRule::Unknown`];
@@ -82,39 +89,54 @@ pub struct TableContents {
 pub fn rules_of(parts: &TableContents) -> PacketRules {
     let mut all = BTreeSet::new();
     let mut unknown = unknown_beside_rules(parts);
-    let known: BTreeMap<&[u8], Chain> = parts
-        .chains
-        .iter()
-        .filter_map(|found| Some((found.name.as_slice(), known_chain(found)?)))
-        .collect();
-    let with_ports = parts.sets.iter().filter_map(|(found, elements)| {
+    let with_keys = parts.sets.iter().filter_map(|(found, elements)| {
         let name = String::from_utf8(found.name.clone()).ok()?;
         Some((name, elements.clone()?))
     });
-    let sets: BTreeMap<String, BTreeSet<u16>> = with_ports.collect();
-    let mut last: BTreeMap<Chain, PacketRule> = BTreeMap::new();
+    let sets: BTreeMap<String, SetKeys> = with_keys.collect();
+    let mut of_chains: BTreeMap<&[u8], Vec<&ObservedRule>> = BTreeMap::new();
     for found in &parts.rules {
-        let chain = known.get(found.chain.as_slice()).copied();
-        let known_rule =
-            chain.zip(found.expressions.as_deref()).and_then(|(chain, expressions)| {
-                let rule = rule::recognise(chain, expressions, &sets)?;
-                // Twice, or not in the order of `PacketRules`: of marks the last one wins, so the order counts.
-                if last.get(&chain).is_some_and(|before| *before >= rule) {
-                    return None;
-                }
-                last.insert(chain, rule.clone());
-                if let Some(set) = set_in(expressions) {
-                    unknown.remove(&described("set", set.as_bytes()));
-                }
-                Some(rule)
-            });
-        all.insert(known_rule.unwrap_or_else(|| {
-            let chain = described("chain", &found.chain);
-            PacketRule::Unknown(format!("{chain} handle {}", found.handle))
-        }));
+        of_chains.entry(&found.chain).or_default().push(found);
+    }
+    for (name, rules) in of_chains {
+        let mut chains = parts.chains.iter().filter(|found| found.name == name);
+        let chain = chains.next().and_then(known_chain);
+        let mut left = rules.as_slice();
+        let mut last = None;
+        while let [first, ..] = left {
+            let known = chain.and_then(|chain| first_known(chain, left, &sets));
+            // Twice, or not in the order of `PacketRules`: of marks the last one wins, so the order counts.
+            let known = known.filter(|(rule, _)| last.as_ref().is_none_or(|before| before < rule));
+            let Some((rule, count)) = known else {
+                let chain = described("chain", name);
+                all.insert(PacketRule::Unknown(format!("{chain} handle {}", first.handle)));
+                left = &left[1..];
+                continue;
+            };
+            let (its, behind) = left.split_at(count);
+            let expressions = its.iter().flat_map(|found| found.expressions.iter().flatten());
+            for set in expressions.filter_map(set_in) {
+                unknown.remove(&described("set", set.as_bytes()));
+            }
+            all.insert(rule.clone());
+            (left, last) = (behind, Some(rule));
+        }
     }
     all.extend(unknown.into_iter().map(PacketRule::Unknown));
     PacketRules { rules: all }
+}
+
+/// The rule that the first of `found` encode, and how many.
+fn first_known(
+    chain: Chain,
+    found: &[&ObservedRule],
+    sets: &BTreeMap<String, SetKeys>,
+) -> Option<(PacketRule, usize)> {
+    let readable = found
+        .iter()
+        .map_while(|found| KernelRule::found(found.expressions.as_deref()?, sets))
+        .take(if chain == Chain::Wrapped { usize::MAX } else { 1 });
+    rule::recognise(chain, &readable.collect::<Vec<_>>())
 }
 
 /// What lvsprov would not write beside the rules. Names all sets: the caller removes those that a known
@@ -161,11 +183,11 @@ fn known_chain(found: &ObservedChain) -> Option<Chain> {
     })
 }
 
-fn set_in(expressions: &[Expr]) -> Option<&str> {
-    expressions.iter().find_map(|expr| match expr {
+fn set_in(expr: &Expr) -> Option<&str> {
+    match expr {
         Expr::InSet { set, id: _ } => Some(set.as_str()),
         _ => None,
-    })
+    }
 }
 
 /// `name` without control characters: another program chose it, and a terminal must not obey it.

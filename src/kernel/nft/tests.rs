@@ -4,14 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::codec::{self, Base, ObservedChain, ObservedRule, ObservedSet, message as kind};
+use super::codec::{
+    self, Base, ObservedChain, ObservedRule, ObservedSet, SetKeys, message as kind,
+};
 use super::expr::Expr;
-use super::rule::{self, Chain, SetName};
+use super::filter;
+use super::rule::{self, Chain};
 use super::table::{self, TableContents};
 use crate::kernel::wire::{self, AttributeList};
-use crate::state::{PacketRule, PacketRules, Protocol, TableName};
+use crate::state::{
+    FragmentGuard, PacketRule, PacketRules, Protocol, TableName, TunnelGuard, TunnelHeader,
+};
 use crate::support::fuzz;
 
 fn protocol() -> impl Strategy<Value = Protocol> {
@@ -39,7 +45,60 @@ fn packet_rule() -> impl Strategy<Value = PacketRule> {
     );
     let clamp = (any::<IpAddr>(), any::<u16>())
         .prop_map(|(source, mss)| PacketRule::ClampMss { source, mss });
-    prop_oneof![mark, masquerade, clamp]
+    let guards = prop_oneof![
+        3 => guard().prop_map(PacketRule::from),
+        1 => fragments().prop_map(PacketRule::from),
+    ];
+    prop_oneof![1 => mark, 1 => masquerade, 1 => clamp, 2 => guards]
+}
+
+fn fragments() -> impl Strategy<Value = FragmentGuard> {
+    let ports = prop::collection::btree_set(1..=u16::MAX, 0..3);
+    let net = (any::<[u8; 16]>(), 1..=128_u8)
+        .prop_map(|(address, length)| IpNet::new(IpAddr::from(address), length).unwrap().trunc());
+    let nets = prop::collection::btree_set(net, 1..4);
+    let devices = prop::sample::subsequence(vec!["lvstnl0a000001", "sit0"], 0..=2);
+    (any::<bool>(), any::<bool>(), ports, nets, devices)
+        .prop_filter("guards nothing", |(plain, gre, ports, ..)| {
+            *plain || *gre || !ports.is_empty()
+        })
+        .prop_map(|(plain, gre, gue_ports, sources, devices)| {
+            let devices = devices.iter().map(|dev| dev.parse().unwrap()).collect();
+            FragmentGuard { plain, gre, gue_ports, sources, devices }
+        })
+}
+
+fn guard() -> impl Strategy<Value = TunnelGuard> {
+    let header = prop_oneof![
+        Just(TunnelHeader::None),
+        any::<bool>().prop_map(|checksum| TunnelHeader::Gre { checksum }),
+        (1..=u16::MAX).prop_map(|port| TunnelHeader::Gue { port }),
+    ];
+    let addresses = |ipv6: bool, most| {
+        let address = if ipv6 {
+            any::<[u8; 16]>().prop_map(IpAddr::from).boxed()
+        } else {
+            any::<[u8; 4]>().prop_map(IpAddr::from).boxed()
+        };
+        prop::collection::btree_set(address, 1..most)
+    };
+    let devices = prop::sample::subsequence(vec!["lvsgre0a000001", "sit0", "tunl0"], 0..=3);
+    (any::<bool>(), any::<bool>(), header, devices).prop_flat_map(
+        move |(outside_v6, inside_v6, header, devices)| {
+            let nets = prop::collection::vec(1..=128_u8, 4);
+            (addresses(inside_v6, 4), addresses(outside_v6, 4), nets).prop_map(
+                move |(vips, sources, lengths)| {
+                    let net = |(address, length): (IpAddr, u8)| {
+                        let most = if address.is_ipv6() { 128 } else { 32 };
+                        IpNet::new(address, length.min(most)).unwrap().trunc()
+                    };
+                    let sources = sources.into_iter().zip(lengths).map(net).collect();
+                    let devices = devices.iter().map(|dev| dev.parse().unwrap()).collect();
+                    TunnelGuard { outside_v6, header, vips, sources, devices }
+                },
+            )
+        },
+    )
 }
 
 fn packet_rules() -> impl Strategy<Value = PacketRules> {
@@ -54,7 +113,7 @@ fn name() -> TableName {
 /// rules, and drops the set's number from a rule.
 fn as_dumped(rules: &PacketRules) -> TableContents {
     let mut parts = TableContents::default();
-    let mut sets: BTreeMap<u32, (ObservedSet, BTreeSet<u16>)> = BTreeMap::new();
+    let mut sets: BTreeMap<u32, (ObservedSet, SetKeys)> = BTreeMap::new();
     let mut handle = 0;
     for message in table::transaction(&name(), true, Some(rules)).unwrap() {
         let body = message.body.into_bytes();
@@ -65,7 +124,7 @@ fn as_dumped(rules: &PacketRules) -> TableContents {
             kind::NEWSET => {
                 let mut observed = codec::set(&body).unwrap();
                 observed.name = format!("__set{}", id()).into_bytes();
-                sets.insert(id(), (observed, BTreeSet::new()));
+                sets.insert(id(), (observed, SetKeys::new()));
             }
             kind::NEWSETELEM => {
                 let (_, elements) = sets.get_mut(&id()).unwrap();
@@ -86,7 +145,7 @@ fn as_dumped(rules: &PacketRules) -> TableContents {
             other => panic!("message {other}"),
         }
     }
-    parts.sets = sets.into_values().map(|(set, ports)| (set, Some(ports))).collect();
+    parts.sets = sets.into_values().map(|(set, keys)| (set, Some(keys))).collect();
     parts.table.parts = u32::try_from(parts.chains.len()).unwrap();
     parts
 }
@@ -101,8 +160,11 @@ fn read_everything(bytes: &[u8]) {
     let _ = codec::chain(bytes);
     let _ = codec::rule(bytes);
     let _ = codec::set(bytes);
-    let _ = codec::elements(bytes, &mut BTreeSet::new());
+    let _ = codec::elements(bytes, &mut SetKeys::new());
     let _ = codec::generation(bytes);
+    let _ = filter::rule(bytes);
+    let _ = filter::set(bytes);
+    let _ = filter::elements(bytes);
     let _ = Expr::decode(bytes);
     for message in wire::messages(bytes).flatten() {
         let _ = message.errno();
@@ -118,8 +180,8 @@ proptest! {
 
     #[test]
     fn an_expression_survives_its_encoding(rule in packet_rule(), id: u32) {
-        let set = SetName { name: "__set7".to_owned(), id };
-        for expr in rule::expressions(&rule, &set).unwrap() {
+        let rules = rule::kernel_rules(&rule).unwrap();
+        for expr in rules.iter().flat_map(|rule| rule.naming("__set7", id)) {
             let mut list = AttributeList::default();
             expr.encode(&mut list);
             let bytes = list.into_bytes();
@@ -136,23 +198,37 @@ proptest! {
         at: prop::sample::Index,
         how in 0..3_usize,
     ) {
-        let ports = rule::set_of(&rule).cloned().unwrap_or_default();
-        let sets = BTreeMap::from([("__set0".to_owned(), ports)]);
-        let set = SetName { name: "__set0".to_owned(), id: 0 };
-        let whole = rule::expressions(&rule, &set).unwrap();
+        let whole = rule::kernel_rules(&rule).unwrap();
         let chain = Chain::of(&rule).unwrap();
-        prop_assert_eq!(rule::recognise(chain, &whole, &sets), Some(rule.clone()));
-        let at = at.index(whole.len());
+        let known = Some((rule.clone(), whole.len()));
+        prop_assert_eq!(rule::recognise(chain, &whole), known.clone());
+        let lengths = whole.iter().map(|rule| rule.expressions.len());
+        let all: Vec<_> =
+            lengths.enumerate().flat_map(|(nth, all)| (0..all).map(move |at| (nth, at))).collect();
+        let (nth, at) = *at.get(&all);
         let mut damaged = whole.clone();
+        let expressions = &mut damaged[nth].expressions;
         match how {
-            0 => drop(damaged.remove(at)),
-            1 => damaged.insert(at, Expr::Other("counter".to_owned())),
-            _ => damaged[at] = Expr::Other("counter".to_owned()),
+            0 => drop(expressions.remove(at)),
+            1 => expressions.insert(at, Expr::Other("limit".to_owned())),
+            _ => expressions[at] = Expr::Other("limit".to_owned()),
         }
-        prop_assert_ne!(rule::recognise(chain, &damaged, &sets), Some(rule.clone()));
+        prop_assert_ne!(rule::recognise(chain, &damaged), known);
         for other in Chain::ALL.into_iter().filter(|other| *other != chain) {
-            prop_assert_eq!(rule::recognise(other, &whole, &sets), None);
+            prop_assert_eq!(rule::recognise(other, &whole), None);
         }
+    }
+
+    /// Of several guards in one chain each has its own rules.
+    #[test]
+    fn a_guard_that_lost_a_rule_is_not_taken_for_another(
+        guards in prop::collection::btree_set(guard().prop_map(PacketRule::from), 1..4),
+        at: prop::sample::Index,
+    ) {
+        let mut parts = as_dumped(&PacketRules { rules: guards.clone() });
+        let lost = parts.rules.remove(at.index(parts.rules.len()));
+        parts.table.parts = u32::try_from(parts.chains.len()).unwrap();
+        prop_assert_ne!(table::rules_of(&parts), PacketRules { rules: guards }, "{:?}", lost);
     }
 
     #[test]
@@ -247,8 +323,8 @@ fn what_lvsprov_does_not_write_is_reported_as_unknown() {
     assert_eq!(unknown(&empty, &[]), ["chain marks without rules"]);
     let set = with(&|parts| {
         let name = b"__set9".to_vec();
-        let observed = ObservedSet { table: Vec::new(), name, of_ports: true, anonymous: true };
-        parts.sets.push((observed, Some([1].into())));
+        let observed = ObservedSet { table: Vec::new(), name, plain: true, anonymous: true };
+        parts.sets.push((observed, Some([vec![0, 1]].into())));
     });
     assert_eq!(unknown(&set, &both), ["set __set9"]);
 }
@@ -263,6 +339,18 @@ fn what_cannot_be_written_is_an_error() {
     let unknown = PacketRule::Unknown("chain x".to_owned());
     assert!(table::transaction(&name(), false, Some(&rules([unknown]))).is_err());
     assert!(table::transaction(&name(), false, None).unwrap().is_empty());
+    // A rule of the kernel has an end (NFT_RULE_MAXEXPRS).
+    let guard = |sources: u8| TunnelGuard {
+        outside_v6: false,
+        header: TunnelHeader::None,
+        vips: [[192, 0, 2, 1].into()].into(),
+        sources: (1..=sources).map(|host| IpAddr::from([10, 0, 0, host]).into()).collect(),
+        devices: BTreeSet::new(),
+    };
+    let of = |sources| table::transaction(&name(), false, Some(&rules([guard(sources).into()])));
+    assert!(of(50).is_ok());
+    let error = of(200).unwrap_err().to_string();
+    assert!(error.contains("sources: any"), "{error}");
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub async fn transfer(
     let told_before = too_large_messages(lab, client, target.ip())?;
     let work = async {
         let mut stream = connect(&sockets, None, target, Protocol::Tcp).await?;
+        // One that hangs ends with it: its retransmissions would go on for minutes.
+        stream.set_zero_linger()?;
         match way {
             TransferDirection::Up => upload(&mut stream, target, bytes).await,
             TransferDirection::Down => download(&mut stream, target, bytes).await,

@@ -19,6 +19,7 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         lower_threshold: 0,
         forward: Forward::Dr,
         tunnel: crate::state::Tunnel::Ipip,
+        tunnel_sources: crate::topology::TunnelSources::default(),
         at: Position::default(),
     };
     Service {

@@ -125,6 +125,14 @@ impl LabLinks {
         self.handle.link().del(index).execute().await.map_err(LabError::netlink(what))
     }
 
+    /// Sets the MTU of an interface.
+    pub(super) async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), LabError> {
+        let index = self.index(name).await?;
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        let what = format!("set the MTU of {name} to {mtu}");
+        self.handle.link().change(message).execute().await.map_err(LabError::netlink(what))
+    }
+
     /// Sets an interface up and adds its addresses.
     pub(super) async fn set_up(&self, name: &str, addresses: &[IpNet]) -> Result<(), LabError> {
         let index = self.index(name).await?;

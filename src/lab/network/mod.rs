@@ -30,7 +30,7 @@ use super::child::Spawner;
 pub use crate::kernel::arp::Mac;
 use crate::kernel::namespace;
 use crate::names::{HostName, IfName, NetworkName};
-use crate::topology::Topology;
+use crate::topology::{ETHERNET_MTU, Topology};
 
 /// The interface of each host in the management network.
 pub const MANAGEMENT_INTERFACE: &str = "mgmt0";
@@ -128,6 +128,9 @@ impl Lab {
                     let lonely = interface.network.is_none() && name != "lo";
                     if lonely && !links.exists(name).await {
                         links.add_dummy(host, name).await?;
+                    }
+                    if let Some(mtu) = interface.mtu {
+                        links.set_mtu(name, mtu).await?;
                     }
                     links.set_up(name, &interface.addresses).await?;
                 }
@@ -302,6 +305,10 @@ fn plug(lab: &Lab, topology: &Topology) -> Result<BTreeMap<u32, NetworkName>, La
                 let name = interface.name.as_str();
                 let mac = hardware_of(host, name);
                 links.add_cable(Cable { port: &port, bridge, host: namespace, name, mac }).await?;
+                // The switch is never what limits a packet.
+                if let Some(mtu) = interface.mtu.filter(|mtu| *mtu > ETHERNET_MTU) {
+                    links.set_mtu(&port, mtu).await?;
+                }
             }
         }
         Ok(bridges.into_iter().map(|(name, index)| (index, name.clone())).collect())

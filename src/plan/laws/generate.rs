@@ -1,6 +1,7 @@
 //! Hosts and wishes by chance: some of everything that a host can have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -94,10 +95,13 @@ fn addresses() -> impl Strategy<Value = BTreeMap<AddressKey, Address>> {
 fn routes() -> impl Strategy<Value = BTreeMap<RouteKey, Route>> {
     let keys = ["default", "default6", "192.0.2.1/32", "2001:db8::1/128"];
     let keys: Vec<RouteKey> = keys.iter().map(|key| key.parse().unwrap()).collect();
-    let route =
-        (1..4u8, select(vec![0, 100]), select(vec![3, 4])).prop_map(|(host, metric, protocol)| {
-            Route { metric, protocol, ..Route::via([10, 0, 0, host].into(), Some(dev("eth0"))) }
-        });
+    let route = (1..4u8, select(vec![0, 100]), select(vec![3, 4, 9])).prop_map(
+        |(host, metric, protocol)| Route {
+            metric,
+            protocol,
+            ..Route::via([10, 0, 0, host].into(), Some(dev("eth0")))
+        },
+    );
     btree_map(select(keys), route, 0..3)
 }
 
@@ -149,15 +153,27 @@ pub(super) fn is_source_nat(rule: &PacketRule) -> bool {
     matches!(rule, PacketRule::Masquerade { .. })
 }
 
+fn guard(vip: IpAddr, source: &str) -> TunnelGuard {
+    TunnelGuard {
+        outside_v6: false,
+        header: TunnelHeader::None,
+        vips: [vip].into(),
+        sources: [source.parse::<IpAddr>().unwrap().into()].into(),
+        devices: [dev("tunl0")].into(),
+    }
+}
+
 fn packet_rules() -> impl Strategy<Value = PacketRules> {
-    let vip = [192, 0, 2, 1].into();
+    let vip = IpAddr::from([192, 0, 2, 1]);
     let rip = [10, 0, 0, 1].into();
     let all = vec![
         PacketRule::Mark { vip, protocol: Protocol::Tcp, ports: BTreeSet::from([80]), mark: 8 },
         PacketRule::Masquerade { vip: Some(vip), rip, protocol: Protocol::Tcp, port: 80 },
         PacketRule::ClampMss { source: vip, mss: 1440 },
+        guard(vip, "10.0.0.9").into(),
+        guard(vip, "10.0.0.8").into(),
     ];
-    subsequence(all, 1..=3).prop_map(|rules| PacketRules { rules: rules.into_iter().collect() })
+    subsequence(all, 1..=5).prop_map(|rules| PacketRules { rules: rules.into_iter().collect() })
 }
 
 fn tables(names: Vec<&'static str>) -> impl Strategy<Value = BTreeMap<TableName, PacketRules>> {
@@ -222,6 +238,26 @@ fn tunnel() -> impl Strategy<Value = HostState> {
     })
 }
 
+/// For some of the settings that have a choice, further values that serve.
+fn accepted(state: &HostState, choice: u64) -> BTreeMap<Sysctl, AcceptedValues> {
+    let of = |(key, value): (&Sysctl, &String)| {
+        let number: u32 = value.parse().unwrap();
+        let accepted = match (key, number) {
+            (Sysctl::Conf(_, ConfItem::ArpIgnore), _) => {
+                AcceptedValues::of([number, 2 - number / 2])
+            }
+            (Sysctl::Conf(ConfDev::Dev(_), ConfItem::RpFilter), 2) => AcceptedValues::NotStrict,
+            (Sysctl::Conf6(ConfDev::Dev(_), Conf6Item::AcceptRa), 2) => {
+                AcceptedValues::KeepsAdvertisedRoute
+            }
+            _ => return None,
+        };
+        Some((key.clone(), accepted))
+    };
+    let all = state.sysctls.iter().filter_map(of).enumerate();
+    all.filter(|(nth, _)| choice >> (nth % 64) & 1 == 1).map(|(_, it)| it).collect()
+}
+
 /// What a file may want: some of everything, tunnels included. Its own table only; source NAT only
 /// together with connection tracking, as [`crate::desired`] has it.
 pub(super) fn wanted() -> impl Strategy<Value = Desired> {
@@ -233,7 +269,7 @@ pub(super) fn wanted() -> impl Strategy<Value = Desired> {
         daemons(vec![0, 1400]),
         tables(vec![TABLES[0]]),
     );
-    (net, ipvs, 0.0..1.0f64).prop_flat_map(|(net, ipvs, share)| {
+    (net, ipvs, 0.0..1.0f64, any::<u64>()).prop_flat_map(|(net, ipvs, share, choice)| {
         let (sysctls, addresses, routes, tunnels, gue_ports) = net;
         let (settings, services, timeouts, daemons, tables) = ipvs;
         let keys: Vec<Sysctl> = sysctls
@@ -275,7 +311,7 @@ pub(super) fn wanted() -> impl Strategy<Value = Desired> {
                 state.tunnels.extend(tunnel.tunnels.clone());
                 state.addresses.extend(tunnel.addresses.clone());
             }
-            Desired { state, ..Desired::default() }
+            Desired { accepted: accepted(&state, choice), state, ..Desired::default() }
         })
     })
 }

@@ -68,8 +68,14 @@ fn goal_of(name: &TopologyName, desired: &Desired, on: &Shared) -> Goal {
 /// `second`, wanting what `first` wants too just as that does.
 fn agreeing(first: &Desired, second: &Desired) -> Desired {
     let mut second = second.clone();
-    for item in second.state.items().intersection(&first.state.items()) {
-        second.state.copy_item(item, &first.state);
+    for item in &second.state.items() & &first.state.items() {
+        second.state.copy_item(&item, &first.state);
+        if let Item::Sysctl(key) = item {
+            match first.accepted.get(&key) {
+                Some(accepted) => drop(second.accepted.insert(key, accepted.clone())),
+                None => drop(second.accepted.remove(&key)),
+            }
+        }
     }
     second
 }

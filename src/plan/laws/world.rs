@@ -22,7 +22,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn bare(cluster: &Cluster) -> Self {
+    /// Hosts on which nothing was set but `arp_ignore` and `rp_filter` of `all`.
+    pub(super) fn bare(cluster: &Cluster, arp_ignore: u8, rp_filter: u8) -> Self {
         let host = |interfaces: Vec<IfName>| {
             let mut state = HostState::default();
             let devs = interfaces.iter().map(|d| ConfDev::Dev(d.clone()));
@@ -40,6 +41,11 @@ impl World {
             }
             state.sysctls.insert(Sysctl::IpForward, "0".into());
             state.sysctls.insert(Sysctl::Ip6Forward, "0".into());
+            for (item, value) in
+                [(ConfItem::ArpIgnore, arp_ignore), (ConfItem::RpFilter, rp_filter)]
+            {
+                state.sysctls.insert(Sysctl::all(item), value.to_string());
+            }
             state
         };
         let hosts: BTreeMap<_, _> = cluster
@@ -116,10 +122,19 @@ impl World {
             let exposed = vips_on(state).iter().any(on_lo);
             if roles.contains(&Role::RealServer) && exposed {
                 let all = |item| state.sysctls[&Sysctl::all(item)].as_str();
-                assert_eq!(all(ConfItem::ArpIgnore), "1", "{what}: {host} answers ARP for a VIP");
+                let arp_ignore = all(ConfItem::ArpIgnore);
+                assert!(["1", "2"].contains(&arp_ignore), "{what}: {host} answers ARP for a VIP");
                 assert_eq!(all(ConfItem::ArpAnnounce), "2", "{what}: {host} announces a VIP");
             }
             assert!(super::tracks_what_it_rewrites(state), "{what}: {host} tracks nothing");
+            let open = vips_on(state).into_iter().map(|key| key.net.addr());
+            let open =
+                open.filter(|vip| host.as_str() != "director" && takes_from_strangers(state, *vip));
+            assert_eq!(
+                open.collect::<Vec<_>>(),
+                [] as [IpAddr; 0],
+                "{what}: {host} takes them from any host"
+            );
             let live: Vec<IpAddr> = vips_on(state).iter().map(|key| key.net.addr()).collect();
             for (key, service) in &state.services {
                 for vip in vips_of(key, state).into_iter().filter(|vip| live.contains(vip)) {
@@ -145,6 +160,11 @@ impl World {
                 assert!(
                     unwraps(host, vip, rip, destination.tunnel),
                     "{what}: {name} unwraps nothing"
+                );
+                let director = Cluster::address_of_director(rip.is_ipv6());
+                assert!(
+                    !is_dropped(host, director, vip, destination.tunnel),
+                    "{what}: {name} drops what the director wraps"
                 );
             }
         }
@@ -185,6 +205,32 @@ fn unwraps(host: &HostState, vip: IpAddr, rip: IpAddr, tunnel: Tunnel) -> bool {
         Tunnel::Gre { flags } if rip.is_ipv4() => own(TunnelKind::Gre, flags == 1),
         Tunnel::Gre { flags } => own(TunnelKind::Ip6gre, flags == 1),
     }
+}
+
+/// Whether a rule of the host drops what `source` has wrapped.
+fn is_dropped(host: &HostState, source: IpAddr, vip: IpAddr, tunnel: Tunnel) -> bool {
+    let from = (source, &super::dev("eth0"));
+    host.tables.values().flat_map(|table| &table.rules).any(|rule| match rule {
+        PacketRule::Guard(guard) => guard.drops(from, tunnel, vip),
+        _ => false,
+    })
+}
+
+/// Whether a host unwraps packets to `vip`, in some way, that no director has wrapped.
+fn takes_from_strangers(host: &HostState, vip: IpAddr) -> bool {
+    let strangers = [IpAddr::from([203, 0, 113, 9]), "2001:db8:9::9".parse().unwrap()];
+    let ports = host.gue_ports.iter().map(|it| Tunnel::Gue { port: it.port, flags: 0 });
+    let gre = [0, 1].map(|flags| Tunnel::Gre { flags });
+    let tunnels: Vec<Tunnel> = ports.chain(gre).chain([Tunnel::Ipip]).collect();
+    let locals = host.tunnels.values().map(|device| device.local);
+    let rips: Vec<IpAddr> = locals.chain([[10, 0, 0, 1].into()]).collect();
+    strangers.into_iter().any(|source| {
+        let mut rips = rips.iter().filter(|rip| rip.is_ipv6() == source.is_ipv6());
+        rips.any(|rip| {
+            let mut tunnels = tunnels.iter().filter(|it| unwraps(host, vip, *rip, **it));
+            tunnels.any(|tunnel| !is_dropped(host, source, vip, *tunnel))
+        })
+    })
 }
 
 pub(super) fn vips_on(state: &HostState) -> Vec<AddressKey> {

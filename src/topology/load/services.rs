@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::super::document::{Field, PersistenceDoc, RealServerDoc, ServiceDoc};
+use super::super::document::{Field, PersistenceDoc, RealServerDoc, ServiceDoc, TunnelDoc};
 use super::super::node::{At, YamlNode, YamlValue};
 use super::super::scalar;
 use super::{Loader, Mapping};
 use crate::finding::{Finding, Position};
 use crate::state::{Protocol, Tunnel};
-use crate::topology::model::SchedulerFlag;
+use crate::topology::model::{SchedulerFlag, TunnelSources};
 
 const SERVICE: &[&str] = &[
     "name",
@@ -42,7 +42,7 @@ const REAL_SERVER: &[&str] = &[
     "tunnel",
 ];
 const PERSISTENCE: &[&str] = &["timeout", "mask", "engine"];
-const TUNNEL: &[&str] = &["type", "port", "checksum"];
+const TUNNEL: &[&str] = &["type", "port", "checksum", "sources"];
 
 /// Longest timeout in seconds: the kernel counts jiffies in 31 bits, at up to 1000 Hz.
 const LONGEST: u64 = 2_147_483;
@@ -171,33 +171,58 @@ impl Loader {
         Some(PersistenceDoc { timeout: timeout.value()?.value, mask, engine })
     }
 
-    fn tunnel(&mut self, node: &YamlNode) -> Option<Tunnel> {
+    fn tunnel(&mut self, node: &YamlNode) -> Option<TunnelDoc> {
         if matches!(node.content, YamlValue::Scalar { .. }) {
             return match self.accept(scalar::text(node, "`tunnel`"))? {
-                "ipip" => Some(Tunnel::Ipip),
-                "gre" => Some(Tunnel::Gre { flags: 0 }),
+                "ipip" => Some(Tunnel::Ipip.into()),
+                "gre" => Some(Tunnel::Gre { flags: 0 }.into()),
                 "gue" => {
                     self.gue_without_port(node.at);
                     None
                 }
-                other => self.unknown_tunnel(node.at, other),
+                other => {
+                    self.unknown_tunnel(node.at, other);
+                    None
+                }
             };
         }
         let mapping = self.mapping(node, "`tunnel`", node.at, TUNNEL)?;
+        let sources = self.tunnel_sources(&mapping);
+        let tunnel = self.tunnel_of(node, &mapping)?;
+        Some(TunnelDoc { tunnel, sources: sources? })
+    }
+
+    /// `any`, or further sources beside the directors.
+    fn tunnel_sources(&mut self, mapping: &Mapping<'_>) -> Option<TunnelSources> {
+        let is_any = |node: &YamlNode| scalar::text(node, "`sources`").is_ok_and(|it| it == "any");
+        if mapping.get("sources").is_some_and(is_any) {
+            return Some(TunnelSources::Any);
+        }
+        match self.several(mapping, "sources", "`sources`", scalar::tunnel_source) {
+            Field::Missing => Some(TunnelSources::default()),
+            Field::Invalid => None,
+            Field::Value(all) => {
+                let further = all.value.into_iter().map(|source| source.value).collect();
+                Some(TunnelSources::Directors { further })
+            }
+        }
+    }
+
+    fn tunnel_of(&mut self, node: &YamlNode, mapping: &Mapping<'_>) -> Option<Tunnel> {
         let Some(kind) = mapping.get("type") else {
             let cure = "add `type: gue`, `gre` or `ipip`";
-            self.missing(&mapping, node.at, "type", "`tunnel`", cure);
+            self.missing(mapping, node.at, "type", "`tunnel`", cure);
             return None;
         };
-        let port = self.field(&mapping, "port", scalar::port).value().map(|port| port.value);
-        let checksum = self.field(&mapping, "checksum", scalar::checksum).value().map(|c| c.value);
+        let port = self.field(mapping, "port", scalar::port).value().map(|port| port.value);
+        let checksum = self.field(mapping, "checksum", scalar::checksum).value().map(|c| c.value);
         match self.accept(scalar::text(kind, "the tunnel's type"))? {
             "ipip" => {
-                self.reject_keys(&mapping, &["port", "checksum"], "ipip");
+                self.reject_keys(mapping, &["port", "checksum"], "ipip");
                 Some(Tunnel::Ipip)
             }
             "gre" => {
-                self.reject_keys(&mapping, &["port"], "gre");
+                self.reject_keys(mapping, &["port"], "gre");
                 if checksum == Some(2) {
                     let at = mapping.get("checksum").map_or(node.at, |n| n.at);
                     self.bad_tunnel_option(at, "gre has no remote checksum", "write true or false");
@@ -210,7 +235,10 @@ impl Loader {
                 }
                 Some(Tunnel::Gue { port: port?, flags: checksum.unwrap_or(0) })
             }
-            other => self.unknown_tunnel(kind.at, other),
+            other => {
+                self.unknown_tunnel(kind.at, other);
+                None
+            }
         }
     }
 
@@ -224,7 +252,7 @@ impl Loader {
         ));
     }
 
-    fn unknown_tunnel(&mut self, at: Position, text: &str) -> Option<Tunnel> {
+    fn unknown_tunnel(&mut self, at: Position, text: &str) {
         self.findings.push(Finding::error(
             "unknown-tunnel",
             at,
@@ -232,7 +260,6 @@ impl Loader {
             "IPVS has three tunnel types",
             "one of: ipip, gue, gre",
         ));
-        None
     }
 
     fn reject_keys(&mut self, mapping: &Mapping<'_>, keys: &[&str], kind: &str) {

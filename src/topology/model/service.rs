@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Position;
@@ -389,6 +390,36 @@ impl Service {
     }
 }
 
+/// Who may send wrapped packets to a real server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunnelSources {
+    /// Any host.
+    Any,
+    /// The directors of the file, and these addresses and subnets.
+    Directors {
+        /// Sources of the packet outside.
+        further: BTreeSet<IpNet>,
+    },
+}
+
+impl Default for TunnelSources {
+    fn default() -> Self {
+        Self::Directors { further: BTreeSet::new() }
+    }
+}
+
+impl TunnelSources {
+    /// Lets those in that `other` lets in.
+    pub fn extend(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Directors { further }, Self::Directors { further: others }) => {
+                further.extend(others);
+            }
+            _ => *self = Self::Any,
+        }
+    }
+}
+
 /// The prefix length of a single address: 32 or 128.
 pub fn host_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -415,6 +446,8 @@ pub struct RealServer {
     pub forward: Forward,
     /// Encapsulation if `forward` is [`Forward::Tun`]; else [`Tunnel::Ipip`].
     pub tunnel: Tunnel,
+    /// Who may wrap packets for it if `forward` is [`Forward::Tun`].
+    pub tunnel_sources: TunnelSources,
     /// Its position in the file.
     pub at: Position,
 }

@@ -54,7 +54,7 @@ impl NextHopDoc<'_> {
             "own-gateway",
             self.at(),
             message,
-            "a packet would never leave the host",
+            "the host would look for every address by ARP on its own network; of IPv6 the kernel refuses such a route",
             cure,
         )
     }

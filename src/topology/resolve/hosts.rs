@@ -151,7 +151,8 @@ impl Resolver {
             None
         };
         let addresses: Vec<IpNet> = doc.addresses.iter().map(|a| a.value).collect();
-        Some(Interface { name, addresses, network, at: doc.at })
+        let mtu = doc.mtu.value().map(|mtu| mtu.value);
+        Some(Interface { name, addresses, network, mtu, at: doc.at })
     }
 
     fn unplugged(&mut self, doc: &InterfaceDoc) -> Option<()> {

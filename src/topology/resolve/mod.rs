@@ -137,11 +137,13 @@ impl Resolver {
         let Resolver { networks, hosts, services, findings, unclear, unclear_gateways, .. } = self;
         let unclear = UnclearHosts { hosts: unclear, gateways: unclear_gateways };
         let pace = PaceOverride::default();
+        let persist = document.persist.value().is_none_or(|persist| persist.value);
         let topology = name.filter(|_| anything).map(|name| Topology {
             name,
             networks,
             hosts,
             services,
+            persist,
             pace,
         });
         Resolved { topology, unclear, findings }

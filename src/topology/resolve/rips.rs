@@ -8,8 +8,7 @@ use super::Resolver;
 use super::services::lacks_role;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, IfName};
-use crate::state::Tunnel;
-use crate::topology::document::{Field, RealServerDoc};
+use crate::topology::document::{Field, RealServerDoc, TunnelDoc};
 use crate::topology::model::{Forward, Host, Interface, RealServer, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
@@ -45,6 +44,7 @@ impl Resolver {
                 return None;
             }
         };
+        let TunnelDoc { tunnel, sources } = or(&doc.tunnel, defaults.tunnel.clone())?;
         Some(RealServer {
             host: name.clone(),
             rip,
@@ -54,25 +54,27 @@ impl Resolver {
             upper_threshold: or(&doc.upper_threshold, Some(0))?,
             lower_threshold: or(&doc.lower_threshold, Some(0))?,
             forward: or(&doc.forward, defaults.forward)?,
-            tunnel: or(&doc.tunnel, defaults.tunnel)?,
+            tunnel,
+            tunnel_sources: sources,
             at: doc.at,
         })
     }
 }
 
 /// A service's defaults for its real servers; `None`: not valid.
+#[derive(Clone)]
 pub(super) struct ServiceDefaults {
     pub ipv6: bool,
     pub port: Option<u16>,
     pub weight: Option<u32>,
     pub forward: Option<Forward>,
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<TunnelDoc>,
 }
 
 /// The value, else the default; `None` if not valid.
-fn or<T: Copy>(field: &Field<T>, for_all: Option<T>) -> Option<T> {
+fn or<T: Clone>(field: &Field<T>, for_all: Option<T>) -> Option<T> {
     match field {
-        Field::Value(value) => Some(value.value),
+        Field::Value(value) => Some(value.value.clone()),
         Field::Missing => for_all,
         Field::Invalid => None,
     }

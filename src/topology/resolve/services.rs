@@ -15,7 +15,8 @@ use crate::names::{HostName, ServiceName};
 use crate::state::{Protocol, Tunnel};
 use crate::topology::document::{Defaults, Document, Field, MaskDoc, RealServerDoc, ServiceDoc};
 use crate::topology::model::{
-    FirewallMark, Forward, Host, Pace, Persistence, RealServer, Role, Scheduler, Service, Vip,
+    FirewallMark, Forward, Host, Pace, Persistence, RealServer, Role, Scheduler, Service,
+    TunnelSources, Vip,
 };
 use crate::topology::node::At;
 
@@ -74,9 +75,9 @@ fn needed<T: Clone>(
 }
 
 /// The value, or `otherwise` if missing; `None` if not valid.
-fn value_or<T: Copy>(field: &Field<T>, otherwise: T) -> Option<T> {
+fn value_or<T: Clone>(field: &Field<T>, otherwise: T) -> Option<T> {
     match field {
-        Field::Value(value) => Some(value.value),
+        Field::Value(value) => Some(value.value.clone()),
         Field::Missing => Some(otherwise),
         Field::Invalid => None,
     }
@@ -104,7 +105,7 @@ impl Resolver {
             port: None,
             weight: value_or(&defaults.weight, 1),
             forward: forward.value().map(|forward| forward.value),
-            tunnel: value_or(&doc.tunnel, Tunnel::Ipip),
+            tunnel: value_or(&doc.tunnel, Tunnel::Ipip.into()),
         };
         let mark = self.mark(doc, defaults, ports.as_deref());
         let entries = match (&mark, &ports) {
@@ -115,7 +116,7 @@ impl Resolver {
         // Real servers are resolved even if the service is not valid, for their findings.
         let mut of_port = Vec::new();
         for (turn, port) in entries.iter().enumerate() {
-            let defaults = ServiceDefaults { port: clear_port.then_some(*port), ..base };
+            let defaults = ServiceDefaults { port: clear_port.then_some(*port), ..base.clone() };
             let before = self.findings.len();
             let real_servers = doc.real_servers.iter();
             let found: Vec<_> = real_servers
@@ -138,6 +139,7 @@ impl Resolver {
             for real in &mut real_servers {
                 if !real.forward.encapsulates() {
                     real.tunnel = Tunnel::Ipip;
+                    real.tunnel_sources = TunnelSources::default();
                 }
             }
             real_servers.sort_by(|a, b| (&a.host, a.port, a.rip).cmp(&(&b.host, b.port, b.rip)));

@@ -109,6 +109,27 @@ fn without_host_bits(net: IpNet, at: Position) -> ScalarResult<()> {
     )
 }
 
+/// One host or a subnet whose hosts may send wrapped packets: an address, or a subnet.
+pub fn tunnel_source(node: &YamlNode) -> ScalarResult<At<IpNet>> {
+    let text = text(node, "a source of wrapped packets")?;
+    if text.ends_with("/0") {
+        let message = format!("{text} covers every address");
+        let why = "any host could then send requests to the real servers past the director";
+        return refuse(
+            "bad-address",
+            node.at,
+            message,
+            why,
+            "write `sources: any` if you want that",
+        );
+    }
+    if text.contains('/') {
+        return subnet(node);
+    }
+    let At { value, at } = address(node, "a source of wrapped packets")?;
+    Ok(At { value: IpNet::from(value), at })
+}
+
 /// The destination of a static route: a subnet, or one address as /32 or /128.
 pub fn route_destination(node: &YamlNode) -> ScalarResult<At<IpNet>> {
     let text = text(node, "a route's destination")?;

@@ -7,7 +7,10 @@
 #   need SYSTEM MACHINE gzip|raw        -> the controller answers with one line:
 #     gzip COUNT 0 / raw COUNT 0        COUNT bytes follow
 #     use DIGEST SIZE                   look for this one instead (another machine's build)
-# A file comes into being under another name, is flushed, and is moved into place whole.
+# A file comes into being under another name, is flushed, and is moved into place whole. Other controllers do the same
+# at the same time: a file that is found may be gone in the next moment, so that touch must not make it (-c).
+# An agent that lies there and was looked at since the boot is started without one program more: each costs a host more
+# than all the rest of this.
 M=$1;
 D=$2;
 N=$3;
@@ -39,12 +42,13 @@ flush() {
   fi;
 };
 whole() {
-  [ "$(wc -c <"$P")" -eq "$N" ] || return 1;
+  Y=;
   if [ -O "$K" ]; then
-    [ "$P" -nt "$K" ] || return 0;
+    [ "$P" -nt "$K" ] || { read -r Y </proc/sys/kernel/arch; return 0; };
   fi;
+  [ "$(wc -c <"$P")" -eq "$N" ] || return 1;
   sum "$P" || return 1;
-  touch "$P" 2>/dev/null;
+  touch -c "$P" 2>/dev/null;
   ( : >"$K" );
   return 0;
 };
@@ -54,7 +58,7 @@ while :; do
   if [ -f "$P" ]; then
     ours "$B" "$A" "$P";
     if whole 2>/dev/null; then
-      echo "$M have $(uname -m)";
+      echo "$M have ${Y:-$(uname -m)}";
       exec "$P" agent;
     fi;
   fi;
@@ -83,7 +87,7 @@ while :; do
   chmod 755 "$T" && flush "$T" && mv -f "$T" "$P" && flush "$A" || no "cannot store $P";
   T=;
   ( : >"$K" ) 2>/dev/null;
-  find "$A" -type f -newer "$P" -exec touch {} + 2>/dev/null;
+  find "$A" -type f -newer "$P" -exec touch -c {} + 2>/dev/null;
   ( cd "$A" && ls -t | grep "^lvsprov-" | grep -vxF "lvsprov-$D" | tail -n +3 | while read -r X; do rm -f "$X" "/run/$X"; done );
   find "$A" -name ".new.*" -mmin +60 -exec rm -f {} + 2>/dev/null;
 done

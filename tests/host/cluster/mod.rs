@@ -3,8 +3,10 @@
 //! The director's interface is down unless a test says otherwise: something stands in its way then on
 //! every kernel, with IPVS or without, and the rest of the cluster is what is looked at here. Clusters
 //! that go live are in `vm/end_to_end.rs`.
+mod formats;
 mod holders;
 mod netns_cluster;
+mod reboot;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -20,7 +22,7 @@ use crate::support::cases::{Case, cases};
 use crate::support::speed;
 
 pub fn cases() -> Vec<Case> {
-    [changes(), holders::cases()].concat()
+    [changes(), formats::cases(), holders::cases(), reboot::cases()].concat()
 }
 
 fn changes() -> Vec<Case> {
@@ -55,8 +57,11 @@ fn real_servers_get_ready_while_something_stands_in_the_directors_way() {
 
     let applied = cluster.expect(&["apply"], 5);
     assert!(applied.contains("lvs  not touched: something stands in the way"), "{applied}");
-    assert!(applied.contains("rs1  3 steps done, verified"), "{applied}");
-    assert!(applied.contains("6 changes made, 1 host failed"), "{applied}");
+    assert!(applied.contains("rs1, rs2  3 steps done, verified"), "{applied}");
+    assert!(
+        applied.contains("6 changes made on 2 hosts, 1 host unchanged, 1 host failed"),
+        "{applied}"
+    );
     assert!(applied.contains("to finish:  mend what is shown above"), "{applied}");
     for rs in ["rs1", "rs2"] {
         assert!(cluster.addresses(rs).contains(VIP));
@@ -251,7 +256,7 @@ fn a_change_is_kept_when_the_operator_says_so_and_undone_when_not() {
 
     let elsewhere = start();
     let confirmed = cluster.expect(&["confirm", "--limit", "rs1,rs2"], 0);
-    assert!(confirmed.contains("rs1  kept, and closed"), "{confirmed}");
+    assert!(confirmed.contains("rs1, rs2  kept, and closed"), "{confirmed}");
     let text = end(elsewhere, 0);
     assert!(text.contains("6 changes made"), "{text}");
     cluster.expect(&["plan", "--limit", "rs1,rs2"], 0);

@@ -79,20 +79,35 @@ impl NetnsCluster {
         run("ip", &["netns", "add", &switch]);
         run("ip", &["-n", &switch, "link", "add", "br0", "type", "bridge"]);
         run("ip", &["-n", &switch, "link", "set", "br0", "up"]);
-        for (host, _, address) in HOSTS {
-            let netns = self.name(host);
-            run("ip", &["netns", "add", &netns]);
-            // Its addresses come and go by themselves for a while.
-            self.set(host, "net.ipv6.conf.all.disable_ipv6", "1");
-            let veth = ["-n", &switch, "link", "add", host, "type", "veth"];
-            run("ip", &[&veth[..], &["peer", "name", "eth0", "netns", &netns]].concat());
-            run("ip", &["-n", &switch, "link", "set", host, "master", "br0", "up"]);
-            self.ip(host, &["link", "set", "lo", "up"]);
-            self.ip(host, &["address", "add", address, "dev", "eth0"]);
-            if host != "lvs" {
-                self.ip(host, &["link", "set", "eth0", "up"]);
-            }
+        for (host, ..) in HOSTS {
+            self.start(host);
         }
+    }
+
+    /// Makes the namespace of `host` as a boot leaves it.
+    fn start(&self, host: &str) {
+        let (switch, netns) = (self.name("sw"), self.name(host));
+        let (_, _, address) = HOSTS.iter().find(|(name, ..)| *name == host).unwrap();
+        run("ip", &["netns", "add", &netns]);
+        // Its addresses come and go by themselves for a while.
+        self.set(host, "net.ipv6.conf.all.disable_ipv6", "1");
+        let veth = ["-n", &switch, "link", "add", host, "type", "veth"];
+        run("ip", &[&veth[..], &["peer", "name", "eth0", "netns", &netns]].concat());
+        run("ip", &["-n", &switch, "link", "set", host, "master", "br0", "up"]);
+        self.ip(host, &["link", "set", "lo", "up"]);
+        self.ip(host, &["address", "add", address, "dev", "eth0"]);
+        if host != "lvs" {
+            self.ip(host, &["link", "set", "eth0", "up"]);
+        }
+    }
+
+    /// `host` loses all that its kernel knows, and comes up anew. Its disk stays.
+    pub fn restart(&self, host: &str) {
+        run("ip", &["netns", "del", &self.name(host)]);
+        // The namespace may outlive its name for a moment; its cable need not.
+        let cable = ["-n", &self.name("sw"), "link", "del", host];
+        let _ = Command::new("ip").args(cable).output();
+        self.start(host);
     }
 
     /// The namespace of a host.

@@ -94,6 +94,8 @@ fn looking_makes_nothing() {
 fn a_damaged_receipt_is_named_and_stops_everything() {
     let netns = NetnsHost::new();
     let whole = serde_json::to_string(&receipt()).unwrap();
+    let format = |number: u32| format!("\"version\":{number}");
+    let later = receipt().version + 1;
     receipts::write(&Disk::new(netns.folder.path()), &receipt()).unwrap();
     let path = receipts::path(netns.folder.path(), &"t".parse().unwrap());
     for (text, says) in [
@@ -101,8 +103,8 @@ fn a_damaged_receipt_is_named_and_stops_everything() {
         (String::new(), "is damaged"),
         ("\u{0}\u{1}not json".to_owned(), "is damaged"),
         (
-            whole.replace("\"version\":1", "\"version\":2"),
-            "written by a later lvsprov: it has format 2",
+            whole.replace(&format(later - 1), &format(later)),
+            &format!("written by a later lvsprov: it has format {later}"),
         ),
         (whole.replace("\"topology\":\"t\"", "\"topology\":\"other\""), "other"),
         (whole.replace("\"since\":7", "\"since\":7,\"more\":1"), "is damaged"),

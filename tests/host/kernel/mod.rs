@@ -4,9 +4,12 @@
 //! What needs IPVS or IPIP is in `vm/kernel`.
 
 mod announce;
+mod arp_settings;
 mod cgroups;
 mod disk;
 mod faults;
+mod filter;
+mod guard;
 mod ipv6;
 mod keeping;
 mod life;
@@ -24,9 +27,12 @@ use crate::support::cases::Case;
 pub fn cases() -> Vec<Case> {
     [
         announce::cases(),
+        arp_settings::cases(),
         cgroups::cases(),
         disk::cases(),
         faults::cases(),
+        filter::cases(),
+        guard::cases(),
         ipv6::cases(),
         keeping::cases(),
         life::cases(),

@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         the_default_gateway_is_replaced_in_place,
         with_another_metric_the_new_gateway_comes_before_the_old_one_goes,
         an_ipv6_default_route_without_a_metric_is_one_without_a_metric,
+        a_route_that_a_dhcp_client_adds_again_is_no_hindrance_for_putting_it_back,
         a_route_that_could_not_be_put_back_is_shown_and_not_replaced,
         what_the_reader_sees_is_what_ip_sees
     ]
@@ -294,6 +295,31 @@ fn an_ipv6_default_route_without_a_metric_is_one_without_a_metric() {
     assert_eq!(gateways(), [json!(["2001:db8::2", 1024])]);
     netns.do_all(vec![Edit::remove::<Route>(key, new)]);
     assert!(gateways().is_empty());
+}
+
+/// As networkd and NetworkManager do at each lease: their route comes to stand behind the one in use.
+fn a_route_that_a_dhcp_client_adds_again_is_no_hindrance_for_putting_it_back() {
+    let netns = NetnsHost::with_pair("10.9.0.1/24");
+    let lease = "default via 10.9.0.3 dev v0 proto dhcp src 10.9.0.1 metric";
+    for metric in [1024, 100] {
+        netns.ip(&format!("route add {lease} {metric}"));
+        let found = netns.look(&[]).state.routes[&route_key("default")].clone();
+        let change =
+            Edit::change::<Route>(route_key("default"), found, via("10.9.0.2", "v0", 1024));
+        netns.do_all(vec![change.clone()]);
+        netns.ip(&format!("route append {lease} {metric}"));
+        let back = change.inverse().unwrap();
+        if metric == 1024 {
+            let outcome = netns.do_all(vec![back]);
+            assert!(outcome.after.state.routes[&route_key("default")].protocol == 16);
+        } else {
+            // A lower metric is in use at once: the plan sees it, and does not take it for lvsprov's.
+            netns.fails(back, "expected via 10.9.0.2 dev v0 metric 1024, found via 10.9.0.3");
+            netns.ip("route del default metric 1024");
+        }
+        assert_eq!(routes_in_ip(&netns, "default"), [json!(["default", "10.9.0.3", "v0", metric])]);
+        netns.ip("route del default");
+    }
 }
 
 fn a_route_that_could_not_be_put_back_is_shown_and_not_replaced() {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
 use lvsprov::names::{HostName, IfName};
+use lvsprov::state::HostFacts;
 use lvsprov::topology::Topology;
 use lvsprov::walk::{self, Addresses, Cause, HostStates, Input, NotTaken, SeenHost, World};
 use proptest::prelude::Rng as _;
@@ -297,7 +298,8 @@ fn compare(
     let keys = walk::sysctls(&topology.hosts[&name], &lvsprov::state::HostState::default());
     let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let observation = host.look(&keys.iter().map(String::as_str).collect::<Vec<_>>());
-    let seen = SeenHost { state: &observation.state, routing: &observation.facts.routing };
+    let HostFacts { routing, mtus, .. } = &observation.facts;
+    let seen = SeenHost { state: &observation.state, routing, mtus, firewall: None };
     let world = World::of_hosts(topology, &[(name.clone(), seen)].into(), &HostStates::new());
     let machine = world.machine(&name).unwrap();
     let packets: Vec<Packet> = (0..PACKETS)

@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         busybox_is_enough,
         old_agents_are_cleaned_up,
         agents_of_a_clock_that_was_ahead_are_cleaned_up_and_not_ours,
+        what_another_controller_has_just_moved_into_place_is_not_made_again,
         a_damaged_agent_on_the_host_is_sent_again,
         an_agent_is_flushed_before_it_gets_its_name_and_the_name_after_it,
         an_agent_that_does_not_start_is_sent_once_and_the_reason_is_named,
@@ -213,6 +214,19 @@ async fn agents_of_a_clock_that_was_ahead_are_cleaned_up_and_not_ours() {
     look_once(&sshd.reach(), &sshd.options()).await.unwrap();
     let second = fs::metadata(sshd.stored().iter().find(ours).unwrap()).unwrap();
     assert_eq!(first.ino(), second.ino(), "it was sent again");
+}
+
+/// Its file is found under the name of the transfer, and has another one before it is touched.
+async fn what_another_controller_has_just_moved_into_place_is_not_made_again() {
+    let moved =
+        "#!/bin/sh\nrm -f /var/lib/lvsprov/agent/.new.*\nexec /usr/bin/touch \"$@\"\n".to_owned();
+    let sshd = Sshd::like(&Like { tools: vec![("touch", moved)], ..Like::default() });
+    let folder = sshd.root().join("var/lib/lvsprov/agent");
+    fs::create_dir_all(&folder).unwrap();
+    let other = fs::File::create(folder.join(".new.others")).unwrap();
+    other.set_modified(std::time::SystemTime::now() + Duration::from_hours(1)).unwrap();
+    look_once(&sshd.reach(), &sshd.options()).await.unwrap();
+    assert_eq!(sshd.stored().len(), 1, "{:?}", sshd.stored());
 }
 
 async fn a_damaged_agent_on_the_host_is_sent_again() {

@@ -2,8 +2,8 @@
 //! says what is true, and one more command reaches the goal or gives back what was there.
 //!
 //! Needs a kernel with IPVS.
-//! It tries each kind of point on each kind of host; `LVSPROV_HALFWAY=all` tries every point in every
-//! way, which takes hours, and `LVSPROV_HALFWAY=2/8` the second eighth of that.
+//! It tries each kind of point on each kind of host, `LVSPROV_THOROUGH=1` twice; `LVSPROV_HALFWAY=all` tries every point in
+//! every way, which takes hours, and `LVSPROV_HALFWAY=2/8` the second eighth of that.
 
 mod cluster;
 mod concurrent;

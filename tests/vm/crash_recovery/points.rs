@@ -1,11 +1,12 @@
 //! Where a transaction is cut off, in which ways, and which of all that is tried.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lvsprov::apply::ClusterReport;
 use lvsprov::names::HostName;
 
 use super::scene_run::SceneRun;
+use crate::support::vm::thorough;
 
 /// Points that every transaction passes on every host, besides its steps.
 const NAMED: [&str; 8] =
@@ -114,8 +115,10 @@ fn role(host: &HostName) -> &str {
 /// What is tried of a scene.
 #[derive(Debug, Clone, Copy)]
 pub enum Share {
-    /// One try of each kind of point: [`some`].
-    Some,
+    /// One try of each kind of point: [`kinds`].
+    Kinds,
+    /// Two of each: while the cluster is built up or changed, and while it is taken down.
+    KindsBothWays,
     /// Of all tries ([`every`]) those of one part, counted from 1, of so many.
     Part(usize, usize),
 }
@@ -123,7 +126,9 @@ pub enum Share {
 impl Share {
     /// From `LVSPROV_HALFWAY`: `all`, or a part of it as `2/8`.
     pub fn wanted() -> Self {
-        let Ok(text) = std::env::var("LVSPROV_HALFWAY") else { return Self::Some };
+        let Ok(text) = std::env::var("LVSPROV_HALFWAY") else {
+            return if thorough() { Self::KindsBothWays } else { Self::Kinds };
+        };
         let part = |text: &str| {
             let (part, of) = text.split_once('/')?;
             let (part, of) = (part.parse().ok()?, of.parse().ok()?);
@@ -139,7 +144,8 @@ impl Share {
         let all = every(points);
         let count = all.len();
         let chosen: Vec<Try> = match self {
-            Self::Some => some(scene, points),
+            Self::Kinds => kinds(scene, points, false),
+            Self::KindsBothWays => kinds(scene, points, true),
             Self::Part(part, of) => all.into_iter().skip(part - 1).step_by(of).collect(),
         };
         if chosen.len() < count {
@@ -168,29 +174,40 @@ fn every(points: &[(Move, Vec<Point>)]) -> Vec<Try> {
     all
 }
 
-/// Each kind of point on each kind of host, once for every way that a cluster is changed (built up,
-/// changed, taken down), by one of the four hows in turn, and on and back in turn.
-fn some(scene: &'static str, points: &[(Move, Vec<Point>)]) -> Vec<Try> {
-    let mut known = BTreeSet::new();
-    let mut all = Vec::new();
+/// Each kind of point on each kind of host, by one of the four hows in turn, and on and back in turn; `both_ways` while
+/// the cluster is built up or changed, and again while it is taken down, else in one of these.
+fn kinds(scene: &'static str, points: &[(Move, Vec<Point>)], both_ways: bool) -> Vec<Try> {
     // The named points are alike in every scene: each scene has its share of them.
     let share = match scene {
         "dr" => 0,
         "nat" => 1,
         _ => 2,
     };
+    let is_ours = |point: &Point| {
+        let name = NAMED.iter().position(|name| *name == point.at);
+        name.is_none_or(|nth| nth % 3 == share)
+    };
+    let mut first_of_kind = BTreeMap::<(bool, &str), (Move, &Point)>::new();
     for (go, points) in points {
-        let intent = if go.to == 0 { "destroy" } else { "apply" };
-        for point in points {
-            let name = NAMED.iter().position(|name| *name == point.at);
-            if name.is_some_and(|nth| nth % 3 != share) || !known.insert((intent, &point.kind)) {
-                continue;
-            }
-            let nth = all.len() + share;
-            let way =
-                if (nth / HOWS.len() + nth).is_multiple_of(2) { Way::Forward } else { Way::Back };
-            all.push(Try { go: *go, point: point.clone(), how: HOWS[nth % HOWS.len()], way });
+        for point in points.iter().filter(|point| is_ours(point)) {
+            first_of_kind.entry((go.to == 0, &point.kind)).or_insert((*go, point));
         }
     }
-    all
+    if !both_ways {
+        let known: BTreeSet<&str> = first_of_kind.keys().map(|(_, kind)| *kind).collect();
+        for (nth, kind) in known.into_iter().enumerate() {
+            let there = [false, true].map(|down| first_of_kind.contains_key(&(down, kind)));
+            if there == [true, true] {
+                first_of_kind.remove(&(nth.is_multiple_of(2), kind));
+            }
+        }
+    }
+    let mut all: Vec<(Move, &Point)> = first_of_kind.into_values().collect();
+    all.sort();
+    let turn = |(nth, (go, point)): (usize, (Move, &Point))| {
+        let nth = nth + share;
+        let way = if (nth / HOWS.len() + nth).is_multiple_of(2) { Way::Forward } else { Way::Back };
+        Try { go, point: point.clone(), how: HOWS[nth % HOWS.len()], way }
+    };
+    all.into_iter().enumerate().map(turn).collect()
 }

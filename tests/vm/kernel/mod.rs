@@ -2,10 +2,12 @@
 //!
 //! It loads modules, and the first cases need a kernel into which nothing was loaded yet. It needs modprobe with the
 //! modules of the running kernel, ipvsadm, iproute2, nft and tcpdump; the modules ip_vs (with its schedulers), ipip, sit,
-//! ip6_tunnel, ip_gre, ip6_gre, fou, fou6, nf_tables (with nft_ct, nft_chain_nat, nft_masq), ip_vs_ftp, 8021q and nlmon.
+//! ip6_tunnel, ip_gre, ip6_gre, fou, fou6, nf_tables (with nft_ct, nft_chain_nat, nft_masq), ip_vs_ftp, 8021q, bonding, nlmon and drop_monitor.
 
 mod bytes;
 mod control;
+mod drops;
+mod guard;
 mod modules;
 mod nft;
 mod services;
@@ -27,6 +29,7 @@ const CASES: &[(&str, fn())] = &[
     ("every_module_is_loaded", tunnels::every_module_is_loaded),
     ("every_packet_rule", nft::every_packet_rule),
     ("a_vip_on_tunl0", modules::a_vip_on_tunl0),
+    ("forwarding_switches_lro_off_for_good", modules::forwarding_switches_lro_off_for_good),
     ("a_vlan_has_its_settings", modules::a_vlan_has_its_settings),
     ("a_process_enters_a_namespace", modules::a_process_enters_a_namespace),
     ("only_root_acts", modules::only_root_acts),
@@ -52,6 +55,7 @@ const CASES: &[(&str, fn())] = &[
         nft::fullnat_loses_the_answers_of_one_packet_services,
     ),
     ("marks_choose_a_service", nft::marks_choose_a_service),
+    ("a_drop_is_named", drops::a_drop_is_named),
     ("strict_before", steps::strict_before),
     ("a_failure_in_the_middle_of_a_batch", steps::a_failure_in_the_middle_of_a_batch),
     ("an_unknown_scheduler_among_steps", steps::an_unknown_scheduler_among_steps),
@@ -70,6 +74,8 @@ const CASES: &[(&str, fn())] = &[
     ("gre_is_unwrapped", tunnels::gre_is_unwrapped),
     ("gue_is_unwrapped", tunnels::gue_is_unwrapped),
     ("gue_ports", tunnels::gue_ports),
+    ("only_directors_may_wrap", guard::only_directors_may_wrap),
+    ("other_destinations_are_not_asked", guard::other_destinations_are_not_asked),
     ("the_same_bytes_as_ipvsadm", bytes::the_same_bytes_as_ipvsadm),
 ];
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use lvsprov::kernel::{self, ipvs, namespace};
+use lvsprov::plan::preflight;
 use lvsprov::protocol::{Reply, Request};
 use lvsprov::state::{Address, Capability, Edit, Link, Module, Observation, Present, Sysctl};
 
@@ -167,4 +168,37 @@ pub fn only_root_acts() {
     // Root of a user namespace only: IPVS says no.
     let apart = said(&["unshare", "--user", "--net", "--map-root-user"]);
     assert!(apart.starts_with("refused: ") && apart.contains("user namespace"), "{apart}");
+}
+
+/// A bond has LRO, also without any device in it.
+pub fn forwarding_switches_lro_off_for_good() {
+    let netns = NetnsHost::with_lo();
+    let lro = || netns.run(|| kernel::offloads::with_lro().unwrap());
+    assert_eq!(lro(), [].into());
+    let forward = |family: &str, value: &str| {
+        let path = format!("/proc/sys/net/{family}");
+        netns.run(|| std::fs::write(path, value).unwrap());
+    };
+    for (nth, family) in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].into_iter().enumerate() {
+        forward(family, "0");
+        let bond = format!("b{nth}");
+        netns.ip(&format!("link add {bond} type bond"));
+        let with = [bond.parse().unwrap()].into();
+        assert_eq!(lro(), with, "{family}");
+        let mut seen = netns.look(&["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]);
+        assert_eq!(seen.facts.lro, with);
+        let mut after = seen.state.clone();
+        let key: Sysctl = format!("net.{}", family.replace('/', ".")).parse().unwrap();
+        after.sysctls.insert(key, "1".to_owned());
+        let caution = preflight::lost_lro(&seen, &after).unwrap();
+        assert!(caution.contains(&format!("off on {bond},")), "{caution}");
+        assert_eq!(preflight::lost_lro(&seen, &seen.state), None);
+        seen.facts.lro.clear();
+        assert_eq!(preflight::lost_lro(&seen, &after), None);
+        forward(family, "1");
+        assert_eq!(lro(), [].into(), "{family}");
+        forward(family, "0");
+        assert_eq!(lro(), [].into(), "{family}: it came back");
+        netns.ip(&format!("link del {bond}"));
+    }
 }

@@ -350,9 +350,12 @@ pub fn counters() {
     // The kernel sums up its counters every two seconds.
     eventually("three connections counted", || {
         let Reply::Observed(seen) = director.ask(look.clone()) else { panic!("not seen") };
-        let Counters { active, inactive, persistent, total } =
+        let Counters { active, inactive, persistent, total, packets_in, bytes_in, .. } =
             seen.counters[&web()][&"192.0.2.1:8080".parse().unwrap()];
+        // Of each connection at least SYN, ACK, request and FIN, each with its headers.
         (total, active + inactive, persistent) == (3, 3, 0)
+            && packets_in >= 12
+            && bytes_in >= 40 * packets_in
     });
     assert!(director.look(&[]).counters.is_empty());
 }

@@ -3,7 +3,7 @@
 //! Needs a kernel with IPVS.
 
 mod cluster;
-mod load;
+pub mod load;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -2,7 +2,10 @@
 //! the write, or without power, with each choice of the writes that were not synced.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
+
+mod boot;
 
 use super::disk::Kept;
 use super::*;
@@ -10,7 +13,7 @@ use crate::plan::other_topologies;
 use crate::protocol::{Decision, Prepare, Reply, Request, RevertAfter};
 use crate::state::{
     ConfDev, ConfItem, Edit, Expected, HostState, Intent, Item, JOURNAL_VERSION, Journal, Operator,
-    Owned, RECEIPT_VERSION, Receipt, Stage, Sysctl, TransactionId,
+    Owned, RECEIPT_VERSION, Receipt, Settled, SettledDigest, Stage, Sysctl, TransactionId,
 };
 
 fn topology() -> TopologyName {
@@ -301,6 +304,8 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         since: number,
         owned: Owned::new(),
         found: HostState::default(),
+        run: observation.run.clone(),
+        settled: None,
     });
     let receipt = Receipt {
         owned: receipt.owned.union(&items).cloned().collect(),
@@ -313,7 +318,12 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         ),
         ..receipt
     };
-    let receipt_after = keeps.then(|| Receipt { since: 100 + number, ..receipt.clone() });
+    let settled = keeps.then(|| settled(&receipt.owned, steps, observation));
+    let digest = settled.as_ref().map(|settled| SettledDigest::of(&settled.text().unwrap()));
+    let here = observation.receipt.as_ref().and_then(|receipt| receipt.settled.clone());
+    let settled = settled.filter(|_| digest != here);
+    let receipt_after =
+        keeps.then(|| Receipt { since: 100 + number, settled: digest, ..receipt.clone() });
     let before_it = open.map_or(observation.receipt.clone(), |open| open.receipt_before.clone());
     Prepare {
         expected: Expected {
@@ -338,9 +348,22 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         receipt_before: before_it,
         receipt,
         receipt_after,
+        settled,
         revert: Some(RevertAfter { withdraw_ms: None, build_ms: 60_000 }),
         idle_limit_s: 600,
         sysctls: BTreeSet::new(),
+    }
+}
+
+/// What the host makes again after the commit: all that the receipt owns, as the steps leave it.
+fn settled(owned: &Owned, steps: &[Step], observation: &Observation) -> Settled {
+    let after = simulate(&observation.state, steps.iter().map(|step| &step.edit)).unwrap();
+    Settled {
+        version: RECEIPT_VERSION,
+        topology: topology(),
+        state: after.restricted_to(owned),
+        accepted: BTreeMap::new(),
+        exclusive: false,
     }
 }
 
@@ -493,7 +516,9 @@ fn holds(script: &Script, run: Run, ends: &Ends, what: &str) {
     let store = MemoryStore::new(&process);
     let left = super::super::store::Store::entries(&store, Path::new("/state/t"));
     let names: Vec<_> = left.unwrap_or_default();
-    let rest: Vec<_> = names.iter().filter(|name| **name != "receipt.json").collect();
+    let settles = receipt.as_ref().is_some_and(|receipt| receipt.settled.is_some());
+    let is_kept = |name: &OsString| *name == "receipt.json" || *name == "settled.json" && settles;
+    let rest: Vec<_> = names.iter().filter(|name| !is_kept(name)).collect();
     assert!(rest.iter().all(|name| **name == "reverted.json"), "{what}: {rest:?} is left");
 }
 

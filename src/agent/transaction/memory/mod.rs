@@ -28,7 +28,10 @@ use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
 use crate::plan::simulate;
 use crate::protocol::{Fetched, SegmentAnswers};
-use crate::state::{AddressKey, Observation, OpenTransaction, Protocol, Step};
+use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
+use crate::state::{
+    AddressKey, BootUnit, LinkManager, Observation, OpenTransaction, Protocol, Step,
+};
 
 /// What happens at a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +82,7 @@ struct HostMemory {
     locked: bool,
     step_fault: Option<StepFault>,
     announced: Vec<AddressKey>,
+    has_boot_unit: bool,
 }
 
 /// One host; a clone is the same host.
@@ -119,6 +123,7 @@ impl MemoryHost {
             locked: false,
             step_fault: None,
             announced: Vec::new(),
+            has_boot_unit: false,
         };
         Self { memory: Arc::new(Mutex::new(memory)), crash }
     }
@@ -159,6 +164,16 @@ impl MemoryHost {
 
     pub fn set_step_fault(&self, fault: Option<StepFault>) {
         self.lock().step_fault = fault;
+    }
+
+    /// The kernel's state as it comes up from the next start on.
+    pub fn set_boot(&self, boot: KernelState) {
+        self.lock().boot = boot;
+    }
+
+    /// Whether it starts `agent --boot` as it boots.
+    pub fn has_boot_unit(&self) -> bool {
+        self.lock().has_boot_unit
     }
 
     /// The point at which its writes crash.
@@ -247,6 +262,14 @@ impl MemoryProcess {
         self.end();
     }
 
+    fn change_boot_unit(&self, installed: bool) -> Result<()> {
+        if self.is_dead() {
+            return Err(gone());
+        }
+        self.host.lock().has_boot_unit = installed;
+        Ok(())
+    }
+
     /// It ended; a request that it still works at goes on.
     pub fn end(&self) {
         let mut memory = self.host.lock();
@@ -293,6 +316,18 @@ impl Actor for MemoryProcess {
         _: &'a BTreeSet<AddressKey>,
         _: Duration,
     ) -> BoxFuture<'a, SegmentAnswers> {
+        panic!("the network answers this")
+    }
+
+    fn examine<'a>(&'a self, _: &'a [RouteQuestion]) -> BoxFuture<'a, Result<Examination>> {
+        panic!("the network answers this")
+    }
+
+    fn watch_drops<'a>(
+        &'a self,
+        _: &'a BTreeSet<IpAddr>,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Vec<ObservedDrop>>> {
         panic!("the network answers this")
     }
 
@@ -370,8 +405,30 @@ impl Actor for MemoryProcess {
         }
     }
 
-    fn sleep_until(&self, _: u64) -> BoxFuture<'_, Result<()>> {
-        panic!("the test moves the clock")
+    fn boot_unit(&self, _: &BTreeSet<IfName>) -> BootUnit {
+        if self.host.lock().has_boot_unit { BootUnit::Installed } else { BootUnit::Missing }
+    }
+
+    fn link_managers(&self) -> BTreeMap<IfName, LinkManager> {
+        BTreeMap::new()
+    }
+
+    fn install_boot_unit(&self, _: &BTreeSet<IfName>) -> Result<()> {
+        self.change_boot_unit(true)
+    }
+
+    fn start_boot_unit(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn remove_boot_unit(&self) -> Result<()> {
+        self.change_boot_unit(false)
+    }
+
+    fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {
+        let mut memory = self.host.lock();
+        memory.clock_ms = memory.clock_ms.max(boottime_ms);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
