@@ -17,6 +17,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use memchr::{memchr, memrchr};
+
 use super::error::{Error, Result};
 use super::ipvs;
 use crate::state::{Capability, Module};
@@ -61,10 +63,10 @@ fn from_lists(module: Module) -> Capability {
     };
     let name = module.as_str();
     let lists = ModuleLists::of(&folder);
-    if lists.built_in.contains_key(&module) {
+    if lists.built_in.files.contains_key(&module) {
         return Capability::Present;
     }
-    let Some(file) = lists.files.get(&module) else {
+    let Some(file) = lists.on_disk.files.get(&module) else {
         return Capability::Missing(format!(
             "{name} is neither loaded nor listed in {0}/modules.builtin or {0}/modules.dep",
             folder.display()
@@ -156,10 +158,8 @@ fn folder() -> std::result::Result<PathBuf, String> {
 /// The entries of modules.dep and modules.builtin that lvsprov uses.
 #[derive(Debug, Default)]
 struct ModuleLists {
-    built_in: BTreeMap<Module, PathBuf>,
-    files: BTreeMap<Module, PathBuf>,
-    /// IPVS's schedulers and persistence engines, without `ip_vs_`.
-    parts: BTreeSet<String>,
+    built_in: ModuleList,
+    on_disk: ModuleList,
 }
 
 impl ModuleLists {
@@ -172,14 +172,9 @@ impl ModuleLists {
         if let Some((_, lists)) = last.as_ref().filter(|(known, _)| *known == stamp) {
             return Arc::clone(lists);
         }
-        let mut parts = BTreeSet::new();
-        let mut read = |file: &str| {
-            let bytes = fs::read(folder.join(file)).unwrap_or_default();
-            parts.extend(parts_in_list(&bytes));
-            modules_in_list(&bytes)
-        };
-        let (built_in, files) = (read("modules.builtin"), read("modules.dep"));
-        let lists = Arc::new(Self { built_in, files, parts });
+        let read = |file: &str| ModuleList::of(&fs::read(folder.join(file)).unwrap_or_default());
+        let lists = Self { built_in: read("modules.builtin"), on_disk: read("modules.dep") };
+        let lists = Arc::new(lists);
         *last = Some((stamp, Arc::clone(&lists)));
         lists
     }
@@ -201,36 +196,53 @@ impl ListStamp {
 /// The module files in the text of modules.dep or modules.builtin (depmod(8)), as name and path. Lines start
 /// with `kernel/.../NAME.ko`, compressed or not; in modules.dep a colon and the dependencies follow.
 fn module_files(list: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    list.split(|byte| *byte == b'\n').filter_map(|line| {
-        let file = line.split(|byte| *byte == b':').next()?;
-        let base = file.rsplit(|byte| *byte == b'/').next()?;
-        let name = base.split(|byte| *byte == b'.').next()?;
-        base[name.len()..].starts_with(b".ko").then_some((name, file))
+    let mut rest = list;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = memchr(b'\n', rest).unwrap_or(rest.len());
+            let line = &rest[..end];
+            rest = rest.get(end + 1..).unwrap_or_default();
+            let file = &line[..memchr(b':', line).unwrap_or(line.len())];
+            let base = &file[memrchr(b'/', file).map_or(0, |slash| slash + 1)..];
+            let name = &base[..memchr(b'.', base).unwrap_or(base.len())];
+            if base[name.len()..].starts_with(b".ko") {
+                return Some((name, file));
+            }
+        }
+        None
     })
 }
 
-/// The files of the modules that lvsprov knows. A name has `_` or `-`, which are equal.
-fn modules_in_list(list: &[u8]) -> BTreeMap<Module, PathBuf> {
-    let mut found = BTreeMap::new();
-    for (name, file) in module_files(list) {
-        let known = Module::ALL.iter().find(|module| same_name(name, module.as_str().as_bytes()));
-        if let Some(module) = known {
-            found.entry(*module).or_insert_with(|| PathBuf::from(OsStr::from_bytes(file)));
-        }
-    }
-    found
+/// What a list has of the modules that lvsprov knows. A name has `_` or `-`, which are equal.
+#[derive(Debug, Default)]
+struct ModuleList {
+    files: BTreeMap<Module, PathBuf>,
+    /// IPVS's schedulers and persistence engines, without `ip_vs_`.
+    parts: BTreeSet<String>,
 }
 
-/// IPVS's schedulers and persistence engines in the same text, without `ip_vs_`.
-fn parts_in_list(list: &[u8]) -> impl Iterator<Item = String> {
-    let parts = module_files(list).filter_map(|(name, _)| name.strip_prefix(b"ip_vs_"));
-    parts.map(|part| String::from_utf8_lossy(part).into_owned())
+impl ModuleList {
+    fn of(list: &[u8]) -> Self {
+        let mut found = Self::default();
+        for (name, file) in module_files(list) {
+            if let Some(part) = name.strip_prefix(b"ip_vs_") {
+                found.parts.insert(String::from_utf8_lossy(part).into_owned());
+            }
+            let is = |module: &&Module| same_name(name, module.as_str().as_bytes());
+            if let Some(module) = Module::ALL.iter().find(is) {
+                let file = || PathBuf::from(OsStr::from_bytes(file));
+                found.files.entry(*module).or_insert_with(file);
+            }
+        }
+        found
+    }
 }
 
 /// Schedulers and persistence engines that are loaded, built in, or on disk. `None` where no list of the
 /// running kernel's modules is installed: then only a try shows whether one exists.
 pub fn available_parts() -> Option<BTreeSet<String>> {
-    let mut parts = ModuleLists::of(&folder().ok()?).parts.clone();
+    let lists = ModuleLists::of(&folder().ok()?);
+    let mut parts = &lists.built_in.parts | &lists.on_disk.parts;
     if parts.is_empty() {
         return None;
     }
@@ -322,28 +334,28 @@ mod tests {
             b"kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n\
             kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\n\
             kernel/net/ipv4/ipip.ko:\nkernel/net/nf-tables.ko.zst:\nkernel/net/sit.o:\nkernel/fou\n";
-        let found = modules_in_list(list);
+        let found = ModuleList::of(list);
         let expected = [
             (Module::IpVs, "kernel/net/netfilter/ipvs/ip_vs.ko.xz"),
             (Module::Ipip, "kernel/net/ipv4/ipip.ko"),
             (Module::NfTables, "kernel/net/nf-tables.ko.zst"),
         ];
-        assert_eq!(found, expected.map(|(module, file)| (module, file.into())).into());
-        assert!(modules_in_list(b"\n:\n/\n.ko\n\xff\xfe").is_empty());
-        assert!(parts_in_list(list).eq(["rr"]));
+        assert_eq!(found.files, expected.map(|(module, file)| (module, file.into())).into());
+        assert!(found.parts.iter().eq(["rr"]));
+        assert!(ModuleList::of(b"\n:\n/\n.ko\n\xff\xfe").files.is_empty());
         let engine = b"kernel/net/netfilter/ipvs/ip_vs_pe_sip.ko: a/ip_vs_x.ko\nip_vs_\n";
-        assert!(parts_in_list(engine).eq(["pe_sip"]));
+        assert!(ModuleList::of(engine).parts.iter().eq(["pe_sip"]));
     }
 
     #[test]
     fn lists_are_read_again_when_they_change() {
         let folder = tempfile::tempdir().unwrap();
         let write = |text| fs::write(folder.path().join("modules.dep"), text).unwrap();
-        assert!(ModuleLists::of(folder.path()).files.is_empty());
+        assert!(ModuleLists::of(folder.path()).on_disk.files.is_empty());
         write("a/ipip.ko:\n");
-        assert!(ModuleLists::of(folder.path()).files.contains_key(&Module::Ipip));
+        assert!(ModuleLists::of(folder.path()).on_disk.files.contains_key(&Module::Ipip));
         write("a/ipip.ko:\na/sit.ko:\n");
-        assert!(ModuleLists::of(folder.path()).files.contains_key(&Module::Sit));
+        assert!(ModuleLists::of(folder.path()).on_disk.files.contains_key(&Module::Sit));
     }
 
     #[test]

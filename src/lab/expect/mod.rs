@@ -44,12 +44,18 @@ use crate::topology::Service;
 
 /// Under sed and nq: one of this number of requests may find the previous connection still active.
 const STRAY_INTERVAL: u32 = 8;
+/// Shares are judged only while fewer than one of this number of connections is not one of the requests.
+const OTHERS_INTERVAL: u64 = 8;
 
 /// Whether `tally`, the result of `requests` requests to `service`, matches its scheduler and weights.
 /// `Ok` has the result and the rule, as `web1 12, web2 12 (rr: even)`; `Err` also the expected shares.
 ///
 /// `before` has the connections that the director counted for each host before the first request (an
 /// active one counts 256); lc and wlc start from these. Empty if there were none.
+///
+/// `others` is by how many connections the director counted more, or fewer, than `requests`: a client that
+/// gave up earlier had one of them, or a port came again whose connection IPVS still knew. Each moves the
+/// shares by at most one. More than one in [`OTHERS_INTERVAL`] requests are an error.
 ///
 /// # Errors
 /// If requests failed, another host responded, or the shares do not match. If all weights are 0: if a
@@ -59,6 +65,7 @@ pub fn judge(
     tally: &Tally,
     requests: u32,
     before: &PriorConnections,
+    others: u64,
 ) -> Result<String, String> {
     let Tally { answers, failures } = tally;
     let seen = listed(answers, failures);
@@ -73,6 +80,10 @@ pub fn judge(
     if let Some(unknown) = answers.keys().find(|name| !known(name)) {
         return Err(wrong(&format!("{unknown} is not a real server of {}", service.name)));
     }
+    if others * OTHERS_INTERVAL > u64::from(requests) {
+        return Err(wrong(&format!("{others} connections of others in the same time")));
+    }
+    let rule_set = rule_set.among(others);
     rule_set.check(answers, failed, requests).map_err(|why| wrong(&why))?;
     Ok(format!("{seen} ({}: {rule})", service.scheduler))
 }

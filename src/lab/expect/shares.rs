@@ -256,6 +256,16 @@ fn at_least_one((_, weight): &WeightedHost, all: &[WeightedHost], n: u64) -> u64
 }
 
 impl ShareRule {
+    /// The rule while `others` more connections, or fewer, took their turns.
+    pub(super) fn among(mut self, others: u64) -> Self {
+        if let Self::Ranges(ranges) = &mut self {
+            for (low, high) in ranges.values_mut().filter(|(_, high)| *high > 0) {
+                (*low, *high) = (low.saturating_sub(others), high.saturating_add(others));
+            }
+        }
+        self
+    }
+
     /// Checks the counts; `Err` has the violation.
     pub(super) fn check(
         &self,

@@ -47,19 +47,32 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
 
 /// Without prior connections.
 fn judge(service: &Service, tally: &Tally, requests: u32) -> Result<String, String> {
-    super::judge(service, tally, requests, &PriorConnections::new())
+    super::judge(service, tally, requests, &PriorConnections::new(), 0)
 }
 
 #[test]
 fn prior_connections_shift_the_shares() {
     let wlc = service(Scheduler::Wlc, &[2, 1]);
     let before = PriorConnections::from([("web1".to_owned(), 0), ("web2".to_owned(), 20)]);
-    let verdict = |counts: &[u32]| super::judge(&wlc, &tally(counts), 24, &before);
+    let verdict = |counts: &[u32]| super::judge(&wlc, &tally(counts), 24, &before, 0);
     assert!(verdict(&[24]).is_ok(), "web1 has 40 to go until it is even");
     assert!(verdict(&[16, 8]).is_err());
     let even = PriorConnections::from([("web1".to_owned(), 20), ("web2".to_owned(), 10)]);
-    assert!(super::judge(&wlc, &tally(&[16, 8]), 24, &even).is_ok());
-    assert!(super::judge(&wlc, &tally(&[24]), 24, &even).is_err());
+    assert!(super::judge(&wlc, &tally(&[16, 8]), 24, &even, 0).is_ok());
+    assert!(super::judge(&wlc, &tally(&[24]), 24, &even, 0).is_err());
+}
+
+#[test]
+fn connections_of_others_take_turns_too() {
+    let rr = service(Scheduler::Rr, &[1, 1]);
+    let none = PriorConnections::new();
+    let verdict = |counts: &[u32], others| super::judge(&rr, &tally(counts), 24, &none, others);
+    assert!(verdict(&[11, 13], 0).is_err());
+    assert!(verdict(&[11, 13], 1).is_ok());
+    assert!(verdict(&[10, 14], 1).is_err());
+    assert!(verdict(&[12, 12], 4).is_err(), "too many to say anything");
+    let drained = service(Scheduler::Wrr, &[1, 0]);
+    assert!(super::judge(&drained, &tally(&[23, 1]), 24, &none, 1).is_err(), "weight 0");
 }
 
 fn tally(counts: &[u32]) -> Tally {

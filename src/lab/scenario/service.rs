@@ -1,6 +1,7 @@
 //! The cases of one service, by its properties: shares, client addresses, persistence, transfers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -116,11 +117,19 @@ async fn shared(
             tally.count(one.result.clone().map(|answer| answer.server));
         }
         all.extend(results.into_iter().map(|one| (client.clone(), one)));
-        let prior: Vec<String> = before.iter().map(|(host, n)| format!("{host} {n}")).collect();
-        let judged = expect::judge(service, &tally, scenario.requests, &before);
-        observed.push(
-            judged.map_err(|why| format!("{why}; connections before: {}", prior.join(", ")))?,
-        );
+        let judge =
+            |others| expect::judge(service, &tally, scenario.requests, &before.load, others);
+        let judged = match judge(0) {
+            Err(why) => {
+                let counted =
+                    connections(scenario, service).await?.total.saturating_sub(before.total);
+                let others = counted.abs_diff(u64::from(scenario.requests));
+                let seen = format!("{before}; {counted} counted during the requests");
+                judge(others).map_err(|_| format!("{why}; {seen}"))
+            }
+            fits => fits,
+        };
+        observed.push(judged?);
     }
     if observed.is_empty() {
         return Err("the file has no client to send requests from".to_owned());
@@ -293,13 +302,25 @@ async fn large(scenario: &Scenario<'_>, service: &Service, target: RequestTarget
     setups::arrived_complete(&transfers, LARGE)
 }
 
+/// What the director counted for a service.
+#[derive(Default)]
+struct Connections {
+    load: expect::PriorConnections,
+    /// Since the service was made.
+    total: u64,
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let load: Vec<String> = self.load.iter().map(|(host, n)| format!("{host} {n}")).collect();
+        write!(f, "connections before: {}", load.join(", "))
+    }
+}
+
 /// The director's connection counts for each real server of `service`, after none is active any more. The
 /// director sees the end of a connection a moment later. A connection that was abandoned while the VIP
 /// was being added may count as active for minutes, so the wait is bounded.
-async fn connections(
-    scenario: &Scenario<'_>,
-    service: &Service,
-) -> Result<expect::PriorConnections, String> {
+async fn connections(scenario: &Scenario<'_>, service: &Service) -> Result<Connections, String> {
     let mut session = Session::open(scenario.topology, &scenario.settings).await;
     let deadline = tokio::time::Instant::now() + SETTLED;
     let counted = loop {
@@ -316,13 +337,14 @@ async fn connections(
         };
         let active: u32 = service.real_servers.iter().map(|rs| of(rs).active).sum();
         if active == 0 || tokio::time::Instant::now() >= deadline {
-            let mut before = expect::PriorConnections::new();
+            let mut all = Connections::default();
             for rs in &service.real_servers {
                 let counters = of(rs);
                 let load = u64::from(counters.active) * 256 + u64::from(counters.inactive);
-                *before.entry(rs.host.to_string()).or_default() += load;
+                *all.load.entry(rs.host.to_string()).or_default() += load;
+                all.total += counters.total;
             }
-            break Ok(before);
+            break Ok(all);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     };

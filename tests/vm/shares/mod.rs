@@ -133,7 +133,7 @@ fn shares_are_as_expected(scheduler: Scheduler) -> Outcome {
                 }
                 let tally = tally_of(&lab, &service).await;
                 let verdict =
-                    expect::judge(&service, &tally, REQUESTS, &expect::PriorConnections::new());
+                    expect::judge(&service, &tally, REQUESTS, &expect::PriorConnections::new(), 0);
                 let line = format!("{} {weights:?} {verdict:?}", service.protocol);
                 println!("{line}");
                 if verdict.is_err() {
