@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use memchr::{memchr, memrchr};
+use flate2::read::GzDecoder;
+use memchr::{memchr, memmem, memrchr};
 
 use super::error::{Error, Result};
 use super::ipvs;
@@ -43,26 +44,65 @@ fn cure(module: Module) -> String {
 const MODPROBE: [&str; 4] =
     ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"];
 
+/// Bytes of the kernel's configuration that are read; Debian's is 0.3 MB.
+const LARGEST_CONFIGURATION: u64 = 4 << 20;
+
 /// Whether the running kernel has `module`, or could load it. Loads nothing.
 pub fn capability(module: Module) -> Capability {
-    if works_now(module) {
-        return Capability::Present;
+    InstalledModules::look().capability(module)
+}
+
+/// What is installed for the running kernel: the folder and its lists, by depmod(8).
+pub struct InstalledModules(std::result::Result<(PathBuf, Arc<ModuleLists>), String>);
+
+impl InstalledModules {
+    /// Reads the lists; loads nothing.
+    pub fn look() -> Self {
+        Self(folder().map(|folder| {
+            let lists = ModuleLists::of(&folder);
+            (folder, lists)
+        }))
     }
-    match from_lists(module) {
-        // A self-built kernel, whose list of modules is not installed.
-        Capability::Missing(_) if built_in().contains(&module) => Capability::Present,
-        found => found,
+
+    /// Whether the running kernel has each module, or could load it.
+    pub fn capabilities(&self) -> BTreeMap<Module, Capability> {
+        Module::ALL.iter().map(|module| (*module, self.capability(*module))).collect()
+    }
+
+    fn capability(&self, module: Module) -> Capability {
+        if works_now(module) {
+            return Capability::Present;
+        }
+        let listed = match &self.0 {
+            Ok((folder, lists)) => from_lists(module, folder, lists),
+            Err(why) => Capability::Missing(why.clone()),
+        };
+        match listed {
+            // A self-built kernel, whose list of modules is not installed.
+            Capability::Missing(_) if built_in().contains(&module) => Capability::Present,
+            found => found,
+        }
+    }
+
+    /// Schedulers and persistence engines that are loaded, built in, or on disk. `None` where no list of the
+    /// running kernel's modules is installed: then only a try shows whether one exists.
+    pub fn parts(&self) -> Option<BTreeSet<String>> {
+        let (_, lists) = self.0.as_ref().ok()?;
+        let mut parts = &lists.built_in.parts | &lists.on_disk.parts;
+        if parts.is_empty() {
+            return None;
+        }
+        for loaded in fs::read_dir("/sys/module").into_iter().flatten().flatten() {
+            let name = loaded.file_name();
+            let part = name.to_str().and_then(|name| name.strip_prefix("ip_vs_"));
+            parts.extend(part.map(str::to_owned));
+        }
+        Some(parts)
     }
 }
 
-/// The capability by the lists that depmod(8) wrote for the running kernel.
-fn from_lists(module: Module) -> Capability {
-    let folder = match folder() {
-        Ok(folder) => folder,
-        Err(why) => return Capability::Missing(why),
-    };
+fn from_lists(module: Module, folder: &Path, lists: &ModuleLists) -> Capability {
     let name = module.as_str();
-    let lists = ModuleLists::of(&folder);
     if lists.built_in.files.contains_key(&module) {
         return Capability::Present;
     }
@@ -116,13 +156,45 @@ fn symbol(module: Module) -> &'static str {
     }
 }
 
-/// The built-in modules, by the kernel's symbols. Read once: they do not change while the kernel runs.
+/// The option of each module in the kernel's configuration (net/**/Kconfig, Makefile).
+fn option(module: Module) -> &'static str {
+    match module {
+        Module::IpVs => "CONFIG_IP_VS",
+        Module::IpVsFtp => "CONFIG_IP_VS_FTP",
+        Module::Ipip => "CONFIG_NET_IPIP",
+        Module::Ip6Tnl => "CONFIG_IPV6_TUNNEL",
+        Module::Sit => "CONFIG_IPV6_SIT",
+        Module::IpGre => "CONFIG_NET_IPGRE",
+        Module::Ip6Gre => "CONFIG_IPV6_GRE",
+        Module::Fou => "CONFIG_NET_FOU",
+        Module::Fou6 => "CONFIG_IPV6_FOU",
+        Module::NfTables => "CONFIG_NF_TABLES",
+    }
+}
+
+/// The built-in modules: by the kernel's configuration if it shows it (`CONFIG_IKCONFIG_PROC`), else by its
+/// symbols, which takes 20 times as long. Read once: they do not change while the kernel runs.
 fn built_in() -> &'static BTreeSet<Module> {
     static BUILT_IN: OnceLock<BTreeSet<Module>> = OnceLock::new();
     BUILT_IN.get_or_init(|| {
+        if let Some(found) = File::open("/proc/config.gz").ok().and_then(among_options) {
+            return found;
+        }
         let Ok(symbols) = File::open("/proc/kallsyms") else { return BTreeSet::new() };
         among_symbols(BufReader::with_capacity(256 * 1024, symbols))
     })
+}
+
+/// Lines of the packed text are `OPTION=y`, `OPTION=m` or `# OPTION is not set`. `None` if it is cut off or of another
+/// kind.
+fn among_options(packed: impl Read) -> Option<BTreeSet<Module>> {
+    let mut text = Vec::new();
+    GzDecoder::new(packed).take(LARGEST_CONFIGURATION).read_to_end(&mut text).ok()?;
+    memmem::find(&text, b"CONFIG_NET=y")?;
+    let is_built_in = |module: &&Module| {
+        memmem::find(&text, format!("\n{}=y\n", option(**module)).as_bytes()).is_some()
+    };
+    Some(Module::ALL.iter().filter(is_built_in).copied().collect())
 }
 
 /// Lines are `ADDRESS TYPE NAME`, followed by `\t[MODULE]` for a symbol of a loaded module (kernel/kallsyms.c,
@@ -238,21 +310,6 @@ impl ModuleList {
     }
 }
 
-/// Schedulers and persistence engines that are loaded, built in, or on disk. `None` where no list of the
-/// running kernel's modules is installed: then only a try shows whether one exists.
-pub fn available_parts() -> Option<BTreeSet<String>> {
-    let lists = ModuleLists::of(&folder().ok()?);
-    let mut parts = &lists.built_in.parts | &lists.on_disk.parts;
-    if parts.is_empty() {
-        return None;
-    }
-    for loaded in fs::read_dir("/sys/module").into_iter().flatten().flatten() {
-        let name = loaded.file_name();
-        parts.extend(name.to_str().and_then(|name| name.strip_prefix("ip_vs_")).map(str::to_owned));
-    }
-    Some(parts)
-}
-
 fn same_name(a: &[u8], b: &[u8]) -> bool {
     let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| plain(*a) == plain(*b))
@@ -326,6 +383,8 @@ fn modprobe(module: &str) -> std::result::Result<(), String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -356,6 +415,24 @@ mod tests {
         assert!(ModuleLists::of(folder.path()).on_disk.files.contains_key(&Module::Ipip));
         write("a/ipip.ko:\na/sit.ko:\n");
         assert!(ModuleLists::of(folder.path()).on_disk.files.contains_key(&Module::Sit));
+    }
+
+    #[test]
+    fn the_configuration_tells_what_is_built_in() {
+        let packed = |text: &str| {
+            let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            writer.write_all(text.as_bytes()).unwrap();
+            writer.finish().unwrap()
+        };
+        let whole = packed(
+            "CONFIG_NET=y\nCONFIG_IP_VS=m\nCONFIG_NET_IPIP=y\nCONFIG_NET_FOU_IP_TUNNELS=y\n\
+             # CONFIG_NF_TABLES is not set\nCONFIG_IPV6_SIT=y\n",
+        );
+        let expected = BTreeSet::from([Module::Ipip, Module::Sit]);
+        assert_eq!(among_options(&whole[..]), Some(expected));
+        assert_eq!(among_options(&whole[..whole.len() - 9]), None, "cut off");
+        assert_eq!(among_options(&packed("CONFIG_64BIT=y\n")[..]), None, "no networking");
+        assert_eq!(among_options(&b"CONFIG_NET=y\n"[..]), None, "not packed");
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::error::Result;
 use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
+use super::modules::InstalledModules;
 use super::net::{Net, NetState, fou};
-use super::{iptables, modules, nft, offloads, sysctls};
+use super::{iptables, nft, offloads, sysctls};
 use crate::names::IfName;
 use crate::state::effects::LEADERS;
 use crate::state::firewall::Firewall;
@@ -94,14 +95,15 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
             (text(name.release()), text(name.machine()))
         },
     );
+    let installed = InstalledModules::look();
     HostFacts {
         kernel,
         machine,
         hardware,
         mtus: BTreeMap::new(),
         lro: BTreeSet::new(),
-        modules: Module::ALL.iter().map(|module| (*module, modules::capability(*module))).collect(),
-        parts: modules::available_parts(),
+        modules: installed.capabilities(),
+        parts: installed.parts(),
         foreign_tables: BTreeSet::new(),
         stateful_drops: Vec::new(),
         firewall: Arc::default(),
