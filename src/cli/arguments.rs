@@ -230,6 +230,21 @@ pub enum Command {
         #[command(flatten)]
         reasons: ReasonArgument,
     },
+    /// Take real servers out of service without a lost request, until `return`
+    ///
+    /// Every director that has the host gives it the weight 0 and remembers it; then its connections may come to their
+    /// end, for as long as each service's `drain` says. Nothing else is changed: a director that is not as the file says is
+    /// an obstacle.
+    Maintain(super::maintain::MaintainArguments),
+    /// Return hosts from maintenance: the weights of the file again
+    ///
+    /// The host must be as the file says, its applications must answer, and so must requests of clients afterwards; else it
+    /// stays out of service.
+    Return(super::maintain::ReturnArguments),
+    /// Reboot hosts one after the other: maintain, reboot, verify, return
+    ///
+    /// Each host must come back from its reboot as the last apply left it, by its own boot unit. Needs systemd on it.
+    Reboot(super::maintain::RebootArguments),
     /// Make a topology file of existing rules: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
     /// Write what a file says for other programs

@@ -30,6 +30,8 @@ fn empty(topology: TopologyName) -> Receipt {
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
+        maintenance: crate::state::Maintenance::default(),
     }
 }
 

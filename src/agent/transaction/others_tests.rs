@@ -23,6 +23,8 @@ fn receipt(name: &str) -> Receipt {
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
+        maintenance: crate::state::Maintenance::default(),
     }
 }
 

@@ -155,6 +155,8 @@ fn whole() -> Receipt {
             namespace: Some(NamespaceId { device: 1, inode: 2, cookie: Some(3), lo: Some(4) }),
         }),
         settled: Some(SettledDigest::of(b"settled")),
+        maintenance: crate::state::Maintenance::default(),
+        maintenance: crate::state::Maintenance::default(),
     }
 }
 

@@ -83,6 +83,8 @@ struct HostMemory {
     step_fault: Option<StepFault>,
     announced: Vec<AddressKey>,
     has_boot_unit: bool,
+    /// Whether it was asked to reboot, and has not yet.
+    reboots: bool,
 }
 
 /// One host; a clone is the same host.
@@ -124,6 +126,7 @@ impl MemoryHost {
             step_fault: None,
             announced: Vec::new(),
             has_boot_unit: false,
+            reboots: false,
         };
         Self { memory: Arc::new(Mutex::new(memory)), crash }
     }
@@ -423,6 +426,14 @@ impl Actor for MemoryProcess {
 
     fn remove_boot_unit(&self) -> Result<()> {
         self.change_boot_unit(false)
+    }
+
+    fn reboot(&self) -> Result<()> {
+        if self.is_dead() {
+            return Err(gone());
+        }
+        self.host.lock().reboots = true;
+        Ok(())
     }
 
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {
