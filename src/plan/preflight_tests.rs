@@ -249,7 +249,6 @@ mod sharing {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
-            maintenance: crate::state::Maintenance::default(),
         }
     }
 

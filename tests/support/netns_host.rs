@@ -302,7 +302,6 @@ pub fn receipt() -> Receipt {
         run: None,
         settled: None,
         maintenance: lvsprov::state::Maintenance::default(),
-        maintenance: lvsprov::state::Maintenance::default(),
     }
 }
 

@@ -31,7 +31,6 @@ fn empty(topology: TopologyName) -> Receipt {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
-        maintenance: crate::state::Maintenance::default(),
     }
 }
 

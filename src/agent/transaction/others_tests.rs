@@ -24,7 +24,6 @@ fn receipt(name: &str) -> Receipt {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
-        maintenance: crate::state::Maintenance::default(),
     }
 }
 

@@ -352,8 +352,9 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
             Some(HostPlanResult::Plan(plan)) => {
                 let first = plan.edits().next()?;
                 let count = plan.edits().count();
+                let steps = if count == 1 { "step" } else { "steps" };
                 Some(Obstacle {
-                    message: format!("{name} is not as the file says: {count} steps, the first is: {first}"),
+                    message: format!("{name} is not as the file says: {count} {steps}, the first is: {first}"),
                     why,
                     cure: "`lvsprov plan FILE` shows the steps, `lvsprov apply FILE` does them".to_owned(),
                 })

@@ -84,7 +84,9 @@ impl MaintenanceRun<'_, '_> {
                 all.extend(obstacle.map(|obstacle| (host.clone(), obstacle)));
             }
             let seen = observed.get(&host).and_then(|seen| seen.as_ref().ok());
-            all.extend(seen.and_then(|seen| not_made_again(&host, seen)).map(|it| (host, it)));
+            let persist = self.versions.file().persist;
+            let bare = seen.and_then(|seen| not_made_again(&host, seen, persist));
+            all.extend(bare.map(|it| (host, it)));
         }
         all
     }
@@ -120,11 +122,14 @@ impl MaintenanceRun<'_, '_> {
         let all = BTreeSet::from([host.clone()]);
         let observed = self.observe().await;
         let before = self.versions.follow(self.session, &observed);
-        let takes_out =
-            self.versions.file().real_servers().contains(host) && !before.contains(host);
+        let serves = self.versions.file().real_servers().contains(host);
+        let takes_out = serves && !before.contains(host);
         let applications = self.ask_applications(&all).await;
         if takes_out {
             self.take_out(host, &all).await?;
+        }
+        if serves {
+            self.let_connections_end(host, &all).await?;
         }
         let seen = observed.get(host).and_then(|seen| seen.as_ref().ok());
         let run = seen.and_then(|seen| seen.run.clone());
@@ -149,10 +154,17 @@ impl MaintenanceRun<'_, '_> {
 
     async fn take_out(&mut self, host: &HostName, all: &BTreeSet<HostName>) -> Result<(), Failure> {
         match self.change(MaintenanceChange::Out(all)).await {
-            ChangeEnd::Refused(obstacles) => return Err(of_obstacles(host, obstacles)),
-            ChangeEnd::Failed(failure) => return Err(failure),
-            ChangeEnd::Done | ChangeEnd::Nothing | ChangeEnd::Planned => {}
+            ChangeEnd::Refused(obstacles) => Err(of_obstacles(host, obstacles)),
+            ChangeEnd::Failed(failure) => Err(failure),
+            ChangeEnd::Done | ChangeEnd::Nothing | ChangeEnd::Planned => Ok(()),
         }
+    }
+
+    async fn let_connections_end(
+        &mut self,
+        host: &HostName,
+        all: &BTreeSet<HostName>,
+    ) -> Result<(), Failure> {
         self.drain(all).await?;
         let left = self.report.host_mut(host).map_or(0, |entry| entry.connections_left());
         if left > 0 && !self.options.cut_connections {
@@ -312,7 +324,7 @@ fn of_obstacles(host: &HostName, obstacles: HostObstacles) -> Failure {
 }
 
 /// Why a host that has settings of lvsprov would come up without them; `None`: it makes them again, or has none.
-fn not_made_again(host: &HostName, seen: &Observation) -> Option<Obstacle> {
+fn not_made_again(host: &HostName, seen: &Observation, persist: bool) -> Option<Obstacle> {
     let receipt = seen.receipt.as_ref()?;
     let cure_by_hand = format!(
         "`lvsprov maintain FILE {host}`, reboot it, `lvsprov apply FILE`, `lvsprov return FILE {host}`"
@@ -321,13 +333,17 @@ fn not_made_again(host: &HostName, seen: &Observation) -> Option<Obstacle> {
         BootUnit::Impossible(why) => {
             (format!("{host} starts no `lvsprov agent --boot` at boot: {why}"), cure_by_hand)
         }
-        _ if receipt.settled.is_none() => (
-            format!("{host} makes nothing again at boot (`persist: false`, or an apply of an earlier lvsprov)"),
+        _ if !persist => (
+            format!("{host} makes nothing again at boot: the file says `persist: false`"),
             format!("`persist: true` and `lvsprov apply FILE`; or {cure_by_hand}"),
         ),
         unit if !unit.is_enabled() => (
             format!("lvsprov-boot.service is not installed on {host}"),
             "`lvsprov apply FILE` installs it".to_owned(),
+        ),
+        _ if receipt.settled.is_none() => (
+            format!("{host} has no settled state that it could make again at boot"),
+            "`lvsprov apply FILE` writes it".to_owned(),
         ),
         _ => return None,
     };
