@@ -39,11 +39,11 @@ pub struct ProgramArguments {
 const EXIT_CODES: &str = "Exit codes:
   0  done, and all is well (plan, status: nothing differs)
   1  unexpected error
-  2  wrong command line; --limit names an unknown host, or explain an unknown rule
+  2  wrong command line; an unknown host, or for explain an unknown rule
   3  the file has errors (with --deny also warnings), or nothing in it could be imported; no host
      was touched
   4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
-     and the hosts are not as the file says
+     and the hosts are not as the file says; maintain: connections are left
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
      was begun is undone; or it has moved on since a plan was saved
   6  verify, lab run, doctor: something that must be true is not
