@@ -233,8 +233,7 @@ pub(super) fn run_with_session(
     let console = Console::new(common.format);
     let versions = TopologyVersions::of(topology);
     let result = runtime.block_on(async {
-        let mut session =
-            Session::open_with_console(versions.file(), &settings, &console).await;
+        let mut session = Session::open_with_console(versions.file(), &settings, &console).await;
         let result = command(&mut session, &versions, &console).await;
         session.close().await;
         result

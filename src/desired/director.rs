@@ -168,7 +168,9 @@ fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> S
         );
     }
     if topology.maintenance.contains(&rs.host) {
-        why = format!("{why}; it is in maintenance: it gets no new connections until `lvsprov return`");
+        why = format!(
+            "{why}; it is in maintenance: it gets no new connections until `lvsprov return`"
+        );
     } else if rs.weight == 0 {
         why = format!("{why}; weight 0: it gets no new connections");
     }

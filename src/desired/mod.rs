@@ -31,8 +31,8 @@ use ipnet::IpNet;
 use crate::names::{HostName, IfName, NetworkName};
 use crate::state::{
     AcceptedValues, Address, AddressKey, ConfItem, DaemonRole, Destination, DestinationKey,
-    GuePort, HostState, Item, Link, Maintenance, Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon,
-    Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
+    GuePort, HostState, Item, Link, Maintenance, Module, PacketRule, Route, RouteKey, ServiceKey,
+    SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 use crate::topology::{Host, Role, Service, StaticRoute, Topology};
 use crate::walk::World;

@@ -58,7 +58,10 @@ pub fn disagreements(
 /// A time in seconds since 1970 as a person reads it, to the minute, in UTC.
 fn time(since: u64) -> String {
     let at = i64::try_from(since).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-    at.map_or_else(|| format!("{since} s after 1970"), |at| at.format("%Y-%m-%d %H:%M UTC").to_string())
+    at.map_or_else(
+        || format!("{since} s after 1970"),
+        |at| at.format("%Y-%m-%d %H:%M UTC").to_string(),
+    )
 }
 
 /// What stands in the way of taking `hosts` out, each with the host that it is about. `file`: as the file has the weights;
@@ -149,7 +152,9 @@ fn no_real_server(file: &Topology, name: &HostName) -> Obstacle {
             |obstacle| format!("{}: {}", obstacle.message, obstacle.why),
         );
         return Obstacle {
-            message: format!("{name} is no real server, and lvsprov hands its part to no other host"),
+            message: format!(
+                "{name} is no real server, and lvsprov hands its part to no other host"
+            ),
             why,
             cure: format!("`lvsprov reboot FILE {name} --allow-outage` reboots it, with an outage"),
         };
@@ -157,7 +162,9 @@ fn no_real_server(file: &Topology, name: &HostName) -> Obstacle {
     Obstacle {
         message: format!("{name} is no real server: no request is sent to it"),
         why: "maintenance means that no new request comes, and there is none".to_owned(),
-        cure: format!("work on it as it is; `lvsprov reboot FILE {name}` reboots it and verifies the cluster"),
+        cure: format!(
+            "work on it as it is; `lvsprov reboot FILE {name}` reboots it and verifies the cluster"
+        ),
     }
 }
 
@@ -190,7 +197,8 @@ fn single_point(file: &Topology, name: &HostName) -> Option<Obstacle> {
     });
     (host.roles.contains(&Role::Router) && is_gateway).then(|| Obstacle {
         message: format!("{name} is a router on the way of requests and replies"),
-        why: "an outage: while it reboots no packet passes it, and lvsprov moves no route".to_owned(),
+        why: "an outage: while it reboots no packet passes it, and lvsprov moves no route"
+            .to_owned(),
         cure: cure("lead the routes around it first, or choose a quiet hour"),
     })
 }
@@ -198,9 +206,8 @@ fn single_point(file: &Topology, name: &HostName) -> Option<Obstacle> {
 /// Why lvsprov cannot reboot a host, by the file alone.
 fn unreachable_by_reboot(file: &Topology, name: &HostName) -> Option<Obstacle> {
     let (message, why, cure) = match file.hosts.get(name)?.reach {
-        Some(Reach::Ssh(_)) => return None,
-        // Only a lab serves a reboot of it; the agent of a real machine refuses.
-        Some(Reach::Netns(_)) => return None,
+        // Of a namespace only a lab serves a reboot; the agent of a real machine refuses.
+        Some(Reach::Ssh(_) | Reach::Netns(_)) => return None,
         Some(Reach::Local) => (
             format!("{name} is the machine that lvsprov runs on (`local: true`)"),
             "its reboot would end lvsprov, which is to verify the host and to return it afterwards",

@@ -6,7 +6,8 @@ use crate::topology::{Forward, SshTarget};
 
 /// rs1 and rs2 serve port 80, rs2 alone port 81; all reached by ssh. The client is the router of the others.
 fn file() -> Topology {
-    let mut file = Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 81, vec![2])]).topology;
+    let mut file =
+        Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 81, vec![2])]).topology;
     for (name, host) in &mut file.hosts {
         host.reach = Some(Reach::Ssh(SshTarget { host: name.to_string(), user: None, port: None }));
     }
@@ -22,7 +23,12 @@ fn out(hosts: &[&str]) -> Maintenance {
 }
 
 /// The messages of the obstacles.
-fn messages(file: &Topology, current: &[&str], hosts: &[&str], how: (Withdrawal, bool)) -> Vec<String> {
+fn messages(
+    file: &Topology,
+    current: &[&str],
+    hosts: &[&str],
+    how: (Withdrawal, bool),
+) -> Vec<String> {
     let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
     let all = obstacles(file, &out(current), &hosts, how);
     all.into_iter().map(|(host, obstacle)| format!("{host}: {}", obstacle.message)).collect()
@@ -43,7 +49,10 @@ fn the_last_real_server_of_a_service_stays() {
     // Both at once, and one after the other by two commands.
     let mut without = file.clone();
     without.services.pop();
-    let both = ["rs1: rs1 is the last real server of s80 that takes requests", "rs2: rs2 is the last real server of s80 that takes requests"];
+    let both = [
+        "rs1: rs1 is the last real server of s80 that takes requests",
+        "rs2: rs2 is the last real server of s80 that takes requests",
+    ];
     assert_eq!(messages(&without, &[], &["rs1", "rs2"], MAINTAIN), both);
     assert_eq!(messages(&without, &["rs1"], &["rs2"], MAINTAIN), both[1..]);
     // A reboot has them out one at a time.
@@ -70,7 +79,10 @@ fn a_weight_of_0_in_the_file_is_none_to_take_away() {
 fn a_scheduler_that_cannot_drain_is_named() {
     let mut file = file();
     file.services[0].scheduler = Scheduler::Dh;
-    assert_eq!(messages(&file, &[], &["rs1"], MAINTAIN), ["rs1: s80 uses the scheduler dh, which cannot drain rs1"]);
+    assert_eq!(
+        messages(&file, &[], &["rs1"], MAINTAIN),
+        ["rs1: s80 uses the scheduler dh, which cannot drain rs1"]
+    );
     assert_eq!(messages(&file, &[], &["rs1"], (Withdrawal::Maintain, true)), NONE);
 }
 
@@ -80,7 +92,10 @@ fn hosts_without_a_weight_say_what_they_are() {
     let text = |file: &Topology, host: &str, how| {
         let hosts = BTreeSet::from([host.parse().unwrap()]);
         let all = obstacles(file, &Maintenance::default(), &hosts, how);
-        all.into_iter().map(|(_, it)| format!("{}; {}; {}", it.message, it.why, it.cure)).collect::<Vec<_>>().join("\n")
+        all.into_iter()
+            .map(|(_, it)| format!("{}; {}; {}", it.message, it.why, it.cure))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let client = text(&file, "client", MAINTAIN);
     assert!(client.starts_with("client is no real server: no request is sent to it"), "{client}");

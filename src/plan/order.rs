@@ -20,8 +20,8 @@ use crate::desired::Reasons;
 use crate::state::announcement;
 use crate::state::{
     Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
-    Owned, PacketRules, Present, Route, ServiceFlags, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl,
-    Timeouts, TunnelDevice, VirtualService, VsItem,
+    Owned, PacketRules, Present, Route, ServiceFlags, ServiceKey, SettingKind, Step, SyncDaemon,
+    Sysctl, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.

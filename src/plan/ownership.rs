@@ -16,8 +16,8 @@ use crate::names::TopologyName;
 use crate::state::accepted::counts_together;
 use crate::state::effects::{self, LEADERS, led_by};
 use crate::state::{
-    Destination, Edit, ForwardingMethod, HostState, Item, Maintenance, Module, Observation, Owned, Present,
-    RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
+    Destination, Edit, ForwardingMethod, HostState, Item, Maintenance, Module, Observation, Owned,
+    Present, RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
 };
 
 /// What to reach on a host, and what its receipt must say on the way and after.

@@ -46,7 +46,8 @@ impl<'a> PacingOptions<'a> {
                     let seconds = self.overrides.drain.unwrap_or(service.pace.drain);
                     let counted = self.counted(key, seen);
                     let service = key.clone();
-                    let mut one = Leaving { service, destination, seconds, counted, connections: None };
+                    let mut one =
+                        Leaving { service, destination, seconds, counted, connections: None };
                     one.connections = one.count(&seen.counters);
                     all.push(one);
                 }

@@ -77,7 +77,8 @@ fn host_text(host: &HostMaintenance) -> String {
 
 fn drained_line(one: &DrainedServer) -> String {
     let DrainedServer { director, service, destination, most, left, seconds } = one;
-    let connections = |count: u64| plural(usize::try_from(count).unwrap_or(usize::MAX), "connection");
+    let connections =
+        |count: u64| plural(usize::try_from(count).unwrap_or(usize::MAX), "connection");
     let what = format!("{destination} of {service} on {director}");
     match (left, most) {
         (0, 0) => format!("drained: {what} had no connections"),

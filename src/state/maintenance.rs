@@ -84,7 +84,10 @@ mod tests {
 
     #[test]
     fn the_earlier_time_counts() {
-        assert_eq!(of(&[("a", 5), ("b", 2)]).union(&of(&[("a", 3), ("c", 9)])), of(&[("a", 3), ("b", 2), ("c", 9)]));
+        assert_eq!(
+            of(&[("a", 5), ("b", 2)]).union(&of(&[("a", 3), ("c", 9)])),
+            of(&[("a", 3), ("b", 2), ("c", 9)])
+        );
         let hosts = ["a", "b"].map(|host| host.parse().unwrap()).into();
         assert_eq!(of(&[("a", 5)]).with(&hosts, 7), of(&[("a", 5), ("b", 7)]));
         assert_eq!(of(&[("a", 5), ("c", 7)]).without(&hosts), of(&[("c", 7)]));

@@ -53,12 +53,16 @@ impl Topology {
     /// The hosts that are real servers of any service.
     pub fn real_servers(&self) -> BTreeSet<HostName> {
         let servers = self.services.iter().flat_map(|service| &service.real_servers);
-        servers.map(|server| server.host.clone()).filter(|host| self.hosts.contains_key(host)).collect()
+        servers
+            .map(|server| server.host.clone())
+            .filter(|host| self.hosts.contains_key(host))
+            .collect()
     }
 
     /// The directors that have `host` as a real server.
     pub fn directors_of(&self, host: &HostName) -> BTreeSet<HostName> {
-        let has = |service: &&super::Service| service.real_servers.iter().any(|it| it.host == *host);
+        let has =
+            |service: &&super::Service| service.real_servers.iter().any(|it| it.host == *host);
         self.services.iter().filter(has).map(|service| service.director.clone()).collect()
     }
 }

@@ -14,7 +14,8 @@ fn out(hosts: &[&str], since: u64) -> Maintenance {
 }
 
 fn small(scheduler: Scheduler) -> Topology {
-    let mut topology = Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 81, vec![2])]).topology;
+    let mut topology =
+        Cluster::of(&[(Forward::Dr, 80, vec![1, 2]), (Forward::Dr, 81, vec![2])]).topology;
     topology.services[0].scheduler = scheduler;
     topology
 }
@@ -28,7 +29,8 @@ fn weights(topology: &Topology) -> Vec<Vec<(String, u32)>> {
 #[test]
 fn a_real_server_in_maintenance_has_the_weight_0_in_each_service() {
     let topology = small(Scheduler::Rr).in_maintenance(&out(&["rs2", "client", "elsewhere"], 7));
-    let expected = [vec![("rs1".to_owned(), 1), ("rs2".to_owned(), 0)], vec![("rs2".to_owned(), 0)]];
+    let expected =
+        [vec![("rs1".to_owned(), 1), ("rs2".to_owned(), 0)], vec![("rs2".to_owned(), 0)]];
     assert_eq!(weights(&topology), expected);
     assert_eq!(topology.maintenance, out(&["rs2"], 7), "only real servers can be in maintenance");
     assert!(topology.services.iter().all(|service| service.scheduler_flags.is_empty()));
@@ -44,7 +46,11 @@ fn a_scheduler_that_goes_by_a_hash_falls_back_meanwhile() {
     ] {
         let file = small(scheduler);
         let flags = |topology: &Topology| topology.services[0].scheduler_flags.clone();
-        assert_eq!(flags(&file.in_maintenance(&out(&["rs1"], 7))), flag.into_iter().collect(), "{scheduler}");
+        assert_eq!(
+            flags(&file.in_maintenance(&out(&["rs1"], 7))),
+            flag.into_iter().collect(),
+            "{scheduler}"
+        );
         assert_eq!(flags(&file.in_maintenance(&out(&[], 7))), BTreeSet::new());
     }
     // By its number it is set already.
@@ -64,7 +70,8 @@ fn what_the_file_says_of_persistent_clients_is_put_aside_where_they_would_come_b
         topology.hosts[&director].ipvs.settings.contains_key(&VsItem::ExpireQuiescentTemplate)
     };
     assert!(kept(&file.in_maintenance(&out(&["rs1"], 7))), "no service is persistent");
-    file.services[1].persistence = Some(Persistence { timeout: 60, netmask: u32::MAX, engine: None });
+    file.services[1].persistence =
+        Some(Persistence { timeout: 60, netmask: u32::MAX, engine: None });
     assert!(kept(&file.in_maintenance(&out(&["rs1"], 7))), "it is no real server of that service");
     assert!(!kept(&file.in_maintenance(&out(&["rs2"], 7))));
 }

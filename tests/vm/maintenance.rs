@@ -93,7 +93,8 @@ impl HostConnector for RebootingHosts<'_> {
         Box::pin(async move {
             let agent = self.settings.connect(host, fresh).await?;
             // The requests of a session end with it, and the hosts outlive it.
-            Ok(Box::new(RebootingAgent { agent, host: host.name.clone() }) as Box<dyn AgentConnection>)
+            Ok(Box::new(RebootingAgent { agent, host: host.name.clone() })
+                as Box<dyn AgentConnection>)
         })
     }
 }
@@ -166,7 +167,10 @@ fn disks(lab: &Lab, topology: &Topology, states: &std::path::Path) -> BTreeMap<H
 
 /// Runs a command; hosts that it asks to reboot do so on another thread meanwhile.
 fn work(cluster: &mut Cluster, services: &str, work: Work, hosts: &[&str]) -> MaintenanceReport {
-    let topology = cluster.topology(services);
+    let mut topology = cluster.topology(services);
+    for (name, host) in &mut topology.hosts {
+        host.reach = cluster.settings.reach.get(name).cloned();
+    }
     let disks = disks(&cluster.lab, &topology, &cluster.states());
     let (settings, runtime) = (cluster.settings.clone(), cluster.runtime.handle().clone());
     let machines = RebootingHosts {
@@ -186,7 +190,9 @@ fn work(cluster: &mut Cluster, services: &str, work: Work, hosts: &[&str]) -> Ma
         scope.spawn(move || {
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
                 let next = REBOOTS.lock().unwrap().pop();
-                next.iter().for_each(|host| machines.reboot(host));
+                if let Some(host) = next {
+                    machines.reboot(&host);
+                }
                 thread::sleep(Duration::from_millis(50));
             }
         });
@@ -367,18 +373,29 @@ fn by_hand() {
 
     // A change of the file leaves it out.
     let text = std::fs::read_to_string(&cluster.file).unwrap();
-    std::fs::write(&cluster.file, text.replace("[rs1, rs2]", "[{host: rs1, weight: 3}, {host: rs2, weight: 5}]")).unwrap();
+    std::fs::write(
+        &cluster.file,
+        text.replace("[rs1, rs2]", "[{host: rs1, weight: 3}, {host: rs2, weight: 5}]"),
+    )
+    .unwrap();
     let differs = cluster.expect(&["return", "rs1"], 5);
     assert!(differs.contains("lvs is not as the file says: 1 step,"), "{differs}");
     cluster.expect(&["apply", "--verify", "state"], 0);
     let changed = rules();
-    assert!(changed.contains("172.25.7.3:80 -g -w 0") && changed.contains("172.25.7.4:80 -g -w 5"), "{changed}");
+    assert!(
+        changed.contains("172.25.7.3:80 -g -w 0") && changed.contains("172.25.7.4:80 -g -w 5"),
+        "{changed}"
+    );
     cluster.expect(&["plan"], 0);
 
     let back = cluster.expect(&["return", "rs1", "--verify", "state", "--format", "json"], 0);
     let back: serde_json::Value = serde_json::from_str(&back).unwrap();
     assert_eq!(back["schema"], "lvsprov/maintenance/1");
-    assert_eq!((&back["action"], &back["hosts"][0]["end"]), (&"return".into(), &"returned".into()), "{back:#}");
+    assert_eq!(
+        (&back["action"], &back["hosts"][0]["end"]),
+        (&"return".into(), &"returned".into()),
+        "{back:#}"
+    );
     assert!(rules().contains("172.25.7.3:80 -g -w 3"), "{}", rules());
     assert!(!cluster.expect(&["plan"], 0).contains("maintenance"));
     let nothing = cluster.expect(&["return", "rs1"], 0);

@@ -93,7 +93,9 @@ impl MaintenanceRun<'_, '_> {
             if Instant::now() >= deadline || self.session.console().stop_requested() {
                 self.session.console().show_wait(None);
                 let failure = Failure {
-                    message: format!("the application of {host} does not answer {director} at {at}: {how}"),
+                    message: format!(
+                        "the application of {host} does not answer {director} at {at}: {how}"
+                    ),
                     causes: vec!["requests that are sent there would fail".to_owned()],
                     cure: Some(format!(
                         "start it on {host}, then `lvsprov return FILE {host}`; with `--verify state` it is not asked"
@@ -144,10 +146,8 @@ mod tests {
 
     #[test]
     fn a_connection_that_was_made_is_enough() {
-        let failed = |why: &str| Fetched {
-            failures: [(why.to_owned(), 1)].into(),
-            ..Fetched::default()
-        };
+        let failed =
+            |why: &str| Fetched { failures: [(why.to_owned(), 1)].into(), ..Fetched::default() };
         for why in [Fetched::SILENT, Fetched::RESET] {
             assert_eq!(state_of(&failed(why)), ApplicationState::Accepts, "{why}");
         }

@@ -354,24 +354,31 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
                 let count = plan.edits().count();
                 let steps = if count == 1 { "step" } else { "steps" };
                 Some(Obstacle {
-                    message: format!("{name} is not as the file says: {count} {steps}, the first is: {first}"),
+                    message: format!(
+                        "{name} is not as the file says: {count} {steps}, the first is: {first}"
+                    ),
                     why,
-                    cure: "`lvsprov plan FILE` shows the steps, `lvsprov apply FILE` does them".to_owned(),
+                    cure: "`lvsprov plan FILE` shows the steps, `lvsprov apply FILE` does them"
+                        .to_owned(),
                 })
             }
-            Some(HostPlanResult::Obstructed(obstacles)) => obstacles.first().map(|obstacle| Obstacle {
-                message: format!("{name}: {}", obstacle.message),
-                ..obstacle.clone()
+            Some(HostPlanResult::Obstructed(obstacles)) => obstacles.first().map(|obstacle| {
+                Obstacle { message: format!("{name}: {}", obstacle.message), ..obstacle.clone() }
             }),
             Some(HostPlanResult::Failed(_, failure)) => Some(Obstacle {
                 message: format!("{name} cannot be looked at: {failure}"),
                 why,
-                cure: failure.cure.clone().unwrap_or_else(|| "make it reachable, then again".to_owned()),
+                cure: failure
+                    .cure
+                    .clone()
+                    .unwrap_or_else(|| "make it reachable, then again".to_owned()),
             }),
             Some(HostPlanResult::Absent(_)) | None => Some(Obstacle {
                 message: format!("{name} cannot be changed: {}", self.session.why_absent(name)),
                 why: "the weights of its real servers would stay as they are".to_owned(),
-                cure: format!("let the file say how {name} is reached, and leave it out of no `--limit`"),
+                cure: format!(
+                    "let the file say how {name} is reached, and leave it out of no `--limit`"
+                ),
             }),
         }
     }
@@ -440,4 +447,3 @@ fn why_failed(report: &ClusterReport) -> Option<Failure> {
         })
     })
 }
-

@@ -128,9 +128,14 @@ impl MaintenanceRun<'_, '_> {
         match lost.pop_first() {
             None => Ok(()),
             Some((director, failure)) => Err(Failure {
-                message: format!("{director} was lost while connections drained: {}", failure.message),
+                message: format!(
+                    "{director} was lost while connections drained: {}",
+                    failure.message
+                ),
                 causes: failure.causes,
-                cure: Some("run the same command again: what is in maintenance stays so".to_owned()),
+                cure: Some(
+                    "run the same command again: what is in maintenance stays so".to_owned(),
+                ),
             }),
         }
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::change::{ChangeEnd, HostObstacles, MaintenanceChange, MaintenanceOptions, MaintenanceRun};
+use super::change::{
+    ChangeEnd, HostObstacles, MaintenanceChange, MaintenanceOptions, MaintenanceRun,
+};
 use super::outcome::{MaintenanceAction, MaintenanceEnd, MaintenanceReport};
 use super::versions::TopologyVersions;
 use crate::apply::cluster_plan::{Direction, HostPlanResult};
@@ -133,7 +135,8 @@ impl MaintenanceRun<'_, '_> {
         }
         let seen = observed.get(host).and_then(|seen| seen.as_ref().ok());
         let run = seen.and_then(|seen| seen.run.clone());
-        let run = run.ok_or_else(|| failure(format!("{host} does not say which boot it runs"), None))?;
+        let run =
+            run.ok_or_else(|| failure(format!("{host} does not say which boot it runs"), None))?;
         self.ask_to_reboot(host).await?;
         let started = Instant::now();
         self.wait_until_back(host, &run).await?;
@@ -223,7 +226,10 @@ impl MaintenanceRun<'_, '_> {
             let message = match (&seen, stopped) {
                 (_, true) => format!("interrupted while {host} rebooted"),
                 (Some(Ok(_)), _) => {
-                    format!("{host} was asked to reboot and still runs the same boot after {} s", within.as_secs())
+                    format!(
+                        "{host} was asked to reboot and still runs the same boot after {} s",
+                        within.as_secs()
+                    )
                 }
                 _ => format!("{host} is not back after {} s", within.as_secs()),
             };
@@ -254,9 +260,12 @@ impl MaintenanceRun<'_, '_> {
             }
             if Instant::now() >= deadline || self.session.console().stop_requested() {
                 self.session.console().show_wait(None);
-                let message =
-                    format!("{host} came back otherwise than it was: {} differences", differs.len());
-                let cure = format!("on {host}: `journalctl -u lvsprov-boot.service`; {}", self.cure(host));
+                let message = format!(
+                    "{host} came back otherwise than it was: {} differences",
+                    differs.len()
+                );
+                let cure =
+                    format!("on {host}: `journalctl -u lvsprov-boot.service`; {}", self.cure(host));
                 return Err(Failure { causes: differs, ..failure(message, Some(cure)) });
             }
             let wait = format!("{host} is back: {} differences to what it was", differs.len());
@@ -304,7 +313,9 @@ impl MaintenanceRun<'_, '_> {
     /// What to do with a host that did not come back right.
     fn cure(&self, host: &HostName) -> String {
         if self.versions.file().real_servers().contains(host) {
-            format!("it is out of service meanwhile; once it is right: `lvsprov return FILE {host}`")
+            format!(
+                "it is out of service meanwhile; once it is right: `lvsprov return FILE {host}`"
+            )
         } else {
             "look at its console; `lvsprov doctor FILE` says what clients get".to_owned()
         }
@@ -318,7 +329,9 @@ fn failure(message: String, cure: Option<String>) -> Failure {
 fn of_obstacles(host: &HostName, obstacles: HostObstacles) -> Failure {
     let first = obstacles.into_iter().next().map(|(_, obstacle)| obstacle);
     match first {
-        Some(Obstacle { message, why, cure }) => Failure { message, causes: vec![why], cure: Some(cure) },
+        Some(Obstacle { message, why, cure }) => {
+            Failure { message, causes: vec![why], cure: Some(cure) }
+        }
         None => failure(format!("something stands in the way of {host}"), None),
     }
 }

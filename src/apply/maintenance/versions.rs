@@ -46,7 +46,8 @@ impl TopologyVersions {
 
     /// The real servers in maintenance by the receipts of `observed`.
     pub fn observed(&self, observed: &Observations) -> Maintenance {
-        maintenance::of_receipts(receipts(observed).into_values()).among(&self.file().real_servers())
+        maintenance::of_receipts(receipts(observed).into_values())
+            .among(&self.file().real_servers())
     }
 
     /// Has `session` want what the file says while `maintenance` lasts.

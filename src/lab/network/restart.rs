@@ -7,7 +7,9 @@ use nix::fcntl::OFlag;
 use nix::unistd::dup3;
 
 use super::links::{Cable, links_in};
-use super::{Lab, LabError, READY_WITHIN, bare, configure, hardware_of, new_namespace, ports_of, set_lo_up};
+use super::{
+    Lab, LabError, READY_WITHIN, bare, configure, hardware_of, new_namespace, ports_of, set_lo_up,
+};
 use crate::names::HostName;
 use crate::topology::{ETHERNET_MTU, Topology};
 
@@ -22,7 +24,9 @@ impl Lab {
         let unknown = || LabError::Topology(format!("the lab has no host {host}"));
         let wanted = topology.hosts.get(host).ok_or_else(unknown)?;
         if self.host(host)?.management.is_some() {
-            return Err(LabError::Topology(format!("{host} has a management network, which a restart would cut")));
+            return Err(LabError::Topology(format!(
+                "{host} has a management network, which a restart would cut"
+            )));
         }
         let namespace = new_namespace(bare::reset_settings)?;
         set_lo_up(&namespace)?;
@@ -31,13 +35,21 @@ impl Lab {
             for (port, interface) in &ports {
                 // With its other end.
                 links.remove(port).await?;
-                let bridge = self.networks.iter().find(|(_, name)| Some(*name) == interface.network.as_ref());
+                let bridge = self
+                    .networks
+                    .iter()
+                    .find(|(_, name)| Some(*name) == interface.network.as_ref());
                 let (bridge, _) = bridge.ok_or_else(|| {
-                    LabError::Topology(format!("{} of {host} is on an unknown network", interface.name))
+                    LabError::Topology(format!(
+                        "{} of {host} is on an unknown network",
+                        interface.name
+                    ))
                 })?;
                 let name = interface.name.as_str();
                 let mac = hardware_of(host, name);
-                links.add_cable(Cable { port, bridge: *bridge, host: &namespace, name, mac }).await?;
+                links
+                    .add_cable(Cable { port, bridge: *bridge, host: &namespace, name, mac })
+                    .await?;
                 if let Some(mtu) = interface.mtu.filter(|mtu| *mtu > ETHERNET_MTU) {
                     links.set_mtu(port, mtu).await?;
                 }

@@ -210,7 +210,8 @@ impl MemoryHost {
         if settles && self.has_boot_unit() {
             let process = self.start();
             let store = MemoryStore::new(&process);
-            let made = super::boot::boot(&store, &process, ReplayScope::All).now_or_never().unwrap();
+            let made =
+                super::boot::boot(&store, &process, ReplayScope::All).now_or_never().unwrap();
             assert!(made.unwrap().iter().all(|report| !report.is_failure()), "the boot unit fails");
             process.end();
         }
