@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::arguments::{CommonArguments, DrainArgument, HostArguments, ReachArguments};
+use super::arguments::{CommonArguments, HostArguments, ReachArguments};
 use super::cluster::{UnknownHost, load, run_with_session};
 use super::output::{self, CommandResult, Exit};
 use crate::apply::maintenance::{self, MaintenanceOptions, MaintenanceReport};
@@ -12,7 +12,7 @@ use crate::apply::operator;
 use crate::apply::transaction::VerifyBy;
 use crate::names::HostName;
 use crate::report;
-use crate::topology::{PaceOverride, Topology};
+use crate::topology::{Pace, PaceOverride, Topology};
 
 pub(super) const MAINTAIN_EXAMPLES: &str = "Examples:
   lvsprov maintain cluster.yaml web1
@@ -20,12 +20,12 @@ pub(super) const MAINTAIN_EXAMPLES: &str = "Examples:
   lvsprov status cluster.yaml                       # web1 is in maintenance since ...
   lvsprov return cluster.yaml web1
 
-The directors remember it: a later `apply`, by whomever, and a reboot of a director leave the host out.
+The directors remember it: an `apply` by any controller, and a reboot of a director, leave the host out.
 Exit code 4: it is out of service, and connections to it are left.";
 
 pub(super) const RETURN_EXAMPLES: &str = "Examples:
   lvsprov return cluster.yaml web1
-  lvsprov return cluster.yaml web1 --verify state    # without a question to its application, and without requests
+  lvsprov return cluster.yaml web1 --verify state    # no question to its application, no requests
 
 A host that is not as the file says, or whose application does not answer its director, stays out.";
 
@@ -64,9 +64,9 @@ pub struct MaintainArguments {
     /// Which hosts.
     #[command(flatten)]
     pub hosts: MaintainedHosts,
-    /// How long its connections may take.
-    #[command(flatten)]
-    pub drain: DrainArgument,
+    /// How long its connections may take to end, instead of each service's `drain`
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(Pace::LONGEST)))]
+    pub drain: Option<u32>,
     /// Take out the last real server of a service too, and one whose connections are cut (scheduler dh)
     #[arg(long)]
     pub allow_outage: bool,
@@ -91,9 +91,9 @@ pub struct RebootArguments {
     /// Which hosts, in the order of their reboots.
     #[command(flatten)]
     pub hosts: MaintainedHosts,
-    /// How long the connections to each may take.
-    #[command(flatten)]
-    pub drain: DrainArgument,
+    /// How long the connections to each host may take to end, instead of each service's `drain`
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(Pace::LONGEST)))]
+    pub drain: Option<u32>,
     /// Reboot hosts without which requests fail: a director, a router, the last real server of a service
     #[arg(long)]
     pub allow_outage: bool,
@@ -117,7 +117,7 @@ enum Work {
 pub fn maintain(arguments: MaintainArguments, common: &CommonArguments) -> CommandResult {
     let MaintainArguments { hosts, drain, allow_outage } = arguments;
     let options = MaintenanceOptions { allow_outage, ..options(&hosts) };
-    run(Work::Maintain, &hosts, drain.to_override(), &options, common)
+    run(Work::Maintain, &hosts, PaceOverride { drain, ramp: None }, &options, common)
 }
 
 /// Runs `return`.
@@ -133,7 +133,7 @@ pub fn reboot(arguments: RebootArguments, common: &CommonArguments) -> CommandRe
     let back_within = Duration::from_secs(back_within);
     let options =
         MaintenanceOptions { allow_outage, cut_connections, back_within, ..options(&hosts) };
-    run(Work::Reboot, &hosts, drain.to_override(), &options, common)
+    run(Work::Reboot, &hosts, PaceOverride { drain, ramp: None }, &options, common)
 }
 
 fn options(hosts: &MaintainedHosts) -> MaintenanceOptions {

@@ -383,6 +383,21 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
         }
     }
 
+    /// The directors of the command's hosts that were not observed: what their receipts have is not known.
+    pub fn directors_not_observed(&self, observed: &Observations) -> Option<HostObstacles> {
+        let plan = self.plan(observed, Direction::Apply { now: now() });
+        let mut all = Vec::new();
+        for host in self.hosts() {
+            for director in self.versions.file().directors_of(&host) {
+                if observed.get(&director).is_none_or(Result::is_err) {
+                    let obstacle = self.obstacle_on(&director, &plan, observed);
+                    all.extend(obstacle.map(|obstacle| (host.clone(), obstacle)));
+                }
+            }
+        }
+        (!all.is_empty()).then_some(all)
+    }
+
     /// What stands in the way of returning `hosts` beside their directors: they are not as the file says. A host that the file
     /// does not say how to reach is the operator's.
     pub fn obstacles_of_return(

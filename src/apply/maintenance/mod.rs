@@ -68,6 +68,11 @@ pub async fn return_to_service<'a>(
         MaintenanceRun::new(session, versions, options, (MaintenanceAction::Return, hosts));
     let observed = run.observe().await;
     let out = versions.follow(run.session, &observed);
+    // What a director that is not looked at has in maintenance is not known.
+    if let Some(obstacles) = run.directors_not_observed(&observed) {
+        run.refuse(obstacles);
+        return run.report;
+    }
     let (out, others): (BTreeSet<HostName>, BTreeSet<HostName>) =
         run.hosts().into_iter().partition(|host| out.contains(host));
     run.end_all(&others, MaintenanceEnd::Unchanged, None);

@@ -80,7 +80,10 @@ impl MaintenanceRun<'_, '_> {
         let plan = self.plan(observed, Direction::Apply { now: now() });
         for host in hosts {
             let mut involved = self.versions.file().directors_of(&host);
-            involved.insert(host.clone());
+            // Without a way to it there is an obstacle already.
+            if self.versions.file().hosts.get(&host).is_some_and(|it| it.reach.is_some()) {
+                involved.insert(host.clone());
+            }
             for name in involved {
                 let obstacle = self.obstacle_on(&name, &plan, observed);
                 all.extend(obstacle.map(|obstacle| (host.clone(), obstacle)));

@@ -1,4 +1,4 @@
-//! Real servers that are taken out and returned, on the director: the receipt keeps them out, whoever plans.
+//! Real servers that are taken out and returned, on the director: the receipt keeps them out, whichever controller plans.
 
 use proptest::sample::{select, subsequence};
 
