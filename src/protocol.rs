@@ -24,7 +24,7 @@ pub const STATE_DIR: &str = "/var/lib/lvsprov";
 
 /// Counts up whenever a message changes its meaning. The agent is pushed by digest, so both sides
 /// are the same build in practice; this is the safety net.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +139,9 @@ pub enum Request {
         /// How long one may take, in milliseconds; 1-60000.
         timeout_ms: u32,
     },
+    /// Reboot this host, by its own service manager. The answer may be lost with the connection: a host that came back has
+    /// another [`crate::state::HostRun`].
+    Reboot,
 }
 
 /// What [`Request::Prepare`] asks for.
@@ -241,6 +244,8 @@ pub enum Reply {
     Dropped(Vec<ObservedDrop>),
     /// To `Fetch`.
     Fetched(Fetched),
+    /// To `Reboot`: the service manager has begun.
+    Rebooting,
     /// The request failed, and no step was executed. The transaction may have come further on the disk: a
     /// journal that could not be flushed, or not be removed again, stays; a `Vote` or a `Close` that failed
     /// after its phase was written goes on from there when it is sent again.

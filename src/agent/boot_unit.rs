@@ -119,6 +119,11 @@ pub(super) fn start() -> Result<()> {
     run(&SYSTEMCTL, &["--no-block", "start", NAME, NETWORK_PATH_NAME])
 }
 
+/// Has systemd reboot this host; systemctl(1): it returns once that is enqueued.
+pub(super) fn reboot() -> Result<()> {
+    run(&SYSTEMCTL, &["reboot"])
+}
+
 /// Removes the unit from this host, if it is there. `stop`: this process is not the unit's own.
 pub(super) fn remove(stop: bool) -> Result<()> {
     let failed = |error: io::Error| {

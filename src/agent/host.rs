@@ -232,6 +232,20 @@ impl Actor for LocalHost {
         boot_unit::remove(!self.is_boot_unit)
     }
 
+    /// A namespace is no machine: a reboot of it would be one of the machine below.
+    fn reboot(&self) -> Result<()> {
+        let why = match self.state_dir.as_deref() {
+            _ if self.piped => Some("this is a network namespace of a machine".to_owned()),
+            Some(state_dir) => boot_unit::why_impossible(state_dir),
+            None => Some("it is not known where its receipts lie".to_owned()),
+        };
+        match why {
+            None => boot_unit::reboot(),
+            Some(why) => Err(Error::new(format!("lvsprov does not reboot this host: {why}"))
+                .cure("reboot it by hand, between `lvsprov maintain` and `lvsprov return`")),
+        }
+    }
+
     /// On `CLOCK_BOOTTIME`, which is never set. Blocks the thread: the timer's process has nothing else to
     /// do.
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {

@@ -13,9 +13,9 @@ use crate::plan::drain::{self, Arranged, Pacing};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
-use crate::plan::{boot, link_managers, other_topologies};
+use crate::plan::{boot, link_managers, maintenance, other_topologies};
 use crate::plan::{order, simulate, stages};
-use crate::state::{Edit, Item, Module, Observation, Stage, Step};
+use crate::state::{Edit, Item, Module, Observation, Receipt, Stage, Step};
 use crate::topology::{Host, Topology};
 
 /// The steps of one host.
@@ -90,6 +90,7 @@ pub fn plan(
         Direction::Destroy => Action::Destroy,
     };
     let nothing = Desired::default();
+    let disagreements = maintenance::disagreements(topology, &receipts(observed));
     let hosts = topology.hosts.values().map(|host| {
         let desired = desired.get(&host.name).unwrap_or(&nothing);
         let mut result = match (observed.get(&host.name), absent.get(&host.name)) {
@@ -110,10 +111,25 @@ pub fn plan(
         if let HostPlanResult::Plan(plan) = &mut result {
             let cautions = stage_work::cautions(topology, &host.name, plan, action, absent);
             plan.cautions.extend(cautions);
+            if direction != Direction::Destroy {
+                let since = topology.maintenance.since(&host.name);
+                plan.cautions.extend(since.map(|since| maintenance::caution(&host.name, since)));
+                plan.cautions.extend(disagreements.get(&host.name).into_iter().flatten().cloned());
+            }
         }
         (host.name.clone(), result)
     });
     ClusterPlan { action, hosts: hosts.collect() }
+}
+
+/// The receipts of the hosts that were observed.
+pub(super) fn receipts(observed: &Observations) -> BTreeMap<&HostName, &Receipt> {
+    let mut all = BTreeMap::new();
+    for (name, observation) in observed {
+        let receipt = observation.as_ref().ok().and_then(|it| it.receipt.as_ref());
+        all.extend(receipt.map(|receipt| (name, receipt)));
+    }
+    all
 }
 
 /// Plans for one host.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::cluster_plan::{ClusterPlan, HostPlan, HostPlanResult};
@@ -108,14 +109,70 @@ pub async fn after(
     hosts: &BTreeSet<HostName>,
     report: &mut ClusterReport,
 ) -> BTreeMap<HostName, Failure> {
-    let mut failures = BTreeMap::new();
     if stage != Stage::Drain {
-        return failures;
+        return BTreeMap::new();
     }
     let mut waits: BTreeMap<HostName, DirectorDrain> = plans(plan)
         .filter(|(name, plan)| hosts.contains(*name) && !plan.pacing.leaving.is_empty())
         .map(|(name, plan)| (name.clone(), DirectorDrain::of(&plan.pacing.leaving)))
         .collect();
+    let failures = read_until_over(session, &mut waits).await;
+    for (name, wait) in waits {
+        if let Some(host) = report.hosts.get_mut(&name) {
+            wait.record(host);
+        }
+    }
+    failures
+}
+
+/// What draining one real server of weight 0 came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainedServer {
+    /// The director that counts the connections.
+    pub director: HostName,
+    /// The service.
+    pub service: ServiceKey,
+    /// The real server's place in it.
+    pub destination: DestinationKey,
+    /// The most connections of any reading.
+    pub most: u64,
+    /// The connections of the last reading.
+    pub left: u64,
+    /// How long they had at most, in seconds.
+    pub seconds: u32,
+}
+
+/// Waits until the connections to real servers that have the weight 0 and stay have ended, or their time is over. Also the
+/// directors that were lost meanwhile.
+pub async fn until_drained(
+    session: &mut Session<'_>,
+    leaving: &BTreeMap<HostName, Vec<Leaving>>,
+) -> (Vec<DrainedServer>, BTreeMap<HostName, Failure>) {
+    let waits = leaving.iter().filter(|(_, all)| !all.is_empty());
+    let mut waits: BTreeMap<HostName, DirectorDrain> =
+        waits.map(|(name, all)| (name.clone(), DirectorDrain::of(all))).collect();
+    let failures = read_until_over(session, &mut waits).await;
+    let mut all = Vec::new();
+    for (director, wait) in waits {
+        all.extend(wait.all.into_iter().map(|one| DrainedServer {
+            director: director.clone(),
+            service: one.leaving.service,
+            destination: one.leaving.destination,
+            most: one.most,
+            left: one.left.or(one.leaving.connections).unwrap_or(0),
+            seconds: one.leaving.seconds,
+        }));
+    }
+    (all, failures)
+}
+
+/// Reads the counters until no drain waits any more, or the operator wants to stop. Directors that are lost leave `waits`, and
+/// are returned.
+async fn read_until_over(
+    session: &mut Session<'_>,
+    waits: &mut BTreeMap<HostName, DirectorDrain>,
+) -> BTreeMap<HostName, Failure> {
+    let mut failures = BTreeMap::new();
     let started = Instant::now();
     loop {
         let waiting = |(_, wait): &(&HostName, &DirectorDrain)| !wait.is_over();
@@ -146,11 +203,6 @@ pub async fn after(
         }
     }
     session.console().show_wait(None);
-    for (name, wait) in waits {
-        if let Some(host) = report.hosts.get_mut(&name) {
-            wait.record(host);
-        }
-    }
     failures
 }
 

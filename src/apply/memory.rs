@@ -9,6 +9,7 @@ mod crashes;
 mod cut;
 mod laws;
 mod line;
+mod maintenance;
 mod traffic;
 mod waiting;
 
@@ -113,6 +114,17 @@ impl Serves {
     }
 }
 
+/// How hosts come up from a reboot that they were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comeback {
+    /// As their boot units make them.
+    Settled,
+    /// Their boot units fail.
+    Bare,
+    /// They are not reached any more.
+    Never,
+}
+
 /// One host, as it was at a moment.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
@@ -154,6 +166,10 @@ struct Inner {
     serves: Serves,
     /// How many requests were sent through the services.
     fetched: u32,
+    /// How hosts come up.
+    comeback: Comeback,
+    /// The hosts that were rebooted, in their order.
+    reboots: Vec<HostName>,
 }
 
 /// All hosts.
@@ -200,6 +216,8 @@ impl World {
                 broken: Vec::new(),
                 serves: Serves::Answers,
                 fetched: 0,
+                comeback: Comeback::Settled,
+                reboots: Vec::new(),
             })),
         }
     }
@@ -241,6 +259,25 @@ impl World {
 
     pub fn fetched(&self) -> u32 {
         self.inner.lock().unwrap().fetched
+    }
+
+    pub fn come_back(&self, how: Comeback) {
+        self.inner.lock().unwrap().comeback = how;
+    }
+
+    /// The hosts that were asked to reboot and did, in their order.
+    pub fn reboots(&self) -> Vec<String> {
+        let inner = self.inner.lock().unwrap();
+        inner.reboots.iter().map(ToString::to_string).collect()
+    }
+
+    /// The host loses power, and its boot unit makes its settled state again.
+    pub fn reboot(&self, host: &HostName) {
+        self.inner.lock().unwrap().hosts[host].memory.reboot(true);
+    }
+
+    pub fn lose_boot_unit(&self, host: &HostName) {
+        self.inner.lock().unwrap().hosts[host].memory.lose_boot_unit();
     }
 
     pub fn asked(&self) -> usize {

@@ -61,7 +61,8 @@ impl Activity {
             | Request::Resume { .. }
             | Request::Execute { .. }
             | Request::Vote { .. }
-            | Request::Close { .. } => Self::Changing,
+            | Request::Close { .. }
+            | Request::Reboot => Self::Changing,
             Request::WhoHas { .. }
             | Request::FindHolders { .. }
             | Request::Examine { .. }

@@ -112,6 +112,7 @@ pub fn unexpected(reply: &Reply) -> Failure {
         Reply::Examined(_) => "examined",
         Reply::Dropped(_) => "dropped",
         Reply::Fetched(_) => "fetched",
+        Reply::Rebooting => "rebooting",
         Reply::Refused(_) => "refused",
     };
     Failure {

@@ -193,6 +193,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// From now on the hosts are to be as `topology` says: the same hosts, reached in the same way.
+    pub fn retarget(&mut self, topology: &'a Topology) {
+        self.topology = topology;
+        self.desired = desired::desired(topology);
+    }
+
     /// Closes the connections to `hosts` and connects anew. Hosts that are left out or unmanaged stay
     /// absent. `fresh` as in [`HostConnector::connect`].
     pub async fn reconnect(&mut self, hosts: &BTreeSet<HostName>, fresh: bool) {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_plan::{ClusterPlan, HostPlanResult};
+use super::cluster_plan::{ClusterPlan, HostPlanResult, receipts};
 use super::open_transactions;
 use super::outcome::{HostStatus, HostTransactionReport, OpenTransactionReport, StepState};
 use super::session::Observations;
 use crate::desired::service_key;
 use crate::failure::Failure;
 use crate::names::HostName;
-use crate::plan::UnmanagedItem;
+use crate::plan::{UnmanagedItem, maintenance};
 use crate::state::{
     BootUnit, Counters, DaemonRole, DestinationKey, Observation, Reverted, ServiceFlags,
     ServiceKey, SyncDaemon, Timeouts,
@@ -59,6 +59,12 @@ pub struct HostView {
     /// The transaction that it reverted by itself, if none was prepared there since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
+    /// Since when it is in maintenance, in seconds since 1970; absent: it is in service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_maintenance_since: Option<u64>,
+    /// What a person should know of hosts in maintenance, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One service in the IPVS table.
@@ -107,7 +113,11 @@ pub struct RealServerView {
 /// The running cluster, and how it differs from the file.
 pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) -> StatusReport {
     let directs = |name: &HostName| topology.services.iter().any(|s| s.director == *name);
+    let disagreements = maintenance::disagreements(topology, &receipts(observed));
     let hosts = plan.hosts.iter().map(|(name, result)| {
+        let since = topology.maintenance.since(name);
+        let notes = since.map(|since| maintenance::caution(name, since)).into_iter();
+        let disagrees = disagreements.get(name).into_iter().flatten().cloned();
         let observation = observed.get(name).and_then(|observation| observation.as_ref().ok());
         let report = result.report();
         let mut drift: Vec<String> = report
@@ -142,6 +152,8 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
             daemons: observation.map(|s| s.state.daemons.clone()).unwrap_or_default(),
             open_transaction: observation.and_then(open_transactions::host_transaction),
             reverted: observation.and_then(|observed| observed.reverted.clone()),
+            in_maintenance_since: since,
+            notes: notes.chain(disagrees).collect(),
         };
         (name.clone(), view)
     });

@@ -39,11 +39,11 @@ pub struct ProgramArguments {
 const EXIT_CODES: &str = "Exit codes:
   0  done, and all is well (plan, status: nothing differs)
   1  unexpected error
-  2  wrong command line; --limit names an unknown host, or explain an unknown rule
+  2  wrong command line; an unknown host, or for explain an unknown rule
   3  the file has errors (with --deny also warnings), or nothing in it could be imported; no host
      was touched
   4  plan, status: there are differences, or something is unfinished; confirm: nothing to confirm,
-     and the hosts are not as the file says
+     and the hosts are not as the file says; maintain: connections are left
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
      was begun is undone; or it has moved on since a plan was saved
   6  verify, lab run, doctor: something that must be true is not
@@ -230,6 +230,21 @@ pub enum Command {
         #[command(flatten)]
         reasons: ReasonArgument,
     },
+    /// Take real servers out of service without a lost request, until `return`
+    ///
+    /// Every director that has the host gives it the weight 0 and remembers it; then its connections may come to their
+    /// end, for as long as each service's `drain` says. Nothing else is changed: a director that is not as the file says is
+    /// an obstacle.
+    Maintain(super::maintain::MaintainArguments),
+    /// Return hosts from maintenance: the weights of the file again
+    ///
+    /// The host must be as the file says, its applications must answer, and so must requests of clients afterwards; else it
+    /// stays out of service.
+    Return(super::maintain::ReturnArguments),
+    /// Reboot hosts one after the other: maintain, reboot, verify, return
+    ///
+    /// Each host must come back from its reboot as the last apply left it, by its own boot unit. Needs systemd on it.
+    Reboot(super::maintain::RebootArguments),
     /// Make a topology file of existing rules: from ipvsadm, keepalived, or running hosts
     Import(ImportArguments),
     /// Write what a file says for other programs

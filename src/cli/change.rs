@@ -145,7 +145,7 @@ struct Running<'a> {
 
 /// Runs the plan as a transaction. While another transaction holds a host it waits, observes and plans anew.
 async fn run_transaction(
-    cluster: &mut ObservedCluster<'_>,
+    cluster: &mut ObservedCluster<'_, '_>,
     how: &Running<'_>,
     saved: Option<&SavedContent>,
     common: &CommonArguments,
@@ -190,7 +190,11 @@ async fn run_transaction(
 }
 
 /// Until no host is held, or the time is over; then all hosts are observed anew.
-async fn wait_for_other_transaction(cluster: &mut ObservedCluster<'_>, who: &str, until: Instant) {
+async fn wait_for_other_transaction(
+    cluster: &mut ObservedCluster<'_, '_>,
+    who: &str,
+    until: Instant,
+) {
     let console = cluster.console;
     console.notify(&format!("waiting: {who}"));
     loop {

@@ -9,6 +9,7 @@ use super::console::Console;
 use super::output::{self, CommandResult, Exit};
 use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::holders::{self, VipHolders, VipProbing};
+use crate::apply::maintenance::TopologyVersions;
 use crate::apply::operator::now;
 use crate::apply::session::Observations;
 use crate::apply::{ConnectionSettings, Session};
@@ -20,12 +21,21 @@ use crate::report::walk::WalkView;
 use crate::topology::{PaceOverride, Topology};
 use crate::{check, report, topology, transport};
 
-/// `--limit` names a host that the file lacks.
+/// The command line names a host that the file lacks.
 #[derive(Debug, thiserror::Error)]
-#[error("--limit {name}: there is no such host in the file; it has {}", .known.join(", "))]
-struct UnknownHost {
+#[error("{option}{name}: there is no such host in the file; it has {}", .known.join(", "))]
+pub(super) struct UnknownHost {
+    option: &'static str,
     name: HostName,
     known: Vec<String>,
+}
+
+impl UnknownHost {
+    /// Named without an option.
+    pub fn named(name: &HostName, topology: &Topology) -> Self {
+        let known = topology.hosts.keys().map(ToString::to_string).collect();
+        Self { option: "", name: name.clone(), known }
+    }
 }
 
 /// The file says of no host how to reach it.
@@ -104,8 +114,9 @@ pub(super) fn show_findings(
 }
 
 /// The hosts as observed, and the plan made from that.
-pub(super) struct ObservedCluster<'a> {
-    pub session: Session<'a>,
+pub(super) struct ObservedCluster<'a, 's> {
+    pub session: &'s mut Session<'a>,
+    versions: &'a TopologyVersions,
     pub observed: Observations,
     pub plan: ClusterPlan,
     pub direction: Direction,
@@ -116,7 +127,7 @@ pub(super) struct ObservedCluster<'a> {
     holders: VipHolders,
 }
 
-impl ObservedCluster<'_> {
+impl ObservedCluster<'_, '_> {
     /// Plans anew where items that lvsprov did not make are to become its own (`--adopt`).
     pub fn adopt_if(&mut self, adopt: bool) {
         if adopt {
@@ -154,7 +165,8 @@ impl ObservedCluster<'_> {
     /// Plans anew towards another state.
     pub fn plan_towards(&mut self, direction: Direction) {
         self.direction = direction;
-        let Self { session, observed, plan, holders, .. } = self;
+        let Self { session, versions, observed, plan, holders, .. } = self;
+        versions.follow(session, observed);
         let (topology, desired) = (session.topology, &session.desired);
         *plan = cluster_plan::plan(topology, desired, observed, session.absent(), direction);
         holders::add_to_plan(plan, desired, observed, holders);
@@ -193,14 +205,17 @@ impl ObservedCluster<'_> {
     }
 }
 
-/// Observes the hosts of a topology, plans towards it, and runs `command`.
-pub(super) fn run_on_hosts(
+/// Connects to the hosts of a topology, and runs `command`.
+pub(super) fn run_with_session(
     mut topology: Topology,
     hosts: &HostArguments,
     pace: PaceOverride,
-    probing: VipProbing,
     common: &CommonArguments,
-    command: impl AsyncFnOnce(&mut ObservedCluster<'_>) -> CommandResult,
+    command: impl for<'a, 's> AsyncFnOnce(
+        &'s mut Session<'a>,
+        &'a TopologyVersions,
+        &'a Console,
+    ) -> CommandResult,
 ) -> CommandResult {
     topology.pace = pace;
     let settings = match settings(hosts, &topology) {
@@ -216,25 +231,11 @@ pub(super) fn run_on_hosts(
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let console = Console::new(common.format);
+    let versions = TopologyVersions::of(topology);
     let result = runtime.block_on(async {
-        let mut session = Session::open_with_console(&topology, &settings, &console).await;
-        let observed = session.observe(true).await;
-        let direction = Direction::Apply { now: now() };
-        let (desired, absent) = (&session.desired, session.absent());
-        let plan = cluster_plan::plan(&topology, desired, &observed, absent, direction);
-        let mut cluster = ObservedCluster {
-            session,
-            observed,
-            plan,
-            direction,
-            refuses_unanswered: false,
-            console: &console,
-            probing,
-            holders: VipHolders::default(),
-        };
-        cluster.find_holders().await;
-        let result = command(&mut cluster).await;
-        cluster.session.close().await;
+        let mut session = Session::open_with_console(versions.file(), &settings, &console).await;
+        let result = command(&mut session, &versions, &console).await;
+        session.close().await;
         result
     });
     // A thread may still read the operator's answer from standard input.
@@ -242,11 +243,41 @@ pub(super) fn run_on_hosts(
     result
 }
 
+/// Observes the hosts of a topology, plans towards it with those in maintenance out of service, and runs `command`.
+pub(super) fn run_on_hosts(
+    topology: Topology,
+    hosts: &HostArguments,
+    pace: PaceOverride,
+    probing: VipProbing,
+    common: &CommonArguments,
+    command: impl AsyncFnOnce(&mut ObservedCluster<'_, '_>) -> CommandResult,
+) -> CommandResult {
+    run_with_session(topology, hosts, pace, common, async |session, versions, console| {
+        let observed = session.observe(true).await;
+        versions.follow(session, &observed);
+        let direction = Direction::Apply { now: now() };
+        let (desired, absent) = (&session.desired, session.absent());
+        let plan = cluster_plan::plan(session.topology, desired, &observed, absent, direction);
+        let mut cluster = ObservedCluster {
+            session,
+            versions,
+            observed,
+            plan,
+            direction,
+            refuses_unanswered: false,
+            console,
+            probing,
+            holders: VipHolders::default(),
+        };
+        cluster.find_holders().await;
+        command(&mut cluster).await
+    })
+}
+
 fn settings(hosts: &HostArguments, topology: &Topology) -> Result<ConnectionSettings, UnknownHost> {
     let limit: BTreeSet<HostName> = hosts.reach.limit.iter().cloned().collect();
     if let Some(name) = limit.iter().find(|name| !topology.hosts.contains_key(name)) {
-        let known = topology.hosts.keys().map(ToString::to_string).collect();
-        return Err(UnknownHost { name: name.clone(), known });
+        return Err(UnknownHost { option: "--limit ", ..UnknownHost::named(name, topology) });
     }
     let transport = transport::Options {
         connect_timeout: Duration::from_secs(hosts.reach.connect_timeout),

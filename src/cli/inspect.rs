@@ -122,7 +122,7 @@ pub fn verify(hosts: &HostArguments, common: &CommonArguments) -> CommandResult 
     let Some(topology) = load(&hosts.file, common.format)? else { return Ok(Exit::Findings) };
     let pace = PaceOverride::default();
     run_on_hosts(topology, hosts, pace, VipProbing::Off, common, async |cluster| {
-        let report = verify::verify(&mut cluster.session, &cluster.plan, &cluster.observed).await;
+        let report = verify::verify(cluster.session, &cluster.plan, &cluster.observed).await;
         output::print_result(
             common,
             || report::verify::json(&report),

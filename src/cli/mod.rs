@@ -11,6 +11,7 @@ pub mod format;
 pub mod import;
 pub mod inspect;
 mod lab;
+pub mod maintain;
 pub mod output;
 mod plan_file;
 pub mod render;
@@ -69,6 +70,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let pace = drain.to_override();
             change::destroy(&hosts, dry_run, pace, &change, reasons.detail(), &common)
         }
+        Command::Maintain(arguments) => maintain::maintain(arguments, &common),
+        Command::Return(arguments) => maintain::return_to_service(arguments, &common),
+        Command::Reboot(arguments) => maintain::reboot(arguments, &common),
         Command::Import(import) => import::import(&import, &common),
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)

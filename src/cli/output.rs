@@ -21,12 +21,12 @@ pub enum Exit {
     Ok,
     /// 1: something unexpected: a file that cannot be read, a fault of lvsprov.
     Error,
-    /// 2: the command line is wrong; `--limit` names a host that the file lacks; `explain` a rule that does not exist.
+    /// 2: the command line is wrong; it names a host that the file lacks; `explain` a rule that does not exist.
     Usage,
     /// 3: the file has errors, or findings that `--deny` makes errors; no host was touched.
     Findings,
     /// 4: `plan` and `status`: there are differences, or a transaction is open; `confirm`: nothing to
-    /// confirm, and there are differences.
+    /// confirm, and there are differences; `maintain`: connections are left.
     Pending,
     /// 5: a host could not be reached, refused, or failed, or a service is not answered; the report says
     /// which.

@@ -51,7 +51,7 @@ enum PlanFileError {
 
 /// The plan of `cluster` as it is saved; `None`: some host could not be planned.
 pub(super) fn content(
-    cluster: &ObservedCluster<'_>,
+    cluster: &ObservedCluster<'_, '_>,
     hosts: &HostArguments,
     text: String,
     adopt: AdoptArgument,
@@ -148,7 +148,7 @@ pub(super) fn run_saved(
     plan: PlanArguments,
     pace: PaceOverride,
     common: &CommonArguments,
-    command: impl AsyncFnOnce(&mut ObservedCluster<'_>, &SavedContent) -> CommandResult,
+    command: impl AsyncFnOnce(&mut ObservedCluster<'_, '_>, &SavedContent) -> CommandResult,
 ) -> CommandResult {
     let PaceOverride { drain, ramp } = pace;
     let again = [
@@ -184,7 +184,7 @@ pub(super) fn run_saved(
 
 /// Refuses a saved plan that differs from the plan made now.
 pub(super) fn refuse_if_changed(
-    cluster: &ObservedCluster<'_>,
+    cluster: &ObservedCluster<'_, '_>,
     saved: Option<&SavedContent>,
     common: &CommonArguments,
 ) -> Result<Option<Exit>, Box<dyn std::error::Error>> {

@@ -36,7 +36,7 @@ const RECONNECT_EVERY: u32 = 5;
 
 /// Looks until a signal comes or the reader of standard output has gone.
 pub(super) async fn run(
-    cluster: &mut ObservedCluster<'_>,
+    cluster: &mut ObservedCluster<'_, '_>,
     interval: u64,
     common: &CommonArguments,
 ) -> CommandResult {

@@ -14,7 +14,7 @@ use crate::state::{
     Address, AddressKey, Destination, DestinationKey, Module, Protocol, Scope, ServiceFlags,
     ServiceKey, VirtualService, VsItem,
 };
-use crate::topology::{Forward, Host, RealServer, Role, Service, Topology};
+use crate::topology::{Forward, Host, RealServer, Role, Scheduler, Service, Topology};
 
 use ipnet::IpNet;
 
@@ -29,6 +29,9 @@ pub(super) fn settle_host(host: &Host, desired: &mut Desired) {
 /// Adds what `service` needs on its director `host`.
 pub(super) fn settle(topology: &Topology, host: &Host, service: &Service, desired: &mut Desired) {
     desired.module(Module::IpVs, "the director passes requests on with IPVS");
+    let servers = service.real_servers.iter().map(|server| server.host.clone()).collect();
+    let out = topology.maintenance.clone().among(&servers);
+    desired.maintenance = std::mem::take(&mut desired.maintenance).union(&out);
     vip(host, service, desired);
     marks::settle(topology, service, desired);
     forwarding::settle(topology, host, service, desired);
@@ -133,7 +136,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
         service.scheduler
     );
     desired.service(key.clone(), virtual_service(&key, service), why);
-    for rs in &service.real_servers {
+    for rs in service.real_servers.iter().filter(|rs| !is_left_out(topology, service, rs)) {
         let destination = Destination {
             method: rs.forward.in_ipvs(),
             weight: rs.weight,
@@ -141,9 +144,15 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
             lower_threshold: rs.lower_threshold,
             tunnel: rs.tunnel,
         };
-        let at = DestinationKey::new(rs.rip, port(service, rs));
+        let at = destination_key(service, rs);
         desired.destination(&key, at, destination, why_destination(topology, service, rs));
     }
+}
+
+/// `dh` goes on choosing a real server of weight 0 and refuses its clients for as long as the maintenance lasts (ip_vs_dh.c,
+/// `is_unavailable`; it has no flag for falling back): only a destination that is gone is not chosen.
+fn is_left_out(topology: &Topology, service: &Service, rs: &RealServer) -> bool {
+    service.scheduler == Scheduler::Dh && topology.maintenance.contains(&rs.host)
 }
 
 fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> String {
@@ -158,7 +167,11 @@ fn why_destination(topology: &Topology, service: &Service, rs: &RealServer) -> S
             "{why}; FULLNAT is NAT in the table of IPVS: the source address is rewritten by nftables"
         );
     }
-    if rs.weight == 0 {
+    if topology.maintenance.contains(&rs.host) {
+        why = format!(
+            "{why}; it is in maintenance: it gets no new connections until `lvsprov return`"
+        );
+    } else if rs.weight == 0 {
         why = format!("{why}; weight 0: it gets no new connections");
     }
     if rs.upper_threshold != 0 {
@@ -199,6 +212,11 @@ pub(super) fn protocols(service: &Service) -> impl Iterator<Item = Protocol> {
     let marked = service.mark.iter().flat_map(|mark| mark.protocols.iter().copied());
     let own = service.mark.is_none().then_some(service.protocol);
     marked.chain(own)
+}
+
+/// The place of `rs` in the IPVS table of the director of `service`.
+pub fn destination_key(service: &Service, rs: &RealServer) -> DestinationKey {
+    DestinationKey::new(rs.rip, port(service, rs))
 }
 
 /// The service's name in the IPVS table.

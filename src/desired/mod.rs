@@ -16,7 +16,7 @@ mod tests;
 mod tunnel_guard;
 mod tunnels;
 
-pub use director::service_key;
+pub use director::{destination_key, service_key};
 pub use requests::{
     ExpectedRequest, every_request, expected_requests, large_requests, requests_of_any_client,
     requests_through,
@@ -31,8 +31,8 @@ use ipnet::IpNet;
 use crate::names::{HostName, IfName, NetworkName};
 use crate::state::{
     AcceptedValues, Address, AddressKey, ConfItem, DaemonRole, Destination, DestinationKey,
-    GuePort, HostState, Item, Link, Module, PacketRule, Route, RouteKey, ServiceKey, SyncDaemon,
-    Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
+    GuePort, HostState, Item, Link, Maintenance, Module, PacketRule, Route, RouteKey, ServiceKey,
+    SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 use crate::topology::{Host, Role, Service, StaticRoute, Topology};
 use crate::walk::World;
@@ -48,6 +48,8 @@ pub struct Desired {
     pub reasons: Reasons,
     /// Interfaces and addresses that the file says the host has already.
     pub needs: BTreeMap<IfName, Vec<IpNet>>,
+    /// On a director: its real servers in maintenance.
+    pub maintenance: Maintenance,
 }
 
 /// Why a setting is there; one sentence each, for a person.

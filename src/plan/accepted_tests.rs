@@ -174,6 +174,7 @@ fn what_an_earlier_lvsprov_lowered_goes_back() {
         found,
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     };
     seen.receipt = Some(receipt);
     let (steps, after) = apply(&wanting_arp(), &seen);

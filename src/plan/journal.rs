@@ -89,6 +89,7 @@ impl Goal {
             found: HostState::default(),
             run: None,
             settled: None,
+            maintenance: crate::state::Maintenance::default(),
         });
         let wanted = match unfinished.to_put_back() {
             Some((_, before)) => before.clone(),

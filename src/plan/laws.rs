@@ -2,11 +2,12 @@
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
 //!
 //! [`generate`] makes the states, [`world`] walks whole clusters, [`pace`] takes real servers out and in
-//! slowly, [`sharing`] has several topologies on one host, [`reboot`] restarts it.
+//! slowly, [`maintenance`] takes them out for a while, [`sharing`] has several topologies on one host, [`reboot`] restarts it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod generate;
+mod maintenance;
 mod pace;
 mod reboot;
 mod sharing;

@@ -11,6 +11,7 @@
 //! - [`link_managers`]: programs on the host that work against lvsprov's settings.
 //! - [`stages`]: the order across hosts.
 //! - [`drain`], [`ramp`], [`pacing`]: real servers are taken out and in without a refused client.
+//! - [`maintenance`]: hosts that are taken out for a while, and what stands in the way.
 //! - [`scheduler_swap`]: no connection is refused while a service has no scheduler.
 //! - [`preflight`]: what must be true of a host before anything is touched.
 //! - [`holders`]: whether another machine has an address that a host is about to get.
@@ -23,6 +24,7 @@ pub mod drain;
 pub mod holders;
 pub mod journal;
 pub mod link_managers;
+pub mod maintenance;
 pub mod order;
 pub mod other_topologies;
 pub mod ownership;

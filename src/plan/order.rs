@@ -20,8 +20,8 @@ use crate::desired::Reasons;
 use crate::state::announcement;
 use crate::state::{
     Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
-    Owned, PacketRules, Present, Route, ServiceKey, SettingKind, Step, SyncDaemon, Sysctl,
-    Timeouts, TunnelDevice, VirtualService, VsItem,
+    Owned, PacketRules, Present, Route, ServiceFlags, ServiceKey, SettingKind, Step, SyncDaemon,
+    Sysctl, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
@@ -224,19 +224,33 @@ impl PlanDraft<'_> {
         if let Some(seen) = self.state.services.get(key).filter(occupied) {
             (first, last) = scheduler_swap::around(seen, wanted, &self.state).unwrap_or_default();
         }
-        first.into_iter().try_for_each(|step| self.push_step(step))?;
-        if let Some(edit) = self.edit::<VirtualService>(key) {
-            self.push(edit)?;
+        // While a real server of weight 0 is still chosen, the flag keeps its clients from being refused.
+        let later = self.edit::<VirtualService>(key).filter(stops_falling_back);
+        if later.is_none() {
+            first.into_iter().try_for_each(|step| self.push_step(step))?;
+            if let Some(edit) = self.edit::<VirtualService>(key) {
+                self.push(edit)?;
+            }
+            last.into_iter().try_for_each(|step| self.push_step(step))?;
         }
-        last.into_iter().try_for_each(|step| self.push_step(step))?;
         for at in wanted.destinations.keys() {
             let id = DestinationId { service: key.clone(), key: *at };
             if let Some(edit) = self.edit::<Destination>(&id) {
                 self.push(edit)?;
             }
         }
-        Ok(())
+        later.into_iter().try_for_each(|edit| self.push(edit))
     }
+}
+
+/// Whether a service goes on with its scheduler, `sh` or `mh`, and loses only the flag with which it falls back to another
+/// real server where the one that it chose has the weight 0.
+fn stops_falling_back(edit: &Edit) -> bool {
+    let Some((_, before, after)) = edit.changed::<VirtualService>() else { return false };
+    let with_flag = ServiceFlags::new(after.flags.bits() | ServiceFlags::SCHEDULER_1);
+    matches!(after.scheduler.as_str(), "sh" | "mh")
+        && after.flags != with_flag
+        && *before == (VirtualService { flags: with_flag, ..after.clone() })
 }
 
 /// Each interface's `forwarding`, which `net.ipv6.conf.all.forwarding` writes. That comes behind

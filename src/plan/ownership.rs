@@ -16,8 +16,8 @@ use crate::names::TopologyName;
 use crate::state::accepted::counts_together;
 use crate::state::effects::{self, LEADERS, led_by};
 use crate::state::{
-    Destination, Edit, ForwardingMethod, HostState, Item, Module, Observation, Owned, Present,
-    RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
+    Destination, Edit, ForwardingMethod, HostState, Item, Maintenance, Module, Observation, Owned,
+    Present, RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
 };
 
 /// What to reach on a host, and what its receipt must say on the way and after.
@@ -124,6 +124,8 @@ impl Goal {
         let mut kept = keeping(&receipt, &ours, policy.exclusive);
         let settled = (!policy.transient).then_some(settled);
         kept.settled = settled.as_ref().and_then(boot::digest);
+        // Not in `receipt`: what is not committed has taken no host out, and returned none.
+        kept.maintenance = desired.maintenance.clone();
         let receipt_after = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
         let settled = settled.filter(|_| receipt_after.is_some());
         let goal = Self {
@@ -193,6 +195,7 @@ fn taking(
         found: HostState::default(),
         run: seen.run.clone(),
         settled: None,
+        maintenance: Maintenance::default(),
     });
     take(&mut receipt, ours, before, seen);
     receipt

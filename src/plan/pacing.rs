@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::service_key;
+use super::drain::Leaving;
+use crate::desired::{destination_key, service_key};
+use crate::names::HostName;
 use crate::state::{Counters, HostState, Observation, PacketRule, Protocol, ServiceKey};
 use crate::topology::{Host, PaceOverride, Service, Topology};
 
@@ -30,6 +32,28 @@ impl<'a> PacingOptions<'a> {
     pub fn back(topology: &'a Topology) -> Self {
         let marked = marked(topology.services.iter());
         Self { services: BTreeMap::new(), overrides: topology.pace, marked }
+    }
+
+    /// The destinations of `hosts` in the table of the director, whose connections may come to their end at weight 0, for as
+    /// long as the service's `drain` or the operator says.
+    pub fn draining(&self, hosts: &BTreeSet<HostName>, seen: &Observation) -> Vec<Leaving> {
+        let mut all = Vec::new();
+        for (key, service) in &self.services {
+            let Some(there) = seen.state.services.get(key) else { continue };
+            for server in service.real_servers.iter().filter(|it| hosts.contains(&it.host)) {
+                let destination = destination_key(service, server);
+                if there.destinations.contains_key(&destination) {
+                    let seconds = self.overrides.drain.unwrap_or(service.pace.drain);
+                    let counted = self.counted(key, seen);
+                    let service = key.clone();
+                    let mut one =
+                        Leaving { service, destination, seconds, counted, connections: None };
+                    one.connections = one.count(&seen.counters);
+                    all.push(one);
+                }
+            }
+        }
+        all
     }
 
     /// Which connections of `key` are live ones.

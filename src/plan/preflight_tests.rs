@@ -214,6 +214,7 @@ fn a_receipt_of_a_later_version() {
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     });
     let message = format!("the receipt on this host has version {}", RECEIPT_VERSION + 1);
     assert_eq!(messages(&desired(), &later), [message]);
@@ -247,6 +248,7 @@ mod sharing {
             found,
             run: None,
             settled: None,
+            maintenance: crate::state::Maintenance::default(),
         }
     }
 
@@ -576,6 +578,7 @@ fn a_vip_that_is_to_stand_on_a_tunnel_device() {
             found: HostState::default(),
             run: None,
             settled: None,
+            maintenance: crate::state::Maintenance::default(),
         });
         assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "{dev}");
     }

@@ -254,6 +254,7 @@ fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() 
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     };
     seen.others.insert(other, theirs);
     for terms in [PLAIN, ADOPT, EXCLUSIVE] {

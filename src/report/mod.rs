@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod findings;
 mod hosts;
 pub mod lab;
+pub mod maintenance;
 pub mod markdown;
 pub mod page;
 pub mod rules;

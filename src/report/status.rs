@@ -20,6 +20,9 @@ pub fn text(report: &StatusReport) -> String {
     let mut text = String::new();
     for (name, host) in &report.hosts {
         let _ = writeln!(text, "{}  {}", name.bold(), state(host));
+        for note in &host.notes {
+            let _ = writeln!(text, "    {}", note.yellow());
+        }
         for difference in &host.drift {
             let _ = writeln!(text, "    {} {difference}", "differs:".yellow());
         }
@@ -181,6 +184,8 @@ mod tests {
             daemons: [(DaemonRole::Backup, daemon)].into(),
             open_transaction: None,
             reverted: None,
+            in_maintenance_since: None,
+            notes: Vec::new(),
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }

@@ -341,6 +341,8 @@ mod tests {
             daemons: BTreeMap::new(),
             open_transaction: None,
             reverted: None,
+            in_maintenance_since: None,
+            notes: Vec::new(),
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }

@@ -20,6 +20,7 @@ pub mod ipvs;
 mod ipvs_edits;
 pub mod journal;
 mod link_manager;
+mod maintenance;
 mod module;
 pub mod net;
 pub mod observation;
@@ -51,6 +52,7 @@ pub use ipvs::{
 };
 pub use journal::{BadTransactionId, Intent, JOURNAL_VERSION, Journal, Operator, TransactionId};
 pub use link_manager::{KeepConfiguration, LinkManager};
+pub use maintenance::Maintenance;
 pub use module::Module;
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostRun, HostState, Owned, SettledDigest};
+use super::{HostRun, HostState, Maintenance, Owned, SettledDigest};
 use crate::names::TopologyName;
 
 /// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, and format 2, whose tables guard no tunnel, are
-/// read too.
-pub const RECEIPT_VERSION: u32 = 3;
+/// read too, and format 3, without `maintenance`.
+pub const RECEIPT_VERSION: u32 = 4;
 
 /// What this topology owns on a host, and how that was before any topology had it.
 ///
@@ -39,6 +39,10 @@ pub struct Receipt {
     /// can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<SettledDigest>,
+    /// On a director: its real servers that are in maintenance, until the operator returns them. Only a commit changes it, as the
+    /// transaction's goal says.
+    #[serde(default, skip_serializing_if = "Maintenance::is_empty")]
+    pub maintenance: Maintenance,
 }
 
 impl Receipt {

@@ -90,6 +90,7 @@ impl Cluster {
             hosts,
             services,
             pace: crate::topology::PaceOverride::default(),
+            maintenance: crate::state::Maintenance::default(),
         };
         Self { topology }
     }

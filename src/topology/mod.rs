@@ -12,6 +12,7 @@ mod comments;
 mod document;
 mod file;
 mod load;
+mod maintenance;
 pub mod model;
 mod node;
 #[cfg(test)]

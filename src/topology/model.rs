@@ -15,7 +15,7 @@ mod service;
 
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, TopologyName};
-use crate::state::{DaemonRole, SyncDaemon, Timeouts, VsItem};
+use crate::state::{DaemonRole, Maintenance, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
@@ -37,6 +37,9 @@ pub struct Topology {
     pub persist: bool,
     /// Set by command-line options for one run; the file has no such key.
     pub pace: PaceOverride,
+    /// The real servers in maintenance, as the directors' receipts have it; the file has no such key
+    /// ([`Topology::in_maintenance`]).
+    pub maintenance: Maintenance,
 }
 
 /// An L2 segment: the interfaces that receive the same ARP broadcast.

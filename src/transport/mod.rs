@@ -180,7 +180,8 @@ pub fn call_limit(request: &Request, base: Duration) -> Duration {
         | Request::Examine { .. }
         | Request::Resume { .. }
         | Request::Vote { .. }
-        | Request::Close { .. } => Duration::ZERO,
+        | Request::Close { .. }
+        | Request::Reboot => Duration::ZERO,
         // The host is observed again, and the journal is as long as its steps.
         Request::Prepare(prepare) => Duration::from_millis(100)
             .saturating_mul(u32::try_from(prepare.journal.steps().count()).unwrap_or(u32::MAX)),
@@ -210,6 +211,7 @@ fn name_of(request: &Request) -> (&'static str, bool) {
         Request::Examine { .. } => ("examine", false),
         Request::WatchDrops { .. } => ("watch drops", false),
         Request::Fetch { .. } => ("fetch", false),
+        Request::Reboot => ("reboot", true),
     }
 }
 

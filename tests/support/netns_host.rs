@@ -250,6 +250,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
         found: before.clone(),
         run: None,
         settled: None,
+        maintenance: lvsprov::state::Maintenance::default(),
     };
     let receipt_before =
         unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
@@ -300,6 +301,7 @@ pub fn receipt() -> Receipt {
         found,
         run: None,
         settled: None,
+        maintenance: lvsprov::state::Maintenance::default(),
     }
 }
 

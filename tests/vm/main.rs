@@ -16,6 +16,7 @@ mod kernel;
 mod lab;
 mod live_changes;
 mod machine;
+mod maintenance;
 mod playbooks;
 mod random;
 mod reboot;
@@ -55,6 +56,7 @@ fn groups() -> Vec<Group> {
             ipvs_round_trip::cases(),
         ),
         group("reboot", 30, Place::machine(900), reboot::cases()),
+        group("maintenance", 120, Place::machine(1500), maintenance::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),

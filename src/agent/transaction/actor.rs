@@ -123,6 +123,9 @@ pub trait Actor: fmt::Debug + Send + Sync {
     /// Removes the boot unit and its program.
     fn remove_boot_unit(&self) -> Result<()>;
 
+    /// Has the service manager reboot this host, and does not wait for that.
+    fn reboot(&self) -> Result<()>;
+
     /// Sleeps until so many milliseconds after the host was started.
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>>;
 

@@ -30,6 +30,7 @@ fn empty(topology: TopologyName) -> Receipt {
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     }
 }
 

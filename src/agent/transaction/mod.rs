@@ -110,6 +110,11 @@ impl Agent {
                 let timeout = Duration::from_millis(timeout_ms.into());
                 Ok(Reply::Fetched(self.actor.fetch(target, protocol, count, timeout).await?))
             }
+            Request::Reboot => {
+                requests::check_root(self.actor.as_ref())?;
+                self.actor.reboot()?;
+                Ok(Reply::Rebooting)
+            }
         }
     }
 }

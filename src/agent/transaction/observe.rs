@@ -245,6 +245,7 @@ mod tests {
             since: 0,
             run: None,
             settled: None,
+            maintenance: crate::state::Maintenance::default(),
             owned: [Item::Sysctl(owned.clone()), Item::Module(Module::IpVs)].into(),
             found: HostState {
                 sysctls: [(found.clone(), "0".to_owned())].into(),

@@ -23,6 +23,7 @@ fn receipt(name: &str) -> Receipt {
         found: HostState::default(),
         run: None,
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     }
 }
 

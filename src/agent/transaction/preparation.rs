@@ -247,6 +247,7 @@ mod tests {
             found: HostState::default(),
             run: None,
             settled: None,
+            maintenance: crate::state::Maintenance::default(),
         };
         let journal = Journal {
             version: JOURNAL_VERSION,

@@ -155,12 +155,13 @@ fn whole() -> Receipt {
             namespace: Some(NamespaceId { device: 1, inode: 2, cookie: Some(3), lo: Some(4) }),
         }),
         settled: Some(SettledDigest::of(b"settled")),
+        maintenance: [("rs1".parse().unwrap(), 7)].into_iter().collect(),
     }
 }
 
 /// Every path to a member, with what is named by data as `*`, and each word that stands for a kind.
 fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
-    const BY_NAME: [&str; 9] = [
+    const BY_NAME: [&str; 10] = [
         ".sysctls",
         ".links",
         ".addresses",
@@ -170,6 +171,7 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         ".tables",
         ".tunnels",
         ".destinations",
+        ".maintenance",
     ];
     const KINDS: [&str; 10] = [
         ".owned[]",

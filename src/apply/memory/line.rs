@@ -122,6 +122,17 @@ impl MemoryLine {
         self.die()
     }
 
+    /// The host goes down with all of its processes, and comes up again.
+    fn reboot(&mut self) {
+        self.process.die();
+        let mut inner = self.world.inner.lock().unwrap();
+        inner.reboots.push(self.host.clone());
+        let comeback = inner.comeback;
+        let there = inner.hosts.get_mut(&self.host).unwrap();
+        there.memory.reboot(comeback == Comeback::Settled);
+        there.reached = comeback != Comeback::Never;
+    }
+
     fn carry_out(&mut self, request: Request, fault: Option<StepFault>) -> Result<Reply, Failure> {
         let world = self.world.clone();
         let mut inner = world.inner.lock().unwrap();
@@ -150,6 +161,9 @@ impl MemoryLine {
         let reply = inner.answer(&self.host, agent, request);
         inner.hosts[&self.host].memory.set_step_fault(None);
         drop(inner);
+        if reply == Reply::Rebooting {
+            self.reboot();
+        }
         if self.process.is_dead() {
             return self.die();
         }

@@ -9,6 +9,7 @@
 mod bare;
 mod cut;
 mod links;
+mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,7 +31,7 @@ use super::child::Spawner;
 pub use crate::kernel::arp::Mac;
 use crate::kernel::namespace;
 use crate::names::{HostName, IfName, NetworkName};
-use crate::topology::{ETHERNET_MTU, Topology};
+use crate::topology::{ETHERNET_MTU, Host, Interface, Topology};
 
 /// The interface of each host in the management network.
 pub const MANAGEMENT_INTERFACE: &str = "mgmt0";
@@ -122,20 +123,7 @@ impl Lab {
         let mut lab = Self::empty(topology.hosts.keys(), management)?;
         lab.networks = plug(&lab, topology)?;
         for (host, wanted) in &topology.hosts {
-            links_in(&lab.host(host)?.namespace, async |links| {
-                for interface in wanted.interfaces.values() {
-                    let name = interface.name.as_str();
-                    let lonely = interface.network.is_none() && name != "lo";
-                    if lonely && !links.exists(name).await {
-                        links.add_dummy(host, name).await?;
-                    }
-                    if let Some(mtu) = interface.mtu {
-                        links.set_mtu(name, mtu).await?;
-                    }
-                    links.set_up(name, &interface.addresses).await?;
-                }
-                Ok(())
-            })?;
+            configure(&lab.host(host)?.namespace, host, wanted)?;
             let plugged = wanted.interfaces.values().filter(|i| i.network.is_some());
             let hardware = plugged.map(|i| (i.name.clone(), hardware_of(host, i.name.as_str())));
             let hardware = hardware.collect();
@@ -280,6 +268,33 @@ impl Lab {
         let spawner = Spawner::start().map_err(LabError::io("start a thread"))?;
         Ok(Self { switch, hosts, networks: BTreeMap::new(), spawner, home })
     }
+}
+
+/// Gives a host its interfaces and addresses; its cables are plugged in.
+fn configure(namespace: &OwnedFd, host: &HostName, wanted: &Host) -> Result<(), LabError> {
+    links_in(namespace, async |links| {
+        for interface in wanted.interfaces.values() {
+            let name = interface.name.as_str();
+            let lonely = interface.network.is_none() && name != "lo";
+            if lonely && !links.exists(name).await {
+                links.add_dummy(host, name).await?;
+            }
+            if let Some(mtu) = interface.mtu {
+                links.set_mtu(name, mtu).await?;
+            }
+            links.set_up(name, &interface.addresses).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The plugged interfaces of `host`, each with its port of the switch.
+fn ports_of<'t>(topology: &'t Topology, host: &HostName) -> Vec<(String, &'t Interface)> {
+    let hosts = topology.hosts.iter();
+    let all = hosts.flat_map(|(name, host)| host.interfaces.values().map(move |it| (name, it)));
+    let plugged = all.filter(|(_, interface)| interface.network.is_some()).enumerate();
+    let of_host = plugged.filter(|(_, (name, _))| *name == host);
+    of_host.map(|(nth, (_, interface))| (port_name(nth), interface)).collect()
 }
 
 /// Creates a bridge for each network and connects the hosts. Returns the networks by bridge index.

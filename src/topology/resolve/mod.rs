@@ -21,6 +21,7 @@ use super::document::{Document, NetworkDoc};
 use super::model::{Host, Network, PaceOverride, Service, Topology};
 use crate::finding::Finding;
 use crate::names::{HostName, NetworkName};
+use crate::state::Maintenance;
 
 /// The topology while it is resolved.
 pub(super) struct Resolver {
@@ -145,6 +146,7 @@ impl Resolver {
             services,
             persist,
             pace,
+            maintenance: Maintenance::default(),
         });
         Resolved { topology, unclear, findings }
     }

@@ -262,6 +262,7 @@ fn settle(segment: &Segment, topology: &str, state: HostState) {
         found: HostState::default(),
         run: None,
         settled: Some(SettledDigest::of(&text)),
+        maintenance: lvsprov::state::Maintenance::default(),
     };
     let folder = segment.server.live_path("/var/lib/lvsprov").join(topology);
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();

@@ -77,9 +77,9 @@ pub fn web(what: &str, weights: &[u32]) -> String {
 pub struct Cluster {
     pub lab: Lab,
     method: Method,
-    settings: ConnectionSettings,
-    runtime: tokio::runtime::Runtime,
-    _state: tempfile::TempDir,
+    pub settings: ConnectionSettings,
+    pub runtime: tokio::runtime::Runtime,
+    state: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -109,7 +109,7 @@ impl Cluster {
         for web in ["web1", "web2", "web3"] {
             load::serve(&runtime, &lab, web, &[80, 81]);
         }
-        Self { lab, method, settings, runtime, _state: state }
+        Self { lab, method, settings, runtime, state }
     }
 
     /// What a plan says, and then what was done.
@@ -133,6 +133,16 @@ impl Cluster {
             assert!(!done.has_failures(), "{}", text(&done));
             (planned, done)
         })
+    }
+
+    /// The topology of the file with `services`.
+    pub fn topology(&self, services: &str) -> Topology {
+        topology(self.method, services)
+    }
+
+    /// Where the agents keep their state.
+    pub fn states(&self) -> std::path::PathBuf {
+        self.state.path().join("state")
     }
 
     /// Runs a program on a host.

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::support::speed;
 
@@ -48,6 +48,11 @@ pub fn on<T: Send + 'static>(
 
 /// Answers every line with the name of the host, on `ports`, as long as `runtime` lives.
 pub fn serve(runtime: &Runtime, lab: &Lab, host: &str, ports: &[u16]) {
+    serve_on(runtime.handle(), lab, host, ports);
+}
+
+/// The same by a handle.
+pub fn serve_on(runtime: &Handle, lab: &Lab, host: &str, ports: &[u16]) {
     for port in ports {
         let (name, port) = (format!("{host}\n"), *port);
         let listener =

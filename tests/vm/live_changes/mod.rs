@@ -2,7 +2,7 @@
 //!
 //! Needs a kernel with IPVS.
 
-mod cluster;
+pub mod cluster;
 pub mod load;
 
 use std::thread;

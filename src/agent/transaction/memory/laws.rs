@@ -306,6 +306,7 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         found: HostState::default(),
         run: observation.run.clone(),
         settled: None,
+        maintenance: crate::state::Maintenance::default(),
     });
     let receipt = Receipt {
         owned: receipt.owned.union(&items).cloned().collect(),

@@ -26,6 +26,7 @@ use super::{Agent, journal, receipt};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
+use crate::plan::boot::ReplayScope;
 use crate::plan::simulate;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
@@ -203,6 +204,24 @@ impl MemoryHost {
         memory.locked = false;
     }
 
+    /// The host is restarted in order; `settles`: its boot unit, if it has one, makes the settled state again.
+    pub fn reboot(&self, settles: bool) {
+        self.lose_power(&Kept::All);
+        if settles && self.has_boot_unit() {
+            let process = self.start();
+            let store = MemoryStore::new(&process);
+            let made =
+                super::boot::boot(&store, &process, ReplayScope::All).now_or_never().unwrap();
+            assert!(made.unwrap().iter().all(|report| !report.is_failure()), "the boot unit fails");
+            process.end();
+        }
+    }
+
+    /// Another program removes its boot unit.
+    pub fn lose_boot_unit(&self) {
+        self.lock().has_boot_unit = false;
+    }
+
     /// What lies there for `topology`.
     pub fn view(&self, topology: &TopologyName) -> HostView {
         let process = self.start();
@@ -316,7 +335,8 @@ impl Actor for MemoryProcess {
         _: &'a BTreeSet<AddressKey>,
         _: Duration,
     ) -> BoxFuture<'a, SegmentAnswers> {
-        panic!("the network answers this")
+        // A host that boots asks this itself; a controller's question is answered by the network.
+        Box::pin(std::future::ready(SegmentAnswers::default()))
     }
 
     fn examine<'a>(&'a self, _: &'a [RouteQuestion]) -> BoxFuture<'a, Result<Examination>> {
@@ -423,6 +443,11 @@ impl Actor for MemoryProcess {
 
     fn remove_boot_unit(&self) -> Result<()> {
         self.change_boot_unit(false)
+    }
+
+    /// The network that the host is in brings it down.
+    fn reboot(&self) -> Result<()> {
+        if self.is_dead() { Err(gone()) } else { Ok(()) }
     }
 
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {
