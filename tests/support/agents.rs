@@ -146,16 +146,15 @@ impl Agent {
 
     /// In the namespaces of this thread.
     pub fn here(state_dir: &Path, environment: &BTreeMap<&str, PathBuf>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lvsprov"))
-            .arg("agent")
-            .arg("--state-dir")
-            .arg(state_dir)
-            .envs(environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lvsprov"));
+        command.arg("agent").arg("--state-dir").arg(state_dir).envs(environment);
+        Self::of(command)
+    }
+
+    /// The process of `command`, which is an agent.
+    pub fn of(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut mark = String::new();

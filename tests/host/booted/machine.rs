@@ -109,6 +109,17 @@ impl BootedHost {
         }
     }
 
+    /// Waits until it has gone down by itself.
+    pub fn wait_until_down(&mut self) {
+        let deadline = Instant::now() + speed::patience();
+        let child = self.running.as_mut().expect("it was started");
+        while child.try_wait().unwrap().is_none() {
+            let console = || fs::read_to_string(self.disk.path().join("console"));
+            assert!(Instant::now() < deadline, "it does not go down: {:?}", console());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The power fails: all of its processes end at once.
     pub fn cut_power(&mut self) {
         let Some(mut child) = self.running.take() else { return };

@@ -12,15 +12,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvsprov::kernel::{namespace, who_has};
+use lvsprov::protocol::{Reply, Request};
 use machine::{BootedHost, PROGRAM};
 
+use crate::support::agents::Agent;
 use crate::support::cases::{Case, cases};
 use crate::support::speed;
 
 pub fn cases() -> Vec<Case> {
     let own = cases![
         a_real_server_comes_up_by_itself_and_never_answers_for_the_vip,
-        power_that_fails_in_the_middle_of_an_apply_leaves_nothing
+        power_that_fails_in_the_middle_of_an_apply_leaves_nothing,
+        an_agent_has_systemd_reboot_its_host
     ];
     [own, other_programs::cases()].concat()
 }
@@ -239,4 +242,38 @@ fn power_that_fails_in_the_middle_of_an_apply_leaves_nothing() {
     segment.lvsprov(&["apply"], 0);
     segment.lvsprov(&["destroy"], 0);
     assert_eq!(segment.state(), bare);
+}
+
+/// What `lvsprov reboot` asks of a host. In a container the kernel ends all of its processes instead, and the test starts it
+/// anew.
+fn an_agent_has_systemd_reboot_its_host() {
+    let mut segment = Segment::new();
+    segment.start();
+    segment.server.wait();
+    segment.lvsprov(&["apply"], 0);
+    let applied = segment.state();
+    let observe = |segment: &Segment| {
+        let mut agent = Agent::of(segment.server.command(&[PROGRAM, "agent"]).unwrap());
+        let topology = "booted".parse().unwrap();
+        let observe = Request::Observe { topology, sysctls: BTreeSet::new(), counters: false };
+        match agent.ask(&observe) {
+            Reply::Observed(seen) => (agent, *seen),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (mut agent, before) = observe(&segment);
+    assert!(before.receipt.is_some_and(|receipt| receipt.settled.is_some()));
+    agent.send(&Request::Reboot);
+    // The answer may be lost, as the agent ends with the host.
+    let answer = agent.heard();
+    assert!(answer.is_none() || answer == Some(Reply::Rebooting), "{answer:?}");
+    segment.server.wait_until_down();
+    segment.cut_power();
+    segment.start();
+    segment.server.wait();
+    segment.until("as settled", || segment.state() == applied);
+    let (_, after) = observe(&segment);
+    assert!(after.run.unwrap().lost_state_of(&before.run.unwrap()), "it is the same boot");
+    segment.lvsprov(&["plan"], 0);
+    segment.lvsprov(&["destroy"], 0);
 }

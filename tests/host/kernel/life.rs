@@ -28,7 +28,8 @@ pub fn cases() -> Vec<Case> {
         agreement_is_taken_back_only_by_who_knows_of_it,
         a_step_that_could_not_be_undone_is_refused,
         what_does_not_fit_together_is_refused,
-        another_topologys_unfinished_work_is_respected_where_it_meets_ours
+        another_topologys_unfinished_work_is_respected_where_it_meets_ours,
+        an_agent_in_a_namespace_reboots_nothing
     ]
 }
 
@@ -330,4 +331,16 @@ fn another_topologys_unfinished_work_is_respected_where_it_meets_ours() {
     assert_eq!((&elsewhere.transaction, &elsewhere.by), (&id(3), &operator()));
     assert_eq!(elsewhere.touched.len(), 3);
     assert_eq!(seen.open_transaction.unwrap().journal.transaction, id(1));
+}
+
+/// A reboot would be one of the machine below.
+fn an_agent_in_a_namespace_reboots_nothing() {
+    let netns = paired_netns();
+    let mut agent = Agent::start(&netns);
+    let failure = refused(agent.ask(&Request::Reboot));
+    assert!(failure.message.starts_with("lvsprov does not reboot this host: "), "{failure}");
+    let cure = failure.cure.unwrap();
+    assert!(cure.contains("between `lvsprov maintain` and `lvsprov return`"), "{cure}");
+    // It goes on.
+    agent.look();
 }
