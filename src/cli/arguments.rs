@@ -16,6 +16,7 @@ use crate::lab::scenario::LabTransport;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
 use crate::names::{HostName, TopologyName};
+use crate::state::DriftAction;
 use crate::topology::{Pace, PaceOverride};
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
@@ -274,7 +275,34 @@ pub enum Command {
         /// Leave the IPVS services that exist as they are: a program has configured an interface
         #[arg(long, requires = "boot")]
         network_only: bool,
+        /// Compare this host with what the last apply left, instead of serving a controller, and report or mend what
+        /// differs: as the file says of each topology, or what is named here
+        ///
+        /// One line for each item on standard output. Real servers of services that exist are named and left: a health
+        /// checker may have changed them. Nothing is looked at while a transaction is open.
+        /// Exit code: 0 no drift, or mended, or a transaction is open; 4 drift that stays; 1 it could not look or mend.
+        #[arg(long, value_name = "report|mend", num_args = 0..=1, require_equals = true, conflicts_with_all = ["boot", "announce", "revert"])]
+        drift: Option<Option<DriftWord>>,
     },
+}
+
+/// What a look for drift does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriftWord {
+    /// Write down what differs.
+    Report,
+    /// Also make it again, as far as the receipt owns it.
+    Mend,
+}
+
+impl DriftWord {
+    /// For the agent.
+    pub fn to_action(self) -> DriftAction {
+        match self {
+            Self::Report => DriftAction::Report,
+            Self::Mend => DriftAction::Mend,
+        }
+    }
 }
 
 /// Which hosts, and how they are reached.
@@ -506,11 +534,74 @@ pub enum RenderCommand {
         #[arg(long, value_name = "HOST")]
         director: Option<HostName>,
     },
+    /// What apply sets on one host, as files to install: for hosts without systemd, or where no agent may live
+    ///
+    /// Each file says what it is, for which host, and what it cannot keep. What a form leaves out goes to standard
+    /// error, one line each. No host is touched.
+    #[command(after_long_help = RENDER_HOST_EXAMPLES)]
+    Host(RenderHost),
+    /// An init script that makes a host's settings again at boot, for hosts without systemd
+    ///
+    /// The same for every host: it starts `lvsprov agent --boot`, and what is to be made again lies there since the
+    /// last apply.
+    InitScript {
+        /// For which init system
+        #[arg(long, value_enum, default_value_t = InitWord::Lsb)]
+        init: InitWord,
+    },
     /// The systemd unit that makes a host's settings again at boot
     ///
     /// The same for every host: what is to be made again lies there since the last apply. docs/reboot.md
     /// has how to install it.
     BootUnit,
+}
+
+const RENDER_HOST_EXAMPLES: &str = "Examples:
+  lvsprov render host cluster.yaml --host web1 --as lsb > /etc/init.d/lvsprov
+  lvsprov render host cluster.yaml --host web1 --as sysctl --out files   # files/etc/sysctl.d/...";
+
+/// `render host`.
+#[derive(Debug, Clone, Args)]
+pub struct RenderHost {
+    /// The topology file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which host
+    #[arg(long, value_name = "HOST")]
+    pub host: HostName,
+    /// In which form
+    #[arg(long = "as", value_enum, value_name = "FORM")]
+    pub form: HostFormWord,
+    /// Write the files below this folder instead of standard output
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Overwrite files of --out
+    #[arg(long, requires = "out")]
+    pub force: bool,
+}
+
+/// An init system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitWord {
+    /// A script with an LSB header: sysvinit.
+    Lsb,
+    /// A script of OpenRC.
+    Openrc,
+}
+
+/// A form of a host's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostFormWord {
+    /// One script with an LSB header, by ip, ipvsadm, nft and modprobe: all of it, in the order of an apply.
+    Lsb,
+    /// The same for OpenRC.
+    Openrc,
+    /// Fragments of sysctl.d and modules-load.d: values only.
+    Sysctl,
+    /// Stanzas of ifupdown: values, addresses and routes.
+    Ifupdown,
+    /// Files of systemd-networkd: addresses and routes.
+    Networkd,
 }
 
 /// Labs.

@@ -8,6 +8,7 @@
 mod crash_recovery;
 mod doctor;
 mod end_to_end;
+mod host_files;
 mod hosts;
 mod import;
 mod ipvs_round_trip;
@@ -60,6 +61,7 @@ fn groups() -> Vec<Group> {
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),
+        group("host_files", 60, Place::machine(900), host_files::cases()),
         group("lab", 65, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
         group(
             "random",

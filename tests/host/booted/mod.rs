@@ -1,5 +1,6 @@
 //! A real server that boots under systemd and networkd, loses its power, and comes up by itself.
 
+mod drift;
 mod machine;
 mod other_programs;
 
@@ -22,7 +23,7 @@ pub fn cases() -> Vec<Case> {
         a_real_server_comes_up_by_itself_and_never_answers_for_the_vip,
         power_that_fails_in_the_middle_of_an_apply_leaves_nothing
     ];
-    [own, other_programs::cases()].concat()
+    [own, drift::cases(), other_programs::cases()].concat()
 }
 
 const VIP: &str = "172.25.8.1";

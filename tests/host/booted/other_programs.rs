@@ -263,6 +263,7 @@ fn settle(segment: &Segment, topology: &str, state: HostState) {
         run: None,
         settled: Some(SettledDigest::of(&text)),
         maintenance: lvsprov::state::Maintenance::default(),
+        drift: None,
     };
     let folder = segment.server.live_path("/var/lib/lvsprov").join(topology);
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
