@@ -13,7 +13,7 @@ use super::{Unsupported, nft};
 use crate::desired::Desired;
 use crate::names::{HostName, IfName, TopologyName};
 use crate::plan::{SimulateError, steps_between};
-use crate::state::{Edit, HostState, Item, KeyedEdit, Link, PacketRules, Step};
+use crate::state::{Edit, HostState, Item, KeyedEdit, Link, PacketRules, Step, announcement};
 use crate::topology::{Host, Topology};
 
 const TEMPLATE: &str = include_str!("../../templates/init-script.sh.j2");
@@ -101,7 +101,7 @@ pub enum HostFilesError {
     InterfaceName(IfName),
 }
 
-/// A step, and how it is said.
+/// A step, with its command.
 struct ScriptStep {
     step: Step,
     command: Option<String>,
@@ -172,11 +172,11 @@ fn script(
     (wanted, steps): (&HostState, Vec<Step>),
 ) -> Result<HostFiles, HostFilesError> {
     let mut unsupported = Vec::new();
-    let mut said = Vec::new();
+    let mut with_commands = Vec::new();
     for step in steps {
         unsupported.extend(rules_without_words(&step.edit));
         match shell::command(&step.edit, wanted) {
-            Ok(command) => said.push(ScriptStep { step, command }),
+            Ok(command) => with_commands.push(ScriptStep { step, command }),
             Err(why) => unsupported.push(left_out(&step.edit, why)),
         }
     }
@@ -187,16 +187,18 @@ fn script(
         "The order is that of an apply: ARP settings before a VIP, the VIP of a director last. Running it again mends what is missing.".to_owned(),
         "It does not take away what leaves the file, and knows no values from before. Write it anew when the file changes.".to_owned(),
         "It does not follow a network or firewall that is configured anew: start it again after that.".to_owned(),
+        "It announces a VIP of IPv4 where arping is installed, one of IPv6 never: neighbours may remember another machine.".to_owned(),
     ];
     about.extend(unsupported.iter().map(|it| one_line(&format!("Left out: {it}"))));
-    let commands: Vec<minijinja::Value> = said
+    let commands: Vec<minijinja::Value> = with_commands
         .iter()
         .filter_map(|ScriptStep { step, command }| {
             let text = indented(command.as_deref()?);
-            Some(minijinja::context! { why => one_line(&step.why), text })
+            Some(minijinja::context! { why => one_line(reason(step)), text })
         })
         .collect();
-    let withdraw = said.iter().rev().filter_map(|said| shell::withdrawal(&said.step.edit));
+    let withdraw =
+        with_commands.iter().rev().filter_map(|it| shell::withdrawal(&it.step.edit));
     let withdraw: Vec<String> = withdraw.map(|line| format!("    {line}")).collect();
     let values = minijinja::context! { init => init.name(), about, commands, withdraw, program => "" };
     let text = render(values)?;
@@ -204,15 +206,23 @@ fn script(
     Ok(HostFiles { files: vec![file], unsupported })
 }
 
-/// Four blanks before each line, but not within the text that a program reads.
+/// Four blanks before each command, and behind it the way out where it fails; nothing within the text that a program
+/// reads. Not `set -e`: that has no effect where a caller asks for the exit code (XCU, set).
 fn indented(command: &str) -> String {
     let mut reads = false;
     let lines = command.lines().map(|line| {
         let inside = reads;
         reads = (reads || line.ends_with("<<'RULES'")) && line != "RULES";
-        if inside { line.to_owned() } else { format!("    {line}") }
+        if inside { line.to_owned() } else { format!("    {line} || return") }
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The reason of a step, without what the agent does along with it.
+fn reason(step: &Step) -> &str {
+    let why = step.why.as_str();
+    let announced = announcement::describe(&step.edit);
+    announced.and_then(|it| why.strip_suffix(&format!("; {it}"))).unwrap_or(why)
 }
 
 fn render(values: minijinja::Value) -> Result<String, HostFilesError> {

@@ -15,7 +15,7 @@ const CHAINS: [(&str, &str); 3] = [
     ("source", "type nat hook postrouting priority srcnat; policy accept;"),
 ];
 
-/// Replaces the table by one with these rules. `None`: no rule of it can be said.
+/// Replaces the table by one with these rules. `None`: nft has words for none of them.
 pub(super) fn script(name: &TableName, rules: &PacketRules) -> Option<String> {
     let lines: Vec<(&str, String)> = rules.rules.iter().filter_map(rule).collect();
     if lines.is_empty() {

@@ -1,12 +1,13 @@
 //! One edit of a host as a line for a POSIX shell, by the usual programs: ip(8), ipvsadm(8), nft(8), modprobe(8). Pure.
 //!
-//! Every line may be run again: it makes what is missing, and leaves what is there. Each word that comes from a topology
+//! Every line may be run again: it makes what is missing, and leaves the rest. Each word that comes from a topology
 //! is quoted.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::nft;
+use crate::state::announcement::is_announced;
 use crate::state::{
     Address, AddressKey, Edit, GuePort, HostState, KeyedEdit, Link, Route, RouteKey, Scope, Sysctl,
     TunnelDevice, TunnelKind, VirtualService,
@@ -38,7 +39,15 @@ pub(super) fn command(edit: &Edit, wanted: &HostState) -> Result<Option<String>,
         Edit::Link(KeyedEdit { key, after: Some(Link::Up), .. }) => {
             line(["ip", "link", "set", "dev", key.as_str(), "up"])
         }
-        Edit::Address(KeyedEdit { key, after: Some(address), .. }) => add_address(key, address),
+        Edit::Address(KeyedEdit { key, after: Some(address), .. }) => {
+            let add = add_address(key, address);
+            if is_announced(key) && key.net.addr().is_ipv4() {
+                let announce = line(["announce", key.dev.as_str(), &key.net.addr().to_string()]);
+                format!("{add}\n{announce}")
+            } else {
+                add
+            }
+        }
         Edit::Route(KeyedEdit { key, after: Some(route), .. }) => replace_route(key, route)?,
         Edit::Tunnel(KeyedEdit { key, after: Some(device), .. }) => add_tunnel(key.as_str(), device),
         Edit::GuePort(KeyedEdit { key, after: Some(_), .. }) => add_gue_port(*key),

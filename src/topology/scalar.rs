@@ -208,7 +208,7 @@ pub fn is_exclusive(node: &YamlNode) -> ScalarResult<At<bool>> {
 /// `report`, `mend`, or `off`, which is none.
 pub fn drift_action(node: &YamlNode) -> ScalarResult<At<Option<DriftAction>>> {
     let known = ["off", "report", "mend"];
-    word(node, "answer to drift", "unknown-word", &known, |text| {
+    word(node, "way to answer drift", "unknown-word", &known, |text| {
         let action = DriftAction::ALL.into_iter().find(|action| action.as_str() == text);
         (action.is_some() || text == "off").then_some(action)
     })

@@ -7,6 +7,7 @@
 
 mod crash_recovery;
 mod doctor;
+mod drift;
 mod end_to_end;
 mod host_files;
 mod hosts;
@@ -56,7 +57,7 @@ fn groups() -> Vec<Group> {
             Place::Machine { limit_s: 900, prepare: ipvs_round_trip::prepare, at_once: 1 },
             ipvs_round_trip::cases(),
         ),
-        group("reboot", 30, Place::machine(900), reboot::cases()),
+        group("reboot", 30, Place::machine(900), [reboot::cases(), drift::cases()].concat()),
         group("maintenance", 120, Place::machine(1500), maintenance::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),

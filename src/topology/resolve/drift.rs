@@ -15,7 +15,7 @@ fn asked(field: &Field<DriftDoc>) -> Option<Position> {
     field.value().filter(|doc| doc.value.action.is_some()).map(|doc| doc.at)
 }
 
-/// `persist: false` leaves nothing on the hosts that drift could be told by.
+/// `persist: false` leaves nothing on the hosts to compare them with.
 pub(super) fn without_persist(document: &Document) -> Option<Finding> {
     if document.persist.value().is_none_or(|persist| persist.value) {
         return None;
