@@ -41,10 +41,7 @@ fn it_is_installed_whole_brought_up_to_date_and_removed_without_a_trace() {
     files.timer.install(60).unwrap();
     assert!(files.are_installed(&program));
     assert_eq!(fs::metadata(&files.program).unwrap().permissions().mode() & 0o777, 0o755);
-    assert_eq!(
-        fs::read_to_string(units.join("multi-user.target.wants").join(NAME)).unwrap(),
-        UNIT
-    );
+    assert_eq!(fs::read_to_string(units.join("multi-user.target.wants").join(NAME)).unwrap(), UNIT);
     let script = dispatcher.join(DISPATCHER_NAME);
     assert!(is_dispatcher(&script));
     fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();

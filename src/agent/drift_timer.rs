@@ -143,10 +143,10 @@ mod tests {
         files.install(60).unwrap();
         files.install(60).unwrap();
         assert_eq!(files.lacking(60), Vec::<PathBuf>::new());
-        assert_eq!(files.lacking(61), [files.timer.clone()]);
+        assert_eq!(files.lacking(61), std::slice::from_ref(&files.timer));
         assert_eq!(fs::read_to_string(&files.link).unwrap(), timer(60));
         fs::write(&files.service, "[Unit]").unwrap();
-        assert_eq!(files.lacking(60), [files.service.clone()]);
+        assert_eq!(files.lacking(60), std::slice::from_ref(&files.service));
         assert!(files.are_present());
         files.remove().unwrap();
         files.remove().unwrap();

@@ -22,8 +22,8 @@ use nix::unistd;
 use super::{Agent, Disk, LocalHost};
 use crate::failure::Failure;
 use crate::plan::boot::ReplayScope;
-use crate::state::DriftAction;
 use crate::protocol::{Hello, Reply, Request, STATE_DIR, VERSION};
+use crate::state::DriftAction;
 use crate::transport::frame::{self, FrameError};
 use crate::transport::greeting::GreetingMark;
 

@@ -14,8 +14,8 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::{UnmanagedItem, maintenance};
 use crate::state::{
-    BootUnit, Counters, DaemonRole, DestinationKey, DriftRecord, Observation, Reverted, ServiceFlags,
-    ServiceKey, SyncDaemon, Timeouts,
+    BootUnit, Counters, DaemonRole, DestinationKey, DriftRecord, Observation, Reverted,
+    ServiceFlags, ServiceKey, SyncDaemon, Timeouts,
 };
 use crate::topology::Topology;
 

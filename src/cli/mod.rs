@@ -15,6 +15,7 @@ pub mod maintain;
 pub mod output;
 mod plan_file;
 pub mod render;
+pub mod render_arguments;
 pub mod rules;
 pub mod watch;
 
@@ -27,11 +28,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use arguments::{Command, LabCommand, ProgramArguments, RenderCommand};
+use arguments::{Command, LabCommand, ProgramArguments};
 pub use output::Exit;
 
 use crate::agent::serve::DriftLooking;
 use crate::plan::boot::ReplayScope;
+use render_arguments::RenderCommand;
 
 /// Parses `arguments`, runs the subcommand, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

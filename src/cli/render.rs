@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::arguments::{CommonArguments, HostFormWord, InitWord, OutputFormat, RenderHost};
+use super::arguments::{CommonArguments, OutputFormat};
 use super::cluster::load;
 use super::output::{self, CommandResult, Exit};
+use super::render_arguments::{HostFormWord, InitWord, RenderHost};
 use crate::desired::desired_for;
 use crate::names::HostName;
-use crate::topology::{Host, Role, Topology};
 use crate::render::host::{HostFile, HostFiles, HostForm, InitSystem};
+use crate::topology::{Host, Role, Topology};
 use crate::{render, report, whole_file};
 
 /// Why `--director` names no director.

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
 use crate::state::silent::is_silent;
-use crate::state::{DriftPolicy, HostState, Item, Observation, Owned, Receipt, ServiceKey, VirtualService};
+use crate::state::{
+    DriftPolicy, HostState, Item, Observation, Owned, Receipt, ServiceKey, VirtualService,
+};
 
 /// How far an apply may go with what lvsprov did not make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

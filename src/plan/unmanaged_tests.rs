@@ -67,9 +67,12 @@ fn goal(terms: AdoptPolicy, desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply_on(terms, &name(), 7, desired, seen).unwrap()
 }
 
-const PLAIN: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: false, transient: false, drift: None };
-const ADOPT: AdoptPolicy = AdoptPolicy { adopt: true, exclusive: false, transient: false, drift: None };
-const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true, transient: false, drift: None };
+const PLAIN: AdoptPolicy =
+    AdoptPolicy { adopt: false, exclusive: false, transient: false, drift: None };
+const ADOPT: AdoptPolicy =
+    AdoptPolicy { adopt: true, exclusive: false, transient: false, drift: None };
+const EXCLUSIVE: AdoptPolicy =
+    AdoptPolicy { adopt: false, exclusive: true, transient: false, drift: None };
 
 fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();

@@ -37,8 +37,12 @@ impl InitSystem {
 
     fn install(self) -> &'static str {
         match self {
-            Self::Lsb => "Install it as /etc/init.d/lvsprov, mode 0755, then: update-rc.d lvsprov defaults",
-            Self::OpenRc => "Install it as /etc/init.d/lvsprov, mode 0755, then: rc-update add lvsprov default",
+            Self::Lsb => {
+                "Install it as /etc/init.d/lvsprov, mode 0755, then: update-rc.d lvsprov defaults"
+            }
+            Self::OpenRc => {
+                "Install it as /etc/init.d/lvsprov, mode 0755, then: rc-update add lvsprov default"
+            }
         }
     }
 }
@@ -197,10 +201,10 @@ fn script(
             Some(minijinja::context! { why => one_line(reason(step)), text })
         })
         .collect();
-    let withdraw =
-        with_commands.iter().rev().filter_map(|it| shell::withdrawal(&it.step.edit));
+    let withdraw = with_commands.iter().rev().filter_map(|it| shell::withdrawal(&it.step.edit));
     let withdraw: Vec<String> = withdraw.map(|line| format!("    {line}")).collect();
-    let values = minijinja::context! { init => init.name(), about, commands, withdraw, program => "" };
+    let values =
+        minijinja::context! { init => init.name(), about, commands, withdraw, program => "" };
     let text = render(values)?;
     let file = HostFile { path: "/etc/init.d/lvsprov".to_owned(), mode: 0o755, text };
     Ok(HostFiles { files: vec![file], unsupported })
@@ -276,18 +280,23 @@ fn sysctl(topology: &TopologyName, host: &Host, steps: &[Step]) -> HostFiles {
         "What it cannot keep: udev applies it to every interface that appears, but never to lo; net.ipv4.vs.* exists only".to_owned(),
         "once ip_vs is loaded (modules-load.d beside it); and nothing orders it before a VIP that another program adds.".to_owned(),
     ];
-    let head = |about: &[String]| about.iter().map(|line| format!("# {line}\n")).collect::<String>();
     let mut files = Vec::new();
     if !modules.is_empty() {
         let about = [format!("Modules that {} needs in the cluster {topology}.", host.name)];
-        let text = head(&about) + &modules.join("\n") + "\n";
+        let text = comment(&about) + &modules.join("\n") + "\n";
         let path = format!("/etc/modules-load.d/lvsprov-{topology}.conf");
         files.push(HostFile { path, mode: 0o644, text });
     }
-    let text = head(&about) + &lines.join("\n") + "\n";
+    let text = comment(&about) + &lines.join("\n") + "\n";
     let path = format!("/etc/sysctl.d/90-lvsprov-{topology}.conf");
     files.push(HostFile { path, mode: 0o644, text });
     HostFiles { files, unsupported }
+}
+
+/// The lines as comments.
+fn comment(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| format!("# {line}\n")).collect();
+    lines.concat()
 }
 
 /// Whether the edit is about IPVS or packets, which neither ifupdown nor networkd knows.

@@ -7,14 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::host::{
-    HostFile, HostFiles, HostFilesError, is_of_other_programs, left_out, one_line,
-};
+use super::host::{HostFile, HostFiles, HostFilesError, is_of_other_programs, left_out, one_line};
 use super::shell::{self, below_proc_sys, line, quote};
 use crate::names::{IfName, TopologyName};
-use crate::state::{
-    Address, AddressKey, Edit, HostState, KeyedEdit, Link, Route, RouteKey, Step,
-};
+use crate::state::{Address, AddressKey, Edit, HostState, KeyedEdit, Link, Route, RouteKey, Step};
 use crate::topology::Host;
 
 /// The name as it stands in a file of either program.
@@ -52,55 +48,18 @@ pub(super) fn ifupdown(
     host: &Host,
     steps: &[Step],
 ) -> Result<HostFiles, HostFilesError> {
-    // lo is a valid name, whatever else the host has.
-    let Ok(loopback) = "lo".parse::<IfName>() else { return Ok(HostFiles::default()) };
-    let lo = || loopback.clone();
     let mut stanzas: BTreeMap<IfName, Stanza> = BTreeMap::new();
     let mut unsupported = Vec::new();
-    let none = HostState::default();
     for step in steps {
-        let (dev, lines) = match &step.edit {
-            Edit::Module(edit) => (lo(), vec![format!("pre-up modprobe {}", quote(edit.key.as_str()))]),
-            Edit::Sysctl(KeyedEdit { key, after: Some(value), .. }) => {
-                let dev = key.device().cloned().unwrap_or_else(lo);
-                let target = format!("/proc/sys/{}", below_proc_sys(key));
-                (dev, vec![format!("pre-up {} >{}", line(["echo", value]), quote(&target))])
+        match stanza_lines(&step.edit, host) {
+            Ok(Some((dev, lines))) => {
+                let stanza = stanzas.entry(dev).or_default();
+                stanza.is_own |= matches!(step.edit, Edit::Link(_));
+                stanza.lines.extend(lines);
             }
-            Edit::Link(KeyedEdit { key, after: Some(Link::Up), .. }) => {
-                stanzas.entry(key.clone()).or_default().is_own = true;
-                (key.clone(), vec![format!("up {}", line(["ip", "link", "set", "dev", key.as_str(), "up"]))])
-            }
-            Edit::Tunnel(edit) => match shell::command(&step.edit, &none) {
-                Ok(Some(command)) => (edit.key.clone(), vec![format!("pre-up {command}")]),
-                _ => continue,
-            },
-            Edit::Address(KeyedEdit { key, after: Some(address), .. }) => {
-                let net = key.net.to_string();
-                let down = line(["ip", "address", "delete", &net, "dev", key.dev.as_str()]);
-                let up = shell::add_address(key, address);
-                (key.dev.clone(), vec![format!("up {up}"), format!("down {down} || :")])
-            }
-            Edit::Route(KeyedEdit { key, after: Some(route), .. }) => {
-                match (dev_of(route, host), shell::replace_route(key, route)) {
-                    (Some(dev), Ok(command)) => (dev, vec![format!("up {command}")]),
-                    _ => {
-                        unsupported.push(left_out(&step.edit, "no interface of the file leads there"));
-                        continue;
-                    }
-                }
-            }
-            Edit::Destination(_) => continue,
-            edit => {
-                let why = if is_of_other_programs(edit) {
-                    "ifupdown knows interfaces alone; `render ipvsadm` has the services, `render host --as lsb` all of it"
-                } else {
-                    "ifupdown has no word for it"
-                };
-                unsupported.push(left_out(edit, why));
-                continue;
-            }
-        };
-        stanzas.entry(dev).or_default().lines.extend(lines);
+            Ok(None) => {}
+            Err(why) => unsupported.push(left_out(&step.edit, why)),
+        }
     }
     let mut text = format!(
         "# {} in the cluster {topology}: what lvsprov adds to its interfaces.\n\
@@ -125,6 +84,49 @@ pub(super) fn ifupdown(
     Ok(HostFiles { files: vec![HostFile { path, mode: 0o644, text }], unsupported })
 }
 
+/// The interface whose stanza has `edit`, and its lines; `None`: it is part of another edit. `Err`: why there is none.
+fn stanza_lines(edit: &Edit, host: &Host) -> Result<Option<(IfName, Vec<String>)>, &'static str> {
+    // It is a valid name, whatever else the host has.
+    let lo = || "lo".parse::<IfName>().map_err(|_| "ifupdown has no word for it");
+    Ok(Some(match edit {
+        Edit::Module(edit) => {
+            (lo()?, vec![format!("pre-up modprobe {}", quote(edit.key.as_str()))])
+        }
+        Edit::Sysctl(KeyedEdit { key, after: Some(value), .. }) => {
+            let dev = key.device().cloned().map_or_else(lo, Ok)?;
+            let target = format!("/proc/sys/{}", below_proc_sys(key));
+            (dev, vec![format!("pre-up {} >{}", line(["echo", value]), quote(&target))])
+        }
+        Edit::Link(KeyedEdit { key, after: Some(Link::Up), .. }) => {
+            let up = line(["ip", "link", "set", "dev", key.as_str(), "up"]);
+            (key.clone(), vec![format!("up {up}")])
+        }
+        Edit::Tunnel(KeyedEdit { key, .. }) => match shell::command(edit, &HostState::default())? {
+            Some(command) => (key.clone(), vec![format!("pre-up {command}")]),
+            None => return Ok(None),
+        },
+        Edit::Address(KeyedEdit { key, after: Some(address), .. }) => {
+            let net = key.net.to_string();
+            let down = line(["ip", "address", "delete", &net, "dev", key.dev.as_str()]);
+            let up = shell::add_address(key, address);
+            (key.dev.clone(), vec![format!("up {up}"), format!("down {down} || :")])
+        }
+        Edit::Route(KeyedEdit { key, after: Some(route), .. }) => {
+            let dev = dev_of(route, host).ok_or(LEADS_NOWHERE)?;
+            (dev, vec![format!("up {}", shell::replace_route(key, route)?)])
+        }
+        Edit::Destination(_) => return Ok(None),
+        edit if is_of_other_programs(edit) => {
+            return Err(
+                "ifupdown knows interfaces alone; `render ipvsadm` has the services, `render host --as lsb` all of it",
+            );
+        }
+        _ => return Err("ifupdown has no word for it"),
+    }))
+}
+
+const LEADS_NOWHERE: &str = "no interface of the file leads there";
+
 /// Files and drop-ins (systemd.network(5)).
 pub(super) fn networkd(
     topology: &TopologyName,
@@ -142,12 +144,14 @@ pub(super) fn networkd(
                 Some(dev) if route.unsupported.is_empty() => {
                     parts.entry(dev).or_default().push_str(&route_section(key, route));
                 }
-                _ => unsupported.push(left_out(&step.edit, "no interface of the file leads there")),
+                _ => unsupported.push(left_out(&step.edit, LEADS_NOWHERE)),
             },
             Edit::Destination(_) => {}
             edit => {
                 let why = match edit {
-                    Edit::Sysctl(_) | Edit::Module(_) => "networkd does not set it; `render host --as sysctl` does",
+                    Edit::Sysctl(_) | Edit::Module(_) => {
+                        "networkd does not set it; `render host --as sysctl` does"
+                    }
                     _ => "networkd does not set it; `render host --as lsb` does",
                 };
                 unsupported.push(left_out(edit, why));
@@ -157,7 +161,8 @@ pub(super) fn networkd(
     let mut files = Vec::new();
     for (dev, sections) in parts {
         let name = plain(&dev)?;
-        let about = format!("# {} in the cluster {topology}: what lvsprov adds to {name}.\n", host.name);
+        let about =
+            format!("# {} in the cluster {topology}: what lvsprov adds to {name}.\n", host.name);
         let keeps = "# What it cannot keep: nothing orders it behind the ARP settings (`render host --as sysctl`) or behind IPVS.\n";
         let (path, text) = if host.interfaces.contains_key(&dev) && name != "lo" {
             let beside = format!(

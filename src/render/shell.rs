@@ -49,7 +49,9 @@ pub(super) fn command(edit: &Edit, wanted: &HostState) -> Result<Option<String>,
             }
         }
         Edit::Route(KeyedEdit { key, after: Some(route), .. }) => replace_route(key, route)?,
-        Edit::Tunnel(KeyedEdit { key, after: Some(device), .. }) => add_tunnel(key.as_str(), device),
+        Edit::Tunnel(KeyedEdit { key, after: Some(device), .. }) => {
+            add_tunnel(key.as_str(), device)
+        }
         Edit::GuePort(KeyedEdit { key, after: Some(_), .. }) => add_gue_port(*key),
         Edit::Table(KeyedEdit { key, after: Some(rules), .. }) => {
             let Some(script) = nft::script(key, rules) else { return Ok(None) };
@@ -141,7 +143,7 @@ pub(super) fn replace_route(key: &RouteKey, route: &Route) -> Result<String, &'s
     let mut words = vec!["ip", family(key.0.addr()), "route", "replace", &to];
     for (name, value) in [
         ("via", gateway.as_deref()),
-        ("dev", dev.as_ref().map(|dev| dev.as_str())),
+        ("dev", dev.as_ref().map(crate::names::IfName::as_str)),
         ("src", source.as_deref()),
         ("scope", scope.as_deref()),
         ("metric", (route.metric != 0).then_some(metric.as_str())),
@@ -203,7 +205,9 @@ mod tests {
 
     #[test]
     fn a_word_stays_one_word_whatever_it_holds() {
-        for word in ["", "a b", "$(id)", "`id`", "a'b", "*", "[2001:db8::1]:80", "a\nb", "\\", "~", "#x"] {
+        for word in
+            ["", "a b", "$(id)", "`id`", "a'b", "*", "[2001:db8::1]:80", "a\nb", "\\", "~", "#x"]
+        {
             let script = format!("printf %s {}", quote(word));
             let output = Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word, "{script}");

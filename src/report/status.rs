@@ -89,7 +89,8 @@ fn own_looks(record: &DriftRecord) -> String {
         Some(found) => {
             let FoundDrift { at, items, more, units, mended_at, gone_at, failure } = found;
             let count = items.len() + more;
-            let _ = write!(text, "; drift of {count} {} seen {} ago", plural(count, "item"), age(*at));
+            let _ =
+                write!(text, "; drift of {count} {} seen {} ago", plural(count, "item"), age(*at));
             let end = match (mended_at, gone_at, failure) {
                 (Some(mended_at), ..) => format!("mended {} ago", age(*mended_at)),
                 (None, Some(gone_at), _) => format!("gone {} ago", age(*gone_at)),

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::firewall::{self, Firewall};
 use super::journal::{Intent, Journal, Operator, TransactionId};
 use super::{
-    DestinationKey, DriftRecord, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing, ServiceKey,
+    DestinationKey, DriftRecord, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing,
+    ServiceKey,
 };
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};

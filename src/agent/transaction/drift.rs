@@ -83,7 +83,11 @@ impl fmt::Display for DriftReport {
                     write!(f, "\n{topology}: drift: {item}")?;
                 }
                 for change in &look.units {
-                    write!(f, "\n{topology}: since the last look {} changed its state", change.unit)?;
+                    write!(
+                        f,
+                        "\n{topology}: since the last look {} changed its state",
+                        change.unit
+                    )?;
                 }
                 for item in look.left.iter().take(FoundDrift::MOST) {
                     write!(f, "\n{topology}: left to a health checker or the next apply: {item}")?;
@@ -133,10 +137,10 @@ async fn look_at(
     };
     // One of another topology may touch the same items.
     let open = unit::topologies(store).into_iter();
-    let mut open =
-        open.filter(|name| store.kind(&journal::path(store.root(), name)).is_some());
+    let mut open = open.filter(|name| store.kind(&journal::path(store.root(), name)).is_some());
     if let Some(name) = open.next() {
-        let why = format!("a transaction of {name} is open; `lvsprov status` with its file shows it");
+        let why =
+            format!("a transaction of {name} is open; `lvsprov status` with its file shows it");
         return Ok(Some((action, DriftEnd::Busy(why))));
     }
     // It may have been another one before the lock.
@@ -184,9 +188,8 @@ async fn compare(
         return Ok(look);
     }
     let suspects: Vec<&str> = drift::suspects(&steps).into_iter().collect();
-    look.units = before
-        .map(|before| actor.changed_units(&suspects, before.looked_at))
-        .unwrap_or_default();
+    look.units =
+        before.map(|before| actor.changed_units(&suspects, before.looked_at)).unwrap_or_default();
     if action == DriftAction::Mend {
         match boot.replay(settled).await {
             Ok(BootEnd::Settled { .. }) if boot.taken.is_empty() => look.mended = true,
@@ -200,7 +203,8 @@ async fn compare(
 /// VIPs are left to another machine.
 fn left_out(boot: &TopologyBoot<'_>) -> Failure {
     let texts: Vec<&str> = boot.taken.values().map(String::as_str).collect();
-    let message = if texts.is_empty() { "the receipt is gone".to_owned() } else { texts.join("; ") };
+    let message =
+        if texts.is_empty() { "the receipt is gone".to_owned() } else { texts.join("; ") };
     Error::new(message).to_failure()
 }
 

@@ -44,8 +44,17 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
         let drift = super::drift::policy(&document.drift, &doc.drift);
         resolver.findings.extend(super::drift::on_unmanaged(doc));
         let (gateways, routes) = (Vec::new(), Vec::new());
-        let host =
-            Host { name: name.clone(), roles, interfaces, gateways, routes, ipvs, drift, reach, at };
+        let host = Host {
+            name: name.clone(),
+            roles,
+            interfaces,
+            gateways,
+            routes,
+            ipvs,
+            drift,
+            reach,
+            at,
+        };
         resolver.hosts.insert(name, host);
     }
     resolver.index();

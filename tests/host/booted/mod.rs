@@ -3,6 +3,7 @@
 mod drift;
 mod machine;
 mod other_programs;
+mod rendered;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,7 +24,7 @@ pub fn cases() -> Vec<Case> {
         a_real_server_comes_up_by_itself_and_never_answers_for_the_vip,
         power_that_fails_in_the_middle_of_an_apply_leaves_nothing
     ];
-    [own, drift::cases(), other_programs::cases()].concat()
+    [own, drift::cases(), other_programs::cases(), rendered::cases()].concat()
 }
 
 const VIP: &str = "172.25.8.1";

@@ -71,7 +71,8 @@ fn drift_is_reported_or_mended_as_the_file_says_of_each_host() {
     assert!(!cluster.addresses("rs2").contains(VIP));
     let status = expect(&cluster, "status", 4);
     assert!(status.contains("own look for drift (mend): "), "{status}");
-    let open = |line: &str| line.contains("drift of 2 items seen ") && line.ends_with(", still there");
+    let open =
+        |line: &str| line.contains("drift of 2 items seen ") && line.ends_with(", still there");
     assert!(status.lines().any(open), "{status}");
     assert!(status.contains(", mended "), "{status}");
     let json = cluster.expect(&["status", "--limit", "rs1,rs2", "--format", "json"], 4);
