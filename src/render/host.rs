@@ -287,9 +287,11 @@ fn sysctl(topology: &TopologyName, host: &Host, steps: &[Step]) -> HostFiles {
         let path = format!("/etc/modules-load.d/lvsprov-{topology}.conf");
         files.push(HostFile { path, mode: 0o644, text });
     }
-    let text = comment(&about) + &lines.join("\n") + "\n";
-    let path = format!("/etc/sysctl.d/90-lvsprov-{topology}.conf");
-    files.push(HostFile { path, mode: 0o644, text });
+    if !lines.is_empty() {
+        let text = comment(&about) + &lines.join("\n") + "\n";
+        let path = format!("/etc/sysctl.d/90-lvsprov-{topology}.conf");
+        files.push(HostFile { path, mode: 0o644, text });
+    }
     HostFiles { files, unsupported }
 }
 
