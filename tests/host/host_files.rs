@@ -71,7 +71,7 @@ fn as_ifupdown_does(text: &str) -> String {
     for (_, lines) in &stanzas {
         for phase in ["pre-up ", "up "] {
             for command in lines.iter().filter_map(|line| line.strip_prefix(phase)) {
-                script += &format!("{command}\n");
+                script.extend([command, "\n"]);
             }
         }
     }
