@@ -11,11 +11,13 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::drift_timer::{self, TimerFiles};
 use super::link_managers::{self, below};
 use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace;
 use crate::names::IfName;
 use crate::plan;
+use crate::plan::drift::UnitNeeds;
 use crate::protocol::STATE_DIR;
 use crate::state::BootUnit;
 
@@ -34,7 +36,7 @@ const NETWORK_PATH_NAME: &str = "lvsprov-network.path";
 /// The names and texts of the units. The first one is removed last: what is left is found again by it.
 const UNITS: [(&str, &str); 3] =
     [(NAME, UNIT), (NETWORK_UNIT_NAME, NETWORK_UNIT), (NETWORK_PATH_NAME, NETWORK_PATH)];
-const UNIT_FOLDER: &str = "/etc/systemd/system";
+pub(super) const UNIT_FOLDER: &str = "/etc/systemd/system";
 /// Where NetworkManager finds what it is to start.
 const DISPATCHER_FOLDER: &str = "/etc/NetworkManager/dispatcher.d";
 const DISPATCHER_NAME: &str = "90-lvsprov";
@@ -42,12 +44,11 @@ const DISPATCHER: &str = include_str!("../../templates/lvsprov-dispatcher.sh");
 /// The agent that runs.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Never $PATH: this runs as root.
-const SYSTEMCTL: [&str; 2] = ["/usr/bin/systemctl", "/bin/systemctl"];
+pub(super) const SYSTEMCTL: [&str; 2] = ["/usr/bin/systemctl", "/bin/systemctl"];
 const RESTORECON: [&str; 2] = ["/usr/sbin/restorecon", "/sbin/restorecon"];
 
-/// The unit of the host whose agent keeps its state in `state_dir`. `carriers`: the interfaces that carry addresses or
-/// routes of lvsprov.
-pub(super) fn examine(state_dir: &Path, carriers: &BTreeSet<IfName>) -> BootUnit {
+/// The unit of the host whose agent keeps its state in `state_dir`, with what belongs to it for `needs`.
+pub(super) fn examine(state_dir: &Path, needs: &UnitNeeds) -> BootUnit {
     if let Some(why) = why_impossible(state_dir) {
         return BootUnit::Impossible(why);
     }
@@ -55,10 +56,12 @@ pub(super) fn examine(state_dir: &Path, carriers: &BTreeSet<IfName>) -> BootUnit
     if !files.are_installed(Path::new(OWN_PROGRAM)) {
         return BootUnit::Missing;
     }
-    let needed = needed_drop_ins(carriers);
+    let needed = needed_drop_ins(&needs.carriers);
     let lacking = needed.into_iter().filter(|path| !link_managers::is_installed(path));
     let lacking =
         files.dispatcher.iter().filter(|path| !is_dispatcher(path)).cloned().chain(lacking);
+    let timer = needs.drift_every_s.map(|every_s| files.timer.lacking(every_s));
+    let lacking = lacking.chain(timer.unwrap_or_default());
     let lacking: Vec<String> = lacking.map(|path| path.display().to_string()).collect();
     if lacking.is_empty() { BootUnit::Installed } else { BootUnit::Incomplete(lacking) }
 }
@@ -91,8 +94,8 @@ fn needed_drop_ins(carriers: &BTreeSet<IfName>) -> BTreeSet<PathBuf> {
     plan::link_managers::drop_ins(carriers, &link_managers::read())
 }
 
-/// Installs the unit on this host, with drop-ins for what networkd manages among `carriers`.
-pub(super) fn install(carriers: &BTreeSet<IfName>) -> Result<()> {
+/// Installs the unit on this host, with drop-ins for what networkd manages among the carriers, and the timer.
+pub(super) fn install(needs: &UnitNeeds) -> Result<()> {
     let failed = |error: io::Error| {
         Error::new("cannot install the boot unit: nothing was changed").because(error).cure(
             "mend what it says; or write `persist: false` in the file: then this host has no settings of lvsprov \
@@ -100,10 +103,13 @@ pub(super) fn install(carriers: &BTreeSet<IfName>) -> Result<()> {
         )
     };
     let files = UnitFiles::below(Path::new("/"));
-    let drop_ins = needed_drop_ins(carriers);
+    let drop_ins = needed_drop_ins(&needs.carriers);
     drop_ins.iter().try_for_each(|path| link_managers::refuse_taken(path)).map_err(failed)?;
     files.install(Path::new(OWN_PROGRAM)).map_err(failed)?;
     drop_ins.iter().try_for_each(|path| link_managers::install(path)).map_err(failed)?;
+    if let Some(every_s) = needs.drift_every_s {
+        files.timer.install(every_s).map_err(failed)?;
+    }
     if Path::new("/sys/fs/selinux/enforce").exists() {
         // A host without the program has no policy that asks for labels.
         let _ = run(&RESTORECON, &["-RF", "/usr/local/lib/lvsprov", UNIT_FOLDER]);
@@ -116,7 +122,29 @@ pub(super) fn install(carriers: &BTreeSet<IfName>) -> Result<()> {
 
 /// Has systemd start the units.
 pub(super) fn start() -> Result<()> {
-    run(&SYSTEMCTL, &["--no-block", "start", NAME, NETWORK_PATH_NAME])
+    let timer = UnitFiles::below(Path::new("/")).timer;
+    let timer = timer.are_present().then_some(drift_timer::TIMER_NAME);
+    let units: Vec<&str> = [NAME, NETWORK_PATH_NAME].into_iter().chain(timer).collect();
+    run(&SYSTEMCTL, &[&["--no-block", "start"], units.as_slice()].concat())
+}
+
+/// Brings the timer to looks every `every_s` seconds, or removes it: after a transaction it may be another one's.
+pub(super) fn keep_timer(every_s: Option<u32>) -> Result<()> {
+    let timer = UnitFiles::below(Path::new("/")).timer;
+    let failed = |error: io::Error| {
+        Error::new("the timer that looks for drift stays as it is").because(error)
+    };
+    match every_s {
+        Some(every_s) if timer.lacking(every_s).is_empty() => return Ok(()),
+        Some(every_s) => timer.install(every_s).map_err(failed)?,
+        None if !timer.are_present() => return Ok(()),
+        None => {
+            let _ = run(&SYSTEMCTL, &["--no-block", "stop", drift_timer::TIMER_NAME]);
+            timer.remove().map_err(failed)?;
+            let _ = run(&SYSTEMCTL, &["reset-failed", drift_timer::SERVICE_NAME]);
+        }
+    }
+    run(&SYSTEMCTL, &["daemon-reload"])
 }
 
 /// Has systemd reboot this host; systemctl(1): it returns once that is enqueued.
@@ -133,14 +161,15 @@ pub(super) fn remove(stop: bool) -> Result<()> {
     let files = UnitFiles::below(Path::new("/"));
     if files.are_present() {
         // It may be stopped already. The others are stopped after their files are gone: they may be at work.
-        let _ = run(&SYSTEMCTL, &["--no-block", "stop", NETWORK_PATH_NAME]);
+        let _ =
+            run(&SYSTEMCTL, &["--no-block", "stop", NETWORK_PATH_NAME, drift_timer::TIMER_NAME]);
     }
     let removed = files.remove().map_err(failed)?;
     if !removed {
         return Ok(());
     }
     if stop {
-        for unit in [NAME, NETWORK_UNIT_NAME] {
+        for unit in [NAME, NETWORK_UNIT_NAME, drift_timer::SERVICE_NAME] {
             let _ = run(&SYSTEMCTL, &["stop", unit]);
             let _ = run(&SYSTEMCTL, &["reset-failed", unit]);
         }
@@ -158,6 +187,8 @@ struct UnitFiles {
     links: Vec<(PathBuf, &'static str)>,
     /// What NetworkManager starts; `None`: it is not installed.
     dispatcher: Option<PathBuf>,
+    /// The timer that looks for drift; not on every host.
+    timer: TimerFiles,
 }
 
 impl UnitFiles {
@@ -176,6 +207,7 @@ impl UnitFiles {
             links: links.collect(),
             units: UNITS.into_iter().map(|(name, text)| (folder.join(name), text)).collect(),
             dispatcher: dispatcher.is_dir().then(|| dispatcher.join(DISPATCHER_NAME)),
+            timer: TimerFiles::below(root),
         }
     }
 
@@ -221,6 +253,7 @@ impl UnitFiles {
         let links = self.links.iter().map(|(link, _)| link);
         let mut all: Vec<PathBuf> = links.chain(dispatcher).cloned().collect();
         all.extend(link_managers::installed(&self.root));
+        all.extend(self.timer.all());
         all.push(self.program.clone());
         all.extend(self.units.iter().rev().map(|(path, _)| path.clone()));
         all
@@ -315,91 +348,5 @@ fn run(program: &[&str], arguments: &[&str]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn all(root: &Path) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut folders = vec![root.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if fs::symlink_metadata(&path).unwrap().is_dir() {
-                    folders.push(path.clone());
-                }
-                found.push(path.strip_prefix(root).unwrap().to_owned());
-            }
-        }
-        found.sort();
-        found
-    }
-
-    #[test]
-    fn it_is_installed_whole_brought_up_to_date_and_removed_without_a_trace() {
-        let root = tempfile::tempdir().unwrap();
-        let units = root.path().join("etc/systemd/system");
-        let other = units.join("nftables.service.wants/other.service");
-        let dispatcher = root.path().join("etc/NetworkManager/dispatcher.d");
-        let network = root.path().join("etc/systemd/network");
-        let folders = [other.parent().unwrap(), &root.path().join("usr/local/lib"), &dispatcher];
-        for folder in folders.into_iter().chain([network.as_path()]) {
-            fs::create_dir_all(folder).unwrap();
-        }
-        fs::write(&other, "").unwrap();
-        let before = all(root.path());
-        let program = root.path().join("program");
-        fs::write(&program, "one").unwrap();
-        let files = UnitFiles::below(root.path());
-        assert!(!files.are_installed(&program));
-        files.install(&program).unwrap();
-        assert!(files.are_installed(&program));
-        assert_eq!(fs::metadata(&files.program).unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(
-            fs::read_to_string(units.join("multi-user.target.wants").join(NAME)).unwrap(),
-            UNIT
-        );
-        let script = dispatcher.join(DISPATCHER_NAME);
-        assert!(is_dispatcher(&script));
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(!is_dispatcher(&script), "NetworkManager does not start it");
-        let drop_in = network.join("10-eth0.network.d/lvsprov.conf");
-        link_managers::install(&drop_in).unwrap();
-        File::open(&program).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert!(files.are_installed(&program), "touched, and the same program");
-        // Each of its parts may be missing or another.
-        let spoil: [fn(&UnitFiles); 4] = [
-            |files| fs::write(&files.program, "two").unwrap(),
-            |files| fs::write(&files.units[0].0, "[Unit]").unwrap(),
-            |files| fs::remove_file(&files.units[2].0).unwrap(),
-            |files| fs::remove_file(&files.links[0].0).unwrap(),
-        ];
-        for spoil in spoil {
-            spoil(&files);
-            assert!(!files.are_installed(&program));
-            files.install(&program).unwrap();
-            assert!(files.are_installed(&program));
-        }
-        assert!(is_dispatcher(&script));
-        assert!(files.remove().unwrap());
-        assert!(!files.remove().unwrap());
-        fs::remove_file(&program).unwrap();
-        assert_eq!(all(root.path()), before);
-    }
-
-    #[test]
-    fn a_script_of_another_program_stays() {
-        let root = tempfile::tempdir().unwrap();
-        let script = root.path().join("etc/NetworkManager/dispatcher.d").join(DISPATCHER_NAME);
-        fs::create_dir_all(script.parent().unwrap()).unwrap();
-        fs::write(&script, "#!/bin/sh\n").unwrap();
-        let program = root.path().join("program");
-        fs::write(&program, "one").unwrap();
-        let files = UnitFiles::below(root.path());
-        let error = files.install(&program).unwrap_err().to_string();
-        assert!(error.contains("90-lvsprov was not written by lvsprov"), "{error}");
-        assert!(!files.program.exists(), "nothing else was written");
-        assert!(!files.remove().unwrap());
-        assert_eq!(fs::read_to_string(&script).unwrap(), "#!/bin/sh\n");
-    }
-}
+#[path = "boot_unit_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::process::{self, Process};
 use super::transaction::actor::{Actor, ArmedTimer, Executor, HostRun, WantedSysctls};
 use super::transaction::reverting::RevertOrder;
-use super::{announcer, boot_unit, link_managers, revert};
+use super::{announcer, boot_unit, drift_timer, link_managers, revert};
 use crate::kernel::announce::PendingAnnouncements;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace::NamespaceId;
@@ -24,9 +24,10 @@ use crate::kernel::net::Net;
 use crate::kernel::observe::{self, KernelState};
 use crate::kernel::{act, drop_counters, drop_monitor, fault, holders, traffic, who_has};
 use crate::names::IfName;
+use crate::plan::drift::UnitNeeds;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
-use crate::state::{AddressKey, BootUnit, Controller, LinkManager, Protocol, Step};
+use crate::state::{AddressKey, BootUnit, Controller, LinkManager, Protocol, Step, UnitChange};
 
 /// The revert timer's process that this process started and released last.
 pub(super) type Released = Arc<Mutex<Option<Child>>>;
@@ -206,8 +207,8 @@ impl Actor for LocalHost {
         }
     }
 
-    fn boot_unit(&self, carriers: &BTreeSet<IfName>) -> BootUnit {
-        let examine = |state_dir| boot_unit::examine(state_dir, carriers);
+    fn boot_unit(&self, needs: &UnitNeeds) -> BootUnit {
+        let examine = |state_dir| boot_unit::examine(state_dir, needs);
         self.state_dir.as_deref().map_or(BootUnit::Unknown, examine)
     }
 
@@ -220,8 +221,8 @@ impl Actor for LocalHost {
         }
     }
 
-    fn install_boot_unit(&self, carriers: &BTreeSet<IfName>) -> Result<()> {
-        boot_unit::install(carriers)
+    fn install_boot_unit(&self, needs: &UnitNeeds) -> Result<()> {
+        boot_unit::install(needs)
     }
 
     fn start_boot_unit(&self) -> Result<()> {
@@ -243,6 +244,19 @@ impl Actor for LocalHost {
             None => boot_unit::reboot(),
             Some(why) => Err(Error::new(format!("lvsprov does not reboot this host: {why}"))
                 .cure("reboot it by hand, between `lvsprov maintain` and `lvsprov return`")),
+        }
+    }
+
+    fn keep_drift_timer(&self, every_s: Option<u32>) -> Result<()> {
+        boot_unit::keep_timer(every_s)
+    }
+
+    fn changed_units(&self, units: &[&str], since: u64) -> Vec<UnitChange> {
+        let may_have_unit = |state_dir| boot_unit::why_impossible(state_dir).is_none();
+        if self.state_dir.as_deref().is_some_and(may_have_unit) {
+            drift_timer::changed_since(units, since, self.unix_time_s())
+        } else {
+            Vec::new()
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`serve`] reads requests and writes replies. [`transaction`] is the machine that answers them, over a
 //! store and an actor: [`disk`] and [`host`] are the real ones. [`revert`] is the process of the revert
 //! timer, [`announcer`] the one that repeats announcements, `boot` the one that makes the settled state again after a
-//! restart. The kernel's edge is [`crate::kernel`]: everything there works in the network namespace of the
+//! restart, `drift` the one that looks for drift. The kernel's edge is [`crate::kernel`]: everything there works in the network namespace of the
 //! thread that calls it.
 
 pub mod announcer;
@@ -11,6 +11,8 @@ mod boot;
 pub mod boot_unit;
 mod cgroups;
 pub mod disk;
+mod drift;
+pub mod drift_timer;
 pub mod host;
 mod link_managers;
 pub mod process;

@@ -21,6 +21,15 @@ pub fn boottime_ms() -> u64 {
     })
 }
 
+/// Microseconds of `CLOCK_MONOTONIC` (clock_gettime(2)), as systemd writes down when a unit changed.
+pub fn monotonic_us() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec()).unwrap_or(0);
+        seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1000)
+    })
+}
+
 /// Names the time since the kernel was started (random(4)).
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";

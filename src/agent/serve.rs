@@ -23,6 +23,7 @@ use super::{Agent, Disk, LocalHost};
 use crate::failure::Failure;
 use crate::plan::boot::ReplayScope;
 use crate::protocol::{Hello, Reply, Request, STATE_DIR, VERSION};
+use crate::state::DriftAction;
 use crate::transport::frame::{self, FrameError};
 use crate::transport::greeting::GreetingMark;
 
@@ -39,6 +40,17 @@ pub struct AgentOptions {
     pub announce: bool,
     /// Make the settled state again instead ([`super::transaction::boot`]).
     pub boot: Option<ReplayScope>,
+    /// Look for drift instead ([`super::transaction::drift`]).
+    pub drift: Option<DriftLooking>,
+}
+
+/// What a look for drift does with each topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriftLooking {
+    /// What its file says; nothing where that says nothing.
+    AsSettled,
+    /// This, whatever its file says.
+    Chosen(DriftAction),
 }
 
 /// Why an agent could not serve.
@@ -64,7 +76,7 @@ enum AgentError {
 /// The whole life of an agent. Call it first in a process, before there is another thread: a network
 /// namespace is entered by thread, and every later one inherits it.
 pub fn main(options: AgentOptions) -> ExitCode {
-    let AgentOptions { netns, state_dir, revert, announce, boot } = options;
+    let AgentOptions { netns, state_dir, revert, announce, boot, drift } = options;
     if announce {
         return super::announcer::main();
     }
@@ -75,6 +87,16 @@ pub fn main(options: AgentOptions) -> ExitCode {
     if let Some(scope) = boot {
         return match netns.map_or(Ok(()), |path| enter(&path)) {
             Ok(()) => super::boot::main(state_dir, scope),
+            Err(error) => complain(None, &error),
+        };
+    }
+    if let Some(looking) = drift {
+        let chosen = match looking {
+            DriftLooking::AsSettled => None,
+            DriftLooking::Chosen(action) => Some(action),
+        };
+        return match netns.map_or(Ok(()), |path| enter(&path)) {
+            Ok(()) => super::drift::main(state_dir, chosen),
             Err(error) => complain(None, &error),
         };
     }

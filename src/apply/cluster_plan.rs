@@ -13,7 +13,7 @@ use crate::plan::drain::{self, Arranged, Pacing};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
-use crate::plan::{boot, link_managers, maintenance, other_topologies};
+use crate::plan::{boot, drift, link_managers, maintenance, other_topologies};
 use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Receipt, Stage, Step};
 use crate::topology::{Host, Topology};
@@ -148,6 +148,7 @@ pub fn plan_host(
                 adopt,
                 exclusive: host.ipvs.exclusive && directs,
                 transient: !topology.persist,
+                drift: host.drift,
             };
             let goal = match Goal::apply_on(policy, &topology.name, now, desired, observed) {
                 Ok(goal) => goal,
@@ -255,6 +256,7 @@ fn check_steps(mut plan: HostPlan, observed: &Observation) -> HostPlanResult {
         return HostPlanResult::Obstructed(obstacles);
     }
     plan.cautions.extend(other_topologies::cautions(&plan.goal, observed));
+    plan.cautions.extend(drift::caution(&plan.goal, observed));
     plan.cautions.extend(boot::caution(&plan.goal, observed));
     plan.cautions.extend(link_managers::cautions(&plan.goal, observed));
     plan.installs_unit = boot::installs_unit(&plan.goal, observed);

@@ -14,8 +14,8 @@ use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::{UnmanagedItem, maintenance};
 use crate::state::{
-    BootUnit, Counters, DaemonRole, DestinationKey, Observation, Reverted, ServiceFlags,
-    ServiceKey, SyncDaemon, Timeouts,
+    BootUnit, Counters, DaemonRole, DestinationKey, DriftRecord, Observation, Reverted,
+    ServiceFlags, ServiceKey, SyncDaemon, Timeouts,
 };
 use crate::topology::Topology;
 
@@ -65,6 +65,9 @@ pub struct HostView {
     /// What a person should know of hosts in maintenance, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What its own looks for drift found, where it looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_looks: Option<DriftRecord>,
 }
 
 /// One service in the IPVS table.
@@ -134,6 +137,9 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
                         |file| format!("write {file}, which belongs to lvsprov-boot.service");
                     drift.extend(files.iter().map(write));
                 }
+                Some(BootUnit::Installed) => drift.push(
+                    "change what the host does about drift by itself, as the file says".to_owned(),
+                ),
                 _ => drift.push(
                     "install lvsprov-boot.service, which makes all of it again at boot".to_owned(),
                 ),
@@ -154,6 +160,7 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
             reverted: observation.and_then(|observed| observed.reverted.clone()),
             in_maintenance_since: since,
             notes: notes.chain(disagrees).collect(),
+            own_looks: observation.and_then(|observed| observed.drift.clone()),
         };
         (name.clone(), view)
     });

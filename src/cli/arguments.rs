@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::change_arguments::ChangeArguments;
 use super::format::ReasonArgument;
+use super::render_arguments::RenderCommand;
 use super::rules::DenyArgument;
 use super::watch::WatchArguments;
 use crate::apply::holders::VipProbing;
@@ -16,6 +17,7 @@ use crate::lab::scenario::LabTransport;
 use crate::lab::vm::Kvm;
 use crate::lab::vm::command::VmArguments;
 use crate::names::{HostName, TopologyName};
+use crate::state::DriftAction;
 use crate::topology::{Pace, PaceOverride};
 
 /// Brings the hosts of a Linux Virtual Server cluster to what one YAML file says.
@@ -274,7 +276,34 @@ pub enum Command {
         /// Leave the IPVS services that exist as they are: a program has configured an interface
         #[arg(long, requires = "boot")]
         network_only: bool,
+        /// Compare this host with what the last apply left, instead of serving a controller, and report or mend what
+        /// differs: as the file says of each topology, or what is named here
+        ///
+        /// One line for each item on standard output. Real servers of services that exist are named and left: a health
+        /// checker may have changed them. Nothing is looked at while a transaction is open.
+        /// Exit code: 0 no drift, or mended, or a transaction is open; 4 drift that stays; 1 it could not look or mend.
+        #[arg(long, value_name = "report|mend", num_args = 0..=1, require_equals = true, conflicts_with_all = ["boot", "announce", "revert"])]
+        drift: Option<Option<DriftWord>>,
     },
+}
+
+/// What a look for drift does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriftWord {
+    /// Write down what differs.
+    Report,
+    /// Also make it again, as far as the receipt owns it.
+    Mend,
+}
+
+impl DriftWord {
+    /// For the agent.
+    pub fn to_action(self) -> DriftAction {
+        match self {
+            Self::Report => DriftAction::Report,
+            Self::Mend => DriftAction::Mend,
+        }
+    }
 }
 
 /// Which hosts, and how they are reached.
@@ -489,28 +518,6 @@ pub enum FormatOf {
     Ipvsadm,
     /// keepalived.conf.
     Keepalived,
-}
-
-/// Other programs.
-#[derive(Debug, Subcommand)]
-pub enum RenderCommand {
-    /// The rules of a director, for `ipvsadm -R`
-    ///
-    /// What such rules cannot express (addresses, settings, packet rules) goes to standard error, one line
-    /// each.
-    Ipvsadm {
-        /// The topology file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// Which director; needed if the file has several
-        #[arg(long, value_name = "HOST")]
-        director: Option<HostName>,
-    },
-    /// The systemd unit that makes a host's settings again at boot
-    ///
-    /// The same for every host: what is to be made again lies there since the last apply. docs/reboot.md
-    /// has how to install it.
-    BootUnit,
 }
 
 /// Labs.

@@ -15,6 +15,7 @@ pub mod maintain;
 pub mod output;
 mod plan_file;
 pub mod render;
+pub mod render_arguments;
 pub mod rules;
 pub mod watch;
 
@@ -27,10 +28,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use arguments::{Command, LabCommand, ProgramArguments, RenderCommand};
+use arguments::{Command, LabCommand, ProgramArguments};
 pub use output::Exit;
 
+use crate::agent::serve::DriftLooking;
 use crate::plan::boot::ReplayScope;
+use render_arguments::RenderCommand;
 
 /// Parses `arguments`, runs the subcommand, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -77,13 +80,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)
         }
+        Command::Render(RenderCommand::Host(arguments)) => render::host(&arguments, &common),
+        Command::Render(RenderCommand::InitScript { init }) => render::init_script(init, &common),
         Command::Render(RenderCommand::BootUnit) => render::boot_unit(&common),
         Command::Lab(LabCommand::Run(run)) => lab::run(&run, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir, revert, announce, boot, network_only } => {
+        Command::Agent { netns, state_dir, revert, announce, boot, network_only, drift } => {
             let scope = if network_only { ReplayScope::Network } else { ReplayScope::All };
             return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
@@ -91,6 +96,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 revert,
                 announce,
                 boot: boot.then_some(scope),
+                drift: drift.map(|word| {
+                    word.map_or(DriftLooking::AsSettled, |word| {
+                        DriftLooking::Chosen(word.to_action())
+                    })
+                }),
             });
         }
     };

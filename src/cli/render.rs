@@ -1,16 +1,18 @@
 //! `render`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::arguments::{CommonArguments, OutputFormat};
 use super::cluster::load;
 use super::output::{self, CommandResult, Exit};
+use super::render_arguments::{HostFormWord, InitWord, RenderHost};
 use crate::desired::desired_for;
 use crate::names::HostName;
+use crate::render::host::{HostFile, HostFiles, HostForm, InitSystem};
 use crate::topology::{Host, Role, Topology};
-use crate::{render, report};
+use crate::{render, report, whole_file};
 
 /// Why `--director` names no director.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,22 @@ enum WhichDirector {
     Several { known: Vec<String> },
     #[error("the file has no director, so there are no rules")]
     NoDirector,
+}
+
+/// `--host` names no host.
+#[derive(Debug, thiserror::Error)]
+#[error("--host {name}: the file has no such host; it has: {}", .known.join(", "))]
+struct NoSuchHost {
+    name: HostName,
+    known: Vec<String>,
+}
+
+/// A file of `--out` that was not written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}; files that exist are overwritten with --force", path.display())]
+struct CannotWrite {
+    path: PathBuf,
+    source: std::io::Error,
 }
 
 /// `render ipvsadm`.
@@ -49,6 +67,75 @@ pub fn ipvsadm(
             "render",
             &json!({ "director": host.name, "text": rendered.text, "unheld": rendered.unsupported }),
         ))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// `render host`.
+pub fn host(arguments: &RenderHost, common: &CommonArguments) -> CommandResult {
+    let RenderHost { file, host: name, form, out, force } = arguments;
+    let Some(topology) = load(file, common.format)? else { return Ok(Exit::Findings) };
+    let Some(host) = topology.hosts.get(name) else {
+        let known = topology.hosts.keys().map(ToString::to_string).collect();
+        output::print_error(&NoSuchHost { name: name.clone(), known }, common)?;
+        return Ok(Exit::Usage);
+    };
+    let form = match form {
+        HostFormWord::Lsb => HostForm::Script(InitSystem::Lsb),
+        HostFormWord::Openrc => HostForm::Script(InitSystem::OpenRc),
+        HostFormWord::Sysctl => HostForm::Sysctl,
+        HostFormWord::Ifupdown => HostForm::Ifupdown,
+        HostFormWord::Networkd => HostForm::Networkd,
+    };
+    let HostFiles { files, unsupported } =
+        render::host::files(form, &topology, host, &desired_for(&topology, host))?;
+    if common.format == OutputFormat::Json {
+        let json = json!({ "host": host.name, "files": files, "unheld": unsupported });
+        output::print_json(&report::with_schema("render", &json))?;
+    } else {
+        for unsupported in &unsupported {
+            output::print_message(&format!("{}: {unsupported}\n", host.name));
+        }
+    }
+    match out {
+        Some(folder) => write_below(folder, &files, *force)?,
+        None if common.format == OutputFormat::Json => {}
+        None => output::print(&shown(&files))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// One file as it is, several with their paths between.
+fn shown(files: &[HostFile]) -> String {
+    if let [only] = files {
+        return only.text.clone();
+    }
+    let parts = files.iter().map(|file| format!("# ---- {}\n{}", file.path, file.text));
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// Each file whole or not at all, at its path below `folder`.
+fn write_below(folder: &Path, files: &[HostFile], force: bool) -> Result<(), CannotWrite> {
+    for file in files {
+        let path = folder.join(file.path.trim_start_matches('/'));
+        let failed = |source| CannotWrite { path: path.clone(), source };
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
+        whole_file::write(&path, file.text.as_bytes(), file.mode, force).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// `render init-script`.
+pub fn init_script(init: InitWord, common: &CommonArguments) -> CommandResult {
+    let text = render::host::agent_script(match init {
+        InitWord::Lsb => InitSystem::Lsb,
+        InitWord::Openrc => InitSystem::OpenRc,
+    })?;
+    match common.format {
+        OutputFormat::Json => {
+            output::print_json(&report::with_schema("render", &json!({ "text": text })))?;
+        }
+        _ => output::print(&text)?,
     }
     Ok(Exit::Ok)
 }

@@ -123,6 +123,7 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS067 "fullnat-hides-clients" [Note] "FULLNAT: real servers do not see the client's address";
     }
     "Hosts and networks" {
+        LVS130 "drift-without-state" [Error] "`drift` where hosts keep nothing to compare with: `persist: false`, or a host that is not reached";
         LVS068 "no-director" [Error] "services, and no director";
         LVS069 "several-directors" [Error] "several directors, and a service that names none";
         LVS070 "role-missing" [Error] "a host that is named for a role it does not have";

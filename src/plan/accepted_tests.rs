@@ -175,6 +175,7 @@ fn what_an_earlier_lvsprov_lowered_goes_back() {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     };
     seen.receipt = Some(receipt);
     let (steps, after) = apply(&wanting_arp(), &seen);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::ownership::{self, Goal};
 use super::simulate::SimulateError;
 use super::unmanaged::{self, AdoptPolicy};
-use super::{accepted, link_managers, order, scheduler_swap};
+use super::{accepted, drift, link_managers, order, scheduler_swap};
 use crate::desired::{Desired, Reasons};
 use crate::names::TopologyName;
 use crate::state::announcement::is_announced;
@@ -31,6 +31,8 @@ pub enum ReplayScope {
     All,
     /// What a program that configures interfaces may have dropped ([`Goal::sparing_services`]).
     Network,
+    /// What the receipt owns, without what a health checker may have changed ([`Goal::sparing_health`]).
+    Drift,
 }
 
 /// The settled state after an apply of `desired`. Services in `left` are none of lvsprov's: another program makes
@@ -79,9 +81,11 @@ pub(super) fn present_receipt(seen: &Observation) -> Option<Receipt> {
     Some(anew)
 }
 
-/// Whether the transaction to `goal` installs the boot unit.
+/// Whether the transaction to `goal` installs the boot unit, or something that belongs to it.
 pub fn installs_unit(goal: &Goal, seen: &Observation) -> bool {
-    let lacks = seen.boot_unit.is_lacking() || !link_managers::lacking(goal, seen).is_empty();
+    let lacks = seen.boot_unit.is_lacking()
+        || !link_managers::lacking(goal, seen).is_empty()
+        || drift::changes_timer(goal, seen) && seen.boot_unit.is_possible();
     goal.settled.is_some() && lacks
 }
 
@@ -275,6 +279,7 @@ mod tests {
             let goal = match scope {
                 ReplayScope::All => goal,
                 ReplayScope::Network => goal.sparing_services(&seen.state),
+                ReplayScope::Drift => goal.sparing_health(&seen.state),
             };
             let steps = goal.replay_steps(&seen.state).unwrap();
             steps.iter().map(|step| step.edit.to_string()).collect()

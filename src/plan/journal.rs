@@ -90,6 +90,7 @@ impl Goal {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
+            drift: None,
         });
         let wanted = match unfinished.to_put_back() {
             Some((_, before)) => before.clone(),

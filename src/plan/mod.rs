@@ -10,6 +10,7 @@
 //! - [`mod@simulate`]: steps applied in memory, as strictly as the kernel does it.
 //! - [`link_managers`]: programs on the host that work against lvsprov's settings.
 //! - [`stages`]: the order across hosts.
+//! - [`drift`]: what a host mends by itself while it runs.
 //! - [`drain`], [`ramp`], [`pacing`]: real servers are taken out and in without a refused client.
 //! - [`maintenance`]: hosts that are taken out for a while, and what stands in the way.
 //! - [`scheduler_swap`]: no connection is refused while a service has no scheduler.
@@ -21,6 +22,7 @@
 mod accepted;
 pub mod boot;
 pub mod drain;
+pub mod drift;
 pub mod holders;
 pub mod journal;
 pub mod link_managers;

@@ -126,6 +126,7 @@ impl Goal {
         kept.settled = settled.as_ref().and_then(boot::digest);
         // Not in `receipt`: what is not committed has taken no host out, and returned none.
         kept.maintenance = desired.maintenance.clone();
+        kept.drift = policy.drift.filter(|_| kept.settled.is_some());
         let receipt_after = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
         let settled = settled.filter(|_| receipt_after.is_some());
         let goal = Self {
@@ -196,6 +197,7 @@ fn taking(
         run: seen.run.clone(),
         settled: None,
         maintenance: Maintenance::default(),
+        drift: None,
     });
     take(&mut receipt, ours, before, seen);
     receipt

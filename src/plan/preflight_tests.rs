@@ -215,6 +215,7 @@ fn a_receipt_of_a_later_version() {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     });
     let message = format!("the receipt on this host has version {}", RECEIPT_VERSION + 1);
     assert_eq!(messages(&desired(), &later), [message]);
@@ -249,6 +250,7 @@ mod sharing {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
+            drift: None,
         }
     }
 
@@ -579,6 +581,7 @@ fn a_vip_that_is_to_stand_on_a_tunnel_device() {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
+            drift: None,
         });
         assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "{dev}");
     }

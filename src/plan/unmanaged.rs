@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
 use crate::state::silent::is_silent;
-use crate::state::{HostState, Item, Observation, Owned, Receipt, ServiceKey, VirtualService};
+use crate::state::{
+    DriftPolicy, HostState, Item, Observation, Owned, Receipt, ServiceKey, VirtualService,
+};
 
 /// How far an apply may go with what lvsprov did not make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct AdoptPolicy {
     pub exclusive: bool,
     /// After a restart the host makes nothing again (`persist: false`).
     pub transient: bool,
+    /// What the host does about drift by itself (`drift`); nothing where it makes nothing again.
+    pub drift: Option<DriftPolicy>,
 }
 
 /// One thing that is not ours.

@@ -67,9 +67,12 @@ fn goal(terms: AdoptPolicy, desired: &Desired, seen: &Observation) -> Goal {
     Goal::apply_on(terms, &name(), 7, desired, seen).unwrap()
 }
 
-const PLAIN: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: false, transient: false };
-const ADOPT: AdoptPolicy = AdoptPolicy { adopt: true, exclusive: false, transient: false };
-const EXCLUSIVE: AdoptPolicy = AdoptPolicy { adopt: false, exclusive: true, transient: false };
+const PLAIN: AdoptPolicy =
+    AdoptPolicy { adopt: false, exclusive: false, transient: false, drift: None };
+const ADOPT: AdoptPolicy =
+    AdoptPolicy { adopt: true, exclusive: false, transient: false, drift: None };
+const EXCLUSIVE: AdoptPolicy =
+    AdoptPolicy { adopt: false, exclusive: true, transient: false, drift: None };
 
 fn steps(goal: &Goal, seen: &Observation) -> Vec<String> {
     let reasons = crate::desired::Reasons::default();
@@ -255,6 +258,7 @@ fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() 
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     };
     seen.others.insert(other, theirs);
     for terms in [PLAIN, ADOPT, EXCLUSIVE] {

@@ -3,7 +3,11 @@
 //! Pure: a [`crate::state::HostState`] in, text out, with a list of the settings that the format does not
 //! support: a rules file alone is not a complete director.
 
+pub mod host;
+mod interfaces;
 pub mod ipvsadm;
+mod nft;
+pub mod shell;
 
 use serde::Serialize;
 

@@ -8,7 +8,7 @@ use owo_colors::OwoColorize as _;
 use super::plural;
 use crate::apply::HostStatus;
 use crate::apply::status::{HostView, ServiceView, StatusReport};
-use crate::state::Timeouts;
+use crate::state::{DriftRecord, FoundDrift, Timeouts};
 
 /// As JSON, schema `lvsprov/status/1`.
 pub fn json(report: &StatusReport) -> serde_json::Value {
@@ -37,6 +37,9 @@ pub fn text(report: &StatusReport) -> String {
         }
         if let Some(reverted) = &host.reverted {
             text.push_str(&super::transaction::reverted(reverted));
+        }
+        if let Some(record) = &host.own_looks {
+            text.push_str(&own_looks(record));
         }
         text.push_str(&super::foreign(&host.foreign));
         if let Some(failure) = &host.failure {
@@ -76,6 +79,49 @@ pub(super) fn state(host: &HostView) -> String {
         _ => "not reached".red().to_string(),
     }
 }
+
+/// What the host's own looks for drift found.
+fn own_looks(record: &DriftRecord) -> String {
+    let DriftRecord { looked_at, action, found, left } = record;
+    let mut text = format!("    own look for drift ({action}): {} ago", age(*looked_at));
+    match found {
+        None => text.push_str(", none seen yet\n"),
+        Some(found) => {
+            let FoundDrift { at, items, more, units, mended_at, gone_at, failure } = found;
+            let count = items.len() + more;
+            let _ =
+                write!(text, "; drift of {count} {} seen {} ago", plural(count, "item"), age(*at));
+            let end = match (mended_at, gone_at, failure) {
+                (Some(mended_at), ..) => format!("mended {} ago", age(*mended_at)),
+                (None, Some(gone_at), _) => format!("gone {} ago", age(*gone_at)),
+                (None, None, Some(failure)) => format!("not mended: {failure}"),
+                (None, None, None) => "still there".to_owned(),
+            };
+            let _ = writeln!(text, ", {end}");
+            for item in items.iter().take(SHOWN) {
+                let _ = writeln!(text, "        drift: {item}");
+            }
+            if count > SHOWN {
+                let _ = writeln!(text, "        and {} more", count - SHOWN);
+            }
+            for change in units {
+                let _ = writeln!(
+                    text,
+                    "        before it {} changed its state, {} ago",
+                    change.unit,
+                    age(change.at)
+                );
+            }
+        }
+    }
+    for item in left.iter().take(SHOWN) {
+        let _ = writeln!(text, "        left to a health checker or apply: {item}");
+    }
+    text
+}
+
+/// So many items of drift are shown.
+const SHOWN: usize = 10;
 
 fn service_text(director: &str, service: &ServiceView) -> String {
     let settings = service.settings.as_deref().unwrap_or("not in IPVS");
@@ -186,6 +232,7 @@ mod tests {
             reverted: None,
             in_maintenance_since: None,
             notes: Vec::new(),
+            own_looks: None,
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }

@@ -343,6 +343,7 @@ mod tests {
             reverted: None,
             in_maintenance_since: None,
             notes: Vec::new(),
+            own_looks: None,
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }

@@ -8,6 +8,7 @@
 pub mod accepted;
 pub mod announcement;
 pub mod control;
+pub mod drift;
 pub mod edit;
 mod edit_json;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 pub use accepted::AcceptedValues;
 pub use control::{DaemonRole, SyncDaemon, Timeouts};
+pub use drift::{DriftAction, DriftPolicy, DriftRecord, FoundDrift, UnitChange};
 pub use edit::{EditVerb, KeyedEdit, Misfit, Present, SettingKind};
 pub use expected::Expected;
 pub use ipvs::{

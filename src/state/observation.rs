@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::firewall::{self, Firewall};
 use super::journal::{Intent, Journal, Operator, TransactionId};
 use super::{
-    DestinationKey, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing, ServiceKey,
+    DestinationKey, DriftRecord, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing,
+    ServiceKey,
 };
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
@@ -149,6 +150,9 @@ pub struct Observation {
     /// The transaction that the host undid by itself, if none of this topology was prepared here since.
     #[serde(default)]
     pub reverted: Option<Reverted>,
+    /// What the host's own looks for drift found, where it looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftRecord>,
     /// Open transactions of other topologies.
     #[serde(default)]
     pub open_elsewhere: BTreeMap<TopologyName, OtherTransaction>,

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostRun, HostState, Maintenance, Owned, SettledDigest};
+use super::{DriftPolicy, HostRun, HostState, Maintenance, Owned, SettledDigest};
 use crate::names::TopologyName;
 
-/// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, and format 2, whose tables guard no tunnel, are
-/// read too, and format 3, without `maintenance`.
-pub const RECEIPT_VERSION: u32 = 4;
+/// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, format 2, whose tables guard no tunnel,
+/// format 3, without `maintenance`, and format 4, without `drift`, are read too.
+pub const RECEIPT_VERSION: u32 = 5;
 
 /// What this topology owns on a host, and how that was before any topology had it.
 ///
@@ -43,6 +43,9 @@ pub struct Receipt {
     /// transaction's goal says.
     #[serde(default, skip_serializing_if = "Maintenance::is_empty")]
     pub maintenance: Maintenance,
+    /// What the host does about drift by itself; `None`: it looks for none. Never without `settled` on the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftPolicy>,
 }
 
 impl Receipt {

@@ -228,6 +228,7 @@ fn host(name: &str, role: Role, number: u8, gateway: Option<(&str, u8)>) -> (Hos
         gateways: gateway.into_iter().collect(),
         routes: Vec::new(),
         ipvs: crate::topology::IpvsSettings::default(),
+        drift: None,
         reach: None,
         at: AT,
     };

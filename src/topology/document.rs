@@ -12,7 +12,7 @@ use super::model::{Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, T
 use super::node::At;
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
-use crate::state::{DaemonRole, Protocol, SyncDaemon, Tunnel, VsItem};
+use crate::state::{DaemonRole, DriftAction, Protocol, SyncDaemon, Tunnel, VsItem};
 
 /// The value of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,8 +54,16 @@ pub struct Document {
     pub defaults: Defaults,
     pub ipvs: IpvsDoc,
     pub persist: Field<bool>,
+    pub drift: Field<DriftDoc>,
     pub hosts: Vec<HostDoc>,
     pub services: Vec<ServiceDoc>,
+}
+
+/// `drift`, of the file or of a host: an action, or `off`; and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriftDoc {
+    pub action: Option<DriftAction>,
+    pub every_s: Option<u32>,
 }
 
 /// Under `networks`.
@@ -105,6 +113,7 @@ pub struct HostDoc {
     pub gateway: Field<Vec<At<GatewayDoc>>>,
     pub routes: RoutesDoc,
     pub ipvs: IpvsDoc,
+    pub drift: Field<DriftDoc>,
     pub reach: Field<ReachDoc>,
     /// Its roles or interfaces are not all valid.
     pub unclear: bool,

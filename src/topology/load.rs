@@ -3,6 +3,7 @@
 //! Never stops at the first finding. A value that is not valid becomes [`Field::Invalid`]; later rules
 //! skip every value that depends on it, so one mistake gives one finding.
 
+mod drift;
 mod ipvs;
 mod routes;
 mod services;
@@ -15,10 +16,11 @@ use super::{reach, scalar, suggest};
 use crate::finding::{Finding, Position};
 
 const TOP: &[&str] =
-    &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist"];
+    &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist", "drift"];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] = &["scheduler", "forward", "protocol", "port", "weight", "gateway"];
-const HOST: &[&str] = &["role", "interfaces", "gateway", "routes", "ipvs", "ssh", "local", "netns"];
+const HOST: &[&str] =
+    &["role", "interfaces", "gateway", "routes", "ipvs", "drift", "ssh", "local", "netns"];
 const INTERFACE: &[&str] = &["addresses", "network", "mtu"];
 
 /// Reads the tree. `None` if the root is not a mapping.
@@ -149,6 +151,7 @@ impl Loader {
             defaults: self.defaults(&mapping),
             ipvs: self.ipvs(&mapping),
             persist: self.field(&mapping, "persist", |node| scalar::boolean_at(node, "persist")),
+            drift: self.drift(&mapping),
             hosts: self.hosts(&mapping),
             services: self.services(&mapping),
         })
@@ -249,7 +252,7 @@ impl Loader {
         let Some(mapping) = self.mapping(value, &what, key.at, HOST) else {
             let (roles, interfaces) = (Vec::new(), Vec::new());
             let (gateway, reach) = (Field::Invalid, Field::Invalid);
-            let (routes, ipvs) = (RoutesDoc::default(), IpvsDoc::default());
+            let (routes, ipvs, drift) = (RoutesDoc::default(), IpvsDoc::default(), Field::Invalid);
             let unclear = true;
             return Some(HostDoc {
                 name,
@@ -258,6 +261,7 @@ impl Loader {
                 gateway,
                 routes,
                 ipvs,
+                drift,
                 reach,
                 unclear,
             });
@@ -268,8 +272,9 @@ impl Loader {
         let gateway = self.several(&mapping, "gateway", "`gateway`", scalar::gateway);
         let routes = self.routes(&mapping);
         let ipvs = self.ipvs(&mapping);
+        let drift = self.drift(&mapping);
         let reach = reach::reach(self, &mapping);
-        Some(HostDoc { name, roles, interfaces, gateway, routes, ipvs, reach, unclear })
+        Some(HostDoc { name, roles, interfaces, gateway, routes, ipvs, drift, reach, unclear })
     }
 
     fn roles(&mut self, mapping: &Mapping<'_>, what: &str) -> Vec<At<super::Role>> {

@@ -15,7 +15,7 @@ mod service;
 
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, TopologyName};
-use crate::state::{DaemonRole, Maintenance, SyncDaemon, Timeouts, VsItem};
+use crate::state::{DaemonRole, DriftPolicy, Maintenance, SyncDaemon, Timeouts, VsItem};
 
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
@@ -83,6 +83,8 @@ pub struct Host {
     pub routes: Vec<StaticRoute>,
     /// IPVS settings outside the table; only directors use them.
     pub ipvs: IpvsSettings,
+    /// What the host does about drift by itself; `None`: nothing.
+    pub drift: Option<DriftPolicy>,
     /// How lvsprov connects to it; `None`: unmanaged, described for the rules only.
     pub reach: Option<Reach>,
     /// Its position in the file.

@@ -78,7 +78,7 @@ fn forget_positions(topology: &mut Topology) {
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }
-    for Host { name: _, roles: _, interfaces, gateways, routes, ipvs, reach: _, at } in
+    for Host { name: _, roles: _, interfaces, gateways, routes, ipvs, drift: _, reach: _, at } in
         hosts.values_mut()
     {
         *at = nowhere;

@@ -14,7 +14,7 @@ use super::node::{At, YamlNode, YamlValue};
 use super::suggest::nearest_of;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, NameError, TopologyName};
-use crate::state::{DaemonRole, Protocol, VsItem};
+use crate::state::{DaemonRole, DriftAction, Protocol, VsItem};
 
 pub use addresses::{
     address, interface_address, route_destination, subnet, tunnel_source, usable_on, vip,
@@ -202,6 +202,15 @@ pub fn is_exclusive(node: &YamlNode) -> ScalarResult<At<bool>> {
         "exclusive" => Some(true),
         "shared" => Some(false),
         _ => None,
+    })
+}
+
+/// `report`, `mend`, or `off`, which is none.
+pub fn drift_action(node: &YamlNode) -> ScalarResult<At<Option<DriftAction>>> {
+    let known = ["off", "report", "mend"];
+    word(node, "way to answer drift", "unknown-word", &known, |text| {
+        let action = DriftAction::ALL.into_iter().find(|action| action.as_str() == text);
+        (action.is_some() || text == "off").then_some(action)
     })
 }
 

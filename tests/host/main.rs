@@ -4,6 +4,7 @@
 
 mod booted;
 mod cluster;
+mod host_files;
 mod kernel;
 mod lab;
 mod lab_traffic;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let mut all = [
         booted::cases(),
         cluster::cases(),
+        host_files::cases(),
         kernel::cases(),
         lab::cases(),
         lab_traffic::cases(),

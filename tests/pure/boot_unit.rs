@@ -8,6 +8,7 @@ use std::process::Command;
 
 use clap::Parser as _;
 use lvsprov::agent::boot_unit::{NETWORK_PATH, NETWORK_UNIT, PROGRAM, UNIT};
+use lvsprov::agent::drift_timer;
 use lvsprov::cli::arguments::{Command as Subcommand, ProgramArguments};
 use lvsprov::protocol::STATE_DIR;
 
@@ -16,6 +17,7 @@ use crate::support::cases::{Case, cases};
 pub fn cases() -> Vec<Case> {
     cases![
         what_the_units_start_is_the_agent,
+        the_timer_starts_a_look_for_drift,
         it_comes_back_with_each_unit_that_takes_it_along,
         systemd_reads_every_line_and_finds_no_ordering_cycle
     ]
@@ -48,6 +50,22 @@ fn what_the_units_start_is_the_agent() {
     }
     // Not before the host is as it was left.
     assert!(words_of(NETWORK_UNIT, "After").contains(&"lvsprov-boot.service"));
+}
+
+fn the_timer_starts_a_look_for_drift() {
+    let command = words_of(drift_timer::SERVICE, "ExecStart");
+    assert_eq!(command[0], PROGRAM);
+    let parsed = ProgramArguments::try_parse_from(command).unwrap();
+    let Subcommand::Agent { drift: Some(None), boot: false, .. } = parsed.command else {
+        panic!("{parsed:?}")
+    };
+    assert!(words_of(drift_timer::SERVICE, "After").contains(&"lvsprov-boot.service"));
+    assert_eq!(words_of(drift_timer::SERVICE, "RequiresMountsFor"), words("RequiresMountsFor"));
+    let timer = drift_timer::timer(300);
+    for line in ["OnActiveSec=300s", "OnUnitInactiveSec=300s", "RandomizedDelaySec=30s"] {
+        assert!(timer.contains(line), "{timer}");
+    }
+    assert!(!timer.contains('@') && timer.contains("WantedBy=lvsprov-boot.service"), "{timer}");
 }
 
 /// `PartOf` stops it with another unit; `WantedBy` starts it with that again, `After` behind it.
@@ -92,11 +110,14 @@ fn verdict(unit: &str, path: &str) -> String {
         &NETWORK_UNIT.replace(PROGRAM, "/bin/true"),
         &words_of(NETWORK_UNIT, "WantedBy"),
     );
+    let drift = drift_timer::SERVICE.replace(PROGRAM, "/bin/true");
+    enable("lvsprov-drift.service", &drift, &[]);
+    enable("lvsprov-drift.timer", &drift_timer::timer(300), &["lvsprov-boot.service"]);
     enable("lvsprov-network.path", path, &words_of(NETWORK_PATH, "WantedBy"));
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(
-            ["boot.service", "network.service", "network.path"]
+            ["boot.service", "network.service", "network.path", "drift.service", "drift.timer"]
                 .map(|unit| folder.path().join(format!("lvsprov-{unit}"))),
         )
         // The units of this machine behind ours: systemd.unit(5).

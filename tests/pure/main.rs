@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod docs;
 mod documents;
+mod host_files;
 mod house;
 mod import;
 mod large;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         cli::cases(),
         docs::cases(),
         documents::cases(),
+        host_files::cases(),
         house::cases(),
         import::cases(),
         large::cases(),

@@ -251,6 +251,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
         run: None,
         settled: None,
         maintenance: lvsprov::state::Maintenance::default(),
+        drift: None,
     };
     let receipt_before =
         unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
@@ -302,6 +303,7 @@ pub fn receipt() -> Receipt {
         run: None,
         settled: None,
         maintenance: lvsprov::state::Maintenance::default(),
+        drift: None,
     }
 }
 

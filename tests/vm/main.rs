@@ -7,7 +7,9 @@
 
 mod crash_recovery;
 mod doctor;
+mod drift;
 mod end_to_end;
+mod host_files;
 mod hosts;
 mod import;
 mod ipvs_round_trip;
@@ -55,11 +57,12 @@ fn groups() -> Vec<Group> {
             Place::Machine { limit_s: 900, prepare: ipvs_round_trip::prepare, at_once: 1 },
             ipvs_round_trip::cases(),
         ),
-        group("reboot", 30, Place::machine(900), reboot::cases()),
+        group("reboot", 30, Place::machine(900), [reboot::cases(), drift::cases()].concat()),
         group("maintenance", 120, Place::machine(1500), maintenance::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),
+        group("host_files", 60, Place::machine(900), host_files::cases()),
         group("lab", 65, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
         group(
             "random",

@@ -139,7 +139,7 @@ fn without_modules(mut states: BTreeMap<HostName, HostState>) -> BTreeMap<HostNa
 }
 
 /// Where the receipts of each host lie: the folder is named by the path of the namespace, which is another after a boot.
-fn disks(lab: &Lab, topology: &Topology, states: &Path) -> BTreeMap<HostName, PathBuf> {
+pub fn disks(lab: &Lab, topology: &Topology, states: &Path) -> BTreeMap<HostName, PathBuf> {
     let disk = |host: &HostName| {
         let path = lab.netns_path(host).unwrap();
         let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());

@@ -13,10 +13,11 @@ use super::reverting::RevertOrder;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::IfName;
+use crate::plan::drift::UnitNeeds;
 use crate::protocol::{Fetched, SegmentAnswers};
 pub use crate::state::HostRun;
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
-use crate::state::{AddressKey, BootUnit, Link, LinkManager, Protocol, Step, Sysctl};
+use crate::state::{AddressKey, BootUnit, Link, LinkManager, Protocol, Step, Sysctl, UnitChange};
 
 /// Names the sysctls to read, given the host's links.
 pub type WantedSysctls<'a> =
@@ -106,16 +107,15 @@ pub trait Actor: fmt::Debug + Send + Sync {
     /// connection released last. The phase on the disk stops a timer too: this only removes the process.
     fn disarm(&self, timer: Option<&Process>);
 
-    /// Whether the boot unit is installed, with what belongs to it where `carriers` are the interfaces that carry
-    /// addresses or routes of lvsprov.
-    fn boot_unit(&self, carriers: &BTreeSet<IfName>) -> BootUnit;
+    /// Whether the boot unit is installed, with what belongs to it for `needs`.
+    fn boot_unit(&self, needs: &UnitNeeds) -> BootUnit;
 
     /// The programs that manage the interfaces; none where the host may have no boot unit.
     fn link_managers(&self) -> BTreeMap<IfName, LinkManager>;
 
     /// Installs the boot unit with what belongs to it, or brings it to this version. As long as no receipt names a
     /// settled state it does nothing: so it needs no place in a journal.
-    fn install_boot_unit(&self, carriers: &BTreeSet<IfName>) -> Result<()>;
+    fn install_boot_unit(&self, needs: &UnitNeeds) -> Result<()>;
 
     /// Has systemd start the boot unit, and does not wait for that: from then on it is restarted with the network.
     fn start_boot_unit(&self) -> Result<()>;
@@ -125,6 +125,12 @@ pub trait Actor: fmt::Debug + Send + Sync {
 
     /// Has the service manager reboot this host, and does not wait for that.
     fn reboot(&self) -> Result<()>;
+
+    /// Has the host look for drift every `every_s` seconds, or no longer. Only where the boot unit stays.
+    fn keep_drift_timer(&self, every_s: Option<u32>) -> Result<()>;
+
+    /// Those of `units` that systemd started, reloaded or stopped since `since`, in seconds since 1970.
+    fn changed_units(&self, units: &[&str], since: u64) -> Vec<UnitChange>;
 
     /// Sleeps until so many milliseconds after the host was started.
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>>;

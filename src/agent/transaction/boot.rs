@@ -127,6 +127,8 @@ pub async fn boot(
     let pauses: &[Duration] = match scope {
         ReplayScope::All => &PAUSES,
         ReplayScope::Network => &NETWORK_PAUSES,
+        // The next look tries again.
+        ReplayScope::Drift => &[],
     };
     for pause in pauses {
         let failed = |report: &&mut BootReport| matches!(report.end, BootEnd::Failed(_));
@@ -153,15 +155,7 @@ async fn boot_topology(
     scope: ReplayScope,
     topology: &TopologyName,
 ) -> BootReport {
-    let mut boot = TopologyBoot {
-        store,
-        actor,
-        scope,
-        topology,
-        closed: None,
-        taken: BTreeMap::new(),
-        warnings: Vec::new(),
-    };
+    let mut boot = TopologyBoot::new((store, actor), scope, topology);
     let end = match boot.run().await {
         Ok(end) => end,
         Err(error) => BootEnd::Failed(error.to_failure()),
@@ -172,18 +166,28 @@ async fn boot_topology(
 }
 
 /// The boot of one topology.
-struct TopologyBoot<'a> {
+pub(super) struct TopologyBoot<'a> {
     store: &'a dyn Store,
     actor: &'a dyn Actor,
     scope: ReplayScope,
     topology: &'a TopologyName,
     closed: Option<(TransactionId, Decision)>,
     /// Addresses that another machine has, each with a sentence.
-    taken: BTreeMap<IpAddr, String>,
-    warnings: Vec<String>,
+    pub taken: BTreeMap<IpAddr, String>,
+    pub warnings: Vec<String>,
 }
 
-impl TopologyBoot<'_> {
+impl<'a> TopologyBoot<'a> {
+    /// Nothing was done yet.
+    pub fn new(
+        (store, actor): (&'a dyn Store, &'a dyn Actor),
+        scope: ReplayScope,
+        topology: &'a TopologyName,
+    ) -> Self {
+        let (closed, taken, warnings) = (None, BTreeMap::new(), Vec::new());
+        Self { store, actor, scope, topology, closed, taken, warnings }
+    }
+
     async fn run(&mut self) -> Result<BootEnd> {
         let (store, topology) = (self.store, self.topology);
         let _lock = lock::wait(store, topology, PATIENCE).await?.map_err(HeldBy::into_error)?;
@@ -223,7 +227,8 @@ impl TopologyBoot<'_> {
         })
     }
 
-    async fn observe(&self, settled: &Settled) -> Result<Observation> {
+    /// The host, with what the settled state asks for.
+    pub async fn observe(&self, settled: &Settled) -> Result<Observation> {
         let sysctls = sysctls_to_read(&settled.state);
         let (store, actor, topology) = (self.store, self.actor, self.topology);
         let mut seen = observe::observe(store, actor, topology, &sysctls, false).await?;
@@ -241,10 +246,12 @@ impl TopologyBoot<'_> {
         Ok(goal.map(|goal| match self.scope {
             ReplayScope::All => goal.leaving_out(&taken),
             ReplayScope::Network => goal.sparing_services(&seen.state),
+            ReplayScope::Drift => goal.leaving_out(&taken).sparing_health(&seen.state),
         }))
     }
 
-    async fn replay(&mut self, settled: &Settled) -> Result<BootEnd> {
+    /// Makes the settled state, and verifies it.
+    pub async fn replay(&mut self, settled: &Settled) -> Result<BootEnd> {
         let seen = self.observe(settled).await?;
         let Some(goal) = self.plan(settled, &seen)? else { return Ok(BootEnd::Nothing) };
         self.ask_for_holders(&steps_to(&goal, &seen.state)?, &seen).await;
@@ -369,7 +376,8 @@ impl TopologyBoot<'_> {
     }
 }
 
-fn steps_to(goal: &Goal, seen: &HostState) -> Result<Vec<Step>> {
+/// The steps from the present state to `goal`.
+pub(super) fn steps_to(goal: &Goal, seen: &HostState) -> Result<Vec<Step>> {
     goal.replay_steps(seen)
         .map_err(|error| Error::new("cannot plan the settled state").because(error))
 }

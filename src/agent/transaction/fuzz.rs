@@ -31,6 +31,7 @@ fn empty(topology: TopologyName) -> Receipt {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     }
 }
 

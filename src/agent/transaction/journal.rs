@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::actor::Actor;
+use super::drift;
 use super::phase::Phase;
 use super::receipt::{self, FileFormat};
 use super::records::{HolderRecord, PreparedRecord};
@@ -252,6 +253,7 @@ pub(super) fn close(
         .and_then(|()| store.sync_folder(&folder))
         .map_err(|error| cannot_io("write", &target, error))?;
     actor.reach("receipt");
+    drift::forget_unwatched(store, &journal.topology);
     remove(store, &journal.topology)
 }
 
@@ -291,7 +293,7 @@ pub(super) fn sweep(store: &dyn Store, parent: &Path, keep: Option<&TransactionI
             let _ = store.remove_tree(&folder);
         }
     }
-    for name in [".journal.json.new", ".receipt.json.new"] {
+    for name in [".journal.json.new", ".receipt.json.new", ".drift.json.new"] {
         let _ = store.remove(&parent.join(name));
     }
 }

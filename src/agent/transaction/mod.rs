@@ -4,10 +4,11 @@
 //! A transaction is written down in [`preparation`] and starts in [`prepare`]; the requests after that are
 //! in [`requests`], the rules between phases in [`phase`]. How it lies on the disk is in [`journal`],
 //! [`receipt`], [`settled`] and [`records`]; [`reverting`] is the revert timer's way back, and [`boot`] what a host
-//! does by itself after a restart.
+//! does by itself after a restart, [`drift`] what it does while it runs.
 
 pub mod actor;
 pub mod boot;
+pub mod drift;
 #[cfg(test)]
 mod fuzz;
 pub mod journal;

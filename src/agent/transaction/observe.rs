@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::actor::Actor;
 use super::store::Store;
-use super::{journal, others, receipt, records};
+use super::{drift, journal, others, receipt, records};
 use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
-use crate::plan::link_managers;
+use crate::plan::drift::UnitNeeds;
 use crate::protocol::Execution;
 use crate::state::{Item, Link, Observation, Owned, Receipt, Sysctl, effects};
 
@@ -90,11 +90,13 @@ async fn read_once(
     };
     let KernelState { facts, state, counters } = actor.observe(Box::new(sysctls), counters).await?;
     let receipts = receipt.iter().chain(others.receipts.values());
-    let boot_unit = actor.boot_unit(&link_managers::carriers_of(receipts, &state));
+    let boot_unit = actor.boot_unit(&UnitNeeds::of(receipts, &state));
     if let Some(receipt) = receipt.as_mut().filter(|_| boot_unit.is_lacking()) {
         // The next transaction installs what is missing.
         receipt.settled = None;
     }
+    let drift = receipt.as_ref().and_then(|receipt| receipt.drift);
+    let drift = drift.and_then(|_| drift::record(store, topology));
     Ok(Observation {
         facts,
         state,
@@ -107,6 +109,7 @@ async fn read_once(
         strays: others.strays,
         open_transaction: open,
         reverted,
+        drift,
         open_elsewhere: others.open,
         counters,
     })
@@ -246,6 +249,7 @@ mod tests {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
+            drift: None,
             owned: [Item::Sysctl(owned.clone()), Item::Module(Module::IpVs)].into(),
             found: HostState {
                 sysctls: [(found.clone(), "0".to_owned())].into(),

@@ -115,6 +115,8 @@ fn is_stray(store: &dyn Store, path: &Path) -> bool {
                 "settled.json",
                 "journal.json",
                 "reverted.json",
+                "drift.json",
+                ".drift.json.",
                 ".receipt.json.",
                 ".journal.json.",
             ]

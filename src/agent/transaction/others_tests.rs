@@ -24,6 +24,7 @@ fn receipt(name: &str) -> Receipt {
         run: None,
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     }
 }
 

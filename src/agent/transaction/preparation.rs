@@ -248,6 +248,7 @@ mod tests {
             run: None,
             settled: None,
             maintenance: crate::state::Maintenance::default(),
+            drift: None,
         };
         let journal = Journal {
             version: JOURNAL_VERSION,

@@ -17,6 +17,7 @@ use super::reverting::RevertOrder;
 use super::store::Store;
 use super::{Agent, in_range, settled};
 use crate::kernel::error::{Error, Result};
+use crate::plan::drift::UnitNeeds;
 use crate::plan::preflight::Obstacle;
 use crate::plan::{link_managers, other_topologies};
 use crate::protocol::{Busy, Prepare, Reply, RevertAfter};
@@ -91,10 +92,10 @@ fn install_unit(actor: &dyn Actor, request: &Prepare, observed: &Observation) ->
     let after =
         request.settled.as_ref().map(|settled| link_managers::carriers(&settled.state, state));
     let receipts = request.receipt_after.iter().chain(observed.others.values());
-    let mut carriers = link_managers::carriers_of(receipts, state);
-    carriers.extend(after.into_iter().flatten());
-    if actor.boot_unit(&carriers).is_lacking() {
-        actor.install_boot_unit(&carriers)?;
+    let mut needs = UnitNeeds::of(receipts, state);
+    needs.carriers.extend(after.into_iter().flatten());
+    if actor.boot_unit(&needs).is_lacking() {
+        actor.install_boot_unit(&needs)?;
     }
     Ok(())
 }

@@ -156,6 +156,7 @@ fn whole() -> Receipt {
         }),
         settled: Some(SettledDigest::of(b"settled")),
         maintenance: [("rs1".parse().unwrap(), 7)].into_iter().collect(),
+        drift: Some(DriftPolicy { action: DriftAction::Mend, every_s: 60 }),
     }
 }
 

@@ -3,7 +3,6 @@
 //! A unit without such a receipt does nothing. So it is installed before a transaction is prepared and removed after one
 //! is closed, outside of any journal, and a crash in between leaves a unit that does nothing: the next boot removes it.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use super::actor::Actor;
@@ -11,18 +10,33 @@ use super::store::Store;
 use super::{journal, receipt};
 use crate::kernel::error::Result;
 use crate::names::TopologyName;
+use crate::plan::drift::{self, UnitNeeds};
+use crate::state::Receipt;
 
-/// Removes the boot unit if no topology needs it.
+/// Removes the boot unit if no topology needs it, and keeps the timer that looks for drift as the receipts say.
 pub(super) fn tidy(store: &dyn Store, actor: &dyn Actor) -> Result<()> {
-    if actor.boot_unit(&BTreeSet::new()).is_possible() && !is_needed(store) {
-        actor.remove_boot_unit()?;
+    if !actor.boot_unit(&UnitNeeds::default()).is_possible() {
+        return Ok(());
     }
-    Ok(())
+    if !is_needed(store) {
+        return actor.remove_boot_unit();
+    }
+    let receipts = topologies(store).into_iter();
+    let receipts: Result<Vec<Option<Receipt>>> =
+        receipts.map(|topology| receipt::read_as_written(store, &topology)).collect();
+    match receipts {
+        Ok(receipts) => {
+            let policies = receipts.into_iter().flatten().filter_map(|receipt| receipt.drift);
+            actor.keep_drift_timer(drift::every_s(policies))
+        }
+        // What cannot be read may have asked for it.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Has it started if a topology needs it. A failure is no reason to fail: the next boot starts it.
 pub(super) fn start(store: &dyn Store, actor: &dyn Actor) {
-    if actor.boot_unit(&BTreeSet::new()).is_enabled() && is_needed(store) {
+    if actor.boot_unit(&UnitNeeds::default()).is_enabled() && is_needed(store) {
         let _ = actor.start_boot_unit();
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn is_plugged(name: &str) -> bool {
 
 pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
     let hosts = &document.hosts;
+    resolver.findings.extend(super::drift::without_persist(document));
     for doc in hosts {
         let mut unclear = doc.unclear;
         let mut interfaces = BTreeMap::new();
@@ -40,9 +41,20 @@ pub(super) fn resolve(resolver: &mut Resolver, document: &Document) {
         let roles = doc.roles.iter().map(|r| r.value).collect();
         let (reach, at) = (reach(&doc.reach), doc.name.at);
         let ipvs = super::ipvs::settings(&document.ipvs, &doc.ipvs);
+        let drift = super::drift::policy(&document.drift, &doc.drift);
+        resolver.findings.extend(super::drift::on_unmanaged(doc));
         let (gateways, routes) = (Vec::new(), Vec::new());
-        let host =
-            Host { name: name.clone(), roles, interfaces, gateways, routes, ipvs, reach, at };
+        let host = Host {
+            name: name.clone(),
+            roles,
+            interfaces,
+            gateways,
+            routes,
+            ipvs,
+            drift,
+            reach,
+            at,
+        };
         resolver.hosts.insert(name, host);
     }
     resolver.index();

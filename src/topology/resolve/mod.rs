@@ -5,6 +5,7 @@
 //! [`crate::check`] tells whether the cluster would work.
 
 mod director;
+mod drift;
 mod gateways;
 mod hosts;
 mod ipvs;

@@ -1,7 +1,9 @@
 //! A real server that boots under systemd and networkd, loses its power, and comes up by itself.
 
+mod drift;
 mod machine;
 mod other_programs;
+mod rendered;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,7 +27,7 @@ pub fn cases() -> Vec<Case> {
         power_that_fails_in_the_middle_of_an_apply_leaves_nothing,
         an_agent_has_systemd_reboot_its_host
     ];
-    [own, other_programs::cases()].concat()
+    [own, drift::cases(), other_programs::cases(), rendered::cases()].concat()
 }
 
 const VIP: &str = "172.25.8.1";

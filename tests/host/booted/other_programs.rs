@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The replies of the real server leave through a router: a default route on eth0.
-const ROUTED: &str = "version: 1
+pub const ROUTED: &str = "version: 1
 name: booted
 networks: {clients: [172.24.0.0/16], lan: [172.25.0.0/16]}
 hosts:
@@ -50,7 +50,7 @@ impl Segment {
         self.server.expect(&["ip", "-4", "route", "show", "default"], 0)
     }
 
-    fn whole_state(&self) -> String {
+    pub fn whole_state(&self) -> String {
         self.state() + &self.routes()
     }
 
@@ -263,6 +263,7 @@ fn settle(segment: &Segment, topology: &str, state: HostState) {
         run: None,
         settled: Some(SettledDigest::of(&text)),
         maintenance: lvsprov::state::Maintenance::default(),
+        drift: None,
     };
     let folder = segment.server.live_path("/var/lib/lvsprov").join(topology);
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();

@@ -3,6 +3,7 @@
 //! The director's interface is down unless a test says otherwise: something stands in its way then on
 //! every kernel, with IPVS or without, and the rest of the cluster is what is looked at here. Clusters
 //! that go live are in `vm/end_to_end.rs`.
+mod drift;
 mod formats;
 mod holders;
 mod netns_cluster;
@@ -22,7 +23,7 @@ use crate::support::cases::{Case, cases};
 use crate::support::speed;
 
 pub fn cases() -> Vec<Case> {
-    [changes(), formats::cases(), holders::cases(), reboot::cases()].concat()
+    [changes(), drift::cases(), formats::cases(), holders::cases(), reboot::cases()].concat()
 }
 
 fn changes() -> Vec<Case> {

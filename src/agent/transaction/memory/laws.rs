@@ -307,6 +307,7 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         run: observation.run.clone(),
         settled: None,
         maintenance: crate::state::Maintenance::default(),
+        drift: None,
     });
     let receipt = Receipt {
         owned: receipt.owned.union(&items).cloned().collect(),

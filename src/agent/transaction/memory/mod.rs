@@ -27,11 +27,12 @@ use crate::kernel::error::{Error, Result};
 use crate::kernel::observe::KernelState;
 use crate::names::{IfName, TopologyName};
 use crate::plan::boot::ReplayScope;
+use crate::plan::drift::UnitNeeds;
 use crate::plan::simulate;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, BootUnit, LinkManager, Observation, OpenTransaction, Protocol, Step,
+    AddressKey, BootUnit, LinkManager, Observation, OpenTransaction, Protocol, Step, UnitChange,
 };
 
 /// What happens at a write.
@@ -425,7 +426,7 @@ impl Actor for MemoryProcess {
         }
     }
 
-    fn boot_unit(&self, _: &BTreeSet<IfName>) -> BootUnit {
+    fn boot_unit(&self, _: &UnitNeeds) -> BootUnit {
         if self.host.lock().has_boot_unit { BootUnit::Installed } else { BootUnit::Missing }
     }
 
@@ -433,7 +434,7 @@ impl Actor for MemoryProcess {
         BTreeMap::new()
     }
 
-    fn install_boot_unit(&self, _: &BTreeSet<IfName>) -> Result<()> {
+    fn install_boot_unit(&self, _: &UnitNeeds) -> Result<()> {
         self.change_boot_unit(true)
     }
 
@@ -448,6 +449,14 @@ impl Actor for MemoryProcess {
     /// The network that the host is in brings it down.
     fn reboot(&self) -> Result<()> {
         if self.is_dead() { Err(gone()) } else { Ok(()) }
+    }
+
+    fn keep_drift_timer(&self, _: Option<u32>) -> Result<()> {
+        Ok(())
+    }
+
+    fn changed_units(&self, _: &[&str], _: u64) -> Vec<UnitChange> {
+        Vec::new()
     }
 
     fn sleep_until(&self, boottime_ms: u64) -> BoxFuture<'_, Result<()>> {
