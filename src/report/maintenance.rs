@@ -30,6 +30,10 @@ pub fn text(report: &MaintenanceReport) -> String {
                 let _ = writeln!(text, "{}  {}{done}", name.bold(), step.text);
             }
         }
+        // Only a return sends requests.
+        if report.action == MaintenanceAction::Return {
+            text.push_str(&super::verify::summary(&change.verifications));
+        }
     }
     for host in &report.hosts {
         text.push_str(&host_text(host));

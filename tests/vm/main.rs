@@ -58,7 +58,7 @@ fn groups() -> Vec<Group> {
             ipvs_round_trip::cases(),
         ),
         group("reboot", 30, Place::machine(900), [reboot::cases(), drift::cases()].concat()),
-        group("maintenance", 120, Place::machine(1500), maintenance::cases()),
+        group("maintenance", 300, Place::machine(3600), maintenance::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),

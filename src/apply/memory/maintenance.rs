@@ -159,6 +159,7 @@ fn a_host_stays_out_through_applies_and_reboots_of_the_director_until_it_is_retu
             "{}",
             text(&report)
         );
+        assert!(text(&report).contains("requests: answered by s80"), "{}", text(&report));
         assert_eq!((weights(&world), in_maintenance(&world)), (vec![1, 1], vec![]));
         assert_eq!(apply(&world).await.ended, None);
         assert_eq!(world.broken(), Vec::<String>::new());
