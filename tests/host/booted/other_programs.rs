@@ -160,6 +160,7 @@ fn a_change_of_the_network_by_any_program_is_followed() {
     segment.server.wait();
     segment.lvsprov(&["apply"], 0);
     let applied = segment.state();
+    segment.server.expect(&["mkdir", "-p", "/run/NetworkManager/devices", "/run/network"], 0);
     // NetworkManager is installed later: that is drift.
     segment.server.expect(&["mkdir", "-p", "/etc/NetworkManager/dispatcher.d"], 0);
     let status = segment.lvsprov(&["status"], 4);
@@ -168,13 +169,16 @@ fn a_change_of_the_network_by_any_program_is_followed() {
     assert!(plan.contains(&format!("belongs to lvsprov-boot.service: {SCRIPT}")), "{plan}");
     segment.lvsprov(&["apply"], 0);
     segment.lvsprov(&["plan"], 0);
-    segment.server.expect(&["mkdir", "-p", "/run/NetworkManager/devices", "/run/network"], 0);
-
     let device = "/run/NetworkManager/devices/2";
     let beside = format!("echo [device] > {device}.new; mv {device}.new {device}");
     let reapply = format!("{SCRIPT} eth0 reapply");
     let state = "echo eth0=eth0 > /run/network/ifstate.eth0".to_owned();
     for change in [beside, reapply, state] {
+        // It follows the change before for a while.
+        segment.until("quiet", || {
+            let asked = segment.server.run(&["systemctl", "is-active", "lvsprov-network.service"]);
+            asked.is_some_and(|output| output.stdout == b"inactive\n")
+        });
         let vip = format!("{VIP}/32");
         segment.server.expect(&["ip", "address", "delete", &vip, "dev", "lo"], 0);
         assert_ne!(segment.state(), applied);
