@@ -22,6 +22,7 @@ lab: # a cluster from bare hosts, with real traffic through a real kernel
 test: # everything; the last part boots virtual machines; at the end stands how long each part took
 	scripts/need test
 	$(BARE)
+	scripts/booted-root target/booted-root
 	scripts/in-turn lint test-build test-lib test-pure test-host test-vm
 
 quick: # what needs neither root nor a virtual machine

@@ -7,27 +7,41 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::network_changes::NetworkChanges;
 use super::transaction::boot;
 use super::{Disk, LocalHost};
 use crate::failure::Failure;
 use crate::plan::boot::ReplayScope;
 
-/// The whole life of the process, in the network namespace of this thread.
+/// The whole life of the process, in the network namespace of this thread. After a change of the network it follows
+/// later changes too, until none comes.
 pub(super) fn main(state_dir: PathBuf, scope: ReplayScope) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let reports = runtime.map_err(|error| Failure::from_error(&error)).and_then(|runtime| {
-        let host = LocalHost::default().keeping_state_in(&state_dir).as_boot_unit();
-        let disk = Disk::new(state_dir);
-        runtime.block_on(boot::boot(&disk, &host, scope)).map_err(|error| error.to_failure())
-    });
-    let reports = match reports {
-        Ok(reports) => reports,
-        Err(failure) => {
-            let _ = writeln!(io::stderr(), "lvsprov agent: {failure}");
-            return ExitCode::FAILURE;
-        }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::from_error(&error)),
     };
-    for report in &reports {
+    let host = LocalHost::default().keeping_state_in(&state_dir).as_boot_unit();
+    let disk = Disk::new(state_dir);
+    // Before the host is observed: what changes from here on may be overlooked.
+    let mut changes = NetworkChanges::new();
+    loop {
+        let code = match runtime.block_on(boot::boot(&disk, &host, scope)) {
+            Ok(reports) => tell(&reports),
+            Err(error) => fail(&error.to_failure()),
+        };
+        if scope == ReplayScope::All || !runtime.block_on(changes.another()) {
+            return code;
+        }
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    let _ = writeln!(io::stderr(), "lvsprov agent: {failure}");
+    ExitCode::FAILURE
+}
+
+fn tell(reports: &[boot::BootReport]) -> ExitCode {
+    for report in reports {
         // The exit code says it where no reader is left.
         let _ = writeln!(io::stdout(), "{report}");
     }

@@ -2,14 +2,15 @@
 //! ([`super::boot_unit`]), and the changes of other units that systemd knows of.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::symlink;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::boot_unit::{SYSTEMCTL, UNIT_FOLDER, put};
+use super::boot_unit::SYSTEMCTL;
+use super::file_tree::{FileTree, RootTree, put, put_link, remove_all};
 use super::link_managers::below;
 use super::process;
+use super::unit_files::UNIT_FOLDER;
 use crate::state::UnitChange;
 
 /// The unit that looks for drift.
@@ -49,9 +50,9 @@ impl TimerFiles {
         }
     }
 
-    /// All of them, the timer last: what is left is found again by it.
+    /// All of them: the link, then the unit that the timer starts last, which it needs.
     pub fn all(&self) -> [PathBuf; 3] {
-        [self.link.clone(), self.service.clone(), self.timer.clone()]
+        [self.link.clone(), self.timer.clone(), self.service.clone()]
     }
 
     /// Those that are missing or changed, for looks every `every_s` seconds.
@@ -67,36 +68,28 @@ impl TimerFiles {
     }
 
     /// Writes them.
-    pub fn install(&self, every_s: u32) -> io::Result<()> {
-        put(&self.service, 0o644, |file| file.write_all(SERVICE.as_bytes()))?;
-        put(&self.timer, 0o644, |file| file.write_all(timer(every_s).as_bytes()))?;
-        if let Some(folder) = self.link.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        match symlink(Path::new("..").join(TIMER_NAME), &self.link) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
+    pub fn install(&self, tree: &dyn FileTree, every_s: u32) -> io::Result<()> {
+        put(tree, &self.service, 0o644, &mut SERVICE.as_bytes())?;
+        put(tree, &self.timer, 0o644, &mut timer(every_s).as_bytes())?;
+        put_link(tree, &Path::new("..").join(TIMER_NAME), &self.link)
     }
 
     /// Whether the timer is there.
     pub fn are_present(&self) -> bool {
-        self.all().iter().any(|path| fs::symlink_metadata(path).is_ok())
+        self.all().iter().any(|path| RootTree.is_there(path))
     }
 
-    /// Removes them.
-    pub fn remove(&self) -> io::Result<()> {
+    /// Removes them, the link first. Whether there was anything to remove.
+    pub fn remove(&self, tree: &dyn FileTree) -> io::Result<bool> {
+        let mut removed = false;
         for path in self.all() {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            removed |= remove_all(tree, std::slice::from_ref(&path))?;
         }
         // Only if it is empty: other units may be wanted there.
         if let Some(folder) = self.link.parent() {
-            let _ = fs::remove_dir(folder);
+            let _ = tree.remove_folder(folder);
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
@@ -140,16 +133,16 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let files = TimerFiles::below(root.path());
         assert_eq!(files.lacking(60).len(), 3);
-        files.install(60).unwrap();
-        files.install(60).unwrap();
+        files.install(&RootTree, 60).unwrap();
+        files.install(&RootTree, 60).unwrap();
         assert_eq!(files.lacking(60), Vec::<PathBuf>::new());
         assert_eq!(files.lacking(61), std::slice::from_ref(&files.timer));
         assert_eq!(fs::read_to_string(&files.link).unwrap(), timer(60));
         fs::write(&files.service, "[Unit]").unwrap();
         assert_eq!(files.lacking(60), std::slice::from_ref(&files.service));
         assert!(files.are_present());
-        files.remove().unwrap();
-        files.remove().unwrap();
+        files.remove(&RootTree).unwrap();
+        files.remove(&RootTree).unwrap();
         assert!(!files.are_present());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::names::IfName;
@@ -136,12 +136,6 @@ pub(super) fn is_installed(path: &Path) -> bool {
     fs::read(path).is_ok_and(|text| text == DROP_IN.as_bytes())
 }
 
-/// Writes the drop-in at `path`. networkd reads it as it next reads its files: nothing is dropped now.
-pub(super) fn install(path: &Path) -> io::Result<()> {
-    refuse_taken(path)?;
-    super::boot_unit::put(path, 0o644, |file| file.write_all(DROP_IN.as_bytes()))
-}
-
 /// An error if a file that lvsprov did not write lies at `path`.
 pub(super) fn refuse_taken(path: &Path) -> io::Result<()> {
     if is_taken(path) {
@@ -179,6 +173,13 @@ fn has_network_root(mounts: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::agent::file_tree::{RootTree, put};
+
+    /// As [`super::super::unit_files`] does it.
+    fn install(path: &Path) -> io::Result<()> {
+        refuse_taken(path)?;
+        put(&RootTree, path, 0o644, &mut DROP_IN.as_bytes())
+    }
 
     const FILE: &str = "/run/systemd/network/10-netplan-eth0.network";
 

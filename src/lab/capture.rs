@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -76,11 +76,22 @@ impl FrameCapture {
     /// # Errors
     /// If the packet socket cannot be opened (`CAP_NET_RAW`).
     pub fn start(lab: &Lab) -> Result<Self, LabError> {
+        Self::start_in(lab.switch(), lab.networks_by_bridge().clone())
+    }
+
+    /// Starts the capture in the namespace of another switch, on its bridges by interface index. They must be
+    /// promiscuous.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(
+        switch: impl AsFd,
+        networks: BTreeMap<u32, NetworkName>,
+    ) -> Result<Self, LabError> {
         let problem = || LabError::io("capture ARP in the switch");
-        let socket = namespace::run_in(lab.switch(), open).map_err(problem())?.map_err(problem())?;
+        let socket = namespace::run_in(switch, open).map_err(problem())?.map_err(problem())?;
         let (stopped, stop) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(LabError::errno("make a pipe"))?;
-        let networks = lab.networks_by_bridge().clone();
         let name = "arp".to_owned();
         let thread = thread::Builder::new()
             .name(name)

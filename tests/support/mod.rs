@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod any_tables;
+pub mod booted_host;
 pub mod cases;
 pub mod foreign_routing;
 pub mod ipvsadm;

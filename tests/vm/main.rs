@@ -5,6 +5,7 @@
 //! machine at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod booted;
 mod crash_recovery;
 mod doctor;
 mod drift;
@@ -59,6 +60,7 @@ fn groups() -> Vec<Group> {
         ),
         group("reboot", 30, Place::machine(900), [reboot::cases(), drift::cases()].concat()),
         group("maintenance", 300, Place::machine(3600), maintenance::cases()),
+        group("booted", 100, Place::machine(1500), booted::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),

@@ -1,28 +1,25 @@
 //! Power cuts of whole clusters: all namespaces are deleted, made anew as bare as a boot leaves them, and each host starts
 //! `lvsprov agent --boot`, all at once. Then clients ask every service.
 //!
-//! The modules stay loaded, which a real boot does not do: the unit on a machine with systemd is tried by
-//! `booted` in `host`.
+//! The modules stay loaded, which a real boot does not do: `booted` has hosts with systemd, which start the unit, and
+//! unloads the modules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lvsprov::apply::cluster_plan::{self, Direction};
-use lvsprov::apply::{Session, operator};
+use lvsprov::apply::Session;
 use lvsprov::lab::capture::{FrameCapture, claims_of};
 use lvsprov::lab::clients::{self, ClientRequest};
 use lvsprov::lab::network::Management;
 use lvsprov::lab::{self, Lab, responders, targets};
 use lvsprov::names::HostName;
-use lvsprov::state::HostState;
 use lvsprov::topology::{Service, Topology};
 
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::hosts;
+use crate::hosts::{self, same, seen, steps_left, without_modules};
 use crate::support::cases::Case;
 use crate::support::playbooks::load;
 use crate::support::prediction::ways;
@@ -88,7 +85,7 @@ fn comes_back(name: &str) {
             }
         }
 
-        let idle = plan(&topology, &mut session, Direction::Apply { now: operator::now() }).await;
+        let idle = steps_left(&topology, &mut session).await;
         assert_eq!(idle, Vec::<String>::new(), "there is something to do after a boot");
         hosts::destroy(&topology, &mut session).await.unwrap();
         let mut destroyed = without_modules(seen(&mut session).await);
@@ -101,43 +98,6 @@ fn comes_back(name: &str) {
     });
 }
 
-/// Panics with what is in one state of a host only.
-fn same(one: &BTreeMap<HostName, HostState>, other: &BTreeMap<HostName, HostState>, what: &str) {
-    let lines = |states: &BTreeMap<HostName, HostState>| {
-        let mut all = BTreeSet::new();
-        flatten("", &serde_json::to_value(states).unwrap(), &mut all);
-        all
-    };
-    let (ours, theirs) = (lines(one), lines(other));
-    let differ: Vec<&String> = ours.symmetric_difference(&theirs).collect();
-    assert!(differ.is_empty() && one == other, "{what}: {differ:#?}");
-}
-
-/// A line for each value, with its path.
-fn flatten(path: &str, value: &Value, into: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(members) => {
-            for (key, value) in members {
-                flatten(&format!("{path} {key}"), value, into);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                flatten(&format!("{path} []"), item, into);
-            }
-        }
-        other => drop(into.insert(format!("{path}: {other}"))),
-    }
-}
-
-/// Modules stay.
-fn without_modules(mut states: BTreeMap<HostName, HostState>) -> BTreeMap<HostName, HostState> {
-    for state in states.values_mut() {
-        state.modules.clear();
-    }
-    states
-}
-
 /// Where the receipts of each host lie: the folder is named by the path of the namespace, which is another after a boot.
 pub fn disks(lab: &Lab, topology: &Topology, states: &Path) -> BTreeMap<HostName, PathBuf> {
     let disk = |host: &HostName| {
@@ -148,23 +108,6 @@ pub fn disks(lab: &Lab, topology: &Topology, states: &Path) -> BTreeMap<HostName
         (host.clone(), states.join("netns-by-path").join(name))
     };
     topology.hosts.keys().map(disk).collect()
-}
-
-async fn seen(session: &mut Session<'_>) -> BTreeMap<HostName, HostState> {
-    let observed = session.observe(false).await;
-    observed.into_iter().map(|(host, observation)| (host, observation.unwrap().state)).collect()
-}
-
-/// The steps that are left.
-async fn plan(topology: &Topology, session: &mut Session<'_>, direction: Direction) -> Vec<String> {
-    let observed = session.observe(false).await;
-    let plan =
-        cluster_plan::plan(topology, &session.desired, &observed, session.absent(), direction);
-    let report = plan.report(topology);
-    let steps = report.hosts.into_iter().flat_map(|(host, report)| {
-        report.steps.into_iter().map(move |step| format!("{host}: {}", step.text))
-    });
-    steps.collect()
 }
 
 /// What the unit does on each host, on all of them at once.

@@ -94,7 +94,7 @@ fn the_timer_mends_drift_names_it_and_leaves_with_the_topology() {
     let status = segment.lvsprov(&["status"], 4);
     assert!(status.contains("still there"), "{status}");
     assert_ne!(segment.state(), applied);
-    let program = "/usr/local/lib/lvsprov/lvsprov";
+    let program = "/usr/local/lib/lvsprov/bin/lvsprov";
     segment.server.expect(&[program, "agent", "--drift"], 4);
     segment.server.expect(&[program, "agent", "--drift=mend"], 0);
     assert_eq!(segment.state(), applied);

@@ -1,7 +1,8 @@
 //! A real server that boots under systemd and networkd, loses its power, and comes up by itself.
 
 mod drift;
-mod machine;
+mod monitor;
+mod network_programs;
 mod other_programs;
 mod rendered;
 
@@ -15,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use lvsprov::kernel::{namespace, who_has};
 use lvsprov::protocol::{Reply, Request};
-use machine::{BootedHost, PROGRAM};
 
 use crate::support::agents::Agent;
+use crate::support::booted_host::{BootedHost, PROGRAM};
 use crate::support::cases::{Case, cases};
 use crate::support::speed;
 
@@ -27,7 +28,8 @@ pub fn cases() -> Vec<Case> {
         power_that_fails_in_the_middle_of_an_apply_leaves_nothing,
         an_agent_has_systemd_reboot_its_host
     ];
-    [own, drift::cases(), other_programs::cases(), rendered::cases()].concat()
+    let programs = [other_programs::cases(), network_programs::cases()].concat();
+    [own, drift::cases(), programs, rendered::cases()].concat()
 }
 
 const VIP: &str = "172.25.8.1";
@@ -59,12 +61,24 @@ impl Segment {
     }
 
     fn of(topology: &str) -> Self {
-        let tag = format!("lvb{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let server = BootedHost::new(&format!("{tag}-rs1"), &format!("{RIP}/16"));
+        let tag = Self::tag();
+        let interfaces = [("eth0", vec![format!("{RIP}/16")])];
+        let server = BootedHost::with_networkd(&format!("{tag}-rs1"), &interfaces);
+        Self::with_server(&tag, server, topology)
+    }
+
+    /// `server` as its real server, which is called by `tag` too.
+    fn with_server(tag: &str, server: BootedHost, topology: &str) -> Self {
+        let server = server.with_program();
         server.write(FILE, topology);
         let segment = Self { client: format!("{tag}-client"), server };
         ip(&["netns", "add", &segment.client]);
         segment
+    }
+
+    /// A name that no other segment has.
+    fn tag() -> String {
+        format!("lvb{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Makes the hardware anew, and starts the real server on it.
@@ -166,7 +180,7 @@ const UNIT_FILES: [&str; 7] = [
     "/etc/systemd/system/multi-user.target.wants/lvsprov-network.path",
     "/etc/systemd/system/multi-user.target.wants/lvsprov-boot.service",
     "/etc/systemd/system/systemd-networkd.service.wants/lvsprov-boot.service",
-    "/usr/local/lib/lvsprov/lvsprov",
+    "/usr/local/lib/lvsprov/bin/lvsprov",
 ];
 
 fn a_real_server_comes_up_by_itself_and_never_answers_for_the_vip() {

@@ -2,12 +2,7 @@
 //! write them, and the nftables service.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use lvsprov::names::TopologyName;
 use lvsprov::state::{
@@ -15,7 +10,9 @@ use lvsprov::state::{
     RECEIPT_VERSION, Receipt, Scope, Settled, SettledDigest, TableName,
 };
 
+use super::monitor::Monitor;
 use super::{Segment, VIP, ip};
+use crate::support::booted_host::BootedHost;
 use crate::support::cases::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -55,7 +52,7 @@ impl Segment {
     }
 
     /// The operator changes the interface's file, and has networkd read it.
-    fn reload_networkd(&self) {
+    pub fn reload_networkd(&self) {
         let path = self.server.live_path(NETWORK_FILE);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text + "# Changed.\n").unwrap();
@@ -69,73 +66,20 @@ impl Segment {
     }
 }
 
-/// What the kernel of a host reports of addresses and routes.
-struct Monitor {
-    child: Child,
-    reader: Option<JoinHandle<()>>,
-    lines: Arc<Mutex<Vec<String>>>,
-}
+/// networkctl(1) asks networkd over D-Bus.
+pub const DBUS: [&str; 2] = ["dbus.socket", "dbus.service"];
 
-impl Monitor {
-    fn start(segment: &Segment) -> Self {
-        let netns = &segment.server.netns;
-        let mut child = Command::new("ip")
-            .args(["-n", netns, "-4", "-o", "monitor", "address", "route"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (all, output) = (lines.clone(), BufReader::new(child.stdout.take().unwrap()));
-        let read = move || output.lines().for_each(|line| all.lock().unwrap().push(line.unwrap()));
-        let monitor = Self { child, reader: Some(std::thread::spawn(read)), lines };
-        // It listens once it reports what happens.
-        for round in 0.. {
-            let probe = format!("172.26.0.{}/32", round % 250 + 1);
-            for verb in ["add", "delete"] {
-                let dev = ["-n", netns, "address", verb, &probe, "dev", "lo"];
-                assert!(Command::new("ip").args(dev).status().unwrap().success());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            if !monitor.lines.lock().unwrap().is_empty() {
-                break;
-            }
-            assert!(round < 1000, "ip monitor says nothing");
-        }
-        monitor
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// What was removed meanwhile of these.
-    fn end(mut self, of: &[&str]) -> Vec<String> {
-        // The last report is read.
-        std::thread::sleep(Duration::from_millis(50));
-        self.kill();
-        self.reader.take().unwrap().join().unwrap();
-        let lines = self.lines.lock().unwrap();
-        let removed = lines.iter().filter(|line| line.starts_with("Deleted"));
-        removed.filter(|line| of.iter().any(|part| line.contains(part))).cloned().collect()
+/// With default dependencies these units would start all of a host.
+pub fn without_default_dependencies(server: &BootedHost, units: &[&str]) {
+    for unit in units {
+        let path = format!("/etc/systemd/system/{unit}.d/test.conf");
+        server.write(&path, "[Unit]\nDefaultDependencies=no\n");
     }
 }
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// networkctl(1) asks networkd over D-Bus. With default dependencies that would start all of a host.
-const DBUS: [&str; 2] = ["dbus.socket", "dbus.service"];
 
 fn networkd_keeps_what_is_ours_or_the_host_makes_it_again() {
     let mut segment = Segment::of(ROUTED);
-    for unit in DBUS {
-        let path = format!("/etc/systemd/system/{unit}.d/test.conf");
-        segment.server.write(&path, "[Unit]\nDefaultDependencies=no\n");
-    }
+    without_default_dependencies(&segment.server, &DBUS);
     segment.start();
     segment.server.wait();
     segment.server.expect(&["dbus-daemon", "--version"], 0);
@@ -160,12 +104,12 @@ fn networkd_keeps_what_is_ours_or_the_host_makes_it_again() {
     // The first reload reads the drop-in along with what it is to decide.
     let ours = ["default", ADDRESS, VIP];
     for _ in 0..2 {
-        let monitor = Monitor::start(&segment);
+        let monitor = Monitor::start(&segment.server.netns);
         segment.reload_networkd();
         assert_eq!(monitor.end(&ours), Vec::<String>::new(), "networkd dropped it");
         assert_eq!(segment.whole_state(), applied);
     }
-    let monitor = Monitor::start(&segment);
+    let monitor = Monitor::start(&segment.server.netns);
     segment.server.expect(&["systemctl", "restart", "systemd-networkd.service"], 0);
     segment.server.expect(&["/lib/systemd/systemd-networkd-wait-online", "--timeout=60"], 0);
     assert_eq!(monitor.end(&ours), Vec::<String>::new(), "networkd dropped it at a restart");
@@ -178,7 +122,7 @@ fn networkd_keeps_what_is_ours_or_the_host_makes_it_again() {
 
     // Without the drop-in it is gone, and comes back; and that is drift.
     segment.server.expect(&["rm", DROP_IN], 0);
-    let monitor = Monitor::start(&segment);
+    let monitor = Monitor::start(&segment.server.netns);
     segment.reload_networkd();
     segment.until("as settled without the drop-in", || segment.whole_state() == applied);
     assert_ne!(monitor.end(&["default"]), Vec::<String>::new(), "networkd kept it by itself");
@@ -216,6 +160,7 @@ fn a_change_of_the_network_by_any_program_is_followed() {
     segment.server.wait();
     segment.lvsprov(&["apply"], 0);
     let applied = segment.state();
+    segment.server.expect(&["mkdir", "-p", "/run/NetworkManager/devices", "/run/network"], 0);
     // NetworkManager is installed later: that is drift.
     segment.server.expect(&["mkdir", "-p", "/etc/NetworkManager/dispatcher.d"], 0);
     let status = segment.lvsprov(&["status"], 4);
@@ -224,13 +169,16 @@ fn a_change_of_the_network_by_any_program_is_followed() {
     assert!(plan.contains(&format!("belongs to lvsprov-boot.service: {SCRIPT}")), "{plan}");
     segment.lvsprov(&["apply"], 0);
     segment.lvsprov(&["plan"], 0);
-    segment.server.expect(&["mkdir", "-p", "/run/NetworkManager/devices", "/run/network"], 0);
-
     let device = "/run/NetworkManager/devices/2";
     let beside = format!("echo [device] > {device}.new; mv {device}.new {device}");
     let reapply = format!("{SCRIPT} eth0 reapply");
     let state = "echo eth0=eth0 > /run/network/ifstate.eth0".to_owned();
     for change in [beside, reapply, state] {
+        // It follows the change before for a while.
+        segment.until("quiet", || {
+            let asked = segment.server.run(&["systemctl", "is-active", "lvsprov-network.service"]);
+            asked.is_some_and(|output| output.stdout == b"inactive\n")
+        });
         let vip = format!("{VIP}/32");
         segment.server.expect(&["ip", "address", "delete", &vip, "dev", "lo"], 0);
         assert_ne!(segment.state(), applied);
@@ -242,7 +190,7 @@ fn a_change_of_the_network_by_any_program_is_followed() {
 }
 
 /// A topology whose settled state this is, as if it had been applied: this kernel may lack what an apply of it needs.
-fn settle(segment: &Segment, topology: &str, state: HostState) {
+pub fn settle(segment: &Segment, topology: &str, state: HostState) {
     let name: TopologyName = topology.parse().unwrap();
     let owned: Owned =
         state.items().into_iter().filter(|item| !matches!(item, Item::Module(_))).collect();
@@ -350,7 +298,7 @@ fn a_vip_that_another_machine_has_is_left_to_it() {
     segment.until("failed", || failed().is_some_and(|it| it.stdout == b"failed\n"));
     assert!(!segment.addresses().contains(vips[0]), "two machines have the VIP");
     assert_eq!(segment.state(), applied, "the other topology is made again");
-    let text = segment.server.expect(&["/usr/local/lib/lvsprov/lvsprov", "agent", "--boot"], 1);
+    let text = segment.server.expect(&["/usr/local/lib/lvsprov/bin/lvsprov", "agent", "--boot"], 1);
     let expected = format!("vips: another machine has {}: ", vips[0]);
     assert!(text.contains(&expected) && text.contains(" answers for it on eth0"), "{text}");
 
