@@ -25,8 +25,8 @@ impl LeftOutTopic {
     fn why(self) -> &'static str {
         match self {
             Self::Health => {
-                "lvsprov has no health checks yet: let keepalived go on with them (`weights: external`), or every real \
-                 server keeps its weight, alive or not, and failures send no notification"
+                "lvsprov has no health checks yet: keepalived goes on with its own, and a service with checks has \
+                 `weights: external`"
             }
             Self::Vrrp => "lvsprov has no failover yet: it sets up one director",
             Self::Process => {

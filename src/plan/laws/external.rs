@@ -76,7 +76,7 @@ fn weight(state: &HostState, id: &DestinationId) -> Option<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn law_no_apply_works_against_a_health_checker(
