@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::desired::Reasons;
 use crate::plan::AdoptPolicy;
 use crate::plan::order::steps_between;
 use crate::state::ForwardingMethod;
@@ -42,7 +43,7 @@ fn goal_on(policy: AdoptPolicy, desired: &Desired, seen: &Observation) -> Goal {
 /// The host after an apply, and its steps.
 fn apply(desired: &Desired, seen: &mut Observation) -> Vec<String> {
     let goal = goal(desired, seen);
-    let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &Default::default()).unwrap();
+    let steps = steps_between(&seen.state, &goal.wanted, &goal.owned, &Reasons::default()).unwrap();
     seen.state.services.clone_from(&goal.wanted.services);
     seen.receipt = goal.receipt_after;
     steps.into_all().into_iter().map(|step| step.edit.to_string()).collect()
@@ -227,7 +228,7 @@ fn undoing_spares_what_the_checker_did_meanwhile() {
     let before = seen.clone();
     let changed = goal(&file(&[(FIRST, 1), (SECOND, 5)]), &seen);
     let steps =
-        steps_between(&seen.state, &changed.wanted, &changed.owned, &Default::default()).unwrap();
+        steps_between(&seen.state, &changed.wanted, &changed.owned, &Reasons::default()).unwrap();
     let touched = [Item::Service(key())].into();
     let mut open = crate::support::unfinished(&["lvs"], before.state.restricted_to(&touched));
     open.journal.touched = touched;

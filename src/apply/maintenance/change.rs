@@ -242,12 +242,16 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
         }
     }
 
-    /// Writes the time of a change that is done into the report.
+    /// Writes the time of a change that is done into the report, and which programs may work against it.
     fn note_time(&mut self, change: MaintenanceChange<'_>) {
         let maintenance = self.session.topology.maintenance.clone();
         for host in change.hosts() {
+            let notes = health::maintenance_cautions(self.session.topology, host);
             if let Some(entry) = self.report.host_mut(host) {
                 entry.since = maintenance.since(host);
+                if matches!(change, MaintenanceChange::Out(_)) {
+                    entry.notes.extend(notes);
+                }
             }
         }
     }
