@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::outcome::{Action, ClusterReport, Cost, HostReport, HostStatus, StepReport, StepState};
 use super::rollback::fault;
 use super::session::{HostAbsence, Observations};
-use super::stage_work;
+use super::{health, stage_work};
 use crate::desired::{Desired, Reasons};
 use crate::failure::Failure;
 use crate::names::HostName;
 use crate::plan::drain::{self, Arranged, Pacing};
+use crate::plan::external::{self, ExternalDifference};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
@@ -36,6 +37,8 @@ pub struct HostPlan {
     pub moves_way_back: bool,
     /// Whether preparing the transaction installs the boot unit.
     pub installs_unit: bool,
+    /// Where a health checker has set other weights than the file's, and they stay.
+    pub external: Vec<ExternalDifference>,
 }
 
 /// The steps of every host, or why it has none.
@@ -114,6 +117,9 @@ pub fn plan(
             if direction != Direction::Destroy {
                 let since = topology.maintenance.since(&host.name);
                 plan.cautions.extend(since.map(|since| maintenance::caution(&host.name, since)));
+                plan.cautions.extend(health::maintenance_cautions(topology, &host.name));
+                let line = |it| health::line(topology, &host.name, it);
+                plan.cautions.extend(plan.external.iter().map(line));
                 plan.cautions.extend(disagreements.get(&host.name).into_iter().flatten().cloned());
             }
         }
@@ -197,13 +203,20 @@ pub fn plan_host(
                 }
                 Direction::Destroy => drain::PacingOptions::back(topology),
             };
-            let Arranged { stages, pacing, notes } = drain::arrange(&options, observed, stages);
+            let Arranged { stages, pacing, mut notes } = drain::arrange(&options, observed, stages);
             let steps = stages.iter().flat_map(|(_, steps)| steps);
             drain::borrow(&mut goal, steps.map(|step| &step.edit), &observed.state);
             let foreign = match direction {
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
                     unmanaged::list(&goal, observed)
+                }
+            };
+            let external = match direction {
+                Direction::Destroy => Vec::new(),
+                Direction::Apply { .. } | Direction::Adopt { .. } => {
+                    notes.extend(external::cautions(desired, &goal, observed));
+                    external::differences(desired, &goal, &observed.state)
                 }
             };
             let plan = HostPlan {
@@ -214,6 +227,7 @@ pub fn plan_host(
                 foreign,
                 moves_way_back: false,
                 installs_unit: false,
+                external,
             };
             check_steps(plan, observed)
         }

@@ -12,6 +12,7 @@
 //! | `execute` | the stages ([`stage_work`], [`drain`]), then the state of each host |
 //! | `confirm` | the network answers, or the operator says yes ([`traffic`], [`verify`]) |
 //! | `commit` | the votes and the one decision; abort is a [`rollback`] of every host |
+//! | [`health`] | what a health checker has made of weights: in words, and what requests expect |
 //! | [`maintenance`] | hosts are taken out without a lost request, rebooted, and returned |
 //! | [`open_transactions`], [`recover`] | transactions of earlier runs: what each is, `rollback` and `confirm` |
 //! | [`doctor`] | why requests are not answered: walk, real requests, and what the kernels say |
@@ -24,6 +25,7 @@ mod confirm;
 pub mod doctor;
 pub mod drain;
 mod execute;
+pub mod health;
 pub mod holders;
 pub mod maintenance;
 mod moments;

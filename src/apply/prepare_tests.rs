@@ -91,6 +91,7 @@ fn what_is_taken_over_after_a_restart_is_as_it_is_now() {
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     };
     let by = Operator { user: "u".to_owned(), host: "h".to_owned(), pid: 1 };
     let (id, policy, hosts) =

@@ -169,6 +169,7 @@ fn way_back(
         foreign: Vec::new(),
         moves_way_back: false,
         installs_unit: false,
+        external: Vec::new(),
     };
     Ok(Some(WayBack { open: open.clone(), plan }))
 }

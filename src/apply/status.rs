@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::cluster_plan::{ClusterPlan, HostPlanResult, receipts};
+use super::health::{self, ExternalWeightView};
 use super::open_transactions;
 use super::outcome::{HostStatus, HostTransactionReport, OpenTransactionReport, StepState};
 use super::session::Observations;
@@ -62,7 +63,10 @@ pub struct HostView {
     /// Since when it is in maintenance, in seconds since 1970; absent: it is in service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_maintenance_since: Option<u64>,
-    /// What a person should know of hosts in maintenance, one line each.
+    /// Real servers whose weights a health checker has set, where they are not the file's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_weights: Vec<ExternalWeightView>,
+    /// What a person should know of hosts in maintenance, and of real servers that a health checker has out, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// What its own looks for drift found, where it looks.
@@ -145,6 +149,12 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
                 ),
             }
         }
+        let external = match result {
+            HostPlanResult::Plan(plan) => plan.external.as_slice(),
+            _ => &[],
+        };
+        let by_checker = external.iter().map(|it| health::line(topology, name, it));
+        let view = |it| ExternalWeightView::of(topology, name, it);
         let view = HostView {
             status: report.status,
             failure: report.failure,
@@ -159,8 +169,9 @@ pub fn status(topology: &Topology, plan: &ClusterPlan, observed: &Observations) 
             open_transaction: observation.and_then(open_transactions::host_transaction),
             reverted: observation.and_then(|observed| observed.reverted.clone()),
             in_maintenance_since: since,
-            notes: notes.chain(disagrees).collect(),
             own_looks: observation.and_then(|observed| observed.drift.clone()),
+            notes: notes.chain(disagrees).chain(by_checker).collect(),
+            external_weights: external.iter().map(view).collect(),
         };
         (name.clone(), view)
     });

@@ -124,7 +124,7 @@ pub async fn verify_network(
             return verifications;
         }
     }
-    verifications.extend(traffic::verify(session, options).await);
+    verifications.extend(traffic::verify(session, observed, options).await);
     verifications
 }
 

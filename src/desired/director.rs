@@ -14,7 +14,9 @@ use crate::state::{
     Address, AddressKey, Destination, DestinationKey, Module, Protocol, Scope, ServiceFlags,
     ServiceKey, VirtualService, VsItem,
 };
-use crate::topology::{Forward, Host, RealServer, Role, Scheduler, Service, Topology};
+use crate::topology::{
+    Forward, Host, RealServer, Role, Scheduler, Service, Topology, WeightSource,
+};
 
 use ipnet::IpNet;
 
@@ -126,6 +128,9 @@ fn removing(service: &Service, desired: &mut Desired) {
 
 fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
     let key = service_key(service);
+    if service.weights == WeightSource::External {
+        desired.external.insert(key.clone());
+    }
     let stays = service.persistence.map_or_else(String::new, |persistence| {
         format!(", and a client stays with it for {} s", persistence.timeout)
     });

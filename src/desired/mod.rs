@@ -50,6 +50,8 @@ pub struct Desired {
     pub needs: BTreeMap<IfName, Vec<IpNet>>,
     /// On a director: its real servers in maintenance.
     pub maintenance: Maintenance,
+    /// On a director: services whose weights a health checker sets.
+    pub external: BTreeSet<ServiceKey>,
 }
 
 /// Why a setting is there; one sentence each, for a person.

@@ -87,4 +87,6 @@ pub struct DraftService {
     pub vip_interface: Option<IfName>,
     /// NAT destinations are FULLNAT.
     pub full_nat: bool,
+    /// A health checker sets its weights.
+    pub external: bool,
 }

@@ -25,6 +25,7 @@ pub(super) struct ServiceEntry {
     pub scheduler_flags: Vec<&'static str>,
     pub persistence: Option<PersistenceEntry>,
     pub one_packet: bool,
+    pub external: bool,
     pub reals: Vec<RealServerEntry>,
 }
 
@@ -139,8 +140,15 @@ impl EntryBuilder<'_> {
     }
 
     fn entry(&mut self) -> Option<ServiceEntry> {
-        let DraftService { director, key, service, vip_prefix, vip_interface, full_nat: _ } =
-            self.service;
+        let DraftService {
+            director,
+            key,
+            service,
+            vip_prefix,
+            vip_interface,
+            full_nat: _,
+            external,
+        } = self.service;
         let target = match key {
             ServiceKey::Address(protocol, address) => EntryTarget::Address {
                 vip: address.ip(),
@@ -182,6 +190,7 @@ impl EntryBuilder<'_> {
             scheduler_flags: self.scheduler_flags(),
             persistence: self.persistence(),
             one_packet: service.flags.has(ServiceFlags::ONE_PACKET),
+            external: *external,
             reals,
         })
     }

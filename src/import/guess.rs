@@ -143,6 +143,7 @@ impl Guess<'_> {
                 vip_prefix: prefix.filter(|bits| !matches!(bits, 32 | 128)),
                 vip_interface: vip_interface.filter(|_| matches!(key, ServiceKey::Address(..))),
                 full_nat: false,
+                external: self.rules.external.contains(key),
             });
         }
         drafts

@@ -1,6 +1,6 @@
 //! The IPVS configuration of a source, as the kernel has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Remark;
@@ -12,6 +12,8 @@ use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService};
 pub struct IpvsRules {
     /// The table.
     pub services: BTreeMap<ServiceKey, VirtualService>,
+    /// Services whose real servers the source has checked: their weights are external.
+    pub external: BTreeSet<ServiceKey>,
     /// Connection timeouts.
     pub timeouts: GivenTimeouts,
     /// Sync daemons; options that the source lacks have the kernel's defaults.

@@ -175,6 +175,7 @@ impl TopologyText {
             scheduler_flags,
             persistence,
             one_packet,
+            external,
             reals,
         } = entry;
         let mut parts = target_parts(target, *vip_prefix);
@@ -193,6 +194,9 @@ impl TopologyText {
         parts.extend(persistence.iter().map(persistence_part));
         if *one_packet {
             parts.push("one_packet: true".to_owned());
+        }
+        if *external {
+            parts.push("weights: external".to_owned());
         }
         for (number, part) in parts.iter().enumerate() {
             self.line(format_args!("  {} {part}", if number == 0 { '-' } else { ' ' }));

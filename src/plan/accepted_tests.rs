@@ -176,6 +176,7 @@ fn what_an_earlier_lvsprov_lowered_goes_back() {
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     };
     seen.receipt = Some(receipt);
     let (steps, after) = apply(&wanting_arp(), &seen);

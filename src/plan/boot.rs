@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::external::{self, ExternalServices};
 use super::ownership::{self, Goal};
 use super::simulate::SimulateError;
 use super::unmanaged::{self, AdoptPolicy};
@@ -51,6 +52,7 @@ pub(super) fn settled(
         state,
         accepted: desired.accepted.clone(),
         exclusive: policy.exclusive,
+        external: desired.external.iter().filter(|key| !left.contains(key)).cloned().collect(),
     }
 }
 
@@ -124,6 +126,12 @@ impl Goal {
     pub fn replay(settled: &Settled, seen: &Observation) -> Result<Option<Self>, SimulateError> {
         let Some(mut receipt) = present_receipt(seen) else { return Ok(None) };
         let mut wanted = ownership::inherit(&settled.state, &seen.state);
+        receipt.external = external::yield_to_checker(
+            ExternalServices { keys: &settled.external, takes_over: settled.exclusive },
+            &mut wanted,
+            &seen.state,
+            Some(&receipt),
+        );
         let before = ownership::with_modules(&seen.state, &wanted.items())?;
         let kept_settings =
             accepted::keep(&settled.accepted, &mut wanted, &before, (seen, Some(&receipt)));

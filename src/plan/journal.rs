@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::external;
 use super::ownership::Goal;
 use crate::state::{
     Edit, HostState, Item, Observation, OpenTransaction, Owned, RECEIPT_VERSION, Receipt, Step,
@@ -91,9 +92,14 @@ impl Goal {
             settled: None,
             maintenance: crate::state::Maintenance::default(),
             drift: None,
+            external: crate::state::ExternalWeights::default(),
         });
         let wanted = match unfinished.to_put_back() {
-            Some((_, before)) => before.clone(),
+            Some((_, before)) => {
+                let mut wanted = before.clone();
+                external::spare_in_undo(unfinished, &mut wanted, &seen.state);
+                wanted
+            }
             None => seen.state.restricted_to(&journal.touched),
         };
         Self {

@@ -2,10 +2,11 @@
 //! one to the other, touches nothing else, survives being cut off anywhere, and can be undone.
 //!
 //! [`generate`] makes the states, [`world`] walks whole clusters, [`pace`] takes real servers out and in
-//! slowly, [`maintenance`] takes them out for a while, [`sharing`] has several topologies on one host, [`reboot`] restarts it.
+//! slowly, [`maintenance`] takes them out for a while, [`external`] has a health checker beside lvsprov, [`sharing`] has several topologies on one host, [`reboot`] restarts it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod external;
 mod generate;
 mod maintenance;
 mod pace;

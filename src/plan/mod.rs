@@ -12,6 +12,7 @@
 //! - [`stages`]: the order across hosts.
 //! - [`drift`]: what a host mends by itself while it runs.
 //! - [`drain`], [`ramp`], [`pacing`]: real servers are taken out and in without a refused client.
+//! - [`external`]: weights that a health checker sets, which are health and no drift.
 //! - [`maintenance`]: hosts that are taken out for a while, and what stands in the way.
 //! - [`scheduler_swap`]: no connection is refused while a service has no scheduler.
 //! - [`preflight`]: what must be true of a host before anything is touched.
@@ -23,6 +24,7 @@ mod accepted;
 pub mod boot;
 pub mod drain;
 pub mod drift;
+pub mod external;
 pub mod holders;
 pub mod journal;
 pub mod link_managers;

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::external::{self, ExternalServices};
 use super::simulate::{self, SimulateError};
 use super::unmanaged::{self, AdoptPolicy, ExistingService};
 use super::{accepted, boot, other_topologies};
@@ -16,8 +17,9 @@ use crate::names::TopologyName;
 use crate::state::accepted::counts_together;
 use crate::state::effects::{self, LEADERS, led_by};
 use crate::state::{
-    Destination, Edit, ForwardingMethod, HostState, Item, Maintenance, Module, Observation, Owned,
-    Present, RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step, Sysctl, Timeouts,
+    Destination, Edit, ExternalWeights, ForwardingMethod, HostState, Item, Maintenance, Module,
+    Observation, Owned, Present, RECEIPT_VERSION, Receipt, Route, ServiceKey, Settled, Step,
+    Sysctl, Timeouts,
 };
 
 /// What to reach on a host, and what its receipt must say on the way and after.
@@ -63,6 +65,14 @@ impl Goal {
         seen: &Observation,
     ) -> Result<Self, SimulateError> {
         let mut settled_state = inherit(&desired.state, &seen.state);
+        let present = boot::present_receipt(seen);
+        let takes_over = policy.adopt || policy.exclusive;
+        let external = external::yield_to_checker(
+            ExternalServices { keys: &desired.external, takes_over },
+            &mut settled_state,
+            &seen.state,
+            present.as_ref(),
+        );
         let (mut left, mut contested) = (BTreeSet::new(), BTreeMap::new());
         if !policy.adopt && !policy.exclusive {
             for (key, meeting) in unmanaged::met(&settled_state, seen) {
@@ -75,7 +85,6 @@ impl Goal {
         settled_state.services.retain(|key, _| !left.contains(key));
         let settled = boot::settled(topology, desired, &left, policy);
         let before = with_modules(&seen.state, &settled_state.items())?;
-        let present = boot::present_receipt(seen);
         let kept_settings = accepted::keep(
             &desired.accepted,
             &mut settled_state,
@@ -127,6 +136,8 @@ impl Goal {
         // Not in `receipt`: what is not committed has taken no host out, and returned none.
         kept.maintenance = desired.maintenance.clone();
         kept.drift = policy.drift.filter(|_| kept.settled.is_some());
+        kept.external = external;
+        kept.external.retain(|key, _| !left.contains(key));
         let receipt_after = (!ours.is_empty() || !kept.found.services.is_empty()).then_some(kept);
         let settled = settled.filter(|_| receipt_after.is_some());
         let goal = Self {
@@ -198,6 +209,7 @@ fn taking(
         settled: None,
         maintenance: Maintenance::default(),
         drift: None,
+        external: ExternalWeights::new(),
     });
     take(&mut receipt, ours, before, seen);
     receipt

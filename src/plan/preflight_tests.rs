@@ -216,6 +216,7 @@ fn a_receipt_of_a_later_version() {
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     });
     let message = format!("the receipt on this host has version {}", RECEIPT_VERSION + 1);
     assert_eq!(messages(&desired(), &later), [message]);
@@ -251,6 +252,7 @@ mod sharing {
             settled: None,
             maintenance: crate::state::Maintenance::default(),
             drift: None,
+            external: crate::state::ExternalWeights::default(),
         }
     }
 
@@ -582,6 +584,7 @@ fn a_vip_that_is_to_stand_on_a_tunnel_device() {
             settled: None,
             maintenance: crate::state::Maintenance::default(),
             drift: None,
+            external: crate::state::ExternalWeights::default(),
         });
         assert_eq!(messages(&desired, &seen), Vec::<String>::new(), "{dev}");
     }

@@ -13,7 +13,7 @@ use super::drain::{Arranged, PacingOptions, Raise};
 use crate::state::{
     Destination, DestinationId, DestinationKey, Edit, HostState, ServiceKey, Stage, Step,
 };
-use crate::topology::Scheduler;
+use crate::topology::{Scheduler, WeightSource};
 
 /// How many weights there are at most, the wanted one included.
 const STEPS: u32 = 5;
@@ -79,7 +79,9 @@ pub(super) fn ramp(options: &PacingOptions<'_>, seen: &HostState, arranged: &mut
             continue;
         }
         let weights = weights(destination.weight);
-        let why_not = if !shares_by_weight(file.scheduler) {
+        let why_not = if file.weights == WeightSource::External {
+            Some("a health checker sets its weights, and may do so meanwhile".to_owned())
+        } else if !shares_by_weight(file.scheduler) {
             Some(format!(
                 "by the scheduler {} a smaller weight is no smaller share",
                 file.scheduler

@@ -259,6 +259,7 @@ fn what_another_topology_owns_is_neither_foreign_nor_displaced_but_in_the_way() 
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     };
     seen.others.insert(other, theirs);
     for terms in [PLAIN, ADOPT, EXCLUSIVE] {

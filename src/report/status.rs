@@ -233,6 +233,7 @@ mod tests {
             in_maintenance_since: None,
             notes: Vec::new(),
             own_looks: None,
+            external_weights: Vec::new(),
         };
         let hosts = BTreeMap::from([("lvs".parse().unwrap(), view)]);
         StatusReport { topology: "t".to_owned(), hosts, open_transactions: Vec::new() }

@@ -16,6 +16,7 @@ mod edit_tests;
 pub mod effects;
 pub mod examination;
 pub mod expected;
+mod external;
 pub mod firewall;
 pub mod ipvs;
 mod ipvs_edits;
@@ -48,6 +49,7 @@ pub use control::{DaemonRole, SyncDaemon, Timeouts};
 pub use drift::{DriftAction, DriftPolicy, DriftRecord, FoundDrift, UnitChange};
 pub use edit::{EditVerb, KeyedEdit, Misfit, Present, SettingKind};
 pub use expected::Expected;
+pub use external::{ExternalWeight, ExternalWeights};
 pub use ipvs::{
     Destination, DestinationId, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel,
     VirtualService,

@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DriftPolicy, HostRun, HostState, Maintenance, Owned, SettledDigest};
+use super::{DriftPolicy, ExternalWeights, HostRun, HostState, Maintenance, Owned, SettledDigest};
 use crate::names::TopologyName;
 
 /// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, format 2, whose tables guard no tunnel,
-/// format 3, without `maintenance`, and format 4, without `drift`, are read too.
-pub const RECEIPT_VERSION: u32 = 5;
+/// format 3, without `maintenance`, format 4, without `drift`, and
+/// format 5, without `external`, are read too.
+pub const RECEIPT_VERSION: u32 = 6;
 
 /// What this topology owns on a host, and how that was before any topology had it.
 ///
@@ -46,6 +47,9 @@ pub struct Receipt {
     /// What the host does about drift by itself; `None`: it looks for none. Never without `settled` on the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftPolicy>,
+    /// On a director: the real servers that lvsprov has made of services with `weights: external`. Only a commit changes it.
+    #[serde(default, skip_serializing_if = "ExternalWeights::is_empty")]
+    pub external: ExternalWeights,
 }
 
 impl Receipt {

@@ -1,12 +1,12 @@
 //! The settled state: what a host makes again by itself after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{AcceptedValues, HostState, Sysctl};
+use super::{AcceptedValues, HostState, ServiceKey, Sysctl};
 use crate::names::TopologyName;
 
 /// What a topology wants of a host, as the last commit left it. It lies beside the receipt, which names its
@@ -24,6 +24,9 @@ pub struct Settled {
     pub accepted: BTreeMap<Sysctl, AcceptedValues>,
     /// Whether the IPVS table is the topology's as a whole (`ipvs: exclusive`).
     pub exclusive: bool,
+    /// Services whose weights a health checker sets (`weights: external`).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub external: BTreeSet<ServiceKey>,
 }
 
 /// SHA-256 of the bytes of a settled state's file, in hexadecimal.

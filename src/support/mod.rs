@@ -271,6 +271,7 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         persistence: None,
         one_packet: false,
         pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
+        weights: crate::topology::WeightSource::File,
         director: "director".parse().unwrap(),
         real_servers: real_servers.collect(),
         at: AT,

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::model::{Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources};
+use super::model::{
+    Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources, WeightSource,
+};
 use super::node::At;
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, ServiceName, TopologyName};
@@ -83,6 +85,7 @@ pub struct Defaults {
     pub protocol: Field<Protocol>,
     pub port: Field<u16>,
     pub weight: Field<u32>,
+    pub weights: Field<WeightSource>,
     pub gateway: Field<GatewayDoc>,
 }
 
@@ -177,6 +180,7 @@ pub struct ServiceDoc {
     pub drain: Field<u32>,
     /// Seconds.
     pub ramp: Field<u32>,
+    pub weights: Field<WeightSource>,
     pub forward: Field<Forward>,
     pub tunnel: Field<TunnelDoc>,
     pub director: Field<HostName>,

@@ -18,7 +18,8 @@ use crate::finding::{Finding, Position};
 const TOP: &[&str] =
     &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist", "drift"];
 const NETWORK: &[&str] = &["subnets"];
-const DEFAULTS: &[&str] = &["scheduler", "forward", "protocol", "port", "weight", "gateway"];
+const DEFAULTS: &[&str] =
+    &["scheduler", "forward", "protocol", "port", "weight", "weights", "gateway"];
 const HOST: &[&str] =
     &["role", "interfaces", "gateway", "routes", "ipvs", "drift", "ssh", "local", "netns"];
 const INTERFACE: &[&str] = &["addresses", "network", "mtu"];
@@ -235,6 +236,7 @@ impl Loader {
             protocol: self.field(&mapping, "protocol", scalar::protocol),
             port: self.field(&mapping, "port", scalar::service_port),
             weight: self.field(&mapping, "weight", scalar::weight),
+            weights: self.field(&mapping, "weights", scalar::weights),
             gateway: self.field(&mapping, "gateway", scalar::gateway),
         }
     }

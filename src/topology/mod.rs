@@ -34,7 +34,7 @@ pub use file::{FileError, read_file};
 pub use model::{
     ETHERNET_MTU, Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network,
     NextHop, Pace, PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag,
-    Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip,
+    Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
 };
 pub(crate) use suggest::listed;
 

@@ -19,7 +19,7 @@ use crate::state::{DaemonRole, DriftPolicy, Maintenance, SyncDaemon, Timeouts, V
 
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
-    SchedulerFlag, Service, TunnelSources, Vip, host_prefix,
+    SchedulerFlag, Service, TunnelSources, Vip, WeightSource, host_prefix,
 };
 
 /// One file: one cluster.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
-use super::model::{Engine, Forward, Pace, Role, Scheduler, SchedulerFlag};
+use super::model::{Engine, Forward, Pace, Role, Scheduler, SchedulerFlag, WeightSource};
 use super::node::{At, YamlNode, YamlValue};
 use super::suggest::nearest_of;
 use crate::finding::{Finding, Position};
@@ -183,6 +183,14 @@ pub fn marked_by(node: &YamlNode) -> ScalarResult<At<bool>> {
         "lvsprov" => Some(true),
         "others" => Some(false),
         _ => None,
+    })
+}
+
+/// `file` or `external`.
+pub fn weights(node: &YamlNode) -> ScalarResult<At<WeightSource>> {
+    let known = WeightSource::ALL.map(WeightSource::as_str);
+    word(node, "value for `weights`", "unknown-word", &known, |text| {
+        WeightSource::ALL.into_iter().find(|source| source.as_str() == text)
     })
 }
 

@@ -252,6 +252,7 @@ pub fn begin(number: u64, changes: Vec<Edit>, seen: &Observation) -> Prepare {
         settled: None,
         maintenance: lvsprov::state::Maintenance::default(),
         drift: None,
+        external: lvsprov::state::ExternalWeights::default(),
     };
     let receipt_before =
         unfinished.map_or(seen.receipt.clone(), |there| there.receipt_before.clone());
@@ -304,6 +305,7 @@ pub fn receipt() -> Receipt {
         settled: None,
         maintenance: lvsprov::state::Maintenance::default(),
         drift: None,
+        external: lvsprov::state::ExternalWeights::default(),
     }
 }
 

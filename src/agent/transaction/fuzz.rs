@@ -32,6 +32,7 @@ fn empty(topology: TopologyName) -> Receipt {
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     }
 }
 

@@ -250,6 +250,7 @@ mod tests {
             settled: None,
             maintenance: crate::state::Maintenance::default(),
             drift: None,
+            external: crate::state::ExternalWeights::default(),
             owned: [Item::Sysctl(owned.clone()), Item::Module(Module::IpVs)].into(),
             found: HostState {
                 sysctls: [(found.clone(), "0".to_owned())].into(),

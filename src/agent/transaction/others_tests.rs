@@ -25,6 +25,7 @@ fn receipt(name: &str) -> Receipt {
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     }
 }
 

@@ -249,6 +249,7 @@ mod tests {
             settled: None,
             maintenance: crate::state::Maintenance::default(),
             drift: None,
+            external: crate::state::ExternalWeights::default(),
         };
         let journal = Journal {
             version: JOURNAL_VERSION,

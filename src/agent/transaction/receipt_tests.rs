@@ -157,12 +157,17 @@ fn whole() -> Receipt {
         settled: Some(SettledDigest::of(b"settled")),
         maintenance: [("rs1".parse().unwrap(), 7)].into_iter().collect(),
         drift: Some(DriftPolicy { action: DriftAction::Mend, every_s: 60 }),
+        external: [(
+            "tcp 192.0.2.1:80".parse().unwrap(),
+            [("10.0.0.1:80".parse().unwrap(), ExternalWeight { file: 1, drained: false })].into(),
+        )]
+        .into(),
     }
 }
 
 /// Every path to a member, with what is named by data as `*`, and each word that stands for a kind.
 fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
-    const BY_NAME: [&str; 10] = [
+    const BY_NAME: [&str; 12] = [
         ".sysctls",
         ".links",
         ".addresses",
@@ -173,6 +178,8 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         ".tunnels",
         ".destinations",
         ".maintenance",
+        ".external",
+        ".external.*",
     ];
     const KINDS: [&str; 10] = [
         ".owned[]",
@@ -226,6 +233,7 @@ fn the_keys_of_the_current_format_are_these() {
         state: HostState::default(),
         accepted: std::collections::BTreeMap::new(),
         exclusive: false,
+        external: ["tcp 192.0.2.1:80".parse().unwrap()].into(),
     };
     let Value::Object(settled) = serde_json::to_value(settled).unwrap() else { unreachable!() };
     shape_now.extend(settled.keys().map(|key| format!("settled .{key}")));

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use self::diagnosis::{ClusterFacts, DoctorReport};
 use self::evidence::{CounterRise, Evidence, Instruments, KernelLookup, RealRequests, RequestWay};
 use super::cluster_plan::ClusterPlan;
+use super::health;
 use super::requests::unexpected;
 use super::session::{Observations, Session};
 use super::traffic::{clients, targets};
@@ -82,7 +83,7 @@ fn walked(
     observed: &Observations,
     wanted: &dyn Fn(&ExpectedRequest<'_>) -> bool,
 ) -> Vec<Evidence> {
-    let topology = session.topology;
+    let topology = &*health::present_weights(session.topology, observed);
     let world = world_as_observed(topology, &session.desired, observed);
     let after = plan.world_after(topology, &session.desired, observed);
     let mut all: Vec<Evidence> = Vec::new();

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::outcome::{HostMaintenance, MaintenanceAction, MaintenanceEnd, MaintenanceReport};
 use super::versions::TopologyVersions;
 use crate::apply::cluster_plan::{self, ClusterPlan, Direction, HostPlanResult};
+use crate::apply::health;
 use crate::apply::operator::now;
 use crate::apply::outcome::{ClusterReport, HostStatus};
 use crate::apply::requests::describe_busy;
@@ -241,12 +242,16 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
         }
     }
 
-    /// Writes the time of a change that is done into the report.
+    /// Writes the time of a change that is done into the report, and which programs may work against it.
     fn note_time(&mut self, change: MaintenanceChange<'_>) {
         let maintenance = self.session.topology.maintenance.clone();
         for host in change.hosts() {
+            let notes = health::maintenance_cautions(self.session.topology, host);
             if let Some(entry) = self.report.host_mut(host) {
                 entry.since = maintenance.since(host);
+                if matches!(change, MaintenanceChange::Out(_)) {
+                    entry.notes.extend(notes);
+                }
             }
         }
     }
@@ -318,7 +323,9 @@ impl<'a, 's> MaintenanceRun<'a, 's> {
         let mut all = match change {
             MaintenanceChange::Out(hosts) => {
                 let how = (Withdrawal::Maintain, self.options.allow_outage);
-                maintenance::obstacles(self.versions.file(), before, hosts, how)
+                // Another real server that a health checker has out takes no requests.
+                let file = health::present_weights(self.versions.file(), observed);
+                maintenance::obstacles(&file, before, hosts, how)
             }
             MaintenanceChange::Back(_) => Vec::new(),
         };

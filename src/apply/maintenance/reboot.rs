@@ -12,6 +12,7 @@ use super::change::{
 use super::outcome::{MaintenanceAction, MaintenanceEnd, MaintenanceReport};
 use super::versions::TopologyVersions;
 use crate::apply::cluster_plan::{Direction, HostPlanResult};
+use crate::apply::health;
 use crate::apply::operator::now;
 use crate::apply::requests::{RequestError, unexpected};
 use crate::apply::session::{Observations, Session};
@@ -76,7 +77,8 @@ impl MaintenanceRun<'_, '_> {
         let before = self.versions.follow(self.session, observed);
         let hosts = self.hosts();
         let how = (Withdrawal::Reboot, self.options.allow_outage);
-        let mut all = maintenance::obstacles(self.versions.file(), &before, &hosts, how);
+        let file = health::present_weights(self.versions.file(), observed);
+        let mut all = maintenance::obstacles(&file, &before, &hosts, how);
         let plan = self.plan(observed, Direction::Apply { now: now() });
         for host in hosts {
             let mut involved = self.versions.file().directors_of(&host);

@@ -25,8 +25,8 @@ impl LeftOutTopic {
     fn why(self) -> &'static str {
         match self {
             Self::Health => {
-                "lvsprov has no health checks yet: every real server keeps its weight, alive or not, and \
-                 failures send no notification"
+                "lvsprov has no health checks yet: keepalived goes on with its own, and a service with checks has \
+                 `weights: external`"
             }
             Self::Vrrp => "lvsprov has no failover yet: it sets up one director",
             Self::Process => {
@@ -109,6 +109,11 @@ impl LeftOut {
             remarks.not_expressible(names.join(", "), topic.why());
         }
     }
+}
+
+/// Whether a keyword of a real server is a check by which keepalived takes it out.
+pub(super) fn is_check(keyword: &str) -> bool {
+    keyword.ends_with("_CHECK") || matches!(keyword, "HTTP_GET" | "SSL_GET")
 }
 
 /// Whether a keyword of a virtual or real server is about health checks.

@@ -6,7 +6,7 @@ use super::super::remark::quote;
 use super::super::words::{self, PersistenceMask};
 use super::KeepalivedReader;
 use super::groups::{AddressFamily, GroupMember};
-use super::left_out::{LeftOutTopic, is_health};
+use super::left_out::{LeftOutTopic, is_check, is_health};
 use super::tree::Statement;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
@@ -33,6 +33,8 @@ struct VirtualServerBlock {
     family: Option<AddressFamily>,
     weight: Option<u32>,
     reals: Vec<RealServerBlock>,
+    /// A real server has a check.
+    checked: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,10 @@ impl KeepalivedReader {
             "weight" => {
                 block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight);
             }
-            "real_server" => block.reals.extend(self.real_server(statement)),
+            "real_server" => {
+                block.checked |= statement.children().iter().any(|it| is_check(it.keyword()));
+                block.reals.extend(self.real_server(statement));
+            }
             "sorry_server" => self.remarks.not_expressible(
                 format!("sorry_server {}", quote(value)),
                 "it takes over when all real servers fail: lvsprov has no health checks yet",
@@ -271,6 +276,9 @@ impl KeepalivedReader {
                 "an earlier virtual_server has the same service; the first one is used",
             );
             return;
+        }
+        if block.checked {
+            self.rules.external.insert(key.clone());
         }
         self.rules.services.insert(key, service);
     }

@@ -299,6 +299,7 @@ impl<'a> LiveImport<'a> {
                     vip_prefix: prefix,
                     vip_interface: dev.filter(|dev| several && known(dev)),
                     full_nat,
+                    external: false,
                 });
             }
         }

@@ -39,6 +39,7 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         persistence: None,
         one_packet: false,
         pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
+        weights: crate::topology::WeightSource::File,
         director: "director".parse().unwrap(),
         real_servers: weights.iter().enumerate().map(server).collect(),
         at: Position::default(),

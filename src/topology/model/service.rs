@@ -292,6 +292,30 @@ impl Pace {
     pub const LONGEST: u32 = 3600;
 }
 
+/// Which program decides what weights the real servers of a service have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightSource {
+    /// lvsprov: the file's weights.
+    #[default]
+    File,
+    /// A health checker on the director: lvsprov adds a real server once, with the file's weight, and from then on leaves
+    /// open whether it takes requests.
+    External,
+}
+
+impl WeightSource {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::File, Self::External];
+
+    /// The word in a topology file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::External => "external",
+        }
+    }
+}
+
 /// Command-line options of one run that replace each service's pace. Seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaceOverride {
@@ -329,6 +353,8 @@ pub struct Service {
     pub one_packet: bool,
     /// Drain and ramp times.
     pub pace: Pace,
+    /// Which program sets the weights of its real servers.
+    pub weights: WeightSource,
     /// The host that runs IPVS for it.
     pub director: HostName,
     /// Sorted by host name and port.

@@ -16,7 +16,7 @@ use crate::state::{Protocol, Tunnel};
 use crate::topology::document::{Defaults, Document, Field, MaskDoc, RealServerDoc, ServiceDoc};
 use crate::topology::model::{
     FirewallMark, Forward, Host, Pace, Persistence, RealServer, Role, Scheduler, Service,
-    TunnelSources, Vip,
+    TunnelSources, Vip, WeightSource,
 };
 use crate::topology::node::At;
 
@@ -166,6 +166,7 @@ impl Resolver {
                     drain: value_or(&doc.drain, Pace::DRAIN)?,
                     ramp: value_or(&doc.ramp, 0)?,
                 },
+                weights: value_or(doc.weights.or(&defaults.weights), WeightSource::File)?,
                 director: director.clone(),
                 real_servers,
                 at: doc.at,

@@ -200,6 +200,7 @@ pub fn settle(segment: &Segment, topology: &str, state: HostState) {
         state,
         accepted: [].into(),
         exclusive: false,
+        external: [].into(),
     };
     let text = settled.text().unwrap();
     let receipt = Receipt {
@@ -212,6 +213,7 @@ pub fn settle(segment: &Segment, topology: &str, state: HostState) {
         settled: Some(SettledDigest::of(&text)),
         maintenance: lvsprov::state::Maintenance::default(),
         drift: None,
+        external: lvsprov::state::ExternalWeights::default(),
     };
     let folder = segment.server.live_path("/var/lib/lvsprov").join(topology);
     fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();

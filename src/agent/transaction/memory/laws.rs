@@ -308,6 +308,7 @@ fn request(number: u64, steps: &[Step], keeps: bool, observation: &Observation) 
         settled: None,
         maintenance: crate::state::Maintenance::default(),
         drift: None,
+        external: crate::state::ExternalWeights::default(),
     });
     let receipt = Receipt {
         owned: receipt.owned.union(&items).cloned().collect(),
@@ -366,6 +367,7 @@ fn settled(owned: &Owned, steps: &[Step], observation: &Observation) -> Settled 
         state: after.restricted_to(owned),
         accepted: BTreeMap::new(),
         exclusive: false,
+        external: BTreeSet::new(),
     }
 }
 
