@@ -52,6 +52,13 @@ fn groups() -> Vec<Group> {
         group("end_to_end", 300, Place::machine(1500), end_to_end::cases()),
         group("doctor", 155, Place::machine(1500), doctor::cases()),
         group("live_changes", 260, Place::machine(1500), live_changes::cases()),
+        within(
+            "live_changes",
+            "health_checks",
+            200,
+            Place::machine(1500),
+            live_changes::health::cases(),
+        ),
         group(
             "ipvs_round_trip",
             110,

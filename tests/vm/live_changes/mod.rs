@@ -3,7 +3,7 @@
 //! Needs a kernel with IPVS.
 
 pub mod cluster;
-mod health;
+pub mod health;
 pub mod load;
 
 use std::thread;
@@ -38,7 +38,6 @@ pub fn cases() -> Vec<Case> {
     all.push(Case::new("a_bare_exchange_of_the_scheduler_refuses", a_bare_exchange_refuses));
     all.push(Case::new("persistence_lets_go_of_what_is_drained", persistence_lets_go));
     all.push(Case::new("a_share_grows", a_share_grows));
-    all.extend(health::cases());
     all
 }
 
