@@ -283,6 +283,9 @@ fn an_agent_has_systemd_reboot_its_host() {
     // The answer may be lost, as the agent ends with the host.
     let answer = agent.heard();
     assert!(answer.is_none() || answer == Some(Reply::Rebooting), "{answer:?}");
+    // systemd stops every process before it ends them. nsenter then stops with its child, reaps it no more, and the host waits
+    // for that child.
+    agent.kill();
     segment.server.wait_until_down();
     segment.cut_power();
     segment.start();
