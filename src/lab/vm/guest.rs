@@ -275,8 +275,8 @@ fn enter_root(job: &GuestJob) -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Copies the links of `from`, such as /lib -> usr/lib. Over 9p each look at a link is a request, whatever is
-/// cached, and most paths go through one of these: a seventh of an agent's time.
+/// Copies the links of `from`, such as /lib -> usr/lib. The guest caches no link of 9p: each
+/// look at one is a request, and most paths go through one of these, a seventh of an agent's time.
 fn copy_links(from: &Path, to: &Path) -> Result<(), GuestError> {
     let unreadable = |path: &Path| cannot(format!("read {}", path.display()));
     for entry in fs::read_dir(from).map_err(unreadable(from))? {
