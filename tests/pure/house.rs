@@ -25,6 +25,7 @@ const LAYERS: &[&str] = &[
     "topology",
     "walk",
     "desired",
+    "keepalived",
     "plan",
     "check",
     "protocol",
