@@ -5,7 +5,6 @@
 //! are those of [`super::unit_files`]. systemd is asked by its program systemctl(1), without a shell.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,19 +64,12 @@ pub(super) fn why_impossible(state_dir: &Path) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Some("systemd does not run here".to_owned());
     }
-    if !is_namespace_of_systemd() {
+    if !namespace::is_of_first_process() {
         let why = "this is a network namespace of a machine, which systemd does not set up";
         return Some(why.to_owned());
     }
     (state_dir != Path::new(STATE_DIR))
         .then(|| format!("its receipts lie in {}, not in {STATE_DIR}", state_dir.display()))
-}
-
-/// Whether the network that systemd sets up at boot is the one of this thread.
-fn is_namespace_of_systemd() -> bool {
-    let first = File::open("/proc/1/ns/net").and_then(namespace::identity);
-    let own = namespace::current().and_then(namespace::identity);
-    matches!((first, own), (Ok(first), Ok(own)) if first == own)
 }
 
 fn needed_drop_ins(carriers: &BTreeSet<IfName>) -> BTreeSet<PathBuf> {

@@ -22,12 +22,16 @@ use crate::kernel::error::{Error, Result};
 use crate::kernel::namespace::NamespaceId;
 use crate::kernel::net::Net;
 use crate::kernel::observe::{self, KernelState};
-use crate::kernel::{act, drop_counters, drop_monitor, fault, holders, traffic, who_has};
+use crate::kernel::{
+    act, drop_counters, drop_monitor, fault, holders, instances, traffic, who_has,
+};
 use crate::names::IfName;
 use crate::plan::drift::UnitNeeds;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
-use crate::state::{AddressKey, BootUnit, Controller, LinkManager, Protocol, Step, UnitChange};
+use crate::state::{
+    AddressKey, BootUnit, Controller, DaemonInstance, LinkManager, Protocol, Step, UnitChange,
+};
 
 /// The revert timer's process that this process started and released last.
 pub(super) type Released = Arc<Mutex<Option<Child>>>;
@@ -219,6 +223,10 @@ impl Actor for LocalHost {
         } else {
             BTreeMap::new()
         }
+    }
+
+    fn try_out(&self, instance: &DaemonInstance, text: &str) -> Result<()> {
+        instances::try_out(instance, text)
     }
 
     fn install_boot_unit(&self, needs: &UnitNeeds) -> Result<()> {

@@ -7,6 +7,7 @@
 //! the recipes in circulation, and why.
 
 mod director;
+mod health_checks;
 mod path;
 mod real_server;
 mod requests;
@@ -30,9 +31,10 @@ use ipnet::IpNet;
 
 use crate::names::{HostName, IfName, NetworkName};
 use crate::state::{
-    AcceptedValues, Address, AddressKey, ConfItem, DaemonRole, Destination, DestinationKey,
-    GuePort, HostState, Item, Link, Maintenance, Module, PacketRule, Route, RouteKey, ServiceKey,
-    SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice, VirtualService, VsItem,
+    AcceptedValues, Address, AddressKey, ConfItem, DaemonConfiguration, DaemonInstance, DaemonRole,
+    Destination, DestinationKey, GuePort, HostState, Item, Link, Maintenance, Module, PacketRule,
+    Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice,
+    VirtualService, VsItem,
 };
 use crate::topology::{Host, Role, Service, StaticRoute, Topology};
 use crate::walk::World;
@@ -80,6 +82,7 @@ pub fn desired(topology: &Topology) -> BTreeMap<HostName, Desired> {
     let mut all =
         hosts.map(|host| (host.name.clone(), by_method(topology, &places, host))).collect();
     source_validation::settle(topology, &mut all);
+    health_checks::settle(topology, &mut all);
     all
 }
 
@@ -285,6 +288,11 @@ impl Desired {
     fn daemon(&mut self, role: DaemonRole, daemon: SyncDaemon, why: impl Into<String>) {
         self.state.daemons.insert(role, daemon);
         self.because(Item::Daemon(role), why);
+    }
+
+    fn instance(&mut self, instance: DaemonInstance, text: String, why: impl Into<String>) {
+        self.state.instances.insert(instance.clone(), DaemonConfiguration::loaded(text));
+        self.because(Item::Instance(instance), why);
     }
 
     fn tunnel(&mut self, dev: IfName, device: TunnelDevice, why: impl Into<String>) {

@@ -5,7 +5,7 @@
 use super::error::{Error, Result};
 use super::ipvs::{self, control, table};
 use super::net::{Net, fou};
-use super::{fault, modules, nft, sysctls};
+use super::{fault, instances, modules, nft, sysctls};
 use crate::state::{Edit, KeyedEdit, Step};
 
 /// Does `edit` by itself, outside of any transaction, as an operator would by hand: a lab does that to see it
@@ -91,6 +91,9 @@ async fn one(net: &Net, edit: &Edit) -> Result<()> {
         },
         Edit::Table(KeyedEdit { key, before, after }) => {
             nft::set(key, before.as_ref(), after.as_ref())
+        }
+        Edit::Instance(KeyedEdit { key, before, after }) => {
+            instances::set(key, before.as_ref(), after.as_ref())
         }
     }
 }

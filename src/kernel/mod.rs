@@ -18,6 +18,7 @@ pub mod fault;
 mod fuzz;
 pub mod generic;
 pub mod holders;
+pub mod instances;
 pub mod iptables;
 pub mod ipvs;
 pub mod modules;

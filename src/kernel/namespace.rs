@@ -28,6 +28,13 @@ pub fn identity(namespace: impl AsFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(namespace)?.st_ino)
 }
 
+/// Whether the network namespace of the calling thread is that of the host's first process.
+pub fn is_of_first_process() -> bool {
+    let first = File::open("/proc/1/ns/net").and_then(identity);
+    let own = current().and_then(identity);
+    matches!((first, own), (Ok(first), Ok(own)) if first == own)
+}
+
 impl NamespaceId {
     /// Identifies the namespace of the calling thread.
     pub fn current() -> io::Result<Self> {

@@ -8,7 +8,7 @@ use super::ipvs::control::{self, Control};
 use super::ipvs::{self, IpvsSocket};
 use super::modules::InstalledModules;
 use super::net::{Net, NetState, fou};
-use super::{iptables, nft, offloads, sysctls};
+use super::{instances, iptables, nft, offloads, sysctls};
 use crate::names::IfName;
 use crate::state::effects::LEADERS;
 use crate::state::firewall::Firewall;
@@ -72,6 +72,7 @@ pub async fn read(
         tables: nft.tables,
         tunnels,
         gue_ports,
+        instances: instances::read()?,
     };
     let lro = devices_with_lro(&state);
     Ok(KernelState { facts: HostFacts { lro, ..facts }, state, counters: ipvs.counters })
@@ -108,6 +109,8 @@ fn facts(hardware: BTreeMap<IfName, String>) -> HostFacts {
         stateful_drops: Vec::new(),
         firewall: Arc::default(),
         routing: Routing::default(),
+        lacking: instances::lacking(),
+        health_checkers: instances::health_checkers(),
         controller: controller().map_or(Controller::Unknown, Controller::Address),
     }
 }

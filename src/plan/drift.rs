@@ -112,7 +112,7 @@ pub fn suspects(steps: &[Step]) -> BTreeSet<&'static str> {
         Item::Service(_) | Item::Timeouts | Item::Daemon(_) => {
             &["ipvsadm.service", "keepalived.service", "ldirectord.service"]
         }
-        Item::Module(_) | Item::GuePort(_) => &[],
+        Item::Module(_) | Item::GuePort(_) | Item::Instance(_) => &[],
     });
     units.copied().collect()
 }

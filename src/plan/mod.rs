@@ -26,6 +26,7 @@ pub mod drain;
 pub mod drift;
 pub mod external;
 pub mod holders;
+pub mod instances;
 pub mod journal;
 pub mod link_managers;
 pub mod maintenance;

@@ -4,24 +4,25 @@
 //! prepared. So a VIP never stands on a real server without its ARP settings, a destination never
 //! without its service, and a director has the VIP only while its rules are complete:
 //!
-//! 1. addresses removed, destinations and services removed, sync daemons stopped, tunnels down and away,
-//!    GUE ports closed, packet rules removed, which guarded the tunnels, routes removed; a destination whose
+//! 1. addresses removed, instances of daemons stopped, which would see their services go, destinations and services
+//!    removed, sync daemons stopped, tunnels down and away, GUE ports closed, packet rules removed, which guarded the tunnels, routes removed; a destination whose
 //!    forwarding method or way of wrapping changes goes too, as its real server is made ready for the new
 //!    one only while nothing is sent there;
 //! 2. modules; tunnel devices, which have settings of their own; `ip_forward`, because
 //!    writing it moves other values; other sysctls, those that grow before those that shrink, so that
 //!    a maximum over two of them never dips;
 //! 3. packet rules, GUE ports, tunnels up, routes, timeouts, connection tracking off (source NAT needs it as long
-//!    as there is any), services and destinations, sync daemons, addresses.
+//!    as there is any), services and destinations, sync daemons, addresses, instances of daemons: a health checker
+//!    that starts before the VIP is there takes real servers out.
 
 use super::scheduler_swap;
 use super::simulate::{self, SimulateError};
 use crate::desired::Reasons;
 use crate::state::announcement;
 use crate::state::{
-    Address, Conf6Item, Destination, DestinationId, Edit, GuePort, HostState, Item, Link, Module,
-    Owned, PacketRules, Present, Route, ServiceFlags, ServiceKey, SettingKind, Step, SyncDaemon,
-    Sysctl, Timeouts, TunnelDevice, VirtualService, VsItem,
+    Address, Conf6Item, DaemonConfiguration, Destination, DestinationId, Edit, GuePort, HostState,
+    Item, Link, Module, Owned, PacketRules, Present, Route, ServiceFlags, ServiceKey, SettingKind,
+    Step, SyncDaemon, Sysctl, Timeouts, TunnelDevice, VirtualService, VsItem,
 };
 
 /// The steps that withdraw, and the steps that build up. Across hosts others come in between.
@@ -110,6 +111,7 @@ impl PlanDraft<'_> {
 
     fn withdraw(&mut self) -> Result<(), SimulateError> {
         self.withdraw_all::<Address>()?;
+        self.withdraw_all::<DaemonConfiguration>()?;
         for key in VirtualService::keys(&self.state) {
             self.withdraw_service(&key)?;
         }
@@ -210,7 +212,8 @@ impl PlanDraft<'_> {
             }
         }
         self.build_all::<SyncDaemon>()?;
-        self.build_all::<Address>()
+        self.build_all::<Address>()?;
+        self.build_all::<DaemonConfiguration>()
     }
 
     fn build_service(

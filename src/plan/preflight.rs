@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::ownership::Goal;
-use super::{link_managers, simulate};
+use super::{instances, link_managers, simulate};
 use crate::desired::Desired;
 use crate::state::effects::LEADERS;
 use crate::state::silent::is_silent;
@@ -45,6 +45,7 @@ pub fn obstacles(desired: &Desired, goal: &Goal, seen: &Observation) -> Vec<Obst
     vips(desired, goal, seen, &mut all);
     contested(goal, &mut all);
     link_managers::obstacles(goal, seen, &mut all);
+    instances::obstacles(goal, seen, &mut all);
     all
 }
 

@@ -305,6 +305,11 @@ fn comment(lines: &[String]) -> String {
 pub(super) fn is_of_other_programs(edit: &Edit) -> bool {
     matches!(
         edit.item(),
-        Item::Service(_) | Item::Timeouts | Item::Daemon(_) | Item::Table(_) | Item::GuePort(_)
+        Item::Service(_)
+            | Item::Timeouts
+            | Item::Daemon(_)
+            | Item::Table(_)
+            | Item::GuePort(_)
+            | Item::Instance(_)
     )
 }

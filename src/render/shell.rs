@@ -72,6 +72,11 @@ pub(super) fn command(edit: &Edit, wanted: &HostState) -> Result<Option<String>,
         }
         // With its service.
         Edit::Destination(_) => return Ok(None),
+        Edit::Instance(_) => {
+            return Err(
+                "`lvsprov render keepalived` prints its configuration, and the host's own service starts it",
+            );
+        }
         _ => return Err("it removes something, which a bare host does not have"),
     }))
 }

@@ -98,6 +98,39 @@ fn host_edits() -> Vec<Case> {
             json!({"add_gue_port": {"port": "udp4 6080"}}),
         ),
         (
+            Edit::add::<DaemonConfiguration>(
+                key("keepalived of t"),
+                DaemonConfiguration::loaded("x"),
+            ),
+            "start keepalived of t (0 virtual servers, 0 checks)",
+            json!({"set_instance": {
+                "instance": "keepalived of t", "before": null, "after": {"text": "x", "loaded": true},
+            }}),
+        ),
+        (
+            Edit::change::<DaemonConfiguration>(
+                key("keepalived of t"),
+                DaemonConfiguration { text: "x".to_owned(), loaded: false },
+                DaemonConfiguration::loaded("x"),
+            ),
+            "reload keepalived of t: 0 virtual servers, 0 checks, not read yet -> 0 virtual servers, 0 checks; 0 lines \
+             removed, 0 added",
+            json!({"set_instance": {
+                "instance": "keepalived of t",
+                "before": {"text": "x", "loaded": false}, "after": {"text": "x", "loaded": true},
+            }}),
+        ),
+        (
+            Edit::remove::<DaemonConfiguration>(
+                key("keepalived of t"),
+                DaemonConfiguration::loaded("x"),
+            ),
+            "stop keepalived of t",
+            json!({"set_instance": {
+                "instance": "keepalived of t", "before": {"text": "x", "loaded": true}, "after": null,
+            }}),
+        ),
+        (
             Edit::remove::<GuePort>(key("udp4 6080"), Present),
             "unwrap GUE on udp4 6080 no longer",
             json!({"remove_gue_port": {"port": "udp4 6080"}}),
@@ -245,9 +278,10 @@ fn a_state_is_all_of_its_items() {
         tables: _,
         tunnels: _,
         gue_ports: _,
+        instances: _,
     } = &state;
     assert_eq!(state.restricted_to(&state.items()), state);
-    assert_eq!(members.as_object().unwrap().len(), 11);
+    assert_eq!(members.as_object().unwrap().len(), 12);
     for item in state.items() {
         assert!(state.differs(&HostState::default(), &item), "{item}");
         assert_ne!(state.describe(&item), "absent", "{item}");

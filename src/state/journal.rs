@@ -13,7 +13,7 @@ use crate::names::{HostName, TopologyName};
 
 /// The format of a journal and of `prepared.json` beside it. Format 1, which leaves the settled state as it is, and
 /// format 2, whose tables guard no tunnel, are read too.
-pub const JOURNAL_VERSION: u32 = 3;
+pub const JOURNAL_VERSION: u32 = 4;
 
 /// The name of one transaction: 16 random hexadecimal digits in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

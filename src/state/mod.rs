@@ -18,6 +18,7 @@ pub mod examination;
 pub mod expected;
 mod external;
 pub mod firewall;
+mod instance;
 pub mod ipvs;
 mod ipvs_edits;
 pub mod journal;
@@ -50,6 +51,7 @@ pub use drift::{DriftAction, DriftPolicy, DriftRecord, FoundDrift, UnitChange};
 pub use edit::{EditVerb, KeyedEdit, Misfit, Present, SettingKind};
 pub use expected::Expected;
 pub use external::{ExternalWeight, ExternalWeights};
+pub use instance::{DaemonConfiguration, DaemonInstance, DaemonProgram, ProgramVersion};
 pub use ipvs::{
     Destination, DestinationId, DestinationKey, ForwardingMethod, ServiceFlags, ServiceKey, Tunnel,
     VirtualService,
@@ -60,8 +62,8 @@ pub use maintenance::Maintenance;
 pub use module::Module;
 pub use net::{Address, AddressKey, Link, Route, RouteKey, Scope};
 pub use observation::{
-    BootUnit, Capability, Controller, Counters, Holder, HostFacts, Observation, OpenTransaction,
-    OtherTransaction, Reverted, StatefulDrop,
+    BootUnit, Capability, Controller, Counters, HealthChecker, Holder, HostFacts, Observation,
+    OpenTransaction, OtherTransaction, Reverted, StatefulDrop,
 };
 pub use packets::{PacketRule, PacketRules, TableName};
 pub use protocol::Protocol;
@@ -110,4 +112,7 @@ pub struct HostState {
     /// Ports where GUE packets are unwrapped.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gue_ports: BTreeSet<GuePort>,
+    /// Daemons that lvsprov started, each with its configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub instances: BTreeMap<DaemonInstance, DaemonConfiguration>,
 }

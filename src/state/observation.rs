@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::firewall::{self, Firewall};
 use super::journal::{Intent, Journal, Operator, TransactionId};
 use super::{
-    DestinationKey, DriftRecord, HostRun, HostState, LinkManager, Module, Owned, Receipt, Routing,
-    ServiceKey,
+    DaemonProgram, DestinationKey, DriftRecord, HostRun, HostState, LinkManager, Module, Owned,
+    Receipt, Routing, ServiceKey,
 };
 use crate::failure::Failure;
 use crate::names::{IfName, TopologyName};
@@ -196,8 +196,27 @@ pub struct HostFacts {
     /// Policy rules, and routes beside the plain ones of the main table.
     #[serde(default)]
     pub routing: Routing,
+    /// Programs that lvsprov could start and that are not installed, each with the command that installs packages there;
+    /// `None`: not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lacking: BTreeMap<DaemonProgram, Option<String>>,
+    /// Health checkers that the operator runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_checkers: Vec<HealthChecker>,
     /// The way that this connection's controller reaches the host.
     pub controller: Controller,
+}
+
+/// A health checker that the operator runs on a host, beside any that lvsprov started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthChecker {
+    /// The program.
+    pub program: DaemonProgram,
+    /// Its configuration: an absolute path.
+    pub file: String,
+    /// The addresses of its virtual servers.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// A rule of another program that drops packets which pass through and which connection tracking calls invalid.

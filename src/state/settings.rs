@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::edit::{EditVerb, InEdit, KeyedEdit, Misfit, SettingKind, Verbs};
 use super::{
-    Address, AddressKey, DaemonRole, Destination, GuePort, HostState, Link, Module, PacketRules,
-    Route, RouteKey, ServiceKey, SyncDaemon, Sysctl, TableName, Timeouts, TunnelDevice,
-    VirtualService, edit_json,
+    Address, AddressKey, DaemonConfiguration, DaemonInstance, DaemonRole, Destination, GuePort,
+    HostState, Link, Module, PacketRules, Route, RouteKey, ServiceKey, SyncDaemon, Sysctl,
+    TableName, Timeouts, TunnelDevice, VirtualService, edit_json,
 };
 use crate::names::IfName;
 
@@ -244,6 +244,8 @@ settings! {
         Tunnel(key: IfName) = TunnelDevice, "tunnel ";
         /// A port where GUE packets are unwrapped.
         GuePort(key: GuePort) = GuePort, "GUE port ";
+        /// A daemon of lvsprov's own starting, with its configuration; a change keeps the process.
+        Instance(key: DaemonInstance) = DaemonConfiguration, "";
     }
     parts {
         /// A destination of an IPVS service; a change keeps its connections.

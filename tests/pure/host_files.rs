@@ -56,6 +56,7 @@ fn names(item: &Item) -> String {
         Item::Service(_) => "service -".to_owned(),
         Item::Timeouts => "--set".to_owned(),
         Item::Daemon(role) => role.to_string(),
+        Item::Instance(instance) => instance.to_string(),
     }
 }
 

@@ -17,7 +17,9 @@ use crate::plan::drift::UnitNeeds;
 use crate::protocol::{Fetched, SegmentAnswers};
 pub use crate::state::HostRun;
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
-use crate::state::{AddressKey, BootUnit, Link, LinkManager, Protocol, Step, Sysctl, UnitChange};
+use crate::state::{
+    AddressKey, BootUnit, DaemonInstance, Link, LinkManager, Protocol, Step, Sysctl, UnitChange,
+};
 
 /// Names the sysctls to read, given the host's links.
 pub type WantedSysctls<'a> =
@@ -122,6 +124,9 @@ pub trait Actor: fmt::Debug + Send + Sync {
 
     /// Removes the boot unit and its program.
     fn remove_boot_unit(&self) -> Result<()>;
+
+    /// Whether a daemon could run with this configuration: the program itself reads it. An error says why not.
+    fn try_out(&self, instance: &DaemonInstance, text: &str) -> Result<()>;
 
     /// Has the service manager reboot this host, and does not wait for that.
     fn reboot(&self) -> Result<()>;

@@ -21,7 +21,10 @@ use crate::plan::drift::UnitNeeds;
 use crate::plan::preflight::Obstacle;
 use crate::plan::{link_managers, other_topologies};
 use crate::protocol::{Busy, Prepare, Reply, RevertAfter};
-use crate::state::{Item, JOURNAL_VERSION, Observation, RECEIPT_VERSION, Receipt, Sysctl};
+use crate::state::{
+    DaemonConfiguration, Item, JOURNAL_VERSION, KeyedEdit, Observation, RECEIPT_VERSION, Receipt,
+    Sysctl,
+};
 
 /// See [`crate::protocol::Request::Prepare`].
 pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Reply> {
@@ -55,6 +58,7 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     }
     check_before(request, old.as_ref(), observed.receipt.as_ref())?;
     settled::check(request, observed.receipt.as_ref())?;
+    try_configurations(actor, request)?;
     if settled::is_named(request) {
         install_unit(actor, request, &observed)?;
     }
@@ -84,6 +88,17 @@ pub(super) async fn prepare(agent: &mut Agent, request: &Prepare) -> Result<Repl
     *held = Some(entered);
     actor.reach("prepared");
     Ok(Reply::Prepared)
+}
+
+/// Has each program read the configuration that it is to get, so that no host votes for one that does not work.
+fn try_configurations(actor: &dyn Actor, request: &Prepare) -> Result<()> {
+    let edits = request.journal.steps().filter_map(|step| step.edit.of::<DaemonConfiguration>());
+    for KeyedEdit { key, after, .. } in edits {
+        if let Some(after) = after {
+            actor.try_out(key, &after.text)?;
+        }
+    }
+    Ok(())
 }
 
 /// Installs the boot unit, and what belongs to it for the interfaces of all topologies, if anything of it is missing.

@@ -34,6 +34,7 @@ fn items() -> Vec<Item> {
         Item::Table(_) => Item::Table("lvsprov-t".parse().unwrap()),
         Item::Tunnel(_) => Item::Tunnel(dev()),
         Item::GuePort(_) => Item::GuePort(GuePort { v6: false, port: 6080 }),
+        Item::Instance(_) => Item::Instance("keepalived of t".parse().unwrap()),
     )
 }
 
@@ -139,6 +140,12 @@ fn found() -> HostState {
             .zip(kinds.into_iter().map(|kind| TunnelDevice { kind, local, checksum: true }))
             .collect(),
         gue_ports: [GuePort { v6: false, port: 6080 }].into(),
+        instances: DaemonProgram::ALL
+            .iter()
+            .map(|program| {
+                (format!("{program} of t").parse().unwrap(), DaemonConfiguration::loaded("x"))
+            })
+            .collect(),
     }
 }
 

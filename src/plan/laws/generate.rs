@@ -185,11 +185,21 @@ fn gue_ports() -> impl Strategy<Value = BTreeSet<GuePort>> {
     btree_set(select(ports), 0..3)
 }
 
+fn instances(
+    topologies: Vec<&'static str>,
+) -> impl Strategy<Value = BTreeMap<DaemonInstance, DaemonConfiguration>> {
+    let key = |topology: &str| format!("keepalived of {topology}").parse().unwrap();
+    let text = (select(vec!["", "virtual_server 192.0.2.1 80 {\n}\n"]), any::<bool>());
+    let value =
+        text.prop_map(|(text, loaded)| DaemonConfiguration { text: text.to_owned(), loaded });
+    btree_map(select(topologies).prop_map(key), value, 0..3)
+}
+
 /// A host as it may be found: with or without IPVS and what comes with it.
 pub(super) fn seen_state() -> impl Strategy<Value = HostState> {
     let net = (sysctls(), addresses(), routes());
     let ipvs = (ipvs_settings(), services(), timeouts(1), daemons(vec![1400, 1472]));
-    let others = (tables(TABLES.to_vec()), gue_ports());
+    let others = (tables(TABLES.to_vec()), gue_ports(), instances(vec!["t", "other"]));
     (net, option::of(ipvs), others).prop_map(|((sysctls, addresses, routes), ipvs, others)| {
         let mut state = HostState {
             sysctls,
@@ -198,6 +208,7 @@ pub(super) fn seen_state() -> impl Strategy<Value = HostState> {
             routes,
             tables: others.0,
             gue_ports: others.1,
+            instances: others.2,
             ..HostState::default()
         };
         if let Some((settings, services, timeouts, daemons)) = ipvs {
@@ -268,10 +279,11 @@ pub(super) fn wanted() -> impl Strategy<Value = Desired> {
         option::of(timeouts(0)),
         daemons(vec![0, 1400]),
         tables(vec![TABLES[0]]),
+        instances(vec!["t"]),
     );
     (net, ipvs, 0.0..1.0f64, any::<u64>()).prop_flat_map(|(net, ipvs, share, choice)| {
         let (sysctls, addresses, routes, tunnels, gue_ports) = net;
-        let (settings, services, timeouts, daemons, tables) = ipvs;
+        let (settings, services, timeouts, daemons, tables, instances) = ipvs;
         let keys: Vec<Sysctl> = sysctls
             .keys()
             .filter(|key| !follows(key) && !matches!(key, Sysctl::Conf(ConfDev::Default, _)))
@@ -294,6 +306,7 @@ pub(super) fn wanted() -> impl Strategy<Value = Desired> {
                 daemons: daemons.clone(),
                 tables: tables.clone(),
                 gue_ports: gue_ports.clone(),
+                instances: instances.clone(),
                 ..HostState::default()
             };
             state.sysctls.extend(settings.clone());

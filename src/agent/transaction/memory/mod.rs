@@ -32,7 +32,8 @@ use crate::plan::simulate;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, BootUnit, LinkManager, Observation, OpenTransaction, Protocol, Step, UnitChange,
+    AddressKey, BootUnit, DaemonInstance, LinkManager, Observation, OpenTransaction, Protocol,
+    Step, UnitChange,
 };
 
 /// What happens at a write.
@@ -298,6 +299,9 @@ impl MemoryProcess {
     }
 }
 
+/// The configuration that the programs of these hosts do not take.
+pub(crate) const REFUSED_TEXT: &str = "refused";
+
 fn gone() -> Error {
     Error::new("the process was killed")
 }
@@ -432,6 +436,10 @@ impl Actor for MemoryProcess {
 
     fn link_managers(&self) -> BTreeMap<IfName, LinkManager> {
         BTreeMap::new()
+    }
+
+    fn try_out(&self, _: &DaemonInstance, text: &str) -> Result<()> {
+        if text == REFUSED_TEXT { Err(Error::new("the program refuses it")) } else { Ok(()) }
     }
 
     fn install_boot_unit(&self, _: &UnitNeeds) -> Result<()> {
