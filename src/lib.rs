@@ -14,8 +14,8 @@
 //!
 //! 1. Leaves: [`names`], [`finding`], [`failure`], [`visible`], [`whole_file`].
 //! 2. The core, which is pure: [`state`] (what a host is, wanted or seen), [`topology`] (the file),
-//!    [`walk`] (a packet through the hosts), [`keepalived`] (the file -> the configuration of its health checker),
-//!    [`desired`] (the file -> each host's state), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
+//!    [`walk`] (a packet through the hosts), [`desired`] (the file -> each host's state), [`keepalived`] (the file -> the
+//!    configuration of its health checker), [`plan`] (two states -> ordered steps), [`check`] (rules for a file).
 //! 3. [`protocol`]: the messages between controller and agent.
 //! 4. The host's side: [`kernel`] (netlink, /proc/sys, modules), [`agent`] (requests, journal, revert timer).
 //! 5. The controller's side: [`transport`] (ssh, local, frames), [`apply`] (all hosts in one transaction),

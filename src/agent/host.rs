@@ -30,7 +30,8 @@ use crate::plan::drift::UnitNeeds;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, BootUnit, Controller, DaemonInstance, LinkManager, Protocol, Step, UnitChange,
+    AddressKey, BootUnit, Controller, DaemonConfiguration, DaemonInstance, LinkManager, Protocol,
+    Step, UnitChange,
 };
 
 /// The revert timer's process that this process started and released last.
@@ -225,8 +226,12 @@ impl Actor for LocalHost {
         }
     }
 
-    fn try_out(&self, instance: &DaemonInstance, text: &str) -> Result<()> {
-        instances::try_out(instance, text)
+    fn try_out(
+        &self,
+        instance: &DaemonInstance,
+        configuration: &DaemonConfiguration,
+    ) -> Result<()> {
+        instances::try_out(instance, configuration)
     }
 
     fn install_boot_unit(&self, needs: &UnitNeeds) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::plan::external::{self, ExternalDifference};
 use crate::plan::ownership::Goal;
 use crate::plan::preflight::{self, Obstacle};
 use crate::plan::unmanaged::{self, AdoptPolicy, UnmanagedItem};
-use crate::plan::{boot, drift, link_managers, maintenance, other_topologies};
+use crate::plan::{boot, drift, instances, link_managers, maintenance, other_topologies};
 use crate::plan::{order, simulate, stages};
 use crate::state::{Edit, Item, Module, Observation, Receipt, Stage, Step};
 use crate::topology::{Host, Topology};
@@ -216,6 +216,7 @@ pub fn plan_host(
                 Direction::Destroy => Vec::new(),
                 Direction::Apply { .. } | Direction::Adopt { .. } => {
                     notes.extend(external::cautions(desired, &goal, observed));
+                    notes.extend(instances::cautions(desired, &goal, observed));
                     external::differences(desired, &goal, &observed.state)
                 }
             };

@@ -8,8 +8,9 @@ use futures_util::stream::FuturesUnordered;
 
 use super::operator::{Activity, NoConsole, OperatorConsole};
 use super::requests::{RequestError, unexpected};
-use crate::desired::{self, Desired};
+use crate::desired::Desired;
 use crate::failure::Failure;
+use crate::keepalived::desired_with_checks;
 use crate::names::HostName;
 use crate::plan::ownership::sysctls_to_read;
 use crate::protocol::{Reply, Request};
@@ -153,7 +154,7 @@ impl<'a> Session<'a> {
             console,
             connector,
             topology,
-            desired: desired::desired(topology),
+            desired: desired_with_checks(topology),
             connections: BTreeMap::new(),
             absent: BTreeMap::new(),
         };
@@ -196,7 +197,7 @@ impl<'a> Session<'a> {
     /// From now on the hosts are to be as `topology` says: the same hosts, reached in the same way.
     pub fn retarget(&mut self, topology: &'a Topology) {
         self.topology = topology;
-        self.desired = desired::desired(topology);
+        self.desired = desired_with_checks(topology);
     }
 
     /// Closes the connections to `hosts` and connects anew. Hosts that are left out or unmanaged stay

@@ -7,7 +7,6 @@
 //! the recipes in circulation, and why.
 
 mod director;
-mod health_checks;
 mod path;
 mod real_server;
 mod requests;
@@ -82,7 +81,6 @@ pub fn desired(topology: &Topology) -> BTreeMap<HostName, Desired> {
     let mut all =
         hosts.map(|host| (host.name.clone(), by_method(topology, &places, host))).collect();
     source_validation::settle(topology, &mut all);
-    health_checks::settle(topology, &mut all);
     all
 }
 
@@ -290,8 +288,9 @@ impl Desired {
         self.because(Item::Daemon(role), why);
     }
 
-    fn instance(&mut self, instance: DaemonInstance, text: String, why: impl Into<String>) {
-        self.state.instances.insert(instance.clone(), DaemonConfiguration::loaded(text));
+    /// A daemon with its configuration, which a module above this one writes.
+    pub fn instance(&mut self, instance: DaemonInstance, text: &str, why: impl Into<String>) {
+        self.state.instances.insert(instance.clone(), DaemonConfiguration::of(text));
         self.because(Item::Instance(instance), why);
     }
 

@@ -3,6 +3,10 @@
 //! Pure: a [`Topology`] in, text out. How the text comes onto a director is left to [`crate::apply`] and [`crate::agent`];
 //! the IPVS services by mark that checks go through, and the settings that they need, are in [`crate::desired`].
 
+mod instance;
+
+pub use instance::desired_with_checks;
+
 use crate::names::HostName;
 use crate::topology::Topology;
 

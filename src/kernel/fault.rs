@@ -6,7 +6,8 @@
 //!
 //! The points, in the order in which a transaction passes them: `prepare` (before anything is written),
 //! `journal` (it is on the disk, the receipt is not), `prepared` (before the answer), `step N` (this
-//! process executed N steps in all; `step 0` before the first), `vote`, `voted` (it is on the disk),
+//! process executed N steps in all; `step 0` before the first), `instance` (the file of a daemon is written, its process has
+//! not read it), `vote`, `voted` (it is on the disk),
 //! `close` (the decision is on the disk, the receipt is the old one), `receipt` (it is the new one, the
 //! journal still exists), `closed` (before the answer).
 //!

@@ -97,7 +97,7 @@ mod tests {
         desired.state.services.insert(key.clone(), VirtualService::plain(&key, "rr"));
         if with_checks {
             let instance = "keepalived of t".parse().unwrap();
-            desired.state.instances.insert(instance, DaemonConfiguration::loaded("x"));
+            desired.state.instances.insert(instance, DaemonConfiguration::of("x"));
             desired.external.insert(key);
         }
         desired

@@ -24,7 +24,7 @@ use crate::desired::{Desired, Reasons, desired_for};
 use crate::names::{IfName, TopologyName};
 use crate::state::accepted::Surroundings;
 use crate::state::*;
-use crate::state::{Edit, EditVerb, KeyedEdit, Observation, Receipt, TunnelDevice};
+use crate::state::{Edit, KeyedEdit, Observation, Receipt, TunnelDevice};
 use crate::support::{Cluster, cluster};
 use crate::topology::Forward;
 
@@ -253,10 +253,12 @@ proptest! {
     /// The director takes requests only when all else on it is as it must be.
     #[test]
     fn law_4_the_vip_is_the_last_to_come_and_the_first_to_go(a in seen_state(), b in wanted()) {
-        let kind = |edit: &Edit| match edit.of::<Address>().map(KeyedEdit::verb) {
-            Some(EditVerb::Remove) => 0,
-            Some(EditVerb::Add) => 2,
-            Some(EditVerb::Change) | None => 1,
+        let kind = |edit: &Edit| match edit {
+            Edit::Address(KeyedEdit { after: None, .. }) => 0,
+            Edit::Address(KeyedEdit { before: None, .. }) => 2,
+            // A health checker asks by the VIP.
+            Edit::Instance(KeyedEdit { after: Some(_), .. }) => 3,
+            _ => 1,
         };
         let after = applied(&b, &sighting(a.clone(), None));
         let there = changes(&a, &goal(&b, &sighting(a.clone(), None)));

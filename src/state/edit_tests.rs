@@ -98,36 +98,33 @@ fn host_edits() -> Vec<Case> {
             json!({"add_gue_port": {"port": "udp4 6080"}}),
         ),
         (
-            Edit::add::<DaemonConfiguration>(
-                key("keepalived of t"),
-                DaemonConfiguration::loaded("x"),
-            ),
+            Edit::add::<DaemonConfiguration>(key("keepalived of t"), DaemonConfiguration::of("x")),
             "start keepalived of t (0 virtual servers, 0 checks)",
             json!({"set_instance": {
-                "instance": "keepalived of t", "before": null, "after": {"text": "x", "loaded": true},
+                "instance": "keepalived of t", "before": null, "after": {"lines": ["x"], "loaded": true},
             }}),
         ),
         (
             Edit::change::<DaemonConfiguration>(
                 key("keepalived of t"),
-                DaemonConfiguration { text: "x".to_owned(), loaded: false },
-                DaemonConfiguration::loaded("x"),
+                DaemonConfiguration { lines: vec!["x".to_owned()], loaded: false },
+                DaemonConfiguration::of("x"),
             ),
             "reload keepalived of t: 0 virtual servers, 0 checks, not read yet -> 0 virtual servers, 0 checks; 0 lines \
              removed, 0 added",
             json!({"set_instance": {
                 "instance": "keepalived of t",
-                "before": {"text": "x", "loaded": false}, "after": {"text": "x", "loaded": true},
+                "before": {"lines": ["x"], "loaded": false}, "after": {"lines": ["x"], "loaded": true},
             }}),
         ),
         (
             Edit::remove::<DaemonConfiguration>(
                 key("keepalived of t"),
-                DaemonConfiguration::loaded("x"),
+                DaemonConfiguration::of("x"),
             ),
             "stop keepalived of t",
             json!({"set_instance": {
-                "instance": "keepalived of t", "before": {"text": "x", "loaded": true}, "after": null,
+                "instance": "keepalived of t", "before": {"lines": ["x"], "loaded": true}, "after": null,
             }}),
         ),
         (

@@ -3,14 +3,17 @@
 //! It is a process of its own beside one that the operator runs: an *instance* of the program. It lives as long as the run
 //! of the host, as what the kernel holds does, and the boot unit starts it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::ServiceKey;
 use super::edit::{JsonNames, KeyedEdit, SettingKind, Verbs, in_map};
 use crate::names::TopologyName;
+use crate::visible::visible;
 
 /// A program of the field that carries out a part of the file. Each is handled by name: a new one does not compile until it
 /// is.
@@ -113,33 +116,75 @@ super::ipvs::text_form!(DaemonInstance);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonConfiguration {
-    /// The text of its file, as lvsprov has it.
-    pub text: String,
-    /// Whether the process has read that text. Wanted always; seen `false` where lvsprov was cut off between the file and
-    /// the process.
+    /// The lines of its file behind those that lvsprov puts first, without line ends; what a terminal would obey is escaped,
+    /// as in all that a host says ([`crate::visible`]).
+    pub lines: Vec<String>,
+    /// Whether the process has read them. Wanted always; seen `false` where lvsprov was cut off between the file and the
+    /// process, or where that has ended.
     pub loaded: bool,
 }
 
 impl DaemonConfiguration {
     /// `text`, which the process is to have read.
-    pub fn loaded(text: impl Into<String>) -> Self {
-        Self { text: text.into(), loaded: true }
+    pub fn of(text: &str) -> Self {
+        Self { lines: text.lines().map(|line| visible(line).into_owned()).collect(), loaded: true }
     }
 
-    /// How many lines `other` has that this text lacks.
+    /// The text.
+    pub fn text(&self) -> String {
+        self.lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// How many lines `other` has that this lacks.
     fn lines_beyond(&self, other: &Self) -> usize {
         let mut own: BTreeMap<&str, usize> = BTreeMap::new();
-        for line in self.text.lines() {
+        for line in &self.lines {
             *own.entry(line).or_default() += 1;
         }
         let mut beyond = 0;
-        for line in other.text.lines() {
-            match own.get_mut(line) {
+        for line in &other.lines {
+            match own.get_mut(line.as_str()) {
                 Some(left) if *left > 0 => *left -= 1,
                 _ => beyond += 1,
             }
         }
         beyond
+    }
+
+    /// The services that keepalived has by these lines.
+    pub fn services(&self) -> BTreeSet<ServiceKey> {
+        let mut all = BTreeSet::new();
+        let mut open: Option<(Vec<&str>, &str, bool)> = None;
+        for line in &self.lines {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match (words.as_slice(), &mut open) {
+                (["virtual_server", rest @ ..], _) => {
+                    let before = open.replace((rest.to_vec(), "TCP", false));
+                    all.extend(before.and_then(service));
+                }
+                (["protocol", word, ..], Some((_, protocol, _))) => *protocol = word,
+                (["ip_family", "inet6", ..], Some((_, _, ipv6))) => *ipv6 = true,
+                _ => {}
+            }
+        }
+        all.extend(open.and_then(service));
+        all
+    }
+}
+
+/// The key of a block: what stands behind `virtual_server`, its protocol, and whether a mark is one of IPv6.
+fn service((selects, protocol, ipv6): (Vec<&str>, &str, bool)) -> Option<ServiceKey> {
+    let selects: Vec<&str> = selects.into_iter().take_while(|word| *word != "{").collect();
+    let family = if ipv6 { 6 } else { 4 };
+    let at = |address: &str, port: &str| {
+        let at = SocketAddr::new(address.parse().ok()?, port.parse().ok()?);
+        format!("{} {at}", protocol.to_ascii_lowercase()).parse().ok()
+    };
+    match selects[..] {
+        ["fwmark", mark] => format!("fwmark{family} {mark}").parse().ok(),
+        [address, port] => at(address, port),
+        [address] => at(address, "0"),
+        _ => None,
     }
 }
 
@@ -159,7 +204,7 @@ const CHECKERS: [&str; 10] = [
 
 impl fmt::Display for DaemonConfiguration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = || self.text.lines().filter_map(|line| line.split_whitespace().next());
+        let words = || self.lines.iter().filter_map(|line| line.split_whitespace().next());
         let services = words().filter(|word| *word == "virtual_server").count();
         let checks = words().filter(|word| CHECKERS.contains(word)).count();
         let plural = |count| if count == 1 { "" } else { "s" };
@@ -212,21 +257,49 @@ virtual_server_group g {
 
     #[test]
     fn a_configuration_is_shown_by_what_it_has() {
-        let one = DaemonConfiguration::loaded(TEXT);
+        let one = DaemonConfiguration::of(TEXT);
         assert_eq!(one.to_string(), "1 virtual server, 1 check");
-        let none = DaemonConfiguration { text: String::new(), loaded: false };
+        let none = DaemonConfiguration { lines: Vec::new(), loaded: false };
         assert_eq!(none.to_string(), "0 virtual servers, 0 checks, not read yet");
     }
 
     #[test]
     fn a_change_counts_lines() {
-        let before = DaemonConfiguration::loaded(TEXT);
-        let after = DaemonConfiguration::loaded(TEXT.replace("10.0.0.1", "10.0.0.2") + "}\n");
+        let before = DaemonConfiguration::of(TEXT);
+        let after = DaemonConfiguration::of(&(TEXT.replace("10.0.0.1", "10.0.0.2") + "}\n"));
         let key = "keepalived of web".parse().unwrap();
         let edit = Edit::change::<DaemonConfiguration>(key, before, after);
         let shown = "reload keepalived of web: 1 virtual server, 1 check -> 1 virtual server, 1 check; 1 lines removed, \
                      2 added";
         assert_eq!(edit.to_string(), shown);
+    }
+
+    #[test]
+    fn a_text_is_its_lines_as_a_terminal_may_show_them() {
+        let read = DaemonConfiguration::of("a\n\n  b\u{1b}[0m");
+        assert_eq!(read.lines, ["a", "", "  b\\x1b[0m"]);
+        assert_eq!(DaemonConfiguration::of(&read.text()), read);
+    }
+
+    #[test]
+    fn services_are_those_of_the_blocks() {
+        let text = "virtual_server 192.0.2.1 80 {\n  protocol TCP\n}\nvirtual_server 192.0.2.1 53 {\n    protocol UDP\n}\n\
+                    virtual_server 192.0.2.2 {\n}\nvirtual_server 2001:db8::1 80 {\n}\nvirtual_server fwmark 7 {\n}\n\
+                    virtual_server fwmark 8 {\n  ip_family inet6\n}\nvirtual_server nonsense {\n}\n";
+        let keys = DaemonConfiguration::of(text).services();
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let mut expected = [
+            "tcp 192.0.2.1:80",
+            "udp 192.0.2.1:53",
+            "tcp 192.0.2.2:0",
+            "tcp [2001:db8::1]:80",
+            "fwmark4 7",
+            "fwmark6 8",
+        ];
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        keys.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
     }
 
     #[test]

@@ -59,6 +59,13 @@ fn groups() -> Vec<Group> {
             Place::machine(1500),
             live_changes::health::cases(),
         ),
+        within(
+            "live_changes",
+            "health_daemon",
+            200,
+            Place::machine(1500),
+            live_changes::instance::cases(),
+        ),
         group(
             "ipvs_round_trip",
             110,

@@ -18,7 +18,8 @@ use crate::protocol::{Fetched, SegmentAnswers};
 pub use crate::state::HostRun;
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, BootUnit, DaemonInstance, Link, LinkManager, Protocol, Step, Sysctl, UnitChange,
+    AddressKey, BootUnit, DaemonConfiguration, DaemonInstance, Link, LinkManager, Protocol, Step,
+    Sysctl, UnitChange,
 };
 
 /// Names the sysctls to read, given the host's links.
@@ -126,7 +127,8 @@ pub trait Actor: fmt::Debug + Send + Sync {
     fn remove_boot_unit(&self) -> Result<()>;
 
     /// Whether a daemon could run with this configuration: the program itself reads it. An error says why not.
-    fn try_out(&self, instance: &DaemonInstance, text: &str) -> Result<()>;
+    fn try_out(&self, instance: &DaemonInstance, configuration: &DaemonConfiguration)
+    -> Result<()>;
 
     /// Has the service manager reboot this host, and does not wait for that.
     fn reboot(&self) -> Result<()>;

@@ -95,7 +95,7 @@ fn try_configurations(actor: &dyn Actor, request: &Prepare) -> Result<()> {
     let edits = request.journal.steps().filter_map(|step| step.edit.of::<DaemonConfiguration>());
     for KeyedEdit { key, after, .. } in edits {
         if let Some(after) = after {
-            actor.try_out(key, &after.text)?;
+            actor.try_out(key, after)?;
         }
     }
     Ok(())

@@ -143,7 +143,7 @@ fn found() -> HostState {
         instances: DaemonProgram::ALL
             .iter()
             .map(|program| {
-                (format!("{program} of t").parse().unwrap(), DaemonConfiguration::loaded("x"))
+                (format!("{program} of t").parse().unwrap(), DaemonConfiguration::of("x"))
             })
             .collect(),
     }

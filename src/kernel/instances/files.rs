@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::super::error::{Error, Result};
 use super::super::namespace::{self, NamespaceId};
 use crate::names::TopologyName;
-use crate::state::{DaemonInstance, DaemonProgram};
+use crate::state::{DaemonConfiguration, DaemonInstance, DaemonProgram};
 use crate::whole_file;
 
 const ROOT: &str = "/run/lvsprov";
@@ -22,7 +22,7 @@ const ROOT: &str = "/run/lvsprov";
 pub(super) struct InstanceFiles {
     folder: PathBuf,
     /// The configuration. The instance is there as long as this is.
-    pub configuration: PathBuf,
+    pub file: PathBuf,
     /// There while the process may not have read the configuration yet.
     pub pending: PathBuf,
     /// There until the process has read the configuration.
@@ -38,7 +38,7 @@ impl InstanceFiles {
         let DaemonInstance { program, topology } = instance;
         let folder = root()?.join(program.as_str()).join(topology.as_str());
         Ok(Self {
-            configuration: folder.join("daemon.conf"),
+            file: folder.join("daemon.conf"),
             pending: folder.join("pending"),
             reading: folder.join("reading"),
             pid: folder.join("pid"),
@@ -47,20 +47,24 @@ impl InstanceFiles {
         })
     }
 
-    /// The text of the configuration; `None`: there is none.
-    pub fn text(&self, instance: &DaemonInstance) -> Result<Option<String>> {
-        match fs::read_to_string(&self.configuration) {
-            Ok(text) => Ok(Some(text_in(instance, &self.reading, &text))),
+    /// The configuration, as if the process had read it; `None`: there is none.
+    pub fn configuration(&self, instance: &DaemonInstance) -> Result<Option<DaemonConfiguration>> {
+        match fs::read_to_string(&self.file) {
+            Ok(text) => Ok(Some(configuration_in(instance, &self.reading, &text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(cannot("read", &self.configuration, error)),
+            Err(error) => Err(cannot("read", &self.file, error)),
         }
     }
 
     /// Writes the configuration; from now on it is pending.
-    pub fn write(&self, instance: &DaemonInstance, text: &str) -> Result<()> {
+    pub fn write(
+        &self,
+        instance: &DaemonInstance,
+        configuration: &DaemonConfiguration,
+    ) -> Result<()> {
         self.make_folder()?;
         write(&self.pending, "")?;
-        write(&self.configuration, &reading_file(instance, &self.reading, text))
+        write(&self.file, &text_of(instance, &self.reading, configuration))
     }
 
     /// The process has read it.
@@ -74,10 +78,14 @@ impl InstanceFiles {
     }
 
     /// Writes a configuration beside the present one, to be tried.
-    pub fn write_candidate(&self, instance: &DaemonInstance, text: &str) -> Result<PathBuf> {
+    pub fn write_candidate(
+        &self,
+        instance: &DaemonInstance,
+        configuration: &DaemonConfiguration,
+    ) -> Result<PathBuf> {
         self.make_folder()?;
         let path = self.candidate();
-        write(&path, &reading_file(instance, &self.reading, text))?;
+        write(&path, &text_of(instance, &self.reading, configuration))?;
         Ok(path)
     }
 
@@ -96,7 +104,7 @@ impl InstanceFiles {
 
     /// Removes all of it: the configuration first.
     pub fn remove(&self) -> Result<()> {
-        remove(&self.configuration)?;
+        remove(&self.file)?;
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(cannot("remove", &self.folder, error));
@@ -164,14 +172,22 @@ fn head(instance: &DaemonInstance, reading: &Path) -> String {
     }
 }
 
-/// The file that an instance reads.
-pub(super) fn reading_file(instance: &DaemonInstance, reading: &Path, text: &str) -> String {
-    head(instance, reading) + text
+/// The text of the file that an instance reads.
+pub(super) fn text_of(
+    instance: &DaemonInstance,
+    reading: &Path,
+    configuration: &DaemonConfiguration,
+) -> String {
+    head(instance, reading) + &configuration.text()
 }
 
-/// The text in it; of a file that lvsprov did not write so, all of it.
-pub(super) fn text_in(instance: &DaemonInstance, reading: &Path, written: &str) -> String {
-    written.strip_prefix(&head(instance, reading)).unwrap_or(written).to_owned()
+/// The configuration in that text; of a file that lvsprov did not write so, all of it.
+pub(super) fn configuration_in(
+    instance: &DaemonInstance,
+    reading: &Path,
+    text: &str,
+) -> DaemonConfiguration {
+    DaemonConfiguration::of(text.strip_prefix(&head(instance, reading)).unwrap_or(text))
 }
 
 /// Only root reads it: a check may have a password in it.

@@ -18,6 +18,8 @@ use nix::sys::signal::Signal;
 
 use self::files::InstanceFiles;
 use super::error::{Error, Result};
+use super::fault;
+use super::ipvs::{self, IpvsSocket};
 use crate::state::{DaemonConfiguration, DaemonInstance, DaemonProgram, ProgramVersion};
 
 pub use foreign::{health_checkers, lacking};
@@ -33,9 +35,9 @@ pub fn read() -> Result<BTreeMap<DaemonInstance, DaemonConfiguration>> {
     for instance in files::present()? {
         let files = InstanceFiles::of(&instance)?;
         // Removed meanwhile.
-        let Some(text) = files.text(&instance)? else { continue };
+        let Some(read) = files.configuration(&instance)? else { continue };
         let loaded = !files.pending.exists() && process::find(&files).is_some();
-        all.insert(instance, DaemonConfiguration { text, loaded });
+        all.insert(instance, DaemonConfiguration { loaded, ..read });
     }
     Ok(all)
 }
@@ -47,28 +49,41 @@ pub fn set(
     after: Option<&DaemonConfiguration>,
 ) -> Result<()> {
     let files = InstanceFiles::of(instance)?;
-    let present = files.text(instance)?;
-    if present.as_deref() != before.map(|before| before.text.as_str()) {
-        let say = |text: Option<&str>| text.map_or("none", |_| "another text").to_owned();
-        let expected = if before.is_some() { "the text of the plan" } else { "none" };
+    let present = files.configuration(instance)?;
+    if present.as_ref().map(|it| &it.lines) != before.map(|before| &before.lines) {
+        let expected = if before.is_some() { "that of the plan" } else { "none" };
+        let found = if present.is_some() { "another" } else { "none" };
         let what = format!("the configuration of {instance}");
-        return Err(Error::changed_since(&what, expected, &say(present.as_deref())));
+        return Err(Error::changed_since(&what, expected, found));
     }
-    match after {
-        None => {
-            start::stop(instance, &files)?;
-            files.remove()
-        }
-        Some(after) => {
-            let program = installed(instance.program)?;
-            files.write(instance, &after.text)?;
-            match process::find(&files) {
-                Some(running) => reload(instance, &files, running)?,
-                None => start::start(instance, &program, &files)?,
-            }
-            files.settle()
-        }
+    let Some(after) = after else {
+        start::stop(instance, &files)?;
+        return files.remove();
+    };
+    let program = installed(instance.program)?;
+    files.write(instance, after)?;
+    fault::at("instance");
+    if let Some(before) = before
+        && loses_services(before, after)?
+    {
+        start::stop(instance, &files)?;
     }
+    match process::find(&files) {
+        Some(running) => reload(instance, &files, running)?,
+        None => start::start(instance, &program, &files)?,
+    }
+    files.settle()
+}
+
+/// Whether services that are in the table leave the configuration. As it reads that, keepalived removes them from the table
+/// with all connections (`clear_diff_services` in ipwrapper.c). One that starts anew knows nothing of them.
+fn loses_services(before: &DaemonConfiguration, after: &DaemonConfiguration) -> Result<bool> {
+    let leaving = &before.services() - &after.services();
+    if leaving.is_empty() || !ipvs::is_loaded() {
+        return Ok(false);
+    }
+    let table = IpvsSocket::open()?.observe(false)?.table;
+    Ok(leaving.iter().any(|key| table.contains_key(key)))
 }
 
 /// Has the process read its file. It removes the `reading` file once it has (`reload_file`, keepalived.conf(5)).
@@ -102,15 +117,15 @@ fn wait<T>(mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-/// Whether `instance` could run with `text`: the program itself reads it, and nothing else happens.
+/// Whether `instance` could run with `configuration`: the program itself reads it, and nothing else happens.
 ///
 /// # Errors
 /// The program is missing, too old, or finds fault with the text: its lines are the cause.
-pub fn try_out(instance: &DaemonInstance, text: &str) -> Result<()> {
+pub fn try_out(instance: &DaemonInstance, configuration: &DaemonConfiguration) -> Result<()> {
     let program = installed(instance.program)?;
     check_version(instance.program, &program)?;
     let files = InstanceFiles::of(instance)?;
-    let candidate = files.write_candidate(instance, text)?;
+    let candidate = files.write_candidate(instance, configuration)?;
     let result = test(instance, &program, &candidate);
     files.remove_candidate();
     result
@@ -204,18 +219,21 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_an_instance_is_read_back_as_it_was_written() {
+    fn a_configuration_is_read_back_as_it_was_written() {
         let instance: DaemonInstance =
             "keepalived of web".parse().unwrap_or_else(|_| unreachable!());
         let reading = Path::new("/run/x/reading");
         for text in ["", "virtual_server 192.0.2.1 80 {\n}\n", "no line end"] {
-            let written = files::reading_file(&instance, reading, text);
+            let configuration = DaemonConfiguration::of(text);
+            let written = files::text_of(&instance, reading, &configuration);
             assert!(written.contains("reload_file /run/x/reading\n"));
-            let read = files::text_in(&instance, reading, &written);
-            assert_eq!(read, text);
+            assert_eq!(files::configuration_in(&instance, reading, &written), configuration);
         }
-        // A file of an earlier version, or edited by hand: it differs from every text.
+        // A file of an earlier version, or changed by hand: it differs.
         let other = "global_defs {\n}\n";
-        assert_eq!(files::text_in(&instance, reading, other), other);
+        assert_eq!(
+            files::configuration_in(&instance, reading, other),
+            DaemonConfiguration::of(other)
+        );
     }
 }

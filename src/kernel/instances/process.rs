@@ -26,7 +26,7 @@ pub(super) fn has_checkers(files: &InstanceFiles) -> bool {
 
 /// The argument that names the configuration.
 pub(super) fn use_file(files: &InstanceFiles) -> String {
-    format!("--use-file={}", files.configuration.display())
+    format!("--use-file={}", files.file.display())
 }
 
 /// Sends `signal`; one that has ended already needs none.

@@ -190,8 +190,8 @@ fn instances(
 ) -> impl Strategy<Value = BTreeMap<DaemonInstance, DaemonConfiguration>> {
     let key = |topology: &str| format!("keepalived of {topology}").parse().unwrap();
     let text = (select(vec!["", "virtual_server 192.0.2.1 80 {\n}\n"]), any::<bool>());
-    let value =
-        text.prop_map(|(text, loaded)| DaemonConfiguration { text: text.to_owned(), loaded });
+    let value = text
+        .prop_map(|(text, loaded)| DaemonConfiguration { loaded, ..DaemonConfiguration::of(text) });
     btree_map(select(topologies).prop_map(key), value, 0..3)
 }
 

@@ -77,10 +77,11 @@ proptest! {
         let first = goal(&b, &in_run(1, a, None));
         let Some(settled) = first.settled else { return Ok(()) };
         let restarted = in_run(2, up.clone(), first.receipt_after);
-        let kind = |edit: &Edit| match edit.of::<Address>().map(KeyedEdit::verb) {
-            Some(EditVerb::Remove) => 0,
-            Some(EditVerb::Add) => 2,
-            Some(EditVerb::Change) | None => 1,
+        let kind = |edit: &Edit| match edit {
+            Edit::Address(KeyedEdit { after: None, .. }) => 0,
+            Edit::Address(KeyedEdit { before: None, .. }) => 2,
+            Edit::Instance(KeyedEdit { after: Some(_), .. }) => 3,
+            _ => 1,
         };
         let steps = replayed(&up, &replay(&settled, &restarted));
         prop_assert!(steps.iter().map(kind).is_sorted(), "{steps:?}");

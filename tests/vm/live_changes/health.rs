@@ -68,7 +68,7 @@ fn verified(cluster: &Cluster, services: &str) -> VerifyReport {
 }
 
 /// The director as after a restart, and what it makes again by itself.
-fn restart(cluster: &mut Cluster, services: &str) {
+pub fn restart(cluster: &mut Cluster, services: &str) {
     let (topology, director) = (cluster.topology(services), "lvs".parse().unwrap());
     let path = cluster.lab.netns_path(&director).unwrap();
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());

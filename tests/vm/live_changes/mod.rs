@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod health;
+pub mod instance;
 pub mod load;
 
 use std::thread;

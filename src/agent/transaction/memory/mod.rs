@@ -32,8 +32,8 @@ use crate::plan::simulate;
 use crate::protocol::{Fetched, SegmentAnswers};
 use crate::state::examination::{Examination, ObservedDrop, RouteQuestion};
 use crate::state::{
-    AddressKey, BootUnit, DaemonInstance, LinkManager, Observation, OpenTransaction, Protocol,
-    Step, UnitChange,
+    AddressKey, BootUnit, DaemonConfiguration, DaemonInstance, LinkManager, Observation,
+    OpenTransaction, Protocol, Step, UnitChange,
 };
 
 /// What happens at a write.
@@ -300,7 +300,7 @@ impl MemoryProcess {
 }
 
 /// The configuration that the programs of these hosts do not take.
-pub(crate) const REFUSED_TEXT: &str = "refused";
+pub(crate) const REFUSED_LINE: &str = "refused";
 
 fn gone() -> Error {
     Error::new("the process was killed")
@@ -438,8 +438,12 @@ impl Actor for MemoryProcess {
         BTreeMap::new()
     }
 
-    fn try_out(&self, _: &DaemonInstance, text: &str) -> Result<()> {
-        if text == REFUSED_TEXT { Err(Error::new("the program refuses it")) } else { Ok(()) }
+    fn try_out(&self, _: &DaemonInstance, configuration: &DaemonConfiguration) -> Result<()> {
+        if configuration.lines == [REFUSED_LINE] {
+            Err(Error::new("the program refuses it"))
+        } else {
+            Ok(())
+        }
     }
 
     fn install_boot_unit(&self, _: &UnitNeeds) -> Result<()> {
