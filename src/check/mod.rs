@@ -29,6 +29,7 @@
 //! | 37 | two directors that forward to each other; backup_only without a backup daemon | `vip-on-two-directors`, `setting-without-effect` (warning) | director-serves, ipvs-settings |
 //! | - | what the kernel refuses or ignores (docs/kernel-facts.md) | `thresholds`, `one-packet`, `engine-without-udp`, `flag-of-other-scheduler`, `tunnel-unused`, `sync-interface`, `setting-range` | ignored-values, ipvs-settings |
 //! | - | a static route to what the host has itself, or by a host that drops the packets | `route-to-connected`, `route-via-no-router` (warning) | routes |
+//! | 57 | a health check that says nothing, or is never carried out | `check-impossible`, `check-contradicts`, `quorum-unreachable`, `check-mark-taken` | health-checks |
 //! | - | weights that cannot grow | `ramp-without-effect` (warning) | pace |
 //! | - | marked packets go to the mark's service, not to the service of their address | `mark-overlaps` | marks |
 //!
@@ -37,6 +38,7 @@
 
 mod allow;
 mod cure;
+mod health;
 mod index;
 mod ipvs;
 mod marks;
@@ -154,6 +156,9 @@ const RULES: &[RuleFunction] = &[
     marks::overlap,
     pace::ramp_without_effect,
     marks::without_address,
+    health::impossible,
+    health::quorum,
+    health::mark_taken,
     tunnels::gre_checksums,
     tunnels::gue_port_taken,
     tunnels::partner_unknown,

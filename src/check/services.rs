@@ -35,7 +35,7 @@ pub(super) fn duplicate_real_server(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &subject.topology.services {
         let mut seen = HashMap::new();
-        let mut reals: Vec<_> = service.real_servers.iter().collect();
+        let mut reals: Vec<_> = service.serving().collect();
         reals.sort_by_key(|r| r.at);
         for real in reals {
             if seen.insert((real.rip, real.port), real).is_some() {

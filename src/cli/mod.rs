@@ -80,6 +80,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Render(RenderCommand::Ipvsadm { file, director }) => {
             render::ipvsadm(&file, director.as_ref(), &common)
         }
+        Command::Render(RenderCommand::Keepalived { file, host }) => {
+            render::keepalived(&file, host.as_ref(), &common)
+        }
         Command::Render(RenderCommand::Host(arguments)) => render::host(&arguments, &common),
         Command::Render(RenderCommand::InitScript { init }) => render::init_script(init, &common),
         Command::Render(RenderCommand::BootUnit) => render::boot_unit(&common),

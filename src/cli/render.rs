@@ -10,17 +10,18 @@ use super::output::{self, CommandResult, Exit};
 use super::render_arguments::{HostFormWord, InitWord, RenderHost};
 use crate::desired::desired_for;
 use crate::names::HostName;
+use crate::render::Rendered;
 use crate::render::host::{HostFile, HostFiles, HostForm, InitSystem};
 use crate::topology::{Host, Role, Topology};
 use crate::{render, report, whole_file};
 
-/// Why `--director` names no director.
+/// Why `--director`, or `--host` of `render keepalived`, names no director.
 #[derive(Debug, thiserror::Error)]
 enum WhichDirector {
-    #[error("--director {name}: it is no director of the file, which has: {}", .known.join(", "))]
-    None { name: HostName, known: Vec<String> },
-    #[error("the file has several directors, and rules belong to one: add --director with one of {}", .known.join(", "))]
-    Several { known: Vec<String> },
+    #[error("{option} {name}: it is no director of the file, which has: {}", .known.join(", "))]
+    None { option: &'static str, name: HostName, known: Vec<String> },
+    #[error("the file has several directors, and rules belong to one: add {option} with one of {}", .known.join(", "))]
+    Several { option: &'static str, known: Vec<String> },
     #[error("the file has no director, so there are no rules")]
     NoDirector,
 }
@@ -48,7 +49,7 @@ pub fn ipvsadm(
     common: &CommonArguments,
 ) -> CommandResult {
     let Some(topology) = load(path, common.format)? else { return Ok(Exit::Findings) };
-    let host = match find(&topology, director) {
+    let host = match find(&topology, "--director", director) {
         Ok(host) => host,
         Err(error) => {
             output::print_error(&error, common)?;
@@ -56,6 +57,29 @@ pub fn ipvsadm(
         }
     };
     let rendered = render::ipvsadm::rules(&desired_for(&topology, host).state);
+    show(host, &rendered, common)
+}
+
+/// `render keepalived`.
+pub fn keepalived(
+    path: &Path,
+    director: Option<&HostName>,
+    common: &CommonArguments,
+) -> CommandResult {
+    let Some(topology) = load(path, common.format)? else { return Ok(Exit::Findings) };
+    let host = match find(&topology, "--host", director) {
+        Ok(host) => host,
+        Err(error) => {
+            output::print_error(&error, common)?;
+            return Ok(Exit::Usage);
+        }
+    };
+    let rendered = render::keepalived::services(&topology, host, &desired_for(&topology, host).state);
+    show(host, &rendered, common)
+}
+
+/// The text, and what it leaves out.
+fn show(host: &Host, rendered: &Rendered, common: &CommonArguments) -> CommandResult {
     match common.format {
         OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => {
             for unsupported in &rendered.unsupported {
@@ -152,7 +176,11 @@ pub fn boot_unit(common: &CommonArguments) -> CommandResult {
     Ok(Exit::Ok)
 }
 
-fn find<'a>(topology: &'a Topology, name: Option<&HostName>) -> Result<&'a Host, WhichDirector> {
+fn find<'a>(
+    topology: &'a Topology,
+    option: &'static str,
+    name: Option<&HostName>,
+) -> Result<&'a Host, WhichDirector> {
     let directors: Vec<&Host> = topology.with_role(Role::Director).collect();
     let known = || directors.iter().map(|host| host.name.to_string()).collect();
     match (name, directors.as_slice()) {
@@ -160,9 +188,9 @@ fn find<'a>(topology: &'a Topology, name: Option<&HostName>) -> Result<&'a Host,
             .iter()
             .find(|host| host.name == *name)
             .copied()
-            .ok_or_else(|| WhichDirector::None { name: name.clone(), known: known() }),
+            .ok_or_else(|| WhichDirector::None { option, name: name.clone(), known: known() }),
         (None, [only]) => Ok(only),
         (None, []) => Err(WhichDirector::NoDirector),
-        (None, _) => Err(WhichDirector::Several { known: known() }),
+        (None, _) => Err(WhichDirector::Several { option, known: known() }),
     }
 }

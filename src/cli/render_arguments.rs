@@ -21,6 +21,20 @@ pub enum RenderCommand {
         #[arg(long, value_name = "HOST")]
         director: Option<HostName>,
     },
+    /// The services of a director and their checks, as keepalived's configuration
+    ///
+    /// For keepalived 2.2.7 and later. Services without `check:` are there too, without a check. What keepalived does
+    /// not set (addresses, settings, packet rules, the services by mark that checks go through) goes to standard error, one
+    /// line each.
+    #[command(after_long_help = RENDER_KEEPALIVED_EXAMPLES)]
+    Keepalived {
+        /// The topology file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Which director; needed if the file has several
+        #[arg(long, value_name = "DIRECTOR")]
+        host: Option<HostName>,
+    },
     /// What apply sets on one host, as files to install: for hosts without systemd, or where no agent may live
     ///
     /// Each file says what it is, for which host, and what it cannot keep. What a form leaves out goes to standard
@@ -42,6 +56,10 @@ pub enum RenderCommand {
     /// has how to install it.
     BootUnit,
 }
+
+const RENDER_KEEPALIVED_EXAMPLES: &str = "Examples:
+  lvsprov render keepalived cluster.yaml > lvs.conf && keepalived -t -f lvs.conf   # exit code 0: keepalived takes it
+  lvsprov render keepalived cluster.yaml --host lvs2                              # one of several directors";
 
 const RENDER_HOST_EXAMPLES: &str = "Examples:
   lvsprov render host cluster.yaml --host web1 --as lsb > /etc/init.d/lvsprov

@@ -1,10 +1,13 @@
 //! What the director gets: IPVS and its rules, and the VIP. What forwarding needs beside them is in
-//! [`forwarding`], firewall marks in [`marks`], what the file itself sets of IPVS in [`settings`].
+//! [`forwarding`], what health checks need in [`checks`], firewall marks in [`marks`], what the file itself sets of IPVS in [`settings`].
 
+mod checks;
 mod forwarding;
 mod marks;
 mod settings;
 
+pub use checks::{check_marks, check_source};
+pub(super) use checks::settle as settle_checks;
 pub(super) use forwarding::forward6;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -100,7 +103,7 @@ fn speaks_ftp(service: &Service) -> bool {
 
 /// A weight of 0 alone does not empty a real server: clients that persistence holds there come back.
 fn draining(service: &Service, desired: &mut Desired) {
-    let Some(drained) = service.real_servers.iter().find(|rs| rs.weight == 0) else { return };
+    let Some(drained) = service.serving().find(|rs| rs.weight == 0) else { return };
     if service.persistence.is_some() {
         let why = format!(
             "{} has weight 0, but {} is persistent: without this, clients that were there before are \
@@ -141,7 +144,7 @@ fn rules(topology: &Topology, service: &Service, desired: &mut Desired) {
         service.scheduler
     );
     desired.service(key.clone(), virtual_service(&key, service), why);
-    for rs in service.real_servers.iter().filter(|rs| !is_left_out(topology, service, rs)) {
+    for rs in service.serving().filter(|rs| !is_left_out(topology, service, rs)) {
         let destination = Destination {
             method: rs.forward.in_ipvs(),
             weight: rs.weight,

@@ -16,7 +16,7 @@ mod tests;
 mod tunnel_guard;
 mod tunnels;
 
-pub use director::{destination_key, service_key};
+pub use director::{check_marks, check_source, destination_key, service_key};
 pub use requests::{
     ExpectedRequest, every_request, expected_requests, large_requests, requests_of_any_client,
     requests_through,
@@ -200,6 +200,7 @@ fn by_method(topology: &Topology, places: &Places<'_>, host: &Host) -> Desired {
             real_server::settle(topology, places, host, service, &mut desired);
         }
     }
+    director::settle_checks(topology, host, &mut desired);
     tunnel_guard::settle(topology, places, host, &mut desired);
     path::settle(topology, places, host, &mut desired);
     desired

@@ -31,7 +31,7 @@ pub fn every_request(topology: &Topology) -> impl Iterator<Item = ExpectedReques
     services.flat_map(move |(service, vip)| {
         let port = asked_port(topology, service, vip);
         let mut found = Vec::new();
-        for real_server in &service.real_servers {
+        for real_server in service.serving() {
             let known = topology.hosts.contains_key(&real_server.host);
             for client in clients.iter().filter(|client| known && has_family(client, vip)) {
                 let request = request(service, (vip, port), client, real_server);
@@ -92,7 +92,7 @@ pub fn requests_of_any_client(
             let port = asked_port(topology, service, vip);
             let known = |it: &&RealServer| topology.hosts.contains_key(&it.host);
             let director = topology.hosts.get(&service.director);
-            let pairs = service.real_servers.iter().filter(known).zip(std::iter::repeat(director));
+            let pairs = service.serving().filter(known).zip(std::iter::repeat(director));
             pairs.filter_map(move |(real_server, director)| {
                 let request = request(service, (vip, port), director?, real_server);
                 Some((service, real_server, request))

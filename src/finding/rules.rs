@@ -102,6 +102,12 @@ pub const GROUPS: &[RuleGroup] = rules! {
         LVS051 "several-protocols" [Error] "several protocols without a mark";
         LVS052 "port-and-ports" [Error] "both `port` and `ports`";
     }
+    "Health checks" {
+        LVS128 "check-contradicts" [Error] "keys of a check that contradict each other, or `weights: file` beside one";
+        LVS129 "check-impossible" [Error] "a check that keepalived cannot carry out: a question that the protocol does not answer, no port, no VIP";
+        LVS131 "quorum-unreachable" [Error] "a quorum above the sum of all weights, or a sorry server that is a real server";
+        LVS132 "check-mark-taken" [Error] "a firewall mark of a service that a health check uses";
+    }
     "Tunnels" {
         LVS053 "tunnel-unused" [Error] "a `tunnel` where nothing is tunnelled";
         LVS054 "tunnel-option" [Error] "an option that this type of tunnel does not have";

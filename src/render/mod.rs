@@ -6,6 +6,7 @@
 pub mod host;
 mod interfaces;
 pub mod ipvsadm;
+pub mod keepalived;
 mod nft;
 pub mod shell;
 

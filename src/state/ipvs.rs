@@ -292,7 +292,7 @@ impl fmt::Display for ForwardingMethod {
 }
 
 /// How a tunnelled packet is wrapped (Linux 5.3 and later know more than IPIP).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tunnel {
     /// Type 0.

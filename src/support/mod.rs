@@ -252,6 +252,8 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         forward,
         tunnel: crate::state::Tunnel::Ipip,
         tunnel_sources: crate::topology::TunnelSources::default(),
+        check: None,
+        sorry: false,
         at: AT,
     });
     Service {
@@ -272,6 +274,7 @@ fn service(forward: Forward, port: u16, servers: &[u8], nat: &BTreeSet<u8>) -> S
         one_packet: false,
         pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
         weights: crate::topology::WeightSource::File,
+        quorum: None,
         director: "director".parse().unwrap(),
         real_servers: real_servers.collect(),
         at: AT,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::model::{
-    Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources, WeightSource,
+    Check, Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources, WeightSource,
 };
 use super::node::At;
 use crate::finding::Position;
@@ -86,6 +86,7 @@ pub struct Defaults {
     pub port: Field<u16>,
     pub weight: Field<u32>,
     pub weights: Field<WeightSource>,
+    pub check: Field<CheckDoc>,
     pub gateway: Field<GatewayDoc>,
 }
 
@@ -181,6 +182,10 @@ pub struct ServiceDoc {
     /// Seconds.
     pub ramp: Field<u32>,
     pub weights: Field<WeightSource>,
+    pub check: Field<CheckDoc>,
+    /// The least sum of weights.
+    pub quorum: Field<u32>,
+    pub sorry_server: Field<RealServerDoc>,
     pub forward: Field<Forward>,
     pub tunnel: Field<TunnelDoc>,
     pub director: Field<HostName>,
@@ -189,7 +194,7 @@ pub struct ServiceDoc {
 }
 
 /// Under `real_servers`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RealServerDoc {
     pub at: Position,
     pub host: At<HostName>,
@@ -200,7 +205,11 @@ pub struct RealServerDoc {
     pub lower_threshold: Field<u32>,
     pub forward: Field<Forward>,
     pub tunnel: Field<TunnelDoc>,
+    pub check: Field<CheckDoc>,
 }
+
+/// `check`; `None`: `none`, against what the service or `defaults` say.
+pub type CheckDoc = Option<Check>;
 
 /// Under `tunnel`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Never stops at the first finding. A value that is not valid becomes [`Field::Invalid`]; later rules
 //! skip every value that depends on it, so one mistake gives one finding.
 
+mod check;
 mod drift;
 mod ipvs;
 mod routes;
@@ -19,7 +20,7 @@ const TOP: &[&str] =
     &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist", "drift"];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] =
-    &["scheduler", "forward", "protocol", "port", "weight", "weights", "gateway"];
+    &["scheduler", "forward", "protocol", "port", "weight", "weights", "check", "gateway"];
 const HOST: &[&str] =
     &["role", "interfaces", "gateway", "routes", "ipvs", "drift", "ssh", "local", "netns"];
 const INTERFACE: &[&str] = &["addresses", "network", "mtu"];
@@ -237,6 +238,7 @@ impl Loader {
             port: self.field(&mapping, "port", scalar::service_port),
             weight: self.field(&mapping, "weight", scalar::weight),
             weights: self.field(&mapping, "weights", scalar::weights),
+            check: self.check(&mapping),
             gateway: self.field(&mapping, "gateway", scalar::gateway),
         }
     }

@@ -32,8 +32,9 @@ use crate::names::HostName;
 pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
-    ETHERNET_MTU, Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network,
-    NextHop, Pace, PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag,
+    Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, ETHERNET_MTU, Engine, FirewallMark,
+    Forward, Gateway, Host, HttpBody, HttpQuestion, Interface, IpvsSettings, Network, NextHop, Pace,
+    PaceOverride, Persistence, Quorum, Reach, RealServer, Role, SCRIPT_WORDS, Scheduler, SchedulerFlag,
     Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
 };
 pub(crate) use suggest::listed;

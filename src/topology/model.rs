@@ -11,12 +11,16 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod health;
 mod service;
 
 use crate::finding::Position;
 use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, DriftPolicy, Maintenance, SyncDaemon, Timeouts, VsItem};
 
+pub use health::{
+    Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, HttpBody, HttpQuestion, Quorum, SCRIPT_WORDS,
+};
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
     SchedulerFlag, Service, TunnelSources, Vip, WeightSource, host_prefix,

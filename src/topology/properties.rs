@@ -100,8 +100,14 @@ fn forget_positions(topology: &mut Topology) {
         if let Some(Vip { address: _, prefix: _, interface: _, at }) = &mut service.vip {
             *at = nowhere;
         }
+        if let Some(quorum) = &mut service.quorum {
+            quorum.at = nowhere;
+        }
         for real_server in &mut service.real_servers {
             real_server.at = nowhere;
+            if let Some(check) = &mut real_server.check {
+                check.at = nowhere;
+            }
         }
     }
 }

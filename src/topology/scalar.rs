@@ -3,6 +3,7 @@
 //! No guesses: `no` is not a boolean, `0x50` and `080` are not numbers, a prefix length is required.
 
 mod addresses;
+pub mod checks;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

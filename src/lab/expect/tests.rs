@@ -20,6 +20,8 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         forward: Forward::Dr,
         tunnel: crate::state::Tunnel::Ipip,
         tunnel_sources: crate::topology::TunnelSources::default(),
+        check: None,
+        sorry: false,
         at: Position::default(),
     };
     Service {
@@ -40,6 +42,7 @@ fn service(scheduler: Scheduler, weights: &[u32]) -> Service {
         one_packet: false,
         pace: crate::topology::Pace { drain: crate::topology::Pace::DRAIN, ramp: 0 },
         weights: crate::topology::WeightSource::File,
+        quorum: None,
         director: "director".parse().unwrap(),
         real_servers: weights.iter().enumerate().map(server).collect(),
         at: Position::default(),

@@ -26,6 +26,9 @@ const SERVICE: &[&str] = &[
     "drain",
     "ramp",
     "weights",
+    "check",
+    "quorum",
+    "sorry_server",
     "forward",
     "tunnel",
     "director",
@@ -41,7 +44,9 @@ const REAL_SERVER: &[&str] = &[
     "lower_threshold",
     "forward",
     "tunnel",
+    "check",
 ];
+const SORRY_SERVER: &[&str] = &["host", "port", "address", "forward", "tunnel"];
 const PERSISTENCE: &[&str] = &["timeout", "mask", "engine"];
 const TUNNEL: &[&str] = &["type", "port", "checksum", "sources"];
 
@@ -87,6 +92,11 @@ impl Loader {
             drain: self.field(&mapping, "drain", scalar::wait_seconds),
             ramp: self.field(&mapping, "ramp", scalar::wait_seconds),
             weights: self.field(&mapping, "weights", scalar::weights),
+            check: self.check(&mapping),
+            quorum: self.field(&mapping, "quorum", scalar::checks::quorum),
+            sorry_server: self.nested(&mapping, "sorry_server", |loader, node| {
+                loader.real_server_of(node, "a sorry server", SORRY_SERVER)
+            }),
             forward: self.field(&mapping, "forward", scalar::forward),
             tunnel: self.nested(&mapping, "tunnel", Self::tunnel),
             director: self.field(&mapping, "director", |n| scalar::name(n, "a host's name")),
@@ -292,8 +302,17 @@ impl Loader {
     }
 
     fn real_server(&mut self, node: &YamlNode) -> Option<RealServerDoc> {
+        self.real_server_of(node, "a real server", REAL_SERVER)
+    }
+
+    fn real_server_of(
+        &mut self,
+        node: &YamlNode,
+        what: &str,
+        keys: &[&'static str],
+    ) -> Option<RealServerDoc> {
         if !matches!(node.content, YamlValue::Map(_)) {
-            let host = self.accept(scalar::name(node, "a real server"))?;
+            let host = self.accept(scalar::name(node, what))?;
             return Some(RealServerDoc {
                 at: node.at,
                 host,
@@ -304,13 +323,14 @@ impl Loader {
                 lower_threshold: Field::Missing,
                 forward: Field::Missing,
                 tunnel: Field::Missing,
+                check: Field::Missing,
             });
         }
-        let mapping = self.mapping(node, "a real server", node.at, REAL_SERVER)?;
-        let host = self.field(&mapping, "host", |n| scalar::name(n, "a real server"));
+        let mapping = self.mapping(node, what, node.at, keys)?;
+        let host = self.field(&mapping, "host", |n| scalar::name(n, what));
         if host == Field::Missing {
             let cure = "add `host:` with a host's name";
-            self.missing(&mapping, node.at, "host", "this real server", cure);
+            self.missing(&mapping, node.at, "host", &what.replacen("a ", "this ", 1), cure);
         }
         let weight = self.field(&mapping, "weight", scalar::weight);
         let port = self.field(&mapping, "port", scalar::port);
@@ -320,6 +340,7 @@ impl Loader {
         let lower_threshold = self.field(&mapping, "lower_threshold", scalar::threshold);
         let forward = self.field(&mapping, "forward", scalar::forward);
         let tunnel = self.nested(&mapping, "tunnel", Self::tunnel);
+        let check = self.check(&mapping);
         Some(RealServerDoc {
             at: node.at,
             host: host.value()?.clone(),
@@ -330,6 +351,7 @@ impl Loader {
             lower_threshold,
             forward,
             tunnel,
+            check,
         })
     }
 }

@@ -12,6 +12,8 @@ use crate::finding::Position;
 use crate::names::{HostName, IfName, ServiceName};
 use crate::state::{ForwardingMethod, Protocol, Tunnel};
 
+use super::health::{Check, Quorum};
+
 /// How IPVS forwards a packet to the real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -298,7 +300,7 @@ pub enum WeightSource {
     /// lvsprov: the file's weights.
     #[default]
     File,
-    /// A health checker on the director: lvsprov adds a real server once, with the file's weight, and from then on leaves
+    /// A health checker on the director, keepalived with the checks of the file too: lvsprov adds a real server once, with the file's weight, and from then on leaves
     /// open whether it takes requests.
     External,
 }
@@ -355,6 +357,8 @@ pub struct Service {
     pub pace: Pace,
     /// Which program sets the weights of its real servers.
     pub weights: WeightSource,
+    /// How much of it must work, if its real servers have checks; `None`: any real server.
+    pub quorum: Option<Quorum>,
     /// The host that runs IPVS for it.
     pub director: HostName,
     /// Sorted by host name and port.
@@ -474,6 +478,10 @@ pub struct RealServer {
     pub tunnel: Tunnel,
     /// Who may wrap packets for it if `forward` is [`Forward::Tun`].
     pub tunnel_sources: TunnelSources,
+    /// Its health check; `None`: it always takes requests.
+    pub check: Option<Check>,
+    /// It is the sorry server, with weight 0: only the health checker sends requests to it.
+    pub sorry: bool,
     /// Its position in the file.
     pub at: Position,
 }

@@ -7,6 +7,7 @@
 mod director;
 mod drift;
 mod gateways;
+mod health;
 mod hosts;
 mod ipvs;
 mod limits;

@@ -8,7 +8,7 @@ use super::Resolver;
 use super::services::lacks_role;
 use crate::finding::{Finding, Position};
 use crate::names::{HostName, IfName};
-use crate::topology::document::{Field, RealServerDoc, TunnelDoc};
+use crate::topology::document::{CheckDoc, Field, RealServerDoc, TunnelDoc};
 use crate::topology::model::{Forward, Host, Interface, RealServer, Role};
 use crate::topology::node::At;
 use crate::topology::suggest;
@@ -56,6 +56,8 @@ impl Resolver {
             forward: or(&doc.forward, defaults.forward)?,
             tunnel,
             tunnel_sources: sources,
+            check: or(&doc.check, defaults.check.clone())?,
+            sorry: false,
             at: doc.at,
         })
     }
@@ -69,6 +71,7 @@ pub(super) struct ServiceDefaults {
     pub weight: Option<u32>,
     pub forward: Option<Forward>,
     pub tunnel: Option<TunnelDoc>,
+    pub check: Option<CheckDoc>,
 }
 
 /// The value, else the default; `None` if not valid.

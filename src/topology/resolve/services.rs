@@ -15,8 +15,8 @@ use crate::names::{HostName, ServiceName};
 use crate::state::{Protocol, Tunnel};
 use crate::topology::document::{Defaults, Document, Field, MaskDoc, RealServerDoc, ServiceDoc};
 use crate::topology::model::{
-    FirewallMark, Forward, Host, Pace, Persistence, RealServer, Role, Scheduler, Service,
-    TunnelSources, Vip, WeightSource,
+    FirewallMark, Forward, Host, Pace, Persistence, Quorum, RealServer, Role, Scheduler, Service,
+    TunnelSources, Vip,
 };
 use crate::topology::node::At;
 
@@ -106,6 +106,7 @@ impl Resolver {
             weight: value_or(&defaults.weight, 1),
             forward: forward.value().map(|forward| forward.value),
             tunnel: value_or(&doc.tunnel, Tunnel::Ipip.into()),
+            check: value_or(doc.check.or(&defaults.check), None),
         };
         let mark = self.mark(doc, defaults, ports.as_deref());
         let entries = match (&mark, &ports) {
@@ -119,21 +120,24 @@ impl Resolver {
             let defaults = ServiceDefaults { port: clear_port.then_some(*port), ..base.clone() };
             let before = self.findings.len();
             let real_servers = doc.real_servers.iter();
-            let found: Vec<_> = real_servers
+            let mut found: Vec<_> = real_servers
                 .filter_map(|real| self.real_server(real, director.as_ref(), &defaults))
                 .collect();
+            found.extend(self.sorry_server(doc, director.as_ref(), &defaults));
             if turn > 0 {
                 self.findings.truncate(before);
             }
             of_port.push((*port, found));
         }
         self.idle_tunnels(doc, defaults);
+        self.idle_quorum(doc, defaults);
         let (vip, director, mark) = (vip?, director?, mark?);
         if !clear_port {
             return None;
         }
         let protocols = protocols(doc, defaults)?;
         let persistence = self.persistence(doc, ipv6)?;
+        let weights = self.weights(doc, defaults)?;
         let make = |(port, mut real_servers): (u16, Vec<RealServer>)| {
             let protocol = *protocols.first()?;
             for real in &mut real_servers {
@@ -166,7 +170,8 @@ impl Resolver {
                     drain: value_or(&doc.drain, Pace::DRAIN)?,
                     ramp: value_or(&doc.ramp, 0)?,
                 },
-                weights: value_or(doc.weights.or(&defaults.weights), WeightSource::File)?,
+                weights,
+                quorum: doc.quorum.value().map(|it| Quorum { weight: it.value, at: it.at }),
                 director: director.clone(),
                 real_servers,
                 at: doc.at,

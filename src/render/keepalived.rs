@@ -1,0 +1,46 @@
+//! The services of a director as keepalived's configuration, with what it leaves to others.
+
+use std::collections::BTreeSet;
+
+use super::{Rendered, Unsupported};
+use crate::desired::service_key;
+use crate::keepalived;
+use crate::state::{HostState, Item, Module};
+use crate::topology::{Host, Topology};
+
+/// The services of `director`, whose desired state is `state`. The same topology gives the same text.
+pub fn services(topology: &Topology, director: &Host, state: &HostState) -> Rendered {
+    let text = keepalived::every_service(topology, &director.name).unwrap_or_default();
+    let written: BTreeSet<_> = topology.services.iter().map(service_key).collect();
+    let items = state.items();
+    let left = items.iter().filter(|item| match item {
+        Item::Service(key) => !written.contains(key),
+        // keepalived loads it itself.
+        Item::Module(module) => *module != Module::IpVs,
+        _ => true,
+    });
+    Rendered { text, unsupported: left.map(|item| unsupported(state, item)).collect() }
+}
+
+fn unsupported(state: &HostState, item: &Item) -> Unsupported {
+    let (what, why) = match item {
+        Item::Service(_) => (
+            item.to_string(),
+            "health checks go through it; `lvsprov apply` makes it, or add it with ipvsadm (`lvsprov render ipvsadm`)",
+        ),
+        Item::Sysctl(key) => {
+            let value = state.sysctls.get(key).map_or("", String::as_str);
+            (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
+        }
+        Item::Table(name) => {
+            let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
+            (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
+        }
+        Item::Module(_) => (item.to_string(), "load it, for example with /etc/modules-load.d"),
+        Item::Timeouts | Item::Daemon(_) => {
+            (item.to_string(), "write it under `global_defs`, or set it with ipvsadm")
+        }
+        _ => (item.to_string(), "set it with the host's own network configuration"),
+    };
+    Unsupported { what, why: format!("not in this configuration of keepalived; {why}") }
+}
