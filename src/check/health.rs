@@ -13,7 +13,8 @@ pub(super) fn impossible(subject: &Subject<'_>) -> Vec<Finding> {
     for service in &subject.topology.services {
         for rs in &service.real_servers {
             let Some(check) = &rs.check else { continue };
-            if let Some((message, why, cure)) = why_impossible(subject.topology, service, rs, check) {
+            if let Some((message, why, cure)) = why_impossible(subject.topology, service, rs, check)
+            {
                 findings.push(Finding::error("check-impossible", check.at, message, why, cure));
             }
         }
@@ -96,7 +97,10 @@ fn line_too_long(subject: &Subject<'_>, host: &crate::topology::Host) -> Option<
     Some(Finding::error(
         "check-impossible",
         at,
-        format!("a check on {} becomes a line of {longest} bytes in keepalived's configuration", host.name),
+        format!(
+            "a check on {} becomes a line of {longest} bytes in keepalived's configuration",
+            host.name
+        ),
         "keepalived cuts a line off after 1024 bytes (lib/parser.h, `MAXBUF`)",
         "shorten the text, the expression or the command; put a long command into a script",
     ))

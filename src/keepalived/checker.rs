@@ -84,7 +84,11 @@ fn url(http: &HttpQuestion) -> Vec<String> {
     let codes: Vec<String> = http
         .status
         .iter()
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .map(
+            |(first, last)| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            },
+        )
         .collect();
     lines.push(format!("status_code {}", codes.join(" ")));
     lines.extend(http.host.as_ref().map(|host| format!("virtualhost {host}")));

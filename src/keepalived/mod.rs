@@ -97,7 +97,6 @@ fn text(
     Some(text.trim_end().to_owned() + "\n")
 }
 
-
 fn selects(service: &Service) -> String {
     match (&service.mark, service.vip_address()) {
         (None, Some(vip)) if service.port != 0 => format!("{vip} {}", service.port),
@@ -132,7 +131,8 @@ fn service_lines(service: &Service) -> Vec<String> {
         let whole = if service.ipv6 { 128 } else { u32::MAX };
         if persistence.netmask != whole {
             let mask = persistence.netmask;
-            let mask = if service.ipv6 { mask.to_string() } else { Ipv4Addr::from(mask).to_string() };
+            let mask =
+                if service.ipv6 { mask.to_string() } else { Ipv4Addr::from(mask).to_string() };
             lines.push(format!("persistence_granularity {mask}"));
         }
         lines.extend(persistence.engine.map(|it| format!("persistence_engine {}", it.as_str())));

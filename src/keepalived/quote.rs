@@ -43,7 +43,10 @@ mod tests {
     fn no_text_ends_its_string_or_its_line() {
         let text = "a\" } # !\n$X ${_PWD} @b ~SEQ(x, 1) \\ 'é";
         let quoted = quoted(text);
-        assert!(!quoted[1..quoted.len() - 1].contains(['"', '\'', '\n', ' ', '$', '#', '!', '{', '}', '@', '~']));
+        assert!(
+            !quoted[1..quoted.len() - 1]
+                .contains(['"', '\'', '\n', ' ', '$', '#', '!', '{', '}', '@', '~'])
+        );
         assert_eq!(
             quoted,
             "\"a\\042\\040\\175\\040\\043\\040\\041\\012\\044X\\040\\044\\173\\137PWD\\175\\040\\100b\\040\\176SEQ\\050x,\\0401\\051\\040\\134\\040\\047\\303\\251\"".replace("\\137", "_")

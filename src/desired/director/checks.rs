@@ -13,9 +13,7 @@ use std::net::IpAddr;
 
 use crate::desired::Desired;
 use crate::names::HostName;
-use crate::state::{
-    Destination, DestinationKey, Module, ServiceFlags, ServiceKey, VirtualService,
-};
+use crate::state::{Destination, DestinationKey, Module, ServiceFlags, ServiceKey, VirtualService};
 use crate::topology::{
     CheckTarget, Host, Interface, NextHop, RealServer, Scheduler, Service, Topology,
 };
@@ -125,7 +123,12 @@ fn service(target: &CheckTarget, mark: u32, desired: &mut Desired) {
 
 /// The answer has the VIP as its source, which the director has itself. IPv6 does not ask whose a source is
 /// (net/ipv6/ip6_input.c).
-fn replies(topology: &Topology, service: &Service, real_server: &RealServer, desired: &mut Desired) {
+fn replies(
+    topology: &Topology,
+    service: &Service,
+    real_server: &RealServer,
+    desired: &mut Desired,
+) {
     let Some((vip, (source, dev))) =
         service.vip.as_ref().zip(check_source(topology, service, real_server))
     else {

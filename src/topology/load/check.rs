@@ -5,9 +5,7 @@ use super::super::node::{YamlNode, YamlValue};
 use super::super::scalar::{self, checks};
 use super::{Loader, Mapping};
 use crate::finding::{Finding, Position};
-use crate::topology::model::{
-    Check, CheckQuestion, CheckWay, DnsRecord, HttpBody, HttpQuestion,
-};
+use crate::topology::model::{Check, CheckQuestion, CheckWay, DnsRecord, HttpBody, HttpQuestion};
 
 /// The keys of every check.
 const COMMON: &[&str] = &["type", "via", "port", "interval", "timeout", "fall", "rise"];
@@ -15,8 +13,22 @@ const HTTP: &[&str] = &["path", "host", "status", "body", "body_regex"];
 const DNS: &[&str] = &["name", "record"];
 const SCRIPT: &[&str] = &["command", "user"];
 const ALL: &[&str] = &[
-    "type", "via", "port", "interval", "timeout", "fall", "rise", "path", "host", "status", "body",
-    "body_regex", "name", "record", "command", "user",
+    "type",
+    "via",
+    "port",
+    "interval",
+    "timeout",
+    "fall",
+    "rise",
+    "path",
+    "host",
+    "status",
+    "body",
+    "body_regex",
+    "name",
+    "record",
+    "command",
+    "user",
 ];
 const TYPES: &[&str] = &["tcp", "http", "https", "dns", "script", "none"];
 
@@ -62,7 +74,12 @@ impl Loader {
         for key in ALL.iter().filter(|key| !COMMON.contains(key) && !own.contains(key)) {
             if let Some(key) = mapping.key(key) {
                 let message = format!("a check of type {kind} has no `{}`", key.value);
-                self.contradiction(key.at, message, "it would be ignored", "remove it, or choose another type");
+                self.contradiction(
+                    key.at,
+                    message,
+                    "it would be ignored",
+                    "remove it, or choose another type",
+                );
             }
         }
         let interval = self.field(mapping, "interval", checks::interval);
@@ -83,11 +100,17 @@ impl Loader {
         }
         Some(Check {
             question,
-            way: self.field(mapping, "via", checks::way).value().map_or(CheckWay::Vip, |it| it.value),
+            way: self
+                .field(mapping, "via", checks::way)
+                .value()
+                .map_or(CheckWay::Vip, |it| it.value),
             port: self.field(mapping, "port", scalar::port).value().map(|port| port.value),
             interval_s,
             timeout_s,
-            fall: self.field(mapping, "fall", checks::fall).value().map_or(Check::FALL, |it| it.value),
+            fall: self
+                .field(mapping, "fall", checks::fall)
+                .value()
+                .map_or(Check::FALL, |it| it.value),
             at,
         })
     }
@@ -105,7 +128,12 @@ impl Loader {
         let regex = self.field(mapping, "body_regex", |n| checks::plain_text(n, "the expression"));
         if body != Field::Missing && regex != Field::Missing {
             let why = "keepalived looks for one expression in an answer";
-            self.contradiction(at, "this check has both `body` and `body_regex`", why, "remove one of them");
+            self.contradiction(
+                at,
+                "this check has both `body` and `body_regex`",
+                why,
+                "remove one of them",
+            );
             return None;
         }
         let text = body.value().map(|it| HttpBody::Text(it.value.clone()));
@@ -136,7 +164,8 @@ impl Loader {
             return None;
         }
         let what = "the command of a check";
-        let command = self.several(mapping, "command", "`command`", |n| checks::plain_text(n, what));
+        let command =
+            self.several(mapping, "command", "`command`", |n| checks::plain_text(n, what));
         let command: Vec<_> = command.value()?.value.iter().collect();
         let program = command.first()?;
         if !program.value.starts_with('/') || program.value.contains(char::is_whitespace) {

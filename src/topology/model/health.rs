@@ -187,9 +187,8 @@ impl Service {
     /// packets reach the RIP as the director's own do.
     pub fn check_target(&self, real_server: &RealServer) -> Option<CheckTarget> {
         let check = real_server.check.as_ref()?;
-        let by_mark = check.way == CheckWay::Vip
-            && self.vip.is_some()
-            && !real_server.forward.rewrites();
+        let by_mark =
+            check.way == CheckWay::Vip && self.vip.is_some() && !real_server.forward.rewrites();
         by_mark.then_some(CheckTarget {
             ipv6: self.ipv6,
             rip: real_server.rip,
@@ -206,4 +205,3 @@ impl Service {
         check.port.or(own).or_else(|| self.ports().first().copied())
     }
 }
-

@@ -2,6 +2,7 @@
 //! that has IPVS. Each host comes to its state by itself, and no real server ever answers for a VIP.
 
 mod cluster;
+mod instance;
 mod switch;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub fn cases() -> Vec<Case> {
         let topology = file.topology.unwrap_or_else(|| panic!("{:?}", file.findings));
         block_on(boots_again(topology));
     })];
+    all.push(Case::new("a_director_boots_with_its_keepalived", || block_on(instance::boots())));
     // The same hosts, which have one method each, and a router.
     let playbooks = ["dr-two-networks", "nat-two-nics", "tun", "fullnat"];
     let more = playbooks.into_iter().filter(|_| thorough()).map(|name| {

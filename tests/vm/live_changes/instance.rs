@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,15 +16,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cluster::{Cluster, Method, at, text, web};
-use super::load::{Load, failures, told};
+use super::load::{self, Load, failures, told};
 use super::{AROUND, AT_ONCE, CLIENTS, health, unnoticed};
 use crate::support::cases::Case;
 use crate::support::speed;
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("checks_are_turned_on_and_off_unnoticed_dr", || on_and_off(Method::Dr)),
-        Case::new("checks_are_turned_on_and_off_unnoticed_nat", || on_and_off(Method::Nat)),
+        Case::new("checks_are_turned_on_and_off_unnoticed_dr", || on_and_off(Method::Dr, 2)),
+        Case::new("checks_are_turned_on_and_off_unnoticed_nat", || on_and_off(Method::Nat, 1)),
+        Case::new("one_of_two_services_loses_its_checks_unnoticed", one_of_two),
         Case::new("a_dead_real_server_is_taken_out_by_its_own_keepalived", takes_out),
         Case::new("what_became_of_keepalived_is_mended", is_mended),
         Case::new("a_configuration_that_keepalived_refuses_changes_nothing", refused),
@@ -63,11 +65,20 @@ fn instance() -> DaemonInstance {
 
 /// Applies the service, with keepalived on the director if `checks` are given.
 fn try_apply(cluster: &Cluster, checks: Option<&str>) -> ClusterReport {
-    run(cluster, checks, Direction::Apply { now: 1 })
+    run(cluster, &service(), checks, Direction::Apply { now: 1 })
 }
 
-fn run(cluster: &Cluster, checks: Option<&str>, direction: Direction) -> ClusterReport {
-    let topology = cluster.topology(&web(SERVICES, &[10, 10, 10]));
+fn service() -> String {
+    web(SERVICES, &[10, 10, 10])
+}
+
+fn run(
+    cluster: &Cluster,
+    services: &str,
+    checks: Option<&str>,
+    direction: Direction,
+) -> ClusterReport {
+    let topology = cluster.topology(services);
     cluster.runtime.block_on(async {
         let mut session = Session::open(&topology, &cluster.settings).await;
         if let Some(checks) = checks {
@@ -104,16 +115,21 @@ fn is_loaded(cluster: &Cluster, checks: &str) {
     assert_eq!(seen(cluster), [(instance(), DaemonConfiguration::of(checks))].into());
 }
 
-/// The instance's folder: the only one of a namespace.
-fn folder() -> PathBuf {
-    let all: Vec<PathBuf> =
-        fs::read_dir("/run/lvsprov").unwrap().map(|it| it.unwrap().path()).collect();
-    let [one] = all.as_slice() else { panic!("{all:?}") };
-    one.join("keepalived/live-changes")
+/// The folder of the director's instances; `None`: it has none.
+fn namespace_folder(cluster: &Cluster) -> Option<PathBuf> {
+    let inode = fs::metadata(cluster.lab.netns_path(&director()).unwrap()).unwrap().ino();
+    let all = fs::read_dir("/run/lvsprov").ok()?.map(|entry| entry.unwrap().path());
+    let name = format!("netns-{inode}-");
+    all.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&name))
 }
 
-fn pid() -> Pid {
-    Pid::from_raw(fs::read_to_string(folder().join("pid")).unwrap().trim().parse().unwrap())
+fn folder(cluster: &Cluster) -> PathBuf {
+    namespace_folder(cluster).unwrap().join("keepalived/live-changes")
+}
+
+fn pid(cluster: &Cluster) -> Pid {
+    let text = fs::read_to_string(folder(cluster).join("pid")).unwrap();
+    Pid::from_raw(text.trim().parse().unwrap())
 }
 
 /// The table of the director, by ipvsadm.
@@ -124,33 +140,33 @@ fn table(cluster: &Cluster) -> String {
 
 /// Takes all away, and looks whether anything is left.
 fn destroy(cluster: &Cluster) {
-    let done = run(cluster, None, Direction::Destroy);
+    let done = run(cluster, &service(), None, Direction::Destroy);
     assert!(!done.has_failures(), "{}", text(&done));
     assert_eq!((seen(cluster), table(cluster)), (BTreeMap::new(), String::new()));
-    assert!(!fs::exists("/run/lvsprov").unwrap(), "files are left");
+    assert_eq!(namespace_folder(cluster), None, "files are left");
 }
 
-fn on_and_off(method: Method) {
+fn on_and_off(method: Method, rounds: u32) {
     let cluster = Cluster::build(method);
     let (first, second) = (checks(method, 1), checks(method, 2));
     assert!(!apply(&cluster, None).is_empty());
     let before = table(&cluster);
     let load = Load::start(&cluster.lab, &CLIENTS, AT_ONCE, at(80));
     load.pass(AROUND);
-    for round in 1..=2 {
+    for round in 1..=rounds {
         unnoticed(&load, &format!("checks are turned on, round {round}"), || {
             let steps = apply(&cluster, Some(&first));
             assert_eq!(steps, ["start keepalived of live-changes (1 virtual server, 3 checks)"]);
         });
         is_loaded(&cluster, &first);
-        let running = pid();
+        let running = pid(&cluster);
         unnoticed(&load, "the same again", || assert!(apply(&cluster, Some(&first)).is_empty()));
         unnoticed(&load, "checks are changed", || {
             let steps = apply(&cluster, Some(&second));
             assert!(steps.len() == 1 && steps[0].starts_with("reload keepalived"), "{steps:?}");
         });
         is_loaded(&cluster, &second);
-        assert_eq!(pid(), running, "the process is the same");
+        assert_eq!(pid(&cluster), running, "the process is the same");
         assert_eq!(table(&cluster), before);
         unnoticed(&load, "checks are turned off", || {
             assert_eq!(apply(&cluster, None), ["stop keepalived of live-changes"]);
@@ -161,6 +177,42 @@ fn on_and_off(method: Method) {
     let rest = load.stop();
     assert_eq!(failures(&rest).len(), 0, "{}", told(&rest));
     apply(&cluster, Some(&first));
+    destroy(&cluster);
+}
+
+/// A reload would remove from the table the service that leaves the configuration.
+fn one_of_two() {
+    let cluster = Cluster::build(Method::Dr);
+    let one = checks(Method::Dr, 1);
+    let second = one.replace("172.25.7.1 80", "172.25.7.1 81").replace(" 80 {", " 81 {");
+    let both = format!("{one}{second}");
+    let services = format!(
+        "{}\n  - {}",
+        web(SERVICES, &[10, 10, 10]),
+        web(&SERVICES.replace("80", "81"), &[10, 10, 10])
+    );
+    let apply = |checks: &str| {
+        let done = run(&cluster, &services, Some(checks), Direction::Apply { now: 1 });
+        assert!(!done.has_failures(), "{}", text(&done));
+        steps(&done)
+    };
+    apply(&both);
+    let before = table(&cluster);
+    assert_eq!(before.matches("-A -t").count(), 2, "{before}");
+    let (running, load) = (pid(&cluster), Load::start(&cluster.lab, &CLIENTS, AT_ONCE, at(81)));
+    load.pass(AROUND);
+    unnoticed(&load, "port 81 has no checks any more", || {
+        let steps = apply(&one);
+        assert!(steps.len() == 1 && steps[0].starts_with("reload keepalived"), "{steps:?}");
+    });
+    is_loaded(&cluster, &one);
+    assert_eq!(table(&cluster), before);
+    let anew = pid(&cluster);
+    assert_ne!(anew, running, "the process would have removed the service");
+    unnoticed(&load, "port 81 has checks again", || assert_eq!(apply(&both).len(), 1));
+    assert_eq!((pid(&cluster), table(&cluster)), (anew, before));
+    let rest = load.stop();
+    assert_eq!(failures(&rest).len(), 0, "{}", told(&rest));
     destroy(&cluster);
 }
 
@@ -176,22 +228,31 @@ fn until_real_servers(cluster: &Cluster, count: usize) {
 /// A real server dies; turning the checks off leaves it out, as the table then has it.
 fn takes_out() {
     let cluster = Cluster::build(Method::Dr);
-    let on = checks(Method::Dr, 1);
-    apply(&cluster, Some(&on));
+    let third = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    for host in ["web1", "web2"] {
+        load::serve(&cluster.runtime, &cluster.lab, host, &[82]);
+    }
+    load::serve(&third, &cluster.lab, "web3", &[82]);
+    let services = web(&SERVICES.replace("80", "82"), &[10, 10, 10]);
+    let on = checks(Method::Dr, 1).replace(" 80 {", " 82 {");
+    let apply = |checks: Option<&str>| {
+        let done = run(&cluster, &services, checks, Direction::Apply { now: 1 });
+        assert!(!done.has_failures(), "{}", text(&done));
+        steps(&done)
+    };
+    apply(Some(&on));
     until_real_servers(&cluster, 3);
-    cluster.run("web3", "ip link set eth0 down");
     let clock = Instant::now();
+    third.shutdown_timeout(Duration::from_secs(5));
     until_real_servers(&cluster, 2);
     println!("web3 is out after {:?}", clock.elapsed());
-    let load = Load::start(&cluster.lab, &CLIENTS, 1, at(80));
-    unnoticed(&load, "an apply while web3 is dead", || {
-        assert!(apply(&cluster, Some(&on)).is_empty())
-    });
+    let load = Load::start(&cluster.lab, &CLIENTS, 1, at(82));
+    unnoticed(&load, "an apply while web3 is dead", || assert!(apply(Some(&on)).is_empty()));
     unnoticed(&load, "a reload while web3 is dead", || {
-        assert_eq!(apply(&cluster, Some(&checks(Method::Dr, 2))).len(), 1);
+        assert_eq!(apply(Some(&on.replace("retry 1", "retry 2"))).len(), 1);
     });
     unnoticed(&load, "checks are turned off while web3 is dead", || {
-        assert_eq!(apply(&cluster, None), ["stop keepalived of live-changes"]);
+        assert_eq!(apply(None), ["stop keepalived of live-changes"]);
     });
     until_real_servers(&cluster, 2);
     let rest = load.stop();
@@ -212,17 +273,17 @@ fn is_mended() {
         is_loaded(&cluster, &on);
         assert!(apply(&cluster, Some(&on)).is_empty(), "{what}");
     };
-    let running = pid();
-    fs::write(folder().join("pending"), "").unwrap();
+    let running = pid(&cluster);
+    fs::write(folder(&cluster).join("pending"), "").unwrap();
     mended("cut off before the process has read its file");
-    assert_eq!(pid(), running);
-    let file = folder().join("daemon.conf");
+    assert_eq!(pid(&cluster), running);
+    let file = folder(&cluster).join("daemon.conf");
     let written = fs::read_to_string(&file).unwrap();
     fs::write(&file, written.replace("retry 1", "retry 9")).unwrap();
     mended("changed by hand");
-    assert_eq!((fs::read_to_string(&file).unwrap(), pid()), (written, running));
+    assert_eq!((fs::read_to_string(&file).unwrap(), pid(&cluster)), (written, running));
     // With its process number the file of another could come; the process is found all the same.
-    fs::remove_file(folder().join("pid")).unwrap();
+    fs::remove_file(folder(&cluster).join("pid")).unwrap();
     is_loaded(&cluster, &on);
     kill(running, Signal::SIGKILL).unwrap();
     let deadline = Instant::now() + speed::patience();
@@ -231,7 +292,7 @@ fn is_mended() {
         std::thread::sleep(Duration::from_millis(50));
     }
     mended("killed");
-    assert_ne!(pid(), running);
+    assert_ne!(pid(&cluster), running);
     destroy(&cluster);
 }
 
@@ -240,7 +301,7 @@ fn refused() {
     let cluster = Cluster::build(Method::Dr);
     let on = checks(Method::Dr, 1);
     apply(&cluster, Some(&on));
-    let (before, files) = (table(&cluster), fs::read_dir(folder()).unwrap().count());
+    let (before, files) = (table(&cluster), fs::read_dir(folder(&cluster)).unwrap().count());
     for (bad, reason) in [
         (on.replace("lb_kind DR", "lb_kind XYZ"), "XYZ"),
         (on.replace("  protocol TCP\n", "  nonsense\n"), "nonsense"),
@@ -252,7 +313,7 @@ fn refused() {
         assert_eq!(done.count(StepState::Done), 0, "{said}");
         is_loaded(&cluster, &on);
         assert_eq!(table(&cluster), before);
-        assert_eq!(fs::read_dir(folder()).unwrap().count(), files, "the candidate is left");
+        assert_eq!(fs::read_dir(folder(&cluster)).unwrap().count(), files, "the candidate is left");
         assert!(apply(&cluster, Some(&on)).is_empty(), "no transaction is left open");
     }
     destroy(&cluster);
@@ -264,15 +325,15 @@ fn restarted() {
     let on = checks(Method::Dr, 1);
     apply(&cluster, Some(&on));
     let before = table(&cluster);
-    let lost = folder();
+    let lost = folder(&cluster);
     let children = fs::read_to_string(lost.join("checkers.pid")).unwrap();
-    for pid in [pid().as_raw(), children.trim().parse().unwrap()] {
+    for pid in [pid(&cluster).as_raw(), children.trim().parse().unwrap()] {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    fs::remove_dir_all("/run/lvsprov").unwrap();
+    fs::remove_dir_all(namespace_folder(&cluster).unwrap()).unwrap();
     health::restart(&mut cluster, &web(SERVICES, &[10, 10, 10]));
     is_loaded(&cluster, &on);
-    assert_ne!(folder(), lost, "another namespace");
+    assert_ne!(folder(&cluster), lost, "another namespace");
     assert_eq!(table(&cluster), before);
     assert!(apply(&cluster, Some(&on)).is_empty());
     destroy(&cluster);
