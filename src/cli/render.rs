@@ -74,7 +74,8 @@ pub fn keepalived(
             return Ok(Exit::Usage);
         }
     };
-    let rendered = render::keepalived::services(&topology, host, &desired_for(&topology, host).state);
+    let rendered =
+        render::keepalived::services(&topology, host, &desired_for(&topology, host).state);
     show(host, &rendered, common)
 }
 

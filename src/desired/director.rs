@@ -6,7 +6,7 @@ mod forwarding;
 mod marks;
 mod settings;
 
-pub use checks::{check_marks, check_source};
+pub use checks::CheckAims;
 pub(super) use checks::settle as settle_checks;
 pub(super) use forwarding::forward6;
 

@@ -33,9 +33,9 @@ pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
     Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, ETHERNET_MTU, Engine, FirewallMark,
-    Forward, Gateway, Host, HttpBody, HttpQuestion, Interface, IpvsSettings, Network, NextHop, Pace,
-    PaceOverride, Persistence, Quorum, Reach, RealServer, Role, SCRIPT_WORDS, Scheduler, SchedulerFlag,
-    Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
+    Forward, Gateway, Host, HttpBody, HttpQuestion, Interface, IpvsSettings, Network, NextHop,
+    Pace, PaceOverride, Persistence, Quorum, Reach, RealServer, Role, SCRIPT_WORDS, Scheduler,
+    SchedulerFlag, Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
 };
 pub(crate) use suggest::listed;
 

@@ -19,7 +19,8 @@ use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, DriftPolicy, Maintenance, SyncDaemon, Timeouts, VsItem};
 
 pub use health::{
-    Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, HttpBody, HttpQuestion, Quorum, SCRIPT_WORDS,
+    Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, HttpBody, HttpQuestion, Quorum,
+    SCRIPT_WORDS,
 };
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,

@@ -5,18 +5,29 @@ use super::super::node::{YamlNode, YamlValue};
 use super::super::scalar::{self, checks};
 use super::{Loader, Mapping};
 use crate::finding::{Finding, Position};
-use crate::topology::model::{
-    Check, CheckQuestion, CheckWay, DnsRecord, HttpBody, HttpQuestion,
-};
+use crate::topology::model::{Check, CheckQuestion, CheckWay, DnsRecord, HttpBody, HttpQuestion};
 
 /// The keys of every check.
 const COMMON: &[&str] = &["type", "via", "port", "interval", "timeout", "fall", "rise"];
 const HTTP: &[&str] = &["path", "host", "status", "body", "body_regex"];
 const DNS: &[&str] = &["name", "record"];
-const SCRIPT: &[&str] = &["command", "user"];
+const SCRIPT: &[&str] = &["command"];
 const ALL: &[&str] = &[
-    "type", "via", "port", "interval", "timeout", "fall", "rise", "path", "host", "status", "body",
-    "body_regex", "name", "record", "command", "user",
+    "type",
+    "via",
+    "port",
+    "interval",
+    "timeout",
+    "fall",
+    "rise",
+    "path",
+    "host",
+    "status",
+    "body",
+    "body_regex",
+    "name",
+    "record",
+    "command",
 ];
 const TYPES: &[&str] = &["tcp", "http", "https", "dns", "script", "none"];
 
@@ -62,7 +73,12 @@ impl Loader {
         for key in ALL.iter().filter(|key| !COMMON.contains(key) && !own.contains(key)) {
             if let Some(key) = mapping.key(key) {
                 let message = format!("a check of type {kind} has no `{}`", key.value);
-                self.contradiction(key.at, message, "it would be ignored", "remove it, or choose another type");
+                self.contradiction(
+                    key.at,
+                    message,
+                    "it would be ignored",
+                    "remove it, or choose another type",
+                );
             }
         }
         let interval = self.field(mapping, "interval", checks::interval);
@@ -83,11 +99,17 @@ impl Loader {
         }
         Some(Check {
             question,
-            way: self.field(mapping, "via", checks::way).value().map_or(CheckWay::Vip, |it| it.value),
+            way: self
+                .field(mapping, "via", checks::way)
+                .value()
+                .map_or(CheckWay::Vip, |it| it.value),
             port: self.field(mapping, "port", scalar::port).value().map(|port| port.value),
             interval_s,
             timeout_s,
-            fall: self.field(mapping, "fall", checks::fall).value().map_or(Check::FALL, |it| it.value),
+            fall: self
+                .field(mapping, "fall", checks::fall)
+                .value()
+                .map_or(Check::FALL, |it| it.value),
             at,
         })
     }
@@ -105,7 +127,12 @@ impl Loader {
         let regex = self.field(mapping, "body_regex", |n| checks::plain_text(n, "the expression"));
         if body != Field::Missing && regex != Field::Missing {
             let why = "keepalived looks for one expression in an answer";
-            self.contradiction(at, "this check has both `body` and `body_regex`", why, "remove one of them");
+            self.contradiction(
+                at,
+                "this check has both `body` and `body_regex`",
+                why,
+                "remove one of them",
+            );
             return None;
         }
         let text = body.value().map(|it| HttpBody::Text(it.value.clone()));
@@ -135,8 +162,7 @@ impl Loader {
             self.missing(mapping, at, "command", "a check of type script", cure);
             return None;
         }
-        let what = "the command of a check";
-        let command = self.several(mapping, "command", "`command`", |n| checks::plain_text(n, what));
+        let command = self.several(mapping, "command", "`command`", checks::script_word);
         let command: Vec<_> = command.value()?.value.iter().collect();
         let program = command.first()?;
         if !program.value.starts_with('/') || program.value.contains(char::is_whitespace) {
@@ -149,13 +175,8 @@ impl Loader {
             ));
             return None;
         }
-        for word in &command {
-            self.accept(checks::script_words(&word.value, word.at));
-        }
-        let user = self.field(mapping, "user", checks::user);
         Some(CheckQuestion::Script {
             command: command.into_iter().map(|word| word.value.clone()).collect(),
-            user: user.value().map_or_else(|| "nobody".to_owned(), |it| it.value.clone()),
         })
     }
 
