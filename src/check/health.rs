@@ -1,34 +1,51 @@
 //! Rules about health checks: what keepalived cannot carry out, quorum and sorry server, marks that checks use.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
 use super::Subject;
-use crate::desired::{check_marks, check_source};
+use crate::desired::CheckAims;
 use crate::finding::Finding;
 use crate::keepalived;
+use crate::names::HostName;
 use crate::state::Protocol;
-use crate::topology::{Check, CheckQuestion, CheckWay, RealServer, Role, Service, Topology};
+use crate::topology::{Check, CheckQuestion, CheckWay, RealServer, Service, Topology};
 
 /// A check that keepalived cannot carry out, or whose answer says nothing about the service.
 pub(super) fn impossible(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &subject.topology.services {
-        for rs in &service.real_servers {
-            let Some(check) = &rs.check else { continue };
-            if let Some((message, why, cure)) = why_impossible(subject.topology, service, rs, check)
-            {
-                findings.push(Finding::error("check-impossible", check.at, message, why, cure));
+    for director in directors(subject.topology) {
+        let aims = CheckAims::of(subject.topology, director);
+        for service in of_director(subject.topology, director) {
+            for rs in &service.real_servers {
+                let Some(check) = &rs.check else { continue };
+                if let Some((message, why, cure)) = why_impossible(&aims, service, rs, check) {
+                    findings.push(Finding::error("check-impossible", check.at, message, why, cure));
+                }
             }
         }
-    }
-    for host in subject.topology.with_role(Role::Director) {
-        findings.extend(line_too_long(subject, host));
+        findings.extend(line_too_long(subject.topology, director));
     }
     findings
+}
+
+/// Directors of services with checks.
+fn directors(topology: &Topology) -> BTreeSet<&HostName> {
+    let checked = topology.services.iter().filter(|service| service.has_checks());
+    checked.map(|service| &service.director).collect()
+}
+
+fn of_director<'a>(
+    topology: &'a Topology,
+    director: &'a HostName,
+) -> impl Iterator<Item = &'a Service> {
+    topology.services.iter().filter(move |service| service.director == *director)
 }
 
 type Parts = (String, &'static str, &'static str);
 
 fn why_impossible(
-    topology: &Topology,
+    aims: &CheckAims<'_>,
     service: &Service,
     rs: &RealServer,
     check: &Check,
@@ -74,9 +91,7 @@ fn why_impossible(
                 "add `vip:` to the service, or `via: rip` to the check",
             ));
         }
-        if topology.hosts.contains_key(&service.director)
-            && check_source(topology, service, rs).is_none()
-        {
+        if aims.source(service, rs).is_none() {
             return Some((
                 format!("{} has no address to check {name} from", service.director),
                 "to a VIP of its own a host sends from that VIP, and the real server would answer itself",
@@ -88,19 +103,16 @@ fn why_impossible(
 }
 
 /// keepalived reads no more of a line than 1024 bytes.
-fn line_too_long(subject: &Subject<'_>, host: &crate::topology::Host) -> Option<Finding> {
-    let text = keepalived::configuration(subject.topology, &host.name)?;
+fn line_too_long(topology: &Topology, director: &HostName) -> Option<Finding> {
+    let text = keepalived::configuration(topology, director)?;
     let longest = text.lines().map(str::len).max().filter(|it| *it > keepalived::LONGEST_LINE)?;
-    let services = subject.topology.services.iter().filter(|it| it.director == host.name);
+    let services = of_director(topology, director);
     let checks = services.flat_map(|it| &it.real_servers).filter_map(|rs| rs.check.as_ref());
-    let at = checks.map(|check| check.at).min()?;
+    let at = checks.max_by_key(|check| (check.question.text_length(), Reverse(check.at)))?.at;
     Some(Finding::error(
         "check-impossible",
         at,
-        format!(
-            "a check on {} becomes a line of {longest} bytes in keepalived's configuration",
-            host.name
-        ),
+        format!("this check becomes a line of {longest} bytes in keepalived's configuration"),
         "keepalived cuts a line off after 1024 bytes (lib/parser.h, `MAXBUF`)",
         "shorten the text, the expression or the command; put a long command into a script",
     ))
@@ -146,11 +158,12 @@ pub(super) fn quorum(subject: &Subject<'_>) -> Vec<Finding> {
 /// A mark that lvsprov has given to a check already.
 pub(super) fn mark_taken(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for host in subject.topology.with_role(Role::Director) {
-        let marks = check_marks(subject.topology, &host.name);
-        let services = subject.topology.services.iter().filter(|it| it.director == host.name);
+    for director in directors(subject.topology) {
+        let aims = CheckAims::of(subject.topology, director);
+        let services = of_director(subject.topology, director);
         for (service, mark) in services.filter_map(|it| Some((it, it.mark.as_ref()?))) {
-            let taken = marks
+            let taken = aims
+                .marks()
                 .iter()
                 .find(|(target, other)| **other == mark.mark && target.ipv6 == service.ipv6);
             let Some((target, _)) = taken else { continue };

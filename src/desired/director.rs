@@ -6,8 +6,8 @@ mod forwarding;
 mod marks;
 mod settings;
 
+pub use checks::CheckAims;
 pub(super) use checks::settle as settle_checks;
-pub use checks::{check_marks, check_source};
 pub(super) use forwarding::forward6;
 
 use std::net::{IpAddr, Ipv4Addr};

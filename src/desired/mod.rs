@@ -16,7 +16,7 @@ mod tests;
 mod tunnel_guard;
 mod tunnels;
 
-pub use director::{check_marks, check_source, destination_key, service_key};
+pub use director::{CheckAims, destination_key, service_key};
 pub use requests::{
     ExpectedRequest, every_request, expected_requests, large_requests, requests_of_any_client,
     requests_through,

@@ -5,15 +5,12 @@
 //! question begins an interval after one that was never answered, and a real server is out within `fall` times the interval
 //! and one timeout. Scripts are counted from their start (check_misc.c, `misc_check_child_thread`).
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::quote::{command_line, literal, quoted};
-use crate::desired::check_source;
+use crate::desired::CheckAims;
 use crate::topology::{
-    Check, CheckQuestion, CheckTarget, CheckWay, HttpBody, HttpQuestion, RealServer, Service,
-    Topology,
+    Check, CheckQuestion, CheckWay, HttpBody, HttpQuestion, RealServer, Service,
 };
 
 /// A block of one check.
@@ -26,19 +23,20 @@ pub(super) struct Checker {
     url: Vec<String>,
 }
 
+impl Checker {
+    /// Whether keepalived starts a program for it.
+    pub(super) fn is_script(&self) -> bool {
+        self.kind == "MISC_CHECK"
+    }
+}
+
 /// The check of `rs`, if it has one that keepalived can carry out.
-pub(super) fn of(
-    topology: &Topology,
-    service: &Service,
-    rs: &RealServer,
-    marks: &BTreeMap<CheckTarget, u32>,
-) -> Option<Checker> {
+pub(super) fn of(aims: &CheckAims<'_>, service: &Service, rs: &RealServer) -> Option<Checker> {
     let check = rs.check.as_ref()?;
-    let mark = service.check_target(rs).and_then(|target| marks.get(&target)).copied();
-    let way = Way {
+    let aim = CheckAddress {
         vip: service.vip_address().map(|vip| vip.to_string()),
-        source: check_source(topology, service, rs).map(|(source, _)| source.to_string()),
-        mark,
+        source: aims.source(service, rs).map(|(source, _)| source.to_string()),
+        mark: aims.mark(service, rs),
         port: service.check_port(rs),
     };
     let (kind, own, url) = match &check.question {
@@ -53,18 +51,19 @@ pub(super) fn of(
             let own = vec![format!("type {}", record.as_str()), format!("name {name}")];
             ("DNS_CHECK", own, Vec::new())
         }
-        CheckQuestion::Script { command, user } => {
-            let words: Vec<String> = command.iter().map(|word| way.fill_in(word, rs)).collect();
+        CheckQuestion::Script { command } => {
+            let words: Vec<String> = command.iter().map(|word| aim.fill_in(word, rs)).collect();
             let own = vec![
                 format!("misc_path {}", command_line(&words)),
                 format!("misc_timeout {}", check.timeout_s),
-                format!("user {user}"),
+                // `keepalived -t` of 2.2.7 kills itself where the user is another than its own (lib/notify.c).
+                "user root".to_owned(),
             ];
             ("MISC_CHECK", own, Vec::new())
         }
     };
     let is_script = matches!(check.question, CheckQuestion::Script { .. });
-    let mut lines = if is_script { Vec::new() } else { way.lines(check) };
+    let mut lines = if is_script { Vec::new() } else { aim.lines(check) };
     lines.extend(times(check, is_script));
     lines.extend(own);
     Some(Checker { kind, lines, url })
@@ -100,7 +99,7 @@ fn url(http: &HttpQuestion) -> Vec<String> {
 }
 
 /// Where a check goes.
-struct Way {
+struct CheckAddress {
     vip: Option<String>,
     source: Option<String>,
     /// `None`: to the RIP.
@@ -108,7 +107,7 @@ struct Way {
     port: Option<u16>,
 }
 
-impl Way {
+impl CheckAddress {
     fn lines(&self, check: &Check) -> Vec<String> {
         let mut lines = Vec::new();
         if let (Some(mark), CheckWay::Vip) = (self.mark, check.way) {

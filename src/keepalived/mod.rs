@@ -18,7 +18,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::desired::{check_marks, destination_key};
+use crate::desired::{CheckAims, destination_key};
 use crate::names::HostName;
 use crate::state::{Protocol, Tunnel};
 use crate::topology::{Forward, RealServer, Service, Topology};
@@ -41,16 +41,16 @@ pub fn every_service(topology: &Topology, director: &HostName) -> Option<String>
 }
 
 #[derive(Serialize)]
-struct VirtualServerBlock {
+struct VirtualServerText {
     name: String,
     /// What stands behind `virtual_server`: address and port, or a mark.
     selects: String,
     lines: Vec<String>,
-    real_servers: Vec<RealServerBlock>,
+    real_servers: Vec<RealServerText>,
 }
 
 #[derive(Serialize)]
-struct RealServerBlock {
+struct RealServerText {
     host: String,
     /// Address and port.
     at: String,
@@ -58,23 +58,29 @@ struct RealServerBlock {
     check: Option<Checker>,
 }
 
+impl RealServerText {
+    fn has_script(&self) -> bool {
+        self.check.as_ref().is_some_and(Checker::is_script)
+    }
+}
+
 fn text(
     topology: &Topology,
     director: &HostName,
     is_wanted: impl Fn(&Service) -> bool,
 ) -> Option<String> {
-    let marks = check_marks(topology, director);
+    let aims = CheckAims::of(topology, director);
     let of_director = topology.services.iter().filter(|service| service.director == *director);
-    let services: Vec<VirtualServerBlock> = of_director
+    let services: Vec<VirtualServerText> = of_director
         .filter(|service| is_wanted(service))
         .map(|service| {
-            let block = |rs: &RealServer| RealServerBlock {
+            let block = |rs: &RealServer| RealServerText {
                 host: rs.host.to_string(),
                 at: place(service, rs),
                 lines: real_server_lines(rs),
-                check: checker::of(topology, service, rs, &marks),
+                check: checker::of(&aims, service, rs),
             };
-            VirtualServerBlock {
+            VirtualServerText {
                 name: service.display_name(),
                 selects: selects(service),
                 lines: service_lines(service),
@@ -89,7 +95,10 @@ fn text(
         format!("Services of {director} in the topology {}, written by lvsprov: changes here are lost.", topology.name),
         "keepalived reads it; lvsprov has what else they need: addresses, settings, and services by mark for checks.".to_owned(),
     ];
-    let values = minijinja::context! { about => about.to_vec(), services => minijinja::value::Serde(&services) };
+    // Else keepalived warns that root runs scripts that others may have written, and its test fails.
+    let has_scripts =
+        services.iter().flat_map(|it| &it.real_servers).any(RealServerText::has_script);
+    let values = minijinja::context! { about => about.to_vec(), has_scripts, services => minijinja::value::Serde(&services) };
     let mut environment = minijinja::Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     // Template and values are the program's own, so it renders; the tests render every playbook.

@@ -1,6 +1,6 @@
 //! Text of the file as a string in keepalived's configuration.
 
-/// `text` as one quoted string that keepalived reads with escapes (`regex`, `misc_path`): every byte that could end the
+/// `text` as one quoted string that keepalived reads with escapes (`regex`): every byte that could end the
 /// string or the line, begin a comment, a block, a definition or a condition is written as `\nnn`, in octal
 /// (lib/parser.c, `alloc_strvec_quoted_escaped`, `decomment`).
 pub(super) fn quoted(text: &str) -> String {
@@ -29,10 +29,12 @@ pub(super) fn literal(text: &str) -> String {
     out
 }
 
-/// A program and its arguments as the value of `misc_path`: keepalived splits it twice.
+/// A program and its arguments as the value of `misc_path`. Versions differ in the escapes that they read there (2.2.7 reads
+/// them twice, 2.3.2 not at all), so the words have only characters that need none
+/// ([`crate::topology`], `scalar::checks::script_word`).
 pub(super) fn command_line(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    quoted(&words.join(" "))
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    format!("\"{}\"", words.join(" "))
 }
 
 #[cfg(test)]
@@ -61,6 +63,6 @@ mod tests {
     #[test]
     fn arguments_stay_apart() {
         let words = ["/bin/check".to_owned(), "a b".to_owned()];
-        assert_eq!(command_line(&words), "\"\\042/bin/check\\042\\040\\042a\\134040b\\042\"");
+        assert_eq!(command_line(&words), "\"'/bin/check' 'a b'\"");
     }
 }

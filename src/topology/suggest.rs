@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::finding::{Finding, Position};
 
 /// Maximum number of names in one message.
-const LISTED: usize = 20;
+const LISTED: usize = 24;
 /// Budget of word comparisons for one file: bounds mistakes times known names.
 const LOOKED_AT: usize = 100_000;
 

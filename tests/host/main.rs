@@ -5,6 +5,7 @@
 mod booted;
 mod cluster;
 mod host_files;
+mod keepalived;
 mod kernel;
 mod lab;
 mod lab_traffic;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         booted::cases(),
         cluster::cases(),
         host_files::cases(),
+        keepalived::cases(),
         kernel::cases(),
         lab::cases(),
         lab_traffic::cases(),

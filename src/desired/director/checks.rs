@@ -15,35 +15,91 @@ use crate::desired::Desired;
 use crate::names::HostName;
 use crate::state::{Destination, DestinationKey, Module, ServiceFlags, ServiceKey, VirtualService};
 use crate::topology::{
-    CheckTarget, Host, Interface, NextHop, RealServer, Scheduler, Service, Topology,
+    CheckTarget, Host, Interface, NextHop, RealServer, Role, Scheduler, Service, Topology,
 };
 
 /// The first of 65536 marks that checks use: "LV" in ASCII, and 0.
 const FIRST: u32 = 0x4c56_0000;
 
-/// The firewall mark of each real server that `director` checks through a VIP.
-///
-/// A mark follows from the names of topology and real server, so it stays when others come and go, and another topology on
-/// the same director has others.
-pub fn check_marks(topology: &Topology, director: &HostName) -> BTreeMap<CheckTarget, u32> {
-    let services = topology.services.iter().filter(|service| service.director == *director);
-    let targets: BTreeSet<CheckTarget> = services
-        .flat_map(|service| service.real_servers.iter().filter_map(|rs| service.check_target(rs)))
-        .collect();
-    let mut marks = BTreeMap::new();
-    let mut taken = BTreeSet::new();
-    for target in targets {
-        let family = if target.ipv6 { 6 } else { 4 };
-        let CheckTarget { rip, forward, tunnel, .. } = target;
-        let key = format!("{} {family} {rip} {forward} {tunnel:?}", topology.name);
-        let start = fnv1a(&key) & 0xffff;
-        // A cluster has far fewer real servers than there are marks.
-        let free = (0..=0xffff).map(|step| FIRST + ((start + step) & 0xffff));
-        if let Some(mark) = free.into_iter().find(|mark| taken.insert(*mark)) {
-            marks.insert(target, mark);
+/// Where the checks of one director go, and from where.
+#[derive(Debug)]
+pub struct CheckAims<'a> {
+    host: Option<&'a Host>,
+    vips: BTreeSet<IpAddr>,
+    /// A mark follows from the names of topology and real server, so it stays when others come and go, and another topology
+    /// on the same director has others.
+    marks: BTreeMap<CheckTarget, u32>,
+}
+
+impl<'a> CheckAims<'a> {
+    /// Those of `director`.
+    pub fn of(topology: &'a Topology, director: &HostName) -> Self {
+        let services = topology.services.iter().filter(|service| service.director == *director);
+        let mut vips = BTreeSet::new();
+        let mut targets = BTreeSet::new();
+        for service in services {
+            vips.extend(service.vip_address());
+            targets.extend(service.real_servers.iter().filter_map(|rs| service.check_target(rs)));
         }
+        let mut marks = BTreeMap::new();
+        let mut taken = BTreeSet::new();
+        for target in targets {
+            let start = fnv1a(&name(topology, &target)) & 0xffff;
+            // A cluster has far fewer real servers than there are marks.
+            let free = (0..=0xffff).map(|step| FIRST + ((start + step) & 0xffff));
+            if let Some(mark) = free.into_iter().find(|mark| taken.insert(*mark)) {
+                marks.insert(target, mark);
+            }
+        }
+        Self { host: topology.hosts.get(director), vips, marks }
     }
-    marks
+
+    /// The firewall mark of each real server that the director checks through a VIP.
+    pub fn marks(&self) -> &BTreeMap<CheckTarget, u32> {
+        &self.marks
+    }
+
+    /// The mark of `real_server`; `None`: it is not checked, or not through the VIP.
+    pub fn mark(&self, service: &Service, real_server: &RealServer) -> Option<u32> {
+        self.marks.get(&service.check_target(real_server)?).copied()
+    }
+
+    /// The address from which the director checks `real_server` through the VIP of `service`, and its interface, where the
+    /// answer comes in. `None`: it has none of the VIP's family.
+    ///
+    /// To a VIP of its own the kernel would send from that VIP, and the real server would answer itself.
+    pub fn source(
+        &self,
+        service: &Service,
+        real_server: &RealServer,
+    ) -> Option<(IpAddr, &'a Interface)> {
+        let host = self.host?;
+        let towards = match host.next_hop(real_server.rip) {
+            Some(NextHop::OnLink(interface, net)) => Some((interface, net.addr())),
+            Some(NextHop::Via(gateway)) => {
+                host.on_link(gateway.address).map(|(interface, net)| (interface, net.addr()))
+            }
+            None => None,
+        };
+        let plugged = host.interfaces.values().filter(|interface| interface.network.is_some());
+        let all = plugged.flat_map(|it| it.addresses.iter().map(move |net| (net.addr(), it)));
+        let usable = all.filter(|(address, _)| {
+            address.is_ipv6() == service.ipv6 && !self.vips.contains(address)
+        });
+        // The address that the real server has a route to, else another one of that interface, else any.
+        usable.min_by_key(|(address, interface)| {
+            let is_exact = towards.is_some_and(|(_, best)| best == *address);
+            let is_near = towards.is_some_and(|(near, _)| near.name == interface.name);
+            (!is_exact, !is_near)
+        })
+    }
+}
+
+/// What a mark is derived from.
+fn name(topology: &Topology, target: &CheckTarget) -> String {
+    let CheckTarget { ipv6, rip, forward, tunnel } = target;
+    let family = if *ipv6 { 6 } else { 4 };
+    format!("{} {family} {rip} {forward} {tunnel:?}", topology.name)
 }
 
 /// FNV-1a with 32 bits (draft-eastlake-fnv): the same on every machine and with every compiler.
@@ -51,49 +107,19 @@ fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// The address from which the director checks `real_server` through the VIP of `service`, and its interface, where the
-/// answer comes in. `None`: it has none of the VIP's family.
-///
-/// To a VIP of its own the kernel would send from that VIP, and the real server would answer itself.
-pub fn check_source<'a>(
-    topology: &'a Topology,
-    service: &Service,
-    real_server: &RealServer,
-) -> Option<(IpAddr, &'a Interface)> {
-    let host = topology.hosts.get(&service.director)?;
-    let vips: BTreeSet<IpAddr> =
-        topology.services.iter().filter_map(Service::vip_address).collect();
-    let towards = match host.next_hop(real_server.rip) {
-        Some(NextHop::OnLink(interface, net)) => Some((interface, net.addr())),
-        Some(NextHop::Via(gateway)) => {
-            host.on_link(gateway.address).map(|(interface, net)| (interface, net.addr()))
-        }
-        None => None,
-    };
-    let near = towards.map(|(interface, _)| interface.name.clone());
-    let plugged = host.interfaces.values().filter(|interface| interface.network.is_some());
-    let all = plugged.flat_map(|it| it.addresses.iter().map(move |net| (net.addr(), it)));
-    let mut usable: Vec<(IpAddr, &Interface)> = all
-        .filter(|(address, _)| address.is_ipv6() == service.ipv6 && !vips.contains(address))
-        .collect();
-    let rank = |(address, interface): &(IpAddr, &Interface)| {
-        let exact = towards.is_some_and(|(_, best)| best == *address);
-        (!exact, Some(&interface.name) != near.as_ref())
-    };
-    usable.sort_by_key(rank);
-    usable.first().copied()
-}
-
 /// Adds what the checks of `host` need, if it is a director with any.
 pub(in crate::desired) fn settle(topology: &Topology, host: &Host, desired: &mut Desired) {
-    let marks = check_marks(topology, &host.name);
-    for (target, mark) in &marks {
+    if !host.roles.contains(&Role::Director) {
+        return;
+    }
+    let aims = CheckAims::of(topology, &host.name);
+    for (target, mark) in &aims.marks {
         service(target, *mark, desired);
     }
     for service in topology.services.iter().filter(|service| service.director == host.name) {
         for real_server in &service.real_servers {
             if service.check_target(real_server).is_some() {
-                replies(topology, service, real_server, desired);
+                answers(&aims, service, real_server, desired);
             }
         }
     }
@@ -123,14 +149,13 @@ fn service(target: &CheckTarget, mark: u32, desired: &mut Desired) {
 
 /// The answer has the VIP as its source, which the director has itself. IPv6 does not ask whose a source is
 /// (net/ipv6/ip6_input.c).
-fn replies(
-    topology: &Topology,
+fn answers(
+    aims: &CheckAims<'_>,
     service: &Service,
     real_server: &RealServer,
     desired: &mut Desired,
 ) {
-    let Some((vip, (source, dev))) =
-        service.vip.as_ref().zip(check_source(topology, service, real_server))
+    let Some((vip, (source, dev))) = service.vip.as_ref().zip(aims.source(service, real_server))
     else {
         return;
     };

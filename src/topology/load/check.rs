@@ -11,7 +11,7 @@ use crate::topology::model::{Check, CheckQuestion, CheckWay, DnsRecord, HttpBody
 const COMMON: &[&str] = &["type", "via", "port", "interval", "timeout", "fall", "rise"];
 const HTTP: &[&str] = &["path", "host", "status", "body", "body_regex"];
 const DNS: &[&str] = &["name", "record"];
-const SCRIPT: &[&str] = &["command", "user"];
+const SCRIPT: &[&str] = &["command"];
 const ALL: &[&str] = &[
     "type",
     "via",
@@ -28,7 +28,6 @@ const ALL: &[&str] = &[
     "name",
     "record",
     "command",
-    "user",
 ];
 const TYPES: &[&str] = &["tcp", "http", "https", "dns", "script", "none"];
 
@@ -163,9 +162,7 @@ impl Loader {
             self.missing(mapping, at, "command", "a check of type script", cure);
             return None;
         }
-        let what = "the command of a check";
-        let command =
-            self.several(mapping, "command", "`command`", |n| checks::plain_text(n, what));
+        let command = self.several(mapping, "command", "`command`", checks::script_word);
         let command: Vec<_> = command.value()?.value.iter().collect();
         let program = command.first()?;
         if !program.value.starts_with('/') || program.value.contains(char::is_whitespace) {
@@ -178,13 +175,8 @@ impl Loader {
             ));
             return None;
         }
-        for word in &command {
-            self.accept(checks::script_words(&word.value, word.at));
-        }
-        let user = self.field(mapping, "user", checks::user);
         Some(CheckQuestion::Script {
             command: command.into_iter().map(|word| word.value.clone()).collect(),
-            user: user.value().map_or_else(|| "nobody".to_owned(), |it| it.value.clone()),
         })
     }
 

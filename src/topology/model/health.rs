@@ -73,10 +73,8 @@ pub enum CheckQuestion {
     },
     /// A program on the director: exit status 0 is right.
     Script {
-        /// Absolute path and arguments, with the words of [`SCRIPT_WORDS`] in braces. No shell reads it.
+        /// Absolute path and arguments, with the words of [`SCRIPT_WORDS`] in braces. No shell reads it; root runs it.
         command: Vec<String>,
-        /// The user that runs it.
-        user: String,
     },
 }
 
@@ -89,6 +87,18 @@ impl CheckQuestion {
             Self::Http(_) => "http",
             Self::Dns { .. } => "dns",
             Self::Script { .. } => "script",
+        }
+    }
+
+    /// Bytes of its longest free text.
+    pub fn text_length(&self) -> usize {
+        match self {
+            Self::Http(HttpQuestion {
+                body: Some(HttpBody::Text(text) | HttpBody::Regex(text)),
+                ..
+            }) => text.len(),
+            Self::Script { command } => command.iter().map(String::len).sum(),
+            Self::Tcp | Self::Http(_) | Self::Dns { .. } => 0,
         }
     }
 }

@@ -77,7 +77,7 @@ fn has_checks(doc: &ServiceDoc, defaults: &Defaults) -> bool {
     fields(doc, defaults).any(|it| it.value().is_some_and(|check| check.value.is_some()))
 }
 
-/// Whether a check is not valid, so that nothing can be said.
+/// Whether a check is not valid: the keys beside it are not judged then.
 fn may_have_checks(doc: &ServiceDoc, defaults: &Defaults) -> bool {
     fields(doc, defaults).any(Field::is_invalid)
 }

@@ -2,7 +2,6 @@
 //! line there, or is written with escapes ([`crate::keepalived`]).
 
 use super::{ScalarResult, number_of, refuse, text, word};
-use crate::finding::Position;
 use crate::topology::model::{CheckWay, DnsRecord, SCRIPT_WORDS};
 use crate::topology::node::{At, YamlNode};
 
@@ -135,28 +134,29 @@ pub fn dns_record(node: &YamlNode) -> ScalarResult<At<DnsRecord>> {
     })
 }
 
-/// A user's name.
-pub fn user(node: &YamlNode) -> ScalarResult<At<String>> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    safe(node, "the user", 32, is_allowed, "write a user's name, such as nobody")
-}
-
 /// Any text without control characters.
 pub fn plain_text(node: &YamlNode, what: &str) -> ScalarResult<At<String>> {
     safe(node, what, 256, |c| !c.is_control(), "write 1 to 256 bytes without control characters")
 }
 
-/// Refuses braces around another word than one of [`SCRIPT_WORDS`].
-pub fn script_words(text: &str, at: Position) -> ScalarResult<()> {
-    let inner = text.split('{').skip(1).map(|rest| rest.split('}').next().unwrap_or_default());
-    let Some(unknown) = inner.into_iter().find(|word| !SCRIPT_WORDS.contains(word)) else {
-        return Ok(());
-    };
+/// A word of a command: no character that keepalived reads in another way, and braces only around [`SCRIPT_WORDS`].
+pub fn script_word(node: &YamlNode) -> ScalarResult<At<String>> {
+    const CURE: &str =
+        "use letters, digits, spaces and -._/:=,+%?&*@; put anything else into the script";
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || " -._/:=,+%?&*@{}".contains(c);
+    let word = safe(node, "a word of the command", 256, is_allowed, CURE)?;
+    let mut rest = word.value.clone();
+    for known in SCRIPT_WORDS {
+        rest = rest.replace(&format!("{{{known}}}"), "");
+    }
+    if !rest.contains(['{', '}']) {
+        return Ok(word);
+    }
     let known = SCRIPT_WORDS.map(|word| format!("{{{word}}}")).join(", ");
     refuse(
         "unknown-word",
-        at,
-        format!("{{{unknown}}} stands for nothing"),
+        node.at,
+        format!("{:?} has braces around a word that stands for nothing", word.value),
         "words in braces stand for what differs between real servers",
         format!("one of: {known}"),
     )

@@ -116,6 +116,8 @@ const PLACES: &[(&str, &str)] = &[
     ("{services: [{persistence: {zzzzzzzz: 1}}]}", "persistence"),
     ("{services: [{tunnel: {zzzzzzzz: 1}}]}", "a tunnel"),
     ("{services: [{real_servers: [{zzzzzzzz: 1}]}]}", "a real server"),
+    ("{services: [{sorry_server: {zzzzzzzz: 1}}]}", "a sorry server"),
+    ("{services: [{check: {zzzzzzzz: 1}}]}", "a check"),
     // Words of closed sets.
     ("{hosts: {h: {role: zzzzzzzz}}}", "roles"),
     ("{services: [{scheduler: zzzzzzzz}]}", "schedulers"),
@@ -125,6 +127,9 @@ const PLACES: &[(&str, &str)] = &[
     ("{services: [{tunnel: {type: gue, checksum: zzzzzzzz}}]}", "checksums"),
     ("{services: [{marked_by: zzzzzzzz}]}", "markers"),
     ("{services: [{family: zzzzzzzz}]}", "families"),
+    ("{services: [{check: zzzzzzzz}]}", "checks"),
+    ("{services: [{check: {type: tcp, via: zzzzzzzz}}]}", "ways of a check"),
+    ("{services: [{check: {type: dns, record: zzzzzzzz}}]}", "records of DNS"),
 ];
 
 fn the_page_of_the_file_has_every_key_and_word() {
