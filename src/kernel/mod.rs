@@ -1,9 +1,9 @@
-//! The kernel edge: netlink, /proc/sys and modules. It obeys and decides nothing.
+//! The kernel edge: netlink, /proc/sys, modules, and daemons beside them. It obeys and decides nothing.
 //!
 //! [`observe`] reads the kernel's state, [`act`] changes it, [`announce`] shows neighbours what changed, [`arp`], [`ndp`],
 //! [`holders`] and [`traffic`] test it with packets.
 //! Below them: [`net`] (rtnetlink), [`ipvs`] and [`nft`] (lvsprov's own codecs, framed by [`wire`], sent by
-//! [`netlink`]), [`sysctls`] and [`modules`]. All functions work in the network namespace of the calling thread,
+//! [`netlink`]), [`sysctls`], [`modules`] and [`instances`] of daemons. All functions work in the network namespace of the calling thread,
 //! which [`namespace`] chooses. [`sys`] holds the only unsafe code. [`crate::agent`] has the files that lvsprov
 //! keeps on a host, and transactions.
 

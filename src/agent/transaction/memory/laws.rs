@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 
 mod boot;
+mod daemon;
 
 use super::disk::Kept;
 use super::*;
@@ -135,6 +136,17 @@ fn scripts() -> Vec<Script> {
             &first,
             2,
             &[prepare(2, &back, false), execute(2, &back), Act::Vote(2), Act::Close(2, Commit)],
+        ),
+        script(
+            "a daemon that starts",
+            &first,
+            2,
+            &[
+                prepare(2, &daemon::starts(), true),
+                execute(2, &daemon::starts()),
+                Act::Vote(2),
+                Act::Close(2, Commit),
+            ],
         ),
         script(
             "a transaction that takes over",
