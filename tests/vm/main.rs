@@ -59,6 +59,7 @@ fn groups() -> Vec<Group> {
             Place::machine(1500),
             live_changes::health::cases(),
         ),
+        within("checks", "checks", 300, Place::machine(1500), live_changes::checks::cases()),
         group(
             "ipvs_round_trip",
             110,
