@@ -66,6 +66,7 @@ fn groups() -> Vec<Group> {
             Place::machine(1500),
             live_changes::instance::cases(),
         ),
+        within("checks", "checks", 300, Place::machine(1500), live_changes::checks::cases()),
         group(
             "ipvs_round_trip",
             110,

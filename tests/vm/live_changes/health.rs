@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The weights of web1, web2 and web3 in the director's table, by ipvsadm; `None`: it is not there.
-fn weights(cluster: &Cluster, port: u16) -> [Option<u32>; 3] {
+pub fn weights(cluster: &Cluster, port: u16) -> [Option<u32>; 3] {
     let run = || Command::new("ipvsadm").arg("-Sn").output().unwrap();
     let output = cluster.lab.run_in(&"lvs".parse().unwrap(), run).unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -39,7 +39,7 @@ fn weights(cluster: &Cluster, port: u16) -> [Option<u32>; 3] {
         let rip = format!(".{number}:{port} ");
         let is_it = |line: &&str| line.starts_with(&of_service) && line.contains(&rip);
         let line = text.lines().find(is_it)?;
-        Some(line.rsplit_once("-w ")?.1.trim().parse().unwrap())
+        Some(line.rsplit_once("-w ")?.1.split(' ').next()?.parse().unwrap())
     })
 }
 
@@ -157,19 +157,11 @@ fn by_hand(method: Method) {
 }
 
 /// keepalived in the director's namespace; SIGTERM ends it.
-struct Keepalived(Child);
+pub struct Keepalived(Child);
 
 impl Keepalived {
-    fn start(cluster: &Cluster, folder: &Path) -> Self {
-        let mut text = String::from(
-            "virtual_server 172.25.7.1 82 {\n  delay_loop 1\n  lb_algo wrr\n  lb_kind DR\n  protocol TCP\n",
-        );
-        for number in 11..14 {
-            let check = "TCP_CHECK { \n connect_timeout 2\n retry 1\n delay_before_retry 1\n }\n";
-            let _ =
-                writeln!(text, "  real_server 172.25.7.{number} 82 {{\n weight 10\n {check} }}");
-        }
-        text.push_str("}\n");
+    /// With the configuration `text`; its log and its file are in `folder`.
+    pub fn start(cluster: &Cluster, folder: &Path, text: &str) -> Self {
         let file = folder.join("keepalived.conf");
         fs::write(&file, text).unwrap();
         let mut command = Command::new("keepalived");
@@ -189,6 +181,18 @@ impl Drop for Keepalived {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         let _ = self.0.wait();
     }
+}
+
+/// A service on port 82 with checks of the RIP, as an operator writes it.
+fn configuration() -> String {
+    let mut text = String::from(
+        "virtual_server 172.25.7.1 82 {\n  delay_loop 1\n  lb_algo wrr\n  lb_kind DR\n  protocol TCP\n",
+    );
+    for number in 11..14 {
+        let check = "TCP_CHECK { \n connect_timeout 2\n retry 1\n delay_before_retry 1\n }\n";
+        let _ = writeln!(text, "  real_server 172.25.7.{number} 82 {{\n weight 10\n {check} }}");
+    }
+    text + "}\n"
 }
 
 /// Polls until the table is as `wanted`.
@@ -213,7 +217,7 @@ fn keepalived() {
     load::serve(&third, &cluster.lab, "web3", &[82]);
     let services = web("port: 82, scheduler: wrr, weights: external", &[10, 10, 10]);
     assert!(apply(&cluster, &services).0 > 0);
-    let checker = Keepalived::start(&cluster, folder.path());
+    let checker = Keepalived::start(&cluster, folder.path(), &configuration());
     until(&cluster, [Some(10); 3], folder.path());
 
     third.shutdown_timeout(Duration::from_secs(5));

@@ -53,10 +53,14 @@ pub fn serve(runtime: &Runtime, lab: &Lab, host: &str, ports: &[u16]) {
 
 /// The same by a handle.
 pub fn serve_on(runtime: &Handle, lab: &Lab, host: &str, ports: &[u16]) {
+    serve_at(runtime, lab, host, Ipv4Addr::UNSPECIFIED, ports);
+}
+
+/// The same, on one address only.
+pub fn serve_at(runtime: &Handle, lab: &Lab, host: &str, address: Ipv4Addr, ports: &[u16]) {
     for port in ports {
         let (name, port) = (format!("{host}\n"), *port);
-        let listener =
-            on(lab, host, move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        let listener = on(lab, host, move || TcpListener::bind((address, port)).unwrap());
         let listener = listener.join().unwrap();
         listener.set_nonblocking(true).unwrap();
         runtime.spawn(async move {

@@ -2,6 +2,7 @@
 //!
 //! Needs a kernel with IPVS.
 
+pub mod checks;
 pub mod cluster;
 pub mod health;
 pub mod instance;
