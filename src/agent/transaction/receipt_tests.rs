@@ -174,7 +174,7 @@ fn whole() -> Receipt {
 
 /// Every path to a member, with what is named by data as `*`, and each word that stands for a kind.
 fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
-    const BY_NAME: [&str; 12] = [
+    const BY_NAME: [&str; 13] = [
         ".sysctls",
         ".links",
         ".addresses",
@@ -187,6 +187,7 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         ".maintenance",
         ".external",
         ".external.*",
+        ".instances",
     ];
     const KINDS: [&str; 10] = [
         ".owned[]",
@@ -204,7 +205,9 @@ fn shape(at: &str, value: &Value, all: &mut BTreeSet<String>) {
         Value::Object(members) => {
             for (key, value) in members {
                 let by_name = BY_NAME.iter().any(|map| at.ends_with(map));
-                if by_name && (at.ends_with(".sysctls") || at.ends_with(".daemons")) {
+                if by_name
+                    && [".sysctls", ".daemons", ".instances"].iter().any(|map| at.ends_with(map))
+                {
                     all.insert(format!("{at} {key}"));
                 }
                 shape(&format!("{at}.{}", if by_name { "*" } else { key }), value, all);
