@@ -20,7 +20,42 @@ type Case = (Edit, &'static str, serde_json::Value);
 
 /// One edit of every kind and verb, with its line and its JSON.
 fn every_edit() -> Vec<Case> {
-    host_edits().into_iter().chain(ipvs_edits()).collect()
+    host_edits().into_iter().chain(daemon_edits()).chain(ipvs_edits()).collect()
+}
+
+fn daemon_edits() -> Vec<Case> {
+    vec![
+        (
+            Edit::add::<DaemonConfiguration>(key("keepalived of t"), DaemonConfiguration::of("x")),
+            "start keepalived of t (0 virtual servers, 0 checks)",
+            json!({"set_instance": {
+                "instance": "keepalived of t", "before": null, "after": {"lines": ["x"], "loaded": true},
+            }}),
+        ),
+        (
+            Edit::change::<DaemonConfiguration>(
+                key("keepalived of t"),
+                DaemonConfiguration { lines: vec!["x".to_owned()], loaded: false },
+                DaemonConfiguration::of("x"),
+            ),
+            "reload keepalived of t: 0 virtual servers, 0 checks, not read yet -> 0 virtual servers, 0 checks; 0 lines \
+             removed, 0 added",
+            json!({"set_instance": {
+                "instance": "keepalived of t",
+                "before": {"lines": ["x"], "loaded": false}, "after": {"lines": ["x"], "loaded": true},
+            }}),
+        ),
+        (
+            Edit::remove::<DaemonConfiguration>(
+                key("keepalived of t"),
+                DaemonConfiguration::of("x"),
+            ),
+            "stop keepalived of t",
+            json!({"set_instance": {
+                "instance": "keepalived of t", "before": {"lines": ["x"], "loaded": true}, "after": null,
+            }}),
+        ),
+    ]
 }
 
 fn host_edits() -> Vec<Case> {
@@ -96,36 +131,6 @@ fn host_edits() -> Vec<Case> {
             Edit::add::<GuePort>(key("udp4 6080"), Present),
             "unwrap GUE on udp4 6080",
             json!({"add_gue_port": {"port": "udp4 6080"}}),
-        ),
-        (
-            Edit::add::<DaemonConfiguration>(key("keepalived of t"), DaemonConfiguration::of("x")),
-            "start keepalived of t (0 virtual servers, 0 checks)",
-            json!({"set_instance": {
-                "instance": "keepalived of t", "before": null, "after": {"lines": ["x"], "loaded": true},
-            }}),
-        ),
-        (
-            Edit::change::<DaemonConfiguration>(
-                key("keepalived of t"),
-                DaemonConfiguration { lines: vec!["x".to_owned()], loaded: false },
-                DaemonConfiguration::of("x"),
-            ),
-            "reload keepalived of t: 0 virtual servers, 0 checks, not read yet -> 0 virtual servers, 0 checks; 0 lines \
-             removed, 0 added",
-            json!({"set_instance": {
-                "instance": "keepalived of t",
-                "before": {"lines": ["x"], "loaded": false}, "after": {"lines": ["x"], "loaded": true},
-            }}),
-        ),
-        (
-            Edit::remove::<DaemonConfiguration>(
-                key("keepalived of t"),
-                DaemonConfiguration::of("x"),
-            ),
-            "stop keepalived of t",
-            json!({"set_instance": {
-                "instance": "keepalived of t", "before": {"lines": ["x"], "loaded": true}, "after": null,
-            }}),
         ),
         (
             Edit::remove::<GuePort>(key("udp4 6080"), Present),

@@ -132,7 +132,7 @@ impl DaemonConfiguration {
 
     /// The text.
     pub fn text(&self) -> String {
-        self.lines.iter().map(|line| format!("{line}\n")).collect()
+        self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
     }
 
     /// How many lines `other` has that this lacks.

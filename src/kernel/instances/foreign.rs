@@ -117,7 +117,7 @@ fn addresses_in(text: &str) -> BTreeSet<IpAddr> {
         match words.next() {
             Some("virtual_server_group") => in_group = true,
             Some("virtual_server") => {
-                all.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()))
+                all.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()));
             }
             Some(word) if in_group => all.extend(word.parse::<IpAddr>().ok()),
             _ => {}
