@@ -42,7 +42,7 @@ fn checks(method: Method, retry: u32) -> String {
         Method::Dr => ("172.25.7", "DR"),
         Method::Tun => ("172.25.7", "TUN"),
     };
-    let servers: String = (11..14)
+    let servers: Vec<String> = (11..14)
         .map(|number| {
             format!(
                 "  real_server {net}.{number} 80 {{\n    weight 10\n    TCP_CHECK {{\n      connect_timeout 2\n      retry \
@@ -50,6 +50,7 @@ fn checks(method: Method, retry: u32) -> String {
             )
         })
         .collect();
+    let servers = servers.concat();
     format!(
         "virtual_server 172.25.7.1 80 {{\n  delay_loop 1\n  lb_algo wrr\n  lb_kind {kind}\n  protocol TCP\n{servers}}}\n"
     )
