@@ -15,7 +15,7 @@ use crate::names::TopologyName;
 use crate::state::{DaemonConfiguration, DaemonInstance, DaemonProgram};
 use crate::whole_file;
 
-const ROOT: &str = "/run/lvsprov";
+pub(super) const ROOT: &str = "/run/lvsprov";
 
 /// The paths of one instance.
 #[derive(Debug)]

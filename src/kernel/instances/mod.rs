@@ -117,6 +117,26 @@ fn wait<T>(mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
+/// Whether any namespace of this machine may have instances.
+pub fn may_exist() -> bool {
+    Path::new(files::ROOT).exists()
+}
+
+/// Ends the instances of this namespace as a power cut does, and removes their files: a host of the lab goes.
+pub fn lose() -> Result<()> {
+    for instance in files::present()? {
+        let files = InstanceFiles::of(&instance)?;
+        let gone = wait(|| {
+            let Some(pid) = process::find(&files) else { return Ok(Some(())) };
+            process::signal(pid, Signal::SIGKILL)?;
+            Ok(None)
+        })?;
+        gone.ok_or_else(|| Error::new(format!("{instance} does not end")))?;
+        files.remove()?;
+    }
+    Ok(())
+}
+
 /// Whether `instance` could run with `configuration`: the program itself reads it, and nothing else happens.
 ///
 /// # Errors

@@ -29,7 +29,7 @@ use self::links::{Cable, LabLinks, links_in};
 use super::LabError;
 use super::child::Spawner;
 pub use crate::kernel::arp::Mac;
-use crate::kernel::namespace;
+use crate::kernel::{instances, namespace};
 use crate::names::{HostName, IfName, NetworkName};
 use crate::topology::{ETHERNET_MTU, Host, Interface, Topology};
 
@@ -82,6 +82,21 @@ struct LabHost {
     management: Option<Ipv4Addr>,
     /// Its port of the bridge of the management network.
     management_port: Option<String>,
+}
+
+impl LabHost {
+    /// Ends the daemons that lvsprov started on it, as a power cut does: they would keep the namespace alive.
+    fn lose_daemons(&self) {
+        if instances::may_exist() {
+            let _ = namespace::run_in(&self.namespace, instances::lose);
+        }
+    }
+}
+
+impl Drop for LabHost {
+    fn drop(&mut self) {
+        self.lose_daemons();
+    }
 }
 
 /// Whether hosts have a management network for connections to agents.

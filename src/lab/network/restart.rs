@@ -62,6 +62,7 @@ impl Lab {
         links_in(&self.switch, async |links| links.wait_until_ready(&names, deadline).await)?;
         let names: Vec<String> = ports.iter().map(|(_, it)| it.name.to_string()).collect();
         links_in(&namespace, async |links| links.wait_until_ready(&names, deadline).await)?;
+        self.host(host)?.lose_daemons();
         let there = self.hosts.get_mut(host).ok_or_else(unknown)?;
         dup3(namespace.as_fd(), &mut there.namespace, OFlag::O_CLOEXEC)
             .map_err(LabError::errno("replace a network namespace"))

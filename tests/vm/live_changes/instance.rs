@@ -326,15 +326,12 @@ fn restarted() {
     let on = checks(Method::Dr, 1);
     apply(&cluster, Some(&on));
     let before = table(&cluster);
-    let lost = folder(&cluster);
-    let children = fs::read_to_string(lost.join("checkers.pid")).unwrap();
-    for pid in [pid(&cluster).as_raw(), children.trim().parse().unwrap()] {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    fs::remove_dir_all(namespace_folder(&cluster).unwrap()).unwrap();
+    let (lost, running) = (folder(&cluster), pid(&cluster));
     health::restart(&mut cluster, &web(SERVICES, &[10, 10, 10]));
     is_loaded(&cluster, &on);
     assert_ne!(folder(&cluster), lost, "another namespace");
+    assert!(!lost.exists());
+    assert_eq!(kill(running, None), Err(nix::errno::Errno::ESRCH), "it went with its host");
     assert_eq!(table(&cluster), before);
     assert!(apply(&cluster, Some(&on)).is_empty());
     destroy(&cluster);
