@@ -2,7 +2,12 @@
 //! is lvsprov's, and the host makes it again. How long it was gone is printed.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use lvsprov::state::{Address, AddressKey, HostState, Scope};
 
@@ -19,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         under_netplan_with_network_manager_the_host_makes_its_state_again,
         under_ifupdown_the_host_makes_its_state_again,
         changes_in_quick_succession_are_all_followed,
+        a_change_before_systemd_watches_again_is_followed,
         an_ipv6_vip_that_networkd_drops_comes_again
     ]
 }
@@ -169,6 +175,39 @@ fn changes_in_quick_succession_are_all_followed() {
         let what = format!("as settled after changes with {millis} ms between");
         segment.until(&what, || segment.state() == applied);
     }
+}
+
+/// A change after the last look of the unit, and before systemd has noticed its end.
+fn a_change_before_systemd_watches_again_is_followed() {
+    let mut segment = Segment::new();
+    segment.start();
+    segment.server.wait();
+    segment.lvsprov(&["apply"], 0);
+    let applied = segment.state();
+    let vip = format!("{VIP}/32");
+    let drop_vip = ["ip", "address", "delete", &vip, "dev", "lo"];
+    segment.server.expect(&drop_vip, 0);
+    segment.server.expect(&["mkdir", "-p", "/run/network"], 0);
+    segment.until("as settled after a change", || segment.state() == applied);
+
+    let first: i32 = segment.server.first_process().unwrap().parse().unwrap();
+    let systemd = Pid::from_raw(first);
+    kill(systemd, Signal::SIGSTOP).unwrap();
+    segment.until("at its end, unseen by systemd", || has_ended_child(first, "lvsprov"));
+    segment.server.expect(&drop_vip, 0);
+    segment.server.expect(&["mkdir", "/run/network/new"], 0);
+    assert_ne!(segment.state(), applied);
+    kill(systemd, Signal::SIGCONT).unwrap();
+    segment.until("as settled after the second change", || segment.state() == applied);
+}
+
+/// Whether a process of this name has ended, and its parent has not asked for its end yet.
+fn has_ended_child(parent: i32, name: &str) -> bool {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let mut children = children.split_whitespace().map(|pid| Path::new("/proc").join(pid));
+    // proc_pid_stat(5).
+    let ended = format!("({name}) Z ");
+    children.any(|path| fs::read_to_string(path.join("stat")).is_ok_and(|it| it.contains(&ended)))
 }
 
 /// It is deprecated, which networkd takes for an address by DHCP.
