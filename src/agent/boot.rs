@@ -4,9 +4,10 @@
 //! keeps them.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::boot_unit::OWN_PROGRAM;
 use super::network_changes::NetworkChanges;
 use super::transaction::boot;
 use super::{Disk, LocalHost};
@@ -29,7 +30,16 @@ pub(super) fn main(state_dir: PathBuf, scope: ReplayScope) -> ExitCode {
             Ok(reports) => tell(&reports),
             Err(error) => fail(&error.to_failure()),
         };
-        if scope == ReplayScope::All || !runtime.block_on(changes.another()) {
+        if scope == ReplayScope::All {
+            return code;
+        }
+        if !runtime.block_on(changes.another()) {
+            // systemd sets it (systemd.exec(5)): elsewhere there is no unit that a change could miss.
+            if std::env::var_os("INVOCATION_ID").is_some()
+                && let Err(error) = changes.hand_over(Path::new(OWN_PROGRAM))
+            {
+                let _ = writeln!(io::stderr(), "a change in this moment may be missed: {error}");
+            }
             return code;
         }
     }

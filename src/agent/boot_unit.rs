@@ -34,7 +34,7 @@ pub const NETWORK_PATH: &str = include_str!("../../templates/lvsprov-network.pat
 pub const PROGRAM: &str = "/usr/local/lib/lvsprov/bin/lvsprov";
 
 /// The agent that runs.
-const OWN_PROGRAM: &str = "/proc/self/exe";
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Never $PATH: this runs as root.
 pub(super) const SYSTEMCTL: [&str; 2] = ["/usr/bin/systemctl", "/bin/systemctl"];
 const RESTORECON: [&str; 2] = ["/usr/sbin/restorecon", "/sbin/restorecon"];
@@ -108,6 +108,17 @@ pub(super) fn start() -> Result<()> {
     run(&SYSTEMCTL, &[&["--no-block", "start"], units.as_slice()].concat())
 }
 
+/// Has systemd start `unit`, and does not wait for it.
+pub(super) fn start_unit(unit: &str) -> Result<()> {
+    run(&SYSTEMCTL, &["--no-block", "start", unit])
+}
+
+/// The state of a unit, as its type names it; empty: systemd does not say.
+pub(super) fn sub_state(unit: &str) -> String {
+    let asked = output(&SYSTEMCTL, &["show", "--property=SubState", "--value", unit]);
+    asked.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
 /// Brings the timer to looks every `every_s` seconds, or removes it: after a transaction it may be another one's.
 pub(super) fn keep_timer(every_s: Option<u32>) -> Result<()> {
     let timer = UnitFiles::below(Path::new("/")).timer;
@@ -158,13 +169,18 @@ pub(super) fn remove(stop: bool) -> Result<()> {
 }
 
 fn run(program: &[&str], arguments: &[&str]) -> Result<()> {
+    output(program, arguments).map(drop)
+}
+
+/// What a program writes to standard output.
+fn output(program: &[&str], arguments: &[&str]) -> Result<String> {
     let Some(found) = program.iter().find(|path| Path::new(path).exists()) else {
         return Err(Error::new(format!("this host has none of {}", program.join(", "))));
     };
     let done = Command::new(found).args(arguments).env_clear().output();
     let done = done.map_err(|error| Error::new(format!("cannot start {found}")).because(error))?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&done.stderr);
     let reason = stderr.lines().next().unwrap_or("no message").to_owned();

@@ -40,6 +40,8 @@ pub struct AgentOptions {
     pub announce: bool,
     /// Make the settled state again instead ([`super::transaction::boot`]).
     pub boot: Option<ReplayScope>,
+    /// Wait until systemd watches the network again instead ([`super::network_changes`]); what it was.
+    pub changed_since: Option<String>,
     /// Look for drift instead ([`super::transaction::drift`]).
     pub drift: Option<DriftLooking>,
 }
@@ -76,9 +78,12 @@ enum AgentError {
 /// The whole life of an agent. Call it first in a process, before there is another thread: a network
 /// namespace is entered by thread, and every later one inherits it.
 pub fn main(options: AgentOptions) -> ExitCode {
-    let AgentOptions { netns, state_dir, revert, announce, boot, drift } = options;
+    let AgentOptions { netns, state_dir, revert, announce, boot, changed_since, drift } = options;
     if announce {
         return super::announcer::main();
+    }
+    if let Some(last) = changed_since {
+        return super::network_changes::watch_until_systemd_does(&last);
     }
     let state_dir = state_dir.unwrap_or_else(|| STATE_DIR.into());
     if let Some(order) = revert {

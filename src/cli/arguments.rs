@@ -276,6 +276,9 @@ pub enum Command {
         /// Leave the IPVS services that exist as they are: a program has configured an interface
         #[arg(long, requires = "boot")]
         network_only: bool,
+        /// Start lvsprov-network.service again if the network is not what it was, instead of serving a controller
+        #[arg(long, value_name = "DIGEST")]
+        changed_since: Option<String>,
         /// Compare this host with what the last apply left, instead of serving a controller, and report or mend what
         /// differs: as the file says of each topology, or what is named here
         ///

@@ -91,7 +91,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),
         },
-        Command::Agent { netns, state_dir, revert, announce, boot, network_only, drift } => {
+        Command::Agent {
+            netns,
+            state_dir,
+            revert,
+            announce,
+            boot,
+            network_only,
+            changed_since,
+            drift,
+        } => {
             let scope = if network_only { ReplayScope::Network } else { ReplayScope::All };
             return crate::agent::serve::main(crate::agent::serve::AgentOptions {
                 netns,
@@ -99,6 +108,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 revert,
                 announce,
                 boot: boot.then_some(scope),
+                changed_since,
                 drift: drift.map(|word| {
                     word.map_or(DriftLooking::AsSettled, |word| {
                         DriftLooking::Chosen(word.to_action())

@@ -1,5 +1,7 @@
 //! Text of the file as a string in keepalived's configuration.
 
+use std::fmt::Write as _;
+
 /// `text` as one quoted string that keepalived reads with escapes (`regex`): every byte that could end the
 /// string or the line, begin a comment, a block, a definition or a condition is written as `\nnn`, in octal
 /// (lib/parser.c, `alloc_strvec_quoted_escaped`, `decomment`).
@@ -9,7 +11,7 @@ pub(super) fn quoted(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._/:=,+".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("\\{byte:03o}"));
+            let _ = write!(out, "\\{byte:03o}");
         }
     }
     out.push('"');

@@ -1,6 +1,6 @@
 //! The text of each kind of check; tests/host/keepalived.rs has keepalived read it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -12,17 +12,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::external::{self, ExternalServices};
 use super::ownership::{self, Goal};
+use super::preflight::Obstacle;
 use super::simulate::SimulateError;
 use super::unmanaged::{self, AdoptPolicy};
 use super::{accepted, drift, link_managers, order, scheduler_swap};
 use crate::desired::{Desired, Reasons};
-use crate::names::TopologyName;
+use crate::names::{IfName, TopologyName};
 use crate::state::announcement::is_announced;
 use crate::state::{
-    BootUnit, HostState, Item, Observation, Owned, RECEIPT_VERSION, Receipt, ServiceKey, Settled,
-    SettledDigest, Step,
+    Address, AddressKey, BootUnit, HostState, Item, Observation, Owned, RECEIPT_VERSION, Receipt,
+    Scope, ServiceKey, Settled, SettledDigest, Step,
 };
 
 /// How much of the settled state a host makes again.
@@ -46,6 +49,10 @@ pub(super) fn settled(
 ) -> Settled {
     let mut state = desired.state.clone();
     state.services.retain(|key, _| !left.contains(key));
+    let gets_address = |(dev, nets): &(&IfName, &Vec<IpNet>)| {
+        !nets.is_empty() && desired.state.addresses.keys().any(|key| key.dev == **dev)
+    };
+    let own = |(dev, nets): (&IfName, &Vec<IpNet>)| (dev.clone(), nets.clone());
     Settled {
         version: RECEIPT_VERSION,
         topology: topology.clone(),
@@ -53,7 +60,36 @@ pub(super) fn settled(
         accepted: desired.accepted.clone(),
         exclusive: policy.exclusive,
         external: desired.external.iter().filter(|key| !left.contains(key)).cloned().collect(),
+        needs: desired.needs.iter().filter(gets_address).map(own).collect(),
     }
+}
+
+/// An interface that gets an address from `settled`, and has none of its own yet although the file says so. NetworkManager
+/// takes an interface that has an address when it starts for one that another program configures, and leaves it alone: the
+/// host would lose its own addresses for good (`netplan apply` restarts it without what it knew).
+pub fn unconfigured(settled: &Settled, seen: &HostState) -> Option<Obstacle> {
+    let ours = &settled.state.addresses;
+    let gets_one =
+        |dev: &IfName| ours.keys().any(|key| key.dev == *dev && !seen.addresses.contains_key(key));
+    let has_own = |dev: &IfName, net: &IpNet| {
+        let same_family = |key: &AddressKey| key.net.addr().is_ipv4() == net.addr().is_ipv4();
+        let of_scope = |address: &Address| !matches!(address.scope, Scope::Link | Scope::Host);
+        seen.addresses.iter().any(|(key, address)| {
+            key.dev == *dev && same_family(key) && of_scope(address) && !ours.contains_key(key)
+        })
+    };
+    let lacks = |(dev, nets): (&IfName, &Vec<IpNet>)| {
+        let net = nets.iter().find(|net| !has_own(dev, net)).filter(|_| gets_one(dev))?;
+        Some(Obstacle {
+            message: format!("{dev} has no address of its own yet; the file has {net}"),
+            why: "an address of lvsprov that is there first would keep NetworkManager from configuring it".to_owned(),
+            cure: format!(
+                "find out why the host's own network configuration does not set it: once {dev} has it, the host makes \
+                 its settings again by itself"
+            ),
+        })
+    };
+    settled.needs.iter().find_map(lacks)
 }
 
 /// The digest of its file; `None` if it has no JSON form, which is a fault of lvsprov: nothing is made again then.
@@ -301,6 +337,38 @@ mod tests {
         let all = steps(ReplayScope::All, &seen);
         assert_eq!(all.len(), 3, "{all:?}");
         assert_eq!(steps(ReplayScope::Network, &seen), all);
+    }
+
+    /// While `netplan apply` restarts NetworkManager, an interface has no address at all.
+    #[test]
+    fn an_interface_gets_its_own_address_before_one_of_ours() {
+        let vip: AddressKey = "192.0.2.80/32@eth0".parse().unwrap();
+        let on_lo: AddressKey = "192.0.2.81/32@lo".parse().unwrap();
+        let plain = || Address::plain(Scope::Global);
+        let mut desired = Desired::default();
+        desired.state.addresses.extend([(vip.clone(), plain()), (on_lo, plain())]);
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        desired.needs.insert("eth0".parse().unwrap(), nets(&["192.0.2.2/24", "2001:db8::2/64"]));
+        desired.needs.insert("eth1".parse().unwrap(), nets(&["198.51.100.2/24"]));
+        let policy = AdoptPolicy::default();
+        let settled = settled(&"t".parse().unwrap(), &desired, &BTreeSet::new(), policy);
+        assert_eq!(settled.needs.len(), 1, "{:?}", settled.needs);
+
+        let mut seen = HostState::default();
+        let lacks = |seen: &HostState| unconfigured(&settled, seen).map(|found| found.message);
+        let has = |key: &str| (key.parse().unwrap(), plain());
+        let said = "eth0 has no address of its own yet; the file has ";
+        assert_eq!(lacks(&seen).unwrap(), format!("{said}192.0.2.2/24"));
+        // Another one than in the file, by DHCP say.
+        seen.addresses.extend([has("192.0.2.3/24@eth0"), has("2001:db8::2/64@eth1")]);
+        let by_itself = "fe80::1/64@eth0".parse().unwrap();
+        seen.addresses.insert(by_itself, Address::plain(Scope::Link));
+        assert_eq!(lacks(&seen).unwrap(), format!("{said}2001:db8::2/64"));
+        seen.addresses.extend([has("2001:db8::3/64@eth0")]);
+        assert_eq!(lacks(&seen), None);
+        // Nothing is to be added.
+        let all = HostState { addresses: [(vip, plain())].into(), ..HostState::default() };
+        assert_eq!(lacks(&all), None);
     }
 
     #[test]

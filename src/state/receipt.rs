@@ -6,9 +6,9 @@ use super::{DriftPolicy, ExternalWeights, HostRun, HostState, Maintenance, Owned
 use crate::names::TopologyName;
 
 /// The receipt's format, see [`Receipt`]. Format 1, without `run` and `settled`, format 2, whose tables guard no tunnel,
-/// format 3, without `maintenance`, format 4, without `drift`, format 5, without `external`, and format 6, without instances
-/// of daemons, are read too.
-pub const RECEIPT_VERSION: u32 = 7;
+/// format 3, without `maintenance`, format 4, without `drift`, format 5, without `external`, format 6, whose settled states
+/// have no `needs`, and format 7, without instances of daemons, are read too.
+pub const RECEIPT_VERSION: u32 = 8;
 
 /// What this topology owns on a host, and how that was before any topology had it.
 ///

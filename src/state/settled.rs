@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{AcceptedValues, HostState, ServiceKey, Sysctl};
-use crate::names::TopologyName;
+use crate::names::{IfName, TopologyName};
 
 /// What a topology wants of a host, as the last commit left it. It lies beside the receipt, which names its
 /// digest: reading a receipt stays cheap, however large the IPVS table is.
@@ -27,6 +28,9 @@ pub struct Settled {
     /// Services whose weights a health checker sets (`weights: external`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub external: BTreeSet<ServiceKey>,
+    /// Interfaces that get an address, with those that the host's own configuration gives them, as the file says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs: BTreeMap<IfName, Vec<IpNet>>,
 }
 
 /// SHA-256 of the bytes of a settled state's file, in hexadecimal.

@@ -20,6 +20,7 @@ use crate::desired::Desired;
 use crate::failure::Failure;
 use crate::kernel::error::{Error, Result};
 use crate::names::TopologyName;
+use crate::plan;
 use crate::plan::boot::ReplayScope;
 use crate::plan::ownership::{Goal, sysctls_to_read};
 use crate::plan::{holders, preflight};
@@ -261,7 +262,9 @@ impl<'a> TopologyBoot<'a> {
             accepted: settled.accepted.clone(),
             ..Desired::default()
         };
-        if let Some(obstacle) = preflight::obstacles(&desired, &goal, &seen).into_iter().next() {
+        let obstacles = preflight::obstacles(&desired, &goal, &seen);
+        let unconfigured = plan::boot::unconfigured(settled, &seen.state);
+        if let Some(obstacle) = obstacles.into_iter().chain(unconfigured).next() {
             return Err(Error::new(obstacle.message).because(obstacle.why).cure(obstacle.cure));
         }
         let steps = steps_to(&goal, &seen.state)?;

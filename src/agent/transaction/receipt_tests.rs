@@ -244,6 +244,7 @@ fn the_keys_of_the_current_format_are_these() {
         accepted: std::collections::BTreeMap::new(),
         exclusive: false,
         external: ["tcp 192.0.2.1:80".parse().unwrap()].into(),
+        needs: [("eth0".parse().unwrap(), Vec::new())].into(),
     };
     let Value::Object(settled) = serde_json::to_value(settled).unwrap() else { unreachable!() };
     shape_now.extend(settled.keys().map(|key| format!("settled .{key}")));

@@ -3,12 +3,13 @@
 //! A real server that is taken out gets the weight 0 from every director that has it, and each of these directors writes it
 //! into its receipt, in the same transaction ([`change`]). So the host stays out whatever a later `apply` of any controller
 //! plans, and after a reboot of the director. What a topology is meanwhile is in [`Topology::in_maintenance`], what stands in
-//! the way in [`crate::plan::maintenance`], and a reboot with all that is verified after it in [`reboot`].
+//! the way in [`crate::plan::maintenance`] and [`obstacles`], and a reboot with all that is verified after it in [`reboot`].
 //!
 //! [`Topology::in_maintenance`]: crate::topology::Topology::in_maintenance
 
 mod application;
 mod change;
+mod obstacles;
 mod outcome;
 pub mod reboot;
 mod versions;

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::change::{
-    ChangeEnd, HostObstacles, MaintenanceChange, MaintenanceOptions, MaintenanceRun,
-};
+use super::change::{ChangeEnd, MaintenanceChange, MaintenanceOptions, MaintenanceRun};
+use super::obstacles::HostObstacles;
 use super::outcome::{MaintenanceAction, MaintenanceEnd, MaintenanceReport};
 use super::versions::TopologyVersions;
 use crate::apply::cluster_plan::{Direction, HostPlanResult};

@@ -1,5 +1,5 @@
 //! Apply repairs drift, and changes nothing else: each step of the apply is undone separately on its host;
-//! the next apply must redo exactly this step.
+//! the next apply must redo exactly this step. A real server that a health checker may have taken out must stay out.
 
 use super::phases::{apply_direction, succeeded};
 use super::{CaseOutcome, Scenario};
@@ -27,6 +27,7 @@ pub(super) async fn repaired(scenario: &Scenario<'_>) -> CaseOutcome {
 async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
     let right = session.observe(false).await;
     let all_drift = all_drift(&right)?;
+    let mut left = 0_usize;
     for (host, damage) in &all_drift {
         inflict(lab, host, damage)?;
         let observed = session.observe(false).await;
@@ -45,8 +46,10 @@ async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
         let report =
             transaction::run(session, &plan, &observed, apply_direction(), &conduct).await.report;
         succeeded(&report)?;
-        let only_this: Vec<_> =
+        let repair: Vec<_> =
             damage.inverse().into_iter().map(|change| (host.clone(), change)).collect();
+        let is_health = is_health(session, host, damage);
+        let only_this = if is_health { Vec::new() } else { repair.clone() };
         let mut done = done(&report);
         if let Some(Ok(before)) = right.get(host) {
             done.retain(|(at, edit)| at != host || !is_consequence(damage, edit, &before.state));
@@ -54,11 +57,28 @@ async fn repair_each(lab: &Lab, session: &mut Session<'_>) -> CaseOutcome {
         if done != only_this {
             return Err(format!("after `{damage}` on {host}, apply did {done:?}"));
         }
+        if is_health {
+            // As the health checker that finds the real server alive again.
+            repair.iter().try_for_each(|(host, edit)| inflict(lab, host, edit))?;
+            left += 1;
+        }
     }
     if all_drift.is_empty() {
         return Err("no step can be undone".to_owned());
     }
-    Ok(format!("{} drifts inflicted one by one, each repaired separately", all_drift.len()))
+    let repaired = all_drift.len() - left;
+    let health = match left {
+        0 => String::new(),
+        _ => format!("; {left} real servers taken out as a health checker does, and left out"),
+    };
+    Ok(format!("{repaired} drifts inflicted one by one, each repaired separately{health}"))
+}
+
+/// Whether `damage` takes a real server out of a service whose weights a health checker sets.
+fn is_health(session: &Session<'_>, host: &HostName, damage: &Edit) -> bool {
+    let service = damage.of::<Destination>().map(|edit| &edit.key.service);
+    let desired = session.desired.get(host);
+    service.zip(desired).is_some_and(|(service, desired)| desired.external.contains(service))
 }
 
 /// Whether `edit` restores state that the kernel removed together with `damage`: everything on a device.

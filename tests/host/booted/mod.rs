@@ -152,10 +152,36 @@ impl Segment {
     fn until(&self, what: &str, fits: impl Fn() -> bool) {
         let deadline = Instant::now() + speed::patience();
         while !fits() {
-            let unit = || self.server.run(&["systemctl", "status", "lvsprov-boot.service"]);
-            assert!(Instant::now() < deadline, "never {what}: {}\n{:?}", self.state(), unit());
+            assert!(Instant::now() < deadline, "never {what}: {}\n{}", self.state(), self.story());
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What its network is, and what its units did.
+    fn story(&self) -> String {
+        let asked: [&[&str]; 4] = [
+            &["ip", "address"],
+            &["ip", "route"],
+            &["systemctl", "--no-pager", "status", "lvsprov*"],
+            &[
+                "journalctl",
+                "--no-pager",
+                "-o",
+                "short-precise",
+                "-n",
+                "80",
+                "_TRANSPORT=stdout",
+                "+",
+                "_TRANSPORT=syslog",
+                "+",
+                "_TRANSPORT=journal",
+            ],
+        ];
+        let answers = asked.map(|words| match self.server.run(words) {
+            Some(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            None => "no answer".to_owned(),
+        });
+        answers.join("\n")
     }
 }
 

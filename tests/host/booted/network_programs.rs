@@ -2,7 +2,12 @@
 //! is lvsprov's, and the host makes it again. How long it was gone is printed.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use lvsprov::state::{Address, AddressKey, HostState, Scope};
 
@@ -19,9 +24,20 @@ pub fn cases() -> Vec<Case> {
         under_netplan_with_network_manager_the_host_makes_its_state_again,
         under_ifupdown_the_host_makes_its_state_again,
         changes_in_quick_succession_are_all_followed,
+        a_change_before_systemd_watches_again_is_followed,
         an_ipv6_vip_that_networkd_drops_comes_again
     ]
 }
+
+/// What a change takes away of lvsprov's on eth0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drops {
+    Ours,
+    /// Some versions of the program take something away.
+    DependsOnVersion,
+}
+
+use Drops::{DependsOnVersion, Ours};
 
 /// An address of eth0, as a director's VIP is one.
 const ADDRESS: &str = "172.25.9.9";
@@ -61,15 +77,17 @@ impl Segment {
         own.into_iter().fold(self.whole_state(), |all, line| all + line + "\n")
     }
 
-    /// Each of `changes` takes something of lvsprov's away, and it comes again.
-    fn follows(&self, changes: &[&str]) {
+    /// After each of `changes` the host has its state. What [`Drops::Ours`] takes away is missing for a time.
+    fn follows(&self, changes: &[(&str, Drops)]) {
         let applied = self.apply_with_address();
-        for change in changes {
+        for (change, drops) in changes {
             let monitor = Monitor::start(&self.server.netns);
             self.server.expect(&["sh", "-c", change], 0);
             self.until(&format!("as settled after `{change}`"), || self.managed_state() == applied);
             let gap = monitor.gap(&OURS);
             println!("`{change}`: gone for {gap:?}");
+            let took = gap.is_some() || *drops == Drops::DependsOnVersion;
+            assert!(took, "`{change}` took nothing away: it tries nothing");
         }
         self.lvsprov(&["plan"], 0);
     }
@@ -102,10 +120,10 @@ fn under_network_manager_the_host_makes_its_state_again() {
         server.write_private(path, &text);
     });
     segment.follows(&[
-        "nmcli con up lan",
-        "nmcli device reapply eth0",
-        "systemctl restart NetworkManager && nm-online -sq",
-        "nmcli con down lan && nmcli con up lan",
+        ("nmcli con up lan", Ours),
+        ("nmcli device reapply eth0", Ours),
+        ("systemctl restart NetworkManager && nm-online -sq", DependsOnVersion),
+        ("nmcli con down lan && nmcli con up lan", Ours),
     ]);
 }
 
@@ -124,10 +142,10 @@ fn under_netplan_the_host_makes_its_state_again() {
     let units = [DBUS[0], "systemd-networkd.service", "systemd-networkd-wait-online.service"];
     let segment = Segment::managed(&units, |server| netplan(server, "networkd"));
     segment.follows(&[
-        NETPLAN,
-        "echo '# Changed.' >> /etc/netplan/lan.yaml && netplan apply",
-        "networkctl reload",
-        "networkctl reconfigure eth0",
+        (NETPLAN, DependsOnVersion),
+        ("echo '# Changed.' >> /etc/netplan/lan.yaml && netplan apply", DependsOnVersion),
+        ("networkctl reload", DependsOnVersion),
+        ("networkctl reconfigure eth0", DependsOnVersion),
     ]);
 }
 
@@ -137,7 +155,11 @@ fn under_netplan_with_network_manager_the_host_makes_its_state_again() {
         network_manager(server);
         netplan(server, "NetworkManager");
     });
-    segment.follows(&[NETPLAN, "nmcli con up netplan-eth0", "netplan apply"]);
+    segment.follows(&[
+        (NETPLAN, Ours),
+        ("nmcli con up netplan-eth0", Ours),
+        ("netplan apply", Ours),
+    ]);
 }
 
 fn under_ifupdown_the_host_makes_its_state_again() {
@@ -147,7 +169,7 @@ fn under_ifupdown_the_host_makes_its_state_again() {
         );
         server.write("/etc/network/interfaces", &text);
     });
-    segment.follows(&["systemctl restart networking", "ifdown eth0 && ifup eth0"]);
+    segment.follows(&[("systemctl restart networking", Ours), ("ifdown eth0 && ifup eth0", Ours)]);
 }
 
 /// A change while the host still answers the one before.
@@ -169,6 +191,39 @@ fn changes_in_quick_succession_are_all_followed() {
         let what = format!("as settled after changes with {millis} ms between");
         segment.until(&what, || segment.state() == applied);
     }
+}
+
+/// A change after the last look of the unit, and before systemd has noticed its end.
+fn a_change_before_systemd_watches_again_is_followed() {
+    let mut segment = Segment::new();
+    segment.start();
+    segment.server.wait();
+    segment.lvsprov(&["apply"], 0);
+    let applied = segment.state();
+    let vip = format!("{VIP}/32");
+    let drop_vip = ["ip", "address", "delete", &vip, "dev", "lo"];
+    segment.server.expect(&drop_vip, 0);
+    segment.server.expect(&["mkdir", "-p", "/run/network"], 0);
+    segment.until("as settled after a change", || segment.state() == applied);
+
+    let first: i32 = segment.server.first_process().unwrap().parse().unwrap();
+    let systemd = Pid::from_raw(first);
+    kill(systemd, Signal::SIGSTOP).unwrap();
+    segment.until("at its end, unseen by systemd", || has_ended_child(first, "lvsprov"));
+    segment.server.expect(&drop_vip, 0);
+    segment.server.expect(&["mkdir", "/run/network/new"], 0);
+    assert_ne!(segment.state(), applied);
+    kill(systemd, Signal::SIGCONT).unwrap();
+    segment.until("as settled after the second change", || segment.state() == applied);
+}
+
+/// Whether a process of this name has ended, and its parent has not asked for its end yet.
+fn has_ended_child(parent: i32, name: &str) -> bool {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let mut children = children.split_whitespace().map(|pid| Path::new("/proc").join(pid));
+    // proc_pid_stat(5).
+    let ended = format!("({name}) Z ");
+    children.any(|path| fs::read_to_string(path.join("stat")).is_ok_and(|it| it.contains(&ended)))
 }
 
 /// It is deprecated, which networkd takes for an address by DHCP.

@@ -11,7 +11,7 @@ use lvsprov::state::{
 };
 
 use super::monitor::Monitor;
-use super::{Segment, VIP, ip};
+use super::{RIP, Segment, VIP, ip};
 use crate::support::booted_host::BootedHost;
 use crate::support::cases::{Case, cases};
 
@@ -201,6 +201,7 @@ pub fn settle(segment: &Segment, topology: &str, state: HostState) {
         accepted: [].into(),
         exclusive: false,
         external: [].into(),
+        needs: [("eth0".parse().unwrap(), vec![format!("{RIP}/16").parse().unwrap()])].into(),
     };
     let text = settled.text().unwrap();
     let receipt = Receipt {

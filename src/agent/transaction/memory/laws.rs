@@ -380,6 +380,7 @@ fn settled(owned: &Owned, steps: &[Step], observation: &Observation) -> Settled 
         accepted: BTreeMap::new(),
         exclusive: false,
         external: BTreeSet::new(),
+        needs: BTreeMap::new(),
     }
 }
 
