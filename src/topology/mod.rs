@@ -33,8 +33,9 @@ pub use comments::{AllowComment, allow_comments};
 pub use file::{FileError, read_file};
 pub use model::{
     ETHERNET_MTU, Engine, FirewallMark, Forward, Gateway, Host, Interface, IpvsSettings, Network,
-    NextHop, Pace, PaceOverride, Persistence, Reach, RealServer, Role, Scheduler, SchedulerFlag,
-    Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
+    NextHop, Pace, PaceOverride, Persistence, Promise, PromisedPart, Reach, RealServer, Role,
+    Scheduler, SchedulerFlag, Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip,
+    WeightSource,
 };
 pub(crate) use suggest::listed;
 

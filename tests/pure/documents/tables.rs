@@ -116,7 +116,9 @@ const PLACES: &[(&str, &str)] = &[
     ("{services: [{persistence: {zzzzzzzz: 1}}]}", "persistence"),
     ("{services: [{tunnel: {zzzzzzzz: 1}}]}", "a tunnel"),
     ("{services: [{real_servers: [{zzzzzzzz: 1}]}]}", "a real server"),
+    ("{promise: {zzzzzzzz: 1}}", "promise"),
     // Words of closed sets.
+    ("{promise: {connections: zzzzzzzz}}", "promised connections"),
     ("{hosts: {h: {role: zzzzzzzz}}}", "roles"),
     ("{services: [{scheduler: zzzzzzzz}]}", "schedulers"),
     ("{services: [{scheduler_flags: zzzzzzzz}]}", "scheduler flags"),
