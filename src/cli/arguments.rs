@@ -48,7 +48,7 @@ const EXIT_CODES: &str = "Exit codes:
      and the hosts are not as the file says; maintain: connections are left
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
      was begun is undone; or it has moved on since a plan was saved
-  6  verify, lab run, doctor: something that must be true is not
+  6  verify, lab run, lab chaos, doctor: something that must be true is not
   130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
 
 const PLAN_EXAMPLES: &str = "Examples:
@@ -100,7 +100,7 @@ pub enum OutputFormat {
     Text,
     /// For a program: one JSON document on standard output, with a `schema` member.
     Json,
-    /// For a comment in a pull request: check, plan, apply, destroy, rollback, confirm, explain.
+    /// For a comment in a pull request: check, plan, apply, destroy, rollback, confirm, explain, lab chaos.
     Markdown,
     /// One page for a browser, with the cluster as a picture, without script: plan, explain FILE.
     Html,

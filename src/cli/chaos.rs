@@ -23,11 +23,11 @@ const EXAMPLES: &str = "Examples:
   lvsprov lab chaos cluster.yaml --only process:web1 --only pair
   lvsprov lab chaos cluster.yaml --pairs all --dead 10 --format markdown
 
-In the file, `promise: {director: 3s, real_server: 6s, connections: keep}` says what must hold. A part stays dead longer
-than what is promised of it, so that its return proves nothing. Without a health check a dead real server has no bound:
-its share of the requests fails until it is back, and the row says so.
+In the file, `promise: {director: 3s, real_server: 6s, connections: keep}` says what must hold. A
+part stays dead longer than what is promised of it, so that its return proves nothing. Without a
+health check a dead real server has no bound: its share of the requests fails until it is back.
 
-Exit code 0: every fault was measured, and no promise is refuted; 6: a promise is refuted, or a row has an error.";
+Exit code 6: a promise is refuted, or a fault could not be made, measured or brought back.";
 
 /// `lab chaos`.
 #[derive(Debug, Clone, Args)]
@@ -146,7 +146,7 @@ pub fn chaos(arguments: &ChaosArguments, format: OutputFormat) -> CommandResult 
         for (playbook, topology, faults) in &trials {
             output::print_message(&format!("{playbook}: {} faults\n", faults.len()));
             let run = chaos::run(playbook, topology, faults, &options, &|line| {
-                output::print_message(line)
+                output::print_message(line);
             });
             reports.push(run.await);
         }

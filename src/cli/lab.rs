@@ -36,11 +36,14 @@ pub fn run(run: &LabRun, format: OutputFormat) -> CommandResult {
     in_vm(arguments.into(), &run.machine, format, &run.files, VM_LIMIT)
 }
 
+/// Files with what they say.
+pub(super) type ReadFiles = Vec<(PathBuf, Topology)>;
+
 /// Reads and checks the files; `None`: one has errors, which are printed.
 pub(super) fn load_all(
     files: &[PathBuf],
     format: OutputFormat,
-) -> Result<Option<Vec<(PathBuf, Topology)>>, Box<dyn std::error::Error>> {
+) -> Result<Option<ReadFiles>, Box<dyn std::error::Error>> {
     let mut topologies = Vec::new();
     for path in files {
         match load(path, format)? {

@@ -161,10 +161,10 @@ impl<'t> ChaosCluster<'t> {
         };
         let stopped: crate::kernel::Result<bool> =
             self.lab.run_in(host, stop).map_err(|error| failed(&error))?;
-        match stopped.map_err(|error| failed(&error))? {
-            true => Ok(()),
-            false => Err(format!("sync daemon {role} of {host} does not run: it cannot be ended")),
+        if stopped.map_err(|error| failed(&error))? {
+            return Ok(());
         }
+        Err(format!("sync daemon {role} of {host} does not run: it cannot be ended"))
     }
 
     fn start_daemon(&self, host: &HostName, role: DaemonRole) -> ChaosResult<()> {

@@ -182,11 +182,11 @@ fn promised_parts(topology: &Topology, part: &ClusterPart) -> BTreeSet<PromisedP
 /// Which pairs of hosts are killed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PairChoice {
-    /// The worst: docs/lab.md has which those are.
+    /// The two largest real servers of each service, its director with the largest, every two directors, every two routers.
     Worst,
     /// Every two hosts that are no clients.
     All,
-    /// None.
+    /// No pairs.
     None,
 }
 

@@ -55,7 +55,7 @@ fn an_outage_lasts_from_the_last_answer_before_to_the_first_after() {
 fn a_share_that_fails_until_the_return_has_no_bound() {
     let zero = Instant::now();
     let list: Vec<(u64, u64, bool)> =
-        (0..75).map(|n| (n * 100, n * 100 + 20, n < 10 || n >= 60 || n % 2 == 0)).collect();
+        (0..75).map(|n| (n * 100, n * 100 + 20, !(10..60).contains(&n) || n % 2 == 0)).collect();
     let it = figures(&attempts(zero, &list), &moments(zero), PATIENCE);
     assert_eq!(it.dead, RequestCount { sent: 50, failed: 25 });
     assert!(it.until_return);

@@ -26,7 +26,7 @@ const TALKS: (usize, usize) = (4, 8);
 
 /// Who asks what.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'t> {
+pub(super) struct AskedService<'t> {
     pub client: &'t HostName,
     pub service: &'t Service,
     pub target: RequestTarget,
@@ -34,22 +34,22 @@ pub(super) struct Asked<'t> {
 
 /// Every client and service between which requests are expected to be answered, each once; of a service its first port.
 /// `sctp`: whether the kernel has it.
-pub(super) fn asked(topology: &Topology, sctp: bool) -> Vec<Asked<'_>> {
-    let mut all: Vec<Asked<'_>> = Vec::new();
+pub(super) fn asked(topology: &Topology, sctp: bool) -> Vec<AskedService<'_>> {
+    let mut all: Vec<AskedService<'_>> = Vec::new();
     for expected in every_request(topology) {
         let (client, service) = (&expected.client.name, expected.service);
         let known = all.iter().any(|it| it.client == client && std::ptr::eq(it.service, service));
         let target = targets::of_service(service).first().copied();
         let target = target.filter(|it| sctp || it.protocol != Protocol::Sctp);
         if let Some(target) = target.filter(|_| !known) {
-            all.push(Asked { client, service, target });
+            all.push(AskedService { client, service, target });
         }
     }
     all
 }
 
 /// Services of `topology` that `asked` leaves out, each with the reason.
-pub(super) fn not_asked(topology: &Topology, asked: &[Asked<'_>]) -> Vec<String> {
+pub(super) fn not_asked(topology: &Topology, asked: &[AskedService<'_>]) -> Vec<String> {
     let left_out = |service: &&Service| !asked.iter().any(|it| std::ptr::eq(it.service, *service));
     let reason = |service: &Service| {
         let why = match service.vip_address() {
@@ -70,7 +70,7 @@ pub(super) fn not_asked(topology: &Topology, asked: &[Asked<'_>]) -> Vec<String>
 /// inner error says which request was not answered.
 pub(super) async fn pace(
     lab: &Lab,
-    asked: &[Asked<'_>],
+    asked: &[AskedService<'_>],
     patience: Duration,
 ) -> Result<Result<Duration, String>, LabError> {
     let started = Instant::now();
@@ -88,7 +88,7 @@ pub(super) async fn pace(
     Ok(Ok((round * ONE_OF).clamp(EVERY.0, EVERY.1)))
 }
 
-fn question(asked: &Asked<'_>, patience: Duration) -> ClientRequest {
+fn question(asked: &AskedService<'_>, patience: Duration) -> ClientRequest {
     let RequestTarget { protocol, at } = asked.target;
     ClientRequest { from: None, target: at, protocol, patience }
 }
@@ -99,7 +99,7 @@ pub(super) struct Load<'t> {
 }
 
 struct RunningStream<'t> {
-    asked: Asked<'t>,
+    asked: AskedService<'t>,
     requests: SteadyRequests,
     /// `None` while the client has no power.
     running: Option<SteadyStream>,
@@ -110,7 +110,7 @@ struct RunningStream<'t> {
 impl<'t> Load<'t> {
     pub async fn start(
         lab: &Lab,
-        asked: &[Asked<'t>],
+        asked: &[AskedService<'t>],
         every: Duration,
         patience: Duration,
     ) -> Result<Self, LabError> {
@@ -156,7 +156,7 @@ impl<'t> Load<'t> {
     }
 
     /// Waits for the requests under way, and returns all.
-    pub async fn stop(self) -> Vec<(Asked<'t>, Vec<Attempt>)> {
+    pub async fn stop(self) -> Vec<(AskedService<'t>, Vec<Attempt>)> {
         let stop = |stream: RunningStream<'t>| async move {
             let mut attempts = stream.earlier;
             if let Some(running) = stream.running {
@@ -169,13 +169,13 @@ impl<'t> Load<'t> {
 }
 
 /// Open connections, each with who opened it to what.
-pub(super) struct OpenTalks<'t>(Vec<(Asked<'t>, Talk)>);
+pub(super) struct OpenTalks<'t>(Vec<(AskedService<'t>, Talk)>);
 
 impl<'t> OpenTalks<'t> {
     /// Opens some from each client to each TCP service. The inner error says which could not be opened.
     pub async fn open(
         lab: &Lab,
-        asked: &[Asked<'t>],
+        asked: &[AskedService<'t>],
         patience: Duration,
     ) -> Result<Result<Self, String>, LabError> {
         let mut all = Vec::new();
@@ -200,7 +200,8 @@ impl<'t> OpenTalks<'t> {
         let others = self.0.into_iter().filter(|(asked, talk)| {
             !fault.ends_connection(asked.client, asked.service, &talk.server)
         });
-        let works = |(_, mut talk): (Asked<'t>, Talk)| async move { talk.works(patience).await };
+        let works =
+            |(_, mut talk): (AskedService<'t>, Talk)| async move { talk.works(patience).await };
         let works: Vec<bool> = join_all(others.map(works)).await;
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         ConnectionResult {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use self::cluster::{ChaosCluster, ChaosResult, failed};
 use self::fault::{ClusterPart, Fault};
 use self::figures::FaultMoments;
-use self::load::{Asked, Load, OpenTalks};
+use self::load::{AskedService, Load, OpenTalks};
 use crate::report::chaos::{ChaosReport, ConnectionResult, FaultResult, StreamResult, progress};
 use crate::topology::Topology;
 
@@ -120,7 +120,7 @@ async fn bring_up(topology: &Topology) -> ChaosResult<ChaosCluster<'_>> {
 /// The interval of requests, once every one is answered.
 async fn pace(
     cluster: &ChaosCluster<'_>,
-    asked: &[Asked<'_>],
+    asked: &[AskedService<'_>],
     options: &ChaosOptions,
 ) -> ChaosResult<Duration> {
     if asked.is_empty() {
@@ -159,7 +159,7 @@ fn result_of(fault: &Fault) -> FaultResult {
 struct Trial<'c, 't> {
     topology: &'t Topology,
     cluster: &'c mut ChaosCluster<'t>,
-    asked: &'c [Asked<'t>],
+    asked: &'c [AskedService<'t>],
     /// From one request of a stream to the next.
     every: Duration,
     options: &'c ChaosOptions,

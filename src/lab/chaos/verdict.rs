@@ -84,6 +84,11 @@ pub fn notes(topology: &Topology, fault: &Fault, requests: &[StreamResult]) -> V
     let dead: BTreeSet<&HostName> =
         fault.parts.iter().filter_map(|it| serving(topology, it)).collect();
     let mut notes = Vec::new();
+    for host in requests.iter().map(|it| &it.client).collect::<BTreeSet<_>>() {
+        if fault.kills_host(host) {
+            notes.push(format!("{host} sent no requests while it was dead: its outage is its own"));
+        }
+    }
     for service in topology.services.iter().filter(|it| failing.contains(it.name.as_str())) {
         if fault.kills_host(&service.director) {
             continue;

@@ -92,6 +92,8 @@ fn a_clients_own_link_is_no_matter_of_the_cluster() {
     assert_eq!(judged("link eth0 of client", &cut), []);
     let topology = topology();
     assert!(notes(&topology, &fault(&topology, "link eth0 of client"), &cut).is_empty());
+    let own = notes(&topology, &fault(&topology, "host client"), &cut);
+    assert_eq!(own, ["client sent no requests while it was dead: its outage is its own"]);
     assert_eq!(judged("link eth0 of web1", &cut[1..]), [("link: 2s".to_owned(), true)]);
 }
 

@@ -19,8 +19,9 @@ fn seconds(value: f64) -> String {
 fn share(count: RequestCount) -> String {
     let RequestCount { sent, failed } = count;
     if sent == 0 {
-        return "none sent".to_owned();
+        return "0 of 0".to_owned();
     }
+    // Rounded to the nearest.
     format!("{failed} of {sent} ({} %)", (failed * 100 + sent / 2) / sent)
 }
 
