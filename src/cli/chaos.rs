@@ -46,7 +46,7 @@ pub struct ChaosArguments {
     /// How long requests are sent before each fault, and after everything is answered again, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub around: u64,
-    /// How long a part stays dead, in seconds; longer where a promise is longer
+    /// How long a part stays dead, in seconds; at least two more than --patience, and longer where a promise is longer
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub dead: u64,
     /// After how many seconds a request counts as failed

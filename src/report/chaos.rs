@@ -62,17 +62,17 @@ pub struct StreamResult {
     pub client: HostName,
     /// The longest time without an answered request, from the fault to the end of the measurement.
     pub outage_s: f64,
-    /// While the part was dead.
+    /// Those that were under way at the death, or whose whole time until they count as failed lay before the return.
     pub dead: RequestCount,
-    /// From the beginning of its return until nothing failed any more.
+    /// Those that began later, until everything was answered again.
     pub returning: RequestCount,
     /// Afterwards.
     pub after: RequestCount,
-    /// From the fault to the begin of the last request that failed while the part was dead.
+    /// From the fault to the begin of the last request that failed and began before the return.
     pub failing_s: Option<f64>,
     /// Whether requests failed until the part came back: there is no bound.
     pub until_return: bool,
-    /// From the beginning of the return to the begin of the last request that failed after it.
+    /// From the beginning of the return to the begin of the last request that failed and began after it.
     pub failing_return_s: Option<f64>,
 }
 

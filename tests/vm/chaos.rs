@@ -55,7 +55,7 @@ fn command(file: &Path, options: &str) -> Command {
 /// Runs it, and returns the document.
 fn measured(file: &Path, options: &str, exit: i32) -> Value {
     let Output { status, stdout, stderr } =
-        command(file, &format!("--format json --dead 3 {options}")).output().unwrap();
+        command(file, &format!("--format json --dead 4 {options}")).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     println!("{text}\n{errors}");
     assert_eq!(status.code(), Some(exit), "{text}\n{errors}");
@@ -97,10 +97,10 @@ fn lost_half(stream: &Value) {
     assert_eq!(stream["until_return"], true, "{stream:#}");
 }
 
-/// Nothing was answered while the part was dead; requests of its last second may be repeated by TCP, and answered.
+/// Nothing was answered while the part was dead; what began while it died may have been.
 fn lost_all(fault: &Value, stream: &Value) {
     let (failed, sent) = dead(stream);
-    assert!(sent >= 4 && failed * 2 >= sent, "{stream:#}");
+    assert!(sent >= 4 && failed * 10 >= 6 * sent, "{stream:#}");
     assert!(stream["outage_s"].as_f64() > fault["dead_s"].as_f64().map(|it| it - 0.6), "{fault:#}");
     assert_eq!(stream["until_return"], true, "{stream:#}");
 }

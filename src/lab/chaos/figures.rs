@@ -23,17 +23,18 @@ pub struct FaultMoments {
 pub struct StreamFigures {
     /// The longest time without an answered request.
     pub outage: Duration,
-    /// Requests that were under way when the part died, or that began before its return.
+    /// Requests that were under way when the part died, or whose whole time lay before its return.
     pub dead: RequestCount,
-    /// Requests that began during its return.
+    /// Requests that began later and before everything was answered again: TCP may have repeated them after the return.
     pub returning: RequestCount,
     /// Requests that began afterwards.
     pub after: RequestCount,
-    /// From the fault to the begin of the last failed request of `dead`.
+    /// From the fault to the begin of the last failed request that began before the return.
     pub failing: Option<Duration>,
-    /// Whether a request failed that began within the last `patience` before the return.
+    /// Whether a request failed that began when the part had soon been dead for its whole time: [`BEYOND`] and `patience`
+    /// before the return, or later.
     pub until_return: bool,
-    /// From the begin of the return to the begin of the last failed request of `returning`.
+    /// From the begin of the return to the begin of the last failed request after it.
     pub failing_return: Option<Duration>,
 }
 
@@ -41,23 +42,26 @@ pub struct StreamFigures {
 /// failed.
 pub fn figures(attempts: &[Attempt], moments: &FaultMoments, patience: Duration) -> StreamFigures {
     let FaultMoments { began, returning, answered, .. } = *moments;
-    let touched = |attempt: &&Attempt| attempt.ended > began;
-    let dead: Vec<&Attempt> =
-        attempts.iter().filter(touched).filter(|it| it.started < returning).collect();
-    let back: Vec<&Attempt> =
-        attempts.iter().filter(|it| it.started >= returning && it.started < answered).collect();
-    let after: Vec<&Attempt> = attempts.iter().filter(|it| it.started >= answered).collect();
-    let last_failed =
-        |all: &[&Attempt]| all.iter().filter(|it| it.result.is_err()).map(|it| it.started).max();
-    let failing_at = last_failed(&dead);
+    let chosen = |chooses: &dyn Fn(&Attempt) -> bool| -> Vec<&Attempt> {
+        // What ended before the fault is no matter of it.
+        attempts.iter().filter(|it| it.ended > began && chooses(it)).collect()
+    };
+    let last_failed = |from: Instant, to: Instant| {
+        let failed = |it: &Attempt| it.result.is_err() && it.started >= from && it.started < to;
+        chosen(&failed).iter().map(|it| it.started).max()
+    };
+    let before = |it: &Attempt| it.started < returning;
+    let failing = chosen(&|it| before(it) && it.result.is_err());
+    let failing = failing.iter().map(|it| it.started).max();
+    let is_dead = |it: &Attempt| before(it) && it.started + patience < returning;
     StreamFigures {
         outage: longest_gap(attempts, moments),
-        dead: count(&dead),
-        returning: count(&back),
-        after: count(&after),
-        failing: failing_at.map(|at| at.saturating_duration_since(began)),
-        until_return: failing_at.is_some_and(|at| at + patience >= returning && at >= began),
-        failing_return: last_failed(&back).map(|at| at.saturating_duration_since(returning)),
+        dead: count(&chosen(&is_dead)),
+        returning: count(&chosen(&|it| !is_dead(it) && it.started < answered)),
+        after: count(&chosen(&|it| !is_dead(it) && it.started >= answered)),
+        failing: failing.map(|at| at.saturating_duration_since(began)),
+        until_return: failing.is_some_and(|at| at >= began && at + patience + BEYOND >= returning),
+        failing_return: last_failed(returning, answered).map(|at| at - returning),
     }
 }
 
@@ -83,20 +87,20 @@ fn longest_gap(attempts: &[Attempt], moments: &FaultMoments) -> Duration {
     longest
 }
 
-/// How long a part stays dead: `wanted`, but longer than every promise about it. Its return would prove a shorter one. A
-/// request that begins after the promised time must also have the time to fail.
+/// How long a part stays dead: `wanted`, but longer than every promise about it, as its return would prove a shorter one. A
+/// request that begins [`BEYOND`] after that, or after the death, must also have the time to fail.
 pub fn time_dead(
     wanted: Duration,
     patience: Duration,
     promised_s: impl IntoIterator<Item = u32>,
 ) -> Duration {
-    let longest = promised_s.into_iter().max();
-    let beyond = longest.map(|it| Duration::from_secs(it.into()) + patience + BEYOND);
-    beyond.map_or(wanted, |beyond| beyond.max(wanted))
+    let promised = promised_s.into_iter().max().unwrap_or(0);
+    let shown = Duration::from_secs(promised.into()).max(BEYOND) + BEYOND + patience;
+    wanted.max(shown)
 }
 
-/// Time after a promise in which requests must begin that prove it.
-const BEYOND: Duration = Duration::from_secs(1);
+/// Time at the end of a death, before the last `patience` of it, in which failures show that there is no bound.
+pub const BEYOND: Duration = Duration::from_secs(1);
 
 /// How many requests in a row must be answered before a service counts as answered again: with one of `servers` dead, a
 /// scheduler that goes round would have failed several of them.

@@ -52,12 +52,27 @@ fn an_outage_lasts_from_the_last_answer_before_to_the_first_after() {
 }
 
 #[test]
+fn a_request_that_could_be_repeated_after_the_return_is_none_of_the_dead_time() {
+    let zero = Instant::now();
+    let all = attempts(
+        zero,
+        &[(3900, 5900, false), (4100, 6100, true), (4200, 6200, false), (6300, 8300, false)],
+    );
+    let it = figures(&all, &moments(zero), PATIENCE);
+    assert_eq!(it.dead, RequestCount { sent: 1, failed: 1 });
+    assert_eq!(it.returning, RequestCount { sent: 3, failed: 2 });
+    assert_eq!((it.failing, it.failing_return), (Some(ms(3200)), Some(ms(300))));
+    assert!(it.until_return);
+}
+
+#[test]
 fn a_share_that_fails_until_the_return_has_no_bound() {
     let zero = Instant::now();
     let list: Vec<(u64, u64, bool)> =
         (0..75).map(|n| (n * 100, n * 100 + 20, !(10..60).contains(&n) || n % 2 == 0)).collect();
     let it = figures(&attempts(zero, &list), &moments(zero), PATIENCE);
-    assert_eq!(it.dead, RequestCount { sent: 50, failed: 25 });
+    assert_eq!(it.dead, RequestCount { sent: 30, failed: 15 });
+    assert_eq!(it.returning, RequestCount { sent: 30, failed: 10 });
     assert!(it.until_return);
     assert_eq!(it.failing, Some(ms(4900)));
     assert_eq!(it.outage, ms(580), "the measurement ends that long after the last answer");
@@ -76,6 +91,7 @@ fn without_a_single_answer_the_outage_is_the_whole_measurement() {
 fn a_part_stays_dead_longer_than_its_promise() {
     let secs = Duration::from_secs;
     assert_eq!(time_dead(secs(5), PATIENCE, []), secs(5));
+    assert_eq!(time_dead(secs(1), PATIENCE, []), secs(4), "requests must have the time to fail");
     assert_eq!(time_dead(secs(5), PATIENCE, [1]), secs(5));
     assert_eq!(time_dead(secs(5), PATIENCE, [3, 6]), secs(9));
 }
@@ -107,8 +123,8 @@ proptest! {
         prop_assert_eq!(counted.failed, failed as u64);
         let measured = moments.ended - zero;
         prop_assert!(it.outage <= measured);
-        prop_assert_eq!(it.failing.is_some(), it.dead.failed > 0);
-        prop_assert_eq!(it.failing_return.is_some(), it.returning.failed > 0);
+        prop_assert_eq!(it.failing.is_some() || it.failing_return.is_some(), it.dead.failed + it.returning.failed > 0);
+        prop_assert!(!it.until_return || it.failing.is_some());
         prop_assert!(it.failing.is_none_or(|at| at < moments.returning - moments.began));
         // One more answer never makes an outage longer.
         let mut more = all.clone();
