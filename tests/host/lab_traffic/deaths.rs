@@ -55,7 +55,9 @@ fn an_open_connection_outlives_an_unplugged_cable_and_ends_with_its_application(
 
         responders.stop_at(&web("web1")).await;
         assert!(!open[0].works(PATIENCE).await && !open[1].works(PATIENCE).await);
-        assert!(ask(&lab, WEB1, 80, Protocol::Tcp, PATIENCE).await.failures.contains_key("refused"));
+        assert!(
+            ask(&lab, WEB1, 80, Protocol::Tcp, PATIENCE).await.failures.contains_key("refused")
+        );
         assert!(other[0].works(PATIENCE).await, "only one application has ended");
         responders.start_again(&lab, BTreeSet::from([web("web1")])).await.unwrap();
         let now = ask(&lab, WEB1, 80, Protocol::Tcp, PATIENCE).await;
