@@ -66,7 +66,7 @@ fn details(fault: &FaultResult) -> Vec<String> {
     }
     for verdict in &fault.promises {
         let word = if verdict.kept { "kept" } else { "REFUTED" };
-        lines.push(format!("promise {word}: {}: {}", verdict.promise, verdict.because));
+        lines.push(format!("{word}: {}: {}", verdict.promise, verdict.because));
     }
     lines.extend(fault.notes.iter().map(|note| format!("note: {note}")));
     lines.extend(fault.error.iter().map(|error| format!("error: {error}")));
@@ -117,9 +117,9 @@ pub fn text(report: &ChaosReport) -> String {
     for (line, fault) in lines.zip(&report.faults) {
         let _ = writeln!(text, "{line}");
         for detail in details(fault) {
-            let coloured = if detail.starts_with("error") || detail.starts_with("promise REFUTED") {
+            let coloured = if detail.starts_with("error") || detail.starts_with("REFUTED") {
                 detail.red().to_string()
-            } else if detail.starts_with("promise kept") {
+            } else if detail.starts_with("kept") {
                 detail.green().to_string()
             } else {
                 detail.dimmed().to_string()
@@ -136,12 +136,13 @@ pub fn text(report: &ChaosReport) -> String {
 fn closing(report: &ChaosReport) -> String {
     let mut text = String::new();
     for promise in &report.promises {
-        let verdict = match promise.verdict {
-            PromiseState::Kept => "kept",
-            PromiseState::Refuted => "refuted",
-            PromiseState::NotTried => "not tried: no fault of this run is about it",
+        let _ = match promise.verdict {
+            PromiseState::Kept => writeln!(text, "kept: {}", promise.promise),
+            PromiseState::Refuted => writeln!(text, "refuted: {}", promise.promise),
+            PromiseState::NotTried => {
+                writeln!(text, "not tried: {}: no fault of this run is about it", promise.promise)
+            }
         };
-        let _ = writeln!(text, "promise {}: {verdict}", promise.promise);
     }
     for service in &report.not_asked {
         let _ = writeln!(text, "no requests: {service}");

@@ -66,13 +66,13 @@ fn the_table_has_a_figure_or_a_reason_in_each_row() {
   host web1          0.9 s           12 of 49 (24 %)    0 of 40 (0 %)         4 of 4
       web from client: outage 0.9 s, failed 12 of 25 (48 %), at its return 0 of 20 (0 %)
       web from other: outage 0.9 s, failed 0 of 24 (0 %), at its return 0 of 20 (0 %)
-      promise REFUTED: real_server: 6s: web from client: requests failed until the part came back
+      REFUTED: real_server: 6s: web from client: requests failed until the part came back
       note: web1 keeps its share
   link eth0 of web1  not measured
       error: not tried: the time limit of 9 s is over (--time-limit)
 
-promise real_server: 6s: refuted
-promise router: 1s: not tried: no fault of this run is about it
+refuted: real_server: 6s
+not tried: router: 1s: no fault of this run is about it
 no requests: sip: the running kernel has no SCTP (module sctp)
 2 faults measured, 1 with an error, 1 promise refuted
 "
@@ -126,7 +126,7 @@ fn markdown_is_a_table_with_what_is_behind_it() {
         "{text}"
     );
     assert!(text.contains("\n| link eth0 of web1 | not measured |"), "{text}");
-    assert!(text.contains("\n- host web1: promise REFUTED: real\\_server: 6s:"), "{text}");
+    assert!(text.contains("\n- host web1: REFUTED: real\\_server: 6s:"), "{text}");
 }
 
 #[test]
