@@ -48,7 +48,7 @@ const EXIT_CODES: &str = "Exit codes:
      and the hosts are not as the file says; maintain: connections are left
   5  a host could not be reached, refused or failed, or a service is not answered after apply: what
      was begun is undone; or it has moved on since a plan was saved
-  6  verify, lab run, doctor: something that must be true is not
+  6  verify, lab run, lab chaos, doctor: something that must be true is not
   130, 143  ended by SIGINT or SIGTERM before anything was begun, or by the second one";
 
 const PLAN_EXAMPLES: &str = "Examples:
@@ -100,7 +100,7 @@ pub enum OutputFormat {
     Text,
     /// For a program: one JSON document on standard output, with a `schema` member.
     Json,
-    /// For a comment in a pull request: check, plan, apply, destroy, rollback, confirm, explain.
+    /// For a comment in a pull request: check, plan, apply, destroy, rollback, confirm, explain, lab chaos.
     Markdown,
     /// One page for a browser, with the cluster as a picture, without script: plan, explain FILE.
     Html,
@@ -531,6 +531,14 @@ pub enum LabCommand {
     /// The hosts are network namespaces of this machine, gone when the command ends. Where the
     /// running kernel has no IPVS, all of it happens in a throw-away virtual machine.
     Run(LabRun),
+    /// Kill each part of a cluster in turn under constant requests, measure what clients notice, bring it back
+    ///
+    /// Hosts lose their power, applications and daemons end, links are cut, and the worst pairs of hosts die at once. The
+    /// result is a table: the longest time without an answered request, the share of requests that failed, and how many
+    /// open connections survived. The file's `promise` is proven or refuted. The hosts are network namespaces of this
+    /// machine, gone when the command ends. Where the running kernel has no IPVS, all of it happens in a throw-away
+    /// virtual machine.
+    Chaos(super::chaos::ChaosArguments),
     /// Run a program in the lab's virtual machine, on this machine's own files (read-only)
     Vm(VmArguments),
 }
@@ -544,15 +552,23 @@ pub struct LabRun {
     /// How the lab's hosts are reached
     #[arg(long, value_enum, default_value_t = LabTransport::Local)]
     pub over: LabTransport,
+    /// Requests to each service, from each client
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    pub requests: u32,
+    /// Where.
+    #[command(flatten)]
+    pub machine: LabMachine,
+}
+
+/// Where a lab runs, and where its result goes.
+#[derive(Debug, Clone, Args)]
+pub struct LabMachine {
     /// Where to run: `auto` takes the running kernel if it can
     #[arg(long = "in", value_enum, default_value_t = LabPlace::Auto)]
     pub place: LabPlace,
     /// Also write the result as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// Requests to each service, from each client
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(4..=10_000))]
-    pub requests: u32,
     /// Acceleration of the virtual machine: auto (where it works), on (or fail), off (emulate)
     #[arg(long, value_name = "auto|on|off", default_value = "auto")]
     pub kvm: Kvm,

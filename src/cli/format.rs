@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::arguments::{Command, OutputFormat};
+use super::arguments::{Command, LabCommand, OutputFormat};
 use crate::report::cluster::ReasonDetail;
 
 /// How much a report says of each step.
@@ -34,6 +34,7 @@ impl Command {
                     | Self::Destroy { .. }
                     | Self::Rollback { .. }
                     | Self::Confirm(_)
+                    | Self::Lab(LabCommand::Chaos(_))
             ),
             OutputFormat::Html => matches!(self, Self::Explain(_) | Self::Plan { .. }),
         }
@@ -43,8 +44,8 @@ impl Command {
 /// A format that the command does not have.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "this command cannot print {}: `--format markdown` is for check, plan, apply, destroy, rollback, confirm and \
-     explain, `--format html` for plan and explain FILE",
+    "this command cannot print {}: `--format markdown` is for check, plan, apply, destroy, rollback, confirm, \
+     explain and lab chaos, `--format html` for plan and explain FILE",
     match .0 {
         OutputFormat::Text => "text",
         OutputFormat::Json => "JSON",

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::arguments::{LabPlace, LabRun, OutputFormat};
+use super::arguments::{LabMachine, LabPlace, LabRun, OutputFormat};
 use super::cluster::load;
 use super::output::{self, CommandResult, Exit};
 use crate::desired::desired;
@@ -18,21 +18,50 @@ use crate::report;
 use crate::state::{Capability, Module};
 use crate::topology::Topology;
 
-/// A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
+/// Time limit of `lab run`. A whole playbook takes seconds on a real machine, and a few minutes where it is emulated.
 const VM_LIMIT: Duration = Duration::from_hours(1);
 
 /// `lab run`: reads the files, finds the place, and runs each.
 pub fn run(run: &LabRun, format: OutputFormat) -> CommandResult {
+    let Some(topologies) = load_all(&run.files, format)? else { return Ok(Exit::Findings) };
+    if runs_here(&run.machine, &topologies)? {
+        return here(run, format, &topologies);
+    }
+    let over = match run.over {
+        LabTransport::Local => "local",
+        LabTransport::Ssh => "ssh",
+    };
+    let requests = run.requests.to_string();
+    let arguments = ["run", "--over", over, "--requests", &requests].map(OsString::from);
+    in_vm(arguments.into(), &run.machine, format, &run.files, VM_LIMIT)
+}
+
+/// Files with what they say.
+pub(super) type ReadFiles = Vec<(PathBuf, Topology)>;
+
+/// Reads and checks the files; `None`: one has errors, which are printed.
+pub(super) fn load_all(
+    files: &[PathBuf],
+    format: OutputFormat,
+) -> Result<Option<ReadFiles>, Box<dyn std::error::Error>> {
     let mut topologies = Vec::new();
-    for path in &run.files {
+    for path in files {
         match load(path, format)? {
             Some(topology) => topologies.push((path.clone(), topology)),
-            None => return Ok(Exit::Findings),
+            None => return Ok(None),
         }
     }
-    let lacks = lacking(&topologies);
-    match (run.place, lacks.as_slice()) {
-        (LabPlace::Here | LabPlace::Auto, []) => here(run, format, &topologies),
+    Ok(Some(topologies))
+}
+
+/// Whether the lab runs on the running kernel, and not in the virtual machine; an error where it cannot as wanted.
+pub(super) fn runs_here(
+    machine: &LabMachine,
+    topologies: &[(PathBuf, Topology)],
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let lacks = lacking(topologies);
+    match (machine.place, lacks.as_slice()) {
+        (LabPlace::Here | LabPlace::Auto, []) => Ok(true),
         (LabPlace::Here, lacks) => Err(format!(
             "the lab cannot run here: {}; leave out `--in here` to run it in a virtual machine",
             summary(lacks)
@@ -40,9 +69,9 @@ pub fn run(run: &LabRun, format: OutputFormat) -> CommandResult {
         .into()),
         (LabPlace::Auto, lacks) => {
             anstream::eprintln!("{}: running in a virtual machine", summary(lacks));
-            in_vm(run, format)
+            Ok(false)
         }
-        (LabPlace::Vm, _) => in_vm(run, format),
+        (LabPlace::Vm, _) => Ok(false),
     }
 }
 
@@ -103,48 +132,50 @@ fn modules_of(topologies: &[(PathBuf, Topology)]) -> BTreeSet<Module> {
     all.chain([Module::IpVs]).collect()
 }
 
-/// Runs the same command in the virtual machine.
-fn in_vm(run: &LabRun, format: OutputFormat) -> CommandResult {
-    let mut arguments: Vec<OsString> = vec!["lab".into(), "run".into()];
+/// Runs `lab` with `arguments`, the subcommand first, in the virtual machine, for at most `limit`.
+pub(super) fn in_vm(
+    mut arguments: Vec<OsString>,
+    machine: &LabMachine,
+    format: OutputFormat,
+    files: &[PathBuf],
+    limit: Duration,
+) -> CommandResult {
+    arguments.insert(0, "lab".into());
     arguments.extend(["--in".into(), "here".into()]);
-    arguments.extend([
-        "--over".into(),
-        match run.over {
-            LabTransport::Local => "local".into(),
-            LabTransport::Ssh => "ssh".into(),
-        },
-    ]);
     arguments.extend([
         "--format".into(),
         match format {
             OutputFormat::Json => "json".into(),
-            OutputFormat::Text | OutputFormat::Markdown | OutputFormat::Html => "text".into(),
+            OutputFormat::Markdown => "markdown".into(),
+            OutputFormat::Text | OutputFormat::Html => "text".into(),
         },
     ]);
-    arguments.extend(["--requests".into(), run.requests.to_string().into()]);
     let mut share = Vec::new();
-    if let Some(junit) = &run.junit {
+    if let Some(junit) = &machine.junit {
         let folder = junit.parent().filter(|folder| !folder.as_os_str().is_empty());
         share.push(std::path::absolute(folder.unwrap_or(Path::new(".")))?);
         arguments.extend(["--junit".into(), std::path::absolute(junit)?.into()]);
     }
     arguments.push("--".into());
-    for file in &run.files {
+    for file in files {
         arguments.push(std::path::absolute(file)?.into());
     }
     let options = VmOptions {
-        kvm: run.kvm,
-        kernel: run.kernel.clone(),
+        kvm: machine.kvm,
+        kernel: machine.kernel.clone(),
         share,
-        time_limit: Some(VM_LIMIT),
+        time_limit: Some(limit),
         ..VmOptions::default()
     };
     let exit = vm::run(&options, &std::env::current_exe()?, &arguments)?;
     Ok(Exit::from_code(exit.code))
 }
 
-/// On the running kernel, in a network of its own.
-fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) -> CommandResult {
+/// Runs `work` on the running kernel, in a network of its own. Ended by a signal, nothing of it stays.
+pub(super) fn run_isolated(
+    topologies: &[(PathBuf, Topology)],
+    work: impl Future<Output = ()>,
+) -> Result<(), Box<dyn std::error::Error>> {
     // Modules are loaded first, because some add a device or settings to every namespace, and the bare hosts
     // are compared with at the end.
     for module in modules_of(topologies) {
@@ -153,32 +184,38 @@ fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) 
     isolate()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let options = ScenarioOptions { transport: run.over, requests: run.requests };
-    let mut results = Vec::new();
     let interrupted = runtime.block_on(async {
-        for (path, topology) in topologies {
-            let playbook = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-            // A line that cannot be written (full disk, closed pipe) is in the result too: the summary, which
-            // cannot be written either, is the error.
-            let say = |text: &str| {
-                if format == OutputFormat::Text {
-                    let _ = output::print(text);
-                }
-            };
-            tokio::select! {
-                // In this order: signals must be caught before the first case.
-                biased;
-                () = interruption() => return true,
-                cases = scenario::run(&playbook, topology, &options, &say) => results.extend(cases),
-            }
+        tokio::select! {
+            // In this order: signals must be caught before the first case.
+            biased;
+            () = interruption() => true,
+            () = work => false,
         }
-        false
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     if interrupted {
         return Err("interrupted: the lab's hosts are gone with it".into());
     }
-    if let Some(path) = &run.junit {
+    Ok(())
+}
+
+/// On the running kernel, in a network of its own.
+fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) -> CommandResult {
+    let options = ScenarioOptions { transport: run.over, requests: run.requests };
+    let mut results = Vec::new();
+    // A line that cannot be written (full disk, closed pipe) is in the result too: the summary, which
+    // cannot be written either, is the error.
+    let say = |text: &str| {
+        if format == OutputFormat::Text {
+            let _ = output::print(text);
+        }
+    };
+    run_isolated(topologies, async {
+        for (path, topology) in topologies {
+            results.extend(scenario::run(&playbook(path), topology, &options, &say).await);
+        }
+    })?;
+    if let Some(path) = &run.machine.junit {
         junit::write(path, &results)?;
     }
     let good = results.iter().all(|case| case.ok);
@@ -189,6 +226,11 @@ fn here(run: &LabRun, format: OutputFormat, topologies: &[(PathBuf, Topology)]) 
         }
     }
     Ok(if good && !results.is_empty() { Exit::Ok } else { Exit::NotProven })
+}
+
+/// The file's name without its ending.
+pub(super) fn playbook(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// SIGINT or SIGTERM.

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod change;
 pub mod change_arguments;
+pub mod chaos;
 mod cluster;
 pub mod console;
 pub mod doctor;
@@ -87,6 +88,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Render(RenderCommand::InitScript { init }) => render::init_script(init, &common),
         Command::Render(RenderCommand::BootUnit) => render::boot_unit(&common),
         Command::Lab(LabCommand::Run(run)) => lab::run(&run, common.format),
+        Command::Lab(LabCommand::Chaos(chaos)) => chaos::chaos(&chaos, common.format),
         Command::Lab(LabCommand::Vm(vm)) => match vm.run() {
             Ok(exit) => return ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)),
             Err(error) => Err(error.into()),

@@ -31,7 +31,7 @@ pub enum Exit {
     /// 5: a host could not be reached, refused, or failed, or a service is not answered; the report says
     /// which.
     HostFailed,
-    /// 6: `verify` or `lab run`: a claim does not hold; `doctor`: a request is not answered, or something is wrong.
+    /// 6: `verify` or `lab run`: a claim does not hold; `lab chaos`: a promise is refuted, or a row has an error; `doctor`: a request is not answered, or something is wrong.
     NotProven,
 }
 

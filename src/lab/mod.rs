@@ -15,6 +15,7 @@
 
 pub mod bulk;
 pub mod capture;
+pub mod chaos;
 pub mod child;
 pub mod clients;
 pub mod error;

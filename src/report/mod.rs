@@ -3,6 +3,7 @@
 //!
 //! Text has ANSI colours; the caller removes them where there is no terminal.
 
+pub mod chaos;
 pub mod cluster;
 #[cfg(test)]
 mod cluster_tests;

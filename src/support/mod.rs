@@ -85,6 +85,7 @@ impl Cluster {
         };
         let topology = Topology {
             persist: true,
+            promise: crate::topology::Promise::default(),
             name: "t".parse().unwrap(),
             networks: [(network.name.clone(), network)].into(),
             hosts,

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::model::{
-    Check, Engine, Forward, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources, WeightSource,
+    Check, Engine, Forward, Promise, Role, Scheduler, SchedulerFlag, SshTarget, TunnelSources,
+    WeightSource,
 };
 use super::node::At;
 use crate::finding::Position;
@@ -57,6 +58,7 @@ pub struct Document {
     pub ipvs: IpvsDoc,
     pub persist: Field<bool>,
     pub drift: Field<DriftDoc>,
+    pub promise: Field<Promise>,
     pub hosts: Vec<HostDoc>,
     pub services: Vec<ServiceDoc>,
 }

@@ -6,6 +6,7 @@
 mod check;
 mod drift;
 mod ipvs;
+mod promise;
 mod routes;
 mod services;
 
@@ -16,8 +17,10 @@ use super::node::{At, KeyValue, YamlNode, YamlValue};
 use super::{reach, scalar, suggest};
 use crate::finding::{Finding, Position};
 
-const TOP: &[&str] =
-    &["version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist", "drift"];
+const TOP: &[&str] = &[
+    "version", "name", "networks", "defaults", "ipvs", "hosts", "services", "persist", "drift",
+    "promise",
+];
 const NETWORK: &[&str] = &["subnets"];
 const DEFAULTS: &[&str] =
     &["scheduler", "forward", "protocol", "port", "weight", "weights", "check", "gateway"];
@@ -154,6 +157,7 @@ impl Loader {
             ipvs: self.ipvs(&mapping),
             persist: self.field(&mapping, "persist", |node| scalar::boolean_at(node, "persist")),
             drift: self.drift(&mapping),
+            promise: self.promise(&mapping),
             hosts: self.hosts(&mapping),
             services: self.services(&mapping),
         })

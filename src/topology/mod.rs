@@ -34,8 +34,9 @@ pub use file::{FileError, read_file};
 pub use model::{
     Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, ETHERNET_MTU, Engine, FirewallMark,
     Forward, Gateway, Host, HttpBody, HttpQuestion, Interface, IpvsSettings, Network, NextHop,
-    Pace, PaceOverride, Persistence, Quorum, Reach, RealServer, Role, SCRIPT_WORDS, Scheduler,
-    SchedulerFlag, Service, SshTarget, StaticRoute, Topology, TunnelSources, Vip, WeightSource,
+    Pace, PaceOverride, Persistence, Promise, PromisedPart, Quorum, Reach, RealServer, Role,
+    SCRIPT_WORDS, Scheduler, SchedulerFlag, Service, SshTarget, StaticRoute, Topology,
+    TunnelSources, Vip, WeightSource,
 };
 pub(crate) use suggest::listed;
 

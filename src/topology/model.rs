@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 mod health;
+mod promise;
 mod service;
 
 use crate::finding::Position;
@@ -22,6 +23,7 @@ pub use health::{
     Check, CheckQuestion, CheckTarget, CheckWay, DnsRecord, HttpBody, HttpQuestion, Quorum,
     SCRIPT_WORDS,
 };
+pub use promise::{Promise, PromisedPart};
 pub use service::{
     Engine, FirewallMark, Forward, Pace, PaceOverride, Persistence, RealServer, Scheduler,
     SchedulerFlag, Service, TunnelSources, Vip, WeightSource, host_prefix,
@@ -40,6 +42,8 @@ pub struct Topology {
     pub services: Vec<Service>,
     /// Whether hosts make again after a restart what the last apply left.
     pub persist: bool,
+    /// What the file promises about the death of a part.
+    pub promise: Promise,
     /// Set by command-line options for one run; the file has no such key.
     pub pace: PaceOverride,
     /// The real servers in maintenance, as the directors' receipts have it; the file has no such key

@@ -73,8 +73,16 @@ fn shuffle<T>(items: &mut [T], rng: &mut TestRng) {
 /// Clears every position. Destructures the types, so that a new position field does not compile unnoticed.
 fn forget_positions(topology: &mut Topology) {
     let nowhere = Position::default();
-    let Topology { name: _, networks, hosts, services, persist: _, pace: _, maintenance: _ } =
-        topology;
+    let Topology {
+        name: _,
+        networks,
+        hosts,
+        services,
+        persist: _,
+        promise: _,
+        pace: _,
+        maintenance: _,
+    } = topology;
     for Network { name: _, subnets: _, at } in networks.values_mut() {
         *at = nowhere;
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::document::{GatewayDoc, MaskDoc};
-use super::model::{Engine, Forward, Pace, Role, Scheduler, SchedulerFlag, WeightSource};
+use super::model::{Engine, Forward, Pace, Promise, Role, Scheduler, SchedulerFlag, WeightSource};
 use super::node::{At, YamlNode, YamlValue};
 use super::suggest::nearest_of;
 use crate::finding::{Finding, Position};
@@ -155,6 +155,31 @@ pub fn service_port(node: &YamlNode) -> ScalarResult<At<u16>> {
 /// Seconds of drain or ramp, 0-3600: the controller waits that long.
 pub fn wait_seconds(node: &YamlNode) -> ScalarResult<At<u32>> {
     number_of(node, "number of seconds", "0 to 3600", (0, u64::from(Pace::LONGEST)))
+}
+
+/// `3s` or `3`: seconds of a promise, 1-3600.
+pub fn promised_seconds(node: &YamlNode) -> ScalarResult<At<u32>> {
+    let text = text(node, "a time")?;
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    match digits.parse::<u32>() {
+        Ok(value) if (1..=Promise::LONGEST).contains(&value) && value.to_string() == digits => {
+            Ok(At { value, at: node.at })
+        }
+        _ => refuse(
+            "bad-number",
+            node.at,
+            format!("{text:?} is not a time within which requests are answered again"),
+            "`lvsprov lab chaos` measures in whole seconds",
+            "write whole seconds, 1s to 3600s",
+        ),
+    }
+}
+
+/// `keep`.
+pub fn kept_connections(node: &YamlNode) -> ScalarResult<At<()>> {
+    word(node, "promise about open connections", "unknown-word", &["keep"], |text| {
+        (text == "keep").then_some(())
+    })
 }
 
 /// 68-65535 bytes: the smallest and the largest MTU of Ethernet devices (include/uapi/linux/if_ether.h, `ETH_MIN_MTU`,

@@ -88,7 +88,7 @@ fn arguments(netns: Option<&Path>, options: &Options) -> Vec<OsString> {
 }
 
 /// Where the receipts of a namespace lie: two namespaces of one machine must not share any.
-fn state_dir_of(base: &Path, netns: &Path) -> PathBuf {
+pub fn state_dir_of(base: &Path, netns: &Path) -> PathBuf {
     let named = netns.strip_prefix("/run/netns").or_else(|_| netns.strip_prefix("/var/run/netns"));
     if let Ok(name) = named {
         let mut parts = name.components();

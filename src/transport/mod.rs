@@ -25,6 +25,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 pub use error::{TransportError, TransportErrorKind};
+pub use local::state_dir_of;
 
 use crate::names::HostName;
 use crate::protocol::{Hello, Reply, Request, VERSION};

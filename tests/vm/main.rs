@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod booted;
+mod chaos;
 mod crash_recovery;
 mod doctor;
 mod drift;
@@ -76,6 +77,7 @@ fn groups() -> Vec<Group> {
         group("reboot", 65, Place::machine(900), [reboot::cases(), drift::cases()].concat()),
         group("maintenance", 300, Place::machine(3600), maintenance::cases()),
         group("booted", 170, Place::machine(1500), booted::cases()),
+        group("chaos", 150, Place::machine(7200), chaos::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
         group("import", 20, Place::machine(900), import::cases()),

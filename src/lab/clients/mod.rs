@@ -6,6 +6,8 @@
 
 mod request;
 mod sockets;
+mod steady;
+mod talk;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use self::sockets::SocketFactory;
+pub use self::steady::{SteadyRequests, SteadyStream};
+pub use self::talk::{Talk, open_talks};
 pub use self::transfer::{Transfer, TransferDirection, transfer};
 use super::{Lab, LabError};
 use crate::names::HostName;

@@ -165,6 +165,15 @@ impl LabLinks {
         self.handle.link().set_port(message).execute().await.map_err(LabError::netlink(what))
     }
 
+    /// Sets an interface administratively up or down. Of a veth pair the other end has a carrier only while this one is up.
+    pub(super) async fn set_admin(&self, name: &str, up: bool) -> Result<(), LabError> {
+        let index = self.index(name).await?;
+        let link = LinkUnspec::new_with_index(index);
+        let message = if up { link.up() } else { link.down() }.build();
+        let what = format!("set {name} {}", if up { "up" } else { "down" });
+        self.handle.link().change(message).execute().await.map_err(LabError::netlink(what))
+    }
+
     /// Waits until every interface of `names` is operational and, as a bridge port, forwarding.
     pub(super) async fn wait_until_ready(
         &self,

@@ -192,8 +192,32 @@ impl Responders {
     /// at that moment has copies of the sockets until its exec(2): until then clients still connect, and
     /// are reset later.)
     pub async fn stop(&mut self, host: &HostName) {
+        self.stop_those(|at| at.host == *host).await;
+    }
+
+    /// Stops the responder at `endpoint`, as [`Responders::stop`] does.
+    pub async fn stop_at(&mut self, endpoint: &Endpoint) {
+        self.stop_those(|at| at == endpoint).await;
+    }
+
+    /// Starts a responder at each of `endpoints`, where none runs. Their counts begin anew.
+    ///
+    /// # Errors
+    /// As [`start`].
+    pub async fn start_again(
+        &mut self,
+        lab: &Lab,
+        endpoints: BTreeSet<Endpoint>,
+    ) -> Result<(), LabError> {
+        let mut started = start_at(lab, endpoints).await?;
+        self.running.append(&mut started.running);
+        self.served.append(&mut started.served);
+        Ok(())
+    }
+
+    async fn stop_those(&mut self, chosen: impl Fn(&Endpoint) -> bool) {
         let (stopping, going_on) =
-            std::mem::take(&mut self.running).into_iter().partition(|(at, _)| at.host == *host);
+            std::mem::take(&mut self.running).into_iter().partition(|(at, _)| chosen(at));
         self.running = going_on;
         let stopping: BTreeMap<Endpoint, Vec<JoinHandle<()>>> = stopping;
         for task in stopping.into_values().flatten() {

@@ -2,7 +2,8 @@
 //! (RFC 1945), one request for each connection.
 //!
 //! `GET /download/N` returns N bytes of [`crate::lab::bulk`]; `POST /upload/N` receives N bytes and
-//! compares them. Any other request gets the page: the host's name and the client's address.
+//! compares them. `GET /talk` returns the host's name for each further line of the client, until that closes the connection.
+//! Any other request gets the page: the host's name and the client's address.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,8 @@ const MAX_REQUEST: usize = 8192;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of a large body, also in an emulated machine.
 const BULK_TIMEOUT: Duration = Duration::from_mins(2);
+/// Time limit from one line of a talk to the next: longer than any death in a chaos run.
+const TALK_TIMEOUT: Duration = Duration::from_hours(2);
 /// Maximum number of simultaneous clients. One more closes the oldest connection: a test request takes
 /// milliseconds.
 const MAX_CLIENTS: usize = 64;
@@ -62,6 +65,7 @@ enum HttpRequest {
     Page,
     Download(u64),
     Upload(u64),
+    Talk,
 }
 
 impl HttpRequest {
@@ -72,7 +76,8 @@ impl HttpRequest {
         let bytes = |count: &str| count.parse().ok().filter(|count| *count <= bulk::MAX_TRANSFER);
         let download = path.strip_prefix("/download/").and_then(bytes).map(Self::Download);
         let upload = || path.strip_prefix("/upload/").and_then(bytes).map(Self::Upload);
-        download.or_else(upload).unwrap_or(Self::Page)
+        let talk = || (path == "/talk").then_some(Self::Talk);
+        download.or_else(upload).or_else(talk).unwrap_or(Self::Page)
     }
 }
 
@@ -89,6 +94,7 @@ async fn serve_client(
         HttpRequest::Download(bytes) => {
             timeout(BULK_TIMEOUT, send(&mut client, name, bytes)).await?
         }
+        HttpRequest::Talk => talk(&mut client, name).await,
         HttpRequest::Upload(bytes) => {
             let verdict = timeout(BULK_TIMEOUT, take(&mut client, &rest, bytes)).await??;
             let (status, more) = match verdict {
@@ -125,6 +131,23 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), name: &str, bytes: u64) -> io:
         sent += u64::try_from(piece.len()).unwrap_or(u64::MAX);
     }
     to.shutdown().await
+}
+
+/// The host's name at once, and again for each line of the client.
+async fn talk(with: &mut (impl AsyncRead + AsyncWrite + Unpin), name: &str) -> io::Result<()> {
+    let line = format!("{name}\n");
+    with.write_all(format!("HTTP/1.0 200 OK\r\nServer: {name}\r\n\r\n{line}").as_bytes()).await?;
+    let mut piece = [0; 64];
+    loop {
+        let got = timeout(TALK_TIMEOUT, with.read(&mut piece)).await??;
+        if got == 0 {
+            return Ok(());
+        }
+        let lines = piece.get(..got).unwrap_or_default().iter().filter(|byte| **byte == b'\n');
+        for _ in lines {
+            with.write_all(line.as_bytes()).await?;
+        }
+    }
 }
 
 /// Receives `bytes` bytes, of which `already` came with the request. The inner result: whether they match.
@@ -222,6 +245,26 @@ mod tests {
         client.read_to_string(&mut page).await.unwrap();
         serving.await.unwrap().unwrap();
         page
+    }
+
+    #[tokio::test]
+    async fn a_talk_answers_each_line_and_ends_with_the_client() {
+        assert_eq!(HttpRequest::of(b"GET /talk HTTP/1.0\r\n\r\n"), HttpRequest::Talk);
+        let (mut client, server) = tokio::io::duplex(64);
+        let from = "192.0.2.9".parse().unwrap();
+        let serving = tokio::spawn(async move { serve_client(server, from, "web1").await });
+        client.write_all(b"GET /talk HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut first = [0; 64];
+        let head = "HTTP/1.0 200 OK\r\nServer: web1\r\n\r\nweb1\n";
+        client.read_exact(&mut first[..head.len()]).await.unwrap();
+        assert_eq!(&first[..head.len()], head.as_bytes());
+        for _ in 0..2 {
+            client.write_all(b"?\n").await.unwrap();
+            client.read_exact(&mut first[..5]).await.unwrap();
+            assert_eq!(&first[..5], b"web1\n");
+        }
+        drop(client);
+        serving.await.unwrap().unwrap();
     }
 
     #[tokio::test]

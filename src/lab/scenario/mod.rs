@@ -5,15 +5,16 @@
 //! apply changes nothing -> apply repairs drift -> destroy restores every host.
 
 pub mod drift;
-mod phases;
+pub(in crate::lab) mod phases;
 mod service;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::expect::setups::CaseOutcome;
 use super::sshd::Sshds;
-use super::{Lab, network::Management, targets};
+use super::{Lab, LabError, network::Management, targets};
 use crate::apply::ConnectionSettings;
 use crate::names::HostName;
 use crate::report::lab::CaseResult;
@@ -96,25 +97,11 @@ impl<'a> Scenario<'a> {
         };
         let lab = Lab::build(topology, management)?;
         let state = tempfile::Builder::new().prefix("lvsprov-lab-").tempdir()?;
-        let mut transport = Options {
-            state_dir: Some(state.path().join("state")),
-            // Emulated machines are slow.
-            connect_timeout: Duration::from_mins(1),
-            hello_timeout: Duration::from_mins(1),
-            call_timeout: Duration::from_mins(1),
-            control_dir: Some(state.path().join("c")),
-            // A kept connection would hold the namespaces after the lab has ended.
-            keep: Duration::ZERO,
-            ..Options::default()
-        };
+        let mut transport = transport_options(state.path());
         let mut reach = BTreeMap::new();
         let mut sshds = None;
         match options.transport {
-            LabTransport::Local => {
-                for host in topology.hosts.keys() {
-                    reach.insert(host.clone(), Reach::Netns(lab.netns_path(host)?));
-                }
-            }
+            LabTransport::Local => reach = local_reach(&lab, topology)?,
             LabTransport::Ssh => {
                 let program = std::env::current_exe()?;
                 let started = Sshds::start(&lab, topology.hosts.keys(), &program)?;
@@ -167,7 +154,31 @@ impl<'a> Scenario<'a> {
     }
 }
 
-fn uses_sctp(service: &Service) -> bool {
+/// How agents of lab hosts are reached; their files, and those of the controller, lie in `state`.
+pub(in crate::lab) fn transport_options(state: &Path) -> Options {
+    Options {
+        state_dir: Some(state.join("state")),
+        // Emulated machines are slow.
+        connect_timeout: Duration::from_mins(1),
+        hello_timeout: Duration::from_mins(1),
+        call_timeout: Duration::from_mins(1),
+        control_dir: Some(state.join("c")),
+        // A kept connection would hold the namespaces after the lab has ended.
+        keep: Duration::ZERO,
+        ..Options::default()
+    }
+}
+
+/// Every host by its namespace.
+pub(in crate::lab) fn local_reach(
+    lab: &Lab,
+    topology: &Topology,
+) -> Result<BTreeMap<HostName, Reach>, LabError> {
+    let hosts = topology.hosts.keys();
+    hosts.map(|host| Ok((host.clone(), Reach::Netns(lab.netns_path(host)?)))).collect()
+}
+
+pub(in crate::lab) fn uses_sctp(service: &Service) -> bool {
     targets::of_service(service).iter().any(|target| target.protocol == Protocol::Sctp)
 }
 

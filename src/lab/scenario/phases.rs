@@ -15,10 +15,10 @@ use crate::apply::cluster_plan::{self, ClusterPlan, Direction};
 use crate::apply::outcome::{ClusterReport, HostStatus, StepState};
 use crate::apply::session::Observations;
 use crate::apply::verify::Verdict;
-use crate::apply::{Session, traffic, transaction, verify};
+use crate::apply::{ConnectionSettings, Session, traffic, transaction, verify};
 use crate::names::HostName;
 use crate::state::{Module, Protocol};
-use crate::topology::{Role, Service};
+use crate::topology::{Role, Service, Topology};
 
 /// How long to wait for a response that must not come.
 const NO_ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
@@ -150,35 +150,47 @@ async fn survey<'s>(
     scenario: &'s Scenario<'_>,
     direction: Direction,
 ) -> (Session<'s>, Observations, ClusterPlan) {
-    let mut session = Session::open(scenario.topology, &scenario.settings).await;
+    survey_of(scenario.topology, &scenario.settings, direction).await
+}
+
+async fn survey_of<'s>(
+    topology: &'s Topology,
+    settings: &'s ConnectionSettings,
+    direction: Direction,
+) -> (Session<'s>, Observations, ClusterPlan) {
+    let mut session = Session::open(topology, settings).await;
     let observed = session.observe(false).await;
-    let mut plan = cluster_plan::plan(
-        scenario.topology,
-        &session.desired,
-        &observed,
-        session.absent(),
-        direction,
-    );
+    let mut plan =
+        cluster_plan::plan(topology, &session.desired, &observed, session.absent(), direction);
     // As `plan` and `apply` do.
     if direction != Direction::Destroy {
-        plan.refuse_unanswered(scenario.topology, &session.desired, &observed);
+        plan.refuse_unanswered(topology, &session.desired, &observed);
     }
     (session, observed, plan)
 }
 
-pub(super) fn apply_direction() -> Direction {
+pub(in crate::lab) fn apply_direction() -> Direction {
     Direction::Apply { now: crate::apply::operator::now() }
 }
 
 async fn run(scenario: &Scenario<'_>, direction: Direction) -> ClusterReport {
-    let (mut session, observed, plan) = survey(scenario, direction).await;
+    change(scenario.topology, &scenario.settings, direction).await
+}
+
+/// Plans and carries out, as `apply` or `destroy` do.
+pub(in crate::lab) async fn change(
+    topology: &Topology,
+    settings: &ConnectionSettings,
+    direction: Direction,
+) -> ClusterReport {
+    let (mut session, observed, plan) = survey_of(topology, settings, direction).await;
     let report = transaction::run_plain(&mut session, &plan, &observed, direction).await;
     session.close().await;
     report
 }
 
 /// Fails with the report if it has failures.
-pub(super) fn succeeded(report: &ClusterReport) -> Result<(), String> {
+pub(in crate::lab) fn succeeded(report: &ClusterReport) -> Result<(), String> {
     if !report.has_failures() {
         return Ok(());
     }

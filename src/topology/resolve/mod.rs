@@ -141,12 +141,14 @@ impl Resolver {
         let unclear = UnclearHosts { hosts: unclear, gateways: unclear_gateways };
         let pace = PaceOverride::default();
         let persist = document.persist.value().is_none_or(|persist| persist.value);
+        let promise = document.promise.value().map(|it| it.value.clone()).unwrap_or_default();
         let topology = name.filter(|_| anything).map(|name| Topology {
             name,
             networks,
             hosts,
             services,
             persist,
+            promise,
             pace,
             maintenance: Maintenance::default(),
         });

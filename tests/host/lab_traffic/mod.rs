@@ -1,5 +1,6 @@
 //! What the lab measures on the running kernel: responders, clients, the watch over ARP, snapshots.
 
+mod deaths;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,7 @@ pub fn cases() -> Vec<Case> {
         a_snapshot_shows_packet_rules_and_not_their_counts,
         a_link_that_comes_and_goes_takes_its_traces_along
     ];
-    [own, traffic::cases()].concat()
+    [own, deaths::cases(), traffic::cases()].concat()
 }
 
 const PATIENCE: Duration = Duration::from_mins(3);

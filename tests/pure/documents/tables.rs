@@ -118,7 +118,9 @@ const PLACES: &[(&str, &str)] = &[
     ("{services: [{real_servers: [{zzzzzzzz: 1}]}]}", "a real server"),
     ("{services: [{sorry_server: {zzzzzzzz: 1}}]}", "a sorry server"),
     ("{services: [{check: {zzzzzzzz: 1}}]}", "a check"),
+    ("{promise: {zzzzzzzz: 1}}", "promise"),
     // Words of closed sets.
+    ("{promise: {connections: zzzzzzzz}}", "promised connections"),
     ("{hosts: {h: {role: zzzzzzzz}}}", "roles"),
     ("{services: [{scheduler: zzzzzzzz}]}", "schedulers"),
     ("{services: [{scheduler_flags: zzzzzzzz}]}", "scheduler flags"),
