@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = cases![
         direct_routing_measures_hosts_links_and_daemons_and_refutes_promises,
         nat_measures_a_dead_director_and_a_dead_process,
+        a_health_checker_takes_a_dead_real_server_out_and_may_die_itself,
         tunnels_lose_half_with_one_real_server_and_all_with_both,
         interrupted_it_leaves_nothing_behind
     ];
@@ -179,6 +180,38 @@ fn nat_measures_a_dead_director_and_a_dead_process() {
     let xml = std::fs::read_to_string(&junit).unwrap();
     let xml = Report::deserialize_from_str(&xml).unwrap();
     assert_eq!((xml.tests, xml.failures), (3, 0));
+}
+
+const CHECKED: &str = "version: 1
+name: checked
+networks: {lan: [172.25.7.0/24]}
+defaults: {forward: dr, scheduler: rr, check: {type: tcp, interval: 2, timeout: 1, fall: 1}}
+promise: {real_server: 15s, daemon: 2s}
+hosts:
+  client: {role: client, interfaces: {eth0: 172.25.7.250/24}}
+  lvs: {role: director, interfaces: {eth0: 172.25.7.2/24}}
+  web1: {role: real_server, interfaces: {eth0: 172.25.7.11/24}}
+  web2: {role: real_server, interfaces: {eth0: 172.25.7.12/24}}
+services:
+  - {name: web, vip: 172.25.7.80, port: 80, real_servers: [web1, web2]}
+";
+
+fn a_health_checker_takes_a_dead_real_server_out_and_may_die_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("checked.yaml");
+    std::fs::write(&file, CHECKED).unwrap();
+    let report = measured(&file, "--only host:web1,daemon", 0);
+    assert_eq!(report["faults"].as_array().unwrap().len(), 2, "{report:#}");
+    let web1 = fault(&report, "host web1");
+    assert!(verdict(web1, "real_server: 15s"), "{web1:#}");
+    let web = stream(web1, "web", "client");
+    assert_eq!(web["until_return"], false, "{web1:#}");
+    let (failed, sent) = dead(web);
+    // It had its share until the check failed.
+    assert!(failed > 0 && failed * 2 < sent, "{web1:#}");
+    let checker = fault(&report, "health checker of lvs");
+    assert!(verdict(checker, "daemon: 2s"), "{checker:#}");
+    assert_eq!(dead(stream(checker, "web", "client")).0, 0, "{checker:#}");
 }
 
 fn tunnels_lose_half_with_one_real_server_and_all_with_both() {

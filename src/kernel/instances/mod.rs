@@ -124,17 +124,27 @@ pub fn may_exist() -> bool {
 
 /// Ends the instances of this namespace as a power cut does, and removes their files: a host of the lab goes.
 pub fn lose() -> Result<()> {
+    kill()?;
+    for instance in files::present()? {
+        InstanceFiles::of(&instance)?.remove()?;
+    }
+    Ok(())
+}
+
+/// Kills the processes of the instances of this namespace, as a fault of theirs would. How many instances ran.
+pub fn kill() -> Result<usize> {
+    let mut ran = 0;
     for instance in files::present()? {
         let files = InstanceFiles::of(&instance)?;
+        ran += usize::from(process::find(&files).is_some());
         let gone = wait(|| {
             let Some(pid) = process::find(&files) else { return Ok(Some(())) };
             process::signal(pid, Signal::SIGKILL)?;
             Ok(None)
         })?;
         gone.ok_or_else(|| Error::new(format!("{instance} does not end")))?;
-        files.remove()?;
     }
-    Ok(())
+    Ok(ran)
 }
 
 /// Whether `instance` could run with `configuration`: the program itself reads it, and nothing else happens.

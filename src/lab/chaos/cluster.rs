@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::fault::ClusterPart;
 use crate::apply::ConnectionSettings;
+use crate::kernel::instances;
 use crate::kernel::ipvs::{IpvsSocket, control};
 use crate::lab::child::ChildSpec;
 use crate::lab::network::Management;
@@ -86,6 +87,7 @@ impl<'t> ChaosCluster<'t> {
                 Ok(())
             }
             ClusterPart::SyncDaemon { host, role } => return self.stop_daemon(host, *role),
+            ClusterPart::HealthChecker(host) => return self.kill_health_checker(host),
             ClusterPart::Link { host, interface } => {
                 self.lab.unplug(self.topology, host, interface)
             }
@@ -108,6 +110,10 @@ impl<'t> ChaosCluster<'t> {
                 }
                 ClusterPart::SyncDaemon { host, role } => {
                     errors.extend(self.start_daemon(host, *role).err());
+                    Ok(())
+                }
+                ClusterPart::HealthChecker(host) => {
+                    errors.extend(self.start_health_checker(host).err());
                     Ok(())
                 }
             };
@@ -151,6 +157,26 @@ impl<'t> ChaosCluster<'t> {
         }
         let text = String::from_utf8_lossy(&output.stderr);
         Err(format!("{host} booted without its settings ({}): {}", output.status, text.trim()))
+    }
+
+    fn kill_health_checker(&self, host: &HostName) -> ChaosResult<()> {
+        let killed = self.lab.run_in(host, instances::kill).map_err(|error| failed(&error))?;
+        match killed.map_err(|error| failed(&error))? {
+            0 => Err(format!("no health checker runs on {host}: it cannot be killed")),
+            _ => Ok(()),
+        }
+    }
+
+    /// As systemd, or a look for drift, does on a real host.
+    fn start_health_checker(&self, host: &HostName) -> ChaosResult<()> {
+        let start = || {
+            instances::read()?.iter().try_for_each(|(instance, configuration)| {
+                instances::set(instance, Some(configuration), Some(configuration))
+            })
+        };
+        let started: crate::kernel::Result<()> =
+            self.lab.run_in(host, start).map_err(|error| failed(&error))?;
+        started.map_err(|error| failed(&error))
     }
 
     fn stop_daemon(&self, host: &HostName, role: DaemonRole) -> ChaosResult<()> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::pairs;
+use crate::keepalived;
 use crate::lab::responders::Endpoint;
 use crate::lab::targets;
 use crate::names::{HostName, IfName};
@@ -18,14 +19,15 @@ pub enum ClusterPart {
     Host(HostName),
     /// An application: the lab's responder at one port of a real server.
     Process(Endpoint),
-    /// A daemon that takes part in forwarding. Other daemons of a host (a health checker, VRRP) get a variant here once
-    /// the file has them.
+    /// The kernel's daemon that sends or receives connections.
     SyncDaemon {
         /// Its host.
         host: HostName,
         /// Whether it sends or receives connections.
         role: DaemonRole,
     },
+    /// The process that carries out the checks of the file on a director.
+    HealthChecker(HostName),
     /// The cable of an interface.
     Link {
         /// The host.
@@ -39,7 +41,10 @@ impl ClusterPart {
     /// The host that has it, or that it is.
     pub fn host(&self) -> &HostName {
         match self {
-            Self::Host(host) | Self::SyncDaemon { host, .. } | Self::Link { host, .. } => host,
+            Self::Host(host)
+            | Self::SyncDaemon { host, .. }
+            | Self::HealthChecker(host)
+            | Self::Link { host, .. } => host,
             Self::Process(endpoint) => &endpoint.host,
         }
     }
@@ -51,6 +56,7 @@ impl fmt::Display for ClusterPart {
             Self::Host(host) => write!(f, "host {host}"),
             Self::Process(endpoint) => write!(f, "process at {endpoint}"),
             Self::SyncDaemon { host, role } => write!(f, "sync daemon {role} of {host}"),
+            Self::HealthChecker(host) => write!(f, "health checker of {host}"),
             Self::Link { host, interface } => write!(f, "link {interface} of {host}"),
         }
     }
@@ -112,7 +118,7 @@ impl Fault {
         match self.parts.as_slice() {
             [ClusterPart::Host(_)] => FaultKind::Host,
             [ClusterPart::Process(_)] => FaultKind::Process,
-            [ClusterPart::SyncDaemon { .. }] => FaultKind::Daemon,
+            [ClusterPart::SyncDaemon { .. } | ClusterPart::HealthChecker(_)] => FaultKind::Daemon,
             [ClusterPart::Link { .. }] => FaultKind::Link,
             _ => FaultKind::Pair,
         }
@@ -145,7 +151,9 @@ impl Fault {
             ClusterPart::Process(endpoint) => {
                 endpoint.host.as_str() == server && answers_at(endpoint)
             }
-            ClusterPart::SyncDaemon { .. } | ClusterPart::Link { .. } => false,
+            ClusterPart::SyncDaemon { .. }
+            | ClusterPart::HealthChecker(_)
+            | ClusterPart::Link { .. } => false,
         })
     }
 
@@ -173,7 +181,9 @@ fn promised_parts(topology: &Topology, part: &ClusterPart) -> BTreeSet<PromisedP
             roles.into_iter().filter_map(of_role).collect()
         }
         ClusterPart::Process(_) => BTreeSet::from([PromisedPart::Process]),
-        ClusterPart::SyncDaemon { .. } => BTreeSet::from([PromisedPart::Daemon]),
+        ClusterPart::SyncDaemon { .. } | ClusterPart::HealthChecker(_) => {
+            BTreeSet::from([PromisedPart::Daemon])
+        }
         ClusterPart::Link { .. } if roles == BTreeSet::from([Role::Client]) => BTreeSet::new(),
         ClusterPart::Link { .. } => BTreeSet::from([PromisedPart::Link]),
     }
@@ -254,11 +264,15 @@ pub fn schedule(topology: &Topology, only: &[FaultFilter], pairs: PairChoice) ->
         let roles = host.ipvs.daemons.keys().filter(|_| host.roles.contains(&Role::Director));
         roles.map(|role| ClusterPart::SyncDaemon { host: host.name.clone(), role: *role })
     });
+    let checking = topology.with_role(Role::Director);
+    let checking =
+        checking.filter(|host| keepalived::configuration(topology, &host.name).is_some());
+    let checkers = checking.map(|host| ClusterPart::HealthChecker(host.name.clone()));
     let links = topology.hosts.values().flat_map(|host| {
         let plugged = host.interfaces.values().filter(|it| it.network.is_some());
         plugged.map(|it| ClusterPart::Link { host: host.name.clone(), interface: it.name.clone() })
     });
-    let single = hosts.chain(processes).chain(daemons).chain(links);
+    let single = hosts.chain(processes).chain(daemons).chain(checkers).chain(links);
     let single = single.map(|part| Fault { parts: vec![part] });
     let pairs = match pairs {
         PairChoice::Worst => pairs::worst(topology),

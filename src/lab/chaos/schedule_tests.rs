@@ -44,6 +44,19 @@ fn filters(words: &[&str], topology: &Topology) -> Vec<FaultFilter> {
 }
 
 #[test]
+fn a_health_checker_dies_where_the_file_has_checks() {
+    let rest =
+        "  - {name: web, vip: 192.0.2.80, port: 80, check: tcp, real_servers: [web1, web2]}\n";
+    let topology = topology(rest);
+    let only = filters(&["daemon"], &topology);
+    assert_eq!(
+        names(&schedule(&topology, &only, PairChoice::None)),
+        ["sync daemon master of lvs", "health checker of lvs"]
+    );
+    assert_eq!(names(&schedule(&three(), &only, PairChoice::None)), ["sync daemon master of lvs"]);
+}
+
+#[test]
 fn everything_dies_once_in_a_fixed_order() {
     let topology = three();
     assert_eq!(

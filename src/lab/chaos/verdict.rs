@@ -7,7 +7,9 @@ use crate::names::HostName;
 use crate::report::chaos::{
     ConnectionResult, FaultResult, PromiseResult, PromiseState, PromiseVerdict, StreamResult,
 };
-use crate::topology::{Promise, PromisedPart, Role, Topology, WeightSource};
+use crate::topology::{
+    Check, Promise, PromisedPart, RealServer, Role, Service, Topology, WeightSource,
+};
 
 /// The verdict of one fault on each promise that is about it. A client's own death, or that of its link, is no matter of the
 /// cluster: its requests do not count.
@@ -93,24 +95,32 @@ pub fn notes(topology: &Topology, fault: &Fault, requests: &[StreamResult]) -> V
         if fault.kills_host(&service.director) {
             continue;
         }
-        let servers = service.real_servers.iter().map(|it| &it.host);
-        let of_service: BTreeSet<&HostName> = servers.filter(|host| dead.contains(host)).collect();
-        for server in of_service {
-            notes.push(match service.weights {
-                WeightSource::File => format!(
-                    "{server} keeps its share of {} until it is back or `lvsprov maintain` takes it out: no health check \
-                     watches it",
-                    service.name
-                ),
-                WeightSource::External => format!(
-                    "{server} keeps its share of {} in the lab: the health checker of its director (`weights: external`) does \
-                     not run here",
-                    service.name
-                ),
-            });
+        let mut of_service = BTreeSet::new();
+        for RealServer { host, check, .. } in &service.real_servers {
+            if dead.contains(host) && of_service.insert(host) {
+                notes.push(why_unbound(service, host, check.as_ref()));
+            }
         }
     }
     notes
+}
+
+/// Why the requests of a dead real server failed until it came back.
+fn why_unbound(service: &Service, server: &HostName, check: Option<&Check>) -> String {
+    let name = &service.name;
+    match (check, service.weights) {
+        (Some(Check { fall, interval_s, timeout_s, .. }), _) => format!(
+            "{server} keeps its share of {name} until its check has failed {fall} times, at most {} s: choose a longer `--dead`",
+            fall * interval_s + timeout_s
+        ),
+        (None, WeightSource::File) => format!(
+            "{server} keeps its share of {name} until it is back or `lvsprov maintain` takes it out: no health check watches it"
+        ),
+        (None, WeightSource::External) => format!(
+            "{server} keeps its share of {name} in the lab: the health checker of its director (`weights: external`) does not \
+             run here"
+        ),
+    }
 }
 
 /// The real server that does not answer any more because of `part`.
@@ -120,7 +130,7 @@ fn serving<'p>(topology: &Topology, part: &'p ClusterPart) -> Option<&'p HostNam
     match part {
         ClusterPart::Process(_) => Some(host),
         ClusterPart::Host(_) | ClusterPart::Link { .. } => serves.then_some(host),
-        ClusterPart::SyncDaemon { .. } => None,
+        ClusterPart::SyncDaemon { .. } | ClusterPart::HealthChecker(_) => None,
     }
 }
 

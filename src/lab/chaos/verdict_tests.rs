@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::super::fault::{PairChoice, schedule};
 use super::*;
 use crate::report::chaos::RequestCount;
-use crate::topology::read;
+use crate::topology::{CheckQuestion, CheckWay, read};
 
 const FILE: &str = "
 version: 1
@@ -84,6 +84,19 @@ fn a_dead_real_server_without_a_health_check_has_no_bound_and_the_note_says_so()
     external.services[0].weights = WeightSource::External;
     let note = notes(&external, &fault(&topology, "host web1"), &streams);
     assert!(note[0].contains("does not run here"), "{note:?}");
+    let at = external.services[0].at;
+    external.services[0].real_servers[0].check = Some(Check {
+        question: CheckQuestion::Tcp,
+        way: CheckWay::Vip,
+        port: None,
+        interval_s: 5,
+        timeout_s: 2,
+        fall: 3,
+        at,
+    });
+    let note = notes(&external, &fault(&topology, "host web1"), &streams);
+    let said = "web1 keeps its share of web until its check has failed 3 times, at most 17 s: choose a longer `--dead`";
+    assert_eq!(note, [said]);
 }
 
 #[test]
