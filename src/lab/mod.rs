@@ -3,6 +3,7 @@
 //! * [`network`] builds bare hosts as anonymous network namespaces, joined by bridges.
 //! * [`targets`] lists addresses and ports to test: [`responders`] answer there on the real servers,
 //!   [`clients`] send requests and count responses, [`expect`] has the expected results.
+//!   [`checks`] has the file's health checks as these answers pass them.
 //! * [`scenario`] runs all phases of one playbook: before apply, apply, traffic, drift, destroy.
 //! * [`capture`] records every ARP and IPv6 neighbour discovery frame ([`neighbour`]), [`snapshot`] compares
 //!   hosts before and after.
@@ -16,6 +17,7 @@
 pub mod bulk;
 pub mod capture;
 pub mod chaos;
+pub mod checks;
 pub mod child;
 pub mod clients;
 pub mod error;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::checks;
 use super::responders::Endpoint;
 use crate::state::Protocol;
 use crate::topology::{RealServer, Service, Topology};
@@ -69,9 +70,9 @@ pub fn unmarked(topology: &Topology, service: &Service) -> Option<RequestTarget>
     Some(RequestTarget { protocol: *mark.protocols.first()?, at: SocketAddr::new(vip, port) })
 }
 
-/// All endpoints of the real servers of `topology`.
+/// All endpoints of the real servers of `topology`: for clients, and for health checks.
 pub fn endpoints(topology: &Topology) -> BTreeSet<Endpoint> {
-    let mut all = BTreeSet::new();
+    let mut all = checks::endpoints(topology);
     for service in &topology.services {
         let beside = unmarked(topology, service);
         for server in &service.real_servers {

@@ -21,6 +21,7 @@ use self::cluster::{ChaosCluster, ChaosResult, failed};
 use self::fault::{ClusterPart, Fault};
 use self::figures::FaultMoments;
 use self::load::{AskedService, Load, OpenTalks};
+use crate::lab::checks;
 use crate::report::chaos::{ChaosReport, ConnectionResult, FaultResult, StreamResult, progress};
 use crate::topology::Topology;
 
@@ -77,6 +78,11 @@ pub async fn run(
         failure: None,
     };
     let started = Instant::now();
+    let (topology, notes) = checks::answerable(topology);
+    let topology = &topology;
+    for note in notes {
+        print(&format!("note: {note}"));
+    }
     let mut cluster = match bring_up(topology).await {
         Ok(cluster) => cluster,
         Err(failure) => return ChaosReport { failure: Some(failure), ..report },

@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
+use super::super::checks::dns_answer;
 use super::{RequestCounter, answer};
 
 /// Maximum number of request bytes that are read.
@@ -29,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 struct Datagram {
     from: SocketAddr,
     destination: IpAddr,
+    /// The answer, if it is a question of DNS: a health check sends them.
+    dns_answer: Option<Vec<u8>>,
 }
 
 /// Enables the destination address of each datagram (`IP_PKTINFO`, ip(7); `IPV6_RECVPKTINFO`, ipv6(7)).
@@ -45,9 +48,10 @@ pub(super) async fn serve(socket: UdpSocket, name: Arc<str>, served: RequestCoun
     loop {
         match socket.async_io(Interest::READABLE, || receive(&socket)).await {
             Ok(Some(datagram)) => {
-                let answer = answer(&name, datagram.from.ip());
+                let text = answer(&name, datagram.from.ip());
+                let answer = datagram.dns_answer.as_deref().unwrap_or(text.as_bytes());
                 // The client counts lost responses.
-                let send = || send(&socket, &datagram, answer.as_bytes());
+                let send = || send(&socket, &datagram, answer);
                 if socket.async_io(Interest::WRITABLE, send).await.is_ok() {
                     served.count();
                 }
@@ -60,8 +64,8 @@ pub(super) async fn serve(socket: UdpSocket, name: Arc<str>, served: RequestCoun
 
 /// The next datagram; `None` if it must not be answered.
 fn receive(socket: &UdpSocket) -> io::Result<Option<Datagram>> {
-    let mut request = [0; MAX_REQUEST];
-    let mut request = [IoSliceMut::new(&mut request)];
+    let mut bytes = [0; MAX_REQUEST];
+    let mut request = [IoSliceMut::new(&mut bytes)];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let message = recvmsg::<SockaddrStorage>(
         socket.as_raw_fd(),
@@ -77,11 +81,13 @@ fn receive(socket: &UdpSocket) -> io::Result<Option<Datagram>> {
         _ => None,
     });
     let from = message.address.as_ref().and_then(socket_address);
+    let length = message.bytes;
     let (Some(from), Some(destination)) = (from, destination) else { return Ok(None) };
+    let dns_answer = bytes.get(..length).and_then(dns_answer);
     // Two responders that answer each other's responses would never stop.
     let ours = socket.local_addr()?.port();
     let unicast = !destination.is_multicast() && destination != IpAddr::V4(Ipv4Addr::BROADCAST);
-    Ok((unicast && from.port() != ours).then_some(Datagram { from, destination }))
+    Ok((unicast && from.port() != ours).then_some(Datagram { from, destination, dns_answer }))
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {

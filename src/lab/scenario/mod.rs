@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::expect::setups::CaseOutcome;
 use super::sshd::Sshds;
-use super::{Lab, LabError, network::Management, targets};
+use super::{Lab, LabError, checks, network::Management, targets};
 use crate::apply::ConnectionSettings;
 use crate::names::HostName;
 use crate::report::lab::CaseResult;
@@ -73,7 +73,11 @@ pub async fn run(
         started: Instant::now(),
     };
     recorder.title(topology);
-    match Scenario::new(topology, options) {
+    let (topology, notes) = checks::answerable(topology);
+    for note in notes {
+        recorder.print(&format!("  note    {note}\n"));
+    }
+    match Scenario::new(&topology, options) {
         Ok(mut scenario) => {
             recorder.case("the lab builds the hosts of the file", Ok(scenario.describe()));
             phases::all(&mut scenario, &mut recorder).await;
