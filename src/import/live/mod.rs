@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::draft::{DraftHost, DraftService, DraftTopology};
 use super::guess;
+use super::rules::ServiceHealth;
 use super::remark::{Remark, RemarkKind};
 use crate::names::{HostName, IfName, NameError, TopologyName};
 use crate::state::{
@@ -300,6 +301,7 @@ impl<'a> LiveImport<'a> {
                     vip_interface: dev.filter(|dev| several && known(dev)),
                     full_nat,
                     external: false,
+                    health: ServiceHealth::default(),
                 });
             }
         }
