@@ -59,7 +59,11 @@ fn http_parts(http: &HttpQuestion) -> Vec<String> {
     if status[..] != [(200, 299)] {
         let codes: Vec<_> = status
             .iter()
-            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+            .map(
+                |(first, last)| {
+                    if first == last { first.to_string() } else { format!("{first}-{last}") }
+                },
+            )
             .collect();
         parts.push(format!("status: [{}]", codes.join(", ")));
     }
@@ -122,7 +126,10 @@ mod tests {
         assert_eq!(why_refused("{type: dns, name: example.org}"), None);
         let why = why_refused("{type: http, path: \"/a b\"}");
         assert!(why.as_ref().is_some_and(|why| why.contains("\"/a b\"")), "{why:?}");
-        let why = why_refused(&format!("{{type: script, command: [/bin/a, {}]}}", ["x".repeat(200); 6].join(", ")));
+        let why = why_refused(&format!(
+            "{{type: script, command: [/bin/a, {}]}}",
+            vec!["x".repeat(200); 6].join(", ")
+        ));
         assert!(why.as_ref().is_some_and(|why| why.contains("bytes")), "{why:?}");
     }
 }

@@ -206,7 +206,8 @@ impl TopologyText {
         }
         parts.extend(check.iter().map(|check| format!("check: {check}")));
         parts.extend(quorum.map(|quorum| format!("quorum: {quorum}")));
-        parts.extend(sorry_server.iter().map(|sorry| format!("sorry_server: {}", real_text(sorry))));
+        parts
+            .extend(sorry_server.iter().map(|sorry| format!("sorry_server: {}", real_text(sorry))));
         for (number, part) in parts.iter().enumerate() {
             self.line(format_args!("  {} {part}", if number == 0 { '-' } else { ' ' }));
         }
@@ -350,7 +351,8 @@ fn real_text(real: &RealServerEntry) -> String {
 }
 
 fn real_parts(real: &RealServerEntry) -> Vec<String> {
-    let RealServerEntry { host, address, port, weight, upper, lower, forward, tunnel, check } = real;
+    let RealServerEntry { host, address, port, weight, upper, lower, forward, tunnel, check } =
+        real;
     let mut parts = vec![format!("host: {}", scalar(host.as_str()))];
     parts.extend(address.iter().map(|ip: &IpAddr| format!("address: {}", scalar(&ip.to_string()))));
     parts.extend(port.iter().map(|port| format!("port: {port}")));
@@ -368,13 +370,15 @@ fn real_parts(real: &RealServerEntry) -> Vec<String> {
 }
 
 /// A scalar that YAML 1.1 and 1.2 read as that text, in flow collections too: IPv4 addresses, names that
-/// begin with a letter and numbers are plain, everything else is quoted.
+/// begin with a letter, paths and numbers are plain, everything else is quoted.
 pub(super) fn scalar(text: &str) -> String {
     const WORDS: &[&str] = &["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let ipv4 =
         text.split('/').next().is_some_and(|text| text.parse::<std::net::Ipv4Addr>().is_ok());
-    let name = text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@'))
+    let name = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '/'))
         && !WORDS.contains(&text.to_ascii_lowercase().as_str());
     let digits = text.strip_prefix('-').unwrap_or(text);
     let number = text.len() < 10

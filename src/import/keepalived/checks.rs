@@ -150,7 +150,9 @@ impl CheckReader<'_> {
         let address = target.and_then(|it| words::address(it.word(1)?));
         let is_own = number.is_some_and(|mark| mark >> 16 == 0x4c56);
         match (target, mark) {
-            (Some(statement), Some(_)) if is_own && address.is_some() && address == self.place.vip => {
+            (Some(statement), Some(_))
+                if is_own && address.is_some() && address == self.place.vip =>
+            {
                 self.note(
                     RemarkKind::Guessed,
                     statement.line,
@@ -163,7 +165,8 @@ impl CheckReader<'_> {
                 Err(self.refused(mark, "a mark of your own sends the check another way"))
             }
             (Some(statement), _) if address != Some(self.place.rip) => {
-                Err(self.refused(statement, "a check asks the real server, by its RIP or by the VIP"))
+                Err(self
+                    .refused(statement, "a check asks the real server, by its RIP or by the VIP"))
             }
             _ => Ok(CheckWay::Rip),
         }
@@ -173,9 +176,14 @@ impl CheckReader<'_> {
     fn other_keywords(&mut self, question: &CheckQuestion, way: CheckWay) -> Result<(), Remark> {
         let own: &[&str] = match question {
             CheckQuestion::Tcp => &[],
-            CheckQuestion::Http(_) => {
-                &["url", "virtualhost", "enable_sni", "fast_recovery", "http_protocol", "nb_get_retry"]
-            }
+            CheckQuestion::Http(_) => &[
+                "url",
+                "virtualhost",
+                "enable_sni",
+                "fast_recovery",
+                "http_protocol",
+                "nb_get_retry",
+            ],
             CheckQuestion::Dns { .. } => &["type", "name"],
             CheckQuestion::Script { .. } => &["misc_path", "misc_timeout", "user"],
         };
@@ -197,7 +205,8 @@ impl CheckReader<'_> {
                 "connect_ip" | "connect_port" | "connect_timeout" | "fwmark" if !is_script => {}
                 "bindto" | "bind_port" if way == CheckWay::Vip => {}
                 word @ ("bindto" | "bind_port" | "bind_if") if !is_script => {
-                    let why = "`check:` has no key for the source of a check: the kernel chooses it";
+                    let why =
+                        "`check:` has no key for the source of a check: the kernel chooses it";
                     self.note(RemarkKind::NotExpressible, line, word, why);
                 }
                 _ => self.unknown(statement),
@@ -219,9 +228,17 @@ impl CheckReader<'_> {
         let interval = self.time("delay_loop", 60 * SECOND);
         let interval_s = interval.whole(2, 3600);
         self.differs(&interval, interval_s, "`interval` is 2 to 3600 whole seconds");
-        let timeout = if is_script { self.script_timeout() } else { self.time("connect_timeout", 5 * SECOND) };
+        let timeout = if is_script {
+            self.script_timeout()
+        } else {
+            self.time("connect_timeout", 5 * SECOND)
+        };
         let timeout_s = timeout.whole(1, 60.min(interval_s - 1));
-        self.differs(&timeout, timeout_s, "`timeout` is 1 to 60 whole seconds, and less than `interval`");
+        self.differs(
+            &timeout,
+            timeout_s,
+            "`timeout` is 1 to 60 whole seconds, and less than `interval`",
+        );
         let retry = self.retry(default_retry);
         let fall = retry.saturating_add(1).min(20);
         if fall != retry.saturating_add(1) {
@@ -231,7 +248,10 @@ impl CheckReader<'_> {
         let (delay_s, why) = if is_script {
             (interval_s, "after a failure the script runs again at the next `interval`")
         } else {
-            (interval_s - timeout_s, "after a failure the next question comes after `interval` less `timeout`")
+            (
+                interval_s - timeout_s,
+                "after a failure the next question comes after `interval` less `timeout`",
+            )
         };
         if fall > 1 {
             self.differs(&delay, delay_s, why);
@@ -278,7 +298,8 @@ impl CheckReader<'_> {
         // An interval or a timeout of 0 is none.
         let least = u64::from(matches!(keyword, "delay_loop" | "connect_timeout"));
         let (line, read) = (statement.line, time(text).filter(|time| *time >= least));
-        let said = format!("{keyword} {}", if read.is_some() { text.to_owned() } else { quote(text) });
+        let said =
+            format!("{keyword} {}", if read.is_some() { text.to_owned() } else { quote(text) });
         if read.is_none() {
             let why = format!("it is not a number of seconds; {} s is used", seconds(default));
             self.note(RemarkKind::Guessed, line, said.clone(), why);
@@ -295,8 +316,7 @@ impl CheckReader<'_> {
 }
 
 /// Why `alpha` is left out.
-pub(super) const ALPHA: &str =
-    "keepalived begins with the belief that all real servers are alive: a topology has no word for the opposite";
+pub(super) const ALPHA: &str = "keepalived begins with the belief that all real servers are alive: a topology has no word for the opposite";
 
 /// A time of the source.
 struct CheckTime {
@@ -326,7 +346,11 @@ fn time(text: &str) -> Option<u64> {
 /// For messages.
 fn seconds(microseconds: u64) -> String {
     let (whole, rest) = (microseconds / SECOND, microseconds % SECOND);
-    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:06}").trim_end_matches('0').to_owned() }
+    if rest == 0 {
+        whole.to_string()
+    } else {
+        format!("{whole}.{rest:06}").trim_end_matches('0').to_owned()
+    }
 }
 
 #[cfg(test)]

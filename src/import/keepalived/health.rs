@@ -41,7 +41,11 @@ pub(super) struct SorryServer {
 
 impl KeepalivedReader {
     /// A statement of a virtual server about health checks; `false` if it is about something else.
-    pub(super) fn health_statement(&mut self, health: &mut HealthBlock, statement: &Statement) -> bool {
+    pub(super) fn health_statement(
+        &mut self,
+        health: &mut HealthBlock,
+        statement: &Statement,
+    ) -> bool {
         let note = |why: &str| {
             remark(RemarkKind::NotExpressible, statement.line, statement.keyword(), why)
         };
@@ -73,7 +77,9 @@ impl KeepalivedReader {
             }
             "alpha" => self.check_remarks.push(note(ALPHA)),
             "inhibit_on_failure" => self.check_remarks.push(note(INHIBIT)),
-            "sorry_server_inhibit" => self.check_remarks.push(note(INHIBIT)),
+            "sorry_server_inhibit" => self.check_remarks.push(note(
+                "the sorry server is in the table only while it is needed, and not with weight 0 before",
+            )),
             "hysteresis" => self.check_remarks.push(note(
                 "the quorum is lost and regained at the same sum of weights",
             )),
@@ -197,14 +203,22 @@ impl KeepalivedReader {
     }
 
     /// keepalived asks once for all addresses of a group.
-    fn shared_by_members(&mut self, block: &VirtualServerBlock, members: &[GroupMember], name: &str) {
+    fn shared_by_members(
+        &mut self,
+        block: &VirtualServerBlock,
+        members: &[GroupMember],
+        name: &str,
+    ) {
         if members.len() > 1 {
             let line = block.line;
             self.check_remarks.push(remark(
                 RemarkKind::Guessed,
                 line,
                 format!("checks of virtual_server {name}"),
-                format!("one for each of its {} services: keepalived asks once for the whole group", members.len()),
+                format!(
+                    "one for each of its {} services: keepalived asks once for the whole group",
+                    members.len()
+                ),
             ));
         }
         let real = block.reals.iter().find(|real| {
@@ -314,7 +328,8 @@ impl KeepalivedReader {
 }
 
 /// Why `inhibit_on_failure` is left out.
-const INHIBIT: &str = "a real server whose check fails is removed from the table, and gets no weight 0";
+const INHIBIT: &str =
+    "a real server whose check fails is removed from the table, and gets no weight 0";
 
 fn is_local(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()

@@ -29,7 +29,8 @@ impl CheckReader<'_> {
                 "regex" => body = value.map(HttpBody::Regex),
                 "status_code" => status.extend(self.status(statement)),
                 "digest" => {
-                    let why = "a topology has no word for it: write `body:` with a text of the page";
+                    let why =
+                        "a topology has no word for it: write `body:` with a text of the page";
                     return Err(self.refused(statement, why));
                 }
                 word if word.starts_with("regex_") && word != "regex_stack" => {
@@ -71,7 +72,10 @@ impl CheckReader<'_> {
             self.note(RemarkKind::Guessed, line, what, why);
         }
         if let Some(protocol) = self.last("http_protocol").filter(|it| it.word(1) != Some("1.0")) {
-            let (line, what) = (protocol.line, format!("http_protocol {}", quote(protocol.word(1).unwrap_or_default())));
+            let (line, what) = (
+                protocol.line,
+                format!("http_protocol {}", quote(protocol.word(1).unwrap_or_default())),
+            );
             self.note(RemarkKind::NotExpressible, line, what, "checks ask by HTTP/1.0");
         }
     }
@@ -101,7 +105,8 @@ impl CheckReader<'_> {
             match DnsRecord::ALL.iter().find(|record| record.as_str() == text) {
                 Some(known) => record = *known,
                 None => {
-                    let (line, what) = (statement.line, format!("type {} in DNS_CHECK", quote(&text)));
+                    let (line, what) =
+                        (statement.line, format!("type {} in DNS_CHECK", quote(&text)));
                     let why = "keepalived asks for SOA instead, and so does the file";
                     self.note(RemarkKind::NotUnderstood, line, what, why);
                 }
@@ -119,7 +124,8 @@ impl CheckReader<'_> {
         self.user(&path)?;
         if path.words.len() > 2 {
             let what = format!("misc_path with {} words", path.words.len() - 1);
-            let why = "keepalived reads one word or quoted text there: the arguments are not passed on";
+            let why =
+                "keepalived reads one word or quoted text there: the arguments are not passed on";
             self.note(RemarkKind::Guessed, path.line, what, why);
         }
         let text = path.word(1).unwrap_or_default();
@@ -142,7 +148,8 @@ impl CheckReader<'_> {
 
     /// lvsprov has scripts run by root.
     fn user(&mut self, path: &Statement) -> Result<(), Remark> {
-        const OTHER: &str = "a check of a topology is run by root, with more rights than the file gives it";
+        const OTHER: &str =
+            "a check of a topology is run by root, with more rights than the file gives it";
         match (self.last("user"), self.place.script_user) {
             (Some(statement), _) if statement.word(1) != Some("root") => {
                 Err(self.refused(statement, OTHER))

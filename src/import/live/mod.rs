@@ -17,8 +17,8 @@ use ipnet::IpNet;
 
 use super::draft::{DraftHost, DraftService, DraftTopology};
 use super::guess;
-use super::rules::ServiceHealth;
 use super::remark::{Remark, RemarkKind};
+use super::rules::ServiceHealth;
 use crate::names::{HostName, IfName, NameError, TopologyName};
 use crate::state::{
     ForwardingMethod, Observation, Route, RouteKey, ServiceFlags, ServiceKey, Sysctl,

@@ -39,7 +39,9 @@ pub fn services(log: &str) -> BTreeMap<String, DumpedService> {
         } else if let Some(rest) = line.strip_prefix("VS ") {
             all.push((name(rest), DumpedService::default()));
             (real, of_sorry) = (None, false);
-        } else if let Some((of, to)) = line.split_once(" -> ").filter(|_| line.starts_with(['[', 'F'])) {
+        } else if let Some((of, to)) =
+            line.split_once(" -> ").filter(|_| line.starts_with(['[', 'F']))
+        {
             let at = all.iter().position(|(name, _)| *name == plain(of));
             let at = at.unwrap_or_else(|| panic!("{of} is no service\n{log}"));
             check = Some((at, plain(to)));
@@ -48,14 +50,20 @@ pub fn services(log: &str) -> BTreeMap<String, DumpedService> {
             take_check(fields, line);
         } else if let Some((_, service)) = all.last_mut() {
             if let Some(rest) = line.strip_prefix("RIP = ") {
-                let words: Vec<&str> = rest.split([',', ' ', '=']).filter(|it| !it.is_empty()).collect();
+                let words: Vec<&str> =
+                    rest.split([',', ' ', '=']).filter(|it| !it.is_empty()).collect();
                 let to = format!("{}:{}", words[0], words[2]);
-                service.reals.entry(to.clone()).or_default().insert("weight".to_owned(), words[4].to_owned());
+                service
+                    .reals
+                    .entry(to.clone())
+                    .or_default()
+                    .insert("weight".to_owned(), words[4].to_owned());
                 real = Some(to);
             } else if let Some(to) = &real {
                 take(service.reals.get_mut(to).unwrap(), "", line);
             } else {
-                of_sorry |= line.starts_with("sorry server");
+                of_sorry =
+                    (of_sorry || line.starts_with("sorry server")) && !line.starts_with("alive");
                 take(&mut service.fields, if of_sorry { "sorry server: " } else { "" }, line);
             }
         }
@@ -96,11 +104,14 @@ fn name(text: &str) -> String {
 
 /// `[192.0.2.1]:tcp:80` as `192.0.2.1:80`; other text as it is.
 fn plain(text: &str) -> String {
-    let Some((address, rest)) = text.trim().strip_prefix('[').and_then(|it| it.split_once(']')) else {
+    let Some((address, rest)) = text.trim().strip_prefix('[').and_then(|it| it.split_once(']'))
+    else {
         return text.trim().to_owned();
     };
     match rest.rsplit_once(':') {
-        Some(("", port)) if address.parse::<std::net::IpAddr>().is_err() => format!("[{address}]:{port}"),
+        Some(("", port)) if address.parse::<std::net::IpAddr>().is_err() => {
+            format!("[{address}]:{port}")
+        }
         Some((_, port)) => format!("{address}:{port}"),
         None => text.trim().to_owned(),
     }
