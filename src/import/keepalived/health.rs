@@ -11,7 +11,8 @@ use super::super::words;
 use super::KeepalivedReader;
 use super::checks::{ALPHA, CheckPlace, CheckSettings, read, remark};
 use super::groups::GroupMember;
-use super::servers::{ForwardMethod, RealServerBlock, VirtualServerBlock};
+use super::methods::ForwardMethod;
+use super::servers::{RealServerBlock, VirtualServerBlock};
 use super::tree::Statement;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, Protocol, ServiceKey, Tunnel, VirtualService,

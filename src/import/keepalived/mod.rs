@@ -8,6 +8,7 @@ mod groups;
 mod health;
 mod left_out;
 mod lines;
+mod methods;
 mod questions;
 mod servers;
 mod tree;

@@ -102,14 +102,12 @@ impl CheckReader<'_> {
         let mut record = DnsRecord::Soa;
         if let Some(statement) = self.last("type") {
             let text = statement.word(1).unwrap_or_default().to_owned();
-            match DnsRecord::ALL.iter().find(|record| record.as_str() == text) {
-                Some(known) => record = *known,
-                None => {
-                    let (line, what) =
-                        (statement.line, format!("type {} in DNS_CHECK", quote(&text)));
-                    let why = "keepalived asks for SOA instead, and so does the file";
-                    self.note(RemarkKind::NotUnderstood, line, what, why);
-                }
+            if let Some(known) = DnsRecord::ALL.iter().find(|record| record.as_str() == text) {
+                record = *known;
+            } else {
+                let (line, what) = (statement.line, format!("type {} in DNS_CHECK", quote(&text)));
+                let why = "keepalived asks for SOA instead, and so does the file";
+                self.note(RemarkKind::NotUnderstood, line, what, why);
             }
         }
         let name = self.last("name").and_then(|it| it.word(1)).filter(|name| !name.is_empty());

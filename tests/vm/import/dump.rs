@@ -42,7 +42,7 @@ pub fn services(log: &str) -> BTreeMap<String, DumpedService> {
         } else if let Some((of, to)) =
             line.split_once(" -> ").filter(|_| line.starts_with(['[', 'F']))
         {
-            let at = all.iter().position(|(name, _)| *name == plain(of));
+            let at = all.iter().position(|(name, service)| is_meant(of, name, service));
             let at = at.unwrap_or_else(|| panic!("{of} is no service\n{log}"));
             check = Some((at, plain(to)));
         } else if let Some((at, to)) = &check {
@@ -64,11 +64,19 @@ pub fn services(log: &str) -> BTreeMap<String, DumpedService> {
             } else {
                 of_sorry =
                     (of_sorry || line.starts_with("sorry server")) && !line.starts_with("alive");
-                take(&mut service.fields, if of_sorry { "sorry server: " } else { "" }, line);
+                let line = line.replace(" (duplicates rs)", "");
+                take(&mut service.fields, if of_sorry { "sorry server: " } else { "" }, &line);
             }
         }
     }
-    all.into_iter().flat_map(|(name, service)| expanded(name, service, &groups)).collect()
+    all.into_iter().flat_map(|(name, service)| expanded(name, &service, &groups)).collect()
+}
+
+/// Whether `[192.0.2.1]:tcp:80` is this service: one address may have the same port of TCP and of UDP.
+fn is_meant(text: &str, name: &str, service: &DumpedService) -> bool {
+    let protocol = text.rsplit(':').nth(1).filter(|word| matches!(*word, "tcp" | "udp" | "sctp"));
+    let own = service.fields.get("protocol").map(|own| own.to_ascii_lowercase());
+    plain(text) == name && protocol.is_none_or(|protocol| own.as_deref() == Some(protocol))
 }
 
 /// `name = value` or `name is value`.
@@ -82,7 +90,7 @@ fn take(fields: &mut Fields, prefix: &str, line: &str) {
 fn take_check(fields: &mut Fields, line: &str) {
     let before = |fields: &mut Fields, name: &str, more: &str| {
         let all = fields.entry(name.to_owned()).or_default();
-        *all = format!("{all} {more}").trim().to_owned();
+        *all = if all.is_empty() { more.to_owned() } else { format!("{all} {more}") };
     };
     match line.split_once(' ') {
         _ if line.starts_with(|c: char| c.is_ascii_digit()) => before(fields, "status", line),
@@ -136,12 +144,16 @@ fn member(line: &str) -> Vec<String> {
 /// A service of a group once for each member.
 fn expanded(
     name: String,
-    service: DumpedService,
+    service: &DumpedService,
     groups: &BTreeMap<String, Vec<String>>,
 ) -> Vec<(String, DumpedService)> {
     let group = name.strip_prefix('[').and_then(|name| name.split_once("]:")).map(|(name, _)| name);
-    match group.and_then(|group| groups.get(group)) {
-        Some(members) => members.iter().map(|member| (member.clone(), service.clone())).collect(),
-        None => vec![(name, service)],
-    }
+    let names = match group.and_then(|group| groups.get(group)) {
+        Some(members) => members.clone(),
+        None => vec![name],
+    };
+    let protocol = service.fields.get("protocol").cloned().unwrap_or_default();
+    let whole =
+        |name: String| if name.starts_with("FWM") { name } else { format!("{name} {protocol}") };
+    names.into_iter().map(|name| (whole(name), service.clone())).collect()
 }

@@ -155,7 +155,8 @@ impl Difference {
         let (what, why) = (text("what"), text("why"));
         if self.field == "no check" {
             let name = self.service.replace("FWM", "fwmark").replace(':', " ");
-            return what.contains(&name) && why.contains("`weights: external`");
+            let name = name.trim_end_matches(" TCP").trim_end_matches(" UDP");
+            return what.contains(name) && why.contains("`weights: external`");
         }
         let Some((_, keywords)) = KEYWORDS.iter().find(|(field, _)| *field == self.field) else {
             return false;
@@ -198,7 +199,7 @@ fn differences(
     for (name, source) in before {
         let rendered = &after[name];
         let mut add = |field: &str, values: [Option<&String>; 2]| {
-            let values = values.map(|value| value.cloned());
+            let values = values.map(Option::<&String>::cloned);
             all.push(Difference { service: name.clone(), field: field.to_owned(), values });
         };
         compare(&of_service(name, source), &of_service(name, rendered), &mut add);
