@@ -1,7 +1,7 @@
 //! One check of a real server (`TCP_CHECK`, `HTTP_GET` and so on) as a check of a topology.
 //!
 //! Values have the defaults of keepalived 2.2.7 (`check/check_api.c`, `queue_checker`; `check/check_data.c`, `alloc_vs` and
-//! `validate_check_config`). What becomes of the virtual server of a check that cannot be said is left to `health`, and what
+//! `validate_check_config`). What becomes of the virtual server of a check without words in a topology is left to `health`, and what
 //! an HTTP, DNS or script check asks to `questions`.
 
 use std::collections::BTreeMap;
@@ -117,7 +117,7 @@ impl CheckReader<'_> {
         own.or_else(|| real_server.get(keyword)).or_else(|| virtual_server.get(keyword))
     }
 
-    /// Something that a check of a topology cannot say and cannot do without.
+    /// Something without which the check is another, and for which a topology has no key.
     pub fn refused(&self, statement: &Statement, why: &str) -> Remark {
         let kind = self.place.block.keyword();
         let what = match statement.keyword() {

@@ -1,5 +1,5 @@
 //! Health checks of a virtual server: which real server has which, quorum and sorry server; or all of them stay with
-//! keepalived, where a topology cannot say one of them.
+//! keepalived, where a topology has no words for one of them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ pub(super) struct HealthBlock {
     /// `quorum`, with its line.
     pub quorum: Option<(u32, u32)>,
     pub sorry: Option<SorryServer>,
-    /// A topology cannot say one of its checks: keepalived goes on with all of them.
+    /// A topology has no words for one of its checks: keepalived goes on with all of them.
     pub external: bool,
 }
 
@@ -257,7 +257,7 @@ impl KeepalivedReader {
             RemarkKind::NotExpressible,
             block.line,
             format!("{} of virtual_server {name}", names.join(", ")),
-            "a topology cannot say one of its checks, so all stay in keepalived's own configuration: `weights: external`",
+            "a topology has no words for one of its checks, so all stay in keepalived's own configuration: `weights: external`",
         ));
     }
 

@@ -26,7 +26,7 @@ pub(super) enum LeftOutTopic {
 impl LeftOutTopic {
     fn why(self) -> &'static str {
         match self {
-            Self::Notification => "a topology has no key for who is told when a real server fails",
+            Self::Notification => "a topology has no key for messages about failed real servers",
             Self::Certificates => "checks by https show no certificate, and accept any",
             Self::Vrrp => "lvsprov has no failover yet: it sets up one director",
             Self::Process => {
