@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::GivenTimeouts;
+use super::{GivenTimeouts, ServiceHealth};
 use crate::names::{HostName, IfName, NetworkName, TopologyName};
 use crate::state::{DaemonRole, ServiceKey, SyncDaemon, VirtualService, VsItem};
 use crate::topology::Role;
@@ -87,6 +87,8 @@ pub struct DraftService {
     pub vip_interface: Option<IfName>,
     /// NAT destinations are FULLNAT.
     pub full_nat: bool,
-    /// A health checker sets its weights.
+    /// A health checker sets its weights, by checks that the file has no keys for.
     pub external: bool,
+    /// Its health checks.
+    pub health: ServiceHealth,
 }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::checks;
 use super::draft::{DraftService, DraftTopology};
 use super::remark::{Remark, RemarkKind};
 use super::rules::GivenTimeouts;
@@ -26,6 +27,10 @@ pub(super) struct ServiceEntry {
     pub persistence: Option<PersistenceEntry>,
     pub one_packet: bool,
     pub external: bool,
+    /// The value of `check`.
+    pub check: Option<String>,
+    pub quorum: Option<u32>,
+    pub sorry_server: Option<RealServerEntry>,
     pub reals: Vec<RealServerEntry>,
 }
 
@@ -63,6 +68,7 @@ pub(super) struct RealServerEntry {
     pub lower: u32,
     pub forward: Option<&'static str>,
     pub tunnel: Option<String>,
+    pub check: Option<String>,
 }
 
 /// The longest timeout of any kind in a topology, in seconds.
@@ -148,6 +154,7 @@ impl EntryBuilder<'_> {
             vip_interface,
             full_nat: _,
             external,
+            health,
         } = self.service;
         let target = match key {
             ServiceKey::Address(protocol, address) => EntryTarget::Address {
@@ -166,11 +173,18 @@ impl EntryBuilder<'_> {
             }
         };
         let (forward, tunnel) = self.common();
-        let reals = service
-            .destinations
-            .iter()
-            .filter_map(|(at, d)| self.real(*at, d, forward, tunnel.as_deref()));
-        let reals = reals.collect::<Vec<_>>();
+        let (mut reals, mut of_reals) = (Vec::new(), Vec::new());
+        for (at, d) in &service.destinations {
+            reals.extend(self.real(*at, d, forward, tunnel.as_deref()).inspect(|_| {
+                let check = health.checks.get(at);
+                let rewrites = d.method == ForwardingMethod::Masquerade;
+                of_reals.push(check.map(|check| checks::value(check, rewrites)));
+            }));
+        }
+        let (check, own) = checks::shared(&of_reals);
+        for (real, own) in reals.iter_mut().zip(own) {
+            real.check = own;
+        }
         if reals.is_empty() {
             self.remark(
                 RemarkKind::NotExpressible,
@@ -179,6 +193,10 @@ impl EntryBuilder<'_> {
             );
             return None;
         }
+        let is_checked = of_reals.iter().any(Option::is_some);
+        let sorry = health.sorry_server.as_ref().filter(|_| is_checked);
+        let sorry = sorry.and_then(|(at, d)| self.real(*at, d, forward, tunnel.as_deref()));
+        let sorry_server = sorry.filter(|sorry| self.is_spare(sorry, &reals));
         Some(ServiceEntry {
             target,
             director: director.clone(),
@@ -191,8 +209,24 @@ impl EntryBuilder<'_> {
             persistence: self.persistence(),
             one_packet: service.flags.has(ServiceFlags::ONE_PACKET),
             external: *external,
+            check,
+            quorum: health.quorum.filter(|_| is_checked),
+            sorry_server,
             reals,
         })
+    }
+
+    /// Whether no real server is on the host of the sorry server.
+    fn is_spare(&mut self, sorry: &RealServerEntry, reals: &[RealServerEntry]) -> bool {
+        let is_spare = reals.iter().all(|real| real.host != sorry.host);
+        if !is_spare {
+            self.remark(
+                RemarkKind::NotExpressible,
+                format!("sorry_server {} of {}", sorry.host, self.service.key),
+                "it is a real server of the same service, which may be dead where the sorry server is needed",
+            );
+        }
+        is_spare
     }
 
     fn forward(&self, method: ForwardingMethod) -> Option<&'static str> {
@@ -275,6 +309,7 @@ impl EntryBuilder<'_> {
             lower: destination.lower_threshold,
             forward: (this != forward).then_some(this),
             tunnel: (tunnelled && differs).then(|| tunnel.unwrap_or_else(|| "ipip".to_owned())),
+            check: None,
         })
     }
 

@@ -14,7 +14,7 @@ use super::draft::{DraftHost, DraftInterface, DraftIpvs, DraftService, DraftTopo
 use super::remark::{Remark, RemarkKind};
 use super::rules::{IpvsRules, VipHint};
 use crate::names::{HostName, IfName, NameError, NetworkName, TopologyName};
-use crate::state::{ForwardingMethod, ServiceKey};
+use crate::state::{Destination, DestinationKey, ForwardingMethod, ServiceKey};
 use crate::topology::Role;
 
 /// The director, as the operator names it.
@@ -144,6 +144,7 @@ impl Guess<'_> {
                 vip_interface: vip_interface.filter(|_| matches!(key, ServiceKey::Address(..))),
                 full_nat: false,
                 external: self.rules.external.contains(key),
+                health: self.rules.health.get(key).cloned().unwrap_or_default(),
             });
         }
         drafts
@@ -152,10 +153,8 @@ impl Guess<'_> {
     /// One host for each RIP. The director's own addresses and the VIPs belong to the director.
     fn name_hosts(&mut self, services: &[DraftService]) -> Result<(), NameError> {
         let vips = self.vips();
-        let all: BTreeSet<IpAddr> = services
-            .iter()
-            .flat_map(|s| s.service.destinations.keys().map(|at| at.0.ip()))
-            .collect();
+        let all: BTreeSet<IpAddr> =
+            services.iter().flat_map(destinations).map(|(at, _)| at.0.ip()).collect();
         for rip in all {
             let own = self.director.addresses.iter().any(|(address, _)| *address == rip);
             if own || vips.contains(&rip) {
@@ -183,7 +182,7 @@ impl Guess<'_> {
     fn full_nat(&mut self, services: &mut [DraftService]) {
         let direct: BTreeSet<IpAddr> = services
             .iter()
-            .flat_map(|draft| &draft.service.destinations)
+            .flat_map(destinations)
             .filter(|(_, d)| {
                 matches!(d.method, ForwardingMethod::DirectRoute | ForwardingMethod::Tunnel)
             })
@@ -191,7 +190,7 @@ impl Guess<'_> {
             .filter(|rip| self.rips.get(rip).is_some_and(|host| *host != self.director.name))
             .collect();
         for draft in services {
-            let both = draft.service.destinations.iter().find(|(at, d)| {
+            let both = destinations(draft).find(|(at, d)| {
                 d.method == ForwardingMethod::Masquerade && direct.contains(&at.0.ip())
             });
             let Some((at, _)) = both else { continue };
@@ -330,6 +329,12 @@ impl Guess<'_> {
         };
         DraftHost { roles, interfaces, ipvs, guessed, ..DraftHost::default() }
     }
+}
+
+/// The real servers of a service, and its sorry server.
+fn destinations(draft: &DraftService) -> impl Iterator<Item = (&DestinationKey, &Destination)> {
+    let sorry = draft.health.sorry_server.as_ref().map(|(at, destination)| (at, destination));
+    draft.service.destinations.iter().chain(sorry)
 }
 
 /// `rs-10-0-0-5`.

@@ -10,6 +10,7 @@
 //! Everything is pure and total: any text gives a result, and a [`Remark`] names each part that is not
 //! in the result. The caller reads files and hosts.
 
+mod checks;
 mod draft;
 mod entries;
 pub mod guess;
@@ -25,7 +26,7 @@ mod write;
 
 pub use draft::{DraftHost, DraftInterface, DraftIpvs, DraftService, DraftTopology};
 pub use remark::{Remark, RemarkKind};
-pub use rules::{GivenTimeouts, IpvsRules, VipHint};
+pub use rules::{GivenTimeouts, IpvsRules, ServiceHealth, VipHint};
 pub use write::{WrittenTopology, write};
 
 /// The format of an imported text.

@@ -248,8 +248,120 @@ virtual_server 192.0.2.1 80 {
             "10.0.0.2:80 dr weight 1"
         ]
     );
-    assert_eq!(kinds(&rules), [RemarkKind::NotExpressible]);
-    assert_eq!(rules.remarks.first().unwrap().what, "HTTP_GET, TCP_CHECK, delay_loop");
+    let remarks: Vec<_> = rules.remarks.iter().map(|it| (it.kind, it.what.as_str())).collect();
+    assert_eq!(
+        remarks,
+        [
+            (RemarkKind::Guessed, "via: rip"),
+            (RemarkKind::Guessed, "delay_before_retry, by default 1 s"),
+            (RemarkKind::Guessed, "HTTP_GET without fast_recovery"),
+            (RemarkKind::Guessed, "delay_before_retry, by default 3 s"),
+        ]
+    );
+}
+
+/// The checks of the only service, as a topology has them.
+fn checks_of(rules: &IpvsRules) -> Vec<String> {
+    assert_eq!(rules.health.len(), 1, "{rules:?}");
+    let health = rules.health.first_key_value().unwrap().1;
+    health.checks.values().map(|check| checks::value(check, true)).collect()
+}
+
+#[test]
+fn a_check_has_the_nearest_value() {
+    let text = "
+virtual_server 192.0.2.1 80 {
+    lvs_method NAT
+    protocol TCP
+    real_server 10.0.0.1 80 {
+        delay_loop 20
+        HTTP_GET {
+            virtualhost b.example.org
+            retry 0
+            fast_recovery
+            url {
+                path /a
+                virtualhost c.example.org
+                status_code 200-204 404
+                regex 'a\\056b'
+            }
+        }
+    }
+    real_server 10.0.0.2 80 {
+        virtualhost d.example.org
+        SSL_GET {
+            connect_port 8443
+            enable_sni
+            fast_recovery
+            url { path / }
+            delay_before_retry 6
+        }
+    }
+    real_server 10.0.0.3 80 {
+        MISC_CHECK {
+            misc_path \"/bin/check 10.0.0.3 '10.0.0.3 80'\"
+            user root
+            misc_timeout 4
+            delay_before_retry 10
+        }
+    }
+    connect_timeout 4
+    delay_loop 10
+    retry 2
+    virtualhost a.example.org
+}
+";
+    let rules = keepalived::read(text);
+    assert_eq!(rules.remarks, [], "{rules:?}");
+    assert_eq!(
+        checks_of(&rules),
+        [
+            "{type: http, interval: 20, timeout: 4, fall: 1, path: /a, host: c.example.org, status: [200-204, 404], \
+             body_regex: \"a.b\"}",
+            "{type: https, port: 8443, interval: 10, timeout: 4, host: d.example.org}",
+            "{type: script, interval: 10, timeout: 4, command: [/bin/check, \"{rip}\", \"10.0.0.3 80\"]}",
+        ]
+    );
+}
+
+/// Each of these makes keepalived keep all checks of the virtual server.
+#[test]
+fn a_check_that_a_topology_cannot_say_stays_with_keepalived() {
+    for (check, what) in [
+        ("SMTP_CHECK { helo_name a }", "SMTP_CHECK"),
+        ("HTTP_GET { url { path / } url { path /b } }", "url in HTTP_GET"),
+        (
+            "HTTP_GET { url { path / \n digest 640205b7b0fc66c1ea91c463fac6334d } }",
+            "digest in HTTP_GET",
+        ),
+        ("HTTP_GET { url { path / \n regex a \n regex_no_match } }", "regex_no_match in HTTP_GET"),
+        ("HTTP_GET { url { path \"/a b\" } }", "HTTP_GET"),
+        ("HTTP_GET { virtualhost a_b! \n }", "HTTP_GET"),
+        ("DNS_CHECK { name a..b }", "DNS_CHECK"),
+        ("TCP_CHECK { fwmark 3 }", "fwmark in TCP_CHECK"),
+        ("TCP_CHECK { connect_ip 10.0.0.9 }", "connect_ip in TCP_CHECK"),
+        ("MISC_CHECK { misc_path check }", "MISC_CHECK"),
+        ("MISC_CHECK { misc_path '/bin/check $HOME' }", "MISC_CHECK"),
+        ("MISC_CHECK { misc_path '/bin/check {rip}' }", "misc_path in MISC_CHECK"),
+        ("MISC_CHECK { misc_path /bin/check \n misc_dynamic }", "misc_dynamic in MISC_CHECK"),
+        ("MISC_CHECK { misc_path /bin/check \n user nobody }", "user in MISC_CHECK"),
+        (
+            "TCP_CHECK { connect_timeout 1 } \n TCP_CHECK { connect_timeout 2 }",
+            "TCP_CHECK as a second check",
+        ),
+    ] {
+        let check = check.replace(" { ", " {\n").replace(" }", "\n}");
+        let text = format!(
+            "virtual_server 192.0.2.1 80 {{\nlvs_method NAT\nprotocol TCP\nquorum 1\nreal_server 10.0.0.1 80 {{\n{check}\n}}\n\
+             real_server 10.0.0.2 80 {{\nTCP_CHECK {{\n}}\n}}\n}}\n"
+        );
+        let rules = keepalived::read(&text);
+        assert_eq!((rules.external.len(), rules.health.len()), (1, 0), "{text}{rules:?}");
+        let refused: Vec<_> = rules.remarks.iter().filter(|it| it.line > Some(4)).collect();
+        assert!(refused.iter().any(|it| it.what == what), "{what}: {:#?}", rules.remarks);
+        let kept = rules.remarks.iter().find(|it| it.line == Some(1)).unwrap();
+        assert!(kept.what.contains("TCP_CHECK") && kept.what.contains("quorum"), "{kept}");
+    }
 }
 
 #[test]
@@ -422,6 +534,21 @@ fn near_configuration() -> impl Strategy<Value = String> {
             "include",
             "G",
             "ops",
+            "TCP_CHECK",
+            "HTTP_GET",
+            "MISC_CHECK",
+            "DNS_CHECK",
+            "url",
+            "path",
+            "/a",
+            "status_code",
+            "200-299",
+            "misc_path",
+            "connect_port",
+            "delay_loop",
+            "retry",
+            "quorum",
+            "sorry_server",
         ])
         .prop_map(str::to_owned),
         "[ -~]{0,6}",

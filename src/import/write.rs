@@ -28,7 +28,7 @@ pub struct WrittenTopology {
 
 /// Writes `draft`. `remarks` are the remarks so far, `source` names the source.
 pub fn write(draft: &DraftTopology, mut remarks: Vec<Remark>, source: &str) -> WrittenTopology {
-    let entries = entries::entries(draft, &mut remarks);
+    let mut entries = entries::entries(draft, &mut remarks);
     let mut hosts = draft.hosts.clone();
     for host in hosts.values_mut() {
         host.ipvs.timeouts = entries::timeouts(host.ipvs.timeouts, &mut remarks);
@@ -45,6 +45,9 @@ pub fn write(draft: &DraftTopology, mut remarks: Vec<Remark>, source: &str) -> W
     text.line(format_args!("hosts:"));
     for (name, host) in &hosts {
         text.host(name.as_str(), host);
+    }
+    if let Some(check) = share_check(&mut entries) {
+        text.line(format_args!("defaults: {{check: {check}}}"));
     }
     // With one director, services need not name it.
     let directors =
@@ -176,6 +179,9 @@ impl TopologyText {
             persistence,
             one_packet,
             external,
+            check,
+            quorum,
+            sorry_server,
             reals,
         } = entry;
         let mut parts = target_parts(target, *vip_prefix);
@@ -198,6 +204,10 @@ impl TopologyText {
         if *external {
             parts.push("weights: external".to_owned());
         }
+        parts.extend(check.iter().map(|check| format!("check: {check}")));
+        parts.extend(quorum.map(|quorum| format!("quorum: {quorum}")));
+        parts
+            .extend(sorry_server.iter().map(|sorry| format!("sorry_server: {}", real_text(sorry))));
         for (number, part) in parts.iter().enumerate() {
             self.line(format_args!("  {} {part}", if number == 0 { '-' } else { ' ' }));
         }
@@ -209,13 +219,21 @@ impl TopologyText {
         }
         self.line(format_args!("    real_servers:"));
         for real in reals {
-            if plain(real) {
-                self.line(format_args!("      - {}", scalar(real.host.as_str())));
-            } else {
-                self.line(format_args!("      - {{{}}}", real_parts(real).join(", ")));
-            }
+            self.line(format_args!("      - {}", real_text(real)));
         }
     }
+}
+
+/// Takes the check that every service has out of them: it is a default.
+fn share_check(entries: &mut [ServiceEntry]) -> Option<String> {
+    let first = entries.first().and_then(|entry| entry.check.clone())?;
+    if entries.len() < 2 || entries.iter().any(|entry| entry.check.as_ref() != Some(&first)) {
+        return None;
+    }
+    for entry in entries {
+        entry.check = None;
+    }
+    Some(first)
 }
 
 fn role_name(role: Role) -> String {
@@ -324,8 +342,17 @@ fn persistence_part(persistence: &PersistenceEntry) -> String {
     format!("persistence: {{{}}}", parts.join(", "))
 }
 
+/// A name, or a mapping.
+fn real_text(real: &RealServerEntry) -> String {
+    match real_parts(real).as_slice() {
+        [_] => scalar(real.host.as_str()),
+        parts => format!("{{{}}}", parts.join(", ")),
+    }
+}
+
 fn real_parts(real: &RealServerEntry) -> Vec<String> {
-    let RealServerEntry { host, address, port, weight, upper, lower, forward, tunnel } = real;
+    let RealServerEntry { host, address, port, weight, upper, lower, forward, tunnel, check } =
+        real;
     let mut parts = vec![format!("host: {}", scalar(host.as_str()))];
     parts.extend(address.iter().map(|ip: &IpAddr| format!("address: {}", scalar(&ip.to_string()))));
     parts.extend(port.iter().map(|port| format!("port: {port}")));
@@ -338,17 +365,20 @@ fn real_parts(real: &RealServerEntry) -> Vec<String> {
     }
     parts.extend(forward.iter().map(|forward| format!("forward: {forward}")));
     parts.extend(tunnel.iter().map(|tunnel| format!("tunnel: {tunnel}")));
+    parts.extend(check.iter().map(|check| format!("check: {check}")));
     parts
 }
 
 /// A scalar that YAML 1.1 and 1.2 read as that text, in flow collections too: IPv4 addresses, names that
-/// begin with a letter and numbers are plain, everything else is quoted.
-fn scalar(text: &str) -> String {
+/// begin with a letter, paths and numbers are plain, everything else is quoted.
+pub(super) fn scalar(text: &str) -> String {
     const WORDS: &[&str] = &["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let ipv4 =
         text.split('/').next().is_some_and(|text| text.parse::<std::net::Ipv4Addr>().is_ok());
-    let name = text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@'))
+    let name = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '/'))
         && !WORDS.contains(&text.to_ascii_lowercase().as_str());
     let digits = text.strip_prefix('-').unwrap_or(text);
     let number = text.len() < 10

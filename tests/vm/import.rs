@@ -12,6 +12,9 @@ use lvsprov::{import, render};
 use crate::support::cases::Case;
 use crate::support::{any_tables, ipvsadm, netns_host};
 
+mod dump;
+mod keepalived;
+
 const LVSPROV: &str = env!("CARGO_BIN_EXE_lvsprov");
 
 pub fn cases() -> Vec<Case> {
@@ -19,6 +22,10 @@ pub fn cases() -> Vec<Case> {
         Case::new("ipvsadm_takes_what_is_rendered_and_its_dump_is_imported", rendered),
         Case::new("daemons_timeouts_and_thresholds_are_restored_too", beside_the_table),
         Case::new("hosts_that_were_set_up_by_hand_are_taken_over", by_hand),
+        Case::new(
+            "keepalived_reads_its_checks_again_after_import_and_render",
+            keepalived::read_again,
+        ),
     ]
 }
 

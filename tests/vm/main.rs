@@ -80,7 +80,7 @@ fn groups() -> Vec<Group> {
         group("chaos", 150, Place::machine(7200), chaos::cases()),
         group("rules", 80, Place::machine(900), rules::cases()),
         group("shares", 50, Place::machine(900), shares::cases()),
-        group("import", 20, Place::machine(900), import::cases()),
+        group("import", 80, Place::machine(900), import::cases()),
         group("host_files", 110, Place::machine(900), host_files::cases()),
         group("lab", 65, Place::machine(900), [lab::cases(), lab::needs_ipvs()].concat()),
         group(

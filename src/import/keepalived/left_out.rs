@@ -9,8 +9,10 @@ use super::tree::Statement;
 /// The reason why a statement is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LeftOutTopic {
-    /// Health checks, and the actions when a real server fails.
-    Health,
+    /// Messages when a real server fails, or a quorum is lost.
+    Notification,
+    /// Certificates of checks over TLS.
+    Certificates,
     /// Failover of the VIP between directors.
     Vrrp,
     /// Mail, scripts, SNMP and process settings of keepalived itself.
@@ -24,10 +26,8 @@ pub(super) enum LeftOutTopic {
 impl LeftOutTopic {
     fn why(self) -> &'static str {
         match self {
-            Self::Health => {
-                "lvsprov has no health checks yet: keepalived goes on with its own, and a service with checks has \
-                 `weights: external`"
-            }
+            Self::Notification => "a topology has no key for messages about failed real servers",
+            Self::Certificates => "checks by https show no certificate, and accept any",
             Self::Vrrp => "lvsprov has no failover yet: it sets up one director",
             Self::Process => {
                 "it is a setting of the keepalived process, which a topology does not have"
@@ -76,7 +76,7 @@ impl LeftOut {
             | "linkbeat_use_polling"
             | "static_track_group"
             | "interface_up_down_delays" => LeftOutTopic::Vrrp,
-            "SSL" => LeftOutTopic::Health,
+            "SSL" => LeftOutTopic::Certificates,
             "static_routes" | "static_rules" | "static_nftables" => LeftOutTopic::Network,
             "net_namespace"
             | "net_namespace_ipvs"
@@ -111,47 +111,9 @@ impl LeftOut {
     }
 }
 
-/// Whether a keyword of a real server is a check by which keepalived takes it out.
-pub(super) fn is_check(keyword: &str) -> bool {
-    keyword.ends_with("_CHECK") || matches!(keyword, "HTTP_GET" | "SSL_GET")
-}
-
-/// Whether a keyword of a virtual or real server is about health checks.
-pub(super) fn is_health(keyword: &str) -> bool {
-    const WORDS: &[&str] = &[
-        "HTTP_GET",
-        "SSL_GET",
-        "TCP_CHECK",
-        "SMTP_CHECK",
-        "DNS_CHECK",
-        "MISC_CHECK",
-        "PING_CHECK",
-        "UDP_CHECK",
-        "BFD_CHECK",
-        "FILE_CHECK",
-        "delay_loop",
-        "retry",
-        "nb_get_retry",
-        "delay_before_retry",
-        "warmup",
-        "connect_timeout",
-        "inhibit_on_failure",
-        "alpha",
-        "omega",
-        "quorum",
-        "hysteresis",
-        "quorum_up",
-        "quorum_down",
-        "notify_up",
-        "notify_down",
-        "smtp_alert",
-        "virtualhost",
-        "ha_suspend",
-        "snmp_name",
-        "sorry_server_inhibit",
-        "sorry_server_lvs_method",
-        "track_file",
-        "track_bfd",
-    ];
+/// Whether a keyword of a virtual or real server is about messages to people and programs.
+pub(super) fn is_notification(keyword: &str) -> bool {
+    const WORDS: &[&str] =
+        &["quorum_up", "quorum_down", "notify_up", "notify_down", "smtp_alert", "snmp_name"];
     WORDS.contains(&keyword)
 }

@@ -1,12 +1,15 @@
 //! Reads a keepalived.conf (keepalived.conf(5)): virtual servers, VIPs, timeouts and the sync daemon.
 //!
-//! A topology has no keys yet for health checks, quorum and failover: one remark for each topic names
-//! them.
+//! A topology has no keys for failover and notifications, and not for every health check: remarks name them.
 
+mod checks;
 mod global;
 mod groups;
+mod health;
 mod left_out;
 mod lines;
+mod methods;
+mod questions;
 mod servers;
 mod tree;
 mod vrrp;
@@ -17,7 +20,7 @@ use groups::ServerGroup;
 use left_out::LeftOut;
 use tree::Statement;
 
-use super::remark::Remarks;
+use super::remark::{Remark, Remarks};
 use super::rules::IpvsRules;
 
 /// Whether `word` is a top-level keyword that identifies a keepalived.conf.
@@ -55,11 +58,19 @@ pub fn read(text: &str) -> IpvsRules {
     let lines = lines::lines(text, &mut reader.remarks);
     let statements = tree::tree(&lines, &mut reader.remarks);
     reader.collect_groups(&statements);
+    reader.script_user = script_user(&statements);
     for statement in &statements {
         reader.remarks.line = Some(statement.line);
         reader.top_level(statement);
     }
     reader.finish()
+}
+
+/// `script_user` of `global_defs`, which may stand behind the scripts.
+fn script_user(statements: &[Statement]) -> checks::ScriptUser {
+    let global = statements.iter().filter(|it| it.keyword() == "global_defs");
+    let mut all = global.flat_map(Statement::children).filter(|it| it.keyword() == "script_user");
+    all.next_back()?.word(1).map(str::to_owned)
 }
 
 /// The configuration while it is read.
@@ -70,6 +81,14 @@ struct KeepalivedReader {
     left_out: LeftOut,
     groups: BTreeMap<String, ServerGroup>,
     vrrp: vrrp::VrrpAddresses,
+    /// The user that runs scripts.
+    script_user: checks::ScriptUser,
+    /// Remarks about health checks; equal ones become one.
+    check_remarks: Vec<Remark>,
+    /// Why the reader of topology files refuses a check, by its text; `None`: it takes it.
+    judged_checks: BTreeMap<String, Option<String>>,
+    /// Whether the remark about `via: rip` was made.
+    said_via_rip: bool,
     /// Number of group members and real servers generated so far.
     generated: usize,
 }
@@ -111,7 +130,8 @@ impl KeepalivedReader {
 
     fn finish(mut self) -> IpvsRules {
         self.addresses_without_service();
-        let Self { mut rules, mut remarks, left_out, groups, vrrp: _, generated: _ } = self;
+        let Self { mut rules, mut remarks, left_out, groups, check_remarks, .. } = self;
+        health::add_together(check_remarks, &mut remarks);
         for (name, group) in groups.iter().filter(|(_, group)| !group.used) {
             remarks.line = Some(group.line);
             remarks.not_expressible(

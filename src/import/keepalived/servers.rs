@@ -1,29 +1,32 @@
 //! `virtual_server` and `real_server`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::super::remark::quote;
 use super::super::words::{self, PersistenceMask};
 use super::KeepalivedReader;
+use super::checks::CheckSettings;
 use super::groups::{AddressFamily, GroupMember};
-use super::left_out::{LeftOutTopic, is_check, is_health};
+use super::health::{HealthBlock, port_of};
+use super::left_out::{LeftOutTopic, is_notification};
+use super::methods::ForwardMethod;
 use super::tree::Statement;
 use crate::state::{
     Destination, DestinationKey, ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Tunnel,
     VirtualService,
 };
+use crate::topology::Check;
 
 /// keepalived's default of `persistence_timeout`, in seconds (`IPVS_SVC_PERSISTENT_TIMEOUT`).
 const PERSISTENCE: u32 = 360;
 
-/// Forwarding method with its tunnel.
-type ForwardMethod = (ForwardingMethod, Tunnel);
-
 /// A `virtual_server` block; each of its members becomes one service.
 #[derive(Debug, Default)]
-struct VirtualServerBlock {
+pub(super) struct VirtualServerBlock {
+    pub line: u32,
     scheduler: Option<String>,
-    method: Option<ForwardMethod>,
+    pub method: Option<ForwardMethod>,
     protocol: Option<Protocol>,
     persistence: Option<u32>,
     granularity: Option<(u32, String)>,
@@ -32,20 +35,32 @@ struct VirtualServerBlock {
     flags: Vec<(u32, String)>,
     family: Option<AddressFamily>,
     weight: Option<u32>,
-    reals: Vec<RealServerBlock>,
-    /// A real server has a check.
-    checked: bool,
+    pub reals: Vec<RealServerBlock>,
+    pub health: HealthBlock,
 }
 
 #[derive(Debug)]
-struct RealServerBlock {
+pub(super) struct RealServerBlock {
     line: u32,
-    address: std::net::IpAddr,
-    port: u16,
+    pub address: std::net::IpAddr,
+    pub port: u16,
     method: Option<ForwardMethod>,
     weight: Option<u32>,
     upper: u32,
     lower: u32,
+    /// What its checks inherit.
+    pub settings: CheckSettings,
+    /// The blocks of its checks.
+    pub checks: Vec<Statement>,
+    /// The check as a topology says it.
+    pub check: Option<Check>,
+}
+
+impl RealServerBlock {
+    /// Its forwarding method, or that of its virtual server.
+    pub fn method(&self, block: &VirtualServerBlock) -> ForwardMethod {
+        self.method.or(block.method).unwrap_or((ForwardingMethod::Masquerade, Tunnel::Ipip))
+    }
 }
 
 impl KeepalivedReader {
@@ -56,7 +71,8 @@ impl KeepalivedReader {
             return;
         }
         let members = self.members(statement);
-        let mut block = VirtualServerBlock::default();
+        let mut block =
+            VirtualServerBlock { line: statement.line, ..VirtualServerBlock::default() };
         for inner in statement.children() {
             self.remarks.line = Some(inner.line);
             self.virtual_statement(&mut block, inner);
@@ -72,6 +88,7 @@ impl KeepalivedReader {
             );
         }
         self.fill_in(&mut block, &members, &name);
+        self.read_checks(&mut block, &members, &name);
         for member in &members {
             self.remarks.line = Some(statement.line);
             self.make(member, &block);
@@ -119,14 +136,12 @@ impl KeepalivedReader {
                 block.weight = self.number(statement, i32::MAX.cast_unsigned()).or(block.weight);
             }
             "real_server" => {
-                block.checked |= statement.children().iter().any(|it| is_check(it.keyword()));
                 block.reals.extend(self.real_server(statement));
             }
-            "sorry_server" => self.remarks.not_expressible(
-                format!("sorry_server {}", quote(value)),
-                "it takes over when all real servers fail: lvsprov has no health checks yet",
-            ),
-            word if is_health(word) => self.left_out.add(LeftOutTopic::Health, statement),
+            word if is_notification(word) => {
+                self.left_out.add(LeftOutTopic::Notification, statement);
+            }
+            _ if self.health_statement(&mut block.health, statement) => {}
             _ => self.left_out.add(LeftOutTopic::Unknown, statement),
         }
     }
@@ -150,6 +165,9 @@ impl KeepalivedReader {
             weight: None,
             upper: 0,
             lower: 0,
+            settings: CheckSettings::default(),
+            checks: Vec::new(),
+            check: None,
         };
         for statement in block.children() {
             self.remarks.line = Some(statement.line);
@@ -158,7 +176,10 @@ impl KeepalivedReader {
                 "lvs_method" | "lb_kind" => real.method = self.method(statement),
                 "uthreshold" => real.upper = self.number(statement, u32::MAX).unwrap_or(0),
                 "lthreshold" => real.lower = self.number(statement, u32::MAX).unwrap_or(0),
-                word if is_health(word) => self.left_out.add(LeftOutTopic::Health, statement),
+                word if is_notification(word) => {
+                    self.left_out.add(LeftOutTopic::Notification, statement);
+                }
+                _ if self.real_health_statement(&mut real, statement) => {}
                 _ => self.left_out.add(LeftOutTopic::Unknown, statement),
             }
         }
@@ -172,7 +193,7 @@ impl KeepalivedReader {
         Some(real)
     }
 
-    fn number(&mut self, statement: &Statement, high: u32) -> Option<u32> {
+    pub(super) fn number(&mut self, statement: &Statement, high: u32) -> Option<u32> {
         let text = statement.word(1).unwrap_or_default();
         let number = words::number(text, 0, high);
         if number.is_none() {
@@ -195,17 +216,6 @@ impl KeepalivedReader {
             );
             PERSISTENCE
         })
-    }
-
-    /// `NAT`, `DR` or `TUN [type ipip|gue|gre] [port N] [nocsum|csum|remcsum]`.
-    fn method(&mut self, statement: &Statement) -> Option<ForwardMethod> {
-        match method(statement.words.get(1..).unwrap_or_default()) {
-            Ok(method) => Some(method),
-            Err(why) => {
-                self.remarks.not_understood(quote(&statement.words.join(" ")), why);
-                None
-            }
-        }
     }
 
     /// Fills in keepalived's defaults.
@@ -265,9 +275,11 @@ impl KeepalivedReader {
             flags |= self.one_packet(&key);
         }
         service.flags = ServiceFlags::new(flags);
-        for real in &block.reals {
+        let mut places = BTreeMap::new();
+        for (number, real) in block.reals.iter().enumerate() {
             self.remarks.line = Some(real.line);
-            self.destination(&key, &mut service, real, block);
+            let place = self.destination(&key, &mut service, real, block);
+            places.extend(place.map(|place| (place, number)));
         }
         self.remarks.line = line;
         if self.rules.services.contains_key(&key) {
@@ -277,8 +289,10 @@ impl KeepalivedReader {
             );
             return;
         }
-        if block.checked {
+        if block.health.external {
             self.rules.external.insert(key.clone());
+        } else if let Some(health) = self.health_of(&key, &service, block, &places) {
+            self.rules.health.insert(key.clone(), health);
         }
         self.rules.services.insert(key, service);
     }
@@ -329,22 +343,22 @@ impl KeepalivedReader {
         ServiceFlags::ONE_PACKET
     }
 
+    /// Adds a destination; `None`: it was left out.
     fn destination(
         &mut self,
         key: &ServiceKey,
         service: &mut VirtualService,
         real: &RealServerBlock,
         block: &VirtualServerBlock,
-    ) {
-        let (method, tunnel) =
-            real.method.or(block.method).unwrap_or((ForwardingMethod::Masquerade, Tunnel::Ipip));
+    ) -> Option<DestinationKey> {
+        let (method, tunnel) = real.method(block);
         let what = || format!("real_server {} of {key}", SocketAddr::new(real.address, real.port));
         if real.address.is_ipv6() != key.is_ipv6() && method != ForwardingMethod::Tunnel {
             self.remarks.not_understood(
                 what(),
                 "a real server of another address family needs a tunnel; left out",
             );
-            return;
+            return None;
         }
         let own = match key {
             ServiceKey::Address(_, vip) => vip.port(),
@@ -355,7 +369,7 @@ impl KeepalivedReader {
             self.remarks
                 .guessed(what(), format!("only NAT maps ports: keepalived uses port {own}"));
         }
-        let port = if maps && real.port != 0 { real.port } else { own };
+        let port = port_of(key, method, real.port);
         let destination = Destination {
             method,
             weight: real.weight.or(block.weight).unwrap_or(1),
@@ -367,44 +381,11 @@ impl KeepalivedReader {
         if service.destinations.contains_key(&place) {
             self.remarks
                 .not_understood(what(), "this virtual_server has it twice; the first one is used");
-            return;
+            return None;
         }
         service.destinations.insert(place, destination);
+        Some(place)
     }
-}
-
-fn method(words: &[String]) -> Result<ForwardMethod, &'static str> {
-    let mut words = words.iter().map(String::as_str);
-    let method = match words.next() {
-        Some("NAT") => ForwardingMethod::Masquerade,
-        Some("DR") => ForwardingMethod::DirectRoute,
-        Some("TUN") => ForwardingMethod::Tunnel,
-        _ => return Err("the methods are NAT, DR and TUN"),
-    };
-    let (mut kind, mut port, mut flags) = ("ipip", None, 0);
-    while let Some(word) = words.next() {
-        match word {
-            "type" => kind = words.next().unwrap_or_default(),
-            "port" => {
-                port = words.next().and_then(|text| words::number(text, 1, 65_535));
-                if port.is_none() {
-                    return Err("the port of a gue tunnel is a number from 1 to 65535");
-                }
-            }
-            "nocsum" => flags = 0,
-            "csum" => flags = 1,
-            "remcsum" => flags = 2,
-            _ => return Err("the options of a method are type, port, nocsum, csum and remcsum"),
-        }
-    }
-    let tunnel = match (kind, port, flags) {
-        ("ipip", None, 0) => Tunnel::Ipip,
-        ("gre", None, 0 | 1) => Tunnel::Gre { flags },
-        ("gue", Some(port), _) => Tunnel::Gue { port: u16::try_from(port).unwrap_or(0), flags },
-        ("gue", None, _) => return Err("a gue tunnel needs a port"),
-        _ => return Err("this tunnel type does not take these options"),
-    };
-    Ok((method, tunnel))
 }
 
 /// The given family; else that of the real servers without a tunnel; else that of all of them.

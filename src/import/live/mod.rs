@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use super::draft::{DraftHost, DraftService, DraftTopology};
 use super::guess;
 use super::remark::{Remark, RemarkKind};
+use super::rules::ServiceHealth;
 use crate::names::{HostName, IfName, NameError, TopologyName};
 use crate::state::{
     ForwardingMethod, Observation, Route, RouteKey, ServiceFlags, ServiceKey, Sysctl,
@@ -300,6 +301,7 @@ impl<'a> LiveImport<'a> {
                     vip_interface: dev.filter(|dev| several && known(dev)),
                     full_nat,
                     external: false,
+                    health: ServiceHealth::default(),
                 });
             }
         }
