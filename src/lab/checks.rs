@@ -132,8 +132,7 @@ mod tests {
              lvs: {{role: director, interfaces: {{eth0: 192.0.2.1/24}}}}\n  \
              rs1: {{role: real_server, interfaces: {{eth0: 192.0.2.11/24}}}}\nservices:\n{services}"
         );
-        let file = read("t", &text);
-        file.topology.unwrap_or_else(|| panic!("{:?}", file.findings))
+        read("t", &text).topology.unwrap()
     }
 
     #[test]
