@@ -153,11 +153,12 @@ mod tests {
         let (asked, notes) = answerable(&other);
         assert_eq!(
             notes,
+            // In the order of their ports.
             [
+                "the script check of mail is a tcp check in the lab: it runs no script of yours",
                 "the http check of page takes any page in the lab: its applications answer with 200 and a page of their own",
                 "the http check of moved takes any page in the lab: its applications answer with 200 and a page of their own",
                 "the https check of tls is a tcp check in the lab: its applications speak no TLS",
-                "the script check of mail is a tcp check in the lab: it runs no script of yours",
                 "the script check of log is a dns check in the lab: it runs no script of yours",
             ]
         );
