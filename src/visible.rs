@@ -10,9 +10,20 @@
 //! compared with the kernel cannot be changed by this: names of topologies, hosts and interfaces, keys
 //! of addresses, routes and services are visible ASCII by their types ([`crate::topology`]), and
 //! the kernel's settings are numbers and words. Cleaning what is clean already changes nothing. Pure.
+//!
+//! Bytes that are no text become hexadecimal digits ([`hex`]).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+
+/// Bytes as hexadecimal digits in lower case, two each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 
 /// Whether a terminal would obey `c`, or not show it. Control characters (C0 but for the tab, DEL, C1);
 /// line and paragraph separators; what orders the direction of writing (U+061C, U+200E, U+200F,

@@ -5,7 +5,6 @@
 //! came for [`QUIET`]. systemd watches again a little after that: a process that outlives the unit waits for it, and has
 //! the unit started once more if something changed in between.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::boot_unit;
 use super::cgroups;
 use super::unit_files::{NETWORK_PATH_NAME, NETWORK_UNIT_NAME};
+use crate::visible::hex;
 
 /// The folders, as in the path unit.
 const FOLDERS: [&str; 3] =
@@ -55,12 +55,7 @@ impl Stamp {
 
     /// The same in 64 hexadecimal digits.
     fn digest(&self) -> String {
-        let digest = Sha256::digest(format!("{self:?}"));
-        digest.iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&Sha256::digest(format!("{self:?}")))
     }
 }
 

@@ -2,7 +2,6 @@
 //! since. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +12,7 @@ use super::prepare::expected_of;
 use super::session::Observations;
 use crate::names::HostName;
 use crate::state::{Expected, Stage, Step};
-use crate::visible::{is_hidden, visible};
+use crate::visible::{hex, is_hidden, visible};
 
 /// The `schema` member.
 pub const SCHEMA: &str = "lvsprov/saved-plan/1";
@@ -142,12 +141,7 @@ impl SavedContent {
     pub fn fingerprint(&self) -> String {
         // The members of a `Value` are sorted. Every plan can be written as one.
         let canonical = serde_json::to_value(self).map(|v| v.to_string()).unwrap_or_default();
-        let digest = Sha256::digest(canonical.as_bytes());
-        digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&Sha256::digest(canonical.as_bytes()))
     }
 
     /// How the hosts differ from what this was made from; empty if no host does.

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::names::IfName;
+use crate::visible::hex;
 
 /// The rules of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -470,12 +471,7 @@ pub struct Octets(pub Vec<u8>);
 
 impl From<Octets> for String {
     fn from(Octets(bytes): Octets) -> Self {
-        use std::fmt::Write as _;
-        let mut text = Self::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
+        hex(&bytes)
     }
 }
 

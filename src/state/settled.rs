@@ -1,7 +1,7 @@
 //! The settled state: what a host makes again by itself after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{AcceptedValues, HostState, ServiceKey, Sysctl};
 use crate::names::{IfName, TopologyName};
+use crate::visible::hex;
 
 /// What a topology wants of a host, as the last commit left it. It lies beside the receipt, which names its
 /// digest: reading a receipt stays cheap, however large the IPVS table is.
@@ -48,12 +49,7 @@ impl Settled {
 impl SettledDigest {
     /// The digest of the bytes of a file.
     pub fn of(text: &[u8]) -> Self {
-        let digest = Sha256::digest(text);
-        Self(digest.iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        }))
+        Self(hex(&Sha256::digest(text)))
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::TransportErrorKind;
 use super::known_digest::{self, KnownDigest};
-use super::local::hex;
+use crate::visible::hex;
 
 /// How hard to pack: beyond this a local network carries the bytes faster than they are squeezed out.
 const LEVEL: u32 = 3;

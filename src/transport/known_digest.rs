@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::local::hex;
+use crate::visible::hex;
 use crate::whole_file;
 
 /// A file that changed later than this ago may change again without another change time.

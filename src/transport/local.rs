@@ -1,9 +1,9 @@
 //! An agent on this machine: a child process, in the present network namespace or in another.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
-use std::{fmt::Write as _, io};
 
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
@@ -13,6 +13,7 @@ use super::agent_stream::{AgentProcess, AgentStream};
 use super::greeting::GreetingMark;
 use super::{HostlessError, Options, TransportErrorKind, greet, no_greeting};
 use crate::protocol::STATE_DIR;
+use crate::visible::hex;
 
 /// Starts an agent and waits for its hello.
 pub(super) async fn open(
@@ -98,15 +99,6 @@ pub fn state_dir_of(base: &Path, netns: &Path) -> PathBuf {
     }
     let digest = Sha256::digest(netns.as_os_str().as_encoded_bytes());
     base.join("netns-by-path").join(hex(&digest[..16]))
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! because a request by name loads the family's module.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io;
 
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER};
@@ -16,6 +15,7 @@ use std::os::fd::AsRawFd as _;
 
 use super::{Snapshot, add};
 use crate::kernel::ipvs::wire::{self, WireError};
+use crate::visible::hex;
 
 /// NLM_F_REQUEST, NLM_F_DUMP (include/uapi/linux/netlink.h).
 const REQUEST: u16 = 0x1;
@@ -162,14 +162,6 @@ fn describe_timeouts(attributes: &AttributeMap) -> String {
         bytes.map(u32::from_ne_bytes).unwrap_or_default()
     };
     format!("tcp {} tcp-fin {} udp {}", seconds(4), seconds(5), seconds(6))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Up to the NUL.

@@ -18,9 +18,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
-use super::super::local::hex;
 use super::super::{Options, TransportErrorKind};
 use crate::topology::SshTarget;
+use crate::visible::hex;
 
 /// A socket's path has at most 107 bytes (`sun_path` in unix(7), less its NUL). Behind the folder
 /// come our name (40) and the 17 bytes that ssh itself appends while it binds.
