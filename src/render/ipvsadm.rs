@@ -183,24 +183,15 @@ fn tunnel_options(line: &mut String, tunnel: Tunnel) {
 }
 
 /// A setting that a rules file does not support, with its value.
-#[allow(clippy::match_same_arms, reason = "the order of the kinds is kept")]
 fn unsupported(state: &HostState, item: &Item) -> Option<Unsupported> {
-    let (what, why) = match item {
-        Item::Service(_) | Item::Timeouts | Item::Daemon(_) => return None,
-        // ipvsadm loads this module itself.
-        Item::Module(crate::state::Module::IpVs) => return None,
-        Item::Module(_) => (item.to_string(), "load it, for example with /etc/modules-load.d"),
-        Item::Sysctl(key) => {
-            let value = state.sysctls.get(key).map_or("", String::as_str);
-            (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
-        }
-        Item::Table(name) => {
-            let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
-            (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
-        }
-        _ => (item.to_string(), "set it with the host's own network configuration"),
-    };
-    Some(Unsupported { what, why: format!("not in a rules file of ipvsadm; {why}") })
+    match item {
+        // ipvsadm loads the module itself.
+        Item::Service(_)
+        | Item::Timeouts
+        | Item::Daemon(_)
+        | Item::Module(crate::state::Module::IpVs) => None,
+        _ => Some(Unsupported::of(state, item, "a rules file of ipvsadm")),
+    }
 }
 
 #[cfg(test)]

@@ -23,24 +23,13 @@ pub fn services(topology: &Topology, director: &Host, state: &HostState) -> Rend
 }
 
 fn unsupported(state: &HostState, item: &Item) -> Unsupported {
-    let (what, why) = match item {
-        Item::Service(_) => (
-            item.to_string(),
-            "health checks go through it; `lvsprov apply` makes it, or add it with ipvsadm (`lvsprov render ipvsadm`)",
-        ),
-        Item::Sysctl(key) => {
-            let value = state.sysctls.get(key).map_or("", String::as_str);
-            (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
+    const FORMAT: &str = "this configuration of keepalived";
+    let how = match item {
+        Item::Service(_) => {
+            "health checks go through it; `lvsprov apply` makes it, or add it with ipvsadm (`lvsprov render ipvsadm`)"
         }
-        Item::Table(name) => {
-            let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
-            (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
-        }
-        Item::Module(_) => (item.to_string(), "load it, for example with /etc/modules-load.d"),
-        Item::Timeouts | Item::Daemon(_) => {
-            (item.to_string(), "write it under `global_defs`, or set it with ipvsadm")
-        }
-        _ => (item.to_string(), "set it with the host's own network configuration"),
+        Item::Timeouts | Item::Daemon(_) => "write it under `global_defs`, or set it with ipvsadm",
+        _ => return Unsupported::of(state, item, FORMAT),
     };
-    Unsupported { what, why: format!("not in this configuration of keepalived; {why}") }
+    Unsupported::because(item.to_string(), FORMAT, how)
 }

@@ -12,6 +12,8 @@ pub mod shell;
 
 use serde::Serialize;
 
+use crate::state::{HostState, Item};
+
 /// A text for another program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Rendered {
@@ -29,6 +31,29 @@ pub struct Unsupported {
     pub what: String,
     /// The reason, and how to set it otherwise.
     pub why: String,
+}
+
+impl Unsupported {
+    /// `item` of `state`, for which `format` has no form of its own, and how to set it otherwise.
+    fn of(state: &HostState, item: &Item, format: &str) -> Self {
+        let (what, how) = match item {
+            Item::Sysctl(key) => {
+                let value = state.sysctls.get(key).map_or("", String::as_str);
+                (format!("{key} = {value}"), "set it, for example with /etc/sysctl.d")
+            }
+            Item::Table(name) => {
+                let rules = state.tables.get(name).map(ToString::to_string).unwrap_or_default();
+                (format!("{item} ({rules})"), "put packet rules into an nftables ruleset")
+            }
+            Item::Module(_) => (item.to_string(), "load it, for example with /etc/modules-load.d"),
+            _ => (item.to_string(), "set it with the host's own network configuration"),
+        };
+        Self::because(what, format, how)
+    }
+
+    fn because(what: String, format: &str, how: &str) -> Self {
+        Self { what, why: format!("not in {format}; {how}") }
+    }
 }
 
 impl std::fmt::Display for Unsupported {
