@@ -184,11 +184,7 @@ fn why_unable(
 /// the file names no VIP or no port: it does not say which of all ports answers.
 pub(crate) fn targets(service: &Service) -> Vec<(Protocol, SocketAddr)> {
     let Some(vip) = service.vip_address() else { return Vec::new() };
-    let protocols = match &service.mark {
-        Some(mark) => mark.protocols.clone(),
-        None => BTreeSet::from([service.protocol]),
-    };
-    let known = protocols.into_iter().filter(|protocol| *protocol != Protocol::Sctp);
+    let known = service.protocols().into_iter().filter(|protocol| *protocol != Protocol::Sctp);
     let ports = service.ports();
     known
         .flat_map(|protocol| ports.iter().map(move |port| (protocol, SocketAddr::new(vip, *port))))

@@ -1,7 +1,6 @@
 //! Rules about health checks: what keepalived cannot carry out, quorum and sorry server, marks that checks use.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 
 use super::Subject;
 use crate::desired::CheckAims;
@@ -14,7 +13,7 @@ use crate::topology::{Check, CheckQuestion, CheckWay, RealServer, Service, Topol
 /// A check that keepalived cannot carry out, or whose answer says nothing about the service.
 pub(super) fn impossible(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for director in directors(subject.topology) {
+    for director in subject.topology.checking_directors() {
         let aims = CheckAims::of(subject.topology, director);
         for service in of_director(subject.topology, director) {
             for rs in &service.real_servers {
@@ -27,12 +26,6 @@ pub(super) fn impossible(subject: &Subject<'_>) -> Vec<Finding> {
         findings.extend(line_too_long(subject.topology, director));
     }
     findings
-}
-
-/// Directors of services with checks.
-fn directors(topology: &Topology) -> BTreeSet<&HostName> {
-    let checked = topology.services.iter().filter(|service| service.has_checks());
-    checked.map(|service| &service.director).collect()
 }
 
 fn of_director<'a>(
@@ -53,15 +46,10 @@ fn why_impossible(
     let kind = check.question.as_str();
     let name = service.display_name();
     let is_script = matches!(check.question, CheckQuestion::Script { .. });
-    let speaks_tcp = match &service.mark {
-        Some(mark) => mark.protocols.contains(&Protocol::Tcp),
-        None => service.protocol == Protocol::Tcp,
-    };
+    let protocols = service.protocols();
+    let speaks_tcp = protocols.contains(&Protocol::Tcp);
     let asks_udp = matches!(check.question, CheckQuestion::Dns { .. });
-    let speaks_udp = match &service.mark {
-        Some(mark) => mark.protocols.contains(&Protocol::Udp),
-        None => service.protocol == Protocol::Udp,
-    };
+    let speaks_udp = protocols.contains(&Protocol::Udp);
     if !is_script && !asks_udp && !speaks_tcp && check.port.is_none() {
         return Some((
             format!("a check of type {kind} asks over TCP, and {name} has no TCP"),
@@ -158,7 +146,7 @@ pub(super) fn quorum(subject: &Subject<'_>) -> Vec<Finding> {
 /// A mark that lvsprov has given to a check already.
 pub(super) fn mark_taken(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for director in directors(subject.topology) {
+    for director in subject.topology.checking_directors() {
         let aims = CheckAims::of(subject.topology, director);
         let services = of_director(subject.topology, director);
         for (service, mark) in services.filter_map(|it| Some((it, it.mark.as_ref()?))) {

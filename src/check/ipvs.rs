@@ -245,10 +245,7 @@ pub(super) fn two_timeouts(subject: &Subject<'_>) -> Vec<Finding> {
         let conntrack_on =
             host.ipvs.settings.get(&VsItem::Conntrack).is_some_and(|value| value == "1");
         let tracked = services.iter().find(|service| {
-            let tcp = match &service.mark {
-                Some(mark) => mark.protocols.contains(&Protocol::Tcp),
-                None => service.protocol == Protocol::Tcp,
-            };
+            let tcp = service.protocols().contains(&Protocol::Tcp);
             // IPVS tracks only connections that it rewrites (ip_vs_ctl.c, `__ip_vs_update_dest`).
             tcp && (service.uses(Forward::hides_client)
                 || (conntrack_on && service.uses(Forward::rewrites)))

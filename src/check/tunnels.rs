@@ -52,10 +52,7 @@ pub(super) fn gue_port_taken(subject: &Subject<'_>) -> Vec<Finding> {
     let wanted: BTreeSet<u16> = tunnelled(subject).filter_map(|(_, real)| gue(real)).collect();
     let mut listening: HashMap<(&HostName, u16), &Service> = HashMap::new();
     for service in &subject.topology.services {
-        let udp = match &service.mark {
-            Some(mark) => mark.protocols.contains(&Protocol::Udp),
-            None => service.protocol == Protocol::Udp,
-        };
+        let udp = service.protocols().contains(&Protocol::Udp);
         let ports = service.ports();
         for other in service.real_servers.iter().filter(|_| udp) {
             let own = BTreeSet::from([other.port]);

@@ -8,14 +8,6 @@ use crate::finding::{Finding, Position};
 use crate::state::Protocol;
 use crate::topology::{Engine, Scheduler, SchedulerFlag, Service};
 
-/// The transport protocols of `service`.
-fn protocols(service: &Service) -> Vec<Protocol> {
-    match &service.mark {
-        Some(mark) => mark.protocols.iter().copied().collect(),
-        None => vec![service.protocol],
-    }
-}
-
 /// Position for findings about a whole service.
 fn place(service: &Service) -> Position {
     service.vip.as_ref().map_or(service.at, |vip| vip.at)
@@ -63,7 +55,8 @@ pub(super) fn thresholds(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn one_packet(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in subject.topology.services.iter().filter(|service| service.one_packet) {
-        let other: Vec<String> = protocols(service)
+        let other: Vec<String> = service
+            .protocols()
             .iter()
             .filter(|protocol| **protocol != Protocol::Udp)
             .map(ToString::to_string)
@@ -120,7 +113,8 @@ pub(super) fn port_any(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn engine(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in subject.topology.services.iter().filter(|service| uses_sip(service)) {
-        let other: Vec<String> = protocols(service)
+        let other: Vec<String> = service
+            .protocols()
             .iter()
             .filter(|protocol| **protocol != Protocol::Udp)
             .map(ToString::to_string)
@@ -235,7 +229,7 @@ pub(super) fn one_destination(subject: &Subject<'_>) -> Vec<Finding> {
 pub(super) fn ftp_data(subject: &Subject<'_>) -> Vec<Finding> {
     let control = |service: &&Service| {
         let takes_data = service.mark.is_none() && service.persistence.is_some();
-        protocols(service).contains(&Protocol::Tcp)
+        service.protocols().contains(&Protocol::Tcp)
             && service.ports() == BTreeSet::from([21])
             && !takes_data
     };

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 
 use super::responders::Endpoint;
 use crate::state::Protocol;
-use crate::topology::{CheckQuestion, DnsRecord, HttpQuestion, Service, Topology};
+use crate::topology::{CheckQuestion, DnsRecord, HttpQuestion, Topology};
 
 /// The topology with checks that the lab's applications pass, and a sentence for each service whose checks were changed.
 pub fn answerable(topology: &Topology) -> (Topology, Vec<String>) {
     let mut topology = topology.clone();
     let mut notes = Vec::new();
     for service in &mut topology.services {
-        let by_tcp = has_tcp(service);
+        let by_tcp = service.protocols().contains(&Protocol::Tcp);
         let mut changed = BTreeSet::new();
         for check in service.real_servers.iter_mut().filter_map(|it| it.check.as_mut()) {
             if let Some((question, why)) = instead_of(&check.question, by_tcp) {
@@ -32,13 +32,6 @@ pub fn answerable(topology: &Topology) -> (Topology, Vec<String>) {
         }
     }
     (topology, notes)
-}
-
-fn has_tcp(service: &Service) -> bool {
-    match &service.mark {
-        Some(mark) => mark.protocols.contains(&Protocol::Tcp),
-        None => service.protocol == Protocol::Tcp,
-    }
 }
 
 /// What is asked instead, and why; `None`: the question as it is.

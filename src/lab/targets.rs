@@ -22,13 +22,6 @@ pub struct RequestTarget {
     pub at: SocketAddr,
 }
 
-fn protocols(service: &Service) -> BTreeSet<Protocol> {
-    match &service.mark {
-        Some(mark) => mark.protocols.clone(),
-        None => BTreeSet::from([service.protocol]),
-    }
-}
-
 fn ports(service: &Service) -> BTreeSet<u16> {
     let ports = service.ports();
     if ports.is_empty() { PORTS_OF_ANY.into() } else { ports }
@@ -38,7 +31,7 @@ fn ports(service: &Service) -> BTreeSet<u16> {
 pub fn of_service(service: &Service) -> Vec<RequestTarget> {
     let Some(vip) = service.vip_address() else { return Vec::new() };
     let ports = ports(service);
-    let all = protocols(service).into_iter().flat_map(|protocol| {
+    let all = service.protocols().into_iter().flat_map(|protocol| {
         let at = |port: &u16| RequestTarget { protocol, at: SocketAddr::new(vip, *port) };
         ports.iter().map(at).collect::<Vec<_>>()
     });
@@ -48,7 +41,7 @@ pub fn of_service(service: &Service) -> Vec<RequestTarget> {
 /// Where `server` listens for `service`.
 pub fn of_server(service: &Service, server: &RealServer) -> Vec<RequestTarget> {
     let ports = if server.port == 0 { ports(service) } else { BTreeSet::from([server.port]) };
-    let all = protocols(service).into_iter().flat_map(|protocol| {
+    let all = service.protocols().into_iter().flat_map(|protocol| {
         let at = |port: &u16| RequestTarget { protocol, at: SocketAddr::new(server.rip, *port) };
         ports.iter().map(at).collect::<Vec<_>>()
     });

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::pairs;
-use crate::keepalived;
 use crate::lab::responders::Endpoint;
 use crate::lab::targets;
 use crate::names::{HostName, IfName};
@@ -264,10 +263,8 @@ pub fn schedule(topology: &Topology, only: &[FaultFilter], pairs: PairChoice) ->
         let roles = host.ipvs.daemons.keys().filter(|_| host.roles.contains(&Role::Director));
         roles.map(|role| ClusterPart::SyncDaemon { host: host.name.clone(), role: *role })
     });
-    let checking = topology.with_role(Role::Director);
-    let checking =
-        checking.filter(|host| keepalived::configuration(topology, &host.name).is_some());
-    let checkers = checking.map(|host| ClusterPart::HealthChecker(host.name.clone()));
+    let checkers =
+        topology.checking_directors().into_iter().cloned().map(ClusterPart::HealthChecker);
     let links = topology.hosts.values().flat_map(|host| {
         let plugged = host.interfaces.values().filter(|it| it.network.is_some());
         plugged.map(|it| ClusterPart::Link { host: host.name.clone(), interface: it.name.clone() })

@@ -1,11 +1,13 @@
 //! Health checks of real servers: what is asked, how often, and by which way.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::finding::Position;
+use crate::names::HostName;
 use crate::state::Tunnel;
 
-use super::{Forward, RealServer, Service};
+use super::{Forward, RealServer, Service, Topology};
 
 /// One check, as it applies to one real server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +177,14 @@ pub struct CheckTarget {
     pub forward: Forward,
     /// Encapsulation.
     pub tunnel: Tunnel,
+}
+
+impl Topology {
+    /// The directors of services with checks, sorted by name.
+    pub fn checking_directors(&self) -> BTreeSet<&HostName> {
+        let checked = self.services.iter().filter(|service| service.has_checks());
+        checked.map(|service| &service.director).collect()
+    }
 }
 
 impl Service {

@@ -410,6 +410,14 @@ impl Service {
         self.real_servers.iter().any(|real_server| property(real_server.forward))
     }
 
+    /// The transport protocols that clients use, the mark's if it has a mark.
+    pub fn protocols(&self) -> BTreeSet<Protocol> {
+        match &self.mark {
+            Some(mark) => mark.protocols.clone(),
+            None => BTreeSet::from([self.protocol]),
+        }
+    }
+
     /// The ports that clients use, the mark's ports if it has a mark; empty: every port.
     pub fn ports(&self) -> BTreeSet<u16> {
         match &self.mark {
